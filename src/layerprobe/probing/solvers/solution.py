@@ -1,0 +1,50 @@
+"""What every solver returns: heads, and how far each can be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Status(StrEnum):
+    """How a fit ended."""
+
+    CONVERGED = "converged"
+    STALLED = "stalled"
+    DIVERGED = "diverged"
+
+    @property
+    def message(self) -> str:
+        """What this means for a reader of the results."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Status.CONVERGED: "",
+    Status.STALLED: "the solver stopped before the gradient's norm proved the optimum; raise max_iterations or l2",
+    Status.DIVERGED: "the objective became infinite or NaN; are the features finite?",
+}
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The heads of one path.
+
+    Attributes:
+        weight: One weight matrix for each L2 value.
+        bias: One bias vector for each L2 value.
+        objective: Training objective at the returned head, evaluated in float64.
+        gap: Upper bound on (objective - optimum) / objective, from the gradient at the returned head.
+        iterations: Iterations spent on each value.
+        status: One status for each value.
+    """
+
+    weight: Float[Tensor, "p c d"]
+    bias: Float[Tensor, "p c"]
+    objective: Float[Tensor, " p"]
+    gap: Float[Tensor, " p"]
+    iterations: Int[Tensor, " p"]
+    status: tuple[Status, ...]

@@ -1,0 +1,40 @@
+"""The seam between the pipeline and the algorithms that fit linear heads."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from layerprobe.probing.solvers.solution import Solution
+from layerprobe.probing.solvers.spectrum import Spectrum
+
+
+class AbstractSolver(ABC):
+    """Fits the whole L2 path of one linear head to standardised features."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def solve(
+        self,
+        features: Float[Tensor, "n d"],
+        targets: Int[Tensor, " n"],
+        n_classes: int,
+        l2: Float[Tensor, " p"],
+        spectrum: Spectrum | None = None,
+    ) -> Solution:
+        """Fit one head for each L2 value.
+
+        Args:
+            features: Standardised features of the training split, float32 or float64; never written to.
+            targets: Class indices in `[0, n_classes)`.
+            n_classes: Number of classes, also those without a training sample.
+            l2: L2 values, in any order; the solution has the same order.
+            spectrum: The features' spectrum where the caller has it already; computed here otherwise.
+
+        Returns:
+            The heads, with a status for each.
+        """

@@ -1,0 +1,160 @@
+"""The axis legend and the rows that every part shares.
+
+Axes, as they appear in the signatures of this package:
+
+- `n` samples, `d` features, `c` classes,
+- `p` points of the path (L2 values of one head, fitted together),
+- `k` layers.
+
+`ProbeRecord` and `PathRecord` are the schema of what is written: one field, one column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+Split: TypeAlias = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+LayerName: TypeAlias = str
+"""Module path, with `#1`, `#2`, … when called again; `module.function` for a functional operation."""
+
+Config: TypeAlias = Mapping[str, Any]
+"""A resolved configuration: nested mappings of plain values."""
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """Which frozen network a record belongs to.
+
+    Attributes:
+        name: `initial`, `epoch_3`, `step_500`, `final`, or a file's stem; the same name in every run of a sweep.
+        step: Optimizer steps taken, Lightning's `global_step`.
+        epoch: Whole epochs finished.
+    """
+
+    name: str = "network"
+    step: int = 0
+    epoch: int = 0
+
+
+@dataclass(frozen=True)
+class ProbeRecord:
+    """One checkpoint and layer: the selected head and its test error.
+
+    Attributes:
+        checkpoint: Name of the checkpoint.
+        step: Optimizer steps taken.
+        epoch: Whole epochs finished.
+        depth: Place in the order of execution; 0 is the input.
+        layer: Name of the layer.
+        aliases: Names of the layers that carry the same values (dropout, flatten, …), separated by ", ".
+        kind: The module's class or the function's name.
+        shape: Shape of one sample's activation, such as "32x28x28".
+        n_features_full: Size of one sample's activation.
+        n_features: Size after the reducer.
+        reducer: Name of the reducer.
+        reduction: What the reducer did, such as "32x28x28 -> 32x5x5".
+        solver: Name of the solver.
+        l2: The selected L2 value.
+        status: `converged`, `stalled`, `diverged` or `failed`.
+        message: What the status says; empty when converged.
+        gap: Bound on (objective - optimum) / objective at the selected head.
+        n_classes: Number of classes.
+        n_train: Training samples.
+        n_val: Validation samples.
+        n_test: Test samples.
+        train_error: Share of training samples that the head gets wrong.
+        val_error: Share of validation samples that the head gets wrong.
+        val_loss: Mean cross-entropy (logistic) or squared error (ridge) on validation.
+        test_error: Share of test samples that the head gets wrong.
+        test_error_low: Lower end of its 95 % interval.
+        test_error_high: Upper end of its 95 % interval.
+        test_loss: As `val_loss`, on test.
+        majority_error: Test error of always answering the most frequent training class.
+        shuffled_error: Test error of the same sweep on shuffled labels; NaN where that control is off.
+        selectivity: `shuffled_error - test_error`; NaN where that control is off.
+        seconds: Wall-clock seconds for reducing, fitting, selecting and testing this layer.
+        seed: The probe's seed.
+    """
+
+    checkpoint: str
+    step: int
+    epoch: int
+    depth: int
+    layer: LayerName
+    aliases: str
+    kind: str
+    shape: str
+    n_features_full: int
+    n_features: int
+    reducer: str
+    reduction: str
+    solver: str
+    l2: float
+    status: str
+    message: str
+    gap: float
+    n_classes: int
+    n_train: int
+    n_val: int
+    n_test: int
+    train_error: float
+    val_error: float
+    val_loss: float
+    test_error: float
+    test_error_low: float
+    test_error_high: float
+    test_loss: float
+    majority_error: float
+    shuffled_error: float
+    selectivity: float
+    seconds: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class PathRecord:
+    """One swept head: a checkpoint, layer, reducer, solver, seed, control and L2 value.
+
+    Attributes:
+        checkpoint: Name of the checkpoint.
+        step: Optimizer steps taken.
+        epoch: Whole epochs finished.
+        depth: Place in the order of execution; 0 is the input.
+        layer: Name of the layer.
+        reducer: Name of the reducer.
+        solver: Name of the solver.
+        seed: The probe's seed.
+        control: `none`, or `shuffled` for a head fitted to shuffled labels.
+        l2: The L2 value.
+        status: `converged`, `stalled`, `diverged` or `failed`.
+        message: What the status says; empty when converged.
+        gap: Bound on (objective - optimum) / objective.
+        iterations: Iterations of the solver.
+        objective: The training objective reached.
+        val_error: Share of validation samples that the head gets wrong.
+        val_loss: Mean cross-entropy (logistic) or squared error (ridge) on validation.
+        selected: Whether this head was chosen on validation.
+    """
+
+    checkpoint: str
+    step: int
+    epoch: int
+    depth: int
+    layer: LayerName
+    reducer: str
+    solver: str
+    seed: int
+    control: str
+    l2: float
+    status: str
+    message: str
+    gap: float
+    iterations: int
+    objective: float
+    val_error: float
+    val_loss: float
+    selected: bool
