@@ -15,6 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from jaxtyping import Bool
+from torch import Tensor
+
 Split: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -158,3 +161,20 @@ class PathRecord:
     val_error: float
     val_loss: float
     selected: bool
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """Everything that probing one layer of one checkpoint leaves behind.
+
+    Attributes:
+        record: The selected head and its test error.
+        path: Every swept head.
+        head: The selected head: `weight` (c d), `bias` (c), and the standardisation `mean` (d), `scale` (d).
+        correct: Whether the selected head is right, for each test sample in the order of the test split.
+    """
+
+    record: ProbeRecord
+    path: tuple[PathRecord, ...]
+    head: Mapping[str, Tensor]
+    correct: Bool[Tensor, " n"]
