@@ -1,0 +1,177 @@
+"""Read the samples of a split: each once, always in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+)
+
+from layerprobe.types import SPLITS, Split
+
+Source: TypeAlias = "DataLoader[Any] | tuple[Any, Tensor] | Iterable[Any]"
+"""A DataLoader, a pair of (inputs, targets) with the samples along the first axis, or any iterable of batches."""
+
+Data: TypeAlias = Mapping[Split, Source]
+
+_WHOLE = (SequentialSampler, RandomSampler, DistributedSampler)
+
+
+def check_splits(data: Mapping[str, Any]) -> None:
+    """Refuse data without a training, validation or test split.
+
+    Raises:
+        ValueError: Naming the split that is missing.
+    """
+    for split in SPLITS:
+        if data.get(split) is None:
+            found = ", ".join(s for s in SPLITS if data.get(s) is not None) or "none"
+            reason = {
+                "train": "heads are fitted on it",
+                "val": "the head of each layer is chosen on it, never on the test split",
+                "test": "the error is read on it",
+            }[split]
+            raise ValueError(
+                f"Probing needs the splits train, val and test ({split}: {reason}); found {found}. "
+                f"Give a {split!r} DataLoader or (inputs, targets) pair, or a data module with {split}_dataloader()."
+            )
+
+
+def in_order(source: Source, batch_size: int | None = None, seed: int = 0) -> Iterator[Any]:
+    """The batches of a split, without shuffling, without dropping a sample, and without touching a sampler's state.
+
+    A DataLoader over a map-style data set is read through a loader of its own: the samples that its sampler covers,
+    in the order of the data set. Anything else is iterated as it is.
+
+    Args:
+        source: The split.
+        batch_size: Samples at a time; by default the loader's own, or 256.
+        seed: Seed of the workers' random draws.
+
+    Returns:
+        The batches.
+    """
+    if isinstance(source, DataLoader):
+        return iter(_reader(source, batch_size, seed))
+    if isinstance(source, tuple | list) and len(source) == 2 and isinstance(source[1], Tensor):
+        return _slices(source[0], source[1], batch_size or 256)
+    return iter(source)
+
+
+def _reader(loader: DataLoader[Any], batch_size: int | None, seed: int) -> Iterable[Any]:
+    dataset: Dataset[Any] = loader.dataset
+    size = batch_size or loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
+    if isinstance(dataset, IterableDataset) or size is None:
+        return loader
+    sampler: Any = loader.sampler
+    if loader.batch_size is None and isinstance(loader.batch_sampler, BatchSampler):
+        sampler = loader.batch_sampler.sampler
+    elif loader.batch_size is None:
+        sampler = [i for batch in loader.batch_sampler or () for i in batch]
+    order: Sequence[int] | None = None if isinstance(sampler, _WHOLE) else sorted(set(_peek(sampler)))
+    return DataLoader(
+        dataset,
+        batch_size=size,
+        sampler=order,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        multiprocessing_context=loader.multiprocessing_context,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def _peek(sampler: Iterable[int]) -> list[int]:
+    """The samples that a sampler covers, its generator put back."""
+    generator = getattr(sampler, "generator", None)
+    state = generator.get_state() if generator is not None else None
+    try:
+        return [int(i) for i in sampler]
+    finally:
+        if generator is not None:
+            generator.set_state(state)
+
+
+def _slices(inputs: Any, targets: Tensor, size: int) -> Iterator[tuple[Any, Tensor]]:
+    for start in range(0, len(targets), size):
+        part = slice(start, start + size)
+        yield _take(inputs, part), targets[part]
+
+
+def _take(inputs: Any, part: slice) -> Any:
+    if isinstance(inputs, Mapping):
+        return {key: value[part] for key, value in inputs.items()}
+    if isinstance(inputs, tuple | list):
+        return tuple(value[part] for value in inputs)
+    return inputs[part]
+
+
+def inputs_of(batch: Any) -> Any:
+    """The first part of an (input, target) batch."""
+    return _pair(batch)[0]
+
+
+def targets_of(batch: Any) -> Any:
+    """The second part of an (input, target) batch."""
+    return _pair(batch)[1]
+
+
+def _pair(batch: Any) -> Sequence[Any]:
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch
+    found = f"a {type(batch).__name__}"
+    if isinstance(batch, tuple | list):
+        found += f" of {len(batch)} parts"
+    elif isinstance(batch, Mapping):
+        found += f" with the keys {', '.join(map(str, batch))}"
+    elif isinstance(batch, Tensor):
+        found += f" of shape {tuple(batch.shape)}"
+    raise TypeError(
+        f"Probing reads batches of (input, target), found {found}. "
+        "Let the loader give such pairs, or say with `inputs` and `targets` how to take a batch apart."
+    )
+
+
+def class_indices(targets: Any, split: Split) -> Int[Tensor, " n"]:
+    """Check that targets are class indices.
+
+    Args:
+        targets: What the batch calls its targets.
+        split: Where they come from, for the error.
+
+    Returns:
+        The targets as int64 on the CPU.
+
+    Raises:
+        TypeError: Where they are not one non-negative integer for each sample.
+    """
+    if isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point() | targets.is_complex():
+        indices = targets.detach().to("cpu", torch.int64)
+        if not len(indices) or indices.min() >= 0:
+            return indices
+        found = f"the negative value {int(indices.min())}"
+    elif isinstance(targets, Tensor):
+        found = f"{str(targets.dtype).removeprefix('torch.')} of shape {tuple(targets.shape)}"
+    else:
+        found = f"a {type(targets).__name__}"
+    raise TypeError(
+        f"Probing needs class indices as targets (one integer >= 0 for each sample), found {found} in the {split} "
+        "split. Map the batch to its class with `targets=lambda batch: …`."
+    )
+
+
+Take: TypeAlias = Callable[[Any], Any]
+"""Takes the inputs or the targets out of a batch."""

@@ -1,0 +1,204 @@
+"""Reduce an activation of any shape to one feature vector for each sample."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+Shape = tuple[int, ...]
+
+
+def shape_text(shape: Shape) -> str:
+    """Write a shape as `32x28x28`; a scalar is `1`."""
+    return "x".join(map(str, shape)) or "1"
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A reducer fitted to one layer: the same function for every batch, split and checkpoint.
+
+    Attributes:
+        n_features: Length of the feature vector.
+        description: What is done, for the record. Two reductions with one description are one and the same.
+        function: Maps activations to features.
+    """
+
+    n_features: int
+    description: str
+    function: Callable[[Float[Tensor, "n *shape"]], Float[Tensor, "n d"]]
+
+    def __call__(self, activations: Float[Tensor, "n *shape"]) -> Float[Tensor, "n d"]:
+        """Reduce a batch, to float32 at least; the result never shares memory with `activations`."""
+        wide = activations.to(torch.promote_types(activations.dtype, torch.float32))
+        features = self.function(wide)
+        shares = features.untyped_storage().data_ptr() == activations.untyped_storage().data_ptr()
+        return features.clone() if shares else features
+
+
+class AbstractReducer(ABC):
+    """Makes feature vectors of a layer's activations."""
+
+    name: ClassVar[str]
+    is_random: ClassVar[bool]
+    """Whether the probe's seed changes the features."""
+
+    @abstractmethod
+    def fit(self, shape: Shape, seed: int) -> Reduction:
+        """Fix what is done to activations of this shape.
+
+        Args:
+            shape: Shape of one sample's activation.
+            seed: The probe's seed.
+
+        Returns:
+            The reduction.
+        """
+
+
+@dataclass(frozen=True)
+class Flatten(AbstractReducer):
+    """Every unit of the layer is a feature."""
+
+    name: ClassVar[str] = "flatten"
+    is_random: ClassVar[bool] = False
+
+    def fit(self, shape: Shape, seed: int) -> Reduction:
+        """See `AbstractReducer.fit`."""
+        size = math.prod(shape)
+        return Reduction(size, f"flatten {shape_text(shape)} -> {size}", lambda x: x.reshape(len(x), -1))
+
+
+@dataclass(frozen=True)
+class AveragePool(AbstractReducer):
+    """Average neighbouring units until the layer fits a budget of features.
+
+    Space (or time) is pooled as finely as the budget allows, the same factor along each axis; channels are kept.
+    Where the channels alone exceed the budget, neighbouring channels are averaged too.
+
+    Attributes:
+        max_features: The budget.
+        channel_axis: Axis of the channels in one sample's activation; by default 0 for three axes and more
+            (images) and the last for two (tokens by features).
+    """
+
+    max_features: int = 1024
+    channel_axis: int | None = None
+    name: ClassVar[str] = "average_pool"
+    is_random: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that holds no feature."""
+        _positive("max_features", self.max_features)
+
+    def fit(self, shape: Shape, seed: int) -> Reduction:
+        """See `AbstractReducer.fit`."""
+        if math.prod(shape) <= self.max_features:
+            return Flatten().fit(shape, seed)
+        axis = _channel_axis(shape, self.channel_axis)
+        channels, space = shape[axis], shape[:axis] + shape[axis + 1 :]
+        pooled = _shrink(space, max(self.max_features // channels, 1))
+        kept = min(channels, self.max_features)
+
+        def pool(x: Tensor) -> Tensor:
+            x = x.movedim(axis + 1, 1)
+            for i, size in enumerate(pooled):
+                x = _average_along(x, i + 2, size)
+            return _average_along(x, 1, kept).reshape(len(x), -1)
+
+        size = kept * math.prod(pooled)
+        target = (*pooled[:axis], kept, *pooled[axis:])
+        return Reduction(size, f"average {shape_text(shape)} -> {shape_text(target)}", pool)
+
+
+@dataclass(frozen=True)
+class ChannelMean(AbstractReducer):
+    """One feature for each channel: its mean over space (or time), as Alain & Bengio (2018) do for ResNet-50.
+
+    Attributes:
+        channel_axis: As for `AveragePool`.
+    """
+
+    channel_axis: int | None = None
+    name: ClassVar[str] = "channel_mean"
+    is_random: ClassVar[bool] = False
+
+    def fit(self, shape: Shape, seed: int) -> Reduction:
+        """See `AbstractReducer.fit`."""
+        if len(shape) < 2:
+            return Flatten().fit(shape, seed)
+        axis = _channel_axis(shape, self.channel_axis)
+        others = tuple(i + 1 for i in range(len(shape)) if i != axis)
+        return Reduction(shape[axis], f"mean {shape_text(shape)} -> {shape[axis]}", lambda x: x.mean(dim=others))
+
+
+@dataclass(frozen=True)
+class RandomSubset(AbstractReducer):
+    """A fixed random choice of units, as Alain & Bengio (2018) do for Inception v3.
+
+    Layers of one size share the choice, at every checkpoint.
+
+    Attributes:
+        n_features: How many units are kept.
+    """
+
+    n_features: int = 1000
+    name: ClassVar[str] = "random_subset"
+    is_random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse an empty choice."""
+        _positive("n_features", self.n_features)
+
+    def fit(self, shape: Shape, seed: int) -> Reduction:
+        """See `AbstractReducer.fit`."""
+        size = math.prod(shape)
+        if size <= self.n_features:
+            return Flatten().fit(shape, seed)
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(size, generator=generator)[: self.n_features].sort().values
+        return Reduction(
+            self.n_features,
+            f"subset {shape_text(shape)} -> {self.n_features} (seed {seed})",
+            lambda x: x.reshape(len(x), -1).index_select(1, chosen.to(x.device)),
+        )
+
+
+def _positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, found {value}. Give the number of features to keep.")
+
+
+def _channel_axis(shape: Shape, axis: int | None) -> int:
+    if axis is None:
+        return 0 if len(shape) != 2 else 1
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"channel_axis {axis} is not an axis of a layer of shape {shape_text(shape)}.")
+    return axis % len(shape)
+
+
+def _shrink(space: Shape, budget: int) -> Shape:
+    """The finest grid of at most `budget` cells with one factor for all axes."""
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        if math.prod(max(1, int(s * middle)) for s in space) <= budget:
+            low = middle
+        else:
+            high = middle
+    return tuple(max(1, int(s * low)) for s in space)
+
+
+def _average_along(x: Tensor, axis: int, size: int) -> Tensor:
+    if x.shape[axis] == size:
+        return x
+    moved = x.movedim(axis, -1)
+    flat = moved.reshape(1, -1, moved.shape[-1])
+    return F.adaptive_avg_pool1d(flat, size).reshape(*moved.shape[:-1], size).movedim(-1, axis)

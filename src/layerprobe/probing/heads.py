@@ -1,0 +1,62 @@
+"""Frozen linear heads: apply them to features, count their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Losses = Callable[[Float[Tensor, "n c"], Int[Tensor, " n"]], Float[Tensor, " n"]]
+"""Loss of each sample, from scores and class indices."""
+
+_CHUNK = 1 << 24
+"""Scores computed at a time: 64 MiB in float32."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The heads of one path, frozen.
+
+    Attributes:
+        weight: One weight matrix for each point of the path.
+        bias: One bias vector for each point of the path.
+    """
+
+    weight: Float[Tensor, "p c d"]
+    bias: Float[Tensor, "p c"]
+
+    def evaluate(
+        self, features: Float[Tensor, "n d"], targets: Int[Tensor, " n"], losses: Losses
+    ) -> tuple[Bool[Tensor, "p n"], Float[Tensor, " p"]]:
+        """Apply every head to every sample.
+
+        A sample whose class the heads do not know (target -1) is wrong, and its loss is infinite.
+
+        Args:
+            features: Standardised features.
+            targets: Class indices, -1 for a class unknown to the heads.
+            losses: The solver's loss.
+
+        Returns:
+            Whether each head is right on each sample, and each head's mean loss, summed in float64.
+        """
+        p, c, d = self.weight.shape
+        weight, bias = self.weight.reshape(p * c, d), self.bias.reshape(p * c)
+        correct = torch.empty(p, len(features), dtype=torch.bool, device=features.device)
+        total = torch.zeros(p, dtype=torch.float64, device=features.device)
+        rows = max(1, _CHUNK // (p * c))
+        for start in range(0, len(features), rows):
+            part, truth = features[start : start + rows], targets[start : start + rows]
+            scores = torch.addmm(bias, part, weight.T).view(len(part), p, c)
+            correct[:, start : start + rows] = (scores.argmax(2) == truth[:, None]).T
+            for i in range(p):
+                loss = losses(scores[:, i], truth.clamp(min=0)).double()
+                total[i] += torch.where(truth < 0, torch.inf, loss).sum()
+        return correct, total / len(features)
+
+    def __getitem__(self, index: int) -> Heads:
+        """One point of the path, still with its axis."""
+        return Heads(self.weight[index : index + 1].clone(), self.bias[index : index + 1].clone())

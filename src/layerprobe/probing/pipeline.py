@@ -1,0 +1,141 @@
+"""Probe one frozen network: record every layer, fit heads on train, choose on validation, read the test error once."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import count, islice
+from typing import TypeAlias
+
+from torch import nn
+
+from layerprobe.probing.batches import Data, check_splits, in_order
+from layerprobe.probing.frozen import frozen
+from layerprobe.probing.labels import Labels
+from layerprobe.probing.layers import Layer, discover
+from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.recording import Recording, record_split
+from layerprobe.probing.rows import failed, measured
+from layerprobe.probing.sweep import FeatureWay, Sweep, feature_ways, sweep_layer
+from layerprobe.types import SPLITS, CheckpointInfo, LayerName, LayerResult, Split
+
+Progress: TypeAlias = Callable[[str, int, int | None], None]
+"""Called with what is going on, how much of it is done, and how much there is (None: unknown)."""
+
+Ways: TypeAlias = Mapping[Layer, Sequence[FeatureWay]]
+
+
+def probe_checkpoint(
+    network: nn.Module,
+    data: Data,
+    protocol: ProbeProtocol,
+    checkpoint: CheckpointInfo | None = None,
+    *,
+    done: Collection[LayerName] = (),
+    on_progress: Progress = lambda stage, i, total: None,
+) -> Iterator[LayerResult]:
+    """Probe every layer of one frozen network.
+
+    All splits are recorded first, every layer in the same forward pass; then layer after layer is fitted on train,
+    selected on validation and measured on test. The network is left exactly as it was found.
+
+    Args:
+        network: Any network, on any device.
+        data: The three splits.
+        protocol: The sweep.
+        checkpoint: Which frozen network this is.
+        done: Layers to leave out because their results are kept already.
+        on_progress: Told how far the work is.
+
+    Yields:
+        One result for each layer, in the order of depth. A layer that cannot be probed has the status `failed` and
+        says why; the others go on.
+
+    Raises:
+        TypeError: Where a batch is not (input, target), or targets are not class indices.
+        ValueError: Where a split is missing or empty, train has one class only, or a pattern matches no layer.
+    """
+    check_splits(data)
+    layers = [layer for layer in find_layers(network, data, protocol) if layer.name not in done]
+    ways = {layer: feature_ways(layer.shape, protocol) for layer in layers}
+    recordings = record_splits(network, data, protocol, ways, on_progress)
+    labels = Labels.of({split: recordings[split].targets for split in SPLITS})
+    for i, layer in enumerate(layers):
+        on_progress("probe layers", i, len(layers))
+        yield probe_layer(layer, ways[layer], recordings, labels, protocol, checkpoint or CheckpointInfo())
+    on_progress("probe layers", len(layers), len(layers))
+
+
+def find_layers(network: nn.Module, data: Data, protocol: ProbeProtocol) -> tuple[Layer, ...]:
+    """The layers that a protocol asks for, found on the first training batch."""
+    with frozen(network, seed=protocol.seeds[0]):
+        batch = next(islice(in_order(data["train"], protocol.batch_size), 1), None)
+        if batch is None:
+            raise ValueError("The train split is empty. Probing needs samples in train, val and test.")
+        return discover(
+            network,
+            protocol.inputs(batch),
+            granularity=protocol.granularity,
+            include=protocol.layers,
+            exclude=protocol.exclude,
+        )
+
+
+def record_splits(
+    network: nn.Module, data: Data, protocol: ProbeProtocol, ways: Ways, on_progress: Progress
+) -> dict[Split, Recording]:
+    """One pass over each split, for all layers and reducers together."""
+    reductions = {layer: [way.reduction for way in ways[layer]] for layer in ways}
+    recordings: dict[Split, Recording] = {}
+    for split in SPLITS:
+        with frozen(network, seed=protocol.seeds[0]):
+            batches, number = in_order(data[split], protocol.batch_size, protocol.seeds[0]), count(1)
+
+            def on_batch(split: Split = split, number: Iterator[int] = number) -> None:
+                on_progress(f"record {split}", next(number), None)
+
+            recordings[split] = record_split(
+                network, batches, split, reductions, protocol.inputs, protocol.targets, on_batch
+            )
+    return recordings
+
+
+def probe_layer(
+    layer: Layer,
+    ways: Sequence[FeatureWay],
+    recordings: Mapping[Split, Recording],
+    labels: Labels,
+    protocol: ProbeProtocol,
+    checkpoint: CheckpointInfo,
+) -> LayerResult:
+    """Fit on train, choose on validation, and only then look at test."""
+    start = time.perf_counter() - sum(recordings[split].seconds[layer.name] for split in SPLITS)
+    seed = protocol.seeds[0]
+    variants = {"none": labels} | {control: labels.shuffled(seed) for control in protocol.controls}
+    sweeps: dict[str, Sweep] = {}
+
+    def no_result(message: str) -> LayerResult:
+        return failed(layer, checkpoint, labels, sweeps, message, time.perf_counter() - start, seed)
+
+    try:
+        for split in SPLITS:
+            if problem := recordings[split].problems.get(layer.name):
+                return no_result(problem)
+        sweeps = sweep_layer(layer.name, ways, recordings["train"], recordings["val"], variants, protocol)
+        chosen, control = sweeps["none"].selected, sweeps.get("shuffled", Sweep()).selected
+        if chosen is None:
+            return no_result("every head diverged")
+        test = {way: recordings["test"].take(layer.name, way.reduction) for way in ways}
+        correct, loss = chosen.measure(test[chosen.fit.way], labels.splits["test"])
+        shuffled_error = math.nan
+        if control is not None:
+            right, _ = control.measure(test[control.fit.way], variants["shuffled"].splits["test"])
+            shuffled_error = 1 - right.double().mean().item()
+    except (RuntimeError, ArithmeticError, MemoryError) as error:
+        return no_result(f"{type(error).__name__}: {error}")
+    finally:
+        for recording in recordings.values():
+            recording.drop(layer.name)
+    seconds = time.perf_counter() - start
+    return measured(layer, checkpoint, labels, sweeps, chosen, correct, loss, shuffled_error, seconds)

@@ -1,0 +1,70 @@
+"""What is probed, and how: the sweep that every checkpoint goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from layerprobe.probing.batches import Take, inputs_of, targets_of
+from layerprobe.probing.features import AbstractReducer, AveragePool
+from layerprobe.probing.layers import Granularity
+from layerprobe.probing.solvers.logistic import Logistic
+from layerprobe.probing.solvers.solver import AbstractSolver
+
+Control = Literal["shuffled"]
+
+L2_GRID: tuple[float, ...] = tuple(float(f"{10 ** (-6 + 7 * i / 11):.3g}") for i in range(12))
+"""Twelve values from 1e-6 to 1e1, evenly spaced on a log scale."""
+
+
+@dataclass(frozen=True)
+class ProbeProtocol:
+    """Layers × reducers × solvers × L2 values × seeds, selected on validation.
+
+    Attributes:
+        layers: Glob pattern(s) of the layers to probe.
+        exclude: Glob pattern(s) of the layers to leave out.
+        granularity: Which tensors count as layers; see `layers.discover`.
+        reducers: Ways to make features.
+        solvers: Ways to fit a head.
+        l2: The path of every head, in any order.
+        seeds: Seeds of the random reducers and of the shuffled labels.
+        controls: `shuffled` fits the same sweep to shuffled labels.
+        batch_size: Samples in one forward pass; by default what the data's loader has.
+        inputs: Takes the network's inputs out of a batch.
+        targets: Takes the class indices out of a batch.
+    """
+
+    layers: str | Sequence[str] = "*"
+    exclude: str | Sequence[str] = ()
+    granularity: Granularity = "ops"
+    reducers: Sequence[AbstractReducer] = field(default_factory=lambda: (AveragePool(),))
+    solvers: Sequence[AbstractSolver] = field(default_factory=lambda: (Logistic(),))
+    l2: Sequence[float] = L2_GRID
+    seeds: Sequence[int] = (0,)
+    controls: Sequence[Control] = ()
+    batch_size: int | None = None
+    inputs: Take = inputs_of
+    targets: Take = targets_of
+
+    def __post_init__(self) -> None:
+        """Refuse a sweep with nothing in it, and values that cannot be.
+
+        Raises:
+            ValueError: Naming the field.
+        """
+        for name in ("reducers", "solvers", "l2", "seeds"):
+            if not len(getattr(self, name)):
+                raise ValueError(f"`{name}` of the probe is empty. Give at least one.")
+        for name, kind, example in (
+            ("reducers", AbstractReducer, "AveragePool(max_features=1024)"),
+            ("solvers", AbstractSolver, "Logistic()"),
+        ):
+            for item in getattr(self, name):
+                if not isinstance(item, kind):
+                    raise ValueError(f"`{name}` of the probe holds {item!r}. Give objects such as {example}.")
+        if bad := [value for value in self.l2 if not 0 <= value < float("inf")]:
+            raise ValueError(f"`l2` of the probe holds {bad[0]}. Give finite values of at least 0.")
+        if unknown := set(self.controls) - {"shuffled"}:
+            raise ValueError(f"`controls` of the probe holds {sorted(unknown)[0]!r}. There is: shuffled.")

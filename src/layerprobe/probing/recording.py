@@ -1,0 +1,104 @@
+"""Record the features of all layers of one split, one forward pass for each batch."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from layerprobe.probing.activations import record
+from layerprobe.probing.batches import Take, class_indices
+from layerprobe.probing.features import Reduction
+from layerprobe.probing.layers import Layer
+from layerprobe.types import LayerName, Split
+
+
+@dataclass
+class Recording:
+    """The features of one split.
+
+    Attributes:
+        targets: Class index of each sample, on the CPU.
+        problems: Why a layer has no usable features, by layer.
+        seconds: Wall-clock seconds spent on reducing, by layer.
+        batches: Features of each layer and reduction, batch by batch.
+    """
+
+    targets: Int[Tensor, " n"]
+    problems: dict[LayerName, str] = field(default_factory=dict)
+    seconds: dict[LayerName, float] = field(default_factory=lambda: defaultdict(float))
+    batches: dict[tuple[LayerName, str], list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+
+    def take(self, layer: LayerName, reduction: Reduction) -> Float[Tensor, "n d"]:
+        """The features of one layer; they are handed over, not kept."""
+        return torch.cat(self.batches.pop((layer, reduction.description)))
+
+    def drop(self, layer: LayerName) -> None:
+        """Forget what is left of a layer."""
+        for key in [key for key in self.batches if key[0] == layer]:
+            del self.batches[key]
+
+
+def record_split(
+    network: nn.Module,
+    batches: Iterable[Any],
+    split: Split,
+    reductions: Mapping[Layer, Sequence[Reduction]],
+    inputs: Take,
+    targets: Take,
+    on_batch: Callable[[], None] = lambda: None,
+) -> Recording:
+    """Run every batch through the network once and reduce every layer as it is made.
+
+    Args:
+        network: A network inside `frozen`.
+        batches: The split's batches, in order.
+        split: Name of the split, for errors.
+        reductions: What to make of each layer.
+        inputs: Takes the inputs out of a batch.
+        targets: Takes the class indices out of a batch.
+        on_batch: Called after each batch.
+
+    Returns:
+        The recording. A layer that was not reached, changed its shape or holds NaN is among its problems.
+
+    Raises:
+        TypeError: Where a batch is not (input, target), or targets are not class indices.
+        ValueError: Where the split is empty, or inputs and targets differ in number.
+    """
+    recording, seen = Recording(torch.empty(0, dtype=torch.int64)), []
+    for batch in batches:
+        seen.append(class_indices(targets(batch), split))
+        first = sum(map(len, seen[:-1]))
+
+        def keep(layer: Layer, activation: Tensor, first: int = first, size: int = len(seen[-1])) -> None:
+            if layer.name in recording.problems:
+                return
+            start = time.perf_counter()
+            if len(activation) != size:
+                raise ValueError(
+                    f"A batch of the {split} split has {len(activation)} inputs and {size} targets. "
+                    "Each input needs one target."
+                )
+            for reduction in reductions[layer]:
+                features = reduction(activation)
+                if not torch.isfinite(features).all():
+                    row = first + int((~torch.isfinite(features).all(1)).nonzero()[0])
+                    recording.problems[layer.name] = f"NaN or infinite activations, first in {split} sample {row}"
+                    return recording.drop(layer.name)
+                recording.batches[layer.name, reduction.description].append(features)
+            recording.seconds[layer.name] += time.perf_counter() - start
+
+        for name in record(network, inputs(batch), tuple(reductions), keep):
+            recording.problems.setdefault(name, f"not reached, or of another shape, in a batch of the {split} split")
+        on_batch()
+    recording.targets = torch.cat(seen) if seen else recording.targets
+    if not len(recording.targets):
+        raise ValueError(f"The {split} split is empty. Probing needs samples in train, val and test.")
+    return recording

@@ -1,0 +1,177 @@
+"""Write what a layer's probes came to as the rows that are kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Bool
+from torch import Tensor
+
+from layerprobe.probing.controls import majority_error
+from layerprobe.probing.features import shape_text
+from layerprobe.probing.labels import Labels
+from layerprobe.probing.layers import Layer
+from layerprobe.probing.metrics import wilson_interval
+from layerprobe.probing.sweep import Selected, Sweep
+from layerprobe.types import CheckpointInfo, LayerResult, PathRecord, ProbeRecord
+
+
+def measured(
+    layer: Layer,
+    checkpoint: CheckpointInfo,
+    labels: Labels,
+    sweeps: Mapping[str, Sweep],
+    chosen: Selected,
+    correct: Bool[Tensor, " n"],
+    test_loss: float,
+    shuffled_error: float,
+    seconds: float,
+) -> LayerResult:
+    """The result of a layer that was fitted, selected and measured.
+
+    Args:
+        layer: The layer.
+        checkpoint: The frozen network.
+        labels: The true labels.
+        sweeps: All fits, by control.
+        chosen: The selected head.
+        correct: Whether it is right, for each test sample.
+        test_loss: Its mean test loss.
+        shuffled_error: Test error of the control; NaN where it is off.
+        seconds: Wall-clock seconds spent on this layer.
+
+    Returns:
+        The result.
+    """
+    errors, n = int((~correct).sum()), len(correct)
+    low, high = wilson_interval(errors, n)
+    way, message = chosen.fit.way, chosen.status.message
+    if chosen.standardiser.constant.all():
+        message = "no feature varies on train: the head can only answer one class"
+    record = ProbeRecord(
+        **_common(layer, checkpoint, labels),
+        n_features=way.reduction.n_features,
+        reducer=way.reducer.name,
+        reduction=way.reduction.description,
+        solver=chosen.fit.solver.name,
+        l2=chosen.candidate.l2,
+        status=str(chosen.status),
+        message=message,
+        gap=float(chosen.fit.solution.gap[chosen.index]),
+        train_error=chosen.train_error,
+        val_error=chosen.candidate.val_error,
+        val_loss=chosen.candidate.val_loss,
+        test_error=errors / n,
+        test_error_low=low,
+        test_error_high=high,
+        test_loss=test_loss,
+        shuffled_error=shuffled_error,
+        selectivity=shuffled_error - errors / n,
+        seconds=seconds,
+        seed=way.seed,
+    )
+    head = {
+        "weight": chosen.heads.weight[0],
+        "bias": chosen.heads.bias[0],
+        "mean": chosen.standardiser.mean,
+        "scale": chosen.standardiser.scale,
+        "classes": labels.classes,
+    }
+    return LayerResult(
+        record,
+        path_records(layer, checkpoint, sweeps),
+        {name: tensor.cpu().contiguous() for name, tensor in head.items()},
+        correct.cpu(),
+    )
+
+
+def failed(
+    layer: Layer,
+    checkpoint: CheckpointInfo,
+    labels: Labels,
+    sweeps: Mapping[str, Sweep],
+    message: str,
+    seconds: float,
+    seed: int,
+) -> LayerResult:
+    """The result of a layer that could not be probed: no figures, but the reason.
+
+    Args:
+        layer: The layer.
+        checkpoint: The frozen network.
+        labels: The true labels.
+        sweeps: The fits that there are.
+        message: The reason.
+        seconds: Wall-clock seconds spent on this layer.
+        seed: The probe's seed.
+
+    Returns:
+        The result.
+    """
+    figures = ("l2", "gap", "train_error", "val_error", "val_loss", "test_error", "test_error_low", "test_error_high")
+    record = ProbeRecord(
+        **_common(layer, checkpoint, labels),
+        **dict.fromkeys(figures, math.nan),
+        test_loss=math.nan,
+        shuffled_error=math.nan,
+        selectivity=math.nan,
+        n_features=0,
+        reducer="",
+        reduction="",
+        solver="",
+        status="failed",
+        message=message,
+        seconds=seconds,
+        seed=seed,
+    )
+    return LayerResult(record, path_records(layer, checkpoint, sweeps), {}, labels.splits["test"].new_empty(0).bool())
+
+
+def path_records(layer: Layer, checkpoint: CheckpointInfo, sweeps: Mapping[str, Sweep]) -> tuple[PathRecord, ...]:
+    """Every swept head of a layer."""
+    return tuple(
+        PathRecord(
+            checkpoint=checkpoint.name,
+            step=checkpoint.step,
+            epoch=checkpoint.epoch,
+            depth=layer.depth,
+            layer=layer.name,
+            reducer=fit.way.reducer.name,
+            solver=fit.solver.name,
+            seed=fit.way.seed,
+            control=control,
+            l2=candidate.l2,
+            status=str(fit.solution.status[i]),
+            message=fit.solution.status[i].message,
+            gap=float(fit.solution.gap[i]),
+            iterations=int(fit.solution.iterations[i]),
+            objective=float(fit.solution.objective[i]),
+            val_error=candidate.val_error,
+            val_loss=candidate.val_loss,
+            selected=sweep.selected is not None and fit is sweep.selected.fit and i == sweep.selected.index,
+        )
+        for control, sweep in sweeps.items()
+        for fit in sweep.fits
+        for i, candidate in enumerate(fit.candidates)
+    )
+
+
+def _common(layer: Layer, checkpoint: CheckpointInfo, labels: Labels) -> dict[str, Any]:
+    return {
+        "checkpoint": checkpoint.name,
+        "step": checkpoint.step,
+        "epoch": checkpoint.epoch,
+        "depth": layer.depth,
+        "layer": layer.name,
+        "aliases": ", ".join(layer.aliases),
+        "kind": layer.kind,
+        "shape": shape_text(layer.shape),
+        "n_features_full": math.prod(layer.shape),
+        "n_classes": len(labels.classes),
+        "n_train": len(labels.splits["train"]),
+        "n_val": len(labels.splits["val"]),
+        "n_test": len(labels.splits["test"]),
+        "majority_error": majority_error(labels.splits["train"], labels.splits["test"]),
+    }

@@ -1,0 +1,175 @@
+"""Fit every head of one layer on train and choose one on validation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from layerprobe.probing.features import AbstractReducer, Reduction, Shape
+from layerprobe.probing.heads import Heads
+from layerprobe.probing.labels import Labels
+from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.recording import Recording
+from layerprobe.probing.selection import Candidate, select
+from layerprobe.probing.solvers.solution import Solution, Status
+from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.solvers.spectrum import Spectrum
+from layerprobe.probing.standardise import Standardiser
+from layerprobe.types import LayerName
+
+
+@dataclass(frozen=True)
+class FeatureWay:
+    """One way to make features of a layer."""
+
+    reducer: AbstractReducer
+    reduction: Reduction
+    seed: int
+
+
+def feature_ways(shape: Shape, protocol: ProbeProtocol) -> tuple[FeatureWay, ...]:
+    """Every distinct way; a reducer that changes nothing, or that no seed changes, counts once."""
+    ways: dict[str, FeatureWay] = {}
+    for seed in protocol.seeds:
+        for reducer in protocol.reducers:
+            reduction = reducer.fit(shape, seed)
+            ways.setdefault(reduction.description, FeatureWay(reducer, reduction, seed))
+    return tuple(ways.values())
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One path: a way to make features and a solver, with what validation says of each head."""
+
+    way: FeatureWay
+    solver: AbstractSolver
+    solution: Solution
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The head that validation chose, with all that is needed to measure it.
+
+    Attributes:
+        fit: The path that it stands on.
+        index: Its place on the path.
+        heads: The head.
+        standardiser: Training statistics of its features.
+        train_error: Share of training samples that it gets wrong.
+    """
+
+    fit: Fit
+    index: int
+    heads: Heads
+    standardiser: Standardiser
+    train_error: float
+
+    @property
+    def candidate(self) -> Candidate:
+        """What validation says of it."""
+        return self.fit.candidates[self.index]
+
+    @property
+    def status(self) -> Status:
+        """How its fit ended."""
+        return self.fit.solution.status[self.index]
+
+    def measure(
+        self, features: Float[Tensor, "n d"], targets: Int[Tensor, " n"]
+    ) -> tuple[Bool[Tensor, " n"], float]:
+        """Read a split that had no part in fitting or choosing.
+
+        Args:
+            features: Features as the reducer made them, not standardised.
+            targets: Places of the classes, -1 where unknown to the head.
+
+        Returns:
+            Whether the head is right on each sample, and its mean loss.
+        """
+        standardised = self.standardiser.apply_(features.clone())
+        correct, loss = self.heads.evaluate(standardised, targets.to(features.device), self.fit.solver.losses)
+        return correct[0], float(loss[0])
+
+
+@dataclass
+class Sweep:
+    """All fits of one layer to one set of labels.
+
+    Attributes:
+        fits: Every path, in the order of fitting.
+        selected: The best head so far; None where every head diverged.
+    """
+
+    fits: list[Fit] = field(default_factory=list)
+    selected: Selected | None = None
+
+
+def sweep_layer(
+    layer: LayerName,
+    ways: Sequence[FeatureWay],
+    train: Recording,
+    val: Recording,
+    labels: Mapping[str, Labels],
+    protocol: ProbeProtocol,
+) -> dict[str, Sweep]:
+    """Fit reducers × solvers × L2 values × seeds, for the true labels and every control at once.
+
+    Args:
+        layer: Name of the layer.
+        ways: Its ways to make features.
+        train: Recording of the training split; the layer's features are taken out of it.
+        val: Recording of the validation split; likewise.
+        labels: One set of labels for each name (`none` for the true ones).
+        protocol: The sweep.
+
+    Returns:
+        A sweep for each set of labels.
+    """
+    sweeps = {name: Sweep() for name in labels}
+    l2 = torch.tensor(protocol.l2, dtype=torch.float64)
+    for way in ways:
+        features = train.take(layer, way.reduction)
+        standardiser = Standardiser.fit(features)
+        standardiser.apply_(features)
+        val_features = standardiser.apply_(val.take(layer, way.reduction))
+        spectrum = Spectrum.of(features)
+        for solver in protocol.solvers:
+            for name, variant in labels.items():
+                targets = variant.splits["train"].to(features.device)
+                solution = solver.solve(features, targets, len(variant.classes), l2, spectrum)
+                heads = Heads(solution.weight, solution.bias)
+                val_targets = variant.splits["val"].to(features.device)
+                fit = Fit(way, solver, solution, _candidates(solution, heads, val_features, val_targets, solver, l2))
+                sweeps[name].fits.append(fit)
+                index = select(fit.candidates)
+                if index is not None and _is_better(fit.candidates[index], sweeps[name].selected):
+                    right, _ = heads[index].evaluate(features, targets, solver.losses)
+                    train_error = 1 - right.double().mean().item()
+                    sweeps[name].selected = Selected(fit, index, heads[index], standardiser, train_error)
+    return sweeps
+
+
+def _candidates(
+    solution: Solution,
+    heads: Heads,
+    features: Float[Tensor, "n d"],
+    targets: Int[Tensor, " n"],
+    solver: AbstractSolver,
+    l2: Float[Tensor, " p"],
+) -> tuple[Candidate, ...]:
+    correct, loss = heads.evaluate(features, targets, solver.losses)
+    errors = (1 - correct.double().mean(1)).tolist()
+    return tuple(
+        Candidate(math.nan if status is Status.DIVERGED else error, value, strength)
+        for status, error, value, strength in zip(solution.status, errors, loss.tolist(), l2.tolist(), strict=True)
+    )
+
+
+def _is_better(candidate: Candidate, rival: Selected | None) -> bool:
+    return rival is None or select([rival.candidate, candidate]) == 1
