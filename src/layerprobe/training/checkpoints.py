@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from layerprobe.results.atomic import atomic
 from layerprobe.types import CheckpointInfo, Config
 
 _KEY = "layerprobe"
@@ -53,17 +52,8 @@ def freeze(module: nn.Module, path: Path, info: CheckpointInfo, config: Config) 
         "pytorch-lightning_version": pl.__version__,
         _KEY: {"checkpoint": asdict(info), "config": dict(config)},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic(path) as temporary:
+        torch.save(content, temporary)
 
 
 def load(path: Path) -> FrozenCheckpoint:

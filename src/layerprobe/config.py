@@ -1,0 +1,57 @@
+"""The schema of the run configurations, and the resolvers that they use."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+
+from layerprobe.results.wandb_sink import default_mode
+
+
+@dataclass
+class TrainConfig:
+    """What `scripts/train.py` takes.
+
+    Attributes:
+        name: Name of the experiment, in the output directory and in the dashboard.
+        seed: Seed of weights, data order and dropout.
+        run_dir: Where this run writes.
+        matmul_precision: Precision of float32 matrix products on a GPU: `highest`, `high` or `medium`.
+        data: A LightningDataModule.
+        model: A LightningModule.
+        optimizer: A partial that takes the network's named parameters.
+        scheduler: A partial that takes the optimizer, or nothing.
+        trainer: The Lightning trainer.
+        logger: Loggers by name.
+        callbacks: Callbacks by name.
+        reducer: Ways to make features, by name.
+        solver: Ways to fit a head, by name.
+        probe: The probe protocol.
+    """
+
+    name: str = MISSING
+    seed: int = 0
+    run_dir: str = "${hydra:runtime.output_dir}"
+    matmul_precision: str = "highest"
+    data: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] | None = None
+    trainer: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    reducer: dict[str, Any] = field(default_factory=dict)
+    solver: dict[str, Any] = field(default_factory=dict)
+    probe: dict[str, Any] = field(default_factory=dict)
+
+
+def register() -> None:
+    """Make the schema and the resolvers known to Hydra; before `hydra.main` is called."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    OmegaConf.register_new_resolver("is_terminal", sys.stderr.isatty, replace=True)
+    OmegaConf.register_new_resolver("wandb_mode", default_mode, replace=True)

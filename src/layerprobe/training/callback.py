@@ -1,0 +1,197 @@
+"""The callback that freezes checkpoints of a training run and probes every layer of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pytorch_lightning as pl
+from torch import Tensor
+
+from layerprobe.probing.batches import Data, check_splits
+from layerprobe.probing.frozen import frozen
+from layerprobe.probing.pipeline import probe_checkpoint
+from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.results.store import ProbeStore
+from layerprobe.training.checkpoints import freeze, load
+from layerprobe.training.log import log_checkpoint
+from layerprobe.training.progress import ProbeProgress
+from layerprobe.training.schedule import Schedule
+from layerprobe.training.splits import splits_of_trainer
+from layerprobe.types import CheckpointInfo, Config
+
+When = Literal["now", "end"]
+
+
+class ProbeCallback(pl.Callback):
+    """Freezes the network at a schedule, probes every layer of it, and changes nothing about the run.
+
+    Works with any trainer and module whose batches are (input, target). Weights, optimizer state, metrics, the order
+    of the data and every random draw are bit-identical with and without it.
+
+    Each checkpoint is written to `<directory>/checkpoints/<name>.ckpt` before it is probed; results go to
+    `<directory>/probes`, layer by layer, and to the trainer's loggers.
+    """
+
+    def __init__(
+        self,
+        protocol: ProbeProtocol | None = None,
+        *,
+        before_training: bool = True,
+        every_n_epochs: int | None = None,
+        every_n_steps: int | None = None,
+        steps: Sequence[int] = (),
+        at_end: bool = True,
+        when: When = "now",
+        directory: str | Path | None = None,
+        data: Data | None = None,
+        config: Config | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        """Choose what is probed, and when.
+
+        Args:
+            protocol: The sweep that every checkpoint goes through; by default every layer, at most 1,024 features,
+                twelve L2 values.
+            before_training: Freeze the untrained network, as `initial`.
+            every_n_epochs: Freeze after every so many epochs, as `epoch_<n>`.
+            every_n_steps: Freeze after every so many optimizer steps, as `step_<n>`.
+            steps: Freeze after these optimizer steps, as `step_<n>`.
+            at_end: Freeze the network that training ends with, as `final`.
+            when: Probe as soon as a checkpoint is frozen (`now`) or all of them after training (`end`).
+            directory: Where checkpoints and results go; by default the trainer's log directory.
+            data: The splits to probe on; by default those of the trainer's own data module and loaders.
+            config: The run's resolved configuration, kept in each checkpoint.
+            progress: Whether to show a progress bar; by default only on a terminal.
+
+        Raises:
+            ValueError: Where an interval is not positive, or `when` is neither `now` nor `end`.
+        """
+        if when not in ("now", "end"):
+            raise ValueError(f"`when` is {when!r}. Give 'now' (as soon as a checkpoint is frozen) or 'end'.")
+        self.protocol = protocol or ProbeProtocol()
+        self.schedule = Schedule(before_training, every_n_epochs, every_n_steps, tuple(steps), at_end)
+        self.when = when
+        self.directory = None if directory is None else Path(directory)
+        self.config: Config = config or {}
+        self._given = data
+        self._progress = progress
+        self._frozen: list[CheckpointInfo] = []
+        self._probed: list[str] = []
+        self._data: Data | None = None
+        self._store: ProbeStore | None = None
+
+    @property
+    def store(self) -> ProbeStore:
+        """The results on disk.
+
+        Raises:
+            RuntimeError: Before training has started.
+        """
+        if self._store is None:
+            raise RuntimeError("There are no results yet: the trainer has not started to fit.")
+        return self._store
+
+    def results(self) -> pd.DataFrame:
+        """One row for each checkpoint and layer probed so far."""
+        return self.store.results()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run has to know."""
+        return {"frozen": [vars(info) for info in self._frozen], "probed": list(self._probed)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from where an earlier run was saved."""
+        self._frozen = [CheckpointInfo(**info) for info in state_dict["frozen"]]
+        self._probed = list(state_dict["probed"])
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the results before anything is computed, so that a directory that cannot be written costs nothing."""
+        root = self.directory or Path(trainer.log_dir or trainer.default_root_dir)
+        if not trainer.is_global_zero:
+            return
+        self._store = ProbeStore(root / "probes")
+        self._root = root
+        if self._given is not None:
+            check_splits(self._given)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Freeze the untrained network."""
+        with self._invisible(trainer, pl_module):
+            self._data = self._given or splits_of_trainer(trainer, pl_module)
+        if self.schedule.starts and trainer.global_step == 0:
+            self._freeze(trainer, pl_module, CheckpointInfo("initial", 0, 0))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Freeze after the optimizer steps that the schedule names."""
+        step = trainer.global_step
+        if step > self._last_step and self.schedule.after_step(step):
+            self._freeze(trainer, pl_module, CheckpointInfo(f"step_{step}", step, trainer.current_epoch))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Freeze after the epochs that the schedule names; the last one is `final`."""
+        epoch = trainer.current_epoch + 1
+        last = self.schedule.at_end and epoch == trainer.max_epochs
+        if self.schedule.after_epoch(epoch) and not last:
+            self._freeze(trainer, pl_module, CheckpointInfo(f"epoch_{epoch}", trainer.global_step, epoch))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Freeze the final network, and probe what has waited for the end."""
+        if self.schedule.at_end:
+            self._freeze(trainer, pl_module, CheckpointInfo("final", trainer.global_step, trainer.current_epoch))
+        waiting = [info for info in self._frozen if info.name not in self._probed]
+        for info in waiting:
+            self._probe_from_file(trainer, pl_module, info)
+        if self._store is not None:
+            self._store.merge()
+
+    @property
+    def _last_step(self) -> int:
+        return self._frozen[-1].step if self._frozen else 0
+
+    def _freeze(self, trainer: pl.Trainer, pl_module: pl.LightningModule, info: CheckpointInfo) -> None:
+        if any(known.name == info.name for known in self._frozen):
+            return
+        with self._invisible(trainer, pl_module):
+            if trainer.is_global_zero:
+                freeze(pl_module, self._path(info), info, self.config)
+            self._frozen.append(info)
+            if self.when == "now":
+                self._probe(trainer, pl_module, info)
+
+    def _probe_from_file(self, trainer: pl.Trainer, pl_module: pl.LightningModule, info: CheckpointInfo) -> None:
+        """Probe an earlier network: its weights are put in, and the final ones put back."""
+        final: dict[str, Tensor] = {name: value.clone() for name, value in pl_module.state_dict().items()}
+        with self._invisible(trainer, pl_module):
+            try:
+                pl_module.load_state_dict(load(self._path(info)).state_dict)
+                self._probe(trainer, pl_module, info)
+            finally:
+                pl_module.load_state_dict(final)
+
+    def _probe(self, trainer: pl.Trainer, pl_module: pl.LightningModule, info: CheckpointInfo) -> None:
+        if trainer.is_global_zero:
+            assert self._data is not None
+            done = self.store.done(info.name) if trainer.ckpt_path else ()
+            with ProbeProgress(f"Probing {info.name}", self._progress) as progress:
+                for result in probe_checkpoint(
+                    pl_module, self._data, self.protocol, info, done=done, on_progress=progress
+                ):
+                    self.store.add(result)
+            results = self.store.results()
+            log_checkpoint(trainer.loggers, results[results["checkpoint"] == info.name])
+        self._probed.append(info.name)
+        trainer.strategy.barrier()
+
+    def _path(self, info: CheckpointInfo) -> Path:
+        return self._root / "checkpoints" / f"{info.name}.ckpt"
+
+    @contextmanager
+    def _invisible(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
+        with frozen(pl_module):
+            yield

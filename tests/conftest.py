@@ -1,0 +1,24 @@
+"""What every test may ask for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real data and models: `LAYERPROBE_SHARED`, by default `../shared` beside the checkout.
+
+    Without it a test skips; with `LAYERPROBE_REQUIRE_SHARED=1`, which `.ci/run` sets, it fails.
+    """
+    default = Path(__file__).resolve().parents[2] / "shared"
+    path = Path(os.environ.get("LAYERPROBE_SHARED", default))
+    if not path.is_dir():
+        reason = f"no real data at {path}; set LAYERPROBE_SHARED to the folder that holds it"
+        if os.environ.get("LAYERPROBE_REQUIRE_SHARED") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
