@@ -1,0 +1,46 @@
+"""Exact linear classifier probes on every layer of a neural network."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from layerprobe.api import probe as probe
+    from layerprobe.probing.activations import activations as activations
+    from layerprobe.probing.features import AveragePool as AveragePool
+    from layerprobe.probing.features import ChannelMean as ChannelMean
+    from layerprobe.probing.features import Flatten as Flatten
+    from layerprobe.probing.features import RandomSubset as RandomSubset
+    from layerprobe.probing.protocol import ProbeProtocol as ProbeProtocol
+    from layerprobe.probing.solvers.logistic import Logistic as Logistic
+    from layerprobe.probing.solvers.ridge import Ridge as Ridge
+    from layerprobe.training.callback import ProbeCallback as ProbeCallback
+
+_HOME = {
+    "probe": "layerprobe.api",
+    "activations": "layerprobe.probing.activations",
+    "ProbeCallback": "layerprobe.training.callback",
+    "ProbeProtocol": "layerprobe.probing.protocol",
+    "AveragePool": "layerprobe.probing.features",
+    "ChannelMean": "layerprobe.probing.features",
+    "Flatten": "layerprobe.probing.features",
+    "RandomSubset": "layerprobe.probing.features",
+    "Logistic": "layerprobe.probing.solvers.logistic",
+    "Ridge": "layerprobe.probing.solvers.ridge",
+}
+
+__all__ = [*_HOME, "__version__"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: Lightning takes seconds, and not every use needs it."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'layerprobe' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return list(__all__)

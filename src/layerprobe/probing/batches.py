@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
     Dataset,
     DistributedSampler,
@@ -71,14 +70,13 @@ def in_order(source: Source, batch_size: int | None = None, seed: int = 0) -> It
 
 def _reader(loader: DataLoader[Any], batch_size: int | None, seed: int) -> Iterable[Any]:
     dataset: Dataset[Any] = loader.dataset
-    size = batch_size or loader.batch_size or getattr(loader.batch_sampler, "batch_size", None)
-    if isinstance(dataset, IterableDataset) or size is None:
+    if isinstance(dataset, IterableDataset) or loader.batch_sampler is None:
         return loader
     sampler: Any = loader.sampler
-    if loader.batch_size is None and isinstance(loader.batch_sampler, BatchSampler):
-        sampler = loader.batch_sampler.sampler
-    elif loader.batch_size is None:
-        sampler = [i for batch in loader.batch_sampler or () for i in batch]
+    size = batch_size or loader.batch_size
+    if loader.batch_size is None:
+        sampler = getattr(loader.batch_sampler, "sampler", None) or [i for batch in loader.batch_sampler for i in batch]
+        size = size or getattr(loader.batch_sampler, "batch_size", 256)
     order: Sequence[int] | None = None if isinstance(sampler, _WHOLE) else sorted(set(_peek(sampler)))
     return DataLoader(
         dataset,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.checkpoints import freeze, load
-from layerprobe.training.log import log_checkpoint
+from layerprobe.training.log import ProbeLog
 from layerprobe.training.progress import ProbeProgress
 from layerprobe.training.schedule import Schedule
 from layerprobe.training.splits import splits_of_trainer
@@ -83,6 +82,7 @@ class ProbeCallback(pl.Callback):
         self._probed: list[str] = []
         self._data: Data | None = None
         self._store: ProbeStore | None = None
+        self._root = Path()
 
     @property
     def store(self) -> ProbeStore:
@@ -110,17 +110,17 @@ class ProbeCallback(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the results before anything is computed, so that a directory that cannot be written costs nothing."""
-        root = self.directory or Path(trainer.log_dir or trainer.default_root_dir)
-        if not trainer.is_global_zero:
-            return
-        self._store = ProbeStore(root / "probes")
-        self._root = root
         if self._given is not None:
             check_splits(self._given)
+        self._root = self.directory or Path(trainer.log_dir or trainer.default_root_dir)
+        if trainer.is_global_zero:
+            self._store = ProbeStore(self._root / "probes")
+            self._store.prepare()
+            self._log = ProbeLog(trainer.loggers)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freeze the untrained network."""
-        with self._invisible(trainer, pl_module):
+        with frozen(pl_module):
             self._data = self._given or splits_of_trainer(trainer, pl_module)
         if self.schedule.starts and trainer.global_step == 0:
             self._freeze(trainer, pl_module, CheckpointInfo("initial", 0, 0))
@@ -148,7 +148,7 @@ class ProbeCallback(pl.Callback):
         for info in waiting:
             self._probe_from_file(trainer, pl_module, info)
         if self._store is not None:
-            self._store.merge()
+            self._log.finish(self._store)
 
     @property
     def _last_step(self) -> int:
@@ -157,7 +157,7 @@ class ProbeCallback(pl.Callback):
     def _freeze(self, trainer: pl.Trainer, pl_module: pl.LightningModule, info: CheckpointInfo) -> None:
         if any(known.name == info.name for known in self._frozen):
             return
-        with self._invisible(trainer, pl_module):
+        with frozen(pl_module):
             if trainer.is_global_zero:
                 freeze(pl_module, self._path(info), info, self.config)
             self._frozen.append(info)
@@ -167,7 +167,7 @@ class ProbeCallback(pl.Callback):
     def _probe_from_file(self, trainer: pl.Trainer, pl_module: pl.LightningModule, info: CheckpointInfo) -> None:
         """Probe an earlier network: its weights are put in, and the final ones put back."""
         final: dict[str, Tensor] = {name: value.clone() for name, value in pl_module.state_dict().items()}
-        with self._invisible(trainer, pl_module):
+        with frozen(pl_module):
             try:
                 pl_module.load_state_dict(load(self._path(info)).state_dict)
                 self._probe(trainer, pl_module, info)
@@ -183,15 +183,11 @@ class ProbeCallback(pl.Callback):
                     pl_module, self._data, self.protocol, info, done=done, on_progress=progress
                 ):
                     self.store.add(result)
+            self.store.merge()
             results = self.store.results()
-            log_checkpoint(trainer.loggers, results[results["checkpoint"] == info.name])
+            self._log.checkpoint(results[results["checkpoint"] == info.name])
         self._probed.append(info.name)
         trainer.strategy.barrier()
 
     def _path(self, info: CheckpointInfo) -> Path:
         return self._root / "checkpoints" / f"{info.name}.ckpt"
-
-    @contextmanager
-    def _invisible(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[None]:
-        with frozen(pl_module):
-            yield

@@ -1,0 +1,92 @@
+"""The functions for use from Python, without Hydra and without a trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import pytorch_lightning as pl
+from torch import nn
+
+from layerprobe.probing.batches import Take, inputs_of, targets_of
+from layerprobe.probing.features import AbstractReducer, AveragePool
+from layerprobe.probing.layers import Granularity
+from layerprobe.probing.pipeline import probe_checkpoint
+from layerprobe.probing.protocol import L2_GRID, Control, ProbeProtocol
+from layerprobe.probing.solvers.logistic import Logistic
+from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.results.record import to_frame
+from layerprobe.training.progress import ProbeProgress
+from layerprobe.training.splits import splits_of_datamodule
+
+
+def probe(
+    network: nn.Module,
+    data: pl.LightningDataModule | Mapping[str, Any],
+    *,
+    layers: str | Sequence[str] = "*",
+    exclude: str | Sequence[str] = (),
+    granularity: Granularity = "ops",
+    reducer: AbstractReducer | Sequence[AbstractReducer] | None = None,
+    solver: AbstractSolver | Sequence[AbstractSolver] | None = None,
+    l2: Sequence[float] = L2_GRID,
+    seed: int = 0,
+    controls: Sequence[Control] = (),
+    batch_size: int | None = None,
+    inputs: Take = inputs_of,
+    targets: Take = targets_of,
+    progress: bool | None = None,
+) -> pd.DataFrame:
+    """Measure how linearly separable the classes are in every layer of a network.
+
+    Each layer is recorded once; a linear head is fitted on train for each L2 value, one is chosen on validation, and
+    its test error is read. The network is left exactly as it was.
+
+    Args:
+        network: Any network, on any device.
+        data: A LightningDataModule, or `{"train": …, "val": …, "test": …}` of DataLoaders or (inputs, targets) pairs.
+        layers: Glob pattern(s) of the layers to probe.
+        exclude: Glob pattern(s) of the layers to leave out.
+        granularity: `ops` for every intermediate tensor, `modules` for the outputs of modules, `blocks` for those of
+            repeated blocks.
+        reducer: How features are made of a layer, one way or several; by default average-pooled to at most 1,024.
+        solver: How a head is fitted, one way or several; by default logistic regression.
+        l2: L2 values of each head's path.
+        seed: Seed of random reducers and shuffled labels.
+        controls: `shuffled` fits the same sweep to shuffled labels.
+        batch_size: Samples in one forward pass; by default what the loader has, or 256.
+        inputs: Takes the network's inputs out of a batch.
+        targets: Takes the class indices out of a batch.
+        progress: Whether to show a progress bar; by default only on a terminal.
+
+    Returns:
+        One row for each layer in order of depth, with the columns of `ProbeRecord`.
+
+    Raises:
+        TypeError: Where a batch is not (input, target), or targets are not class indices.
+        ValueError: Where a split is missing or empty, train has one class only, or a pattern matches no layer.
+    """
+    protocol = ProbeProtocol(
+        layers=layers,
+        exclude=exclude,
+        granularity=granularity,
+        reducers=_several(reducer, AbstractReducer, AveragePool()),
+        solvers=_several(solver, AbstractSolver, Logistic()),
+        l2=tuple(l2),
+        seeds=(seed,),
+        controls=controls,
+        batch_size=batch_size,
+        inputs=inputs,
+        targets=targets,
+    )
+    splits: Any = splits_of_datamodule(data) if isinstance(data, pl.LightningDataModule) else data
+    with ProbeProgress("Probing", progress) as bar:
+        results = list(probe_checkpoint(network, splits, protocol, on_progress=bar))
+    return to_frame([result.record for result in results])
+
+
+def _several(given: Any, kind: type, default: Any) -> tuple[Any, ...]:
+    if given is None:
+        return (default,)
+    return (given,) if isinstance(given, kind) or not isinstance(given, list | tuple) else tuple(given)

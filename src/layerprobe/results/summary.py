@@ -1,0 +1,55 @@
+"""How one run ended, in a small file that a sweep's table is made from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from layerprobe.results.atomic import write_bytes
+
+FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """The end of a run.
+
+    Attributes:
+        status: `done` or `failed`.
+        overrides: The command line's overrides.
+        metrics: The network's own last metrics, and the best layer's test error.
+        best_layer: The layer with the lowest validation error at the last checkpoint; empty where none was probed.
+        error: First line of what went wrong; empty where nothing did.
+    """
+
+    status: str
+    overrides: Sequence[str] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    best_layer: str = ""
+    error: str = ""
+
+    def write(self, directory: Path) -> None:
+        """Write `run.json`, atomically; a figure that is not finite is written as null."""
+        content = asdict(self)
+        content["metrics"] = {k: v if math.isfinite(v) else None for k, v in self.metrics.items()}
+        write_bytes(directory / FILE, json.dumps(content, indent=2).encode())
+
+    @classmethod
+    def read(cls, directory: Path) -> RunSummary | None:
+        """Read a run's summary.
+
+        Args:
+            directory: The run's directory.
+
+        Returns:
+            The summary; None where the run has not ended.
+        """
+        try:
+            content = json.loads((directory / FILE).read_text())
+        except FileNotFoundError:
+            return None
+        content["metrics"] = {k: math.nan if v is None else v for k, v in content["metrics"].items()}
+        return cls(**content)

@@ -1,0 +1,46 @@
+"""Hand the results of probing to whatever loggers a trainer has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from pytorch_lightning.loggers import Logger, WandbLogger
+
+from layerprobe.results.scalars import scalars
+from layerprobe.results.store import ProbeStore
+from layerprobe.results.wandb_sink import WandbSink
+
+
+class ProbeLog:
+    """Logs checkpoints as they are probed; never changes the loggers' own steps."""
+
+    def __init__(self, loggers: Sequence[Logger]) -> None:
+        """Log to these.
+
+        Args:
+            loggers: The trainer's loggers.
+        """
+        self._sinks = [WandbSink(logger.experiment) for logger in loggers if isinstance(logger, WandbLogger)]
+        self._others = [logger for logger in loggers if not isinstance(logger, WandbLogger)]
+
+    def checkpoint(self, frame: pd.DataFrame) -> None:
+        """Log each layer's test error at one checkpoint.
+
+        Args:
+            frame: Results of one checkpoint, in the columns of `ProbeRecord`.
+        """
+        for sink in self._sinks:
+            sink.log_checkpoint(frame)
+        for logger in self._others:
+            if points := scalars(frame):
+                logger.log_metrics(points, step=int(frame["step"].iloc[0]))
+
+    def finish(self, store: ProbeStore) -> None:
+        """Log the whole: one table and one artifact, where the logger can hold them.
+
+        Args:
+            store: The results of all checkpoints.
+        """
+        for sink in self._sinks:
+            sink.finish(store.results(), store.directory)

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.data import (
+    DataLoader,
+    IterableDataset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from layerprobe.probing.batches import check_splits, class_indices, in_order, inputs_of, targets_of
+
+
+def samples(source: object, **options: int) -> list[int]:
+    return [int(x) for batch in in_order(source, **options) for x in inputs_of(batch)]  # type: ignore[arg-type]
+
+
+DATASET = TensorDataset(torch.arange(10.0), torch.arange(10))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shuffled_loader_is_read_in_order_and_whole(workers: int) -> None:
+    loader = DataLoader(DATASET, batch_size=4, shuffle=True, drop_last=True, num_workers=workers)
+    before = torch.get_rng_state()
+    assert samples(loader) == list(range(10))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_subset_sampler_keeps_its_subset_and_its_generator() -> None:
+    generator = torch.Generator().manual_seed(3)
+    state = generator.get_state()
+    loader = DataLoader(DATASET, batch_size=2, sampler=SubsetRandomSampler([8, 1, 5], generator))
+    assert samples(loader) == [1, 5, 8], "samples outside the sampler's subset would leak between splits"
+    assert torch.equal(state, generator.get_state())
+
+
+def test_a_sampler_with_replacement_gives_each_sample_once() -> None:
+    sampler = WeightedRandomSampler([1.0, 0.0, 1.0], 20, generator=torch.Generator().manual_seed(0))
+    assert samples(DataLoader(TensorDataset(torch.arange(3.0), torch.arange(3)), sampler=sampler)) == [0, 2]
+
+
+def test_a_batch_sampler() -> None:
+    assert samples(DataLoader(DATASET, batch_sampler=[[3, 4], [0]])) == [0, 3, 4]
+
+
+def test_an_iterable_data_set_is_iterated() -> None:
+    class Stream(IterableDataset):  # type: ignore[type-arg]
+        def __iter__(self):
+            return ((torch.tensor(float(i)), i) for i in (2, 0, 1))
+
+    assert samples(DataLoader(Stream(), batch_size=2)) == [2, 0, 1]
+
+
+def test_a_pair_of_tensors_is_cut_into_batches() -> None:
+    pair = (torch.arange(5.0), torch.arange(5))
+    assert [len(inputs_of(batch)) for batch in in_order(pair, batch_size=2)] == [2, 2, 1]
+    assert samples(pair) == [0, 1, 2, 3, 4]
+
+
+def test_a_pair_with_a_mapping_of_inputs() -> None:
+    batch = next(in_order(({"ids": torch.arange(5), "mask": torch.ones(5)}, torch.arange(5)), batch_size=2))
+    assert inputs_of(batch)["ids"].tolist() == [0, 1]
+    assert targets_of(batch).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_missing_split_is_named(split: str) -> None:
+    data = dict.fromkeys(("train", "val", "test"), object()) | {split: None}
+    with pytest.raises(ValueError, match=rf"{split}_dataloader\(\)"):
+        check_splits(data)
+
+
+@pytest.mark.parametrize(
+    ("batch", "found"),
+    [
+        (torch.zeros(4, 2), r"a Tensor of shape \(4, 2\)"),
+        ({"x": 1, "y": 2}, "a dict with the keys x, y"),
+        ((1, 2, 3), "a tuple of 3 parts"),
+    ],
+)
+def test_a_batch_that_is_not_a_pair(batch: object, found: str) -> None:
+    with pytest.raises(TypeError, match=found):
+        inputs_of(batch)
+
+
+@pytest.mark.parametrize(
+    ("targets", "found"),
+    [
+        (torch.rand(4), r"float32 of shape \(4,\)"),
+        (torch.eye(4, dtype=torch.int64), r"int64 of shape \(4, 4\)"),
+        (torch.tensor([1, -2]), "the negative value -2"),
+        (["cat", "dog"], "a list"),
+    ],
+)
+def test_targets_that_are_not_class_indices(targets: object, found: str) -> None:
+    with pytest.raises(TypeError, match=f"found {found} in the val split"):
+        class_indices(targets, "val")
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])
+def test_any_integers_are_class_indices(dtype: torch.dtype) -> None:
+    assert class_indices(torch.tensor([0, 1], dtype=dtype), "train").dtype == torch.int64
