@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A shared machine is slow at times, and a run must give the same verdict every time.
+settings.register_profile("reproducible", deadline=None, derandomize=True, print_blob=False)
+settings.load_profile("reproducible")
 
 
 @pytest.fixture(scope="session")

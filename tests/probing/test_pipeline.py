@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import layerprobe
+from layerprobe.probing.features import Flatten, RandomSubset
+from layerprobe.probing.pipeline import probe_checkpoint
+from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.solvers.logistic import Logistic
+from layerprobe.probing.solvers.ridge import Ridge
+
+Pairs = dict[str, tuple[Tensor, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Pairs:
+    x, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    x, y = torch.tensor(x[order], dtype=torch.float32) / 16, torch.tensor(y[order])
+    return {"train": (x[:900], y[:900]), "val": (x[900:1300], y[900:1300]), "test": (x[1300:], y[1300:])}
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(64, 32), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(32, 10))
+
+
+def by_hand(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    first, last = network[0], network[3]  # type: ignore[index]
+    hidden = x @ first.weight.T + first.bias
+    active = hidden.clamp(min=0)
+    return {"input": x, "0": hidden, "1": active, "3": active @ last.weight.T + last.bias}
+
+
+def by_scikit_learn(features: dict[str, np.ndarray], y: dict[str, np.ndarray], l2s: list[float]) -> tuple[float, float]:
+    """Fit every head in float64, choose by validation error then loss, and read the test error: (l2, error)."""
+    scaler = StandardScaler().fit(features["train"])
+    x = {split: scaler.transform(value) for split, value in features.items()}
+    best: tuple[Any, ...] = ()
+    for l2 in sorted(l2s, reverse=True):
+        head = LogisticRegression(C=1 / (l2 * len(y["train"])), tol=1e-8, max_iter=10_000).fit(x["train"], y["train"])
+        probability = head.predict_proba(x["val"])[np.arange(len(y["val"])), y["val"]]
+        rank = (1 - head.score(x["val"], y["val"]), -np.log(probability).mean())
+        if not best or rank < best[0]:
+            best = (rank, l2, 1 - head.score(x["test"], y["test"]))
+    return best[1], best[2]
+
+
+def test_every_figure_is_scikit_learns(digits: Pairs, network: nn.Module) -> None:
+    l2s = [1e-4, 1e-2, 1.0]
+    found = layerprobe.probe(network, digits, reducer=Flatten(), l2=l2s, batch_size=100)
+    assert found["layer"].tolist() == ["input", "0", "1", "3"]
+    assert found["depth"].tolist() == [0, 1, 2, 3]
+    assert found["aliases"].tolist()[2] == "2", "dropout carries the same values as the layer before"
+    with torch.no_grad():
+        values = {split: by_hand(network.double(), x.double()) for split, (x, _) in digits.items()}
+    network.float()
+    y = {split: target.numpy() for split, (_, target) in digits.items()}
+    for row in found.itertuples():
+        features = {split: values[split][str(row.layer)].numpy() for split in digits}
+        l2, test_error = by_scikit_learn(features, y, l2s)
+        assert row.l2 == l2, row.layer
+        assert row.test_error == pytest.approx(test_error, abs=1.5 / len(y["test"])), row.layer
+        assert row.status == "converged"
+        assert row.test_error_low < row.test_error < row.test_error_high
+        assert (row.n_train, row.n_val, row.n_test, row.n_classes) == (900, 400, 497, 10)
+
+
+def test_shuffled_labels_give_chance(digits: Pairs, network: nn.Module) -> None:
+    found = layerprobe.probe(network, digits, layers=["input", "1"], l2=[1e-2, 1.0], controls=["shuffled"])
+    assert (found["test_error"] < 0.2).all(), "positive control: digits are nearly separable"
+    assert (found["shuffled_error"] > 0.8).all(), "negative control: nothing can be learnt of shuffled labels"
+    assert np.allclose(found["selectivity"], found["shuffled_error"] - found["test_error"])
+    assert (found["majority_error"] > 0.85).all()
+
+
+def test_batch_size_workers_and_container_do_not_matter(digits: Pairs, network: nn.Module) -> None:
+    def loaders(batch_size: int, num_workers: int, shuffle: bool) -> dict[str, Any]:
+        return {
+            split: DataLoader(TensorDataset(x, y), batch_size=batch_size, num_workers=num_workers, shuffle=shuffle)
+            for split, (x, y) in digits.items()
+        }
+
+    options: dict[str, Any] = {"layers": "1", "l2": [1e-3, 1e-1]}
+    first = layerprobe.probe(network, digits, **options)
+    for data in (loaders(7, 0, False), loaders(128, 2, True)):
+        other = layerprobe.probe(network, data, **options)
+        pd.testing.assert_frame_equal(first.drop(columns="seconds"), other.drop(columns="seconds"), rtol=1e-4, atol=1e-6)
+
+
+def test_sweep_over_reducers_solvers_and_seeds(digits: Pairs, network: nn.Module) -> None:
+    protocol = ProbeProtocol(
+        layers="input",
+        reducers=(Flatten(), RandomSubset(8), RandomSubset(100)),
+        solvers=(Logistic(), Ridge()),
+        l2=(1e-3, 1e-1),
+        seeds=(0, 1),
+        controls=("shuffled",),
+    )
+    (result,) = probe_checkpoint(network, digits, protocol)
+    swept = pd.DataFrame([vars(record) for record in result.path])
+    true = swept[swept["control"] == "none"]
+    # flatten once (RandomSubset(100) keeps all 64 units: the same features), the subset once for each seed
+    assert len(true) == (1 + 2) * 2 * 2
+    assert len(swept) == 2 * len(true)
+    assert true["selected"].sum() == 1
+    best = true[true["val_error"] == true["val_error"].min()]
+    assert true[true["selected"]].index[0] in best.index
+    assert result.record.reducer == "flatten"
+    assert result.head["weight"].shape == (10, 64)
+
+
+def test_a_head_can_be_used_on_raw_features(digits: Pairs, network: nn.Module) -> None:
+    (result,) = probe_checkpoint(network, digits, ProbeProtocol(layers="input", l2=(1e-3,)))
+    head, (x, y) = result.head, digits["test"]
+    scores = ((x - head["mean"]) / head["scale"]) @ head["weight"].T + head["bias"]
+    correct = head["classes"][scores.argmax(1)] == y
+    assert torch.equal(correct, result.correct)
+    assert 1 - correct.double().mean().item() == pytest.approx(result.record.test_error)
+
+
+class Broken(nn.Module):
+    """Its middle layer makes NaN of some samples, and the layer after it is constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bad, self.constant, self.last = nn.Identity(), nn.Identity(), nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.bad(torch.where(x.sum(1, keepdim=True) > x.sum(1).max() - 1e-3, torch.nan, x))
+        self.constant(x * 0 + 0.1)
+        return self.last(x)
+
+
+def test_a_layer_that_fails_is_reported_and_the_others_go_on(digits: Pairs) -> None:
+    found = layerprobe.probe(Broken(), digits, layers=["input", "bad", "constant", "last"], l2=[1e-2]).set_index("layer")
+    assert found.loc["bad", "status"] == "failed"
+    assert "NaN or infinite activations, first in train sample" in found.loc["bad", "message"]
+    assert math.isnan(found.loc["bad", "test_error"])
+    assert found.loc["constant", "test_error"] == found.loc["constant", "majority_error"]
+    assert "no feature varies on train" in found.loc["constant", "message"]
+    assert found.loc[["input", "last"], "test_error"].max() < 0.6
+
+
+def without(split: str) -> Callable[[Pairs], dict[str, Any]]:
+    return lambda data: {name: pair for name, pair in data.items() if name != split}
+
+
+def changed(split: str, change: Callable[[Tensor, Tensor], Any]) -> Callable[[Pairs], dict[str, Any]]:
+    return lambda data: data | {split: change(*data[split])}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (without("val"), ValueError, "val: the head of each layer is chosen on it"),
+        (changed("train", lambda x, y: (x, y * 0 + 3)), ValueError, "the class 3 only"),
+        (changed("test", lambda x, y: (x[:0], y[:0])), ValueError, "The test split is empty"),
+        (changed("train", lambda x, y: (x[:0], y[:0])), ValueError, "The train split is empty"),
+        (changed("val", lambda x, y: (x, y.float())), TypeError, "found float32 of shape .* in the val split"),
+        (changed("val", lambda x, y: [x]), TypeError, r"batches of \(input, target\), found a Tensor"),
+        (changed("val", lambda x, y: (x[:-1], y)), ValueError, "inputs and .* targets"),
+    ],
+)
+def test_bad_data_gets_one_clear_error(
+    digits: Pairs, network: nn.Module, spoil: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        layerprobe.probe(network, spoil(digits), l2=[1e-2])
+
+
+def test_a_pattern_that_matches_nothing_is_named(digits: Pairs, network: nn.Module) -> None:
+    with pytest.raises(ValueError, match="conv9"):
+        layerprobe.probe(network, digits, layers="conv9*")
+
+
+def test_a_class_that_train_does_not_have_is_always_wrong(digits: Pairs, network: nn.Module) -> None:
+    (x, y), keep = digits["train"], digits["train"][1] != 9
+    found = layerprobe.probe(network, digits | {"train": (x[keep], y[keep])}, layers="input", l2=[1e-2])
+    share = (digits["test"][1] == 9).double().mean().item()
+    assert found["test_error"].item() >= share
+    assert found["n_classes"].item() == 9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"l2": ()}, "`l2` of the probe is empty"),
+        ({"l2": (-1.0,)}, "holds -1.0"),
+        ({"reducers": ("flatten",)}, "AveragePool"),
+        ({"controls": ("random",)}, "There is: shuffled"),
+    ],
+)
+def test_a_protocol_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ProbeProtocol(**options)

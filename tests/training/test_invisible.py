@@ -1,0 +1,173 @@
+"""A training run with the callback is the run without it, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.training.callback import ProbeCallback
+
+
+class Noisy(Dataset):  # type: ignore[type-arg]
+    """Two blobs; every reading of a sample adds noise from the global generators, as augmentations do."""
+
+    def __init__(self, seed: int, n: int = 48) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.y = torch.arange(n) % 2
+        self.x = torch.randn(n, 1, 6, 6, generator=generator) + self.y[:, None, None, None]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        return self.x[i] + 0.1 * torch.randn(1, 6, 6) + 0.1 * float(np.random.randn()), self.y[i]
+
+
+class NoisyData(pl.LightningDataModule):
+    def __init__(self, num_workers: int) -> None:
+        super().__init__()
+        self.num_workers = num_workers
+
+    def setup(self, stage: str) -> None:
+        self.splits = {"train": Noisy(0), "val": Noisy(1), "test": Noisy(2)}
+
+    def _loader(self, split: str, shuffle: bool = False) -> DataLoader:  # type: ignore[type-arg]
+        return DataLoader(self.splits[split], batch_size=8, shuffle=shuffle, num_workers=self.num_workers)
+
+    def train_dataloader(self) -> DataLoader:  # type: ignore[type-arg]
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:  # type: ignore[type-arg]
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader:  # type: ignore[type-arg]
+        return self._loader("test")
+
+
+class Learner(pl.LightningModule):
+    """Dropout, BatchNorm (one of them kept in eval mode), in-place activations, noise in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(inplace=True),
+            nn.Dropout2d(0.3),
+            nn.Flatten(),
+            nn.Linear(144, 8),
+            nn.BatchNorm1d(8),
+            nn.GELU(),
+            nn.Dropout(0.5),
+            nn.Linear(8, 2),
+        )
+        self.seen: list[Tensor] = []
+        self.steps: list[tuple[int, float]] = []
+
+    def on_train_epoch_start(self) -> None:
+        self.net[6].eval()
+        self.net[5].weight.requires_grad_(self.current_epoch > 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        self.seen.append(x.clone())
+        loss = nn.functional.cross_entropy(self(x), y)
+        self.steps.append((self.global_step, float(loss)))
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
+
+
+def train(tmp_path: Path, num_workers: int, **options: Any) -> dict[str, Any]:
+    pl.seed_everything(7, workers=True, verbose=False)
+    learner, data = Learner(), NoisyData(num_workers)
+    callbacks = []
+    if options:
+        protocol = ProbeProtocol(l2=(1e-3, 1e-1), seeds=(3,), controls=("shuffled",))
+        callbacks = [ProbeCallback(protocol, directory=tmp_path, **options)]
+    trainer = pl.Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=2,
+        callbacks=callbacks,
+    )
+    trainer.fit(learner, datamodule=data)
+    return {
+        "weights": learner.state_dict(),
+        "optimizer": trainer.optimizers[0].state_dict()["state"],
+        "batches": learner.seen,
+        "steps": learner.steps,
+        "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+        "global_step": trainer.global_step,
+        "modes": [module.training for module in learner.modules()],
+        "grads": [parameter.requires_grad for parameter in learner.parameters()],
+        "random": (torch.get_rng_state(), np.random.get_state()[1].tolist(), torch.backends.cudnn.benchmark),
+        "probed": callbacks[0].results()["checkpoint"].unique().tolist() if callbacks else [],
+    }
+
+
+def same(left: Any, right: Any) -> bool:
+    if isinstance(left, Tensor):
+        return torch.equal(left, right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right, strict=True))
+    return bool(left == right)
+
+
+WHOLE = {"every_n_epochs": 1, "every_n_steps": 4, "before_training": True, "at_end": True}
+
+
+@pytest.mark.parametrize(("workers", "when"), [(0, "now"), (0, "end"), (2, "now")])
+def test_training_is_bit_identical(tmp_path: Path, workers: int, when: str) -> None:
+    alone = train(tmp_path, workers)
+    probed = train(tmp_path, workers, when=when, **WHOLE)
+    assert probed.pop("probed") == [
+        *("initial", "step_4", "epoch_1", "step_8", "step_12", "epoch_2", "step_16", "final")
+    ]
+    alone.pop("probed")
+    for name, value in alone.items():
+        assert same(value, probed[name]), name
+
+
+def test_a_callback_that_draws_one_number_is_noticed(tmp_path: Path) -> None:
+    class Careless(ProbeCallback):
+        def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            torch.rand(1)
+
+    alone = train(tmp_path, 0)
+    pl.seed_everything(7, workers=True, verbose=False)
+    learner = Learner()
+    trainer = pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Careless(directory=tmp_path, at_end=False)],
+    )
+    trainer.fit(learner, datamodule=NoisyData(0))
+    assert not same(alone["batches"][0], learner.seen[0])
