@@ -1,0 +1,1 @@
+"""Lightning data modules: what the networks learn from."""

@@ -1,0 +1,1 @@
+"""Networks, one in each file, and the Lightning modules that train them."""

@@ -1,0 +1,45 @@
+"""The four points of exclusive or."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch.utils.data import Sampler
+
+from layerprobe.data.dataset import InMemoryDataset
+from layerprobe.data.in_memory import AbstractInMemoryDataModule
+from layerprobe.data.order import RepeatedOrder
+from layerprobe.types import SPLITS, Split
+
+
+class XorDataModule(AbstractInMemoryDataModule):
+    """Exclusive or of two bits: (0, 0), (0, 1), (1, 0), (1, 1) with targets 0, 1, 1, 0.
+
+    Train, validation and test are the same four points: they are the whole problem. Nothing is shuffled.
+    """
+
+    def __init__(self, repeats: int = 5000, batch_size: int = 4, num_workers: int = 0) -> None:
+        """Describe an epoch.
+
+        Args:
+            repeats: Passes over the four points in one training epoch; with full batches, its gradient steps.
+            batch_size: Samples in a batch; 4 is full-batch gradient descent.
+            num_workers: Worker processes of each loader.
+        """
+        super().__init__(n_classes=2, batch_size=batch_size, num_workers=num_workers)
+        self.repeats = repeats
+
+    def read_splits(self) -> Mapping[Split, InMemoryDataset]:
+        """Write down the truth table, three times."""
+        points = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+        dataset = InMemoryDataset(points, torch.tensor([0, 1, 1, 0]))
+        return dict.fromkeys(SPLITS, dataset)
+
+    def training_order(self, n_samples: int) -> Sampler[int]:
+        """Repeat the points within one epoch.
+
+        Args:
+            n_samples: Samples in the training split.
+        """
+        return RepeatedOrder(n_samples, self.repeats)

@@ -1,0 +1,118 @@
+"""What trains a network: the steps and the logging that all tasks share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeAlias
+
+import pytorch_lightning as pl
+from jaxtyping import Float, Int, Shaped
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+NamedParameters: TypeAlias = Iterable[tuple[str, nn.Parameter]]
+OptimizerFactory: TypeAlias = Callable[[NamedParameters], Optimizer]
+SchedulerFactory: TypeAlias = Callable[[Optimizer], LRScheduler]
+Batch: TypeAlias = tuple[Shaped[Tensor, "n ..."], Int[Tensor, " n"]] | list[Tensor]
+
+
+class AbstractLearner(pl.LightningModule, ABC):
+    """Trains an injected network on batches of (input, class index).
+
+    Attributes:
+        network: The network; `forward` is its call and nothing else.
+        loss: Mean loss of a batch, from outputs and targets.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None,
+        loss: nn.Module,
+    ) -> None:
+        """Take the parts; build the optimizer when training starts.
+
+        Args:
+            network: The network to train.
+            optimizer: Builds the optimizer from `network.named_parameters()`.
+            scheduler: Builds the learning-rate schedule from the optimizer; it steps once an epoch.
+            loss: Mean loss of a batch.
+        """
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self._build_optimizer = optimizer
+        self._build_scheduler = scheduler
+
+    @abstractmethod
+    def objective(self, outputs: Float[Tensor, "n ..."], targets: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+        """Compute the loss of a batch.
+
+        Args:
+            outputs: What the network gave.
+            targets: Class indices.
+
+        Returns:
+            The mean loss.
+        """
+
+    @abstractmethod
+    def track(
+        self,
+        split: Literal["val", "test"],
+        outputs: Float[Tensor, "n ..."],
+        targets: Int[Tensor, " n"],
+        loss: Float[Tensor, ""],
+    ) -> None:
+        """Update and log the figures of an evaluation with one batch.
+
+        Args:
+            split: Which split is being evaluated.
+            outputs: What the network gave.
+            targets: Class indices.
+            loss: `objective(outputs, targets)`.
+        """
+
+    def forward(self, inputs: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        """Call the network."""
+        return self.network(inputs)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        """Compute the loss of a batch and log it at every `log_every_n_steps`-th step of the trainer."""
+        inputs, targets = batch
+        loss = self.objective(self(inputs), targets)
+        if self._is_logging_step():
+            self.log("train/loss", loss, batch_size=len(targets))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Evaluate a batch of the validation split."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Evaluate a batch of the test split."""
+        self._evaluate("test", batch)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer and, where there is one, the schedule that steps once an epoch."""
+        optimizer = self._build_optimizer(self.network.named_parameters())
+        if self._build_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self._build_scheduler(optimizer), "interval": "epoch"},
+        }
+
+    def _is_logging_step(self) -> bool:
+        # A call of `log` costs more than a step of a small network, and Lightning drops the value between these steps.
+        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return interval > 0 and (self.global_step + 1) % interval == 0
+
+    def _evaluate(self, split: Literal["val", "test"], batch: Batch) -> None:
+        inputs, targets = batch
+        outputs = self(inputs)
+        self.track(split, outputs, targets, self.objective(outputs, targets))

@@ -1,0 +1,48 @@
+"""The convolutional network that the first paper on linear probes looks into."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import final
+
+from torch import nn
+
+
+@final
+class MnistConvNet(nn.Sequential):
+    """The MNIST network of Alain & Bengio (arXiv 1610.01644), its modules named as the paper names its probe points.
+
+    Weights start from a normal distribution with standard deviation 0.1, cut at two of them as TensorFlow does; biases
+    start at 0 in the first convolution and at 0.1 elsewhere.
+    """
+
+    def __init__(self, n_classes: int = 10, dropout: float = 0.5) -> None:
+        """Draw the weights from the global generator: seed it before.
+
+        Args:
+            n_classes: Number of scores.
+            dropout: Share of the last hidden layer's units that training leaves out.
+        """
+        super().__init__(
+            OrderedDict(
+                conv1_preact=nn.Conv2d(1, 32, kernel_size=5, padding="same"),
+                conv1_postact=nn.ReLU(),
+                conv1_postpool=nn.MaxPool2d(2),
+                conv2_preact=nn.Conv2d(32, 64, kernel_size=5, padding="same"),
+                conv2_postact=nn.ReLU(),
+                conv2_postpool=nn.MaxPool2d(2),
+                flatten=nn.Flatten(),
+                fc1_preact=nn.Linear(64 * 7 * 7, 512),
+                fc1_postact=nn.ReLU(),
+                dropout=nn.Dropout(dropout),
+                logits=nn.Linear(512, n_classes),
+            )
+        )
+        for name, parameter in self.named_parameters():
+            if name.endswith(".weight"):
+                nn.init.trunc_normal_(parameter, std=_SD, a=-2 * _SD, b=2 * _SD)
+            else:
+                nn.init.constant_(parameter, 0.0 if name.startswith("conv1") else 0.1)
+
+
+_SD = 0.1
