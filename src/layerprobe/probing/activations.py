@@ -1,0 +1,105 @@
+"""Record every layer of a network in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from layerprobe.probing.frozen import frozen
+from layerprobe.probing.granularity import Granularity
+from layerprobe.probing.inputs import Arguments, NetworkInputs, device_of
+from layerprobe.probing.layers import Layer, discover
+from layerprobe.probing.patterns import select
+from layerprobe.probing.visit import visit
+from layerprobe.probing.watch import Site, unwrap
+from layerprobe.types import LayerName
+
+
+def record(
+    network: nn.Module,
+    inputs: NetworkInputs,
+    layers: Iterable[Layer],
+    on_activation: Callable[[Layer, Tensor], object],
+    *,
+    same_shape: bool = True,
+) -> list[LayerName]:
+    """Hand out the layers' activations for one batch, from one forward pass.
+
+    To be called inside `frozen`, once for each batch. The network runs on copies of the inputs, on its own device.
+
+    Args:
+        network: The network that the layers were discovered in.
+        inputs: One batch, laid out as in `discover`; any number of samples.
+        layers: What to record.
+        on_activation: Gets each layer with its activation `(n, *layer.shape)` at the moment the layer made it. The
+            tensor belongs to the network, which may overwrite it right afterwards: reduce or copy it at once.
+        same_shape: Whether a layer whose shape is not the one discovered is withheld. Without it, only the axis over
+            samples has to hold: sequences of another length are handed out as they are.
+
+    Returns:
+        Names of the layers that were not handed out: not reached by this batch, or made in another shape.
+    """
+    by_site: dict[Site, list[Layer]] = {}
+    for layer in layers:
+        by_site.setdefault(layer.taps[0].site, []).append(layer)
+    missing = {layer.name: None for found in by_site.values() for layer in found}
+    network = unwrap(network)
+    arguments = Arguments.of(inputs).copy_to(device_of(network))
+
+    def hand_out(site: Site, tensor: Tensor) -> None:
+        for layer in by_site[site]:
+            try:
+                activation = layer.taps[0].samples_first(tensor, arguments.batch_size)
+            except ValueError:
+                continue
+            if activation.shape[1:] == layer.shape or (not same_shape and activation.ndim == len(layer.shape) + 1):
+                missing.pop(layer.name, None)
+                on_activation(layer, activation)
+
+    visit(network, arguments, by_site.keys(), hand_out)
+    return list(missing)
+
+
+def activations(
+    network: nn.Module,
+    inputs: NetworkInputs,
+    layers: str | Sequence[str] = "*",
+    *,
+    granularity: Granularity = "ops",
+    exclude: str | Sequence[str] = (),
+) -> dict[LayerName, Tensor]:
+    """Every layer's activation, as the layer made it.
+
+    The network is frozen meanwhile, and afterwards as it was.
+
+    Args:
+        network: Any module.
+        inputs: A tensor, a tuple or list (called `network(*inputs)`) or a mapping (called `network(**inputs)`), with
+            the batch axis first.
+        layers: Glob patterns of names.
+        granularity: `ops`, `modules` or `blocks`, as in `discover`.
+        exclude: Glob patterns of names to leave out.
+
+    Returns:
+        Copies in order of execution, each `(n, *shape of one sample)`: the axis over samples is first, wherever the
+        network has it. Aliases (dropout, flatten, a container with its last child's output) have entries of their own,
+        in their own shape. Layers that this batch does not reach are absent.
+
+    Raises:
+        TypeError: The inputs are nothing that a network can be called with.
+        ValueError: No layer is found, a pattern matches none, or the inputs hold no batch.
+    """
+    found = discover(network, inputs, granularity=granularity)
+    wanted = select([layer.names for layer in found], layers, exclude)
+    shown = [layer.under(name) for layer, names in zip(found, wanted, strict=True) for name in names]
+    recorded: dict[LayerName, Tensor] = {}
+
+    def copy(layer: Layer, activation: Tensor) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            recorded[layer.name] = activation.clone(memory_format=torch.contiguous_format)
+
+    with frozen(network):
+        record(network, inputs, shown, copy)
+    return recorded

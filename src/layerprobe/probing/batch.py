@@ -1,0 +1,85 @@
+"""Which axis of a tensor runs over samples, and whether the samples stay apart."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+_COMPARED = 4096
+"""How many elements of a sample are compared."""
+
+_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-2}
+"""Kernels round differently for other batch sizes (TF32 more than others); a mixing layer changes far more."""
+
+_LARGEST = 1e30
+"""Beyond it, a value is a mask."""
+
+
+def batch_axis(two: tuple[int, ...], three: tuple[int, ...]) -> tuple[int, int] | None:
+    """The axis that runs over samples and the number of its entries for each.
+
+    Args:
+        two: Shape for two samples.
+        three: Shape for three samples.
+
+    Returns:
+        The axis and the fold; None unless exactly one axis grows, in proportion to the samples.
+    """
+    if len(two) != len(three) or 0 in two:
+        return None
+    grown = [axis for axis, (a, b) in enumerate(zip(two, three, strict=True)) if a != b]
+    if len(grown) != 1:
+        return None
+    axis = grown[0]
+    fold, rest = divmod(two[axis], 2)
+    return (axis, fold) if not rest and three[axis] == 3 * fold else None
+
+
+def split(tensor: Tensor, axis: int, n_samples: int, *, folded: bool) -> Tensor:
+    """A view with an axis over samples first; a folded axis is split, and the rest of it stays in place.
+
+    Raises:
+        ValueError: The axis does not hold that many samples.
+    """
+    size = tensor.shape[axis] if axis < tensor.ndim else 0
+    if not size or (size % n_samples if folded else size != n_samples):
+        raise ValueError(f"axis {axis} of shape {tuple(tensor.shape)} does not hold {n_samples} samples")
+    if folded:
+        tensor = tensor.unflatten(axis, (n_samples, -1))
+    return tensor.movedim(axis, 0)
+
+
+def excerpt(tensor: Tensor, axis: int, n_samples: int) -> Tensor:
+    """Elements of the first two samples, the same ones for every batch size, as a copy on the CPU.
+
+    Args:
+        tensor: Floating point.
+        axis: Its axis over samples, folded or not.
+        n_samples: Number of samples in the batch.
+    """
+    rows = split(tensor, axis, n_samples, folded=True)[:2].flatten(1)
+    if rows.shape[1] > _COMPARED:
+        rows = rows.index_select(1, _columns(rows.shape[1]).to(rows.device))
+    return rows.detach().cpu().clone()
+
+
+@lru_cache(maxsize=64)
+def _columns(size: int) -> Tensor:
+    # An own generator: the network's random numbers stay what they are.
+    return torch.randint(size, (_COMPARED,), generator=torch.Generator().manual_seed(0))
+
+
+def agree(left: Tensor, right: Tensor) -> bool:
+    """Whether two excerpts hold the same values, up to the rounding of other kernels."""
+    if left.shape != right.shape:
+        return False
+    tolerance = _TOLERANCE.get(left.dtype, 5e-2)
+    left, right = left.double(), right.double()
+    same = (left == right) | (left.isnan() & right.isnan())
+    size = left.abs()
+    typical = size[size < _LARGEST]
+    scale = typical.mean() if typical.numel() else torch.zeros((), dtype=torch.float64)
+    close = (left - right).abs() <= tolerance * (size + scale)
+    return bool((same | close).double().mean() > 0.999)

@@ -1,0 +1,212 @@
+"""Freeze a network for as long as it is looked at, and leave no trace of having looked."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+_INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+_FLAGS: tuple[tuple[Any, str], ...] = (
+    (torch.backends.cudnn, "enabled"),
+    (torch.backends.cudnn, "benchmark"),
+    (torch.backends.cudnn, "deterministic"),
+    (torch.backends.cudnn, "allow_tf32"),
+    (torch.backends.cuda.matmul, "allow_tf32"),
+    (torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
+    (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
+)
+
+
+@contextmanager
+def frozen(network: nn.Module, *, seed: int | None = None) -> Iterator[nn.Module]:
+    """Freeze a network: inside, it is in eval mode under inference mode, and compiled code runs eagerly.
+
+    Afterwards, whatever happened inside, these are as before, bit for bit: the train/eval flag of every submodule
+    (they may differ), every buffer (its value and its place in memory), `requires_grad`, the modules' attributes
+    and hooks, the random states of Python, NumPy and torch (CPU and every accelerator in use), the grad mode, and
+    torch's flags for cuDNN, matrix products, determinism and fused attention.
+    The values of parameters are not copied: a network whose forward pass trains itself is not undone.
+
+    Args:
+        network: Any module.
+        seed: Where every random generator starts inside; they go on from where they are otherwise.
+
+    Yields:
+        The network itself.
+
+    Raises:
+        ValueError: A parameter is not initialised yet (lazy modules).
+    """
+    lazy = uninitialised(network)
+    if lazy:
+        raise ValueError(
+            f"the network cannot be frozen: {len(lazy)} of its parameters and buffers are not initialised yet "
+            f"({', '.join(lazy[:3])}{', …' if len(lazy) > 3 else ''}). "
+            "Call the network once on a batch before freezing it, and before its optimizer is made."
+        )
+    with ExitStack() as restore:
+        _keep_random_states(restore)
+        _keep_flags(restore)
+        _keep_modules(restore, network)
+        for module in network.modules():
+            # Not `network.eval()`: some networks override `train` to merge weights, which does not undo exactly.
+            module.training = False
+        torch.backends.mha.set_fastpath_enabled(False)  # one fused kernel would hide the layers inside
+        if seed is not None:
+            _seed_everything(seed)
+        if "torch._dynamo" in sys.modules:  # otherwise nothing is compiled, and importing it takes seconds
+            restore.enter_context(torch.compiler.set_stance("force_eager"))
+        restore.enter_context(torch.inference_mode())
+        yield network
+
+
+def uninitialised(network: nn.Module) -> list[str]:
+    """Names of the parameters and buffers that a lazy module has not made yet."""
+    named = [*network.named_parameters(), *network.named_buffers()]
+    return [name for name, tensor in named if is_lazy(tensor)]
+
+
+def _keep_random_states(restore: ExitStack) -> None:
+    restore.callback(random.setstate, random.getstate())
+    restore.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002 (the global generator is what counts)
+    restore.callback(torch.set_rng_state, torch.get_rng_state())
+    for accelerator in (torch.cuda, torch.xpu):
+        if accelerator.is_available():
+            if accelerator.is_initialized():
+                restore.callback(accelerator.set_rng_state_all, accelerator.get_rng_state_all())
+            else:
+                restore.callback(_rewind, accelerator)
+    if torch.backends.mps.is_available():
+        restore.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
+
+
+def _rewind(accelerator: Any) -> None:
+    """Bring generators that were first used inside back to their seed: where they would have started outside."""
+    if accelerator.is_initialized():
+        for generator in accelerator.default_generators:
+            generator.manual_seed(generator.initial_seed())
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    # Not `torch.manual_seed`: where CUDA is not in use yet, it would seed the CUDA of later, outside.
+    torch.default_generator.manual_seed(seed)
+    for accelerator in (torch.cuda, torch.xpu):
+        if accelerator.is_available() and accelerator.is_initialized():
+            accelerator.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
+
+
+def _keep_flags(restore: ExitStack) -> None:
+    restore.callback(torch.set_grad_enabled, torch.is_grad_enabled())
+    _keep(restore, torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
+    for owner, name in _FLAGS:
+        _keep(restore, partial(getattr, owner, name), partial(setattr, owner, name))
+    _keep(restore, torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode)
+    _keep(restore, torch.get_default_dtype, torch.set_default_dtype)
+    _keep(restore, torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled)
+
+
+def _keep(restore: ExitStack, get: Callable[[], Any], put: Callable[[Any], object]) -> None:
+    # torch ≥ 2.9 refuses to read the old precision flags once a program has set the new ones.
+    with suppress(RuntimeError, AttributeError):
+        before = get()
+
+        def put_back() -> None:
+            if get() != before:
+                put(before)
+
+        restore.callback(put_back)
+
+
+def _keep_modules(restore: ExitStack, network: nn.Module) -> None:
+    modules = list(network.modules())
+    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    for module in modules:
+        attributes = (*module._buffers.values(), *vars(module).values())
+        for tensor in attributes:
+            if isinstance(tensor, Tensor) and id(tensor) not in kept:
+                kept[id(tensor)] = (tensor, tensor.detach().clone())
+    for tensor, value in kept.values():
+        restore.callback(_restore_value, tensor, value)
+    for parameter in network.parameters():
+        restore.callback(_restore_requires_grad, parameter, parameter.requires_grad)
+    for module in modules:
+        restore.callback(_restore_training, module, module.training)
+        restore.callback(_restore_attributes, module, _attributes(module))
+
+
+def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Every attribute with what it is and, for a plain container (hooks, buffers, a list of states), what is in it."""
+    return {name: (value, _content(value)) for name, value in vars(module).items()}
+
+
+def _content(value: object) -> dict[Any, Any] | list[Any] | set[Any] | None:
+    if isinstance(value, dict):
+        return dict(value)
+    if isinstance(value, set):
+        return set(value)
+    return list(value) if isinstance(value, list | deque) else None
+
+
+def _restore_attributes(module: nn.Module, before: dict[str, tuple[Any, Any]]) -> None:
+    now = vars(module)
+    for name in now.keys() - before.keys():
+        del now[name]
+    for name, (value, content) in before.items():
+        if name not in now or now[name] is not value:
+            now[name] = value
+        if isinstance(value, list | deque):
+            if len(value) != len(content) or any(a is not b for a, b in zip(value, content, strict=True)):
+                value.clear()
+                value.extend(content)
+        elif isinstance(value, dict):
+            if list(value) != list(content) or any(value[key] is not content[key] for key in content):
+                value.clear()
+                value.update(content)
+        elif isinstance(value, set) and value != content:
+            value.clear()
+            value.update(content)
+
+
+def _restore_training(module: nn.Module, before: bool) -> None:
+    if module.training != before:
+        module.training = before
+
+
+def _restore_requires_grad(parameter: Tensor, before: bool) -> None:
+    if parameter.requires_grad != before:
+        parameter.requires_grad_(before)
+
+
+def _restore_value(tensor: Tensor, before: Tensor) -> None:
+    # Writing only where something changed: a write tells autograd that a tensor it saved is no longer valid.
+    if not _same_bits(tensor, before):
+        with torch.no_grad():
+            if tensor.shape != before.shape:
+                tensor.resize_(before.shape)
+            tensor.copy_(before)
+
+
+def _same_bits(left: Tensor, right: Tensor) -> bool:
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    if left.is_complex():
+        left, right = torch.view_as_real(left), torch.view_as_real(right)
+    if left.layout is not torch.strided or left.element_size() not in _INTEGER_OF_SIZE:
+        return torch.equal(left, right)
+    integer = _INTEGER_OF_SIZE[left.element_size()]
+    return torch.equal(left.detach().view(integer), right.view(integer))

@@ -1,0 +1,293 @@
+"""Which intermediate tensors a network makes: name, order, depth, kind."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from layerprobe.probing.batch import agree, batch_axis, excerpt, split
+from layerprobe.probing.frozen import frozen, uninitialised
+from layerprobe.probing.granularity import GRANULARITIES, Granularity, block_paths
+from layerprobe.probing.inputs import Arguments, NetworkInputs, device_of
+from layerprobe.probing.names import Candidate, Names, candidates
+from layerprobe.probing.patterns import select
+from layerprobe.probing.trace import Occurrence, Trace, trace
+from layerprobe.probing.visit import visit
+from layerprobe.probing.watch import INPUT, Site, unwrap
+from layerprobe.types import LayerName
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where one tensor is found in a forward pass, and how its samples lie in it.
+
+    Attributes:
+        site: Where it appears.
+        kind: Class of the module, name of the function, or `input`.
+        shape: Shape of one sample.
+        batch_axis: The axis that runs over samples.
+        fold: How many entries of that axis belong to each sample, one sample after the other; 1 in the plain case.
+    """
+
+    site: Site
+    kind: str
+    shape: tuple[int, ...]
+    batch_axis: int
+    fold: int
+
+    def samples_first(self, tensor: Tensor, n_samples: int) -> Tensor:
+        """A view with an axis over samples first; a folded axis is split, and the rest of it stays in place.
+
+        Args:
+            tensor: What was found, in its own layout.
+            n_samples: Number of samples in the batch.
+
+        Raises:
+            ValueError: The batch axis does not hold that many samples.
+        """
+        return split(tensor, self.batch_axis, n_samples, folded=self.fold > 1)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An intermediate tensor of the forward pass.
+
+    Attributes:
+        name: Path of the module that made it, with `#1`, `#2`, … when called again; `module.function` for a functional
+            operation; `input`, or `input.<key or index>` where there are several.
+        depth: 0 for the input, then the order of execution among the layers of this granularity; `include` and
+            `exclude` do not change it.
+        kind: The module's class, the function's name, or `input`.
+        shape: Shape of one sample, without the batch axis.
+        aliases: Names of later tensors with the same values, perhaps in another shape: dropout in eval mode, flatten,
+            a container that returns its child's output.
+        taps: Where the layer is found (first), and its aliases (after it, in their order).
+    """
+
+    name: LayerName
+    depth: int
+    kind: str
+    shape: tuple[int, ...]
+    aliases: tuple[LayerName, ...]
+    taps: tuple[Tap, ...]
+
+    @property
+    def names(self) -> tuple[LayerName, ...]:
+        """The layer's name and its aliases."""
+        return (self.name, *self.aliases)
+
+    def under(self, name: LayerName) -> Layer:
+        """The same layer shown under one of its names, with the shape that it has there."""
+        taps = dict(zip(self.names, self.taps, strict=True))
+        tap = taps.pop(name)
+        return Layer(name, self.depth, tap.kind, tap.shape, tuple(taps), (tap, *taps.values()))
+
+
+def discover(
+    network: nn.Module,
+    inputs: NetworkInputs,
+    *,
+    granularity: Granularity = "ops",
+    include: str | Sequence[str] = ("*",),
+    exclude: str | Sequence[str] = (),
+) -> tuple[Layer, ...]:
+    """List the layers of a network in order of execution.
+
+    The network runs frozen on two and on three of the given samples (repeated if there is one only), so the list does
+    not depend on the size of the batch. A tensor is a layer if it is floating point, exactly one of its axes grows
+    with the batch (weights, masks and tables of positions do not), it is computed from the input, and its values for a
+    sample do not depend on which other samples are in the batch. The input is a layer if it is floating point or uint8
+    (pixels); other integers and booleans (token ids, masks, lengths) are categories, not quantities.
+
+    A network whose parameters are not initialised yet (lazy modules) is called once first, as its user would.
+
+    Args:
+        network: Any module; wrappers for several devices and `torch.compile` are looked through.
+        inputs: A tensor, a tuple or list (called `network(*inputs)`) or a mapping (called `network(**inputs)`), with
+            the batch axis first.
+        granularity: `ops` for every tensor, `modules` for outputs of modules, `blocks` for those of the largest
+            repeated parts (see `granularity.block_paths`).
+        include: Glob patterns of names; a layer of which only an alias matches is shown under that alias.
+        exclude: Glob patterns of names to leave out.
+
+    Returns:
+        The layers in order of execution.
+
+    Raises:
+        TypeError: The inputs are nothing that a network can be called with.
+        ValueError: No layer is found, a pattern matches none, or the inputs hold no batch.
+    """
+    every, left_out = survey(network, inputs, granularity=granularity)
+    if not every:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:5])
+        raise ValueError(
+            f"the network has no layers of granularity {granularity!r}: it makes no floating-point tensor with an "
+            f"axis over samples. {f'Left out: {reasons}. ' if reasons else ''}"
+            "Check that its inputs have the batch axis first, or choose granularity='ops'."
+        )
+    wanted = select([layer.names for layer in every], include, exclude)
+    return tuple(layer.under(names[0]) for layer, names in zip(every, wanted, strict=True) if names)
+
+
+def survey(
+    network: nn.Module, inputs: NetworkInputs, *, granularity: Granularity = "ops"
+) -> tuple[tuple[Layer, ...], dict[LayerName, str]]:
+    """List the layers of a network, and the floating-point tensors that are none with the reason.
+
+    Args:
+        network: As for `discover`.
+        inputs: As for `discover`.
+        granularity: As for `discover`.
+
+    Returns:
+        The layers in order of execution, and a mapping from the names of other tensors to why they are none.
+
+    Raises:
+        TypeError: The inputs are nothing that a network can be called with.
+        ValueError: The inputs hold no batch, or the granularity is unknown.
+    """
+    if granularity not in GRANULARITIES:
+        raise ValueError(f"unknown granularity {granularity!r}. Choose one of {', '.join(GRANULARITIES)}.")
+    network = unwrap(network)
+    given = Arguments.of(inputs)
+    other = 1 if given.batch_size > 1 else 0
+    two, three = (given.take(rows).copy_to(device_of(network)) for rows in ([0, other], [0, other, 0]))
+    if uninitialised(network):
+        _initialise(network, two)
+
+    found = _run(network, two)
+    shapes = {occurrence.site: occurrence.shape for occurrence in found.occurrences}
+    axes: dict[Site, tuple[int, int] | None] = {}
+    excerpts: dict[Site, Tensor] = {}
+
+    def compare(site: Site, tensor: Tensor) -> None:
+        axes[site] = axis = batch_axis(shapes.get(site, ()), tuple(tensor.shape))
+        if axis is not None and tensor.is_floating_point():
+            excerpts[site] = excerpt(tensor, axis[0], 3)
+
+    _run(network, three, compare)
+    mixing = _mixing(network, two, excerpts, axes)
+
+    layers: list[Candidate] = []
+    left_out: dict[Occurrence, str] = {}
+    naming = Names(network, found.root)
+    blocks = block_paths(network.get_submodule(found.root.module), found.root.module)
+    for candidate in candidates(found):
+        site, dtype, shape = candidate.occurrence.site, candidate.occurrence.dtype, candidate.occurrence.shape
+        if not dtype.is_floating_point and not (site.function == INPUT and dtype == torch.uint8):
+            continue
+        if site not in axes:
+            reason = "not reached in every pass: the control flow depends on the batch"
+        elif axes[site] is None:
+            reason = f"no axis, or more than one, grows with the batch: shape {shape} for two samples"
+        elif site in mixing:
+            reason = "mixes samples: its values for a sample depend on the others in the batch"
+        else:
+            layers.append(candidate)
+            continue
+        if _belongs(candidate, granularity, blocks):
+            left_out[candidate.occurrence] = reason
+
+    # Layers first: their numbers must not depend on what else there is.
+    names = naming.name_all([*(candidate.occurrence for candidate in layers), *left_out])
+    groups: dict[int, list[tuple[str, Tap]]] = defaultdict(list)
+    for candidate in layers:
+        occurrence = candidate.occurrence
+        if _belongs(candidate, granularity, blocks):
+            axis, fold = axes[occurrence.site] or (0, 1)
+            shape = _sample_shape(occurrence.shape, axis, fold)
+            tap = Tap(occurrence.site, naming.kind(occurrence), shape, axis, fold)
+            groups[occurrence.value].append((names[occurrence], tap))
+    reasons = {names[occurrence]: reason for occurrence, reason in left_out.items()}
+    for name, reason in reasons.items():
+        _logger.info("%s is not a layer: %s", name, reason)
+    return _in_order(list(groups.values())), reasons
+
+
+def _run(network: nn.Module, arguments: Arguments, on_tensor: Callable[[Site, Tensor], None] | None = None) -> Trace:
+    with frozen(network, seed=0), torch.inference_mode(False), torch.no_grad():
+        try:
+            # Copies made here have version counters, and whatever the network does to them ends with this pass.
+            return trace(network, arguments.copy_to(None), on_tensor)
+        except Exception as error:
+            error.add_note(f"(raised by the network on {arguments.batch_size} samples, run to find its layers)")
+            raise
+
+
+def _initialise(network: nn.Module, arguments: Arguments) -> None:
+    training = {module: module.training for module in network.modules()}
+    try:
+        network.eval()
+        with torch.no_grad():
+            arguments = arguments.copy_to(None)
+            network(*arguments.args, **arguments.kwargs)
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+def _mixing(
+    network: nn.Module, two: Arguments, expected: dict[Site, Tensor], axes: dict[Site, tuple[int, int] | None]
+) -> set[Site]:
+    """Sites whose values for the same samples depend on the rest of the batch.
+
+    Where values differ between two passes over the same batch too, they are random, and say nothing about mixing.
+    """
+
+    def read(sites: set[Site], seed: int) -> dict[Site, Tensor]:
+        read: dict[Site, Tensor] = {}
+
+        def keep(site: Site, tensor: Tensor) -> None:
+            axis, _ = axes[site] or (0, 1)
+            read[site] = excerpt(tensor, axis, 2)
+
+        with frozen(network, seed=seed):
+            visit(network, two.copy_to(None), sites, keep)
+        return read
+
+    first = read(set(expected), 0)
+    changed = {site for site, values in first.items() if not agree(values, expected[site])}
+    if not changed:
+        return changed
+    second = read(changed, 1)
+    return {site for site in changed if site not in second or agree(first[site], second[site])}
+
+
+def _belongs(candidate: Candidate, granularity: Granularity, blocks: set[str]) -> bool:
+    site = candidate.occurrence.site
+    if granularity == "ops":
+        return True
+    if granularity == "modules" or not candidate.of_module:
+        return candidate.of_module
+    return bool(site.function) or site.module in blocks or site.module == ""
+
+
+def _sample_shape(shape: tuple[int, ...], axis: int, fold: int) -> tuple[int, ...]:
+    folded = (fold,) if fold > 1 else ()
+    return (*shape[:axis], *folded, *shape[axis + 1 :])
+
+
+def _in_order(groups: list[list[tuple[str, Tap]]]) -> tuple[Layer, ...]:
+    layers = []
+    depth = 0
+    for group in groups:
+        names, taps = zip(*group, strict=True)
+        depth += taps[0].site.function != INPUT
+        layers.append(
+            Layer(
+                name=names[0],
+                depth=0 if taps[0].site.function == INPUT else depth,
+                kind=taps[0].kind,
+                shape=taps[0].shape,
+                aliases=names[1:],
+                taps=taps,
+            )
+        )
+    return tuple(layers)

@@ -1,0 +1,62 @@
+"""Choose names by glob patterns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+SHOWN = 12
+"""How many names an error lists."""
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a name is the pattern, or matches it as a glob (`*`, `?`, `[…]`; `*` spans dots)."""
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def as_patterns(patterns: str | Sequence[str]) -> tuple[str, ...]:
+    """Patterns as a tuple; a string is one pattern."""
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+
+
+def select(
+    groups: Sequence[tuple[str, ...]], include: str | Sequence[str], exclude: str | Sequence[str]
+) -> list[tuple[str, ...]]:
+    """For each group of names of one thing, those that are wanted: empty if the thing is not wanted.
+
+    A thing is wanted if one of its names matches `include`, and the first one that does is not matched by `exclude`.
+
+    Args:
+        groups: The names of each thing, the main one first.
+        include: Patterns, of which a name has to match one.
+        exclude: Patterns, of which a name may match none.
+
+    Raises:
+        ValueError: A pattern matches no name.
+    """
+    include, exclude = as_patterns(include), as_patterns(exclude)
+    names = [name for group in groups for name in group]
+    for argument, patterns in (("include", include), ("exclude", exclude)):
+        for pattern in patterns:
+            if not any(matches(name, pattern) for name in names):
+                raise ValueError(_no_match(argument, pattern, [group[0] for group in groups], names))
+    wanted = []
+    for group in groups:
+        included = [name for name in group if any(matches(name, pattern) for pattern in include)]
+        excluded = [name for name in included if any(matches(name, pattern) for pattern in exclude)]
+        keep = included and included[0] not in excluded
+        wanted.append(tuple(name for name in included if name not in excluded) if keep else ())
+    return wanted
+
+
+def _no_match(argument: str, pattern: str, main: list[str], names: list[str]) -> str:
+    close = get_close_matches(pattern.strip("*"), names, n=5, cutoff=0.5)
+    shown = ", ".join(main[:SHOWN]) + (f", … ({len(main) - SHOWN} more)" if len(main) > SHOWN else "")
+    return (
+        f"no layer matches the pattern {pattern!r} ({argument}). "
+        + (f"Similar: {', '.join(close)}. " if close else "")
+        + f"The {len(main)} layers: {shown}. "
+        "A pattern has to match the whole name (`*` spans dots, as in `layer1.*`); functional operations are layers "
+        "with granularity='ops' only."
+    )
