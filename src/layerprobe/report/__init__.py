@@ -1,0 +1,29 @@
+"""Results made visible: figures, pictures of small networks, tables for the terminal."""
+
+from layerprobe.report.depth_curve import depth_curve
+from layerprobe.report.figures import write_figures, write_run_figures
+from layerprobe.report.frames import group_mean, monotonicity, prepare
+from layerprobe.report.heat_map import heat_map
+from layerprobe.report.path_curve import path_curve
+from layerprobe.report.save import save
+from layerprobe.report.surface import hidden_plane, output_surface, separating_line, separating_lines
+from layerprobe.report.sweep_table import sweep_table
+from layerprobe.report.terminal import results_table
+
+__all__ = [
+    "depth_curve",
+    "group_mean",
+    "heat_map",
+    "hidden_plane",
+    "monotonicity",
+    "output_surface",
+    "path_curve",
+    "prepare",
+    "results_table",
+    "save",
+    "separating_line",
+    "separating_lines",
+    "sweep_table",
+    "write_figures",
+    "write_run_figures",
+]

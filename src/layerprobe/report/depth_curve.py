@@ -1,0 +1,169 @@
+"""Test error over depth."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from layerprobe.report import style
+from layerprobe.report.frames import prepare, shared_folder
+from layerprobe.report.layer_axis import layer_axis, layer_names, layer_step
+
+_COLUMNS = [
+    "position", "label", "caption", "colour", "checkpoint", "step", "layer", "depth", "kind", "shape", "n_features",
+    "l2", "status", "test_error", "test_error_low", "test_error_high",
+]  # fmt: skip
+_HEIGHT = 300
+_MARKED = 25
+"""So many points mark a line at most, about; more would hide its dashes."""
+
+
+def depth_curve(results: pd.DataFrame) -> alt.LayerChart:
+    """Draw test error over depth: a line for each checkpoint, its 95% interval as a band.
+
+    Args:
+        results: Results of one run, in the columns of `ProbeRecord`.
+
+    Returns:
+        The chart. A failed layer leaves a gap and a cross at its place; the majority class's error is a thin line, or
+        is named above the curves where it lies far beyond them.
+    """
+    frame = prepare(results)
+    labels = layer_names(frame)
+    checkpoints = frame.drop_duplicates("checkpoint")
+    look = style.lines(checkpoints["untrained"].tolist())
+    step = layer_step(labels)
+    width = step * len(labels)
+    majority = frame["majority_error"].max()
+    top = _top(frame, majority)
+
+    captions = checkpoints["caption"].tolist()
+    scale = partial(alt.Scale, domain=captions)
+    legend = _legend(captions, width)
+    # Literal colours, without a scale, keep bands and lines out of the legend, which shows the points as they are.
+    frame["colour"] = frame["caption"].map(dict(zip(captions, look.colours, strict=True)))
+    literal = alt.Color("colour:N", scale=None)
+    x = alt.X(
+        "position:Q",
+        scale=alt.Scale(domain=[-0.4, len(labels) - 0.6], nice=False, zero=False),
+        axis=layer_axis(labels, step, shared_folder(frame["layer"].unique().tolist())),
+    )
+    percent = alt.Axis(
+        format=".0%" if top >= 0.05 else ".1%", tickCount=5, title="test error", domain=False, ticks=False
+    )
+    height = alt.Scale(domain=[0, top], nice=False)
+    y = alt.Y("test_error:Q", scale=height, axis=percent)
+
+    base = alt.Chart(frame[_COLUMNS])
+    band = base.mark_area(opacity=0.15, clip=True).encode(
+        x=x,
+        y=alt.Y("test_error_low:Q", scale=height, axis=percent),
+        y2="test_error_high:Q",
+        color=literal,
+        detail="caption:N",
+    )
+    line = base.mark_line(strokeWidth=2, clip=True).encode(
+        x=x, y=y, color=literal, detail="caption:N", strokeDash=_literal(captions, look.dashes)
+    )
+    points = (
+        base.transform_filter(alt.datum.position % max(1, len(labels) // _MARKED) == 0)
+        .mark_point(opacity=1, size=40, strokeWidth=1.5)
+        .encode(
+            x=x,
+            y=y,
+            stroke=alt.Stroke("caption:N", scale=scale(range=look.colours), legend=legend),
+            fill=alt.Fill("caption:N", scale=scale(range=look.fills), legend=legend),
+            shape=alt.Shape("caption:N", scale=scale(range=look.shapes), legend=legend),
+            tooltip=tooltip(),
+        )
+    )
+    layers = [band, *_majority_line(majority, top, len(labels)), line, points, *_failed(frame, x)]
+    return (
+        alt.layer(*layers)
+        .properties(width=width, height=_HEIGHT, title=_title(frame, majority, top, width))
+        .configure(**style.theme())
+    )
+
+
+def _top(frame: pd.DataFrame, majority: float) -> float:
+    """End of the error axis: the curves fill it, and the majority's line is on it if that does not flatten them."""
+    highest = np.nanmax(frame[["test_error", "test_error_high"]].to_numpy(dtype=float), initial=0.0)
+    if majority <= 1.7 * highest:
+        highest = max(highest, majority)
+    return float(min(1.0, max(1.07 * highest, 0.005)))
+
+
+def _majority_line(majority: float, top: float, n_layers: int) -> list[alt.Chart]:
+    if not majority <= top:
+        return []
+    chart = alt.Chart(pd.DataFrame({"majority_error": [majority], "position": [n_layers - 0.6]}))
+    return [
+        chart.mark_rule(color=style.QUIET, strokeWidth=1).encode(y="majority_error:Q"),
+        chart.mark_text(align="right", baseline="bottom", dy=-3, fontSize=10.5, color=style.QUIET)
+        .encode(x="position:Q", y="majority_error:Q", text=alt.value(f"majority class {majority:.1%}")),
+    ]  # fmt: skip
+
+
+def _failed(frame: pd.DataFrame, x: alt.X) -> list[alt.Chart]:
+    failed = frame[frame["test_error"].isna()]
+    if failed.empty:
+        return []
+    chart = alt.Chart(failed[["position", "label", "caption", "colour", "status"]].assign(zero=0.0))
+    return [
+        chart.mark_text(text="×", fontSize=16, dy=-8, color=style.INK).encode(
+            x=x, y="zero:Q", tooltip=["label:N", "caption:N", "status:N"]
+        )
+    ]
+
+
+def _legend(captions: list[str], width: int) -> alt.Legend | None:
+    if len(captions) == 1:
+        return None
+    column = 6.0 * max(map(len, captions)) + 40
+    return alt.Legend(
+        title=None,
+        orient="top",
+        direction="horizontal",
+        columns=max(1, int(width // column)),
+        columnPadding=18,
+        offset=8,
+    )
+
+
+def _literal(captions: list[str], values: list[list[int]]) -> Any:
+    """One value for each line, without a scale and its legend."""
+    first, *others = zip(captions, values, strict=True)
+    chosen = alt.when(alt.datum.caption == first[0]).then(alt.value(first[1]))
+    for caption, value in others:
+        chosen = chosen.when(alt.datum.caption == caption).then(alt.value(value))
+    return chosen
+
+
+def tooltip() -> list[alt.Tooltip]:
+    """Return what a row of `prepare` says when it is pointed at."""
+    return [
+        alt.Tooltip("layer:N"),
+        alt.Tooltip("depth:Q"),
+        alt.Tooltip("kind:N"),
+        alt.Tooltip("shape:N"),
+        alt.Tooltip("n_features:Q", title="features"),
+        alt.Tooltip("caption:N", title="checkpoint"),
+        alt.Tooltip("test_error:Q", title="test error", format=".2%"),
+        alt.Tooltip("test_error_low:Q", title="95% from", format=".2%"),
+        alt.Tooltip("test_error_high:Q", title="95% to", format=".2%"),
+        alt.Tooltip("l2:Q", format=".2e"),
+        alt.Tooltip("status:N"),
+    ]
+
+
+def _title(frame: pd.DataFrame, majority: float, top: float, width: int) -> alt.TitleParams:
+    notes = [f"one linear head per layer, {frame['n_test'].max():,} test samples, 95% interval"]
+    if majority > top:
+        notes.append(f"majority class {majority:.1%}, beyond the axis")
+    if frame["test_error"].isna().any():
+        notes.append("× failed")
+    return alt.TitleParams("Test error over depth", subtitle=style.packed(notes, width))

@@ -1,0 +1,175 @@
+"""Results made ready to draw: order, labels, and where the curve rises."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+_LONGEST = 30
+
+
+def prepare(results: pd.DataFrame) -> pd.DataFrame:
+    """Add what every view of the results needs.
+
+    Args:
+        results: Results of one run, in the columns of `ProbeRecord`.
+
+    Returns:
+        The rows in the order of training, then of depth, with these columns more:
+        `position` (place of the layer among the probed ones, from 0), `label` (the layer's name, shortened),
+        `checkpoint_order` (from 0), `caption` (the checkpoint's name and its training step), `untrained`.
+    """
+    frame = results.copy()
+    order = {name: i for i, name in enumerate(captions(frame))}
+    frame["checkpoint_order"] = frame["checkpoint"].map(order).astype("int64")
+    frame = frame.sort_values(["checkpoint_order", "depth"], kind="stable", ignore_index=True)
+    layers = frame.sort_values("depth", kind="stable")["layer"].unique()
+    frame["position"] = frame["layer"].map({name: i for i, name in enumerate(layers)}).astype("int64")
+    frame["label"] = frame["layer"].map(dict(zip(layers, short_names(list(layers)), strict=True))).astype("str")
+    frame["untrained"] = _untrained(frame)
+    frame["caption"] = frame["checkpoint"].map(captions(frame)).astype("str")
+    return frame
+
+
+def captions(frame: pd.DataFrame) -> dict[str, str]:
+    """Caption the checkpoints: name and training step, or that the network is untrained.
+
+    Args:
+        frame: Any rows with the columns checkpoint and step.
+
+    Returns:
+        The caption of each checkpoint, in the order of training.
+    """
+    rows = frame.assign(untrained=_untrained(frame)).drop_duplicates("checkpoint").sort_values("step", kind="stable")
+    return {
+        name: _caption(name, step, untrained)
+        for name, step, untrained in zip(rows["checkpoint"], rows["step"], rows["untrained"], strict=True)
+    }
+
+
+def monotonicity(results: pd.DataFrame) -> pd.DataFrame:
+    """Find where the test error rises from one probed layer to the next.
+
+    Args:
+        results: Results of one run, in the columns of `ProbeRecord`; failed layers are passed over.
+
+    Returns:
+        One row for each rise: `checkpoint`, `step`, `depth_before`, `layer_before`, `depth`, `layer`, `error_before`,
+        `error`, `rise` (difference of the two, a share), and `beyond_interval`: whether the two 95 % intervals are
+        apart, which is stricter than a test of their difference.
+    """
+    frame = prepare(results[results["test_error"].notna()])
+    before = frame.groupby("checkpoint", sort=False).shift()
+    rises = pd.DataFrame(
+        {
+            "checkpoint": frame["checkpoint"],
+            "step": frame["step"],
+            "depth_before": before["depth"],
+            "layer_before": before["layer"],
+            "depth": frame["depth"],
+            "layer": frame["layer"],
+            "error_before": before["test_error"],
+            "error": frame["test_error"],
+            "rise": frame["test_error"] - before["test_error"],
+            "beyond_interval": frame["test_error_low"] > before["test_error_high"],
+        }
+    )
+    return rises[rises["rise"] > 0].astype({"depth_before": "int64"}).reset_index(drop=True)
+
+
+def group_mean(frame: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
+    """Average a value over the rows of each group, such as the seeds of one setting.
+
+    Args:
+        frame: One row for each job.
+        value: Name of the column to average; rows without it are passed over.
+        by: Names of the columns that tell the groups apart; none makes one group of all.
+
+    Returns:
+        One row for each group, in order of first appearance: the columns of `by`, `n`, `mean`, `low` and `high`, the
+        ends of a 95 % interval: Wilson's for values that are all 0 or 1, else Student's; NaN where `n` is below 2.
+    """
+    groups = frame.groupby(list(by), sort=False, dropna=False) if by else [((), frame)]
+    rows = []
+    for key, group in groups:
+        values = group[value].dropna().to_numpy(dtype=float)
+        rows.append((*key, len(values), *_mean_interval(values)))
+    return pd.DataFrame(rows, columns=[*by, "n", "mean", "low", "high"])
+
+
+def shared_folder(names: Sequence[str]) -> str:
+    """Find the modules that all nested layers lie in, where dropping them makes long names readable.
+
+    Args:
+        names: Names of the layers.
+
+    Returns:
+        Their common path, such as "bert.encoder.layer"; empty where the names are short or share none.
+    """
+    nested = [name for name in names if "." in name]
+    if len(nested) < 2 or max(map(len, nested)) <= _LONGEST:
+        return ""
+    parts = [name.split(".")[:-1] for name in nested]
+    shared = itertools.takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False))
+    return ".".join(level[0] for level in shared)
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Shorten layer names for an axis: drop the shared folder, then the middle of what is still too long.
+
+    Args:
+        names: Names of the layers.
+
+    Returns:
+        A name of at most 30 characters for each; an ellipsis stands for a dropped middle.
+    """
+    shared = shared_folder(names)
+    return [clipped(name.removeprefix(f"{shared}.") if shared else name, _LONGEST) for name in names]
+
+
+def clipped(name: str, longest: int) -> str:
+    """Drop the middle of a long name; its end tells layers apart, so more of the end stays.
+
+    Args:
+        name: Any name.
+        longest: Letters to keep at most, the ellipsis among them.
+
+    Returns:
+        The name, or its two ends around an ellipsis.
+    """
+    tail = 2 * longest // 3
+    if len(name) <= longest:
+        return name
+    return f"{name[: longest - tail - 1].rstrip('._')}…{name[-tail:].lstrip('._')}"
+
+
+def _untrained(frame: pd.DataFrame) -> pd.Series:
+    """A step of 0 says so only where other checkpoints have more: a file may not know its step."""
+    return (frame["checkpoint"] == "initial") | ((frame["step"] == 0) & (frame["step"].max() > 0))
+
+
+def _caption(checkpoint: str, step: int, untrained: bool) -> str:
+    if untrained:
+        return f"{checkpoint} (untrained)"
+    return f"{checkpoint} (step {step:,})" if step else checkpoint
+
+
+def _mean_interval(values: np.ndarray) -> tuple[float, float, float]:
+    n = len(values)
+    if n == 0:
+        return (np.nan, np.nan, np.nan)
+    mean = float(values.mean())
+    if n == 1:
+        return (mean, np.nan, np.nan)
+    if np.isin(values, (0.0, 1.0)).all():
+        z = 1.959964
+        centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * np.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+        return (mean, float(centre - half), float(centre + half))
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / np.sqrt(n))
+    return (mean, mean - half, mean + half)

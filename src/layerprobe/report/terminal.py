@@ -1,0 +1,107 @@
+"""The results of one run as a table for the terminal."""
+
+from __future__ import annotations
+
+import math
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from layerprobe.report.frames import prepare
+
+_COMPACT = 24
+_MOST_CHECKPOINTS = 6
+
+
+def results_table(results: pd.DataFrame, rows: int = 40) -> Table:
+    """Lay out one run: a line for each layer, the test error and its 95% interval for each checkpoint.
+
+    Args:
+        results: Results of one run, in the columns of `ProbeRecord`.
+        rows: Layers to show at most. Of more, an even choice is shown, with the failed ones and with those that
+            validation prefers; above 24 layers or 3 checkpoints the columns of kind, shape and features make room.
+
+    Returns:
+        The table; bold is the layer that validation prefers at its checkpoint.
+    """
+    frame = prepare(results)
+    checkpoints = frame.drop_duplicates("checkpoint")["checkpoint"].tolist()
+    shown = _even(checkpoints, _MOST_CHECKPOINTS)
+    layers = frame.sort_values(["position", "checkpoint_order"]).drop_duplicates("position", keep="last")
+    best = frame.loc[frame.groupby("checkpoint")["val_error"].idxmin().dropna()]
+    best_at = set(zip(best["checkpoint"], best["position"], strict=True))
+    kept = _kept(frame, best, rows)
+    compact = len(layers) > _COMPACT or len(shown) > 3
+
+    table = Table(box=box.SIMPLE_HEAD, title="Test error by layer, %", title_justify="left", pad_edge=False)
+    table.add_column("depth", justify="right")
+    table.add_column("layer", no_wrap=True)
+    for name in () if compact else ("kind", "shape"):
+        table.add_column(name)
+    if not compact:
+        table.add_column("features", justify="right")
+    for checkpoint in shown:
+        table.add_column(Text(checkpoint), justify="right", no_wrap=True)
+    table.add_column("l2", justify="right")
+    table.add_column("status")
+
+    cells = frame.set_index(["checkpoint", "position"])
+    for layer in layers.to_dict("records"):
+        position = int(layer["position"])
+        if position not in kept:
+            continue
+        line = [Text(str(layer["depth"])), Text(layer["label"])]
+        if not compact:
+            features = _features(layer["n_features_full"], layer["n_features"])
+            line += [Text(layer["kind"]), Text(layer["shape"]), Text(features)]
+        for checkpoint in shown:
+            key = (checkpoint, position)
+            row = cells.loc[key] if key in cells.index else None
+            line.append(Text("" if row is None else _error(row), style="bold" if key in best_at else ""))
+        line += [Text(f"{layer['l2']:.0e}"), _status(frame[frame["position"] == position])]
+        table.add_row(*line)
+    table.caption = _caption(frame, len(kept), len(layers), len(shown), len(checkpoints))
+    table.caption_justify = "left"
+    return table
+
+
+def _error(row: pd.Series) -> str:
+    if math.isnan(row["test_error"]):
+        return "failed"
+    half = 50 * (row["test_error_high"] - row["test_error_low"])
+    digits = 2 if half < 1 else 1
+    return f"{100 * row['test_error']:.{digits}f} ±{half:.{digits}f}"
+
+
+def _features(full: int, kept: int) -> str:
+    return f"{full:,}" if full == kept else f"{full:,} → {kept:,}"
+
+
+def _status(rows: pd.DataFrame) -> Text:
+    wrong = rows[rows["status"] != "converged"]
+    if wrong.empty:
+        return Text("ok", style="dim")
+    if len(wrong) == len(rows) and wrong["status"].nunique() == 1:
+        return Text(wrong["status"].iloc[0], style="red")
+    return Text(", ".join(f"{r.checkpoint}: {r.status}" for r in wrong.itertuples()), style="red")
+
+
+def _kept(frame: pd.DataFrame, best: pd.DataFrame, rows: int) -> set[int]:
+    always = set(best["position"]) | set(frame.loc[frame["test_error"].isna(), "position"])
+    return set(_even(list(range(frame["position"].max() + 1)), rows)) | always
+
+
+def _even(items: list, most: int) -> list:
+    if len(items) <= most:
+        return items
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, most).round().astype(int))]
+
+
+def _caption(frame: pd.DataFrame, kept: int, layers: int, shown: int, checkpoints: int) -> str:
+    notes = [f"majority class {100 * frame['majority_error'].max():.1f}%"]
+    notes.append("bold: preferred by validation")
+    if kept < layers or shown < checkpoints:
+        notes.append(f"{kept} of {layers} layers and {shown} of {checkpoints} checkpoints; all of them in results.csv")
+    return "; ".join(notes)

@@ -1,0 +1,69 @@
+"""Files that are either whole or absent, whenever the process is killed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_SUFFIX = ".tmp"
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Write to a temporary file beside `path`, which takes its place when the block ends without an error.
+
+    Args:
+        path: The file to write or to replace; missing folders are made.
+
+    Yields:
+        The temporary file's path: hidden, and ending in `.tmp`, so that no reader's pattern matches it.
+
+    Raises:
+        OSError: If the folder or the file cannot be written; `path` is then as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}"
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` atomically.
+
+    Args:
+        path: The file to write or to replace; missing folders are made.
+        data: Its content.
+
+    Raises:
+        OSError: If it cannot be written; `path` is then as it was.
+    """
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def remove_stray(directory: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder and below it.
+
+    Args:
+        directory: The folder; it may be missing.
+    """
+    for stray in directory.rglob(f".*{_SUFFIX}"):
+        with suppress(FileNotFoundError):
+            stray.unlink()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

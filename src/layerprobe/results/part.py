@@ -1,0 +1,88 @@
+"""One layer's result as one file: its record, its path and its per-sample column become visible together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+
+from layerprobe.results.record import read_table, schema, stamp, to_table
+from layerprobe.types import LayerResult, PathRecord, ProbeRecord
+
+RESULTS = schema(ProbeRecord)
+PATH = schema(PathRecord)
+CORRECT = stamp(
+    pa.schema(
+        [
+            pa.field("checkpoint", pa.string()),
+            pa.field("step", pa.int64()),
+            pa.field("depth", pa.int64()),
+            pa.field("layer", pa.string()),
+            pa.field("seed", pa.int64()),
+            pa.field("correct", pa.list_(pa.bool_())),
+        ]
+    ),
+    "Correct",
+)
+ROWS = {"record": RESULTS, "path": PATH, "correct": CORRECT}
+_PART = stamp(
+    pa.schema([pa.field(name, pa.list_(pa.struct(list(columns)))) for name, columns in ROWS.items()]), "LayerResult"
+)
+
+
+def to_part(result: LayerResult) -> pa.Table:
+    """Lay out one layer's result as one row.
+
+    Args:
+        result: What probing the layer has left behind, its head apart.
+
+    Returns:
+        One row with a list for each of `ROWS`.
+    """
+    record = result.record
+    correct = {
+        "checkpoint": [record.checkpoint],
+        "step": [record.step],
+        "depth": [record.depth],
+        "layer": [record.layer],
+        "seed": [record.seed],
+        "correct": [result.correct.detach().cpu().numpy()],
+    }
+    rows = {
+        "record": to_table([record], ProbeRecord),
+        "path": to_table(result.path, PathRecord),
+        "correct": pa.table(correct, schema=CORRECT),
+    }
+    return pa.table([_folded(name, table) for name, table in rows.items()], schema=_PART)
+
+
+def read_parts(files: Iterable[Path]) -> dict[str, pa.Table]:
+    """Read the rows of many parts.
+
+    Args:
+        files: Files written from `to_part`.
+
+    Returns:
+        For each of `ROWS`, the parts' rows one after another.
+
+    Raises:
+        SchemaError: If a file is not a part, or was written under another schema.
+    """
+    parts = pa.concat_tables([_PART.empty_table(), *(read_table(file, _PART) for file in files)]).combine_chunks()
+    return {name: _unfolded(parts.column(name), columns) for name, columns in ROWS.items()}
+
+
+def _folded(name: str, table: pa.Table) -> pa.ListArray:
+    arrays = [column.combine_chunks() for column in table.columns]
+    values = pa.StructArray.from_arrays(arrays, fields=list(table.schema))
+    return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values, type=_PART.field(name).type)
+
+
+def _unfolded(column: pa.ChunkedArray, columns: pa.Schema) -> pa.Table:
+    batches = [pa.RecordBatch.from_struct_array(chunk.flatten()) for chunk in column.chunks]
+    return (
+        pa.concat_tables([columns.empty_table(), pa.Table.from_batches(batches).cast(columns)])
+        if batches
+        else (columns.empty_table())
+    )

@@ -1,0 +1,167 @@
+"""Rows of the records as typed columns, and the version of the schema that they are kept under."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import TypeAlias, get_type_hints
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from layerprobe.types import PathRecord, ProbeRecord
+
+Record: TypeAlias = ProbeRecord | PathRecord
+
+SCHEMA_VERSION = 1
+"""Raised whenever a column is added, removed, renamed or changes its meaning."""
+
+_VERSION_KEY = b"layerprobe.schema"
+_KIND_KEY = b"layerprobe.record"
+_ARROW: dict[type, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+class SchemaError(ValueError):
+    """A results file that this version of layerprobe cannot read."""
+
+
+def schema(kind: type[Record]) -> pa.Schema:
+    """Columns of a record: one for each field, in their order, with the version in the metadata.
+
+    Args:
+        kind: `ProbeRecord` or `PathRecord`.
+
+    Returns:
+        The Arrow schema; every column has a type of its own also when there is no row.
+    """
+    hints = get_type_hints(kind)
+    columns = [pa.field(field.name, _ARROW[hints[field.name]]) for field in fields(kind)]
+    return stamp(pa.schema(columns), kind.__name__)
+
+
+def stamp(columns: pa.Schema, kind: str) -> pa.Schema:
+    """Write the schema's version and the name of its rows into the metadata.
+
+    Args:
+        columns: The columns.
+        kind: What one row is.
+
+    Returns:
+        The same columns with the metadata that `read_table` checks.
+    """
+    return columns.with_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode(), _KIND_KEY: kind.encode()})
+
+
+def to_table(records: Iterable[Record], kind: type[Record]) -> pa.Table:
+    """Lay out records as an Arrow table.
+
+    Args:
+        records: Records of one kind.
+        kind: `ProbeRecord` or `PathRecord`.
+
+    Returns:
+        One row for each record.
+    """
+    rows = list(records)
+    columns = schema(kind)
+    return pa.table([pa.array([getattr(row, c.name) for row in rows], type=c.type) for c in columns], schema=columns)
+
+
+def to_frame(records: Iterable[Record], kind: type[Record] = ProbeRecord) -> pd.DataFrame:
+    """Lay out records as a data frame.
+
+    Args:
+        records: Records of one kind.
+        kind: `ProbeRecord` or `PathRecord`.
+
+    Returns:
+        One row for each record, one column for each field: int64, float64, bool or string, also when empty.
+    """
+    return to_table(records, kind).to_pandas()
+
+
+def from_table(table: pa.Table) -> list[ProbeRecord]:
+    """Give back the records of a table made by `to_table`.
+
+    Args:
+        table: A table of `ProbeRecord`s.
+
+    Returns:
+        One record for each row.
+    """
+    return [ProbeRecord(**row) for row in table.to_pylist()]
+
+
+def read_table(path: Path, expected: pa.Schema) -> pa.Table:
+    """Read a results file, after a look at its version.
+
+    Args:
+        path: A Parquet file written by a store.
+        expected: The stamped schema of what it should hold.
+
+    Returns:
+        The table.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        SchemaError: If the file is not Parquet, holds something else, or was written under another schema.
+    """
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise SchemaError(
+            f"{path} is not a readable Parquet file ({error}). "
+            f"Next step: move it away and probe these checkpoints again."
+        ) from error
+    with file:
+        _check(file.schema_arrow, path, expected)
+        return file.read()
+
+
+def read_frame(path: Path, kind: type[Record] = ProbeRecord) -> pd.DataFrame:
+    """Read the rows of a results file.
+
+    Args:
+        path: `results.parquet` or `path.parquet`.
+        kind: `ProbeRecord` or `PathRecord`.
+
+    Returns:
+        As `to_frame`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        SchemaError: If the file is not Parquet, holds something else, or was written under another schema.
+    """
+    return read_table(Path(path), schema(kind)).to_pandas()
+
+
+def _check(found: pa.Schema, path: Path, expected: pa.Schema) -> None:
+    metadata, wanted = found.metadata or {}, expected.metadata
+    kind, wanted_kind = metadata.get(_KIND_KEY, b"").decode(), wanted[_KIND_KEY].decode()
+    version = metadata.get(_VERSION_KEY, b"").decode()
+    if not version:
+        raise SchemaError(
+            f"{path} was not written by layerprobe: its metadata has no '{_VERSION_KEY.decode()}'. "
+            f"Next step: give a file of {wanted_kind}s, such as <run>/probes/results.parquet."
+        )
+    if kind != wanted_kind:
+        raise SchemaError(
+            f"{path} holds rows of {kind}; wanted {wanted_kind}. Next step: give the file of {wanted_kind}s."
+        )
+    if version != str(SCHEMA_VERSION):
+        older = version.isdecimal() and int(version) < SCHEMA_VERSION
+        step = "probe its checkpoints again" if older else "upgrade layerprobe"
+        raise SchemaError(
+            f"{path} was written under schema {version}; this layerprobe reads schema {SCHEMA_VERSION}. "
+            f"Next step: {step}, or read the file with the version that wrote it."
+        )
+    if not found.equals(expected):
+        differing = sorted(set(found.names) ^ set(expected.names)) or [
+            name for name in expected.names if found.field(name) != expected.field(name)
+        ]
+        raise SchemaError(
+            f"{path} says schema {version} but its columns differ: {', '.join(differing) or 'order'}. "
+            f"Next step: probe its checkpoints again."
+        )

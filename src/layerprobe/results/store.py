@@ -1,0 +1,274 @@
+"""The results of a run on disk: durable layer by layer, readable at every moment, continued when opened again.
+
+    results.parquet, results.csv        one row for each checkpoint and layer
+    path.parquet                        every swept head
+    correct.parquet                     for each checkpoint and layer, which test samples the selected head gets right
+    heads/<checkpoint>/<depth>_<layer>.safetensors
+    parts/<checkpoint>/<layer>.parquet  one layer's result as it came in, until `merge`
+
+`results.parquet` is written again after each layer; the paths and the per-sample columns, which grow to a hundred
+times its size, only by `merge`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from layerprobe.results.atomic import atomic, remove_stray
+from layerprobe.results.names import safe_name
+from layerprobe.results.part import RESULTS, ROWS, read_parts, to_part
+from layerprobe.results.record import from_table, read_table, to_frame, to_table
+from layerprobe.types import LayerName, LayerResult, ProbeRecord
+
+
+class StoreError(OSError):
+    """The results cannot be written where they should go."""
+
+
+class ProbeStore:
+    """Keeps the results of one run in a folder.
+
+    As a context manager it merges at the end of the block, also after an error.
+    One process writes at a time; any number may read.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        """Open the results in a folder, or begin new ones; nothing is written before the first `add` or `prepare`.
+
+        Args:
+            directory: The folder, usually `<run>/probes`.
+
+        Raises:
+            SchemaError: If the folder holds results of another schema.
+        """
+        self.directory = Path(directory)
+        self._prepared = False
+        self._records: dict[tuple[str, LayerName], ProbeRecord] = {}
+        records = from_table(read_table(self._results, RESULTS)) if self._results.exists() else []
+        # A process killed between the part and the results has left a row that only the part has.
+        for record in records + from_table(read_parts(self._parts())["record"]):
+            self._records[record.checkpoint, record.layer] = record
+
+    def __enter__(self) -> Self:
+        """Return the store itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Merge what was added."""
+        self.merge()
+
+    def prepare(self) -> None:
+        """Make the folder, see that it can be written, and clear what a killed process left half-written.
+
+        Call it before a long training, so that a wrong folder is known at once; `add` calls it otherwise.
+
+        Raises:
+            StoreError: If the folder cannot be made or written.
+        """
+        if self._prepared:
+            return
+        with self._explained():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            remove_stray(self.directory)
+            trial = self.directory / ".writable"
+            with atomic(trial) as temporary:
+                temporary.touch()
+            trial.unlink()
+        self._prepared = True
+
+    def add(self, result: LayerResult) -> None:
+        """Keep one layer's result; when this returns it survives a kill. The same checkpoint and layer is replaced.
+
+        Args:
+            result: What probing the layer has left behind; a failed layer may have no head and no `correct`.
+
+        Raises:
+            StoreError: If it cannot be written; what was added before stays.
+        """
+        self.prepare()
+        record = result.record
+        with self._explained():
+            self._write_head(record, result.head)
+            with atomic(self._part(record)) as temporary:
+                pq.write_table(to_part(result), temporary)
+            self._records[record.checkpoint, record.layer] = record
+            self._write_results()
+
+    def merge(self) -> None:
+        """Move the parts into `path.parquet` and `correct.parquet`; call it after each checkpoint and at the end.
+
+        Raises:
+            StoreError: If it cannot be written; the parts then stay.
+        """
+        files = self._parts()
+        if not files:
+            return
+        self.prepare()
+        with self._explained():
+            parts = read_parts(files)
+            for name in ("path", "correct"):
+                with atomic(self.directory / f"{name}.parquet") as temporary:
+                    pq.write_table(self._combined(name, parts), temporary)
+            self._write_results()
+            for file in files:
+                file.unlink()
+            for folder in {file.parent for file in files}:
+                folder.rmdir()
+            (self.directory / "parts").rmdir()
+
+    def done(self, checkpoint: str) -> set[LayerName]:
+        """Tell which layers of a checkpoint have a result, failed ones included.
+
+        Args:
+            checkpoint: Name of the checkpoint.
+
+        Returns:
+            Names of the layers.
+        """
+        return {layer for name, layer in self._records if name == checkpoint}
+
+    def results(self) -> pd.DataFrame:
+        """Return one row for each checkpoint and layer, in the order of training, then of depth."""
+        return to_frame(self._ordered())
+
+    def path(self) -> pd.DataFrame:
+        """Return one row for each swept head, in the order of `results`."""
+        return self._combined("path", read_parts(self._parts())).to_pandas()
+
+    def correct(self) -> pd.DataFrame:
+        """Return which test samples each selected head gets right, in the order of `results`.
+
+        Returns:
+            Columns checkpoint, step, depth, layer, seed, and `correct`: a bool array (n) in the test split's order,
+            empty for a failed layer.
+        """
+        return self._combined("correct", read_parts(self._parts())).to_pandas()
+
+    def head(self, checkpoint: str, layer: LayerName) -> dict[str, Tensor]:
+        """Load the selected head of a layer.
+
+        Args:
+            checkpoint: Name of the checkpoint.
+            layer: Name of the layer.
+
+        Returns:
+            The tensors as they were added: `weight` (c d), `bias` (c), `mean` (d), `scale` (d).
+
+        Raises:
+            KeyError: If there is no such result, or the layer failed and has no head.
+        """
+        return load_file(self._head_of(checkpoint, layer))
+
+    def head_metadata(self, checkpoint: str, layer: LayerName) -> dict[str, str]:
+        """Read what a head's file says about itself.
+
+        Args:
+            checkpoint: Name of the checkpoint.
+            layer: Name of the layer.
+
+        Returns:
+            checkpoint, layer, solver, l2, reducer and reduction, as text.
+
+        Raises:
+            KeyError: If there is no such result, or the layer failed and has no head.
+        """
+        with safe_open(self._head_of(checkpoint, layer), "pt") as file:
+            return dict(file.metadata())
+
+    @property
+    def _results(self) -> Path:
+        return self.directory / "results.parquet"
+
+    def _part(self, record: ProbeRecord) -> Path:
+        return self.directory / "parts" / safe_name(record.checkpoint) / f"{safe_name(record.layer)}.parquet"
+
+    def _parts(self) -> list[Path]:
+        return sorted((self.directory / "parts").glob("*/[!.]*.parquet"))
+
+    def _head(self, record: ProbeRecord) -> Path:
+        name = f"{record.depth:03d}_{safe_name(record.layer)}.safetensors"
+        return self.directory / "heads" / safe_name(record.checkpoint) / name
+
+    def _head_of(self, checkpoint: str, layer: LayerName) -> Path:
+        record = self._records.get((checkpoint, layer))
+        if record is None or not self._head(record).exists():
+            kept = ", ".join(sorted(self.done(checkpoint))) or "none at this checkpoint"
+            raise KeyError(
+                f"no head of layer '{layer}' at checkpoint '{checkpoint}' in {self.directory}; layers probed: {kept}. "
+                f"Next step: take one of these; a failed layer has no head."
+            )
+        return self._head(record)
+
+    def _ordered(self) -> list[ProbeRecord]:
+        first_seen: dict[str, int] = {}
+        for checkpoint, _ in self._records:
+            first_seen.setdefault(checkpoint, len(first_seen))
+        return sorted(self._records.values(), key=lambda r: (r.step, first_seen[r.checkpoint], r.depth))
+
+    def _combined(self, name: str, parts: Mapping[str, pa.Table]) -> pa.Table:
+        """Rows of one kind, merged and in parts; where both have a layer, the part is the newer one."""
+        file, columns = self.directory / f"{name}.parquet", ROWS[name]
+        table = parts[name]
+        if file.exists():
+            newer = set(_keys(parts["record"]))
+            merged = read_table(file, columns)
+            keep = [key not in newer for key in _keys(merged)]
+            table = pa.concat_tables([merged.filter(pa.array(keep, pa.bool_())), table])
+        rank = {(record.checkpoint, record.layer): i for i, record in enumerate(self._ordered())}
+        order = np.argsort([rank.get(key, len(rank)) for key in _keys(table)], kind="stable")
+        return table.take(pa.array(order, pa.int64()))
+
+    def _write_head(self, record: ProbeRecord, head: Mapping[str, Tensor]) -> None:
+        file = self._head(record)
+        same_layer = re.compile(rf"\d+_{re.escape(safe_name(record.layer))}\.safetensors")
+        stale = [old for old in file.parent.glob("*.safetensors") if same_layer.fullmatch(old.name)]
+        if head:
+            about = ("checkpoint", "layer", "solver", "l2", "reducer", "reduction")
+            with atomic(file) as temporary:
+                save_file(
+                    {name: tensor.detach().cpu().contiguous() for name, tensor in head.items()},
+                    temporary,
+                    metadata={name: str(getattr(record, name)) for name in about},
+                )
+            stale = [old for old in stale if old != file]
+        for old in stale:
+            old.unlink()
+
+    def _write_results(self) -> None:
+        table = to_table(self._ordered(), ProbeRecord)
+        with atomic(self._results) as temporary:
+            pq.write_table(table, temporary)
+        with atomic(self.directory / "results.csv") as temporary:
+            pc.write_csv(table, temporary)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say where and what to do, in place of a bare error of the system."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"the probes' results cannot be written to {self.directory.absolute()}: {error.strerror or error}. "
+                f"Next step: choose a run directory that you may write to and that has space left "
+                f"(hydra.run.dir=... on the command line); what was written before is intact."
+            ) from error
+
+
+def _keys(table: pa.Table) -> Iterator[tuple[str, str]]:
+    return zip(table.column("checkpoint").to_pylist(), table.column("layer").to_pylist(), strict=True)

@@ -1,0 +1,173 @@
+"""Logs the results to a live Weights & Biases run; what goes wrong there never reaches the training."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from layerprobe.results.record import SCHEMA_VERSION
+from layerprobe.results.scalars import scalars
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+TABLE = "probe_results"
+"""Key of the table: no "/", which would give its artifact a random name."""
+
+_STEP = "trainer/global_step"
+_DEPTH = "probe/depth"
+_KEPT = (".parquet", ".csv", ".safetensors", ".svg")
+
+
+class WandbSink:
+    """Sends checkpoints' results to a run as charts, and the whole as a table, pictures and an artifact.
+
+    Every key is defined by its exact name: that wins over the logger's own `*`, a second pattern does not.
+    """
+
+    def __init__(self, run: Run) -> None:
+        """Log to a run that is going on.
+
+        Args:
+            run: A run of `wandb.init`, or `WandbLogger.experiment`.
+        """
+        self._run = run
+        self._defined: set[str] = set()
+        self._warned = False
+
+    def log_checkpoint(self, frame: pd.DataFrame) -> None:
+        """Log one checkpoint: its curve over depth, and each layer's test error at its training step.
+
+        The curve is history rows of `probe/depth` and `probe/test_error/<checkpoint>`, so that runs overlay in one
+        chart; the layers are one row of `probe/<layer>/test_error`. Every row has its own `trainer/global_step`.
+
+        Args:
+            frame: Results of one checkpoint, in the columns of `ProbeRecord`; failed layers are left out.
+        """
+        with self._guarded("log a checkpoint"):
+            points = scalars(frame)
+            if not points:
+                return
+            rows = frame[frame["test_error"].notna()].sort_values("depth", kind="stable")
+            step = {_STEP: int(rows["step"].iloc[0])}
+            curve = f"probe/test_error/{rows['checkpoint'].iloc[0]}"
+            self._define(_DEPTH, hidden=True, summary="none")
+            self._define(curve, step_metric=_DEPTH, step_sync=True, summary="min,last")
+            for depth, error in zip(rows["depth"], rows["test_error"], strict=True):
+                self._run.log({_DEPTH: int(depth), curve: float(error), **step})
+            for key in points:
+                self._define(key, step_metric=_STEP, step_sync=True)
+            self._run.log({**points, **step})
+
+    def log_figures(self, figures: Sequence[Path]) -> None:
+        """Log pictures as `figures/<stem>`.
+
+        Args:
+            figures: Files of figures; the PNG files among them are logged.
+        """
+        with self._guarded("log the figures"):
+            import wandb
+
+            images = {f"figures/{file.stem}": wandb.Image(str(file)) for file in figures if file.suffix == ".png"}
+            if images:
+                self._run.log(images)
+
+    def finish(self, results: pd.DataFrame, directory: Path, figures: Sequence[Path] = ()) -> None:
+        """Log what there is at the end of the run: one table, the figures, and one artifact of the results' files.
+
+        Call it once: each call makes another version of the table and of the artifact.
+
+        Args:
+            results: Results of all checkpoints, in the columns of `ProbeRecord`.
+            directory: The store's folder; its Parquet, CSV, SVG and head files go into the artifact `probes-<run id>`.
+            figures: Pictures to log too, as by `log_figures`; for those that exist only later, call that.
+        """
+        self.log_figures(figures)
+        with self._guarded("log the table and the artifact"), self._data_in_run_directory():
+            import wandb
+
+            self._summarise(results)
+            self._run.log({TABLE: wandb.Table(columns=list(results.columns), data=_plain_rows(results))})
+            artifact = wandb.Artifact(
+                f"probes-{self._run.id}",
+                type="probes",
+                metadata={"schema": SCHEMA_VERSION, "checkpoints": results["checkpoint"].unique().tolist()},
+            )
+            for file in _files(Path(directory)):
+                artifact.add_file(str(file), name=file.relative_to(directory).as_posix())
+            self._run.log_artifact(artifact)
+
+    def _summarise(self, results: pd.DataFrame) -> None:
+        """Name the layer that validation prefers at the last checkpoint, for tables and scatter plots of runs."""
+        usable = results[results["test_error"].notna()]
+        if usable.empty:
+            return
+        final = usable[usable["checkpoint"] == usable["checkpoint"].iloc[usable["step"].argmax()]]
+        best = final.iloc[final["val_error"].argmin()]
+        self._run.summary.update(
+            {"probe/best_layer": str(best["layer"]), "probe/best_layer_test_error": float(best["test_error"])}
+        )
+
+    def _define(self, key: str, **options: Any) -> None:
+        if key not in self._defined:
+            # wandb reads a bare dot as a step into a nested value, and then the definition matches nothing.
+            self._run.define_metric(key.replace(".", r"\."), **options)
+            self._defined.add(key)
+
+    @contextmanager
+    def _guarded(self, intent: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not self._warned:
+                warnings.warn(
+                    f"could not {intent} to Weights & Biases ({type(error).__name__}: {error}); the run goes on, and "
+                    f"its results are complete in its directory. Further failures are not shown.",
+                    stacklevel=3,
+                )
+            self._warned = True
+
+    @contextmanager
+    def _data_in_run_directory(self) -> Iterator[None]:
+        """Stage tables and artifacts beside the run's log, where they survive until `wandb sync`."""
+        if "WANDB_DATA_DIR" in os.environ:
+            yield
+            return
+        os.environ["WANDB_DATA_DIR"] = str(Path(self._run.dir).parent.absolute() / "data")
+        try:
+            yield
+        finally:
+            del os.environ["WANDB_DATA_DIR"]
+
+
+def finish_run(exit_code: int = 0) -> None:
+    """End the process's current run, so that the next job gets one of its own.
+
+    Args:
+        exit_code: 0 for success; anything else marks the run as failed.
+    """
+    wandb = sys.modules.get("wandb")
+    if wandb is None or getattr(wandb, "run", None) is None:
+        return
+    try:
+        wandb.run.finish(exit_code=exit_code)
+    except Exception as error:
+        warnings.warn(f"Weights & Biases did not finish its run ({type(error).__name__}: {error})", stacklevel=2)
+
+
+def _plain_rows(frame: pd.DataFrame) -> list[Iterable[Any]]:
+    """Rows of Python values; NaN becomes None, which JSON can hold."""
+    columns = [frame[name].astype(object).where(frame[name].notna(), None).tolist() for name in frame.columns]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _files(directory: Path) -> list[Path]:
+    found = (file for file in directory.rglob("*") if file.suffix in _KEPT and not file.name.startswith("."))
+    return sorted(file for file in found if file.relative_to(directory).parts[0] != "parts")
