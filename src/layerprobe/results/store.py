@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -128,9 +128,7 @@ class ProbeStore:
             self._write_results()
             for file in files:
                 file.unlink()
-            for folder in {file.parent for file in files}:
-                folder.rmdir()
-            (self.directory / "parts").rmdir()
+            _remove_empty(self.directory / "parts")
 
     def done(self, checkpoint: str) -> set[LayerName]:
         """Tell which layers of a checkpoint have a result, failed ones included.
@@ -268,6 +266,13 @@ class ProbeStore:
                 f"Next step: choose a run directory that you may write to and that has space left "
                 f"(hydra.run.dir=... on the command line); what was written before is intact."
             ) from error
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder and those in it; one that holds a file stays."""
+    for inner in (*folder.iterdir(), folder):
+        with suppress(OSError):
+            inner.rmdir()
 
 
 def _keys(table: pa.Table) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,88 @@
+"""Results as probing would leave them, made up: the error falls with depth and with training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+
+from layerprobe.results.record import to_frame
+from layerprobe.types import LayerResult, PathRecord, ProbeRecord
+
+NAN = float("nan")
+
+
+def record(
+    checkpoint: str = "final", step: int = 100, depth: int = 0, layer: str = "input", **others: Any
+) -> ProbeRecord:
+    error = 0.5 * math.exp(-0.3 * depth) / (1 + step / 100)
+    row: dict[str, Any] = {
+        "checkpoint": checkpoint, "step": step, "epoch": step // 50, "depth": depth, "layer": layer, "aliases": "",
+        "kind": "Conv2d", "shape": "8x4x4", "n_features_full": 128, "n_features": 64, "reducer": "average_pool",
+        "reduction": "8x4x4 -> 8x4x2", "solver": "logistic", "l2": 1e-3, "status": "converged", "message": "",
+        "gap": 1e-7, "n_classes": 3, "n_train": 60, "n_val": 20, "n_test": 20, "train_error": error / 2,
+        "val_error": error, "val_loss": 2 * error, "test_error": error, "test_error_low": error * 0.8,
+        "test_error_high": error * 1.2, "test_loss": 2 * error, "majority_error": 0.6, "shuffled_error": NAN,
+        "selectivity": NAN, "seconds": 0.1, "seed": 0,
+    }  # fmt: skip
+    return ProbeRecord(**row | others)
+
+
+def failed(checkpoint: str = "final", step: int = 100, depth: int = 0, layer: str = "input") -> ProbeRecord:
+    errors = ("train_error", "val_error", "val_loss", "test_error", "test_error_low", "test_error_high", "test_loss")
+    return record(
+        checkpoint,
+        step,
+        depth,
+        layer,
+        status="failed",
+        message="not finite",
+        l2=NAN,
+        gap=NAN,
+        **dict.fromkeys(errors, NAN),
+    )
+
+
+def path(of: ProbeRecord, l2: Sequence[float] = (1e-4, 1e-3, 1e-2)) -> tuple[PathRecord, ...]:
+    return tuple(
+        PathRecord(
+            checkpoint=of.checkpoint, step=of.step, epoch=of.epoch, depth=of.depth, layer=of.layer, reducer=of.reducer,
+            solver=of.solver, seed=of.seed, control="none", l2=value, status=of.status, message=of.message, gap=1e-7,
+            iterations=7, objective=0.3, val_error=of.val_error * (1 + abs(math.log10(value / 1e-3))), val_loss=0.4,
+            selected=value == 1e-3,
+        )
+        for value in l2
+    )  # fmt: skip
+
+
+def result(
+    checkpoint: str = "final", step: int = 100, depth: int = 0, layer: str = "input", **others: Any
+) -> LayerResult:
+    return of(record(checkpoint, step, depth, layer, **others))
+
+
+def of(row: ProbeRecord) -> LayerResult:
+    if row.status == "failed":
+        return LayerResult(row, (), {}, torch.zeros(0, dtype=torch.bool))
+    generator = torch.Generator().manual_seed(row.depth)
+    head = {
+        "weight": torch.randn(row.n_classes, row.n_features, generator=generator),
+        "bias": torch.randn(row.n_classes, generator=generator),
+        "mean": torch.randn(row.n_features, generator=generator),
+        "scale": torch.rand(row.n_features, generator=generator) + 0.5,
+    }
+    return LayerResult(row, path(row), head, torch.rand(row.n_test, generator=generator) > row.test_error)
+
+
+def results(layers: Sequence[str], checkpoints: Sequence[tuple[str, int]], **others: Any) -> pd.DataFrame:
+    return to_frame(
+        [record(name, step, depth, layer, **others) for name, step in checkpoints for depth, layer in enumerate(layers)]
+    )
+
+
+def paths(layers: Sequence[str], checkpoints: Sequence[tuple[str, int]], l2: Sequence[float]) -> pd.DataFrame:
+    rows = [record(name, step, depth, layer) for name, step in checkpoints for depth, layer in enumerate(layers)]
+    return to_frame([point for row in rows for point in path(row, l2)], PathRecord)
