@@ -46,12 +46,16 @@ def failed(checkpoint: str = "final", step: int = 100, depth: int = 0, layer: st
     )
 
 
-def path(of: ProbeRecord, l2: Sequence[float] = (1e-4, 1e-3, 1e-2)) -> tuple[PathRecord, ...]:
+def path(row: ProbeRecord, l2: Sequence[float] = (1e-4, 1e-3, 1e-2)) -> tuple[PathRecord, ...]:
+    def val_error(value: float) -> float:
+        return row.val_error * (1 + abs(math.log10(max(value, 1e-7)) + 3))
+
     return tuple(
         PathRecord(
-            checkpoint=of.checkpoint, step=of.step, epoch=of.epoch, depth=of.depth, layer=of.layer, reducer=of.reducer,
-            solver=of.solver, seed=of.seed, control="none", l2=value, status=of.status, message=of.message, gap=1e-7,
-            iterations=7, objective=0.3, val_error=of.val_error * (1 + abs(math.log10(value / 1e-3))), val_loss=0.4,
+            checkpoint=row.checkpoint, step=row.step, epoch=row.epoch, depth=row.depth, layer=row.layer,
+            reducer=row.reducer, solver=row.solver, seed=row.seed, control="none", l2=value, status=row.status,
+            message=row.message, gap=1e-7,
+            iterations=7, objective=0.3, val_error=val_error(value), val_loss=0.4,
             selected=value == 1e-3,
         )
         for value in l2

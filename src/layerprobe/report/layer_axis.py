@@ -63,7 +63,7 @@ def layer_axis(labels: Sequence[str], step: int, shared: str = "") -> alt.Axis:
     )
 
 
-def thinned(labels: Sequence[str], room: float) -> dict[str, Any]:
+def thinned(labels: Sequence[str], room: int) -> dict[str, Any]:
     """Choose which layers an axis names.
 
     Args:
@@ -74,8 +74,8 @@ def thinned(labels: Sequence[str], room: float) -> dict[str, Any]:
         Options of `alt.Axis` over the layers' places: every layer where there is room, else every second or third, the
         first and the last always.
     """
-    last, every = len(labels) - 1, -(-_LINE // max(1, int(room)))
-    shown = [i for i in range(0, last, every) if last - i >= every] + [last]
+    last, every = len(labels) - 1, -(-_LINE // max(1, room))
+    shown = [i for i in range(0, last, every) if i == 0 or last - i >= every] + [last]
     # Without a count of its own the axis would thin these values once more.
     return {
         "values": shown,

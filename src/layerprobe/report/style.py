@@ -55,7 +55,7 @@ def lines(untrained: Sequence[bool]) -> Lines:
     return look
 
 
-def packed(notes: Sequence[str], width: float) -> list[str]:
+def packed(notes: Sequence[str], width: int) -> list[str]:
     """Set notes one after another, on as many lines as a subtitle of this width needs.
 
     Args:

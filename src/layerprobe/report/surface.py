@@ -124,7 +124,9 @@ def hidden_plane(hidden: pd.DataFrame, lines: pd.DataFrame) -> alt.ConcatChart:
             )
         )
     only = "" if many_layers else f" at {hidden['layer'].iloc[0]}"
-    return _together(panels, f"Hidden states{only}", "dashed: where the linear probe changes its answer")
+    return _together(
+        panels, f"Hidden states{only}", "dashed: where the linear probe changes its answer", hidden["layer"].nunique()
+    )
 
 
 def separating_line(head: Mapping[str, Tensor]) -> tuple[float, float, float]:
@@ -172,9 +174,12 @@ def separating_lines(store: ProbeStore, hidden: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["checkpoint", "layer", "w1", "w2", "bias"])
 
 
-def _together(panels: Sequence[alt.LayerChart | alt.FacetChart], title: str, subtitle: str) -> alt.ConcatChart:
+def _together(
+    panels: Sequence[alt.LayerChart | alt.FacetChart], title: str, subtitle: str, columns: int = 1
+) -> alt.ConcatChart:
+    """Panels in rows of up to three, or of as many as make one row for each checkpoint."""
     return (
-        alt.concat(*panels, columns=min(3, len(panels)), spacing=26)
+        alt.concat(*panels, columns=columns if columns > 1 else min(3, len(panels)), spacing=26)
         .properties(title=alt.TitleParams(title, subtitle=subtitle))
         .configure(**style.theme())
     )

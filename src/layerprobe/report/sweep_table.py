@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from layerprobe.report.frames import group_mean
 _ABOUT = ("directory", "status", "best_layer", "error")
 _ORDER = ("test", "probe", "val")
 _MOST_METRICS = 5
+_CONTINUOUS = re.compile("loss|error|mse")
 
 
 def sweep_table(
@@ -32,7 +34,7 @@ def sweep_table(
         over: The column that is averaged over.
         overrides: Columns that tell settings apart; by default the text columns with more than one value.
         metrics: Columns to average; by default the numeric ones, test metrics first, five at most. One whose values
-            are all 0 or 1 is shown as a rate.
+            are all 0 or 1, errors and losses apart, is shown as a rate.
 
     Returns:
         The table, in order of first appearance; every status but "done" counts as failed.
@@ -53,7 +55,7 @@ def sweep_table(
     for name in shown:
         table.add_column(Text(name), justify="right", no_wrap=True)
         values = jobs.assign(**{name: jobs[name].astype(float)})
-        rate = bool(values[name].dropna().isin((0.0, 1.0)).all())
+        rate = not _CONTINUOUS.search(name) and bool(values[name].dropna().isin((0.0, 1.0)).all())
         columns.append([_mean(row, rate) for row in group_mean(values, name, by).to_dict("records")])
     groups = list(jobs.groupby(by, sort=False, dropna=False)) if by else [((), jobs)]
     for i, (key, group) in enumerate(groups):

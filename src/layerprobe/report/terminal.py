@@ -31,7 +31,8 @@ def results_table(results: pd.DataFrame, rows: int = 40) -> Table:
     checkpoints = frame.drop_duplicates("checkpoint")["checkpoint"].tolist()
     shown = _even(checkpoints, _MOST_CHECKPOINTS)
     layers = frame.sort_values(["position", "checkpoint_order"]).drop_duplicates("position", keep="last")
-    best = frame.loc[frame.groupby("checkpoint")["val_error"].idxmin().dropna()]
+    usable = frame[frame["val_error"].notna()]
+    best = usable.loc[usable.groupby("checkpoint")["val_error"].idxmin()]
     best_at = set(zip(best["checkpoint"], best["position"], strict=True))
     kept = _kept(frame, best, rows)
     compact = len(layers) > _COMPACT or len(shown) > 3
@@ -90,8 +91,8 @@ def _status(rows: pd.DataFrame) -> Text:
 
 
 def _kept(frame: pd.DataFrame, best: pd.DataFrame, rows: int) -> set[int]:
-    always = set(best["position"]) | set(frame.loc[frame["test_error"].isna(), "position"])
-    return set(_even(list(range(frame["position"].max() + 1)), rows)) | always
+    always = {*best["position"].tolist(), *frame.loc[frame["test_error"].isna(), "position"].tolist()}
+    return {*_even(sorted(set(frame["position"].tolist())), rows), *always}
 
 
 def _even(items: list, most: int) -> list:

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -63,7 +62,7 @@ class ProbeStore:
         for record in records + from_table(read_parts(self._parts())["record"]):
             self._records[record.checkpoint, record.layer] = record
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> ProbeStore:
         """Return the store itself."""
         return self
 
