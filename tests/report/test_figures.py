@@ -136,6 +136,13 @@ def test_many_layers_fit_on_a_page_and_keep_their_first_and_last_name(tmp_path, 
         assert 40 <= len(named) <= 70
 
 
+@pytest.mark.parametrize("n", [5, 18, 40, 43])
+def test_every_row_of_the_heat_map_has_its_name_while_there_is_room(tmp_path, n):
+    layers = [f"layer{i}" for i in range(n)]
+    _, drawing = save(heat_map(made.results(layers, CHECKPOINTS)), tmp_path / "map")
+    assert [text for text in texts(drawing) if text in layers] == layers
+
+
 @pytest.mark.parametrize("n", [1, 2, 7, 40, 41, 130, 131])
 @pytest.mark.parametrize("room", [5, 8, 13, 60])
 def test_named_layers_keep_their_distance(n, room):

@@ -45,7 +45,7 @@ def heat_map(results: pd.DataFrame) -> alt.LayerChart:
         x=alt.X(
             "caption:N",
             sort=captions,
-            scale=alt.Scale(paddingInner=0.03, paddingOuter=0),
+            scale=alt.Scale(paddingInner=0.03, paddingOuter=0.015),
             axis=alt.Axis(
                 orient="top", title=None, domain=False, ticks=False, labelAngle=0, labelLimit=0,
                 labelExpr=f"{json.dumps(headings)}[datum.label]", labelPadding=5 + 14 * (lines - 1), labelLineHeight=14,
@@ -53,7 +53,8 @@ def heat_map(results: pd.DataFrame) -> alt.LayerChart:
         ),
         y=alt.Y(
             "position:O",
-            scale=alt.Scale(paddingInner=0.06 if height >= 12 else 0, paddingOuter=0),
+            # A first cell that begins at -1e-15 by rounding would lose its name: a margin keeps it inside.
+            scale=alt.Scale(paddingInner=0.06 if height >= 12 else 0, paddingOuter=0.03),
             axis=alt.Axis(
                 **thinned(names, height), title=f"layers of {shared}" if shared else None, domain=False, ticks=False
             ),

@@ -238,7 +238,7 @@ def _span(low: float, high: float) -> alt.Scale:
 
 
 def _axis(name: str, *, grid: bool = False, titled: bool = True) -> alt.Axis:
-    return alt.Axis(title=name if titled else None, tickCount=5, grid=grid, titleAngle=0)
+    return alt.Axis(title=name if titled else None, tickCount=4, grid=grid, titleAngle=0)
 
 
 def _class_legend() -> alt.Legend:
