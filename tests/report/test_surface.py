@@ -8,13 +8,16 @@ import pytest
 import torch
 
 import made_results as made
+from layerprobe.report.hidden_plane import hidden_plane
 from layerprobe.report.save import save
-from layerprobe.report.surface import hidden_plane, output_surface, separating_line, separating_lines
+from layerprobe.report.separating_line import LINES, separating_line, separating_lines
+from layerprobe.report.surface import output_surface
 from layerprobe.results.store import ProbeStore
 from layerprobe.types import LayerResult
 
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=float)
 LABELS = [0, 1, 1, 0]
+NO_LINES = pd.DataFrame(columns=LINES)
 
 
 def ideal(x):
@@ -55,7 +58,7 @@ def test_surface_shows_the_output_on_the_grid_and_at_the_samples(tmp_path):
 
 def test_each_checkpoint_has_a_panel(tmp_path):
     both = [pd.concat(pair, ignore_index=True) for pair in zip(frames("initial", 0), frames(), strict=True)]
-    lines = pd.DataFrame([("final", "hidden", 1.0, 1.0, -0.5)], columns=["checkpoint", "layer", "w1", "w2", "bias"])
+    lines = pd.DataFrame([("final", "hidden", 1.0, 1.0, -0.5)], columns=LINES)
     for chart in (output_surface(both[0], both[1]), hidden_plane(both[2], lines)):
         assert len(chart.to_dict()["concat"]) == 2
         assert {"initial (untrained)", "final (step 5,000)"} <= set(texts(chart, tmp_path))
@@ -63,8 +66,31 @@ def test_each_checkpoint_has_a_panel(tmp_path):
 
 def test_states_that_coincide_share_a_label(tmp_path):
     _, _, hidden = frames()
-    written = texts(hidden_plane(hidden, pd.DataFrame(columns=["checkpoint", "layer", "w1", "w2", "bias"])), tmp_path)
+    written = texts(hidden_plane(hidden, NO_LINES), tmp_path)
     assert {"(0, 0) (1, 1)", "(0, 1)", "(1, 0)"} <= set(written)
+
+
+def test_states_of_both_labels_on_one_spot_stay_visible():
+    _, _, hidden = frames("initial", 0)
+    hidden[["h1", "h2"]] = [[0.0, 0.0], [0.001, 0.0], [1.0, 0.3], [0.0, 0.001]]
+    rows = [row for rows in hidden_plane(hidden, NO_LINES).to_dict()["datasets"].values() for row in rows]
+    spot = [(row["label"], row["size"]) for row in rows if "size" in row and row["h1"] < 0.5]
+    assert [label for label, _ in spot] == [0, 1]
+    assert spot[0][1] > 2 * spot[1][1]
+    assert {row["inputs"] for row in rows if "inputs" in row} == {"(0, 0) (0, 1) (1, 1)", "(1, 0)"}
+
+
+def test_a_probe_whose_line_is_out_of_view_says_so(tmp_path):
+    _, _, hidden = frames()
+    lines = pd.DataFrame([("final", "hidden", 1.0, 1.0, 9.0)], columns=LINES)
+    assert "no line: the same answer everywhere in view" in " ".join(texts(hidden_plane(hidden, lines), tmp_path))
+
+
+def test_many_samples_are_drawn_without_texts(tmp_path):
+    surface, points, hidden = frames()
+    many = [pd.concat([frame] * 10, ignore_index=True) for frame in (points, hidden)]
+    assert not {"0.00", "1.00"} & set(texts(output_surface(surface, many[0]), tmp_path))
+    assert "(0, 1)" not in texts(hidden_plane(many[1], NO_LINES), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +98,8 @@ def test_states_that_coincide_share_a_label(tmp_path):
 )
 def test_the_line_is_drawn_from_edge_to_edge_of_the_panel(line):
     _, _, hidden = frames()
-    lines = pd.DataFrame([("final", "hidden", *line)], columns=["checkpoint", "layer", "w1", "w2", "bias"])
-    drawn = [rows for rows in hidden_plane(hidden, lines).to_dict()["datasets"].values() if "label" not in rows[0]]
+    lines = pd.DataFrame([("final", "hidden", *line)], columns=LINES)
+    drawn = [rows for rows in hidden_plane(hidden, lines).to_dict()["datasets"].values() if len(rows[0]) == 2]
     ((a, b),) = drawn
     for end in (a, b):
         assert line[0] * end["h1"] + line[1] * end["h2"] + line[2] == pytest.approx(0, abs=1e-12)

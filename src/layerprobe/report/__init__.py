@@ -4,9 +4,11 @@ from layerprobe.report.depth_curve import depth_curve
 from layerprobe.report.figures import write_figures, write_run_figures
 from layerprobe.report.frames import group_mean, monotonicity, prepare
 from layerprobe.report.heat_map import heat_map
+from layerprobe.report.hidden_plane import hidden_plane
 from layerprobe.report.path_curve import path_curve
 from layerprobe.report.save import save
-from layerprobe.report.surface import hidden_plane, output_surface, separating_line, separating_lines
+from layerprobe.report.separating_line import separating_line, separating_lines
+from layerprobe.report.surface import output_surface
 from layerprobe.report.sweep_table import sweep_table
 from layerprobe.report.terminal import results_table
 

@@ -8,9 +8,11 @@ import pandas as pd
 
 from layerprobe.report.depth_curve import depth_curve
 from layerprobe.report.heat_map import heat_map
+from layerprobe.report.hidden_plane import hidden_plane
 from layerprobe.report.path_curve import path_curve
 from layerprobe.report.save import AnyChart, save
-from layerprobe.report.surface import hidden_plane, output_surface, separating_lines
+from layerprobe.report.separating_line import separating_lines
+from layerprobe.report.surface import output_surface
 from layerprobe.results.store import ProbeStore
 
 

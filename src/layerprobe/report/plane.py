@@ -1,0 +1,77 @@
+"""What pictures of the plane share: square panels, samples of two classes, text that stays readable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from layerprobe.report import style
+
+SIDE = 270
+"""Pixels of a panel's side."""
+LABELLED = 16
+"""Up to so many samples carry a text of their own; more are small points."""
+
+_CLASSES = alt.Scale(domain=[0, 1], range=["white", style.INK])
+
+
+def span(low: float, high: float) -> alt.Scale:
+    """Return a scale that ends exactly where it is told to."""
+    return alt.Scale(domain=[float(low), float(high)], nice=False, zero=False)
+
+
+def axis(name: str, *, grid: bool = False, titled: bool = True) -> alt.Axis:
+    """Return an axis with few ticks."""
+    return alt.Axis(title=name if titled else None, tickCount=4, grid=grid, titleAngle=0)
+
+
+def samples(chart: alt.Chart, few: bool) -> alt.Chart:
+    """Mark the samples: white for label 0, black for label 1.
+
+    Args:
+        chart: A chart with the columns label and size (in square pixels), and the places encoded.
+        few: Whether the samples are few enough to be drawn large.
+    """
+    legend = alt.Legend(title="label", symbolStrokeColor=style.INK, symbolStrokeWidth=1.5, titlePadding=6)
+    return chart.mark_point(filled=True, opacity=1, stroke=style.INK, strokeWidth=1.5 if few else 0.8).encode(
+        fill=alt.Fill("label:N", scale=_CLASSES, legend=legend), size=alt.Size("size:Q", scale=None)
+    )
+
+
+def written(chart: alt.Chart, text: alt.Text, dy: int = -16) -> list[alt.Chart]:
+    """Write beside the points, on a halo that keeps the text readable over any background.
+
+    Args:
+        chart: A chart with the places encoded.
+        text: What to write.
+        dy: Pixels from the point's middle down to the text's.
+    """
+    halo: dict[str, Any] = {"stroke": "white", "strokeWidth": 3, "strokeOpacity": 0.75, "strokeJoin": "round"}
+    return [
+        chart.mark_text(dy=dy, fontSize=11.5, **halo).encode(text=text),
+        chart.mark_text(dy=dy, fontSize=11.5, color=style.INK).encode(text=text),
+    ]
+
+
+def panel(layers: Sequence[alt.Chart], caption: str) -> alt.LayerChart | alt.FacetChart:
+    """Lay charts over one another in a square panel."""
+    title = alt.TitleParams(caption, fontSize=12, offset=8)
+    return alt.layer(*layers).properties(width=SIDE, height=SIDE, title=title)
+
+
+def together(
+    panels: Sequence[alt.LayerChart | alt.FacetChart], title: str, subtitle: Sequence[str], columns: int = 1
+) -> alt.ConcatChart:
+    """Put panels side by side.
+
+    Args:
+        panels: The panels.
+        title: The title of all.
+        subtitle: Notes below it.
+        columns: Panels in a row; 1 stands for up to three.
+    """
+    columns = columns if columns > 1 else min(3, len(panels))
+    heading = alt.TitleParams(title, subtitle=style.packed(subtitle, columns * SIDE))
+    return alt.concat(*panels, columns=columns, spacing=26).properties(title=heading).configure(**style.theme())
