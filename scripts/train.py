@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from layerprobe.config import register
-from layerprobe.report.figures import write_figures
+from layerprobe.report.figures import write_run_figures
 from layerprobe.report.terminal import results_table
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.summary import RunSummary
@@ -22,6 +23,11 @@ from layerprobe.results.wandb_sink import finish_run
 from layerprobe.training.log import ProbeLog
 
 log = logging.getLogger("layerprobe")
+
+# Lightning's own advertisements, and its use of an API that torch is about to drop.
+logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
@@ -81,7 +87,7 @@ def report(run_dir: Path, trainer: pl.Trainer) -> tuple[str, float]:
     """
     store = ProbeStore(run_dir / "probes")
     results = store.results()
-    figures = write_figures(run_dir / "probes", run_dir / "figures")
+    figures = write_run_figures(run_dir / "probes", run_dir / "figures")
     ProbeLog(trainer.loggers).figures(figures)
     Console().print(results_table(results))
     log.info("Results: %s", run_dir / "probes" / "results.parquet")

@@ -13,7 +13,7 @@ from layerprobe.probing.batches import Take, inputs_of, targets_of
 from layerprobe.probing.features import AbstractReducer, AveragePool
 from layerprobe.probing.layers import Granularity
 from layerprobe.probing.pipeline import probe_checkpoint
-from layerprobe.probing.protocol import L2_GRID, Control, ProbeProtocol
+from layerprobe.probing.protocol import L2_GRID, ProbeProtocol
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.results.record import to_frame
@@ -32,7 +32,7 @@ def probe(
     solver: AbstractSolver | Sequence[AbstractSolver] | None = None,
     l2: Sequence[float] = L2_GRID,
     seed: int = 0,
-    controls: Sequence[Control] = (),
+    controls: Sequence[str] = (),
     batch_size: int | None = None,
     inputs: Take = inputs_of,
     targets: Take = targets_of,

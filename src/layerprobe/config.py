@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from layerprobe.results.wandb_sink import default_mode
+from layerprobe.results.wandb_mode import default_mode
 
 
 @dataclass
@@ -49,9 +49,33 @@ class TrainConfig:
     probe: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class ProbeConfig:
+    """What `scripts/probe.py` takes.
+
+    Attributes:
+        checkpoint: Path of a checkpoint, or a glob pattern of several.
+        run_dir: Where the results go.
+        data: A LightningDataModule; by default the one in the checkpoint's own configuration.
+        model: A LightningModule; by default likewise.
+        reducer: Ways to make features, by name.
+        solver: Ways to fit a head, by name.
+        probe: The probe protocol.
+    """
+
+    checkpoint: str = MISSING
+    run_dir: str = "${hydra:runtime.output_dir}"
+    data: dict[str, Any] | None = None
+    model: dict[str, Any] | None = None
+    reducer: dict[str, Any] = field(default_factory=dict)
+    solver: dict[str, Any] = field(default_factory=dict)
+    probe: dict[str, Any] = field(default_factory=dict)
+
+
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; before `hydra.main` is called."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
+    store.store(name="probe_schema", node=ProbeConfig)
     OmegaConf.register_new_resolver("is_terminal", sys.stderr.isatty, replace=True)
     OmegaConf.register_new_resolver("wandb_mode", default_mode, replace=True)

@@ -83,7 +83,7 @@ class Learner(pl.LightningModule):
         x, y = batch
         self.seen.append(x.clone())
         loss = nn.functional.cross_entropy(self(x), y)
-        self.steps.append((self.global_step, float(loss)))
+        self.steps.append((self.global_step, loss.item()))
         self.log("train/loss", loss)
         return loss
 
@@ -144,9 +144,8 @@ WHOLE = {"every_n_epochs": 1, "every_n_steps": 4, "before_training": True, "at_e
 def test_training_is_bit_identical(tmp_path: Path, workers: int, when: str) -> None:
     alone = train(tmp_path, workers)
     probed = train(tmp_path, workers, when=when, **WHOLE)
-    assert probed.pop("probed") == [
-        *("initial", "step_4", "epoch_1", "step_8", "step_12", "epoch_2", "step_16", "final")
-    ]
+    order = ["initial", "step_4", "epoch_1", "step_8", "step_12", "epoch_2", "step_16", "final"]
+    assert probed.pop("probed") == order
     alone.pop("probed")
     for name, value in alone.items():
         assert same(value, probed[name]), name

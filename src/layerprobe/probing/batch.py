@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 _COMPARED = 4096
-"""How many elements of a sample are compared."""
+"""How many elements of a sample are compared at most."""
 
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-2}
 """Kernels round differently for other batch sizes (TF32 more than others); a mixing layer changes far more."""
@@ -52,21 +52,21 @@ def split(tensor: Tensor, axis: int, n_samples: int, *, folded: bool) -> Tensor:
 
 
 def excerpt(tensor: Tensor, axis: int, n_samples: int) -> Tensor:
-    """Elements of the first two samples, the same ones for every batch size, as a copy on the CPU.
+    """Elements of the second sample, the same ones for every batch, as a copy on the CPU.
 
     Args:
         tensor: Floating point.
         axis: Its axis over samples, folded or not.
         n_samples: Number of samples in the batch.
     """
-    rows = split(tensor, axis, n_samples, folded=True)[:2].flatten(1)
-    if rows.shape[1] > _COMPARED:
-        rows = rows.index_select(1, _columns(rows.shape[1]).to(rows.device))
-    return rows.detach().cpu().clone()
+    sample = split(tensor, axis, n_samples, folded=True)[1].flatten()
+    if len(sample) > _COMPARED:
+        sample = sample.index_select(0, _elements(len(sample)).to(sample.device))
+    return sample.detach().cpu().clone()
 
 
 @lru_cache(maxsize=64)
-def _columns(size: int) -> Tensor:
+def _elements(size: int) -> Tensor:
     # An own generator: the network's random numbers stay what they are.
     return torch.randint(size, (_COMPARED,), generator=torch.Generator().manual_seed(0))
 

@@ -61,11 +61,25 @@ def in_order(source: Source, batch_size: int | None = None, seed: int = 0) -> It
     Returns:
         The batches.
     """
+    batches: Iterable[Any] = source
     if isinstance(source, DataLoader):
-        return iter(_reader(source, batch_size, seed))
-    if isinstance(source, tuple | list) and len(source) == 2 and isinstance(source[1], Tensor):
-        return _slices(source[0], source[1], batch_size or 256)
-    return iter(source)
+        batches = _reader(source, batch_size, seed)
+    elif isinstance(source, tuple | list) and len(source) == 2 and isinstance(source[1], Tensor):
+        batches = _slices(source[0], source[1], batch_size or 256)
+    return _ordinary(batches)
+
+
+def _ordinary(batches: Iterable[Any]) -> Iterator[Any]:
+    """Load outside inference mode: a data set may keep what it makes, and train with it later."""
+    with torch.inference_mode(False):
+        iterator = iter(batches)
+    while True:
+        with torch.inference_mode(False):
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+        yield batch
 
 
 def _reader(loader: DataLoader[Any], batch_size: int | None, seed: int) -> Iterable[Any]:

@@ -33,9 +33,9 @@ class Reduction:
 
     n_features: int
     description: str
-    function: Callable[[Float[Tensor, "n *shape"]], Float[Tensor, "n d"]]
+    function: Callable[[Float[Tensor, n * shape]], Float[Tensor, "n d"]]
 
-    def __call__(self, activations: Float[Tensor, "n *shape"]) -> Float[Tensor, "n d"]:
+    def __call__(self, activations: Float[Tensor, n * shape]) -> Float[Tensor, "n d"]:
         """Reduce a batch, to float32 at least; the result never shares memory with `activations`."""
         wide = activations.to(torch.promote_types(activations.dtype, torch.float32))
         features = self.function(wide)

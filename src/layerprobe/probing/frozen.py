@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -12,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
-_INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+from layerprobe.probing.snapshot import Snapshot
 
 _FLAGS: tuple[tuple[Any, str], ...] = (
     (torch.backends.cudnn, "enabled"),
@@ -58,7 +57,7 @@ def frozen(network: nn.Module, *, seed: int | None = None) -> Iterator[nn.Module
     with ExitStack() as restore:
         _keep_random_states(restore)
         _keep_flags(restore)
-        _keep_modules(restore, network)
+        restore.callback(Snapshot(network).restore)
         for module in network.modules():
             # Not `network.eval()`: some networks override `train` to merge weights, which does not undo exactly.
             module.training = False
@@ -130,83 +129,3 @@ def _keep(restore: ExitStack, get: Callable[[], Any], put: Callable[[Any], objec
                 put(before)
 
         restore.callback(put_back)
-
-
-def _keep_modules(restore: ExitStack, network: nn.Module) -> None:
-    modules = list(network.modules())
-    kept: dict[int, tuple[Tensor, Tensor]] = {}
-    for module in modules:
-        attributes = (*module._buffers.values(), *vars(module).values())
-        for tensor in attributes:
-            if isinstance(tensor, Tensor) and id(tensor) not in kept:
-                kept[id(tensor)] = (tensor, tensor.detach().clone())
-    for tensor, value in kept.values():
-        restore.callback(_restore_value, tensor, value)
-    for parameter in network.parameters():
-        restore.callback(_restore_requires_grad, parameter, parameter.requires_grad)
-    for module in modules:
-        restore.callback(_restore_training, module, module.training)
-        restore.callback(_restore_attributes, module, _attributes(module))
-
-
-def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Every attribute with what it is and, for a plain container (hooks, buffers, a list of states), what is in it."""
-    return {name: (value, _content(value)) for name, value in vars(module).items()}
-
-
-def _content(value: object) -> dict[Any, Any] | list[Any] | set[Any] | None:
-    if isinstance(value, dict):
-        return dict(value)
-    if isinstance(value, set):
-        return set(value)
-    return list(value) if isinstance(value, list | deque) else None
-
-
-def _restore_attributes(module: nn.Module, before: dict[str, tuple[Any, Any]]) -> None:
-    now = vars(module)
-    for name in now.keys() - before.keys():
-        del now[name]
-    for name, (value, content) in before.items():
-        if name not in now or now[name] is not value:
-            now[name] = value
-        if isinstance(value, list | deque):
-            if len(value) != len(content) or any(a is not b for a, b in zip(value, content, strict=True)):
-                value.clear()
-                value.extend(content)
-        elif isinstance(value, dict):
-            if list(value) != list(content) or any(value[key] is not content[key] for key in content):
-                value.clear()
-                value.update(content)
-        elif isinstance(value, set) and value != content:
-            value.clear()
-            value.update(content)
-
-
-def _restore_training(module: nn.Module, before: bool) -> None:
-    if module.training != before:
-        module.training = before
-
-
-def _restore_requires_grad(parameter: Tensor, before: bool) -> None:
-    if parameter.requires_grad != before:
-        parameter.requires_grad_(before)
-
-
-def _restore_value(tensor: Tensor, before: Tensor) -> None:
-    # Writing only where something changed: a write tells autograd that a tensor it saved is no longer valid.
-    if not _same_bits(tensor, before):
-        with torch.no_grad():
-            if tensor.shape != before.shape:
-                tensor.resize_(before.shape)
-            tensor.copy_(before)
-
-
-def _same_bits(left: Tensor, right: Tensor) -> bool:
-    if left.shape != right.shape or left.dtype != right.dtype:
-        return False
-    if left.is_complex():
-        left, right = torch.view_as_real(left), torch.view_as_real(right)
-    if left.layout is not torch.strided or left.element_size() not in _INTEGER_OF_SIZE:
-        return torch.equal(left, right)
-    integer = _INTEGER_OF_SIZE[left.element_size()]
-    return torch.equal(left.detach().view(integer), right.view(integer))

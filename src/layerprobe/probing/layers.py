@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -100,8 +100,8 @@ def discover(
 ) -> tuple[Layer, ...]:
     """List the layers of a network in order of execution.
 
-    The network runs frozen on two and on three of the given samples (repeated if there is one only), so the list does
-    not depend on the size of the batch. A tensor is a layer if it is floating point, exactly one of its axes grows
+    The network runs frozen on batches of two and of three made of the first two samples (of the first, if it is the
+    only one), so the list does not depend on the size of the batch. A tensor is a layer if it is floating point, exactly one of its axes grows
     with the batch (weights, masks and tables of positions do not), it is computed from the input, and its values for a
     sample do not depend on which other samples are in the batch. The input is a layer if it is floating point or uint8
     (pixels); other integers and booleans (token ids, masks, lengths) are categories, not quantities.
@@ -158,7 +158,8 @@ def survey(
     network = unwrap(network)
     given = Arguments.of(inputs)
     other = 1 if given.batch_size > 1 else 0
-    two, three = (given.take(rows).copy_to(device_of(network)) for rows in ([0, other], [0, other, 0]))
+    device = device_of(network)
+    two, three, twice = (given.take(rows).copy_to(device) for rows in ([0, other], [0, other, 0], [other, other]))
     if uninitialised(network):
         _initialise(network, two)
 
@@ -173,7 +174,7 @@ def survey(
             excerpts[site] = excerpt(tensor, axis[0], 3)
 
     _run(network, three, compare)
-    mixing = _mixing(network, two, excerpts, axes)
+    mixing = _mixing(network, (twice, two), excerpts, axes)
 
     layers: list[Candidate] = []
     left_out: dict[Occurrence, str] = {}
@@ -234,29 +235,41 @@ def _initialise(network: nn.Module, arguments: Arguments) -> None:
 
 
 def _mixing(
-    network: nn.Module, two: Arguments, expected: dict[Site, Tensor], axes: dict[Site, tuple[int, int] | None]
+    network: nn.Module,
+    companies: Sequence[Arguments],
+    expected: Mapping[Site, Tensor],
+    axes: Mapping[Site, tuple[int, int] | None],
 ) -> set[Site]:
-    """Sites whose values for the same samples depend on the rest of the batch.
+    """Sites whose values for the second sample depend on the rest of the batch.
 
     Where values differ between two passes over the same batch too, they are random, and say nothing about mixing.
+
+    Args:
+        network: The network.
+        companies: Batches with the same second sample: the first that takes the same way through the network counts.
+        expected: What the second sample's values are in another batch.
+        axes: The axis over samples, and the fold.
     """
 
-    def read(sites: set[Site], seed: int) -> dict[Site, Tensor]:
-        read: dict[Site, Tensor] = {}
+    def read(arguments: Arguments, sites: Collection[Site], seed: int) -> dict[Site, Tensor]:
+        found: dict[Site, Tensor] = {}
 
         def keep(site: Site, tensor: Tensor) -> None:
             axis, _ = axes[site] or (0, 1)
-            read[site] = excerpt(tensor, axis, 2)
+            found[site] = excerpt(tensor, axis, arguments.batch_size)
 
         with frozen(network, seed=seed):
-            visit(network, two.copy_to(None), sites, keep)
-        return read
+            visit(network, arguments.copy_to(None), sites, keep)
+        return found
 
-    first = read(set(expected), 0)
+    for company in companies:
+        first = read(company, expected.keys(), 0)
+        if len(first) == len(expected):
+            break
     changed = {site for site, values in first.items() if not agree(values, expected[site])}
     if not changed:
         return changed
-    second = read(changed, 1)
+    second = read(company, changed, 1)
     return {site for site in changed if site not in second or agree(first[site], second[site])}
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from layerprobe.probing.batches import Take, inputs_of, targets_of
 from layerprobe.probing.features import AbstractReducer, AveragePool
 from layerprobe.probing.layers import Granularity
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solver import AbstractSolver
-
-Control = Literal["shuffled"]
 
 L2_GRID: tuple[float, ...] = tuple(float(f"{10 ** (-6 + 7 * i / 11):.3g}") for i in range(12))
 """Twelve values from 1e-6 to 1e1, evenly spaced on a log scale."""
@@ -43,7 +40,7 @@ class ProbeProtocol:
     solvers: Sequence[AbstractSolver] = field(default_factory=lambda: (Logistic(),))
     l2: Sequence[float] = L2_GRID
     seeds: Sequence[int] = (0,)
-    controls: Sequence[Control] = ()
+    controls: Sequence[str] = ()
     batch_size: int | None = None
     inputs: Take = inputs_of
     targets: Take = targets_of

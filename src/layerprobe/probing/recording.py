@@ -79,7 +79,7 @@ def record_split(
 
         def keep(layer: Layer, activation: Tensor, first: int = first, size: int = len(seen[-1])) -> None:
             if layer.name in recording.problems:
-                return
+                return None
             start = time.perf_counter()
             if len(activation) != size:
                 raise ValueError(

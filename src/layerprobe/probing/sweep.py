@@ -80,9 +80,7 @@ class Selected:
         """How its fit ended."""
         return self.fit.solution.status[self.index]
 
-    def measure(
-        self, features: Float[Tensor, "n d"], targets: Int[Tensor, " n"]
-    ) -> tuple[Bool[Tensor, " n"], float]:
+    def measure(self, features: Float[Tensor, "n d"], targets: Int[Tensor, " n"]) -> tuple[Bool[Tensor, " n"], float]:
         """Read a split that had no part in fitting or choosing.
 
         Args:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
@@ -109,18 +110,41 @@ def watch(
     """
     passage = _Passage(observer)
     with ExitStack() as stack:
+        scripted: dict[nn.Module, tuple[Callable[..., None], Callable[..., None]]] = {}
         for path, module in network.named_modules():
             if is_compiled(module) or not (modules is None or path in modules):
                 continue
             enter, leave = passage.hooks(path)
+            if isinstance(module, torch.jit.ScriptModule):
+                scripted[module] = enter, leave
+                continue
             stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(leave, with_kwargs=True, always_call=True).remove)
+        if scripted:
+            _hook_scripted(stack, scripted)
         fastpath = torch.backends.mha.get_fastpath_enabled()
         stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
         torch.backends.mha.set_fastpath_enabled(False)
         if functions:
             stack.enter_context(_Functions(passage))
         yield
+
+
+def _hook_scripted(
+    stack: ExitStack, hooks: Mapping[nn.Module, tuple[Callable[..., None], Callable[..., None]]]
+) -> None:
+    """Scripted modules take no hooks of their own, but do call those for all modules."""
+
+    def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if module in hooks:
+            hooks[module][0](module, args, {})
+
+    def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        if module in hooks:
+            hooks[module][1](module, args, kwargs, output)
+
+    stack.callback(register_module_forward_pre_hook(enter).remove)
+    stack.callback(register_module_forward_hook(leave, with_kwargs=True, always_call=True).remove)
 
 
 class _Passage:

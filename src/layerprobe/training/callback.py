@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 
 from layerprobe.probing.batches import Data, check_splits
@@ -120,7 +121,7 @@ class ProbeCallback(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freeze the untrained network."""
-        with frozen(pl_module):
+        with frozen(pl_module), torch.inference_mode(False):
             self._data = self._given or splits_of_trainer(trainer, pl_module)
         if self.schedule.starts and trainer.global_step == 0:
             self._freeze(trainer, pl_module, CheckpointInfo("initial", 0, 0))

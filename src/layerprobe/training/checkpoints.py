@@ -70,7 +70,9 @@ def load(path: Path) -> FrozenCheckpoint:
         ValueError: Where the file is cut short, is no checkpoint, or needs more than tensors and plain values.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"No checkpoint at {path}. Give the path of a .ckpt file, such as one in RUN/checkpoints.")
+        raise FileNotFoundError(
+            f"No checkpoint at {path}. Give the path of a .ckpt file, such as one in RUN/checkpoints."
+        )
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 from pytorch_lightning.loggers import Logger, WandbLogger
@@ -44,3 +45,12 @@ class ProbeLog:
         """
         for sink in self._sinks:
             sink.finish(store.results(), store.directory)
+
+    def figures(self, files: Sequence[Path]) -> None:
+        """Log pictures, where the logger can hold them.
+
+        Args:
+            files: PNG and SVG files.
+        """
+        for sink in self._sinks:
+            sink.log_figures(files)

@@ -27,7 +27,9 @@ class ProbeProgress:
         """Start with no bar; the first report makes one."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Take the bar away, also after an error."""
         self._close()
 

@@ -60,7 +60,10 @@ def splits_of_datamodule(datamodule: pl.LightningDataModule) -> Data:
 
 def _from_hooks(owner: pl.LightningDataModule | pl.LightningModule | None, split: Split) -> Any:
     hook = f"{split}_dataloader"
-    if owner is None or getattr(type(owner), hook) in (getattr(pl.LightningDataModule, hook), getattr(pl.LightningModule, hook)):
+    if owner is None or getattr(type(owner), hook) in (
+        getattr(pl.LightningDataModule, hook),
+        getattr(pl.LightningModule, hook),
+    ):
         return None
     if isinstance(owner, pl.LightningDataModule):
         owner = copy.copy(owner)
@@ -74,7 +77,8 @@ def _one(loaders: Any, split: Split) -> Any:
             return None
         if len(loaders) > 1:
             warnings.warn(
-                f"There are {len(loaders)} {split} loaders; the first is probed. Give `data` to choose another.", stacklevel=2
+                f"There are {len(loaders)} {split} loaders; the first is probed. Give `data` to choose another.",
+                stacklevel=2,
             )
         return loaders[0]
     return loaders

@@ -38,3 +38,15 @@ class AbstractSolver(ABC):
         Returns:
             The heads, with a status for each.
         """
+
+    @abstractmethod
+    def losses(self, scores: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """The loss that the solver minimises, for each sample.
+
+        Args:
+            scores: Scores of the classes.
+            targets: Class indices.
+
+        Returns:
+            Loss of each sample.
+        """

@@ -1,0 +1,126 @@
+"""Ridge regression on one-hot targets, every L2 value from one decomposition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from layerprobe.probing.solvers.solution import Solution, Status
+from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.solvers.spectrum import Spectrum
+
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Ridge(AbstractSolver):
+    """½·mean‖Wx + b - onehot(y)‖² + ½·l2·‖W‖²_F, bias unpenalised: the linear regression probe.
+
+    With x̄ and ȳ the means, C = XᵀX/n - x̄x̄ᵀ = V Λ Vᵀ and B = XᵀY/n - x̄ȳᵀ, the gradient vanishes at
+    W = V (Λ + l2)⁻¹ Vᵀ B and b = ȳ - Wx̄: one decomposition serves every value. Where d > n the same is done in the
+    span of the samples (see `Spectrum`). Products of float32 numbers are exact in float64, and so is their sum to its
+    rounding: the answer has float64's accuracy whatever the features' precision. For l2 = 0, eigenvalues beneath
+    rounding are left out, which gives the solution of smallest norm.
+
+    Attributes:
+        tolerance: A value has converged when its gap, the bound ‖gradient‖²/(2·l2) over the objective, is at most this.
+    """
+
+    tolerance: float = 1e-5
+    name: ClassVar[str] = "ridge"
+
+    def losses(self, scores: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Half the squared distance to the one-hot target."""
+        return 0.5 * (scores - F.one_hot(targets, scores.shape[1])).square().sum(1)
+
+    def solve(
+        self,
+        features: Float[Tensor, "n d"],
+        targets: Int[Tensor, " n"],
+        n_classes: int,
+        l2: Float[Tensor, " p"],
+        spectrum: Spectrum | None = None,
+    ) -> Solution:
+        """See `AbstractSolver.solve`."""
+        n, d = features.shape
+        l2 = l2.to(features.device, torch.float64)
+        if d > n:
+            spectrum = spectrum or Spectrum.of(features)
+        inner = features if spectrum is None or spectrum.coordinates is None else spectrum.coordinates
+        moments = _Moments.of(inner, targets, n_classes)
+        if not torch.isfinite(moments.covariance).all():
+            bad = torch.full((len(l2),), torch.nan, dtype=torch.float64, device=features.device)
+            weight = features.new_full((len(l2), n_classes, d), torch.nan)
+            none = torch.zeros(len(l2), dtype=torch.int64)
+            return Solution(weight, weight[:, :, 0].clone(), bad, bad.clone(), none, (Status.DIVERGED,) * len(l2))
+        values, vectors = torch.linalg.eigh(moments.covariance)
+        floor = 1e-13 * values[-1].clamp(min=torch.finfo(torch.float64).tiny)
+        inverse = torch.where((values > floor) | (l2[:, None] > 0), 1 / (values.clamp(min=0) + l2[:, None]), 0.0)
+        turned = vectors.T @ moments.cross
+        weight = (vectors @ (inverse[:, :, None] * turned)).mT
+        bias = moments.target_mean - weight @ moments.feature_mean
+        objective, gap = moments.certify(weight, l2, values[-1])
+        status = tuple(Status.CONVERGED if value <= self.tolerance else Status.STALLED for value in gap.tolist())
+        if inner is not features:
+            assert spectrum is not None
+            assert spectrum.vectors is not None
+            weight = weight @ spectrum.vectors.double().T
+        return Solution(
+            weight.to(features.dtype),
+            bias.to(features.dtype),
+            objective,
+            gap,
+            torch.ones(len(l2), dtype=torch.int64),
+            status,
+        )
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """All that least squares needs to know of the data."""
+
+    covariance: Float[Tensor, "d d"]
+    cross: Float[Tensor, "d c"]
+    feature_mean: Float[Tensor, " d"]
+    target_mean: Float[Tensor, " c"]
+
+    @classmethod
+    def of(cls, features: Float[Tensor, "n d"], targets: Int[Tensor, " n"], n_classes: int) -> _Moments:
+        n, d = features.shape
+        zeros = {"dtype": torch.float64, "device": features.device}
+        gram, cross = torch.zeros(d, d, **zeros), torch.zeros(d, n_classes, **zeros)
+        x_sum, y_sum = torch.zeros(d, **zeros), torch.zeros(n_classes, **zeros)
+        rows = max(1, _CHUNK // max(d, 1))
+        for start in range(0, n, rows):
+            x = features[start : start + rows].double()
+            y = F.one_hot(targets[start : start + rows], n_classes).double()
+            gram += x.T @ x
+            cross += x.T @ y
+            x_sum += x.sum(0)
+            y_sum += y.sum(0)
+        x_mean, y_mean = x_sum / n, y_sum / n
+        return cls(gram / n - torch.outer(x_mean, x_mean), cross / n - torch.outer(x_mean, y_mean), x_mean, y_mean)
+
+    def certify(
+        self, weight: Float[Tensor, "p c d"], l2: Float[Tensor, " p"], largest: Tensor
+    ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
+        """Objective and relative gap at a head whose bias is optimal.
+
+        mean‖Wx + b - y‖² = tr(W C Wᵀ) - 2 tr(W B) + Var(y), with Var(y) = Σ ȳ_k (1 - ȳ_k) for one-hot targets.
+        """
+        fitted = weight @ self.covariance
+        variance = (self.target_mean * (1 - self.target_mean)).sum()
+        penalty = l2 * weight.square().sum((1, 2))
+        objective = 0.5 * (
+            (fitted * weight).sum((1, 2)) - 2 * (weight.mT * self.cross).sum((1, 2)) + variance + penalty
+        )
+        gradient = fitted - self.cross.T + l2.view(-1, 1, 1) * weight
+        # Without a penalty the bound is infinite in flat directions, where the gradient is rounding alone.
+        strength = torch.where(l2 > 0, l2, 1e-13 * largest)
+        bound = gradient.square().sum((1, 2)) / (2 * strength.clamp(min=torch.finfo(torch.float64).tiny))
+        return objective, bound / objective.clamp(min=1e-13)

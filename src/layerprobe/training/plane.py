@@ -1,0 +1,101 @@
+"""Keeps what a network with two inputs does to the plane, for pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from layerprobe.probing.activations import record
+from layerprobe.probing.batches import in_order, inputs_of, targets_of
+from layerprobe.probing.frozen import frozen
+from layerprobe.probing.layers import Layer, discover
+from layerprobe.results.atomic import atomic
+from layerprobe.training.splits import splits_of_trainer
+
+
+class PlaneCallback(pl.Callback):
+    """Writes the output over a grid of the input, and the samples at the output and at every layer of two units.
+
+    The frames are `surface.parquet`, `points.parquet` and `hidden.parquet`; `report.surface` says what their columns
+    are. The run is not changed.
+    """
+
+    def __init__(self, directory: str | Path, resolution: int = 61, margin: float = 0.5) -> None:
+        """Choose the grid.
+
+        Args:
+            directory: Where the frames are written.
+            resolution: Points of the grid along each axis.
+            margin: How far the grid reaches beyond the samples, in units of the input.
+        """
+        self.directory = Path(directory)
+        self.resolution = resolution
+        self.margin = margin
+        self._frames: dict[str, list[pd.DataFrame]] = {"surface": [], "points": [], "hidden": []}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the untrained network."""
+        with frozen(pl_module), torch.inference_mode(False):
+            batches = list(in_order(splits_of_trainer(trainer, pl_module)["test"]))
+            self._points = torch.cat([inputs_of(batch) for batch in batches])
+            self._labels = torch.cat([targets_of(batch) for batch in batches])
+        if self._points.shape[1:] != (2,):
+            raise ValueError(
+                f"A picture of the plane needs inputs of two features, found {tuple(self._points.shape[1:])}. "
+                "Leave this callback out: '~callbacks.plane'."
+            )
+        if trainer.global_step == 0:
+            self._look(trainer, pl_module, "initial")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the final network, and write the frames."""
+        self._look(trainer, pl_module, "final")
+        if not trainer.is_global_zero:
+            return
+        for name, frames in self._frames.items():
+            if frames:
+                with atomic(self.directory / f"{name}.parquet") as temporary:
+                    pd.concat(frames, ignore_index=True).to_parquet(temporary)
+
+    def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: str) -> None:
+        with frozen(pl_module):
+            layers = discover(pl_module, self._points)
+            grid = self._grid()
+            common = {"checkpoint": checkpoint, "step": trainer.global_step, "layer": layers[-1].name}
+            shown = {"label": self._labels.numpy(), **_axes(self._points)}
+            output = _record(pl_module, self._points, [layers[-1]])[layers[-1]].reshape(len(self._points), -1)
+            if output.shape[1] == 1:
+                over_grid = _record(pl_module, grid, [layers[-1]])[layers[-1]].reshape(len(grid))
+                self._keep("surface", **common, **_axes(grid), output=over_grid.cpu().numpy())
+                self._keep("points", **common, **shown, output=output[:, 0].cpu().numpy())
+            two_units = [layer for layer in layers[1:] if layer.shape == (2,)]
+            for layer, states in _record(pl_module, self._points, two_units).items():
+                h1, h2 = states.cpu().numpy().T
+                self._keep("hidden", **common | {"layer": layer.name}, **shown, h1=h1, h2=h2)
+
+    def _keep(self, name: str, **columns: object) -> None:
+        self._frames[name].append(pd.DataFrame(columns))
+
+    def _grid(self) -> Tensor:
+        low, high = self._points.min(0).values - self.margin, self._points.max(0).values + self.margin
+        axes = [torch.linspace(float(a), float(b), self.resolution) for a, b in zip(low, high, strict=True)]
+        return torch.cartesian_prod(*axes)
+
+
+def _axes(points: Tensor) -> dict[str, object]:
+    return {"x1": points[:, 0].numpy(), "x2": points[:, 1].numpy()}
+
+
+def _record(module: pl.LightningModule, points: Tensor, layers: list[Layer]) -> dict[Layer, Tensor]:
+    found: dict[Layer, Tensor] = {}
+
+    def copy(layer: Layer, activation: Tensor) -> None:
+        found[layer] = activation.clone()
+
+    if layers:
+        record(module, points, layers, copy)
+    return found
