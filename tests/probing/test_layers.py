@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cases import Branch, CalledTwice, Case, InPlace, MixesSamples, SkipMLP, Wrapper, each_case
+from cases import Branch, CalledTwice, Case, InPlace, MixesSamples, SkipMLP, Wrapper, each_case, one_thread  # noqa: F401
 from layerprobe.probing.layers import Layer, discover, survey
 
 
@@ -197,7 +197,8 @@ def test_granularities() -> None:
     network, x = torchvision.models.resnet18(), torch.randn(2, 3, 32, 32)
     modules = discover(network, x, granularity="modules")
     blocks = discover(network, x, granularity="blocks")
-    assert len(modules) == 69 - 8 and not any(layer.kind == "add" for layer in modules)
+    assert len(modules) == 69 - 8
+    assert not any(layer.kind == "add" for layer in modules)
     stages = [f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)]
     assert names(blocks) == ["input", "conv1", "bn1", "relu", "maxpool", *stages, "avgpool", "fc"]
     assert blocks[6].aliases == ("layer1",)
@@ -248,8 +249,11 @@ def test_a_pattern_without_a_match_is_named(argument: str) -> None:
     with pytest.raises(ValueError) as error:
         discover(SkipMLP(), torch.randn(2, 16), **{argument: ["*", "layer.3"]})
     message = str(error.value)
-    assert "'layer.3'" in message and argument in message
-    assert "layers.3" in message and "input, layers.0" in message and "more)" in message
+    assert "'layer.3'" in message
+    assert argument in message
+    assert "layers.3" in message
+    assert "input, layers.0" in message
+    assert "more)" in message
 
 
 def test_brackets_in_a_name_can_be_written_as_they_are() -> None:
@@ -282,7 +286,8 @@ def test_a_network_without_layers_says_so() -> None:
             return (ids.float().mean(0) + 1).argmax(0)
 
     layers, left_out = survey(Argmax(), torch.ones(3, 4, dtype=torch.long), granularity="modules")
-    assert layers == () and left_out == {}
+    assert layers == ()
+    assert left_out == {}
     with pytest.raises(ValueError, match="no layers"):
         discover(Argmax(), torch.ones(3, 4, dtype=torch.long), granularity="modules")
 
@@ -295,7 +300,8 @@ def test_pixels_are_an_input_layer_and_token_ids_are_not(dtype: torch.dtype, lis
 
     layers = discover(Net(), torch.ones(3, 4).to(dtype))
     assert ("input" in names(layers)) == listed
-    assert layers[-1].name == "add" and layers[-1].depth == 1 + (not listed)
+    assert layers[-1].name == "add"
+    assert layers[-1].depth == 1 + (not listed)
 
 
 def test_an_error_in_the_network_comes_through_with_a_note() -> None:

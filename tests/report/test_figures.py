@@ -123,6 +123,23 @@ def test_failed_layers_leave_gaps_and_are_marked(tmp_path):
         assert "failed" in " ".join(texts(drawing))
 
 
+def test_a_single_error_that_would_flatten_the_others_stands_at_the_edge_with_its_figure(tmp_path):
+    layers = [f"layer{i}" for i in range(10)]
+    calm = {"test_error_low": 0.01, "test_error_high": 0.05, "test_error": 0.03}
+    rows = [made.record("initial", 0, i, name, **calm) for i, name in enumerate(layers)]
+    rows[9] = made.record("initial", 0, 9, "layer9", test_error=0.403, test_error_low=0.35, test_error_high=0.45)
+    frame = to_frame(rows)
+    chart = depth_curve(frame)
+    (band,) = [layer for layer in chart.to_dict()["layer"] if layer["mark"]["type"] == "area"]
+    assert band["encoding"]["y"]["scale"]["domain"][1] == pytest.approx(1.07 * 0.05)
+    _, drawing = save(chart, tmp_path / "curve")
+    assert texts(drawing).count("40.3%") == 1
+    assert "beyond the axis" in " ".join(texts(drawing))
+    _, drawing = save(heat_map(frame), tmp_path / "map")
+    assert {"40.30%", "3.00%"} <= set(texts(drawing))
+    assert "darkest: 3.00% and above" in " ".join(texts(drawing))
+
+
 @pytest.mark.parametrize("n_checkpoints", [1, 5])
 def test_many_layers_fit_on_a_page_and_keep_their_first_and_last_name(tmp_path, n_checkpoints):
     layers = [f"block{i // 8}.{i % 8}.conv" for i in range(130)]

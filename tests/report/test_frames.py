@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 import made_results as made
-from layerprobe.report.frames import group_mean, monotonicity, prepare, shared_folder, short_names
+from layerprobe.report.frames import group_mean, monotonicity, prepare, shared_folder, short_names, usual_top
 from layerprobe.results.record import to_frame
 
 LONG = [f"encoder.stack.layer.{i}.{name}" for i in range(2) for name in ("attention.self", "intermediate_act_fn")]
@@ -51,6 +51,16 @@ def test_short_names_stay_and_long_ones_lose_what_they_share():
     assert len(clipped) <= 30
     assert clipped.startswith("first_")
     assert clipped.endswith("_last")
+
+
+def test_an_axis_reaches_to_the_highest_error_unless_few_would_flatten_all_others():
+    usual = [0.02, 0.03, 0.05, 0.04, 0.06, 0.05, 0.04, 0.03, 0.02]
+    assert usual_top(pd.Series([*usual, 0.15])) == 0.15
+    assert usual_top(pd.Series([*usual, 0.45, math.nan])) == 0.06
+    assert usual_top(pd.Series([*usual, 0.45, 0.5])) == 0.5
+    assert usual_top(pd.Series([0.01, 0.9])) == 0.9
+    assert usual_top(pd.Series([0.0] * 9 + [0.9])) == 0.9
+    assert math.isnan(usual_top(pd.Series([math.nan])))
 
 
 def test_monotonicity_names_each_rise_and_whether_the_intervals_are_apart():

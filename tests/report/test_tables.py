@@ -24,7 +24,7 @@ def line_with(text, word):
 
 def test_a_line_for_each_layer_with_the_errors_of_each_checkpoint():
     layers = ["input", "conv[1]", "fc"]
-    text = printed(results_table(made.results(layers, CHECKPOINTS)))
+    text = printed(results_table(made.results(layers, CHECKPOINTS), width=140))
     header = line_with(text, "depth")
     assert header == ["depth", "layer", "kind", "shape", "features", "initial", "final", "l2", "status"]
     line = line_with(text, "conv[1]")
@@ -56,6 +56,12 @@ def test_many_layers_make_a_compact_table_that_keeps_the_ends_the_best_and_the_f
     assert len(shown) == 12
     assert "kind" not in text
     assert "12 of 130 layers" in text
+
+
+def test_a_narrow_terminal_gets_the_errors_in_full():
+    text = printed(results_table(made.results(["input", "conv1_preact"], CHECKPOINTS), width=80), width=80)
+    assert line_with(text, "depth") == ["depth", "layer", "initial", "final", "l2", "status"]
+    assert line_with(text, "conv1_preact") == ["1", "conv1_preact", "37.0", "±7.4", "18.5", "±3.7", "1e-03", "ok"]
 
 
 def test_checkpoints_beyond_six_are_left_out_evenly():

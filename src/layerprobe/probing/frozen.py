@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,17 +13,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from layerprobe.probing.flags import keep_flags
 from layerprobe.probing.snapshot import Snapshot
-
-_FLAGS: tuple[tuple[Any, str], ...] = (
-    (torch.backends.cudnn, "enabled"),
-    (torch.backends.cudnn, "benchmark"),
-    (torch.backends.cudnn, "deterministic"),
-    (torch.backends.cudnn, "allow_tf32"),
-    (torch.backends.cuda.matmul, "allow_tf32"),
-    (torch.backends.cuda.matmul, "allow_fp16_reduced_precision_reduction"),
-    (torch.backends.cuda.matmul, "allow_bf16_reduced_precision_reduction"),
-)
 
 
 @contextmanager
@@ -56,7 +46,7 @@ def frozen(network: nn.Module, *, seed: int | None = None) -> Iterator[nn.Module
         )
     with ExitStack() as restore:
         _keep_random_states(restore)
-        _keep_flags(restore)
+        keep_flags(restore)
         restore.callback(Snapshot(network).restore)
         for module in network.modules():
             # Not `network.eval()`: some networks override `train` to merge weights, which does not undo exactly.
@@ -107,25 +97,3 @@ def _seed_everything(seed: int) -> None:
             accelerator.manual_seed_all(seed)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(seed)
-
-
-def _keep_flags(restore: ExitStack) -> None:
-    restore.callback(torch.set_grad_enabled, torch.is_grad_enabled())
-    _keep(restore, torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
-    for owner, name in _FLAGS:
-        _keep(restore, partial(getattr, owner, name), partial(setattr, owner, name))
-    _keep(restore, torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode)
-    _keep(restore, torch.get_default_dtype, torch.set_default_dtype)
-    _keep(restore, torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled)
-
-
-def _keep(restore: ExitStack, get: Callable[[], Any], put: Callable[[Any], object]) -> None:
-    # torch ≥ 2.9 refuses to read the old precision flags once a program has set the new ones.
-    with suppress(RuntimeError, AttributeError):
-        before = get()
-
-        def put_back() -> None:
-            if get() != before:
-                put(before)
-
-        restore.callback(put_back)

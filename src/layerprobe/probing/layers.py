@@ -18,7 +18,7 @@ from layerprobe.probing.names import Candidate, Names, candidates
 from layerprobe.probing.patterns import select
 from layerprobe.probing.trace import Occurrence, Trace, trace
 from layerprobe.probing.visit import visit
-from layerprobe.probing.watch import INPUT, Site, unwrap
+from layerprobe.probing.watch import INPUT, Site, module_at, unwrap
 from layerprobe.types import LayerName
 
 _logger = logging.getLogger(__name__)
@@ -101,10 +101,11 @@ def discover(
     """List the layers of a network in order of execution.
 
     The network runs frozen on batches of two and of three made of the first two samples (of the first, if it is the
-    only one), so the list does not depend on the size of the batch. A tensor is a layer if it is floating point, exactly one of its axes grows
-    with the batch (weights, masks and tables of positions do not), it is computed from the input, and its values for a
-    sample do not depend on which other samples are in the batch. The input is a layer if it is floating point or uint8
-    (pixels); other integers and booleans (token ids, masks, lengths) are categories, not quantities.
+    only one), so the list does not depend on the size of the batch. A tensor is a layer if it is floating point,
+    exactly one of its axes grows with the batch (weights, masks and tables of positions do not), it is computed from
+    the input, and its values for a sample do not depend on which other samples are in the batch. The input is a layer
+    if it is floating point or uint8 (pixels); other integers and booleans (token ids, masks, lengths) are categories,
+    not quantities.
 
     A network whose parameters are not initialised yet (lazy modules) is called once first, as its user would.
 
@@ -179,7 +180,7 @@ def survey(
     layers: list[Candidate] = []
     left_out: dict[Occurrence, str] = {}
     naming = Names(network, found.root)
-    blocks = block_paths(network.get_submodule(found.root.module), found.root.module)
+    blocks = block_paths(module_at(network, found.root.module), found.root.module)
     for candidate in candidates(found):
         site, dtype, shape = candidate.occurrence.site, candidate.occurrence.dtype, candidate.occurrence.shape
         if not dtype.is_floating_point and not (site.function == INPUT and dtype == torch.uint8):

@@ -84,9 +84,9 @@ class Names:
     """Gives each tensor its name: numbers of operations count those that were named before."""
 
     def __init__(self, network: nn.Module, root: Call) -> None:
-        self._network = network
         self._prefix = root.module
-        self._modules = {self._path(path) for path, _ in network.named_modules()} - {""}
+        self._classes = {path: type(module).__name__ for path, module in network.named_modules()}
+        self._modules = {self._path(path) for path in self._classes} - {""}
         self._events: dict[tuple[str, int, str, int], str] = {}
         self._numbers: Counter[str] = Counter()
         self._taken: set[str] = set()
@@ -102,7 +102,7 @@ class Names:
     def kind(self, occurrence: Occurrence) -> str:
         """Class of the module, name of the function, or `input`."""
         site = occurrence.site
-        return site.function or type(self._network.get_submodule(site.module)).__name__
+        return site.function or self._classes[site.module]
 
     def _event(self, occurrence: Occurrence) -> str:
         site = occurrence.site

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from layerprobe.probing.identity import Identities, Key, ignores_data, source
 from layerprobe.probing.inputs import Arguments
 from layerprobe.probing.nesting import named_tensors, tensors
-from layerprobe.probing.watch import INPUT, AbstractObserver, Call, Site, watch
+from layerprobe.probing.watch import INPUT, AbstractObserver, Call, Site, module_at, watch
 
 
 @dataclass(eq=False)
@@ -133,7 +133,7 @@ class _Tracer(AbstractObserver):
             if isinstance(network, nn.Sequential | nn.ModuleList | nn.ModuleDict) or len(inner) != 1:
                 return own.call
             (child,) = inner
-            module = network.get_submodule(child.call.module.removeprefix(own.call.module).lstrip("."))
+            module = module_at(network, child.call.module.removeprefix(own.call.module).lstrip("."))
             hands_on = child.given == own.given and child.returned == own.returned
             if not (hands_on and own.given and own.returned and any(module.children())):
                 return own.call

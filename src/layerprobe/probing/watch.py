@@ -96,6 +96,11 @@ def is_compiled(module: nn.Module) -> bool:
     return "_orig_mod" in module._modules
 
 
+def module_at(network: nn.Module, path: str) -> nn.Module:
+    """The module at a path; the empty path is the network."""
+    return dict(network.named_modules(remove_duplicate=False))[path]
+
+
 @contextmanager
 def watch(
     network: nn.Module, observer: AbstractObserver, *, functions: bool, modules: Container[str] | None = None
@@ -139,12 +144,13 @@ def _hook_scripted(
         if module in hooks:
             hooks[module][0](module, args, {})
 
-    def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+    def leave(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         if module in hooks:
-            hooks[module][1](module, args, kwargs, output)
+            hooks[module][1](module, args, {}, output)
 
     stack.callback(register_module_forward_pre_hook(enter).remove)
-    stack.callback(register_module_forward_hook(leave, with_kwargs=True, always_call=True).remove)
+    # Without `with_kwargs`, of which torch keeps a trace when the hook is removed.
+    stack.callback(register_module_forward_hook(leave, always_call=True).remove)
 
 
 class _Passage:

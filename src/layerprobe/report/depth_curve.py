@@ -6,11 +6,10 @@ from functools import partial
 from typing import Any
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
 from layerprobe.report import style
-from layerprobe.report.frames import prepare, shared_folder
+from layerprobe.report.frames import prepare, shared_folder, usual_top
 from layerprobe.report.layer_axis import layer_axis, layer_names, layer_step
 
 _COLUMNS = [
@@ -30,7 +29,8 @@ def depth_curve(results: pd.DataFrame) -> alt.LayerChart:
 
     Returns:
         The chart. A failed layer leaves a gap and a cross at its place; the majority class's error is a thin line, or
-        is named above the curves where it lies far beyond them.
+        is named above the curves where it lies far beyond them. So are single errors that would flatten all others:
+        a triangle at the upper edge, with the figure.
     """
     frame = prepare(results)
     labels = layer_names(frame)
@@ -70,7 +70,9 @@ def depth_curve(results: pd.DataFrame) -> alt.LayerChart:
         x=x, y=y, color=literal, detail="caption:N", strokeDash=_literal(captions, look.dashes)
     )
     points = (
-        base.transform_filter(alt.datum.position % max(1, len(labels) // _MARKED) == 0)
+        base.transform_filter(
+            (alt.datum.position % max(1, len(labels) // _MARKED) == 0) & (alt.datum.test_error <= top)
+        )
         .mark_point(opacity=1, size=40, strokeWidth=1.5)
         .encode(
             x=x,
@@ -81,7 +83,14 @@ def depth_curve(results: pd.DataFrame) -> alt.LayerChart:
             tooltip=tooltip(),
         )
     )
-    layers = [band, *_majority_line(majority, top, len(labels)), line, points, *_failed(frame, x)]
+    layers = [
+        band,
+        *_majority_line(majority, top, len(labels)),
+        line,
+        points,
+        *_beyond(frame, top, x),
+        *_failed(frame, x),
+    ]
     return (
         alt.layer(*layers)
         .properties(width=width, height=_HEIGHT, title=_title(frame, majority, top, width))
@@ -91,7 +100,7 @@ def depth_curve(results: pd.DataFrame) -> alt.LayerChart:
 
 def _top(frame: pd.DataFrame, majority: float) -> float:
     """End of the error axis: the curves fill it, and the majority's line is on it if that does not flatten them."""
-    highest = np.nanmax(frame[["test_error", "test_error_high"]].to_numpy(dtype=float), initial=0.0)
+    highest = usual_top(frame["test_error_high"])
     if majority <= 1.7 * highest:
         highest = max(highest, majority)
     return float(min(1.0, max(1.07 * highest, 0.005)))
@@ -106,6 +115,27 @@ def _majority_line(majority: float, top: float, n_layers: int) -> list[alt.Chart
         chart.mark_text(align="right", baseline="bottom", dy=-3, fontSize=10.5, color=style.QUIET)
         .encode(x="position:Q", y="majority_error:Q", text=alt.value(f"majority class {majority:.1%}")),
     ]  # fmt: skip
+
+
+def _beyond(frame: pd.DataFrame, top: float, x: alt.X) -> list[alt.Chart]:
+    """Triangles for errors beyond the axis; the figures stand on the side where there is room."""
+    beyond = frame[frame["test_error"] > top].assign(top=top)
+    if beyond.empty:
+        return []
+    last = frame["position"].max()
+    chart = alt.Chart(beyond[[*_COLUMNS, "top"]])
+    literal = alt.Color("colour:N", scale=None)
+    layers: list[alt.Chart] = [
+        chart.mark_point(shape="triangle-up", filled=True, opacity=1, size=70, yOffset=6).encode(
+            x=x, y="top:Q", color=literal, tooltip=tooltip()
+        )
+    ]
+    texts = (
+        chart.transform_filter(alt.datum.position > last / 2).mark_text(align="right", dx=-9, dy=7, fontSize=11),
+        chart.transform_filter(alt.datum.position <= last / 2).mark_text(align="left", dx=9, dy=7, fontSize=11),
+    )
+    figure = alt.Text("test_error:Q", format=".1%")
+    return [*layers, *(text.encode(x=x, y="top:Q", color=literal, text=figure) for text in texts)]
 
 
 def _failed(frame: pd.DataFrame, x: alt.X) -> list[alt.Chart]:
@@ -164,6 +194,8 @@ def _title(frame: pd.DataFrame, majority: float, top: float, width: int) -> alt.
     notes = [f"one linear head per layer, {frame['n_test'].max():,} test samples, 95% interval"]
     if majority > top:
         notes.append(f"majority class {majority:.1%}, beyond the axis")
+    if (frame["test_error"] > top).any():
+        notes.append("triangle: beyond the axis")
     if frame["test_error"].isna().any():
         notes.append("× failed")
     return alt.TitleParams("Test error over depth", subtitle=style.packed(notes, width))

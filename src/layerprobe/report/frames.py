@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -98,6 +99,26 @@ def group_mean(frame: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFra
         values = group[value].dropna().to_numpy(dtype=float)
         rows.append((*key, len(values), *_mean_interval(values)))
     return pd.DataFrame(rows, columns=[*by, "n", "mean", "low", "high"])
+
+
+def usual_top(errors: pd.Series) -> float:
+    """Find how high an axis of errors has to reach: to the highest, unless that lies far above nearly all others.
+
+    Args:
+        errors: Errors, or upper ends of their intervals; NaN is passed over.
+
+    Returns:
+        The highest error; or where at most a tenth of them lie more than three times above the others, such as the
+        last layer of an untrained network, the highest of those others. NaN if there is none.
+    """
+    values = errors.dropna().to_numpy(dtype=float)
+    if len(values) == 0:
+        return math.nan
+    highest = float(values.max())
+    if len(values) < 8:
+        return highest
+    others = float(values[values <= 2 * np.quantile(values, 0.9, method="lower")].max())
+    return others if highest > 3 * others > 0 else highest
 
 
 def shared_folder(names: Sequence[str]) -> str:

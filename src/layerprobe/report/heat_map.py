@@ -9,7 +9,7 @@ import pandas as pd
 
 from layerprobe.report import style
 from layerprobe.report.depth_curve import tooltip
-from layerprobe.report.frames import clipped, prepare, shared_folder
+from layerprobe.report.frames import clipped, prepare, shared_folder, usual_top
 from layerprobe.report.layer_axis import layer_names, thinned
 
 _COLUMNS = [
@@ -32,7 +32,7 @@ def heat_map(results: pd.DataFrame) -> alt.LayerChart:
     frame = prepare(results)
     names = layer_names(frame)
     captions = frame.drop_duplicates("checkpoint")["caption"].tolist()
-    top = max(float(frame["test_error"].max()), 0.005)
+    top = max(usual_top(frame["test_error"]), 0.005)
     height = max(5, min(26 if len(names) <= 16 else 18, _TALLEST // len(names)))
     wide = max(78, min(150, 520 // len(captions)))
     shared = shared_folder(frame["layer"].unique().tolist())
@@ -63,7 +63,7 @@ def heat_map(results: pd.DataFrame) -> alt.LayerChart:
     )  # fmt: skip
     colour = alt.Color(
         "test_error:Q",
-        scale=alt.Scale(scheme="yellowgreenblue", domain=[0, top]),
+        scale=alt.Scale(scheme="yellowgreenblue", domain=[0, top], clamp=True),
         legend=alt.Legend(
             title="test error",
             titlePadding=8,
@@ -82,6 +82,8 @@ def heat_map(results: pd.DataFrame) -> alt.LayerChart:
     if height >= 14:
         layers.append(base.mark_text(fontSize=10.5).encode(text="text:N", color=ink))
     notes = [f"one linear head per layer, {frame['n_test'].max():,} test samples"]
+    if (frame["test_error"] > top).any():
+        notes.append(f"darkest: {top:.{digits}%} and above")
     if frame["test_error"].isna().any():
         notes.append("white: failed")
     return (

@@ -30,18 +30,18 @@ def hidden_plane(hidden: pd.DataFrame, lines: pd.DataFrame) -> alt.ConcatChart:
     n_layers = hidden["layer"].nunique()
     panels, missing = [], False
     for (checkpoint, layer), group in hidden.groupby(["checkpoint", "layer"], sort=False):
-        low, high = _square(group)
-        x = alt.X("h1:Q", scale=plane.span(low, high), axis=plane.axis("h1", grid=True))
-        y = alt.Y("h2:Q", scale=plane.span(low, high), axis=plane.axis("h2", grid=True))
+        h1, h2 = _ranges(group)
+        x = alt.X("h1:Q", scale=plane.span(*h1), axis=plane.axis("h1", grid=True))
+        y = alt.Y("h2:Q", scale=plane.span(*h2), axis=plane.axis("h2", grid=True))
         marks = []
         here = lines[(lines["checkpoint"] == checkpoint) & (lines["layer"] == layer)]
         for w1, w2, bias in here[["w1", "w2", "bias"]].to_numpy(dtype=float):
-            ends = across(w1, w2, bias, low, high)
+            ends = across(w1, w2, bias, h1, h2)
             missing |= ends.empty
             dashed = alt.Chart(ends).mark_line(color="#D55E00", strokeWidth=2, strokeDash=[6, 3])
             marks += [] if ends.empty else [dashed.encode(x=x, y=y)]
         few = len(group) <= plane.LABELLED
-        points, texts = _spots(group, plane.SIDE / (high - low)) if few else (group.assign(size=30), pd.DataFrame())
+        points, texts = _spots(group, plane.SIDE / (h1[1] - h1[0])) if few else (group.assign(size=30), pd.DataFrame())
         marks.append(plane.samples(alt.Chart(points).encode(x=x, y=y), few))
         if few:
             for dy in sorted(set(texts["dy"].tolist())):
@@ -95,9 +95,10 @@ def _spots(group: pd.DataFrame, pixels: float) -> tuple[pd.DataFrame, pd.DataFra
     return pd.DataFrame(points), pd.DataFrame(texts)
 
 
-def _square(group: pd.DataFrame) -> tuple[float, float]:
-    """One range for both axes, so that a right angle looks like one."""
+def _ranges(group: pd.DataFrame) -> tuple[tuple[float, float], tuple[float, float]]:
+    """A range for each axis, with the samples in its middle and of one length, so that a right angle looks like one."""
     values = group[["h1", "h2"]].to_numpy(dtype=float)
-    low, high = float(values.min()), float(values.max())
-    margin = 0.25 * (high - low) or 1.0
-    return low - margin, high + margin
+    low, high = values.min(0), values.max(0)
+    half = 0.75 * float((high - low).max()) or 1.0
+    middle = (low + high) / 2
+    return (middle[0] - half, middle[0] + half), (middle[1] - half, middle[1] + half)

@@ -9,7 +9,7 @@ import altair as alt
 import pandas as pd
 
 from layerprobe.report import style
-from layerprobe.report.frames import prepare
+from layerprobe.report.frames import prepare, usual_top
 from layerprobe.report.layer_axis import layer_names
 
 _NAMED = 12
@@ -58,7 +58,7 @@ def path_curve(path: pd.DataFrame) -> alt.ConcatChart:
         base = alt.Chart(frame.loc[frame["caption"] == caption, _COLUMNS])
         line = base.mark_line(strokeWidth=1.6, clip=True).encode(x=x, y=y, color=colour, detail="line:N")
         chosen = (
-            base.transform_filter(alt.datum.selected)
+            base.transform_filter(alt.datum.selected & (alt.datum.val_error <= top))
             .mark_point(filled=True, opacity=1, size=46, stroke="white", strokeWidth=1)
             .encode(x=x, y=y, color=colour, tooltip=_tooltip())
         )
@@ -68,6 +68,8 @@ def path_curve(path: pd.DataFrame) -> alt.ConcatChart:
         "one line per layer" if every == 1 else f"{frame['layer'].nunique()} of {len(names)} layers, a line for each"
     ]
     notes.append("a point where the sweep chose")
+    if (beyond := int((frame["selected"] & (frame["val_error"] > top)).sum())) > 0:
+        notes.append(f"beyond the axis: {beyond}")
     return (
         alt.concat(*panels, columns=columns, spacing=22)
         .properties(title=alt.TitleParams("Validation error over L2", subtitle=style.packed(notes, width * columns)))
@@ -127,6 +129,6 @@ def _thinned(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _top(frame: pd.DataFrame) -> float:
     """End of the error axis: heads that hardly learn would flatten all others, so they may leave it."""
-    chosen = frame.loc[frame["selected"], "val_error"].max()
-    highest = frame["val_error"].max()
-    return float(min(1.0, max(1.04 * highest if not chosen > 0 else min(1.04 * highest, 2.2 * chosen), 0.005)))
+    chosen = usual_top(frame.loc[frame["selected"], "val_error"])
+    highest = 1.04 * frame["val_error"].max()
+    return float(min(1.0, max(min(highest, 2.2 * chosen) if chosen > 0 else highest, 0.005)))

@@ -59,24 +59,25 @@ def separating_lines(store: ProbeStore, hidden: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=LINES)
 
 
-def across(w1: float, w2: float, bias: float, low: float, high: float) -> pd.DataFrame:
-    """Cut a line to the square [low, high]².
+def across(w1: float, w2: float, bias: float, h1: tuple[float, float], h2: tuple[float, float]) -> pd.DataFrame:
+    """Cut a line to the panel that shows it.
 
     Args:
         w1: First weight of w1·h1 + w2·h2 + bias = 0.
         w2: Second weight.
         bias: Bias.
-        low: Lower end of both axes.
-        high: Upper end of both axes.
+        h1: Ends of the first axis.
+        h2: Ends of the second axis.
 
     Returns:
-        h1 and h2 of the two ends; no row where the line misses the square.
+        h1 and h2 of the two ends; no row where the line misses the panel.
     """
     crossings = set()
-    for edge in (low, high):
-        if w2 and low <= (h2 := -(w1 * edge + bias) / w2) <= high:
-            crossings.add((edge, h2))
-        if w1 and low <= (h1 := -(w2 * edge + bias) / w1) <= high:
-            crossings.add((h1, edge))
+    for edge in h1:
+        if w2 and h2[0] <= (crossing := -(w1 * edge + bias) / w2) <= h2[1]:
+            crossings.add((edge, crossing))
+    for edge in h2:
+        if w1 and h1[0] <= (crossing := -(w2 * edge + bias) / w1) <= h1[1]:
+            crossings.add((crossing, edge))
     ends = [min(crossings), max(crossings)] if len(crossings) > 1 else []
     return pd.DataFrame(ends, columns=["h1", "h2"], dtype=float)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,18 +18,26 @@ _COMPACT = 24
 _MOST_CHECKPOINTS = 6
 
 
-def results_table(results: pd.DataFrame, rows: int = 40) -> Table:
+def results_table(results: pd.DataFrame, rows: int = 40, width: int | None = None) -> Table:
     """Lay out one run: a line for each layer, the test error and its 95% interval for each checkpoint.
 
     Args:
         results: Results of one run, in the columns of `ProbeRecord`.
         rows: Layers to show at most. Of more, an even choice is shown, with the failed ones and with those that
-            validation prefers; above 24 layers or 3 checkpoints the columns of kind, shape and features make room.
+            validation prefers; above 24 layers the columns of kind, shape and features are left out.
+        width: Letters on a line; by default the terminal's. Those columns are left out too where it is too short.
 
     Returns:
         The table; bold is the layer that validation prefers at its checkpoint.
     """
     frame = prepare(results)
+    full = _table(frame, rows, compact=False)
+    available = shutil.get_terminal_size().columns if width is None else width
+    fits = Console(width=1000).measure(full).maximum <= available
+    return full if fits and frame["layer"].nunique() <= _COMPACT else _table(frame, rows, compact=True)
+
+
+def _table(frame: pd.DataFrame, rows: int, *, compact: bool) -> Table:
     checkpoints = frame.drop_duplicates("checkpoint")["checkpoint"].tolist()
     shown = _even(checkpoints, _MOST_CHECKPOINTS)
     layers = frame.sort_values(["position", "checkpoint_order"]).drop_duplicates("position", keep="last")
@@ -35,7 +45,6 @@ def results_table(results: pd.DataFrame, rows: int = 40) -> Table:
     best = usable.loc[usable.groupby("checkpoint")["val_error"].idxmin()]
     best_at = set(zip(best["checkpoint"], best["position"], strict=True))
     kept = _kept(frame, best, rows)
-    compact = len(layers) > _COMPACT or len(shown) > 3
 
     table = Table(box=box.SIMPLE_HEAD, title="Test error by layer, %", title_justify="left", pad_edge=False)
     table.add_column("depth", justify="right")

@@ -15,6 +15,7 @@ from layerprobe.probing.solvers.softmax import Evaluation, SoftmaxObjective, bas
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.solvers.spectrum import Spectrum
+from layerprobe.probing.solvers.threads import threads_for
 
 _ABSENT = -60.0
 """Score of a class without a training sample, below the lowest bias: its probability is beneath rounding."""
@@ -67,6 +68,12 @@ class Logistic(AbstractSolver):
         spectrum: Spectrum | None = None,
     ) -> Solution:
         """See `AbstractSolver.solve`."""
+        with threads_for(4.0 * features.numel() * n_classes * len(l2)):
+            return self._solve(features, targets, n_classes, l2, spectrum)
+
+    def _solve(
+        self, features: Tensor, targets: Tensor, n_classes: int, l2: Tensor, spectrum: Spectrum | None
+    ) -> Solution:
         present, places = targets.unique(return_inverse=True)
         if len(present) < n_classes:
             return self._with_absent(features, places, present, n_classes, l2, spectrum)
@@ -121,7 +128,7 @@ class Logistic(AbstractSolver):
         spectrum: Spectrum | None,
     ) -> Solution:
         """Classes without a training sample have weight 0 and, at the optimum, a bias of -∞: here a very low one."""
-        found = self.solve(features, places, len(present), l2, spectrum)
+        found = self._solve(features, places, len(present), l2, spectrum)
         p, _, d = found.weight.shape
         weight = found.weight.new_zeros(p, n_classes, d)
         lowest = found.bias.amin(1, keepdim=True)

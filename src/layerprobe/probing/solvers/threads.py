@@ -1,0 +1,29 @@
+"""As many CPU threads as a problem is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_WORTH = 1e9
+"""Floating-point operations of one evaluation below which a second thread costs more in waiting than it brings."""
+
+
+@contextmanager
+def threads_for(operations: float) -> Iterator[None]:
+    """Use one thread for a small problem, all of them for a large one.
+
+    Small problems make many short parallel regions. Their threads wait for each other by spinning, and where other
+    processes want the same cores, one evaluation takes as long as a time slice instead of milliseconds.
+
+    Args:
+        operations: Floating-point operations of one evaluation.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if operations < _WORTH else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
