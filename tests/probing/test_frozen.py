@@ -38,7 +38,7 @@ class Eventful(nn.Module):
         self.fc.train()
         self.fc.weight.requires_grad_(False)
         self.fc.register_forward_hook(lambda module, args, output: output)
-        torch.rand(3), random.random(), np.random.rand()  # noqa: NPY002
+        torch.rand(3), random.random(), np.random.rand()
         torch.set_grad_enabled(True)
         torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
         torch.backends.cudnn.deterministic = True
@@ -58,7 +58,7 @@ class Marks:
         self.hooks = [dict(module._forward_hooks) for module in network.modules()]
         self.attributes = (list(network.seen), network.state.tolist(), network.last, network.count)
         self.names = sorted(vars(network))
-        self.random = (random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().tolist())  # noqa: NPY002
+        self.random = (random.getstate(), np.random.get_state()[1].tobytes(), torch.get_rng_state().tolist())
         cudnn = torch.backends.cudnn
         self.modes = (
             torch.is_grad_enabled(),
@@ -133,7 +133,7 @@ def test_eval_is_not_called(network: Eventful) -> None:
 
 def test_a_seed_makes_it_reproducible_and_none_goes_on(network: Eventful) -> None:
     def draw() -> tuple[float, float, float]:
-        return torch.rand(()).item(), random.random(), np.random.rand()  # noqa: NPY002
+        return torch.rand(()).item(), random.random(), np.random.rand()
 
     with frozen(network, seed=3):
         first = draw()

@@ -27,7 +27,7 @@ Data: TypeAlias = Mapping[Split, Source]
 _WHOLE = (SequentialSampler, RandomSampler, DistributedSampler)
 
 
-def check_splits(data: Mapping[str, Any]) -> None:
+def check_splits(data: Mapping[Any, Any]) -> None:
     """Refuse data without a training, validation or test split.
 
     Raises:

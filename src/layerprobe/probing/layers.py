@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from layerprobe.probing.batch import agree, batch_axis, excerpt, split
+from layerprobe.probing.batch_axis import agree, batch_axis, excerpt, split
 from layerprobe.probing.frozen import frozen, uninitialised
 from layerprobe.probing.granularity import GRANULARITIES, Granularity, block_paths
 from layerprobe.probing.inputs import Arguments, NetworkInputs, device_of

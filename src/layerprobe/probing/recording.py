@@ -79,7 +79,7 @@ def record_split(
 
         def keep(layer: Layer, activation: Tensor, first: int = first, size: int = len(seen[-1])) -> None:
             if layer.name in recording.problems:
-                return None
+                return
             start = time.perf_counter()
             if len(activation) != size:
                 raise ValueError(
@@ -91,7 +91,8 @@ def record_split(
                 if not torch.isfinite(features).all():
                     row = first + int((~torch.isfinite(features).all(1)).nonzero()[0])
                     recording.problems[layer.name] = f"NaN or infinite activations, first in {split} sample {row}"
-                    return recording.drop(layer.name)
+                    recording.drop(layer.name)
+                    return
                 recording.batches[layer.name, reduction.description].append(features)
             recording.seconds[layer.name] += time.perf_counter() - start
 

@@ -111,9 +111,10 @@ def failed(
         The result.
     """
     figures = ("l2", "gap", "train_error", "val_error", "val_loss", "test_error", "test_error_low", "test_error_high")
+    missing: dict[str, Any] = dict.fromkeys(figures, math.nan)
     record = ProbeRecord(
         **_common(layer, checkpoint, labels),
-        **dict.fromkeys(figures, math.nan),
+        **missing,
         test_loss=math.nan,
         shuffled_error=math.nan,
         selectivity=math.nan,

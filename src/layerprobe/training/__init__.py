@@ -1,0 +1,1 @@
+"""What belongs to a Lightning run: checkpoints, the probe callback, progress."""

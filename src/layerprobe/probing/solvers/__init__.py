@@ -1,0 +1,1 @@
+"""Algorithms that fit linear heads, one in each file."""

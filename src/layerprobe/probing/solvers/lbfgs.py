@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,8 +15,8 @@ from layerprobe.probing.solvers.softmax import Evaluation
 Evaluate = Callable[[Float[Tensor, "q m e"], Int[Tensor, " q"], bool], Evaluation]
 """Evaluates heads of the problems with these numbers, with or without their curvature."""
 
-Precondition = Callable[[Float[Tensor, "q m e"], Float[Tensor, "q m m"], Int[Tensor, " q"]], Float[Tensor, "q m e"]]
-"""Applies an approximate inverse Hessian, given the curvature."""
+Precondition = Callable[..., Float[Tensor, "q m e"]]
+"""Applies an approximate inverse Hessian to vectors, given `curvature` and `which` problems they belong to."""
 
 Gap = Callable[[Evaluation, Int[Tensor, " q"]], Float[Tensor, " q"]]
 """How far each problem is from its optimum."""
@@ -93,8 +94,7 @@ def minimise(
             x, f, g, curvature, current = x[stay], f[stay], g[stay], curvature[stay], current[stay]
             direction, length, fresh, failures = direction[stay], length[stay], fresh[stay], failures[stay]
             steps, changes, rhos = ([t[stay] for t in kept] for kept in (steps, changes, rhos))
-        metric = curvature
-        newton = -_two_loop(g, steps, changes, rhos, lambda v, a=metric, k=active: precondition(v, a, k))
+        newton = -_two_loop(g, steps, changes, rhos, partial(precondition, curvature=curvature, which=active))
         direction = torch.where(fresh.view(-1, 1, 1), newton, direction)
         length = torch.where(fresh, torch.ones_like(length), length)
         slope = _dot(g, direction)

@@ -150,7 +150,7 @@ class _Problem:
     solver: Logistic
 
     def descend(
-        self, start: Float[Tensor, "q m e"], dtype: torch.dtype, which: Int[Tensor, " q"]
+        self, start: Float[Tensor, "q m e"], dtype: torch.dtype, numbers: Int[Tensor, " q"]
     ) -> tuple[Float[Tensor, "q m e"], Int[Tensor, " q"]]:
         """Minimise the values with these numbers, in one precision."""
         objective = SoftmaxObjective(self.features, self.targets, self.n_classes, dtype)
@@ -158,14 +158,14 @@ class _Problem:
         axes = None if self.axes is None else self.axes.to(dtype)
 
         def evaluate(heads: Tensor, k: Tensor, with_curvature: bool) -> Evaluation:
-            return objective(heads, self.l2[which[k]], with_curvature)
+            return objective(heads, self.l2[numbers[k]], with_curvature)
 
-        def precondition(v: Tensor, curvature: Tensor, k: Tensor) -> Tensor:
+        def precondition(v: Tensor, curvature: Tensor, which: Tensor) -> Tensor:
             a, turn = torch.linalg.eigh(curvature)
             a = a.clamp(min=1e-9 * a[:, -1:].clamp(min=1e-30))[:, :, None]
             x = turn.mT @ v
             weight = x[:, :, :-1] if axes is None else x[:, :, :-1] @ axes
-            weight = weight / (a * (values + 1e-6 * values[-1]) + self.l2[which[k]].to(dtype).view(-1, 1, 1))
+            weight = weight / (a * (values + 1e-6 * values[-1]) + self.l2[numbers[which]].to(dtype).view(-1, 1, 1))
             weight = weight if axes is None else weight @ axes.T
             return turn @ torch.cat([weight, x[:, :, -1:] / a], 2)
 
@@ -173,7 +173,7 @@ class _Problem:
             start.to(dtype),
             evaluate,
             precondition,
-            lambda e, k: self.gap(e, which[k]),
+            lambda e, k: self.gap(e, numbers[k]),
             tolerance=0.5 * self.solver.tolerance,
             max_iterations=self.solver.max_iterations,
             memory=self.solver.memory,

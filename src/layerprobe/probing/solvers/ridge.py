@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -92,9 +93,9 @@ class _Moments:
     @classmethod
     def of(cls, features: Float[Tensor, "n d"], targets: Int[Tensor, " n"], n_classes: int) -> _Moments:
         n, d = features.shape
-        zeros = {"dtype": torch.float64, "device": features.device}
-        gram, cross = torch.zeros(d, d, **zeros), torch.zeros(d, n_classes, **zeros)
-        x_sum, y_sum = torch.zeros(d, **zeros), torch.zeros(n_classes, **zeros)
+        zeros = partial(torch.zeros, dtype=torch.float64, device=features.device)
+        gram, cross = zeros(d, d), zeros(d, n_classes)
+        x_sum, y_sum = zeros(d), zeros(n_classes)
         rows = max(1, _CHUNK // max(d, 1))
         for start in range(0, n, rows):
             x = features[start : start + rows].double()
