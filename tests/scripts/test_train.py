@@ -43,7 +43,7 @@ def test_results_of_every_layer_and_checkpoint(digits: tuple[Path, str]) -> None
     assert results["checkpoint"].unique().tolist() == ["initial", "epoch_1", "epoch_2", "final"]
     assert results.groupby("checkpoint", sort=False)["depth"].apply(list).map(lambda d: d == list(range(len(d)))).all()
     assert (results["status"] == "converged").all()
-    assert (results["n_test"] == 360).all()
+    assert (results["n_test"] == 720).all()
     path = pd.read_parquet(directory / "probes" / "path.parquet")
     assert len(path) == 12 * len(results)
     assert path["selected"].sum() == len(results)

@@ -25,7 +25,7 @@ class DigitsDataModule(AbstractInMemoryDataModule):
     def __init__(
         self,
         val_size: int = 360,
-        test_size: int = 360,
+        test_size: int = 720,
         split_seed: int = 0,
         batch_size: int = 64,
         num_workers: int = 0,

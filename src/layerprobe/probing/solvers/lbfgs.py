@@ -32,10 +32,12 @@ class Minimum:
     Attributes:
         heads: The points.
         iterations: Evaluations spent on each.
+        exhausted: Which ones were still on their way when the evaluations ran out.
     """
 
     heads: Float[Tensor, "p m e"]
     iterations: Int[Tensor, " p"]
+    exhausted: Bool[Tensor, " p"]
 
 
 def minimise(
@@ -70,6 +72,7 @@ def minimise(
     """
     heads, iterations = start.clone(), torch.zeros(len(start), dtype=torch.int64)
     active = torch.arange(len(start), device=start.device)
+    exhausted = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     x = start.clone()
     now = evaluate(x, active, True)
     f, g, curvature = now.objective, now.gradient, now.curvature
@@ -84,6 +87,7 @@ def minimise(
     for iteration in range(1, max_iterations + 2):
         leave = (current <= tolerance) | (failures > _FAILURES) | ~torch.isfinite(f)
         if iteration > max_iterations:
+            exhausted[active[~leave]] = True
             leave[:] = True
         if leave.any():
             heads[active[leave]] = x[leave]
@@ -118,7 +122,7 @@ def minimise(
         current = torch.where(taken, gap(new, active), current)
         if new.curvature is not None:
             curvature = torch.where(where, new.curvature, curvature)
-    return Minimum(heads, iterations)
+    return Minimum(heads, iterations, exhausted)
 
 
 def _two_loop(

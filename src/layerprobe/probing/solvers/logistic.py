@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from layerprobe.probing.solvers.lbfgs import minimise
+from layerprobe.probing.solvers.lbfgs import Minimum, minimise
 from layerprobe.probing.solvers.softmax import Evaluation, SoftmaxObjective, basis
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver
@@ -42,7 +42,8 @@ class Logistic(AbstractSolver):
     there is no such bound: `gap` is then the gradient's norm over that at W = 0, and on data that the head separates
     there is no optimum, which is `stalled`.
 
-    float32 products are used while they serve; values whose certificate is not met are refined in float64.
+    float32 products are used while they serve; a value at which they stop short of the certificate is refined in
+    float64, unless it was the evaluations that ran out.
 
     Attributes:
         tolerance: A value has converged when its gap is at most this.
@@ -52,7 +53,7 @@ class Logistic(AbstractSolver):
 
     tolerance: float = 1e-5
     max_iterations: int = 500
-    memory: int = 12
+    memory: int = 20
     name: ClassVar[str] = "logistic"
 
     def losses(self, scores: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -87,15 +88,17 @@ class Logistic(AbstractSolver):
         axes = spectrum.vectors if spectrum.coordinates is None else None
         heads = torch.zeros(p, n_classes - 1, inner.shape[1] + 1, dtype=features.dtype, device=device)
         problem = _Problem(inner, targets, n_classes, l2, spectrum.values, axes, self)
-        heads, iterations = problem.descend(heads, features.dtype, torch.arange(p, device=device))
-        heads, final = problem.settle_bias(heads.double())
+        found = problem.descend(heads, features.dtype, torch.arange(p, device=device))
+        iterations = found.iterations
+        heads, final = problem.settle_bias(found.heads.double())
         gap = problem.gap(final, torch.arange(p, device=device))
-        if features.dtype != torch.float64 and (rest := (gap > self.tolerance).nonzero().flatten()).numel():
+        rest = ((gap > self.tolerance) & ~found.exhausted).nonzero().flatten()
+        if features.dtype != torch.float64 and len(rest):
             exact = inner if spectrum.coordinates is None else spectrum.coordinates
             problem = _Problem(exact, targets, n_classes, l2, spectrum.values, axes, self)
-            refined, more = problem.descend(heads[rest], torch.float64, rest)
-            heads[rest] = refined
-            iterations[rest.cpu()] += more
+            refined = problem.descend(heads[rest], torch.float64, rest)
+            heads[rest] = refined.heads
+            iterations[rest.cpu()] += refined.iterations
             heads, final = problem.settle_bias(heads)
             gap = problem.gap(final, torch.arange(p, device=device))
         full = basis(n_classes, torch.float64, device) @ heads
@@ -149,9 +152,7 @@ class _Problem:
     axes: Float[Tensor, "d r"] | None
     solver: Logistic
 
-    def descend(
-        self, start: Float[Tensor, "q m e"], dtype: torch.dtype, numbers: Int[Tensor, " q"]
-    ) -> tuple[Float[Tensor, "q m e"], Int[Tensor, " q"]]:
+    def descend(self, start: Float[Tensor, "q m e"], dtype: torch.dtype, numbers: Int[Tensor, " q"]) -> Minimum:
         """Minimise the values with these numbers, in one precision."""
         objective = SoftmaxObjective(self.features, self.targets, self.n_classes, dtype)
         values = self.values.to(dtype)
@@ -169,7 +170,7 @@ class _Problem:
             weight = weight if axes is None else weight @ axes.T
             return turn @ torch.cat([weight, x[:, :, -1:] / a], 2)
 
-        found = minimise(
+        return minimise(
             start.to(dtype),
             evaluate,
             precondition,
@@ -180,7 +181,6 @@ class _Problem:
             # The curvature costs p·c²·n, and its decomposition c³: nothing for few classes, much for a thousand.
             refresh=lambda i: self.n_classes <= 64 or i in (1, 2, 4, 8) or i % 16 == 0,
         )
-        return found.heads, found.iterations
 
     def settle_bias(self, heads: Float[Tensor, "p m e"]) -> tuple[Float[Tensor, "p m e"], Evaluation]:
         """Bring the bias to its optimum for these weights, by Newton steps in float64, and evaluate there."""
