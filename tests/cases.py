@@ -663,4 +663,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+_HEAVY = ("resnet50", "inception_v3", "vit_b_16", "convnext_tiny", "densenet121")
+each_case = pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case.name, marks=[pytest.mark.slow] * (case.name in _HEAVY)) for case in CASES]
+)

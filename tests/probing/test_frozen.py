@@ -142,11 +142,11 @@ def test_a_seed_makes_it_reproducible_and_none_goes_on(network: Eventful) -> Non
         assert draw() == first
     with frozen(network, seed=4):
         assert draw() != first
-    state = torch.get_rng_state()
     with frozen(network):
         inside = draw()
-    assert torch.equal(torch.get_rng_state(), state)
-    assert draw() == inside
+    after = draw()
+    # Not Python's own generator: the run-time type checker draws from it, too.
+    assert (inside[0], inside[2]) == (after[0], after[2])
 
 
 def test_an_unchanged_buffer_is_not_written_to() -> None:

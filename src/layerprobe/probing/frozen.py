@@ -37,15 +37,15 @@ def frozen(network: nn.Module, *, seed: int | None = None) -> Iterator[nn.Module
     Raises:
         ValueError: A parameter is not initialised yet (lazy modules).
     """
-    lazy = uninitialised(network)
-    if lazy:
-        raise ValueError(
-            f"the network cannot be frozen: {len(lazy)} of its parameters and buffers are not initialised yet "
-            f"({', '.join(lazy[:3])}{', …' if len(lazy) > 3 else ''}). "
-            "Call the network once on a batch before freezing it, and before its optimizer is made."
-        )
     with ExitStack() as restore:
-        _keep_random_states(restore)
+        _keep_random_states(restore)  # before anything else: run-time type checkers draw random numbers
+        lazy = uninitialised(network)
+        if lazy:
+            raise ValueError(
+                f"the network cannot be frozen: {len(lazy)} of its parameters and buffers are not initialised yet "
+                f"({', '.join(lazy[:3])}{', …' if len(lazy) > 3 else ''}). "
+                "Call the network once on a batch before freezing it, and before its optimizer is made."
+            )
         keep_flags(restore)
         restore.callback(Snapshot(network).restore)
         for module in network.modules():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, no_type_check
 
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -44,6 +44,7 @@ class Identities:
     def __init__(self) -> None:
         self._storages: dict[int, StorageWeakRef] = {}
 
+    @no_type_check  # called for every argument and result
     def key(self, tensor: Tensor) -> Key | None:
         """The tensor's key; None for a tensor without a storage (sparse, nested)."""
         try:

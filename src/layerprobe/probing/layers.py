@@ -94,7 +94,7 @@ def discover(
     network: nn.Module,
     inputs: NetworkInputs,
     *,
-    granularity: Granularity = "ops",
+    granularity: Granularity | str = "ops",
     include: str | Sequence[str] = ("*",),
     exclude: str | Sequence[str] = (),
 ) -> tuple[Layer, ...]:
@@ -138,7 +138,7 @@ def discover(
 
 
 def survey(
-    network: nn.Module, inputs: NetworkInputs, *, granularity: Granularity = "ops"
+    network: nn.Module, inputs: NetworkInputs, *, granularity: Granularity | str = "ops"
 ) -> tuple[tuple[Layer, ...], dict[LayerName, str]]:
     """List the layers of a network, and the floating-point tensors that are none with the reason.
 

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 _INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+_CONTAINERS = (dict, list, set, deque)
+
+
 class Snapshot:
     """A network's buffers, flags, attributes and hooks at one moment.
 
@@ -50,15 +53,14 @@ def _restore_each(restore: Callable[[Any, Any], None], kept: list[tuple[Any, Any
 
 def _attributes(module: nn.Module) -> dict[str, tuple[Any, Any]]:
     """Every attribute with what it is and, for a plain container (hooks, buffers, a list of states), what is in it."""
-    return {name: (value, _content(value)) for name, value in vars(module).items()}
+    contents = {name: value for name, value in vars(module).items() if isinstance(value, _CONTAINERS) and value}
+    return {name: (value, _copy(contents[name]) if name in contents else ()) for name, value in vars(module).items()}
 
 
-def _content(value: object) -> Any:
-    if isinstance(value, dict):
-        return dict(value) if value else {}
-    if isinstance(value, set):
-        return set(value)
-    return list(value) if isinstance(value, list | deque) else None
+def _copy(container: Any) -> Any:
+    if isinstance(container, dict):
+        return dict(container)
+    return set(container) if isinstance(container, set) else list(container)
 
 
 def _restore_attributes(module: nn.Module, before: dict[str, tuple[Any, Any]]) -> None:
@@ -68,7 +70,7 @@ def _restore_attributes(module: nn.Module, before: dict[str, tuple[Any, Any]]) -
     for name, (value, content) in before.items():
         if name not in now or now[name] is not value:
             now[name] = value
-        if content is not None:
+        if isinstance(value, _CONTAINERS) and (value or content):
             _restore_content(value, content)
 
 
@@ -76,7 +78,7 @@ def _restore_content(value: Any, content: Any) -> None:
     if isinstance(value, dict):
         same = list(value) == list(content) and all(value[key] is content[key] for key in content)
     elif isinstance(value, set):
-        same = value == content
+        same = value == set(content)
     else:
         same = len(value) == len(content) and all(a is b for a, b in zip(value, content, strict=True))
     if same:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, no_type_check
 
 import torch
 from torch import nn
@@ -115,18 +116,18 @@ def watch(
     """
     passage = _Passage(observer)
     with ExitStack() as stack:
-        scripted: dict[nn.Module, tuple[Callable[..., None], Callable[..., None]]] = {}
+        scripted: dict[nn.Module, str] = {}
         for path, module in network.named_modules():
             if is_compiled(module) or not (modules is None or path in modules):
                 continue
-            enter, leave = passage.hooks(path)
             if isinstance(module, torch.jit.ScriptModule):
-                scripted[module] = enter, leave
+                scripted[module] = path
                 continue
+            enter, leave = partial(passage.enter, path), partial(passage.leave, path)
             stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             stack.callback(module.register_forward_hook(leave, with_kwargs=True, always_call=True).remove)
         if scripted:
-            _hook_scripted(stack, scripted)
+            _hook_scripted(stack, passage, scripted)
         fastpath = torch.backends.mha.get_fastpath_enabled()
         stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
         torch.backends.mha.set_fastpath_enabled(False)
@@ -135,18 +136,16 @@ def watch(
         yield
 
 
-def _hook_scripted(
-    stack: ExitStack, hooks: Mapping[nn.Module, tuple[Callable[..., None], Callable[..., None]]]
-) -> None:
+def _hook_scripted(stack: ExitStack, passage: _Passage, paths: Mapping[nn.Module, str]) -> None:
     """Scripted modules take no hooks of their own, but do call those for all modules."""
 
     def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if module in hooks:
-            hooks[module][0](module, args, {})
+        if module in paths:
+            passage.enter(paths[module], module, args, {})
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        if module in hooks:
-            hooks[module][1](module, args, {}, output)
+        if module in paths:
+            passage.leave(paths[module], module, args, {}, output)
 
     stack.callback(register_module_forward_pre_hook(enter).remove)
     # Without `with_kwargs`, of which torch keeps a trace when the hook is removed.
@@ -171,24 +170,25 @@ class _Passage:
         finally:
             self.paused = before
 
-    def hooks(self, path: str) -> tuple[Callable[..., None], Callable[..., None]]:
-        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            call = Call(path, self.counts[path], self.calls[-1] if self.calls else None)
-            self.counts[path] += 1
-            self.calls.append(call)
-            with self.pause():
-                call.watched = self.observer.enter(call, args, kwargs)
+    def enter(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """A module's hook before its forward pass."""
+        call = Call(path, self.counts[path], self.calls[-1] if self.calls else None)
+        self.counts[path] += 1
+        self.calls.append(call)
+        with self.pause():
+            call.watched = self.observer.enter(call, args, kwargs)
 
-        def leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
-            # A module that raised outside the reach of hooks leaves its call behind: drop what is above this one.
-            while any(call.module == path for call in self.calls):
-                call = self.calls.pop()
-                if call.module == path:
-                    with self.pause():
-                        self.observer.leave(call, output)
-                    return
-
-        return enter, leave
+    def leave(
+        self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: object
+    ) -> None:
+        """A module's hook after its forward pass."""
+        # A module that raised outside the reach of hooks leaves its call behind: drop what is above this one.
+        while any(call.module == path for call in self.calls):
+            call = self.calls.pop()
+            if call.module == path:
+                with self.pause():
+                    self.observer.leave(call, output)
+                return
 
 
 class _Functions(TorchFunctionMode):
@@ -199,6 +199,7 @@ class _Functions(TorchFunctionMode):
         self._passage = passage
         self._names: dict[Any, str] = {}
 
+    @no_type_check  # called for every operation and every `x.shape`
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
