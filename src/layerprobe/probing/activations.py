@@ -54,7 +54,8 @@ def record(
                 activation = layer.taps[0].samples_first(tensor, arguments.batch_size)
             except ValueError:
                 continue
-            if activation.shape[1:] == layer.shape or (not same_shape and activation.ndim == len(layer.shape) + 1):
+            shape = tuple(activation.shape)[1:]
+            if shape == layer.shape or (not same_shape and len(shape) == len(layer.shape)):
                 missing.pop(layer.name, None)
                 on_activation(layer, activation)
 

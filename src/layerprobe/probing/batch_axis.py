@@ -43,12 +43,13 @@ def split(tensor: Tensor, axis: int, n_samples: int, *, folded: bool) -> Tensor:
     Raises:
         ValueError: The axis does not hold that many samples.
     """
-    size = tensor.shape[axis] if axis < tensor.ndim else 0
+    shape = tuple(tensor.shape)
+    size = shape[axis] if axis < len(shape) else 0
     if not size or (size % n_samples if folded else size != n_samples):
-        raise ValueError(f"axis {axis} of shape {tuple(tensor.shape)} does not hold {n_samples} samples")
+        raise ValueError(f"axis {axis} of shape {shape} does not hold {n_samples} samples")
     if folded:
         tensor = tensor.unflatten(axis, (n_samples, -1))
-    return tensor.movedim(axis, 0)
+    return tensor.movedim(axis, 0) if axis else tensor
 
 
 def excerpt(tensor: Tensor, axis: int, n_samples: int) -> Tensor:

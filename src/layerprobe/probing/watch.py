@@ -161,22 +161,16 @@ class _Passage:
         self.counts: Counter[str] = Counter()
         self.paused = False
 
-    @contextmanager
-    def pause(self) -> Iterator[None]:
-        """Functions called inside are the observer's own."""
-        self.paused, before = True, self.paused
-        try:
-            yield
-        finally:
-            self.paused = before
-
     def enter(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A module's hook before its forward pass."""
         call = Call(path, self.counts[path], self.calls[-1] if self.calls else None)
         self.counts[path] += 1
         self.calls.append(call)
-        with self.pause():
+        self.paused, before = True, self.paused  # functions called meanwhile are the observer's own
+        try:
             call.watched = self.observer.enter(call, args, kwargs)
+        finally:
+            self.paused = before
 
     def leave(
         self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: object
@@ -186,8 +180,11 @@ class _Passage:
         while any(call.module == path for call in self.calls):
             call = self.calls.pop()
             if call.module == path:
-                with self.pause():
+                self.paused, before = True, self.paused
+                try:
                     self.observer.leave(call, output)
+                finally:
+                    self.paused = before
                 return
 
 
