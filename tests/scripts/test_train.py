@@ -14,6 +14,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
+import wandb_log
 from layerprobe.config import register
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,18 +121,13 @@ def test_help_names_the_groups_and_examples(tmp_path: Path) -> None:
 
 
 def test_missing_data_says_what_to_do_and_marks_the_run(tmp_path: Path) -> None:
-    result = run(
-        "train.py",
-        "experiment=mnist",
-        "data.root=nowhere",
-        "logger=none",
-        "hydra.run.dir=run",
-        cwd=tmp_path,
-        check=False,
-    )
+    overrides = ["experiment=mnist", "data.root=nowhere", "hydra.run.dir=run"]
+    result = run("train.py", *overrides, cwd=tmp_path, check=False)
     assert result.returncode == 1
     assert "data.download=true" in result.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+    (log,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    assert wandb_log.read_finished(log).exit_code == 1, "a failed run is shown as finished"
 
 
 def test_xor_sweep_ends_with_a_table_of_success_by_width(tmp_path: Path) -> None:
