@@ -221,6 +221,33 @@ def test_blocks_of_a_transformer_with_stem_and_head() -> None:
     assert found == ["input", "stem", *(f"encoder.layers.{index}" for index in range(3)), "head"]
 
 
+def test_blocks_beside_one_another_stay_closed() -> None:
+    class Inception(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide = nn.Sequential(nn.Sequential(nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 4)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.wide(x)
+
+    class Net(nn.Module):
+        def __init__(self, n_blocks: int) -> None:
+            super().__init__()
+            for index in range(n_blocks):
+                self.add_module(f"block{index}", Inception())
+
+        def forward(self, x: Tensor) -> Tensor:
+            for block in self.children():
+                x = block(x)
+            return x
+
+    x = torch.randn(2, 4)
+    assert names(discover(Net(3), x, granularity="blocks")) == ["input", "block0", "block1", "block2"]
+    # Two of a kind may be two networks side by side.
+    inside = [f"block{block}{part}" for block in range(2) for part in (".wide.0", ".wide.1", "")]
+    assert names(discover(Net(2), x, granularity="blocks")) == ["input", *inside]
+
+
 def test_without_repeated_blocks_the_children_are_listed() -> None:
     network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     assert names(discover(network, torch.randn(2, 3), granularity="blocks")) == ["input", "0", "1", "2"]

@@ -17,6 +17,9 @@ All three list the input.
 """
 
 
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
 def block_paths(root: nn.Module, path: str) -> set[str]:
     """Paths of the modules whose outputs the granularity `blocks` lists.
 
@@ -24,8 +27,9 @@ def block_paths(root: nn.Module, path: str) -> set[str]:
     children themselves: the stages of a residual network, the blocks of a transformer. Listed are the children of
     repeated containers, and everything beside the way from the root to them, so that the curve is complete: the stem
     before, the head after. A child that is itself a repeated container (a stage of blocks) is opened in turn; another
-    child is a block and stays closed, whatever is repeated inside. Without any repeated container, the root's own
-    children are listed.
+    child is a block and stays closed, whatever is repeated inside; so does one of three or more children of one class
+    that stand in no container (GoogLeNet's inceptions). Without any repeated container, the root's own children are
+    listed.
 
     Args:
         root: The module in which names begin.
@@ -38,12 +42,14 @@ def block_paths(root: nn.Module, path: str) -> set[str]:
 
 def _open(module: nn.Module, path: str, found: set[str]) -> None:
     inside = _is_repeated(module)
+    classes = Counter(type(_original(child)) for child in module.children())
     for name, wrapped in module.named_children():
         child = _original(wrapped)
         child_path = f"{path}.{name}".lstrip(".") + ("._orig_mod" if child is not wrapped else "")
         found.add(child_path)
         never_called = type(child) in (nn.ModuleList, nn.ModuleDict)
-        if never_called or (_is_repeated(child) if inside else _holds_repeated(child)):
+        one_of_many = classes[type(child)] >= 3 and not isinstance(child, _CONTAINERS)
+        if never_called or (_is_repeated(child) if inside or one_of_many else _holds_repeated(child)):
             _open(child, child_path, found)
 
 
@@ -52,7 +58,7 @@ def _original(module: nn.Module) -> nn.Module:
 
 
 def _is_repeated(module: nn.Module) -> bool:
-    if not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+    if not isinstance(module, _CONTAINERS):
         return False
     children = map(_original, module.children())
     classes = Counter(type(child) for child in children if any(child.children()))

@@ -91,6 +91,9 @@ class Arguments:
 
 
 def device_of(network: nn.Module) -> torch.device | None:
-    """Where the network's first parameter or buffer is; None if it has neither."""
-    first = next(chain(network.parameters(), network.buffers()), None)
-    return None if first is None else first.device
+    """Where the network's first parameter or buffer is; None if it has neither.
+
+    Those on the meta device are passed over while there are others: their values are kept elsewhere until needed.
+    """
+    devices = [tensor.device for tensor in chain(network.parameters(), network.buffers())]
+    return next((device for device in devices if device.type != "meta"), devices[0] if devices else None)

@@ -183,7 +183,8 @@ def survey(
     blocks = block_paths(module_at(network, found.root.module), found.root.module)
     for candidate in candidates(found):
         site, dtype, shape = candidate.occurrence.site, candidate.occurrence.dtype, candidate.occurrence.shape
-        if not dtype.is_floating_point and not (site.function == INPUT and dtype == torch.uint8):
+        pixels = site.function == INPUT and dtype == torch.uint8
+        if 0 in shape or not (dtype.is_floating_point or pixels):
             continue
         if site not in axes:
             reason = "not reached in every pass: the control flow depends on the batch"

@@ -69,7 +69,7 @@ def _named_by_network(value: list[Candidate], outer: list[Call]) -> list[Candida
         return returned[:1]
     own = [one for one in others if one.occurrence.call is outer[0]]
     if own and not any(one.of_module for one in others):
-        others[others.index(own[-1])] = replace(own[-1], of_module=True)
+        others[others.index(own[0])] = replace(own[0], of_module=True)
     return others
 
 
