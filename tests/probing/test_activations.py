@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -276,32 +274,3 @@ def test_inputs_are_moved_to_the_network_s_device() -> None:
     with frozen(network):
         record(network, torch.randn(2, 3), (), lambda layer, activation: None)
     assert found == [torch.device("meta")]
-
-
-_OVERHEAD = """
-import time, torch, torchvision
-from layerprobe.probing.activations import record
-from layerprobe.probing.frozen import frozen
-from layerprobe.probing.layers import discover
-
-torch.set_num_threads(1)
-network, x = torchvision.models.resnet50(), torch.randn(4, 3, 128, 128)
-layers = discover(network, x)
-plain, recording = [], []
-with frozen(network):
-    for _ in range(7):
-        start = time.process_time()
-        network(x)
-        middle = time.process_time()
-        record(network, x, layers, lambda layer, activation: None)
-        plain.append(middle - start)
-        recording.append(time.process_time() - middle)
-print(min(recording) / min(plain))
-"""
-
-
-@pytest.mark.slow
-def test_recording_costs_little_beside_the_forward_pass() -> None:
-    # In a process of its own: here, every call may be type-checked.
-    done = subprocess.run([sys.executable, "-c", _OVERHEAD], capture_output=True, text=True, check=True)
-    assert float(done.stdout) <= 1.3
