@@ -17,6 +17,9 @@ from layerprobe.probing.solvers.spectrum import Spectrum
 
 _CHUNK = 1 << 22
 
+_NOTHING = 1e-15
+"""A difference of objectives that float64 cannot tell from none, where a target is one."""
+
 
 @dataclass(frozen=True)
 class Ridge(AbstractSolver):
@@ -28,8 +31,11 @@ class Ridge(AbstractSolver):
     rounding: the answer has float64's accuracy whatever the features' precision. For l2 = 0, eigenvalues beneath
     rounding are left out, which gives the solution of smallest norm.
 
+    The objective is quadratic: at a gradient G it lies ½·tr(G (C + l2)⁻¹ Gᵀ) above its minimum. That over the objective
+    is the gap, with no bound in between.
+
     Attributes:
-        tolerance: A value has converged when its gap, the bound ‖gradient‖²/(2·l2) over the objective, is at most this.
+        tolerance: A value has converged when its gap is at most this.
     """
 
     tolerance: float = 1e-5
@@ -65,7 +71,9 @@ class Ridge(AbstractSolver):
         turned = vectors.T @ moments.cross
         weight = (vectors @ (inverse[:, :, None] * turned)).mT
         bias = moments.target_mean - weight @ moments.feature_mean
-        objective, gap = moments.certify(weight, l2, values[-1])
+        objective, gradient = moments.evaluate(weight, l2)
+        excess = 0.5 * ((gradient @ vectors).square() * inverse[:, None, :]).sum((1, 2))
+        gap = (excess - _NOTHING).clamp_min(0) / objective.clamp_min(_NOTHING)
         status = tuple(Status.CONVERGED if value <= self.tolerance else Status.STALLED for value in gap.tolist())
         if inner is not features:
             assert spectrum is not None
@@ -107,10 +115,10 @@ class _Moments:
         x_mean, y_mean = x_sum / n, y_sum / n
         return cls(gram / n - torch.outer(x_mean, x_mean), cross / n - torch.outer(x_mean, y_mean), x_mean, y_mean)
 
-    def certify(
-        self, weight: Float[Tensor, "p c d"], l2: Float[Tensor, " p"], largest: Tensor
-    ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
-        """Objective and relative gap at a head whose bias is optimal.
+    def evaluate(
+        self, weight: Float[Tensor, "p c d"], l2: Float[Tensor, " p"]
+    ) -> tuple[Float[Tensor, " p"], Float[Tensor, "p c d"]]:
+        """Objective and its gradient at weights whose bias is optimal.
 
         mean‖Wx + b - y‖² = tr(W C Wᵀ) - 2 tr(W B) + Var(y), with Var(y) = Σ ȳ_k (1 - ȳ_k) for one-hot targets.
         """
@@ -120,8 +128,4 @@ class _Moments:
         objective = 0.5 * (
             (fitted * weight).sum((1, 2)) - 2 * (weight.mT * self.cross).sum((1, 2)) + variance + penalty
         )
-        gradient = fitted - self.cross.T + l2.view(-1, 1, 1) * weight
-        # Without a penalty the bound is infinite in flat directions, where the gradient is rounding alone.
-        strength = torch.where(l2 > 0, l2, 1e-13 * largest)
-        bound = gradient.square().sum((1, 2)) / (2 * strength.clamp(min=torch.finfo(torch.float64).tiny))
-        return objective, bound / objective.clamp(min=1e-13)
+        return objective.clamp_min(0), fitted - self.cross.T + l2.view(-1, 1, 1) * weight

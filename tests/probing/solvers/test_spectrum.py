@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from layerprobe.probing.solvers.spectrum import Spectrum
+from reference import made
+
+
+@pytest.mark.parametrize(("n", "d", "within"), [(300, 12, 1e-5), (300, 300, 1e-5), (20, 90, 1e-10)])
+def test_the_pairs_are_those_of_the_gram_matrix(n, d, within):
+    features = torch.as_tensor(made(n, d, 3, 0.5)[0])
+    found = Spectrum.of(features)
+    gram = (features.double().T @ features.double() / n).numpy()
+    vectors, values = found.vectors.double().numpy(), found.values.double().numpy()
+    scale = np.linalg.norm(gram, 2)
+    np.testing.assert_allclose((vectors * values) @ vectors.T, gram, atol=within * scale)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(len(values)), atol=10 * within)
+    assert (found.values >= 0).all()
+
+
+def test_more_features_than_samples_come_with_coordinates_of_the_same_geometry():
+    features = torch.as_tensor(made(25, 100, 3, 0.5)[0])
+    found = Spectrum.of(features)
+    assert found.coordinates.shape[0] == 25
+    np.testing.assert_allclose(found.coordinates @ found.vectors.T, features.double(), atol=1e-6)
+    np.testing.assert_allclose(
+        found.coordinates @ found.coordinates.T, features.double() @ features.double().T, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("n", "d"), [(30, 5), (5, 30)])
+def test_features_that_are_all_zero(n, d):
+    assert (Spectrum.of(torch.zeros(n, d)).values < 1e-30).all()
+
+
+@pytest.mark.parametrize(("n", "d"), [(30, 5), (5, 30)])
+def test_features_that_are_not_finite_give_values_that_are_not(n, d):
+    features = torch.ones(n, d)
+    features[1, 1] = torch.inf
+    assert torch.isnan(Spectrum.of(features).values).all()
+
+
+def test_beyond_what_can_be_decomposed_the_diagonal_remains(monkeypatch):
+    monkeypatch.setattr("layerprobe.probing.solvers.spectrum.LARGEST", 10)
+    features = torch.as_tensor(made(50, 20, 3, 0.5)[0])
+    found = Spectrum.of(features)
+    assert found.vectors is None
+    np.testing.assert_allclose(found.values, features.square().mean(0))
