@@ -25,7 +25,8 @@ def record(
         "reduction": "8x4x4 -> 8x4x2", "solver": "logistic", "l2": 1e-3, "status": "converged", "message": "",
         "gap": 1e-7, "n_classes": 3, "n_train": 60, "n_val": 20, "n_test": 20, "train_error": error / 2,
         "val_error": error, "val_loss": 2 * error, "test_error": error, "test_error_low": error * 0.8,
-        "test_error_high": error * 1.2, "test_loss": 2 * error, "majority_error": 0.6, "shuffled_error": NAN,
+        "test_error_high": error * 1.2, "test_loss": 2 * error, "test_f1": 1 - error,
+        "test_auc": 1 - error / 2, "majority_error": 0.6, "shuffled_error": NAN,
         "selectivity": NAN, "seconds": 0.1, "seed": 0,
     }  # fmt: skip
     return ProbeRecord(**row | others)
@@ -33,6 +34,7 @@ def record(
 
 def failed(checkpoint: str = "final", step: int = 100, depth: int = 0, layer: str = "input") -> ProbeRecord:
     errors = ("train_error", "val_error", "val_loss", "test_error", "test_error_low", "test_error_high", "test_loss")
+    errors += ("test_f1", "test_auc")
     return record(
         checkpoint,
         step,

@@ -76,6 +76,8 @@ class ProbeRecord:
         test_error_low: Lower end of its 95 % interval.
         test_error_high: Upper end of its 95 % interval.
         test_loss: As `val_loss`, on test.
+        test_f1: F1 on test: of the second class where there are two, else the mean over the classes.
+        test_auc: Area under the ROC curve on test, the second class against the first; NaN unless there are two.
         majority_error: Test error of always answering the most frequent training class.
         shuffled_error: Test error of the same sweep on shuffled labels; NaN where that control is off.
         selectivity: `shuffled_error - test_error`; NaN where that control is off.
@@ -111,6 +113,8 @@ class ProbeRecord:
     test_error_low: float
     test_error_high: float
     test_loss: float
+    test_f1: float
+    test_auc: float
     majority_error: float
     shuffled_error: float
     selectivity: float

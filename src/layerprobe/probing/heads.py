@@ -57,6 +57,17 @@ class Heads:
                 total[i] += torch.where(truth < 0, torch.inf, loss).sum()
         return correct, total / len(features)
 
+    def scores(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        """Scores of the first head of the path.
+
+        Args:
+            features: Standardised features.
+
+        Returns:
+            A score for each sample and class.
+        """
+        return torch.addmm(self.bias[0], features, self.weight[0].T)
+
     def __getitem__(self, index: int) -> Heads:
         """One point of the path, still with its axis."""
         return Heads(self.weight[index : index + 1].clone(), self.bias[index : index + 1].clone())

@@ -1,9 +1,13 @@
-"""Test error with its interval."""
+"""Test error with its interval, F1, and the area under the ROC curve."""
 
 from __future__ import annotations
 
 import math
 from statistics import NormalDist
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 
 def wilson_interval(errors: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -31,3 +35,47 @@ def wilson_interval(errors: int, n: int, confidence: float = 0.95) -> tuple[floa
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     return (0.0 if errors == 0 else centre - half), (1.0 if errors == n else centre + half)
+
+
+def f1_score(predicted: Int[Tensor, " n"], targets: Int[Tensor, " n"], n_classes: int) -> float:
+    """Harmonic mean of precision and recall, 2·TP / (2·TP + FP + FN).
+
+    Args:
+        predicted: Places of the predicted classes.
+        targets: Places of the true classes; -1 for a class that no head predicts.
+        n_classes: Number of classes.
+
+    Returns:
+        With two classes the F1 of the second one, otherwise the mean over the classes; a class that is neither true
+        nor predicted counts as 0.
+    """
+    counted = [1] if n_classes == 2 else range(n_classes)
+    values = []
+    for one in counted:
+        both = int(((predicted == one) & (targets == one)).sum())
+        either = int((predicted == one).sum()) + int((targets == one).sum())
+        values.append(2 * both / either if either else 0.0)
+    return sum(values) / len(values)
+
+
+def roc_auc(scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> float:
+    """Area under the ROC curve: how often a positive sample has a higher score than a negative one.
+
+    Source: Mann & Whitney (1947). With R the sum of the positives' ranks, equal scores sharing their mean rank, and
+    n₁ positives among n₁ + n₀ samples, AUC = (R - n₁(n₁ + 1)/2) / (n₁ n₀).
+
+    Args:
+        scores: A score for each sample.
+        positive: Which samples are positive.
+
+    Returns:
+        The area in [0, 1]; NaN where all samples are positive, or none.
+    """
+    n_positive = int(positive.sum())
+    n_negative = len(positive) - n_positive
+    if not n_positive or not n_negative:
+        return math.nan
+    _, place, count = torch.unique(scores, return_inverse=True, return_counts=True)
+    last = count.cumsum(0).double()
+    ranks = (last - (count - 1) / 2)[place]
+    return (ranks[positive].sum().item() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)

@@ -127,10 +127,10 @@ def probe_layer(
         if chosen is None:
             return no_result("every head diverged")
         test = {way: recordings["test"].take(layer.name, way.reduction) for way in ways}
-        correct, loss = chosen.measure(test[chosen.fit.way], labels.splits["test"])
+        found = chosen.measure(test[chosen.fit.way], labels.splits["test"])
         shuffled_error = math.nan
         if control is not None:
-            right, _ = control.measure(test[control.fit.way], variants["shuffled"].splits["test"])
+            right = control.measure(test[control.fit.way], variants["shuffled"].splits["test"]).correct
             shuffled_error = 1 - right.double().mean().item()
     except (RuntimeError, ArithmeticError, MemoryError) as error:
         return no_result(f"{type(error).__name__}: {error}")
@@ -138,4 +138,4 @@ def probe_layer(
         for recording in recordings.values():
             recording.drop(layer.name)
     seconds = time.perf_counter() - start
-    return measured(layer, checkpoint, labels, sweeps, chosen, correct, loss, shuffled_error, seconds)
+    return measured(layer, checkpoint, labels, sweeps, chosen, found, shuffled_error, seconds)

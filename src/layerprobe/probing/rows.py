@@ -6,15 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxtyping import Bool
-from torch import Tensor
-
 from layerprobe.probing.controls import majority_error
 from layerprobe.probing.features import shape_text
 from layerprobe.probing.labels import Labels
 from layerprobe.probing.layers import Layer
 from layerprobe.probing.metrics import wilson_interval
-from layerprobe.probing.sweep import Selected, Sweep
+from layerprobe.probing.sweep import Measured, Selected, Sweep
 from layerprobe.types import CheckpointInfo, LayerResult, PathRecord, ProbeRecord
 
 
@@ -24,8 +21,7 @@ def measured(
     labels: Labels,
     sweeps: Mapping[str, Sweep],
     chosen: Selected,
-    correct: Bool[Tensor, " n"],
-    test_loss: float,
+    test: Measured,
     shuffled_error: float,
     seconds: float,
 ) -> LayerResult:
@@ -37,15 +33,14 @@ def measured(
         labels: The true labels.
         sweeps: All fits, by control.
         chosen: The selected head.
-        correct: Whether it is right, for each test sample.
-        test_loss: Its mean test loss.
+        test: What it comes to on test.
         shuffled_error: Test error of the control; NaN where it is off.
         seconds: Wall-clock seconds spent on this layer.
 
     Returns:
         The result.
     """
-    errors, n = int((~correct).sum()), len(correct)
+    errors, n = int((~test.correct).sum()), len(test.correct)
     low, high = wilson_interval(errors, n)
     way, message = chosen.fit.way, chosen.status.message
     if chosen.standardiser.constant.all():
@@ -66,7 +61,9 @@ def measured(
         test_error=errors / n,
         test_error_low=low,
         test_error_high=high,
-        test_loss=test_loss,
+        test_loss=test.loss,
+        test_f1=test.f1,
+        test_auc=test.auc,
         shuffled_error=shuffled_error,
         selectivity=shuffled_error - errors / n,
         seconds=seconds,
@@ -83,7 +80,7 @@ def measured(
         record,
         path_records(layer, checkpoint, sweeps),
         {name: tensor.cpu().contiguous() for name, tensor in head.items()},
-        correct.cpu(),
+        test.correct.cpu(),
     )
 
 
@@ -116,6 +113,8 @@ def failed(
         **_common(layer, checkpoint, labels),
         **missing,
         test_loss=math.nan,
+        test_f1=math.nan,
+        test_auc=math.nan,
         shuffled_error=math.nan,
         selectivity=math.nan,
         n_features=0,

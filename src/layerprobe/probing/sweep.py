@@ -13,6 +13,7 @@ from torch import Tensor
 from layerprobe.probing.features import AbstractReducer, Reduction, Shape
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.labels import Labels
+from layerprobe.probing.metrics import f1_score, roc_auc
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Recording
 from layerprobe.probing.selection import Candidate, select
@@ -53,6 +54,23 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a head comes to on a split that had no part in fitting or choosing it.
+
+    Attributes:
+        correct: Whether it is right, for each sample.
+        loss: Its mean loss.
+        f1: See `metrics.f1_score`.
+        auc: See `metrics.roc_auc`, of the second class against the first; NaN unless there are two classes.
+    """
+
+    correct: Bool[Tensor, " n"]
+    loss: float
+    f1: float
+    auc: float
+
+
+@dataclass(frozen=True)
 class Selected:
     """The head that validation chose, with all that is needed to measure it.
 
@@ -80,7 +98,7 @@ class Selected:
         """How its fit ended."""
         return self.fit.solution.status[self.index]
 
-    def measure(self, features: Float[Tensor, "n d"], targets: Int[Tensor, " n"]) -> tuple[Bool[Tensor, " n"], float]:
+    def measure(self, features: Float[Tensor, "n d"], targets: Int[Tensor, " n"]) -> Measured:
         """Read a split that had no part in fitting or choosing.
 
         Args:
@@ -88,11 +106,17 @@ class Selected:
             targets: Places of the classes, -1 where unknown to the head.
 
         Returns:
-            Whether the head is right on each sample, and its mean loss.
+            What the head comes to there.
         """
-        standardised = self.standardiser.apply_(features.clone())
-        correct, loss = self.heads.evaluate(standardised, targets.to(features.device), self.fit.solver.losses)
-        return correct[0], float(loss[0])
+        standardised, truth = self.standardiser.apply_(features.clone()), targets.to(features.device)
+        correct, loss = self.heads.evaluate(standardised, truth, self.fit.solver.losses)
+        scores = self.heads.scores(standardised)
+        return Measured(
+            correct=correct[0],
+            loss=float(loss[0]),
+            f1=f1_score(scores.argmax(1), truth, scores.shape[1]),
+            auc=roc_auc(scores[:, 1] - scores[:, 0], truth == 1) if scores.shape[1] == 2 else math.nan,
+        )
 
 
 @dataclass
