@@ -12,6 +12,7 @@ from torch import nn
 from layerprobe.probing.batches import Take, inputs_of, targets_of
 from layerprobe.probing.features import AbstractReducer, AveragePool
 from layerprobe.probing.layers import Granularity
+from layerprobe.probing.penalty import ScikitLearnC
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import L2_GRID, ProbeProtocol
 from layerprobe.probing.solvers.logistic import Logistic
@@ -30,12 +31,14 @@ def probe(
     granularity: Granularity = "ops",
     reducer: AbstractReducer | Sequence[AbstractReducer] | None = None,
     solver: AbstractSolver | Sequence[AbstractSolver] | None = None,
-    l2: Sequence[float] = L2_GRID,
+    l2: Sequence[float] | ScikitLearnC = L2_GRID,
+    standardise: bool = True,
     seed: int = 0,
     controls: Sequence[str] = (),
     batch_size: int | None = None,
     inputs: Take = inputs_of,
     targets: Take = targets_of,
+    mask: Take | None = None,
     progress: bool | None = None,
 ) -> pd.DataFrame:
     """Measure how linearly separable the classes are in every layer of a network.
@@ -52,12 +55,14 @@ def probe(
             repeated blocks.
         reducer: How features are made of a layer, one way or several; by default average-pooled to at most 1,024.
         solver: How a head is fitted, one way or several; by default logistic regression.
-        l2: L2 values of each head's path.
+        l2: L2 values of each head's path, or scikit-learn's `C`.
+        standardise: Whether features get mean 0 and variance 1 on train.
         seed: Seed of random reducers and shuffled labels.
         controls: `shuffled` fits the same sweep to shuffled labels.
         batch_size: Samples in one forward pass; by default what the loader has, or 256.
         inputs: Takes the network's inputs out of a batch.
         targets: Takes the class indices out of a batch.
+        mask: Takes out of a batch which places of a sequence hold a token; by default the inputs' `attention_mask`.
         progress: Whether to show a progress bar; by default only on a terminal.
 
     Returns:
@@ -73,12 +78,14 @@ def probe(
         granularity=granularity,
         reducers=_several(reducer, AbstractReducer, AveragePool()),
         solvers=_several(solver, AbstractSolver, Logistic()),
-        l2=tuple(l2),
+        l2=l2 if isinstance(l2, ScikitLearnC) else tuple(l2),
+        standardise=standardise,
         seeds=(seed,),
         controls=controls,
         batch_size=batch_size,
         inputs=inputs,
         targets=targets,
+        mask=mask,
     )
     splits: Any = splits_of_datamodule(data) if isinstance(data, pl.LightningDataModule) else data
     with ProbeProgress("Probing", progress) as bar:

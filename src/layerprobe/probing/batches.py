@@ -27,14 +27,18 @@ Data: TypeAlias = Mapping[Split, Source]
 _WHOLE = (SequentialSampler, RandomSampler, DistributedSampler)
 
 
-def check_splits(data: Mapping[Any, Any]) -> None:
+def check_splits(data: Mapping[Any, Any], *, chooses: bool = True) -> None:
     """Refuse data without a training, validation or test split.
+
+    Args:
+        data: The splits.
+        chooses: Whether one of several heads is chosen, for which there has to be a validation split.
 
     Raises:
         ValueError: Naming the split that is missing.
     """
     for split in SPLITS:
-        if data.get(split) is None:
+        if data.get(split) is None and (chooses or split != "val"):
             found = ", ".join(s for s in SPLITS if data.get(s) is not None) or "none"
             reason = {
                 "train": "heads are fitted on it",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 Shape = tuple[int, ...]
@@ -29,14 +29,28 @@ class Reduction:
         n_features: Length of the feature vector.
         description: What is done, for the record. Two reductions with one description are one and the same.
         function: Maps activations to features.
+        axes: Axes of one sample that run over tokens; their size may differ from batch to batch.
+        choose: Takes those axes away first: maps activations and the mask of their tokens to activations.
     """
 
     n_features: int
     description: str
     function: Callable[[Float[Tensor, n * shape]], Float[Tensor, "n d"]]
+    axes: tuple[int, ...] = ()
+    choose: Callable[[Tensor, Tensor | None], Tensor] | None = None
 
-    def __call__(self, activations: Float[Tensor, n * shape]) -> Float[Tensor, "n d"]:
+    def fits(self, found: Shape, fitted: Shape) -> bool:
+        """Whether activations of a shape can be reduced, by a reduction that was fitted to another one."""
+        return len(found) == len(fitted) and all(
+            a == b or i in self.axes for i, (a, b) in enumerate(zip(found, fitted, strict=True))
+        )
+
+    def __call__(
+        self, activations: Float[Tensor, n * shape], mask: Bool[Tensor, "n t"] | None = None
+    ) -> Float[Tensor, "n d"]:
         """Reduce a batch, to float32 at least; the result never shares memory with `activations`."""
+        if self.choose is not None:
+            activations = self.choose(activations, mask)
         wide = activations.to(torch.promote_types(activations.dtype, torch.float32))
         features = self.function(wide)
         shares = features.untyped_storage().data_ptr() == activations.untyped_storage().data_ptr()
@@ -51,12 +65,13 @@ class AbstractReducer(ABC):
     """Whether the probe's seed changes the features."""
 
     @abstractmethod
-    def fit(self, shape: Shape, seed: int) -> Reduction:
+    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = ()) -> Reduction:
         """Fix what is done to activations of this shape.
 
         Args:
             shape: Shape of one sample's activation.
             seed: The probe's seed.
+            sequence: Which of its axes run over tokens; of use to token reducers only.
 
         Returns:
             The reduction.
@@ -70,7 +85,7 @@ class Flatten(AbstractReducer):
     name: ClassVar[str] = "flatten"
     is_random: ClassVar[bool] = False
 
-    def fit(self, shape: Shape, seed: int) -> Reduction:
+    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = ()) -> Reduction:
         """See `AbstractReducer.fit`."""
         size = math.prod(shape)
         return Reduction(size, f"flatten {shape_text(shape)} -> {size}", lambda x: x.reshape(len(x), -1))
@@ -98,7 +113,7 @@ class AveragePool(AbstractReducer):
         """Refuse a budget that holds no feature."""
         _positive("max_features", self.max_features)
 
-    def fit(self, shape: Shape, seed: int) -> Reduction:
+    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = ()) -> Reduction:
         """See `AbstractReducer.fit`."""
         if math.prod(shape) <= self.max_features:
             return Flatten().fit(shape, seed)
@@ -130,7 +145,7 @@ class ChannelMean(AbstractReducer):
     name: ClassVar[str] = "channel_mean"
     is_random: ClassVar[bool] = False
 
-    def fit(self, shape: Shape, seed: int) -> Reduction:
+    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = ()) -> Reduction:
         """See `AbstractReducer.fit`."""
         if len(shape) < 2:
             return Flatten().fit(shape, seed)
@@ -157,7 +172,7 @@ class RandomSubset(AbstractReducer):
         """Refuse an empty choice."""
         _positive("n_features", self.n_features)
 
-    def fit(self, shape: Shape, seed: int) -> Reduction:
+    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = ()) -> Reduction:
         """See `AbstractReducer.fit`."""
         size = math.prod(shape)
         if size <= self.n_features:

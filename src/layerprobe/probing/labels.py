@@ -30,7 +30,7 @@ class Labels:
         """Number the training classes.
 
         Args:
-            targets: Class indices of each split.
+            targets: Class indices of each split that there is.
 
         Returns:
             The labels.
@@ -49,11 +49,15 @@ class Labels:
             index = torch.searchsorted(classes, values).clamp(max=len(classes) - 1)
             return torch.where(classes[index] == values, index, -1)
 
-        return cls(classes, {split: place(targets[split]) for split in SPLITS})
+        return cls(classes, {split: place(targets[split]) for split in SPLITS if split in targets})
 
     def shuffled(self, seed: int) -> Labels:
         """The same labels, permuted within each split."""
         return Labels(
             self.classes,
-            {split: shuffled(self.splits[split], len(SPLITS) * seed + i) for i, split in enumerate(SPLITS)},
+            {
+                split: shuffled(self.splits[split], len(SPLITS) * seed + i)
+                for i, split in enumerate(SPLITS)
+                if split in self.splits
+            },
         )

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import count, islice
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -17,7 +17,9 @@ from layerprobe.probing.layers import Layer, discover
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Recording, record_split
 from layerprobe.probing.rows import failed, measured
+from layerprobe.probing.sequences import sequence_axes, token_mask
 from layerprobe.probing.sweep import FeatureWay, Sweep, feature_ways, sweep_layer
+from layerprobe.probing.tokens import AbstractTokenReducer
 from layerprobe.types import SPLITS, CheckpointInfo, LayerName, LayerResult, Split
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
@@ -56,11 +58,12 @@ def probe_checkpoint(
         TypeError: Where a batch is not (input, target), or targets are not class indices.
         ValueError: Where a split is missing or empty, train has one class only, or a pattern matches no layer.
     """
-    check_splits(data)
+    check_splits(data, chooses=protocol.chooses)
     layers = [layer for layer in find_layers(network, data, protocol) if layer.name not in done]
-    ways = {layer: feature_ways(layer.shape, protocol) for layer in layers}
+    sequence = find_sequence_axes(network, data, protocol, layers)
+    ways = {layer: feature_ways(layer.shape, protocol, sequence.get(layer, ())) for layer in layers}
     recordings = record_splits(network, data, protocol, ways, on_progress)
-    labels = Labels.of({split: recordings[split].targets for split in SPLITS})
+    labels = Labels.of({split: recording.targets for split, recording in recordings.items()})
     for i, layer in enumerate(layers):
         on_progress("probe layers", i, len(layers))
         yield probe_layer(layer, ways[layer], recordings, labels, protocol, checkpoint or CheckpointInfo())
@@ -70,16 +73,31 @@ def probe_checkpoint(
 def find_layers(network: nn.Module, data: Data, protocol: ProbeProtocol) -> tuple[Layer, ...]:
     """The layers that a protocol asks for, found on the first training batch."""
     with frozen(network, seed=protocol.seeds[0]):
-        batch = next(islice(in_order(data["train"], protocol.batch_size), 1), None)
-        if batch is None:
-            raise ValueError("The train split is empty. Probing needs samples in train, val and test.")
         return discover(
             network,
-            protocol.inputs(batch),
+            protocol.inputs(_first_batch(data, protocol)),
             granularity=protocol.granularity,
             include=protocol.layers,
             exclude=protocol.exclude,
         )
+
+
+def find_sequence_axes(
+    network: nn.Module, data: Data, protocol: ProbeProtocol, layers: Sequence[Layer]
+) -> dict[Layer, tuple[int, ...]]:
+    """The axes that run over tokens, found on the first training batch; none where no reducer asks for them."""
+    if not any(isinstance(reducer, AbstractTokenReducer) for reducer in protocol.reducers):
+        return {}
+    with frozen(network, seed=protocol.seeds[0]):
+        batch = _first_batch(data, protocol)
+        return sequence_axes(network, protocol.inputs(batch), token_mask(protocol.mask_of(batch)), layers)
+
+
+def _first_batch(data: Data, protocol: ProbeProtocol) -> Any:
+    batch = next(islice(in_order(data["train"], protocol.batch_size), 1), None)
+    if batch is None:
+        raise ValueError("The train split is empty. Probing needs samples in train, val and test.")
+    return batch
 
 
 def record_splits(
@@ -89,6 +107,8 @@ def record_splits(
     reductions = {layer: [way.reduction for way in ways[layer]] for layer in ways}
     recordings: dict[Split, Recording] = {}
     for split in SPLITS:
+        if data.get(split) is None:
+            continue
         with frozen(network, seed=protocol.seeds[0]):
             batches, number = in_order(data[split], protocol.batch_size, protocol.seeds[0]), count(1)
 
@@ -96,7 +116,7 @@ def record_splits(
                 on_progress(f"record {split}", next(number), None)
 
             recordings[split] = record_split(
-                network, batches, split, reductions, protocol.inputs, protocol.targets, on_batch
+                network, batches, split, reductions, protocol.inputs, protocol.targets, protocol.mask_of, on_batch
             )
     return recordings
 
@@ -110,7 +130,7 @@ def probe_layer(
     checkpoint: CheckpointInfo,
 ) -> LayerResult:
     """Fit on train, choose on validation, and only then look at test."""
-    start = time.perf_counter() - sum(recordings[split].seconds[layer.name] for split in SPLITS)
+    start = time.perf_counter() - sum(recording.seconds[layer.name] for recording in recordings.values())
     seed = protocol.seeds[0]
     variants = {"none": labels} | {control: labels.shuffled(seed) for control in protocol.controls}
     sweeps: dict[str, Sweep] = {}
@@ -119,10 +139,10 @@ def probe_layer(
         return failed(layer, checkpoint, labels, sweeps, message, time.perf_counter() - start, seed)
 
     try:
-        for split in SPLITS:
-            if problem := recordings[split].problems.get(layer.name):
+        for recording in recordings.values():
+            if problem := recording.problems.get(layer.name):
                 return no_result(problem)
-        sweeps = sweep_layer(layer.name, ways, recordings["train"], recordings["val"], variants, protocol)
+        sweeps = sweep_layer(layer.name, ways, recordings["train"], recordings.get("val"), variants, protocol)
         chosen, control = sweeps["none"].selected, sweeps.get("shuffled", Sweep()).selected
         if chosen is None:
             return no_result("every head diverged")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from layerprobe.probing.batches import Take, inputs_of, targets_of
 from layerprobe.probing.features import AbstractReducer, AveragePool
 from layerprobe.probing.layers import Granularity
+from layerprobe.probing.penalty import ScikitLearnC
+from layerprobe.probing.sequences import attention_mask
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solver import AbstractSolver
 
@@ -25,12 +28,15 @@ class ProbeProtocol:
         granularity: Which tensors count as layers; see `layers.discover`.
         reducers: Ways to make features.
         solvers: Ways to fit a head.
-        l2: The path of every head, in any order.
+        l2: The path of every head, in any order: L2 values, or scikit-learn's `C`.
         seeds: Seeds of the random reducers and of the shuffled labels.
         controls: `shuffled` fits the same sweep to shuffled labels.
+        standardise: Whether features get mean 0 and variance 1 on train. An L2 penalty weighs a feature by its scale.
         batch_size: Samples in one forward pass; by default what the data's loader has.
         inputs: Takes the network's inputs out of a batch.
         targets: Takes the class indices out of a batch.
+        mask: Takes out of a batch which places of a sequence hold a token, nonzero in (samples, tokens), for token
+            reducers; by default the inputs' entry `attention_mask`.
     """
 
     layers: str | Sequence[str] = "*"
@@ -38,12 +44,14 @@ class ProbeProtocol:
     granularity: Granularity = "ops"
     reducers: Sequence[AbstractReducer] = field(default_factory=lambda: (AveragePool(),))
     solvers: Sequence[AbstractSolver] = field(default_factory=lambda: (Logistic(),))
-    l2: Sequence[float] = L2_GRID
+    l2: Sequence[float] | ScikitLearnC = L2_GRID
     seeds: Sequence[int] = (0,)
     controls: Sequence[str] = ()
+    standardise: bool = True
     batch_size: int | None = None
     inputs: Take = inputs_of
     targets: Take = targets_of
+    mask: Take | None = None
 
     def __post_init__(self) -> None:
         """Refuse a sweep with nothing in it, and values that cannot be.
@@ -61,7 +69,28 @@ class ProbeProtocol:
             for item in getattr(self, name):
                 if not isinstance(item, kind):
                     raise ValueError(f"`{name}` of the probe holds {item!r}. Give objects such as {example}.")
-        if bad := [value for value in self.l2 if not 0 <= value < float("inf")]:
+        if bad := [value for value in self.l2_values(1, 2) if not 0 <= value < float("inf")]:
             raise ValueError(f"`l2` of the probe holds {bad[0]}. Give finite values of at least 0.")
         if unknown := set(self.controls) - {"shuffled"}:
             raise ValueError(f"`controls` of the probe holds {sorted(unknown)[0]!r}. There is: shuffled.")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there are several heads for a layer, of which validation chooses one."""
+        return any(len(part) > 1 for part in (self.reducers, self.solvers, self.l2, self.seeds))
+
+    def l2_values(self, n_train: int, n_classes: int) -> tuple[float, ...]:
+        """The path of every head.
+
+        Args:
+            n_train: Training samples.
+            n_classes: Classes among them.
+
+        Returns:
+            L2 values, in the order given.
+        """
+        return self.l2.l2(n_train, n_classes) if isinstance(self.l2, ScikitLearnC) else tuple(self.l2)
+
+    def mask_of(self, batch: Any) -> Any:
+        """Which places of a batch hold a token, not yet checked; None where nothing says so."""
+        return attention_mask(self.inputs(batch)) if self.mask is None else self.mask(batch)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from layerprobe.probing.activations import record
 from layerprobe.probing.batches import Take, class_indices
-from layerprobe.probing.features import Reduction
+from layerprobe.probing.features import Reduction, Shape, shape_text
 from layerprobe.probing.layers import Layer
+from layerprobe.probing.sequences import token_mask
 from layerprobe.types import LayerName, Split
 
 
@@ -52,6 +53,7 @@ def record_split(
     reductions: Mapping[Layer, Sequence[Reduction]],
     inputs: Take,
     targets: Take,
+    mask: Take,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Recording:
     """Run every batch through the network once and reduce every layer as it is made.
@@ -63,6 +65,7 @@ def record_split(
         reductions: What to make of each layer.
         inputs: Takes the inputs out of a batch.
         targets: Takes the class indices out of a batch.
+        mask: Takes out of a batch which places of a sequence hold a token; used where a reduction is of tokens.
         on_batch: Called after each batch.
 
     Returns:
@@ -73,11 +76,19 @@ def record_split(
         ValueError: Where the split is empty, or inputs and targets differ in number.
     """
     recording, seen = Recording(torch.empty(0, dtype=torch.int64)), []
+    by_tokens = any(reduction.axes for found in reductions.values() for reduction in found)
     for batch in batches:
         seen.append(class_indices(targets(batch), split))
+        held = token_mask(mask(batch)) if by_tokens else None
         first = sum(map(len, seen[:-1]))
 
-        def keep(layer: Layer, activation: Tensor, first: int = first, size: int = len(seen[-1])) -> None:
+        def keep(
+            layer: Layer,
+            activation: Tensor,
+            first: int = first,
+            size: int = len(seen[-1]),
+            held: Tensor | None = held,
+        ) -> None:
             if layer.name in recording.problems:
                 return
             start = time.perf_counter()
@@ -86,8 +97,13 @@ def record_split(
                     f"A batch of the {split} split has {len(activation)} inputs and {size} targets. "
                     "Each input needs one target."
                 )
+            shape = tuple(activation.shape)[1:]
             for reduction in reductions[layer]:
-                features = reduction(activation)
+                if not reduction.fits(shape, layer.shape):
+                    recording.problems[layer.name] = _other_shape(layer, shape, split)
+                    recording.drop(layer.name)
+                    return
+                features = reduction(activation, held)
                 if not torch.isfinite(features).all():
                     row = first + int((~torch.isfinite(features).all(1)).nonzero()[0])
                     recording.problems[layer.name] = f"NaN or infinite activations, first in {split} sample {row}"
@@ -96,10 +112,17 @@ def record_split(
                 recording.batches[layer.name, reduction.description].append(features)
             recording.seconds[layer.name] += time.perf_counter() - start
 
-        for name in record(network, inputs(batch), tuple(reductions), keep):
+        for name in record(network, inputs(batch), tuple(reductions), keep, same_shape=False):
             recording.problems.setdefault(name, f"not reached, or of another shape, in a batch of the {split} split")
         on_batch()
     recording.targets = torch.cat(seen) if seen else recording.targets
     if not len(recording.targets):
         raise ValueError(f"The {split} split is empty. Probing needs samples in train, val and test.")
     return recording
+
+
+def _other_shape(layer: Layer, shape: Shape, split: Split) -> str:
+    return (
+        f"of shape {shape_text(shape)} in a batch of the {split} split, {shape_text(layer.shape)} before: features "
+        "need one shape. For sequences of several lengths choose a token reducer, such as reducer=last_token"
+    )

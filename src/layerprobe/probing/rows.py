@@ -171,7 +171,7 @@ def _common(layer: Layer, checkpoint: CheckpointInfo, labels: Labels) -> dict[st
         "n_features_full": math.prod(layer.shape),
         "n_classes": len(labels.classes),
         "n_train": len(labels.splits["train"]),
-        "n_val": len(labels.splits["val"]),
+        "n_val": len(labels.splits.get("val", ())),
         "n_test": len(labels.splits["test"]),
         "majority_error": majority_error(labels.splits["train"], labels.splits["test"]),
     }

@@ -52,6 +52,19 @@ class Standardiser:
         scale = torch.where(constant, torch.ones_like(deviation), deviation)
         return cls(mean.to(features.dtype), scale.to(features.dtype), constant)
 
+    @classmethod
+    def none(cls, features: Float[Tensor, "n d"]) -> Standardiser:
+        """Leave features as they are.
+
+        Args:
+            features: Training features.
+
+        Returns:
+            A standardiser with mean 0 and scale 1; it still knows which features do not vary.
+        """
+        zero = features.new_zeros(features.shape[1])
+        return cls(zero, torch.ones_like(zero), cls.fit(features).constant)
+
     def apply_(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Standardise features in place and return them."""
         features.sub_(self.mean).div_(self.scale)

@@ -33,12 +33,18 @@ class FeatureWay:
     seed: int
 
 
-def feature_ways(shape: Shape, protocol: ProbeProtocol) -> tuple[FeatureWay, ...]:
-    """Every distinct way; a reducer that changes nothing, or that no seed changes, counts once."""
+def feature_ways(shape: Shape, protocol: ProbeProtocol, sequence: Sequence[int] = ()) -> tuple[FeatureWay, ...]:
+    """Every distinct way; a reducer that changes nothing, or that no seed changes, counts once.
+
+    Args:
+        shape: Shape of one sample's activation.
+        protocol: The sweep.
+        sequence: Which of its axes run over tokens.
+    """
     ways: dict[str, FeatureWay] = {}
     for seed in protocol.seeds:
         for reducer in protocol.reducers:
-            reduction = reducer.fit(shape, seed)
+            reduction = reducer.fit(shape, seed, sequence)
             ways.setdefault(reduction.description, FeatureWay(reducer, reduction, seed))
     return tuple(ways.values())
 
@@ -136,7 +142,7 @@ def sweep_layer(
     layer: LayerName,
     ways: Sequence[FeatureWay],
     train: Recording,
-    val: Recording,
+    val: Recording | None,
     labels: Mapping[str, Labels],
     protocol: ProbeProtocol,
 ) -> dict[str, Sweep]:
@@ -146,7 +152,7 @@ def sweep_layer(
         layer: Name of the layer.
         ways: Its ways to make features.
         train: Recording of the training split; the layer's features are taken out of it.
-        val: Recording of the validation split; likewise.
+        val: Recording of the validation split; likewise. None where there is one head and nothing to choose.
         labels: One set of labels for each name (`none` for the true ones).
         protocol: The sweep.
 
@@ -154,22 +160,27 @@ def sweep_layer(
         A sweep for each set of labels.
     """
     sweeps = {name: Sweep() for name in labels}
-    l2 = torch.tensor(protocol.l2, dtype=torch.float64)
     for way in ways:
         features = train.take(layer, way.reduction)
-        standardiser = Standardiser.fit(features)
+        standardiser = Standardiser.fit(features) if protocol.standardise else Standardiser.none(features)
         standardiser.apply_(features)
-        val_features = standardiser.apply_(val.take(layer, way.reduction))
+        val_features = None if val is None else standardiser.apply_(val.take(layer, way.reduction))
         spectrum = Spectrum.of(features)
         for solver in protocol.solvers:
             for name, variant in labels.items():
                 targets = variant.splits["train"].to(features.device)
+                l2 = torch.tensor(protocol.l2_values(len(targets), len(variant.classes)), dtype=torch.float64)
                 solution = solver.solve(features, targets, len(variant.classes), l2, spectrum)
                 heads = Heads(solution.weight, solution.bias)
-                val_targets = variant.splits["val"].to(features.device)
-                fit = Fit(way, solver, solution, _candidates(solution, heads, val_features, val_targets, solver, l2))
+                if val_features is None:
+                    candidates = tuple(Candidate(math.nan, math.nan, value) for value in l2.tolist())
+                    index = None if solution.status[0] is Status.DIVERGED else 0
+                else:
+                    val_targets = variant.splits["val"].to(features.device)
+                    candidates = _candidates(solution, heads, val_features, val_targets, solver, l2)
+                    index = select(candidates)
+                fit = Fit(way, solver, solution, candidates)
                 sweeps[name].fits.append(fit)
-                index = select(fit.candidates)
                 if index is not None and _is_better(fit.candidates[index], sweeps[name].selected):
                     right, _ = heads[index].evaluate(features, targets, solver.losses)
                     train_error = 1 - right.double().mean().item()

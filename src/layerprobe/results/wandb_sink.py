@@ -106,7 +106,7 @@ class WandbSink:
 
     def _summarise(self, results: pd.DataFrame) -> None:
         """Name the layer that validation prefers at the last checkpoint, for tables and scatter plots of runs."""
-        usable = results[results["test_error"].notna()]
+        usable = results[results["test_error"].notna() & results["val_error"].notna()]
         if usable.empty:
             return
         final = usable[usable["checkpoint"] == usable["checkpoint"].iloc[usable["step"].argmax()]]

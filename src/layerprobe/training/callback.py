@@ -112,7 +112,7 @@ class ProbeCallback(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the results before anything is computed, so that a directory that cannot be written costs nothing."""
         if self._given is not None:
-            check_splits(self._given)
+            check_splits(self._given, chooses=self.protocol.chooses)
         self._root = self.directory or Path(trainer.log_dir or trainer.default_root_dir)
         if trainer.is_global_zero:
             self._store = ProbeStore(self._root / "probes")
@@ -123,6 +123,7 @@ class ProbeCallback(pl.Callback):
         """Freeze the untrained network."""
         with frozen(pl_module), torch.inference_mode(False):
             self._data = self._given or splits_of_trainer(trainer, pl_module)
+        check_splits(self._data, chooses=self.protocol.chooses)
         if self.schedule.starts and trainer.global_step == 0:
             self._freeze(trainer, pl_module, CheckpointInfo("initial", 0, 0))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from layerprobe.probing.batches import Data, check_splits
+from layerprobe.probing.batches import Data
 from layerprobe.types import SPLITS, Split
 
 _STAGE: dict[Split, str] = {"train": "fit", "val": "fit", "test": "test"}
@@ -25,19 +25,14 @@ def splits_of_trainer(trainer: pl.Trainer, module: pl.LightningModule) -> Data:
         module: Its module.
 
     Returns:
-        The three splits.
-
-    Raises:
-        ValueError: Naming a split that is missing.
+        The three splits, None for one that is missing.
     """
     datamodule: pl.LightningDataModule | None = getattr(trainer, "datamodule", None)
     found: dict[Split, Any] = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
     for split in SPLITS:
         if found.get(split) is None:
             found[split] = _from_hooks(datamodule, split) or _from_hooks(module, split)
-    data = {split: _one(found[split], split) for split in SPLITS}
-    check_splits(data)
-    return data
+    return {split: _one(found[split], split) for split in SPLITS}
 
 
 def splits_of_datamodule(datamodule: pl.LightningDataModule) -> Data:
@@ -47,15 +42,10 @@ def splits_of_datamodule(datamodule: pl.LightningDataModule) -> Data:
         datamodule: Any data module; it is left as it is.
 
     Returns:
-        The three splits.
-
-    Raises:
-        ValueError: Naming a split that is missing.
+        The three splits, None for one that is missing.
     """
     datamodule.prepare_data()
-    data = {split: _one(_from_hooks(datamodule, split), split) for split in SPLITS}
-    check_splits(data)
-    return data
+    return {split: _one(_from_hooks(datamodule, split), split) for split in SPLITS}
 
 
 def _from_hooks(owner: pl.LightningDataModule | pl.LightningModule | None, split: Split) -> Any:
