@@ -18,7 +18,7 @@ from layerprobe.config import register
 from layerprobe.report.figures import write_run_figures
 from layerprobe.report.terminal import results_table
 from layerprobe.results.store import ProbeStore
-from layerprobe.results.summary import RunSummary
+from layerprobe.results.summary import RunSummary, best_layer
 from layerprobe.results.wandb_sink import finish_run
 from layerprobe.training.log import ProbeLog
 
@@ -92,11 +92,7 @@ def report(run_dir: Path, trainer: pl.Trainer) -> tuple[str, float]:
     Console().print(results_table(results))
     log.info("Results: %s", run_dir / "probes" / "results.parquet")
     log.info("Figures: %s", run_dir / "figures")
-    last = results[(results["checkpoint"] == results["checkpoint"].iloc[-1]) & results["val_error"].notna()]
-    if last.empty:
-        return "", float("nan")
-    best = last.loc[last["val_error"].idxmin()]
-    return str(best["layer"]), float(best["test_error"])
+    return best_layer(results)
 
 
 if __name__ == "__main__":

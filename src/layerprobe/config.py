@@ -54,19 +54,33 @@ class ProbeConfig:
     """What `scripts/probe.py` takes.
 
     Attributes:
-        checkpoint: Path of a checkpoint, or a glob pattern of several.
+        checkpoint: Path of a checkpoint, or a glob pattern of several; null for the network as `model` builds it.
+        name: Name of the experiment, in the output directory and in the dashboard.
+        seed: Seed of the weights of a network without a checkpoint, and of whatever the configurations refer it to.
         run_dir: Where the results go.
         data: A LightningDataModule; by default the one in the checkpoint's own configuration.
-        model: A LightningModule; by default likewise.
+        model: A network or LightningModule; by default likewise.
+        optimizer: Of no effect; the models' configurations refer to it.
+        scheduler: Likewise.
+        trainer: The Lightning trainer, for its device and its loggers.
+        logger: Loggers by name.
+        callbacks: Of no effect; the experiments refer to it.
         reducer: Ways to make features, by name.
         solver: Ways to fit a head, by name.
         probe: The probe protocol.
     """
 
-    checkpoint: str = MISSING
+    checkpoint: str | None = None
+    name: str = MISSING
+    seed: int = 0
     run_dir: str = "${hydra:runtime.output_dir}"
     data: dict[str, Any] | None = None
     model: dict[str, Any] | None = None
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] | None = None
+    trainer: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
     reducer: dict[str, Any] = field(default_factory=dict)
     solver: dict[str, Any] = field(default_factory=dict)
     probe: dict[str, Any] = field(default_factory=dict)

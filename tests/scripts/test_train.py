@@ -15,23 +15,8 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 import wandb_log
+from command import ROOT, run
 from layerprobe.config import register
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(script: str, *overrides: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / script), *overrides],
-        cwd=cwd,
-        env=environment | {"HOME": str(cwd), "COLUMNS": "160"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert not check or result.returncode == 0, result.stdout + result.stderr
-    return result
 
 
 @pytest.fixture(scope="module")

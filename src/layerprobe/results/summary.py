@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import pandas as pd
+
 from layerprobe.results.atomic import write_bytes
 
 FILE = "run.json"
@@ -53,3 +55,20 @@ class RunSummary:
             return None
         content["metrics"] = {k: math.nan if v is None else v for k, v in content["metrics"].items()}
         return cls(**content)
+
+
+def best_layer(results: pd.DataFrame) -> tuple[str, float]:
+    """Find the layer that validation prefers at the last checkpoint.
+
+    Args:
+        results: Results of one run, in the columns of `ProbeRecord`.
+
+    Returns:
+        Its name and its test error; "" and NaN where no layer was probed.
+    """
+    usable = results[results["val_error"].notna()]
+    if usable.empty:
+        return "", math.nan
+    last = usable[usable["checkpoint"] == usable["checkpoint"].iloc[-1]]
+    best = last.loc[last["val_error"].idxmin()]
+    return str(best["layer"]), float(best["test_error"])
