@@ -48,3 +48,19 @@ def test_beyond_what_can_be_decomposed_the_diagonal_remains(monkeypatch):
     found = Spectrum.of(features)
     assert found.vectors is None
     np.testing.assert_allclose(found.values, features.square().mean(0))
+
+
+def test_where_single_precision_does_not_converge_double_does(monkeypatch):
+    """LAPACK gives up on some matrices of rounding noise; which ones depends on the machine."""
+    features = torch.as_tensor(made(60, 8, 3, 0.5)[0])
+    expected, eigh = Spectrum.of(features), torch.linalg.eigh
+
+    def gives_up(matrix):
+        if matrix.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("failed to converge")
+        return eigh(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", gives_up)
+    found = Spectrum.of(features)
+    assert found.values.dtype == found.vectors.dtype == torch.float32
+    torch.testing.assert_close(found.values, expected.values, rtol=1e-4, atol=1e-6)

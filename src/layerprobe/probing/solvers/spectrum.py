@@ -56,7 +56,7 @@ class Spectrum:
         gram /= n
         if not torch.isfinite(gram).all():
             return cls(torch.full_like(features[0], torch.nan), None, None)
-        values, vectors = torch.linalg.eigh(gram.to(features.dtype))
+        values, vectors = _decomposed(gram, features.dtype)
         return cls(values.clamp(min=0), vectors, None)
 
     @classmethod
@@ -78,3 +78,16 @@ class Spectrum:
         basis = left / scale
         vectors = torch.cat([(features[:, i : i + step].double().T @ basis) for i in range(0, d, step)])
         return cls(values, vectors, left * scale)
+
+
+def _decomposed(gram: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors, in float32 if that can be done.
+
+    Where rounding noise is most of what a layer holds, the single-precision algorithm may not converge; the matrix is
+    in float64, which then does.
+    """
+    try:
+        values, vectors = torch.linalg.eigh(gram.to(dtype))
+    except torch.linalg.LinAlgError:
+        values, vectors = torch.linalg.eigh(gram)
+    return values.to(dtype), vectors.to(dtype)
