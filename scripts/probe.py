@@ -12,9 +12,11 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
+from torch import nn
 
 from layerprobe.config import register
 from layerprobe.probing.pipeline import probe_checkpoint
+from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.report.figures import write_run_figures
 from layerprobe.report.terminal import results_table
 from layerprobe.results.store import ProbeStore
@@ -118,10 +120,29 @@ def probe(checkpoint: FrozenCheckpoint, cfg: DictConfig, store: ProbeStore) -> N
         parts["model"].load_state_dict(checkpoint.state_dict)
     protocol = hydra.utils.instantiate(cfg.probe)
     data = splits_of_datamodule(parts["data"])
+    probe_baselines(parts["data"], protocol, store)
     with ProbeProgress(f"Probing {checkpoint.info.name}") as bar:
         for result in probe_checkpoint(parts["model"], data, protocol, checkpoint.info, on_progress=bar):
             store.add(result)
     store.merge()
+
+
+def probe_baselines(datamodule: pl.LightningDataModule, protocol: ProbeProtocol, store: ProbeStore) -> None:
+    """Probe the features that data have without a network, such as the words of a text, each once.
+
+    Args:
+        datamodule: Data, perhaps with a method `baselines` that names such features.
+        protocol: The sweep.
+        store: Where the results go, each under the checkpoint of its name.
+    """
+    for name, features in getattr(datamodule, "baselines", dict)().items():
+        if not store.done(name):
+            with ProbeProgress(f"Probing {name}") as bar:
+                found = probe_checkpoint(
+                    nn.Identity(), features, protocol.for_features(), CheckpointInfo(name), on_progress=bar
+                )
+                for result in found:
+                    store.add(result)
 
 
 if __name__ == "__main__":

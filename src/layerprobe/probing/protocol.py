@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from layerprobe.probing.batches import Take, inputs_of, targets_of
-from layerprobe.probing.features import AbstractReducer, AveragePool
+from layerprobe.probing.features import AbstractReducer, AveragePool, Flatten
 from layerprobe.probing.layers import Granularity
 from layerprobe.probing.penalty import ScikitLearnC
 from layerprobe.probing.sequences import attention_mask
@@ -78,6 +78,13 @@ class ProbeProtocol:
     def chooses(self) -> bool:
         """Whether there are several heads for a layer, of which validation chooses one."""
         return any(len(part) > 1 for part in (self.reducers, self.solvers, self.l2, self.seeds))
+
+    def for_features(self) -> ProbeProtocol:
+        """The same sweep for data whose inputs are features already, all of them used."""
+        return replace(
+            self, layers="*", exclude=(), granularity="ops", reducers=(Flatten(),),
+            inputs=inputs_of, targets=targets_of, mask=None,
+        )  # fmt: skip
 
     def l2_values(self, n_train: int, n_classes: int) -> tuple[float, ...]:
         """The path of every head.

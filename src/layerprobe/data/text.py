@@ -1,0 +1,215 @@
+"""Labelled texts as batches of token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
+
+from layerprobe.data.bag_of_words import bag_of_words
+from layerprobe.data.order import ShuffledOrder
+from layerprobe.data.text_examples import Examples, divide, examples_of, limited, noised
+from layerprobe.data.text_table import AbstractTable
+from layerprobe.data.text_tokenizer import Encoded, PretrainedTokenizer
+from layerprobe.types import Split
+
+TextBatch = tuple[dict[str, Int[Tensor, "n t"]], Int[Tensor, " n"]]
+
+
+class EncodedTexts(Dataset[tuple[Encoded, int]]):
+    """Pairs of (token ids, class index)."""
+
+    def __init__(self, encoded: Sequence[Encoded], targets: Sequence[int]) -> None:
+        """Take both, one entry for each text."""
+        self.encoded = encoded
+        self.targets = targets
+
+    def __len__(self) -> int:
+        """Count the texts."""
+        return len(self.encoded)
+
+    def __getitem__(self, index: int) -> tuple[Encoded, int]:
+        """Return one text."""
+        return self.encoded[index], self.targets[index]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What is read once, and shared by all copies of a data module."""
+
+    examples: dict[Split, Examples]
+    datasets: dict[Split, EncodedTexts]
+
+
+class TextDataModule(pl.LightningDataModule):
+    """Batches of (mapping of token ids and mask, class index), filled up to the longest text of each batch.
+
+    Texts go through these steps in order: columns and classes are chosen, at most so many of each class kept, noise
+    put before each text, the text put into the template, all of them divided into splits, and tokenized.
+    """
+
+    def __init__(
+        self,
+        table: AbstractTable,
+        tokenizer: PretrainedTokenizer,
+        text: str | Sequence[str] = "text",
+        label: str = "label",
+        classes: Sequence[object] | None = None,
+        group: str | None = None,
+        remove: str | None = None,
+        template: str = "{text}",
+        noise: Sequence[str] = (),
+        per_class: int | None = None,
+        balanced: bool = False,
+        train_size: float | None = None,
+        val_size: float = 0.2,
+        test_size: float = 0.2,
+        stratified: bool = True,
+        split_seed: int = 0,
+        root: str | Path = "",
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        """Describe the data; they are read by `setup`.
+
+        Args:
+            table: Gives the rows.
+            tokenizer: Turns texts into token ids.
+            text: Column of the text, or several that are joined by a space.
+            label: Column of the label.
+            classes: Labels in the order of their class index; rows with any other label are left out. By default
+                every label, sorted.
+            group: Column whose equal values never straddle two splits.
+            remove: Regular expression; what it matches is taken out of each text column.
+            template: Prompt around each text, with `{text}` in its place.
+            noise: Strings of which one, drawn for each text, is put directly before it: `[aaa, bbb]`.
+            per_class: How many are kept of each class at most, the first ones.
+            balanced: Whether to draw from the larger classes as many as the smallest one has.
+            train_size: Share or number of training texts; by default all that are left.
+            val_size: Share or number of validation texts; 0 for no validation split.
+            test_size: Share or number of test texts.
+            stratified: Whether each split has the classes in the same shares; of no effect with groups.
+            split_seed: Seed of splits, balancing and noise, so that runs with different seeds see the same texts.
+            root: Folder that the table's path starts from.
+            batch_size: Texts in a batch.
+            num_workers: Worker processes of each loader.
+            seed: Seed of the training order.
+
+        Raises:
+            ValueError: If the template has no place for the text.
+        """
+        super().__init__()
+        if template.count("{text}") != 1:
+            raise ValueError(
+                f"The template {template!r} has no place for the text: wanted one {{text}}, found "
+                f"{template.count('{text}')}. Write it where the text belongs: data.template='Is it true? {{text}}'"
+            )
+        self.table = table
+        self.tokenizer = tokenizer
+        self.text = text
+        self.label = label
+        self.classes = classes
+        self.group = group
+        self.remove = remove
+        self.template = template
+        self.noise = noise
+        self.per_class = per_class
+        self.balanced = balanced
+        self.train_size = train_size
+        self.val_size = val_size
+        self.test_size = test_size
+        self.stratified = stratified
+        self.split_seed = split_seed
+        self.root = Path(root)
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self._read: list[_Read] = []
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read, divide and tokenize the texts, once; every stage needs the same.
+
+        Args:
+            stage: Lightning's stage; of no effect.
+
+        Raises:
+            DataError: If they cannot be read, divided or tokenized.
+        """
+        if self._read:
+            return
+        frame = self.table.read(self.root)
+        found = examples_of(frame, self.text, self.label, self.classes, self.group, self.remove)
+        found = limited(found, self.per_class, self.balanced, self.split_seed)
+        texts = noised(found.texts, self.noise, self.split_seed)
+        found = Examples(texts, found.targets, found.groups, found.classes)
+        encoded = self.tokenizer.encode([self.template.replace("{text}", text) for text in texts])
+        parts = divide(found, self.train_size, self.val_size, self.test_size, self.stratified, self.split_seed)
+        datasets = {
+            split: EncodedTexts([encoded[i] for i in part], found.targets[part].tolist())
+            for split, part in parts.items()
+        }
+        self._read.append(_Read({split: found.take(part) for split, part in parts.items()}, datasets))
+
+    def examples(self, split: Split) -> Examples:
+        """Give the texts of one split, with noise and without template, in the order of the loaders.
+
+        Args:
+            split: Name of the split.
+
+        Raises:
+            RuntimeError: If `setup` has not been called.
+        """
+        return self._content().examples[split]
+
+    def baselines(self) -> dict[str, dict[Split, tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]]]:
+        """Give features that need no network, on the same splits: `bag_of_words`."""
+        self.setup()
+        examples = self._content().examples
+        counts = bag_of_words({split: part.texts for split, part in examples.items()})
+        return {"bag_of_words": {split: (counts[split], torch.tensor(examples[split].targets)) for split in examples}}
+
+    def train_dataloader(self) -> DataLoader[Any] | None:
+        """Build the loader of the training split, in training order."""
+        n_samples = len(self._content().datasets["train"])
+        return self._loader("train", ShuffledOrder(n_samples, self.seed))
+
+    def val_dataloader(self) -> DataLoader[Any] | None:
+        """Build the loader of the validation split, in its fixed order; None where there is none."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any] | None:
+        """Build the loader of the test split, in its fixed order."""
+        return self._loader("test")
+
+    def collate(self, samples: Sequence[tuple[Encoded, int]]) -> TextBatch:
+        """Make a batch of several texts."""
+        encoded, targets = zip(*samples, strict=True)
+        return self.tokenizer.pad(encoded), torch.tensor(targets)
+
+    def _loader(self, split: Split, sampler: Sampler[int] | None = None) -> DataLoader[Any] | None:
+        dataset = self._content().datasets.get(split)
+        if dataset is None:
+            return None
+        # A generator of its own: see `AbstractInMemoryDataModule`.
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=SequentialSampler(dataset) if sampler is None else sampler,
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def _content(self) -> _Read:
+        if not self._read:
+            raise RuntimeError("TextDataModule has not read its data: call setup() first")
+        return self._read[0]

@@ -1,0 +1,198 @@
+"""Texts with their classes: chosen from a table, noised, and divided."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import GroupShuffleSplit, train_test_split
+
+from layerprobe.data.errors import DataError
+from layerprobe.types import Split
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Texts with their classes, those of the first class first, else in the order of the table.
+
+    Attributes:
+        texts: The texts.
+        targets: Class index of each.
+        groups: What each belongs together with others by; None where each stands alone.
+        classes: The label of each class index.
+    """
+
+    texts: list[str]
+    targets: np.ndarray
+    groups: np.ndarray | None
+    classes: tuple[str, ...]
+
+    def take(self, indices: np.ndarray) -> Examples:
+        """Some of them, in the order given."""
+        groups = None if self.groups is None else self.groups[indices]
+        return Examples([self.texts[i] for i in indices], self.targets[indices], groups, self.classes)
+
+
+def examples_of(
+    table: pd.DataFrame,
+    text: str | Sequence[str],
+    label: str,
+    classes: Sequence[object] | None = None,
+    group: str | None = None,
+    remove: str | None = None,
+) -> Examples:
+    """Choose columns and classes.
+
+    Args:
+        table: The rows.
+        text: Column of the text, or several that are joined by a space.
+        label: Column of the label.
+        classes: Labels in the order of their class index; rows with any other label are left out. By default every
+            label, sorted.
+        group: Column whose equal values belong together.
+        remove: Regular expression; what it matches is taken out of each text column.
+
+    Returns:
+        The examples.
+
+    Raises:
+        DataError: If a column or a label is not there, or there are not two classes.
+    """
+    columns = [text] if isinstance(text, str) else list(text)
+    for option, names in (("text", columns), ("label", [label]), ("group", [group] if group else [])):
+        for name in names:
+            if name not in table.columns:
+                found = ", ".join(map(str, table.columns))
+                raise DataError(f"There is no column {name!r}: found {found}. Choose one of them with data.{option}=…")
+    labels = table[label].where(table[label].notna(), "").map(str).to_numpy()
+    named = tuple(map(str, classes)) if classes is not None else tuple(sorted(set(labels) - {""}))
+    known = set(labels)
+    if missing := [name for name in named if name not in known]:
+        some = ", ".join(repr(value) for value in sorted(known)[:8])
+        raise DataError(f"The column {label!r} has no label {missing[0]!r}: found {some}. Choose with data.classes=[…]")
+    if len(named) < 2:
+        raise DataError(
+            f"The column {label!r} has {f'one class only, {named[0]!r}' if named else 'no label'}. A probe tells at "
+            "least two classes apart: give a table or data.classes with more."
+        )
+    parts = [table[name].fillna("").map(str) for name in columns]
+    if remove:
+        parts = [part.str.replace(remove, "", regex=True) for part in parts]
+    texts = np.array([" ".join(row).strip() for row in zip(*parts, strict=True)], dtype=object)
+    rows = np.concatenate([np.flatnonzero((labels == name) & (texts != "")) for name in named])
+    if len(rows) < len(labels):
+        log.info("%d of %d rows are left out: of another class, or without text", len(labels) - len(rows), len(labels))
+    place = {name: i for i, name in enumerate(named)}
+    return Examples(
+        [str(one) for one in texts[rows]],
+        np.array([place[name] for name in labels[rows]], dtype=np.int64),
+        table[group].map(str).to_numpy()[rows] if group else None,
+        named,
+    )
+
+
+def limited(examples: Examples, per_class: int | None, balanced: bool, seed: int) -> Examples:
+    """Keep at most so many of each class.
+
+    Args:
+        examples: All of them.
+        per_class: The first ones of each class that are kept; None for all.
+        balanced: Whether to draw from the larger classes as many as the smallest one has.
+        seed: Seed of the draw.
+
+    Returns:
+        The examples that are left, in their order.
+    """
+    kept = [np.flatnonzero(examples.targets == i)[:per_class] for i in range(len(examples.classes))]
+    if balanced:
+        generator, size = np.random.default_rng((seed, 0)), min(map(len, kept))
+        kept = [np.sort(generator.choice(one, size, replace=False)) for one in kept]
+    return examples.take(np.concatenate(kept))
+
+
+def noised(texts: Sequence[str], noise: Sequence[str], seed: int) -> list[str]:
+    """Put one of several strings, drawn anew for each, directly before every text.
+
+    Source: Jin et al. (2024), whose strings are "aaa" and "bbb".
+
+    Args:
+        texts: The texts.
+        noise: The strings; none leaves the texts as they are.
+        seed: Seed of the draws.
+
+    Returns:
+        The texts in the same order.
+    """
+    if not noise:
+        return list(texts)
+    drawn = np.random.default_rng((seed, 1)).integers(len(noise), size=len(texts))
+    return [noise[i] + text for i, text in zip(drawn, texts, strict=True)]
+
+
+def divide(
+    examples: Examples,
+    train_size: float | None,
+    val_size: float,
+    test_size: float,
+    stratified: bool,
+    seed: int,
+) -> dict[Split, np.ndarray]:
+    """Divide examples into splits that no group straddles.
+
+    The test split is scikit-learn's `train_test_split(range(n), test_size=…, random_state=seed)`.
+
+    Args:
+        examples: The examples.
+        train_size: Share or number of training examples; None for all that are left.
+        val_size: Share or number of validation examples; 0 for none.
+        test_size: Share or number of test examples.
+        stratified: Whether each split has the classes in the same shares; of no effect with groups.
+        seed: Seed of the division.
+
+    Returns:
+        Ascending indices of each split; no validation split where its size is 0. With groups, sizes are shares of
+        the groups.
+
+    Raises:
+        DataError: If a split or class is left empty.
+    """
+    n = len(examples.targets)
+    n_val, n_test = _count(val_size, n), _count(test_size, n)
+    n_train = n - n_val - n_test if train_size is None else _count(train_size, n)
+    if min(n_train, n_test) < 1 or n_val < 0 or n_train + n_val + n_test > n:
+        raise DataError(
+            f"{n:,} texts cannot be divided into {n_train:,} for train, {n_val:,} for val and {n_test:,} for test. "
+            "Choose data.train_size, data.val_size and data.test_size to fit."
+        )
+
+    def apart(indices: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+        if size == 0:
+            return indices, indices[:0]
+        if examples.groups is not None:
+            splitter = GroupShuffleSplit(1, test_size=size / len(indices), random_state=seed)
+            large, small = next(splitter.split(indices, groups=examples.groups[indices]))
+            return indices[large], indices[small]
+        strata = examples.targets[indices] if stratified else None
+        return train_test_split(indices, test_size=size, random_state=seed, stratify=strata)
+
+    try:
+        rest, test = apart(np.arange(n), n_test)
+        train, val = apart(np.sort(rest), n_val)
+    except ValueError as error:
+        raise DataError(
+            f"The texts cannot be divided: {error} Choose other sizes, or data.stratified=false or data.group=null."
+        ) from error
+    if n_train < len(train):
+        train = np.random.default_rng((seed, 2)).choice(train, n_train, replace=False)
+    parts: dict[Split, np.ndarray] = {"train": np.sort(train), "val": np.sort(val), "test": np.sort(test)}
+    return {split: part for split, part in parts.items() if len(part)}
+
+
+def _count(size: float, n: int) -> int:
+    """A share below 1, or a number."""
+    return round(size * n) if 0 < size < 1 else int(size)

@@ -1,0 +1,141 @@
+"""Texts to batches of token ids, by the tokenizer that belongs to a pretrained network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from layerprobe.data.errors import DataError, DataNotFoundError
+
+Encoded = dict[str, list[int]]
+
+_UNLIMITED = 1_000_000
+"""A tokenizer that knows no limit says a number far beyond this."""
+
+
+class PretrainedTokenizer:
+    """A tokenizer of the Hugging Face hub, or of a folder."""
+
+    def __init__(
+        self,
+        name: str,
+        revision: str | None = None,
+        padding_side: Literal["right", "left"] = "right",
+        max_length: int | None = None,
+        truncation: bool = False,
+        special_tokens: bool = True,
+    ) -> None:
+        """Describe the tokenizer; it is read when it is first used.
+
+        Args:
+            name: Name or folder.
+            revision: Commit, tag or branch.
+            padding_side: Where shorter texts of a batch are filled up. On the left, batches have `position_ids` too,
+                which count tokens and not places, as in generation.
+            max_length: Tokens of a text at most; by default what the tokenizer says.
+            truncation: Whether a longer text is cut; it is refused otherwise.
+            special_tokens: Whether tokens such as `[CLS]` or a start of text are added.
+        """
+        self.name = name
+        self.revision = revision
+        self.padding_side = padding_side
+        self.max_length = max_length
+        self.truncation = truncation
+        self.special_tokens = special_tokens
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer itself.
+
+        Raises:
+            ImportError: If the package `transformers` is not there.
+            DataNotFoundError: If the tokenizer is not there, or not open to you.
+        """
+        try:
+            from transformers import AutoTokenizer
+        except ImportError as error:
+            raise ImportError("A tokenizer needs the package `transformers`: pip install 'layerprobe[text]'") from error
+        local = Path(self.name).expanduser()
+        name = str(local) if local.is_dir() else self.name
+        try:
+            return AutoTokenizer.from_pretrained(name, revision=self.revision, local_files_only=local.is_dir())
+        except (OSError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise DataNotFoundError(
+                f"The tokenizer {self.name!r} could not be read: {reason} Check the name, the network and your access "
+                "(hf auth login), or give a folder: data.tokenizer.name=DIR"
+            ) from error
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of a text at most; None where nothing limits them."""
+        own = self.tokenizer.model_max_length
+        return self.max_length or (own if own < _UNLIMITED else None)
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """Turn texts into token ids.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            For each text the tokenizer's outputs, such as `input_ids`, one number for each token.
+
+        Raises:
+            DataError: If a text is longer than the network takes, or has no token.
+        """
+        cut = self.truncation and self.longest is not None
+        encoded = self.tokenizer(
+            list(texts),
+            add_special_tokens=self.special_tokens,
+            padding=False,
+            truncation=cut,
+            max_length=self.longest if cut else None,
+            verbose=False,
+        )
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        if self.longest is not None and max(lengths, default=0) > self.longest:
+            longer, worst = sum(n > self.longest for n in lengths), max(range(len(lengths)), key=lengths.__getitem__)
+            raise DataError(
+                f"{longer:,} of {len(lengths):,} texts have more than the {self.longest:,} tokens that fit into the "
+                f"network's context; the longest has {lengths[worst]:,} ({texts[worst][:40]!r}…). "
+                "Cut them with data.tokenizer.truncation=true, or leave them out."
+            )
+        if 0 in lengths:
+            raise DataError(f"The text {texts[lengths.index(0)]!r} has no token. Leave it out of the table.")
+        return [{key: encoded[key][i] for key in encoded} for i in range(len(lengths))]
+
+    def pad(self, encoded: Sequence[Encoded]) -> dict[str, Int[Tensor, "n t"]]:
+        """Fill texts up to the longest one.
+
+        Args:
+            encoded: Texts from `encode`.
+
+        Returns:
+            What the network is called with: `input_ids`, `attention_mask` and whatever else the tokenizer makes.
+        """
+        filler = {"input_ids": self._padding_id(), "token_type_ids": self.tokenizer.pad_token_type_id}
+        batch = {
+            key: pad_sequence(
+                [torch.tensor(one[key]) for one in encoded],
+                batch_first=True,
+                padding_value=filler.get(key, 0),
+                padding_side=self.padding_side,
+            )
+            for key in encoded[0]
+        }
+        if self.padding_side == "left":
+            batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        return batch
+
+    def _padding_id(self) -> int:
+        """Language models often have no token for padding; the mask says that it does not count."""
+        ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return next(one for one in ids if one is not None)

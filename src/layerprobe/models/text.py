@@ -1,0 +1,198 @@
+"""Pretrained networks for text, of the Hugging Face hub or of a folder."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Literal, final
+
+import pytorch_lightning as pl
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+Dtype = Literal["float32", "bfloat16", "float16", "int8"]
+Weights = Literal["pretrained", "random"]
+
+_WEIGHT_FILES = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
+
+
+class ModelError(RuntimeError):
+    """A pretrained network cannot be had; the message ends with the next step."""
+
+
+@final
+class TextModel(pl.LightningModule):
+    """A network of the package `transformers`, called with the tokenizer's outputs by name."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Take the network.
+
+        Args:
+            model: A `PreTrainedModel`.
+        """
+        super().__init__()
+        self.model = model
+
+    def forward(self, **inputs: Tensor) -> Any:
+        """Call the network.
+
+        Args:
+            inputs: `input_ids` (n t) and what else the tokenizer makes.
+
+        Raises:
+            ValueError: If the sequences are longer than the network's context.
+        """
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        length = inputs["input_ids"].shape[1]
+        if isinstance(context, int) and length > context:
+            raise ValueError(
+                f"A sequence has {length:,} tokens, the network's context has {context:,}. "
+                f"Cut the texts: data.tokenizer.truncation=true data.tokenizer.max_length={context}"
+            )
+        return self.model(**inputs)
+
+
+def encoder(
+    name: str,
+    revision: str | None = None,
+    dtype: Dtype = "float32",
+    weights: Weights = "pretrained",
+    device_map: str | dict[str, Any] | None = None,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+) -> TextModel:
+    """Load a network without a head, by `AutoModel`.
+
+    Args:
+        name: Name on the hub, or a folder; a folder needs no network connection.
+        revision: Commit, tag or branch.
+        dtype: Precision of the weights; `int8` needs the package bitsandbytes.
+        weights: `random` for an untrained network of the same architecture.
+        device_map: Where the parts go, as `from_pretrained` takes it; needs the package accelerate.
+        seed: Seed of random weights.
+        trust_remote_code: Whether to run code that comes with the network.
+
+    Returns:
+        The network in eval mode.
+
+    Raises:
+        ImportError: If a package is missing.
+        ModelError: If the network is not there, not open to you, or has no weights.
+    """
+    return _load("AutoModel", name, revision, dtype, weights, device_map, seed, trust_remote_code)
+
+
+def language_model(
+    name: str,
+    revision: str | None = None,
+    dtype: Dtype = "float32",
+    weights: Weights = "pretrained",
+    device_map: str | dict[str, Any] | None = None,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+) -> TextModel:
+    """Load a network that predicts the next token, by `AutoModelForCausalLM`.
+
+    Args:
+        name: As for `encoder`.
+        revision: As for `encoder`.
+        dtype: As for `encoder`.
+        weights: As for `encoder`.
+        device_map: As for `encoder`.
+        seed: As for `encoder`.
+        trust_remote_code: As for `encoder`.
+
+    Returns:
+        The network in eval mode, without its cache of keys and values.
+
+    Raises:
+        ImportError: If a package is missing.
+        ModelError: If the network is not there, not open to you, or has no weights.
+    """
+    return _load("AutoModelForCausalLM", name, revision, dtype, weights, device_map, seed, trust_remote_code)
+
+
+def _load(
+    auto: str,
+    name: str,
+    revision: str | None,
+    dtype: Dtype,
+    weights: Weights,
+    device_map: str | dict[str, Any] | None,
+    seed: int,
+    trust_remote_code: bool,
+) -> TextModel:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(
+            "A pretrained text network needs the package `transformers`: pip install 'layerprobe[text]'"
+        ) from error
+    if weights not in ("pretrained", "random"):
+        raise ValueError(f"`weights` is {weights!r}. Give 'pretrained', or 'random' for an untrained network.")
+    local = Path(name).expanduser()
+    source = str(local) if local.is_dir() else name
+    place: dict[str, Any] = {
+        "revision": revision, "local_files_only": local.is_dir(), "trust_remote_code": trust_remote_code,
+    }  # fmt: skip
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, **place)
+        if getattr(config, "use_cache", False):
+            config.use_cache = False
+        kind = getattr(transformers, auto)
+        if weights == "random":
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed)
+                model = kind.from_config(config, dtype=_precision(dtype), trust_remote_code=trust_remote_code)
+        else:
+            options = _quantised(transformers) if dtype == "int8" else {"dtype": _precision(dtype)}
+            model, info = kind.from_pretrained(
+                source, config=config, device_map=device_map, output_loading_info=True, **options, **place
+            )
+            if absent := sorted(info["missing_keys"]):
+                log.warning("%s has no weights for %s: these are random", name, ", ".join(absent))
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(_reason(name, local, error)) from error
+    return TextModel(model.eval())
+
+
+def _precision(dtype: Dtype) -> torch.dtype:
+    found = getattr(torch, dtype, None)
+    if found not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype {dtype!r} is not there: choose float32, bfloat16, float16 or (pretrained only) int8.")
+    return found
+
+
+def _quantised(transformers: Any) -> dict[str, Any]:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "dtype=int8 needs the package bitsandbytes: pip install bitsandbytes accelerate. "
+            "Or choose model.dtype=bfloat16"
+        ) from error
+    return {"quantization_config": transformers.BitsAndBytesConfig(load_in_8bit=True)}
+
+
+def _reason(name: str, local: Path, error: Exception) -> str:
+    if local.is_dir():
+        found = ", ".join(sorted(path.name for path in local.iterdir())) or "nothing"
+        if not (local / "config.json").is_file():
+            return (
+                f"The folder {name} is no pretrained network: wanted config.json, found {found}. Give another folder."
+            )
+        if not any(path for pattern in _WEIGHT_FILES for path in local.glob(pattern)):
+            return (
+                f"The folder {name} has no weights: wanted model.safetensors, found {found}. Put them there, or probe "
+                "the untrained network: model.weights=random"
+            )
+    elif name.startswith((".", "/", "~")):
+        return f"The folder {name} is not there. Give the folder that holds config.json: model.name=DIR"
+    reason = " ".join(str(error).split())[:300]
+    return (
+        f"The network {name!r} could not be loaded: {reason} Check the name and revision, the network connection and "
+        "your access to a gated network (hf auth login), or give a folder: model.name=DIR"
+    )
