@@ -23,10 +23,11 @@ def record(
         "checkpoint": checkpoint, "step": step, "epoch": step // 50, "depth": depth, "layer": layer, "aliases": "",
         "kind": "Conv2d", "shape": "8x4x4", "n_features_full": 128, "n_features": 64, "reducer": "average_pool",
         "reduction": "8x4x4 -> 8x4x2", "solver": "logistic", "l2": 1e-3, "status": "converged", "message": "",
-        "gap": 1e-7, "n_classes": 3, "n_train": 60, "n_val": 20, "n_test": 20, "train_error": error / 2,
+        "gap": 1e-7, "task": "classification", "n_classes": 3,
+        "n_train": 60, "n_val": 20, "n_test": 20, "train_error": error / 2,
         "val_error": error, "val_loss": 2 * error, "test_error": error, "test_error_low": error * 0.8,
         "test_error_high": error * 1.2, "test_loss": 2 * error, "test_f1": 1 - error,
-        "test_auc": 1 - error / 2, "majority_error": 0.6, "shuffled_error": NAN,
+        "test_auc": 1 - error / 2, "test_r2": NAN, "majority_error": 0.6, "shuffled_error": NAN,
         "selectivity": NAN, "seconds": 0.1, "seed": 0,
     }  # fmt: skip
     return ProbeRecord(**row | others)

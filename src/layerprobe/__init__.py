@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from layerprobe.probing.protocol import ProbeProtocol as ProbeProtocol
     from layerprobe.probing.solvers.logistic import Logistic as Logistic
     from layerprobe.probing.solvers.ridge import Ridge as Ridge
+    from layerprobe.probing.tasks.classification import Classification as Classification
+    from layerprobe.probing.tasks.multi_label import MultiLabel as MultiLabel
+    from layerprobe.probing.tasks.regression import Regression as Regression
     from layerprobe.training.callback import ProbeCallback as ProbeCallback
 
 _HOME = {
@@ -28,6 +31,9 @@ _HOME = {
     "RandomSubset": "layerprobe.probing.features",
     "Logistic": "layerprobe.probing.solvers.logistic",
     "Ridge": "layerprobe.probing.solvers.ridge",
+    "Classification": "layerprobe.probing.tasks.classification",
+    "MultiLabel": "layerprobe.probing.tasks.multi_label",
+    "Regression": "layerprobe.probing.tasks.regression",
 }
 
 __all__ = [*_HOME, "__version__"]

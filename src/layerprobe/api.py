@@ -16,7 +16,11 @@ from layerprobe.probing.penalty import ScikitLearnC
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import L2_GRID, ProbeProtocol
 from layerprobe.probing.solvers.logistic import Logistic
+from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.tasks.classification import Classification
+from layerprobe.probing.tasks.regression import Regression
+from layerprobe.probing.tasks.task import AbstractTask
 from layerprobe.results.record import to_frame
 from layerprobe.training.progress import ProbeProgress
 from layerprobe.training.splits import splits_of_datamodule
@@ -38,6 +42,7 @@ def probe(
     batch_size: int | None = None,
     inputs: Take = inputs_of,
     targets: Take = targets_of,
+    task: AbstractTask | None = None,
     mask: Take | None = None,
     progress: bool | None = None,
 ) -> pd.DataFrame:
@@ -54,14 +59,16 @@ def probe(
         granularity: `ops` for every intermediate tensor, `modules` for the outputs of modules, `blocks` for those of
             repeated blocks.
         reducer: How features are made of a layer, one way or several; by default average-pooled to at most 1,024.
-        solver: How a head is fitted, one way or several; by default logistic regression.
+        solver: How a head is fitted, one way or several; by default logistic regression, and
+            least squares where the task is regression.
         l2: L2 values of each head's path, or scikit-learn's `C`.
         standardise: Whether features get mean 0 and variance 1 on train.
         seed: Seed of random reducers and shuffled labels.
         controls: `shuffled` fits the same sweep to shuffled labels.
         batch_size: Samples in one forward pass; by default what the loader has, or 256.
         inputs: Takes the network's inputs out of a batch.
-        targets: Takes the class indices out of a batch.
+        targets: Takes the property to be probed out of a batch.
+        task: What kind of property that is: by default `Classification()`; or `MultiLabel()`, `Regression()`.
         mask: Takes out of a batch which places of a sequence hold a token; by default the inputs' `attention_mask`.
         progress: Whether to show a progress bar; by default only on a terminal.
 
@@ -69,15 +76,15 @@ def probe(
         One row for each layer in order of depth, with the columns of `ProbeRecord`.
 
     Raises:
-        TypeError: Where a batch is not (input, target), or targets are not class indices.
-        ValueError: Where a split is missing or empty, train has one class only, or a pattern matches no layer.
+        TypeError: Where a batch is not (input, target), or targets are not what the task predicts.
+        ValueError: Where a split is missing or empty, train has nothing to learn, or a pattern matches no layer.
     """
     protocol = ProbeProtocol(
         layers=layers,
         exclude=exclude,
         granularity=granularity,
         reducers=_several(reducer, AbstractReducer, AveragePool()),
-        solvers=_several(solver, AbstractSolver, Logistic()),
+        solvers=_several(solver, AbstractSolver, Ridge() if isinstance(task, Regression) else Logistic()),
         l2=l2 if isinstance(l2, ScikitLearnC) else tuple(l2),
         standardise=standardise,
         seeds=(seed,),
@@ -85,6 +92,7 @@ def probe(
         batch_size=batch_size,
         inputs=inputs,
         targets=targets,
+        task=task or Classification(),
         mask=mask,
     )
     splits: Any = splits_of_datamodule(data) if isinstance(data, pl.LightningDataModule) else data

@@ -30,6 +30,9 @@ class TrainConfig:
         callbacks: Callbacks by name.
         reducer: Ways to make features, by name.
         solver: Ways to fit a head, by name.
+        inputs: How the network is called.
+        targets: The property to be probed.
+        task: What kind of property that is.
         probe: The probe protocol.
     """
 
@@ -46,6 +49,9 @@ class TrainConfig:
     callbacks: dict[str, Any] = field(default_factory=dict)
     reducer: dict[str, Any] = field(default_factory=dict)
     solver: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    targets: dict[str, Any] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=dict)
     probe: dict[str, Any] = field(default_factory=dict)
 
 
@@ -67,6 +73,9 @@ class ProbeConfig:
         callbacks: Of no effect; the experiments refer to it.
         reducer: Ways to make features, by name.
         solver: Ways to fit a head, by name.
+        inputs: How the network is called.
+        targets: The property to be probed.
+        task: What kind of property that is.
         probe: The probe protocol.
     """
 
@@ -83,6 +92,9 @@ class ProbeConfig:
     callbacks: dict[str, Any] = field(default_factory=dict)
     reducer: dict[str, Any] = field(default_factory=dict)
     solver: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    targets: dict[str, Any] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=dict)
     probe: dict[str, Any] = field(default_factory=dict)
 
 

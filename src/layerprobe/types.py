@@ -65,20 +65,24 @@ class ProbeRecord:
         status: `converged`, `stalled`, `diverged` or `failed`.
         message: What the status says; empty when converged.
         gap: Bound on (objective - optimum) / objective at the selected head.
-        n_classes: Number of classes.
+        task: `classification`, `multi_label` or `regression`: what the errors are.
+        n_classes: Number of classes, of labels, or of values.
         n_train: Training samples.
         n_val: Validation samples.
         n_test: Test samples.
-        train_error: Share of training samples that the head gets wrong.
-        val_error: Share of validation samples that the head gets wrong.
+        train_error: Share of training samples that the head gets wrong; of labels, with several labels at once; for
+            numbers the fraction of their variance that it leaves unexplained, 1 - R².
+        val_error: Likewise on validation.
         val_loss: Mean cross-entropy (logistic) or squared error (ridge) on validation.
-        test_error: Share of test samples that the head gets wrong.
+        test_error: Likewise on test.
         test_error_low: Lower end of its 95 % interval.
         test_error_high: Upper end of its 95 % interval.
         test_loss: As `val_loss`, on test.
         test_f1: F1 on test: of the second class where there are two, else the mean over the classes.
         test_auc: Area under the ROC curve on test, the second class against the first; NaN unless there are two.
-        majority_error: Test error of always answering the most frequent training class.
+            With several labels at once, F1 and area are means over the labels.
+        test_r2: R² on test, 1 - `test_error`; NaN unless numbers are predicted.
+        majority_error: Test error of the best constant answer that train knows: its most frequent class, its mean.
         shuffled_error: Test error of the same sweep on shuffled labels; NaN where that control is off.
         selectivity: `shuffled_error - test_error`; NaN where that control is off.
         seconds: Wall-clock seconds for reducing, fitting, selecting and testing this layer.
@@ -102,6 +106,7 @@ class ProbeRecord:
     status: str
     message: str
     gap: float
+    task: str
     n_classes: int
     n_train: int
     n_val: int
@@ -115,6 +120,7 @@ class ProbeRecord:
     test_loss: float
     test_f1: float
     test_auc: float
+    test_r2: float
     majority_error: float
     shuffled_error: float
     selectivity: float
@@ -174,8 +180,10 @@ class LayerResult:
     Attributes:
         record: The selected head and its test error.
         path: Every swept head.
-        head: The selected head: `weight` (c d), `bias` (c), and the standardisation `mean` (d), `scale` (d).
-        correct: Whether the selected head is right, for each test sample in the order of the test split.
+        head: The selected head: `weight` (c d), `bias` (c), and the standardisation `mean` (d), `scale` (d); with
+            `classes` (c), or where numbers are predicted with the units of its outputs, `target_mean`, `target_scale`.
+        correct: Whether the selected head is right (on all labels), for each test sample in the order of the test
+            split; empty where numbers are predicted.
     """
 
     record: ProbeRecord

@@ -13,7 +13,7 @@ def labels(train: list[int], val: list[int], test: list[int]) -> Labels:
 
 def test_places_in_the_sorted_training_classes() -> None:
     found = labels([7, 2, 7], [2, 3], [9, 7])
-    assert found.classes.tolist() == [2, 7]
+    assert found.outputs.tolist() == [2, 7]
     assert [found.splits[s].tolist() for s in ("train", "val", "test")] == [[1, 0, 1], [0, -1], [-1, 1]]
 
 

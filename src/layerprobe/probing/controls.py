@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 
@@ -13,14 +13,14 @@ def majority_error(train_targets: Int[Tensor, " n"], test_targets: Int[Tensor, "
     return (test_targets != majority).double().mean().item()
 
 
-def shuffled(targets: Int[Tensor, " n"], seed: int) -> Int[Tensor, " n"]:
+def shuffled(targets: Shaped[Tensor, "n ..."], seed: int) -> Shaped[Tensor, "n ..."]:
     """The same labels, each given to another sample at random.
 
     What a head still learns on them is memory and chance, not the layer: Hewitt & Liang (2019) call the difference
     selectivity.
 
     Args:
-        targets: Class indices.
+        targets: Targets of any kind, samples first.
         seed: Seed of the permutation, drawn from a generator of its own.
 
     Returns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -43,19 +43,32 @@ class Heads:
         Returns:
             Whether each head is right on each sample, and each head's mean loss, summed in float64.
         """
-        p, c, d = self.weight.shape
-        weight, bias = self.weight.reshape(p * c, d), self.bias.reshape(p * c)
+        p = len(self.weight)
         correct = torch.empty(p, len(features), dtype=torch.bool, device=features.device)
         total = torch.zeros(p, dtype=torch.float64, device=features.device)
-        rows = max(1, _CHUNK // (p * c))
-        for start in range(0, len(features), rows):
-            part, truth = features[start : start + rows], targets[start : start + rows]
-            scores = torch.addmm(bias, part, weight.T).view(len(part), p, c)
-            correct[:, start : start + rows] = (scores.argmax(2) == truth[:, None]).T
+        for rows, scores in self.blocks(features):
+            truth = targets[rows]
+            correct[:, rows] = (scores.argmax(2) == truth[:, None]).T
             for i in range(p):
                 loss = losses(scores[:, i], truth.clamp(min=0)).double()
                 total[i] += torch.where(truth < 0, torch.inf, loss).sum()
         return correct, total / len(features)
+
+    def blocks(self, features: Float[Tensor, "n d"]) -> Iterator[tuple[slice, Float[Tensor, "r p c"]]]:
+        """Scores of every head, some samples at a time.
+
+        Args:
+            features: Standardised features.
+
+        Yields:
+            Which samples, and their scores.
+        """
+        p, c, d = self.weight.shape
+        weight, bias = self.weight.reshape(p * c, d), self.bias.reshape(p * c)
+        rows = max(1, _CHUNK // (p * c))
+        for start in range(0, len(features), rows):
+            part = features[start : start + rows]
+            yield slice(start, start + len(part)), torch.addmm(bias, part, weight.T).view(len(part), p, c)
 
     def scores(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
         """Scores of the first head of the path.

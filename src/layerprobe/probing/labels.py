@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from layerprobe.probing.controls import shuffled
@@ -15,15 +15,17 @@ from layerprobe.types import SPLITS, Split
 
 @dataclass(frozen=True)
 class Labels:
-    """Targets as places in the sorted list of the training classes; -1 for a class that train does not have.
+    """Targets of each split, laid out for heads with one output for each class, label or value.
 
     Attributes:
-        classes: The training classes.
-        splits: Targets of each split.
+        outputs: What the heads' outputs stand for: the training classes; 0, 1, … for labels and values.
+        splits: Targets of each split; classes as places in `outputs`, -1 for a class that train does not have.
+        extra: What a saved head needs to read its outputs.
     """
 
-    classes: Int[Tensor, " c"]
-    splits: Mapping[Split, Int[Tensor, " n"]]
+    outputs: Int[Tensor, " c"]
+    splits: Mapping[Split, Shaped[Tensor, "n ..."]]
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, targets: Mapping[Split, Int[Tensor, " n"]]) -> Labels:
@@ -49,15 +51,17 @@ class Labels:
             index = torch.searchsorted(classes, values).clamp(max=len(classes) - 1)
             return torch.where(classes[index] == values, index, -1)
 
-        return cls(classes, {split: place(targets[split]) for split in SPLITS if split in targets})
+        splits = {split: place(targets[split]) for split in SPLITS if split in targets}
+        return cls(classes, splits, {"classes": classes})
 
     def shuffled(self, seed: int) -> Labels:
         """The same labels, permuted within each split."""
         return Labels(
-            self.classes,
+            self.outputs,
             {
                 split: shuffled(self.splits[split], len(SPLITS) * seed + i)
                 for i, split in enumerate(SPLITS)
                 if split in self.splits
             },
+            self.extra,
         )

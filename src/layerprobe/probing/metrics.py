@@ -1,4 +1,4 @@
-"""Test error with its interval, F1, and the area under the ROC curve."""
+"""Test errors with their intervals, F1, and the area under the ROC curve."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def wilson_interval(errors: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(errors: int | float, n: int | float, confidence: float = 0.95) -> tuple[float, float]:
     """Interval for an error rate from independent samples.
 
     Source: Wilson (1927). With z the normal quantile and e = errors / n, the ends are the solutions r of
@@ -18,7 +18,7 @@ def wilson_interval(errors: int, n: int, confidence: float = 0.95) -> tuple[floa
     at 0 and 1 errors.
 
     Args:
-        errors: How many samples are wrong.
+        errors: How many samples are wrong; an effective number need not be whole.
         n: How many samples there are, at least 1.
         confidence: Coverage wanted.
 
@@ -35,6 +35,31 @@ def wilson_interval(errors: int, n: int, confidence: float = 0.95) -> tuple[floa
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     return (0.0 if errors == 0 else centre - half), (1.0 if errors == n else centre + half)
+
+
+def unexplained_interval(
+    predicted: Float[Tensor, "n c"], targets: Float[Tensor, "n c"], confidence: float = 0.95
+) -> tuple[float, float]:
+    r"""Interval for the fraction of variance unexplained, 1 - R², from independent samples.
+
+    For one value, u = A / B with A = mean (ŷ - y)² and B = mean (y - ȳ)². To first order in 1/√n (the delta method)
+    u is the mean of its influences ψ_i = ((ŷ_i - y_i)² - u (y_i - ȳ)²) / B, whose mean is 0; ȳ itself adds nothing of
+    that order. So Var(u) = Var(ψ) / n, for the mean over several values with the mean of their ψ, and the interval is
+    u ± z·√Var(u), not below 0.
+
+    Args:
+        predicted: What a head says.
+        targets: What is true; each value varies.
+        confidence: Coverage wanted, for large n.
+
+    Returns:
+        Lower and upper end.
+    """
+    squares, spread = (predicted - targets).square(), (targets - targets.mean(0)).square()
+    error = squares.mean(0) / spread.mean(0)
+    influence = ((squares - error * spread) / spread.mean(0)).mean(1)
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * float(influence.square().mean()) ** 0.5 / len(targets) ** 0.5
+    return max(float(error.mean()) - half, 0.0), float(error.mean()) + half
 
 
 def f1_score(predicted: Int[Tensor, " n"], targets: Int[Tensor, " n"], n_classes: int) -> float:

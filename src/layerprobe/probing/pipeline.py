@@ -55,15 +55,15 @@ def probe_checkpoint(
         says why; the others go on.
 
     Raises:
-        TypeError: Where a batch is not (input, target), or targets are not class indices.
-        ValueError: Where a split is missing or empty, train has one class only, or a pattern matches no layer.
+        TypeError: Where a batch is not (input, target), or targets are not what the task predicts.
+        ValueError: Where a split is missing or empty, train has nothing to learn, or a pattern matches no layer.
     """
     check_splits(data, chooses=protocol.chooses)
     layers = [layer for layer in find_layers(network, data, protocol) if layer.name not in done]
     sequence = find_sequence_axes(network, data, protocol, layers)
     ways = {layer: feature_ways(layer.shape, protocol, sequence.get(layer, ())) for layer in layers}
     recordings = record_splits(network, data, protocol, ways, on_progress)
-    labels = Labels.of({split: recording.targets for split, recording in recordings.items()})
+    labels = protocol.task.labels({split: recording.targets for split, recording in recordings.items()})
     for i, layer in enumerate(layers):
         on_progress("probe layers", i, len(layers))
         yield probe_layer(layer, ways[layer], recordings, labels, protocol, checkpoint or CheckpointInfo())
@@ -116,7 +116,7 @@ def record_splits(
                 on_progress(f"record {split}", next(number), None)
 
             recordings[split] = record_split(
-                network, batches, split, reductions, protocol.inputs, protocol.targets, protocol.mask_of, on_batch
+                network, batches, split, reductions, protocol.inputs, protocol.targets_of, protocol.mask_of, on_batch
             )
     return recordings
 
@@ -136,7 +136,7 @@ def probe_layer(
     sweeps: dict[str, Sweep] = {}
 
     def no_result(message: str) -> LayerResult:
-        return failed(layer, checkpoint, labels, sweeps, message, time.perf_counter() - start, seed)
+        return failed(layer, checkpoint, labels, protocol.task, sweeps, message, time.perf_counter() - start, seed)
 
     try:
         for recording in recordings.values():
@@ -147,15 +147,15 @@ def probe_layer(
         if chosen is None:
             return no_result("every head diverged")
         test = {way: recordings["test"].take(layer.name, way.reduction) for way in ways}
-        found = chosen.measure(test[chosen.fit.way], labels.splits["test"])
+        found = chosen.measure(test[chosen.fit.way], labels.splits["test"], protocol.task)
         shuffled_error = math.nan
         if control is not None:
-            right = control.measure(test[control.fit.way], variants["shuffled"].splits["test"]).correct
-            shuffled_error = 1 - right.double().mean().item()
+            shuffled_labels = variants["shuffled"].splits["test"]
+            shuffled_error = control.measure(test[control.fit.way], shuffled_labels, protocol.task).error
     except (RuntimeError, ArithmeticError, MemoryError) as error:
         return no_result(f"{type(error).__name__}: {error}")
     finally:
         for recording in recordings.values():
             recording.drop(layer.name)
     seconds = time.perf_counter() - start
-    return measured(layer, checkpoint, labels, sweeps, chosen, found, shuffled_error, seconds)
+    return measured(layer, checkpoint, labels, protocol.task, sweeps, chosen, found, shuffled_error, seconds)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import Tensor
+
 from layerprobe.probing.batches import Take, inputs_of, targets_of
 from layerprobe.probing.features import AbstractReducer, AveragePool, Flatten
 from layerprobe.probing.layers import Granularity
@@ -13,6 +15,9 @@ from layerprobe.probing.penalty import ScikitLearnC
 from layerprobe.probing.sequences import attention_mask
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.tasks.classification import Classification
+from layerprobe.probing.tasks.task import AbstractTask
+from layerprobe.types import Split
 
 L2_GRID: tuple[float, ...] = tuple(float(f"{10 ** (-6 + 7 * i / 11):.3g}") for i in range(12))
 """Twelve values from 1e-6 to 1e1, evenly spaced on a log scale."""
@@ -34,7 +39,8 @@ class ProbeProtocol:
         standardise: Whether features get mean 0 and variance 1 on train. An L2 penalty weighs a feature by its scale.
         batch_size: Samples in one forward pass; by default what the data's loader has.
         inputs: Takes the network's inputs out of a batch.
-        targets: Takes the class indices out of a batch.
+        targets: Takes the property to be probed out of a batch.
+        task: What kind of property that is.
         mask: Takes out of a batch which places of a sequence hold a token, nonzero in (samples, tokens), for token
             reducers; by default the inputs' entry `attention_mask`.
     """
@@ -51,6 +57,7 @@ class ProbeProtocol:
     batch_size: int | None = None
     inputs: Take = inputs_of
     targets: Take = targets_of
+    task: AbstractTask = field(default_factory=Classification)
     mask: Take | None = None
 
     def __post_init__(self) -> None:
@@ -69,6 +76,8 @@ class ProbeProtocol:
             for item in getattr(self, name):
                 if not isinstance(item, kind):
                     raise ValueError(f"`{name}` of the probe holds {item!r}. Give objects such as {example}.")
+        for solver in self.solvers:
+            self.task.check(solver)
         if bad := [value for value in self.l2_values(1, 2) if not 0 <= value < float("inf")]:
             raise ValueError(f"`l2` of the probe holds {bad[0]}. Give finite values of at least 0.")
         if unknown := set(self.controls) - {"shuffled"}:
@@ -97,6 +106,10 @@ class ProbeProtocol:
             L2 values, in the order given.
         """
         return self.l2.l2(n_train, n_classes) if isinstance(self.l2, ScikitLearnC) else tuple(self.l2)
+
+    def targets_of(self, batch: Any, split: Split) -> Tensor:
+        """The property to be probed of each sample of a batch, checked, on the CPU."""
+        return self.task.read(self.targets(batch), split)
 
     def mask_of(self, batch: Any) -> Any:
         """Which places of a batch hold a token, not yet checked; None where nothing says so."""

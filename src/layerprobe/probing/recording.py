@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from layerprobe.probing.activations import record
-from layerprobe.probing.batches import Take, class_indices
+from layerprobe.probing.batches import Take
 from layerprobe.probing.features import Reduction, Shape, shape_text
 from layerprobe.probing.layers import Layer
 from layerprobe.probing.sequences import token_mask
@@ -25,13 +25,13 @@ class Recording:
     """The features of one split.
 
     Attributes:
-        targets: Class index of each sample, on the CPU.
+        targets: What the task reads for each sample, on the CPU.
         problems: Why a layer has no usable features, by layer.
         seconds: Wall-clock seconds spent on reducing, by layer.
         batches: Features of each layer and reduction, batch by batch.
     """
 
-    targets: Int[Tensor, " n"]
+    targets: Shaped[Tensor, "n ..."]
     problems: dict[LayerName, str] = field(default_factory=dict)
     seconds: dict[LayerName, float] = field(default_factory=lambda: defaultdict(float))
     batches: dict[tuple[LayerName, str], list[Tensor]] = field(default_factory=lambda: defaultdict(list))
@@ -52,7 +52,7 @@ def record_split(
     split: Split,
     reductions: Mapping[Layer, Sequence[Reduction]],
     inputs: Take,
-    targets: Take,
+    targets: Callable[[Any, Split], Tensor],
     mask: Take,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Recording:
@@ -64,7 +64,7 @@ def record_split(
         split: Name of the split, for errors.
         reductions: What to make of each layer.
         inputs: Takes the inputs out of a batch.
-        targets: Takes the class indices out of a batch.
+        targets: Takes the targets out of a batch of the split, checked, on the CPU.
         mask: Takes out of a batch which places of a sequence hold a token; used where a reduction is of tokens.
         on_batch: Called after each batch.
 
@@ -72,13 +72,13 @@ def record_split(
         The recording. A layer that was not reached, changed its shape or holds NaN is among its problems.
 
     Raises:
-        TypeError: Where a batch is not (input, target), or targets are not class indices.
+        TypeError: Where a batch is not (input, target), or targets are not what the task predicts.
         ValueError: Where the split is empty, or inputs and targets differ in number.
     """
     recording, seen = Recording(torch.empty(0, dtype=torch.int64)), []
     by_tokens = any(reduction.axes for found in reductions.values() for reduction in found)
     for batch in batches:
-        seen.append(class_indices(targets(batch), split))
+        seen.append(targets(batch, split))
         held = token_mask(mask(batch)) if by_tokens else None
         first = sum(map(len, seen[:-1]))
 

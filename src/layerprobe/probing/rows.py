@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from layerprobe.probing.controls import majority_error
+import torch
+
 from layerprobe.probing.features import shape_text
 from layerprobe.probing.labels import Labels
 from layerprobe.probing.layers import Layer
-from layerprobe.probing.metrics import wilson_interval
-from layerprobe.probing.sweep import Measured, Selected, Sweep
+from layerprobe.probing.sweep import Selected, Sweep
+from layerprobe.probing.tasks.task import AbstractTask, Measured
 from layerprobe.types import CheckpointInfo, LayerResult, PathRecord, ProbeRecord
 
 
@@ -19,6 +20,7 @@ def measured(
     layer: Layer,
     checkpoint: CheckpointInfo,
     labels: Labels,
+    task: AbstractTask,
     sweeps: Mapping[str, Sweep],
     chosen: Selected,
     test: Measured,
@@ -31,6 +33,7 @@ def measured(
         layer: The layer.
         checkpoint: The frozen network.
         labels: The true labels.
+        task: What is predicted.
         sweeps: All fits, by control.
         chosen: The selected head.
         test: What it comes to on test.
@@ -40,13 +43,11 @@ def measured(
     Returns:
         The result.
     """
-    errors, n = int((~test.correct).sum()), len(test.correct)
-    low, high = wilson_interval(errors, n)
     way, message = chosen.fit.way, chosen.status.message
     if chosen.standardiser.constant.all():
         message = "no feature varies on train: the head can only answer one class"
     record = ProbeRecord(
-        **_common(layer, checkpoint, labels),
+        **_common(layer, checkpoint, labels, task),
         n_features=way.reduction.n_features,
         reducer=way.reducer.name,
         reduction=way.reduction.description,
@@ -58,14 +59,15 @@ def measured(
         train_error=chosen.train_error,
         val_error=chosen.candidate.val_error,
         val_loss=chosen.candidate.val_loss,
-        test_error=errors / n,
-        test_error_low=low,
-        test_error_high=high,
+        test_error=test.error,
+        test_error_low=test.low,
+        test_error_high=test.high,
         test_loss=test.loss,
         test_f1=test.f1,
         test_auc=test.auc,
+        test_r2=test.r2,
         shuffled_error=shuffled_error,
-        selectivity=shuffled_error - errors / n,
+        selectivity=shuffled_error - test.error,
         seconds=seconds,
         seed=way.seed,
     )
@@ -74,7 +76,7 @@ def measured(
         "bias": chosen.heads.bias[0],
         "mean": chosen.standardiser.mean,
         "scale": chosen.standardiser.scale,
-        "classes": labels.classes,
+        **labels.extra,
     }
     return LayerResult(
         record,
@@ -88,6 +90,7 @@ def failed(
     layer: Layer,
     checkpoint: CheckpointInfo,
     labels: Labels,
+    task: AbstractTask,
     sweeps: Mapping[str, Sweep],
     message: str,
     seconds: float,
@@ -99,6 +102,7 @@ def failed(
         layer: The layer.
         checkpoint: The frozen network.
         labels: The true labels.
+        task: What is predicted.
         sweeps: The fits that there are.
         message: The reason.
         seconds: Wall-clock seconds spent on this layer.
@@ -110,11 +114,12 @@ def failed(
     figures = ("l2", "gap", "train_error", "val_error", "val_loss", "test_error", "test_error_low", "test_error_high")
     missing: dict[str, Any] = dict.fromkeys(figures, math.nan)
     record = ProbeRecord(
-        **_common(layer, checkpoint, labels),
+        **_common(layer, checkpoint, labels, task),
         **missing,
         test_loss=math.nan,
         test_f1=math.nan,
         test_auc=math.nan,
+        test_r2=math.nan,
         shuffled_error=math.nan,
         selectivity=math.nan,
         n_features=0,
@@ -126,7 +131,7 @@ def failed(
         seconds=seconds,
         seed=seed,
     )
-    return LayerResult(record, path_records(layer, checkpoint, sweeps), {}, labels.splits["test"].new_empty(0).bool())
+    return LayerResult(record, path_records(layer, checkpoint, sweeps), {}, torch.empty(0, dtype=torch.bool))
 
 
 def path_records(layer: Layer, checkpoint: CheckpointInfo, sweeps: Mapping[str, Sweep]) -> tuple[PathRecord, ...]:
@@ -158,7 +163,7 @@ def path_records(layer: Layer, checkpoint: CheckpointInfo, sweeps: Mapping[str, 
     )
 
 
-def _common(layer: Layer, checkpoint: CheckpointInfo, labels: Labels) -> dict[str, Any]:
+def _common(layer: Layer, checkpoint: CheckpointInfo, labels: Labels, task: AbstractTask) -> dict[str, Any]:
     return {
         "checkpoint": checkpoint.name,
         "step": checkpoint.step,
@@ -169,9 +174,10 @@ def _common(layer: Layer, checkpoint: CheckpointInfo, labels: Labels) -> dict[st
         "kind": layer.kind,
         "shape": shape_text(layer.shape),
         "n_features_full": math.prod(layer.shape),
-        "n_classes": len(labels.classes),
+        "task": task.name,
+        "n_classes": len(labels.outputs),
         "n_train": len(labels.splits["train"]),
         "n_val": len(labels.splits.get("val", ())),
         "n_test": len(labels.splits["test"]),
-        "majority_error": majority_error(labels.splits["train"], labels.splits["test"]),
+        "majority_error": task.constant_error(labels),
     }

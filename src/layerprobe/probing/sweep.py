@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from layerprobe.probing.features import AbstractReducer, Reduction, Shape
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.labels import Labels
-from layerprobe.probing.metrics import f1_score, roc_auc
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Recording
 from layerprobe.probing.selection import Candidate, select
@@ -21,6 +20,7 @@ from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.standardise import Standardiser
+from layerprobe.probing.tasks.task import AbstractTask, Measured
 from layerprobe.types import LayerName
 
 
@@ -60,23 +60,6 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a head comes to on a split that had no part in fitting or choosing it.
-
-    Attributes:
-        correct: Whether it is right, for each sample.
-        loss: Its mean loss.
-        f1: See `metrics.f1_score`.
-        auc: See `metrics.roc_auc`, of the second class against the first; NaN unless there are two classes.
-    """
-
-    correct: Bool[Tensor, " n"]
-    loss: float
-    f1: float
-    auc: float
-
-
-@dataclass(frozen=True)
 class Selected:
     """The head that validation chose, with all that is needed to measure it.
 
@@ -85,7 +68,7 @@ class Selected:
         index: Its place on the path.
         heads: The head.
         standardiser: Training statistics of its features.
-        train_error: Share of training samples that it gets wrong.
+        train_error: Its error on train.
     """
 
     fit: Fit
@@ -104,25 +87,19 @@ class Selected:
         """How its fit ended."""
         return self.fit.solution.status[self.index]
 
-    def measure(self, features: Float[Tensor, "n d"], targets: Int[Tensor, " n"]) -> Measured:
+    def measure(self, features: Float[Tensor, "n d"], targets: Shaped[Tensor, "n ..."], task: AbstractTask) -> Measured:
         """Read a split that had no part in fitting or choosing.
 
         Args:
             features: Features as the reducer made them, not standardised.
-            targets: Places of the classes, -1 where unknown to the head.
+            targets: The split's targets, as in `Labels`.
+            task: What is predicted.
 
         Returns:
             What the head comes to there.
         """
-        standardised, truth = self.standardiser.apply_(features.clone()), targets.to(features.device)
-        correct, loss = self.heads.evaluate(standardised, truth, self.fit.solver.losses)
-        scores = self.heads.scores(standardised)
-        return Measured(
-            correct=correct[0],
-            loss=float(loss[0]),
-            f1=f1_score(scores.argmax(1), truth, scores.shape[1]),
-            auc=roc_auc(scores[:, 1] - scores[:, 0], truth == 1) if scores.shape[1] == 2 else math.nan,
-        )
+        standardised = self.standardiser.apply_(features.clone())
+        return task.measure(self.heads, standardised, targets.to(features.device), self.fit.solver)
 
 
 @dataclass
@@ -169,38 +146,32 @@ def sweep_layer(
         for solver in protocol.solvers:
             for name, variant in labels.items():
                 targets = variant.splits["train"].to(features.device)
-                l2 = torch.tensor(protocol.l2_values(len(targets), len(variant.classes)), dtype=torch.float64)
-                solution = solver.solve(features, targets, len(variant.classes), l2, spectrum)
+                n_classes = protocol.task.n_classes(variant)
+                l2 = torch.tensor(protocol.l2_values(len(targets), n_classes), dtype=torch.float64)
+                solution = protocol.task.fit(solver, features, targets, variant, l2, spectrum)
                 heads = Heads(solution.weight, solution.bias)
                 if val_features is None:
                     candidates = tuple(Candidate(math.nan, math.nan, value) for value in l2.tolist())
                     index = None if solution.status[0] is Status.DIVERGED else 0
                 else:
                     val_targets = variant.splits["val"].to(features.device)
-                    candidates = _candidates(solution, heads, val_features, val_targets, solver, l2)
+                    errors, losses = protocol.task.evaluate(heads, val_features, val_targets, solver)
+                    candidates = _candidates(solution.status, errors.tolist(), losses.tolist(), l2.tolist())
                     index = select(candidates)
                 fit = Fit(way, solver, solution, candidates)
                 sweeps[name].fits.append(fit)
                 if index is not None and _is_better(fit.candidates[index], sweeps[name].selected):
-                    right, _ = heads[index].evaluate(features, targets, solver.losses)
-                    train_error = 1 - right.double().mean().item()
-                    sweeps[name].selected = Selected(fit, index, heads[index], standardiser, train_error)
+                    train_error, _ = protocol.task.evaluate(heads[index], features, targets, solver)
+                    sweeps[name].selected = Selected(fit, index, heads[index], standardiser, float(train_error[0]))
     return sweeps
 
 
 def _candidates(
-    solution: Solution,
-    heads: Heads,
-    features: Float[Tensor, "n d"],
-    targets: Int[Tensor, " n"],
-    solver: AbstractSolver,
-    l2: Float[Tensor, " p"],
+    status: Sequence[Status], errors: Sequence[float], losses: Sequence[float], l2: Sequence[float]
 ) -> tuple[Candidate, ...]:
-    correct, loss = heads.evaluate(features, targets, solver.losses)
-    errors = (1 - correct.double().mean(1)).tolist()
     return tuple(
-        Candidate(math.nan if status is Status.DIVERGED else error, value, strength)
-        for status, error, value, strength in zip(solution.status, errors, loss.tolist(), l2.tolist(), strict=True)
+        Candidate(math.nan if ended is Status.DIVERGED else error, loss, strength)
+        for ended, error, loss, strength in zip(status, errors, losses, l2, strict=True)
     )
 
 

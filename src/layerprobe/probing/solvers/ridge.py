@@ -1,7 +1,8 @@
-"""Ridge regression on one-hot targets, every L2 value from one decomposition."""
+"""Ridge regression on one-hot targets or on numbers, every L2 value from one decomposition."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -54,15 +55,40 @@ class Ridge(AbstractSolver):
         spectrum: Spectrum | None = None,
     ) -> Solution:
         """See `AbstractSolver.solve`."""
+        return self._solve(features, lambda rows: F.one_hot(targets[rows], n_classes), n_classes, l2, spectrum)
+
+    def regress(
+        self,
+        features: Float[Tensor, "n d"],
+        values: Float[Tensor, "n c"],
+        l2: Float[Tensor, " p"],
+        spectrum: Spectrum | None = None,
+    ) -> Solution:
+        """Fit real numbers in place of one-hot targets.
+
+        Args:
+            features: As for `solve`.
+            values: What to predict.
+            l2: As for `solve`.
+            spectrum: As for `solve`.
+
+        Returns:
+            The heads, with a status for each.
+        """
+        return self._solve(features, lambda rows: values[rows], values.shape[1], l2, spectrum)
+
+    def _solve(
+        self, features: Tensor, targets: Callable[[slice], Tensor], c: int, l2: Tensor, spectrum: Spectrum | None
+    ) -> Solution:
         n, d = features.shape
         l2 = l2.to(features.device, torch.float64)
         if d > n:
             spectrum = spectrum or Spectrum.of(features)
         inner = features if spectrum is None or spectrum.coordinates is None else spectrum.coordinates
-        moments = _Moments.of(inner, targets, n_classes)
+        moments = _Moments.of(inner, targets, c)
         if not torch.isfinite(moments.covariance).all():
             bad = torch.full((len(l2),), torch.nan, dtype=torch.float64, device=features.device)
-            weight = features.new_full((len(l2), n_classes, d), torch.nan)
+            weight = features.new_full((len(l2), c, d), torch.nan)
             none = torch.zeros(len(l2), dtype=torch.int64)
             return Solution(weight, weight[:, :, 0].clone(), bad, bad.clone(), none, (Status.DIVERGED,) * len(l2))
         values, vectors = torch.linalg.eigh(moments.covariance)
@@ -97,35 +123,42 @@ class _Moments:
     cross: Float[Tensor, "d c"]
     feature_mean: Float[Tensor, " d"]
     target_mean: Float[Tensor, " c"]
+    target_variance: float
 
     @classmethod
-    def of(cls, features: Float[Tensor, "n d"], targets: Int[Tensor, " n"], n_classes: int) -> _Moments:
+    def of(cls, features: Float[Tensor, "n d"], targets: Callable[[slice], Tensor], c: int) -> _Moments:
         n, d = features.shape
         zeros = partial(torch.zeros, dtype=torch.float64, device=features.device)
-        gram, cross = zeros(d, d), zeros(d, n_classes)
-        x_sum, y_sum = zeros(d), zeros(n_classes)
+        gram, cross = zeros(d, d), zeros(d, c)
+        x_sum, y_sum, y_square = zeros(d), zeros(c), zeros(c)
         rows = max(1, _CHUNK // max(d, 1))
         for start in range(0, n, rows):
             x = features[start : start + rows].double()
-            y = F.one_hot(targets[start : start + rows], n_classes).double()
+            y = targets(slice(start, start + rows)).double()
             gram += x.T @ x
             cross += x.T @ y
             x_sum += x.sum(0)
             y_sum += y.sum(0)
+            y_square += y.square().sum(0)
         x_mean, y_mean = x_sum / n, y_sum / n
-        return cls(gram / n - torch.outer(x_mean, x_mean), cross / n - torch.outer(x_mean, y_mean), x_mean, y_mean)
+        return cls(
+            gram / n - torch.outer(x_mean, x_mean),
+            cross / n - torch.outer(x_mean, y_mean),
+            x_mean,
+            y_mean,
+            float((y_square / n - y_mean.square()).sum()),
+        )
 
     def evaluate(
         self, weight: Float[Tensor, "p c d"], l2: Float[Tensor, " p"]
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, "p c d"]]:
         """Objective and its gradient at weights whose bias is optimal.
 
-        mean‖Wx + b - y‖² = tr(W C Wᵀ) - 2 tr(W B) + Var(y), with Var(y) = Σ ȳ_k (1 - ȳ_k) for one-hot targets.
+        mean‖Wx + b - y‖² = tr(W C Wᵀ) - 2 tr(W B) + Var(y), with Var(y) summed over the targets.
         """
         fitted = weight @ self.covariance
-        variance = (self.target_mean * (1 - self.target_mean)).sum()
         penalty = l2 * weight.square().sum((1, 2))
         objective = 0.5 * (
-            (fitted * weight).sum((1, 2)) - 2 * (weight.mT * self.cross).sum((1, 2)) + variance + penalty
+            (fitted * weight).sum((1, 2)) - 2 * (weight.mT * self.cross).sum((1, 2)) + self.target_variance + penalty
         )
         return objective.clamp_min(0), fitted - self.cross.T + l2.view(-1, 1, 1) * weight

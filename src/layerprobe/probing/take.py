@@ -1,0 +1,140 @@
+"""Take the network's inputs, or the property to be probed, out of a batch of any make."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, final
+
+import torch
+from torch import Tensor
+
+Path: TypeAlias = int | str
+"""Where something is in a batch: an index, a key, or several of them with dots between, such as "1.age"."""
+
+
+class AbstractTake(ABC):
+    """Takes one thing out of a batch."""
+
+    @abstractmethod
+    def __call__(self, batch: Any) -> Any:
+        """Take it."""
+
+
+@final
+@dataclass(frozen=True)
+class Item(AbstractTake):
+    """One item.
+
+    Attributes:
+        path: Where it is.
+    """
+
+    path: Path
+
+    def __call__(self, batch: Any) -> Any:
+        """See `AbstractTake.__call__`."""
+        return _at(batch, self.path)
+
+
+@final
+@dataclass(frozen=True)
+class Items(AbstractTake):
+    """Several items, as the arguments of a network.
+
+    Attributes:
+        paths: Where they are: a mapping for keyword arguments, a list for positional ones.
+    """
+
+    paths: Mapping[str, Path] | Sequence[Path]
+
+    def __call__(self, batch: Any) -> Any:
+        """See `AbstractTake.__call__`."""
+        if isinstance(self.paths, Mapping):
+            return {name: _at(batch, path) for name, path in self.paths.items()}
+        return tuple(_at(batch, path) for path in self.paths)
+
+
+@final
+@dataclass(frozen=True)
+class Column(AbstractTake):
+    """Some columns of a table, such as of metadata.
+
+    Attributes:
+        index: The column, which gives one value for each sample; or several, which give a row.
+        path: Where the table is, samples first.
+    """
+
+    index: int | Sequence[int]
+    path: Path = 1
+
+    def __call__(self, batch: Any) -> Tensor:
+        """See `AbstractTake.__call__`."""
+        table = torch.as_tensor(_at(batch, self.path))
+        wanted = [self.index] if isinstance(self.index, int) else list(self.index)
+        if table.ndim != 2 or not all(-table.shape[1] <= index < table.shape[1] for index in wanted):
+            raise ValueError(
+                f"Column {self.index} was wanted of item {self.path!r} of the batch, found shape {tuple(table.shape)}. "
+                "Give a table of samples by columns and a column that it has."
+            )
+        return table[:, self.index if isinstance(self.index, int) else wanted]
+
+
+@final
+@dataclass(frozen=True)
+class Parity(AbstractTake):
+    """Whether an integer target is even (0) or odd (1).
+
+    Attributes:
+        path: Where the target is.
+    """
+
+    path: Path = 1
+
+    def __call__(self, batch: Any) -> Tensor:
+        """See `AbstractTake.__call__`."""
+        return torch.as_tensor(_at(batch, self.path)) % 2
+
+
+@final
+@dataclass(frozen=True)
+class Lookup(AbstractTake):
+    """What a table says of each class: a coarser class, a number, a row of labels.
+
+    Attributes:
+        values: One entry for each class index.
+        path: Where the class index is.
+    """
+
+    values: Sequence[Any]
+    path: Path = 1
+
+    def __call__(self, batch: Any) -> Tensor:
+        """See `AbstractTake.__call__`."""
+        indices = torch.as_tensor(_at(batch, self.path))
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(self.values):
+            raise ValueError(
+                f"The table of targets has {len(self.values)} entries, found the class {int(indices.max())}. "
+                "Give one entry for each class: targets.values=[…]."
+            )
+        return torch.tensor([list(v) if isinstance(v, Sequence) else v for v in self.values])[indices.cpu()]
+
+
+def _at(batch: Any, path: Path) -> Any:
+    found = batch
+    for step in str(path).split("."):
+        try:
+            found = found[step] if isinstance(found, Mapping) and step in found else found[int(step)]
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            if isinstance(found, Mapping):
+                here = f"the keys {', '.join(map(str, found))}"
+            elif isinstance(found, list | tuple):
+                here = f"{len(found)} items"
+            else:
+                here = f"a {type(found).__name__}"
+            raise ValueError(
+                f"Item {path!r} was wanted of the batch, found {here} in place of {step!r}. "
+                "Say with `inputs` and `targets` where things are, such as inputs.path=image."
+            ) from error
+    return found

@@ -1,0 +1,1 @@
+"""What a probe predicts: one of several classes, several labels at once, or numbers. One kind in each file."""

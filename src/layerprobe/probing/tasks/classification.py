@@ -1,0 +1,98 @@
+"""One of two or more classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from layerprobe.probing.batches import class_indices
+from layerprobe.probing.controls import majority_error
+from layerprobe.probing.heads import Heads
+from layerprobe.probing.labels import Labels
+from layerprobe.probing.metrics import f1_score, roc_auc, wilson_interval
+from layerprobe.probing.solvers.solution import Solution
+from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.solvers.spectrum import Spectrum
+from layerprobe.probing.tasks.task import AbstractTask, Measured
+from layerprobe.types import Split
+
+
+@final
+@dataclass(frozen=True)
+class Classification(AbstractTask):
+    """A class index for each sample; the error is the share of samples whose highest score is not their class.
+
+    Its interval is Wilson's.
+    """
+
+    name: ClassVar[str] = "classification"
+
+    def check(self, solver: AbstractSolver) -> None:
+        """Take every solver."""
+
+    def read(self, targets: Any, split: Split) -> Int[Tensor, " n"]:
+        """See `AbstractTask.read`."""
+        return class_indices(targets, split)
+
+    def labels(self, targets: Mapping[Split, Shaped[Tensor, "n ..."]]) -> Labels:
+        """Number the training classes; see `Labels.of`."""
+        return Labels.of(targets)
+
+    def n_classes(self, labels: Labels) -> int:
+        """See `AbstractTask.n_classes`."""
+        return len(labels.outputs)
+
+    def fit(
+        self,
+        solver: AbstractSolver,
+        features: Float[Tensor, "n d"],
+        targets: Shaped[Tensor, "n ..."],
+        labels: Labels,
+        l2: Float[Tensor, " p"],
+        spectrum: Spectrum,
+    ) -> Solution:
+        """See `AbstractTask.fit`."""
+        return solver.solve(features, targets, len(labels.outputs), l2, spectrum)
+
+    def evaluate(
+        self,
+        heads: Heads,
+        features: Float[Tensor, "n d"],
+        targets: Shaped[Tensor, "n ..."],
+        solver: AbstractSolver,
+    ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
+        """See `AbstractTask.evaluate`; a class that train does not have counts as wrong, with an infinite loss."""
+        correct, loss = heads.evaluate(features, targets, solver.losses)
+        return 1 - correct.double().mean(1), loss
+
+    def measure(
+        self,
+        heads: Heads,
+        features: Float[Tensor, "n d"],
+        targets: Shaped[Tensor, "n ..."],
+        solver: AbstractSolver,
+    ) -> Measured:
+        """See `AbstractTask.measure`; the area under the ROC curve is that of the second of two classes."""
+        correct, loss = heads.evaluate(features, targets, solver.losses)
+        scores = heads.scores(features)
+        errors, n = int((~correct).sum()), len(targets)
+        low, high = wilson_interval(errors, n)
+        return Measured(
+            error=errors / n,
+            low=low,
+            high=high,
+            loss=float(loss[0]),
+            correct=correct[0],
+            f1=f1_score(scores.argmax(1), targets, scores.shape[1]),
+            auc=roc_auc(scores[:, 1] - scores[:, 0], targets == 1) if scores.shape[1] == 2 else math.nan,
+            r2=math.nan,
+        )
+
+    def constant_error(self, labels: Labels) -> float:
+        """Test error of always answering the most frequent training class."""
+        return majority_error(labels.splits["train"], labels.splits["test"])

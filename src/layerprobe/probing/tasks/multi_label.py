@@ -1,0 +1,147 @@
+"""Several labels at once, each of which a sample has or has not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from layerprobe.probing.heads import Heads
+from layerprobe.probing.labels import Labels
+from layerprobe.probing.metrics import f1_score, roc_auc, wilson_interval
+from layerprobe.probing.solvers.solution import Solution, Status
+from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.solvers.spectrum import Spectrum
+from layerprobe.probing.tasks.task import AbstractTask, Measured
+from layerprobe.types import Split
+
+_WORST = (Status.DIVERGED, Status.STALLED, Status.CONVERGED)
+
+
+@final
+@dataclass(frozen=True)
+class MultiLabel(AbstractTask):
+    """A row of zeros and ones for each sample, one head of two classes for each label, one L2 value for all of them.
+
+    The error is the mean share of wrong labels (Hamming loss); `correct` is stricter: whether every label of a sample
+    is right. The interval is Wilson's with the effective number of samples. A sample with error e_i counts once, not
+    once for each label: with ē the mean, n_eff = ē(1 - ē) / Var(ē), where Var(ē) = Var(e_i)/n, is the number of
+    independent answers that would give the same variance. It is bounded by n and n·c, and is n at no error at all.
+    """
+
+    name: ClassVar[str] = "multi_label"
+
+    def check(self, solver: AbstractSolver) -> None:
+        """Take every solver."""
+
+    def read(self, targets: Any, split: Split) -> Int[Tensor, "n c"]:
+        """See `AbstractTask.read`."""
+        found = f"a {type(targets).__name__}"
+        if isinstance(targets, Tensor):
+            found = f"{str(targets.dtype).removeprefix('torch.')} of shape {tuple(targets.shape)}"
+            if targets.ndim == 2 and targets.shape[1]:
+                known = (targets == 0) | (targets == 1)
+                if known.all():
+                    return targets.detach().to("cpu", torch.int64)
+                found = f"the value {targets[~known][0].item()}"
+        raise TypeError(
+            f"Multi-label probing needs a row of zeros and ones for each sample, found {found} in the {split} split. "
+            "Choose such targets with `targets`, or another task: task=classification, task=regression."
+        )
+
+    def labels(self, targets: Mapping[Split, Shaped[Tensor, "n ..."]]) -> Labels:
+        """See `AbstractTask.labels`."""
+        on = targets["train"].double().mean(0)
+        if not ((on > 0) & (on < 1)).any():
+            raise ValueError("No label varies on the train split. A probe needs samples with and without a label.")
+        return Labels(torch.arange(targets["train"].shape[1]), targets)
+
+    def n_classes(self, labels: Labels) -> int:
+        """See `AbstractTask.n_classes`."""
+        return 2
+
+    def fit(
+        self,
+        solver: AbstractSolver,
+        features: Float[Tensor, "n d"],
+        targets: Shaped[Tensor, "n ..."],
+        labels: Labels,
+        l2: Float[Tensor, " p"],
+        spectrum: Spectrum,
+    ) -> Solution:
+        """Fit the labels one by one; a head's score is that of having the label less that of not having it.
+
+        Status and gap are those of the worst label, the objective is the sum.
+        """
+        found = [solver.solve(features, column, 2, l2, spectrum) for column in targets.unbind(1)]
+        return Solution(
+            weight=torch.stack([part.weight[:, 1] - part.weight[:, 0] for part in found], 1),
+            bias=torch.stack([part.bias[:, 1] - part.bias[:, 0] for part in found], 1),
+            objective=torch.stack([part.objective for part in found]).sum(0),
+            gap=torch.stack([part.gap for part in found]).amax(0),
+            iterations=torch.stack([part.iterations for part in found]).sum(0),
+            status=tuple(
+                min(statuses, key=_WORST.index) for statuses in zip(*(part.status for part in found), strict=True)
+            ),
+        )
+
+    def evaluate(
+        self,
+        heads: Heads,
+        features: Float[Tensor, "n d"],
+        targets: Shaped[Tensor, "n ..."],
+        solver: AbstractSolver,
+    ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
+        """See `AbstractTask.evaluate`."""
+        p = len(heads.weight)
+        wrong, total = (torch.zeros(p, dtype=torch.float64, device=features.device) for _ in range(2))
+        for rows, scores in heads.blocks(features):
+            truth = targets[rows, None].expand(-1, p, -1)
+            wrong += ((scores > 0) != (truth == 1)).double().mean(2).sum(0)
+            # A one-hot target's scores sum to one (ridge), and softmax does not see a shift (logistic).
+            both = torch.stack([(1 - scores) / 2, (1 + scores) / 2], 3)
+            losses = solver.losses(both.flatten(0, 2), truth.flatten())
+            total += losses.view(scores.shape).double().mean(2).sum(0)
+        return wrong / len(features), total / len(features)
+
+    def measure(
+        self,
+        heads: Heads,
+        features: Float[Tensor, "n d"],
+        targets: Shaped[Tensor, "n ..."],
+        solver: AbstractSolver,
+    ) -> Measured:
+        """See `AbstractTask.measure`; F1 and the area under the ROC curve are means over the labels that have one."""
+        _, loss = self.evaluate(heads, features, targets, solver)
+        scores = heads.scores(features)
+        wrong = (scores > 0) != (targets == 1)
+        of_sample = wrong.double().mean(1)
+        error, n = float(of_sample.mean()), len(targets)
+        effective = float(n)
+        if n > 1 and 0 < error < 1:
+            variance = float(of_sample.var()) / n
+            effective = min(max(error * (1 - error) / max(variance, 1e-300), n), wrong.numel())
+        low, high = wilson_interval(error * effective, effective)
+        columns = list(zip(scores.unbind(1), targets.unbind(1), strict=True))
+        f1 = [f1_score((score > 0).long(), truth, 2) for score, truth in columns]
+        areas = [area for score, truth in columns if not math.isnan(area := roc_auc(score, truth == 1))]
+        return Measured(
+            error=error,
+            low=low,
+            high=high,
+            loss=float(loss[0]),
+            correct=~wrong.any(1),
+            f1=sum(f1) / len(f1),
+            auc=sum(areas) / len(areas) if areas else math.nan,
+            r2=math.nan,
+        )
+
+    def constant_error(self, labels: Labels) -> float:
+        """Test error of always giving each label what most training samples have."""
+        usual = (labels.splits["train"].double().mean(0) > 0.5).long()
+        return (labels.splits["test"] != usual).double().mean().item()

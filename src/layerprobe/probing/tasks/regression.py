@@ -1,0 +1,129 @@
+"""One number for each sample, or several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from layerprobe.probing.heads import Heads
+from layerprobe.probing.labels import Labels
+from layerprobe.probing.metrics import unexplained_interval
+from layerprobe.probing.solvers.ridge import Ridge
+from layerprobe.probing.solvers.solution import Solution
+from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.solvers.spectrum import Spectrum
+from layerprobe.probing.tasks.task import AbstractTask, Measured
+from layerprobe.types import Split
+
+
+@final
+@dataclass(frozen=True)
+class Regression(AbstractTask):
+    r"""Real numbers, standardised on train; the error is the fraction of variance unexplained, 1 - R².
+
+    For the value j of each sample it is \(\sum_i (\hat y_{ij} - y_{ij})^2 / \sum_i (y_{ij} - \bar y_j)^2\), with
+    the mean of the split itself; several values count alike. 0 is perfect, 1 is no better than the mean, and it can be
+    larger. Its interval is `metrics.unexplained_interval`. The loss is half the squared distance in units of the
+    training targets' standard deviation.
+    """
+
+    name: ClassVar[str] = "regression"
+
+    def check(self, solver: AbstractSolver) -> None:
+        """Take least squares alone."""
+        if not isinstance(solver, Ridge):
+            raise ValueError(f"Regression cannot be fitted by the solver {solver.name!r}. Choose solver=[ridge].")
+
+    def read(self, targets: Any, split: Split) -> Float[Tensor, "n c"]:
+        """See `AbstractTask.read`."""
+        found = f"a {type(targets).__name__}"
+        if isinstance(targets, Tensor):
+            found = f"{str(targets.dtype).removeprefix('torch.')} of shape {tuple(targets.shape)}"
+            if targets.ndim in (1, 2) and targets.numel() and not targets.is_complex():
+                values = targets.detach().to("cpu", torch.float64)
+                if values.isfinite().all():
+                    return values.view(len(values), -1)
+                found = "a value that is not finite"
+        raise TypeError(
+            f"Regression needs one finite number or a row of numbers for each sample, found {found} in the {split} "
+            "split. Choose such targets with `targets`, or another task: task=classification, task=multi_label."
+        )
+
+    def labels(self, targets: Mapping[Split, Shaped[Tensor, "n ..."]]) -> Labels:
+        """See `AbstractTask.labels`."""
+        for split, values in targets.items():
+            if (values.var(0, correction=0) == 0).any():
+                raise ValueError(
+                    f"A regression target has one value only on the {split} split, and R² needs a variance. "
+                    "Give more samples, or another property as `targets`."
+                )
+        centre, scale = targets["train"].mean(0), targets["train"].std(0, correction=0)
+        return Labels(
+            torch.arange(len(scale)),
+            {split: (values - centre) / scale for split, values in targets.items()},
+            {"target_mean": centre, "target_scale": scale},
+        )
+
+    def n_classes(self, labels: Labels) -> int:
+        """See `AbstractTask.n_classes`."""
+        return 0
+
+    def fit(
+        self,
+        solver: AbstractSolver,
+        features: Float[Tensor, "n d"],
+        targets: Shaped[Tensor, "n ..."],
+        labels: Labels,
+        l2: Float[Tensor, " p"],
+        spectrum: Spectrum,
+    ) -> Solution:
+        """See `AbstractTask.fit`."""
+        self.check(solver)
+        assert isinstance(solver, Ridge)
+        return solver.regress(features, targets, l2, spectrum)
+
+    def evaluate(
+        self,
+        heads: Heads,
+        features: Float[Tensor, "n d"],
+        targets: Shaped[Tensor, "n ..."],
+        solver: AbstractSolver,
+    ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
+        """See `AbstractTask.evaluate`."""
+        squares = torch.zeros(heads.bias.shape, dtype=torch.float64, device=features.device)
+        for rows, scores in heads.blocks(features):
+            squares += (scores.double() - targets[rows, None]).square().sum(0)
+        variance = targets.var(0, correction=0)
+        return (squares / len(targets) / variance).mean(1), 0.5 * squares.sum(1) / len(targets)
+
+    def measure(
+        self,
+        heads: Heads,
+        features: Float[Tensor, "n d"],
+        targets: Shaped[Tensor, "n ..."],
+        solver: AbstractSolver,
+    ) -> Measured:
+        """See `AbstractTask.measure`."""
+        error, loss = self.evaluate(heads, features, targets, solver)
+        low, high = unexplained_interval(heads.scores(features).double(), targets)
+        return Measured(
+            error=float(error[0]),
+            low=low,
+            high=high,
+            loss=float(loss[0]),
+            correct=torch.empty(0, dtype=torch.bool),
+            f1=math.nan,
+            auc=math.nan,
+            r2=1 - float(error[0]),
+        )
+
+    def constant_error(self, labels: Labels) -> float:
+        """Test error of always answering the training mean."""
+        test = labels.splits["test"]
+        return float((test.square().mean(0) / test.var(0, correction=0)).mean())

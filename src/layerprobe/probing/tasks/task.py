@@ -1,0 +1,152 @@
+"""The seam between the pipeline and the kinds of property that a probe can predict."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from layerprobe.probing.heads import Heads
+from layerprobe.probing.labels import Labels
+from layerprobe.probing.solvers.solution import Solution
+from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.solvers.spectrum import Spectrum
+from layerprobe.types import Split
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a head comes to on a split that had no part in fitting or choosing it.
+
+    Attributes:
+        error: The task's error.
+        low: Lower end of its 95 % interval.
+        high: Upper end of its 95 % interval.
+        loss: The mean loss.
+        correct: Whether the head is right, for each sample; empty where a prediction is not right or wrong.
+        f1: See `metrics.f1_score`; NaN where the task has none.
+        auc: See `metrics.roc_auc`; NaN where the task has none.
+        r2: Coefficient of determination; NaN where the task has none.
+    """
+
+    error: float
+    low: float
+    high: float
+    loss: float
+    correct: Bool[Tensor, " n"]
+    f1: float
+    auc: float
+    r2: float
+
+
+class AbstractTask(ABC):
+    """Reads targets, fits linear heads to them, and says how wrong these are."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def check(self, solver: AbstractSolver) -> None:
+        """Refuse a solver that cannot fit this task.
+
+        Raises:
+            ValueError: Naming the solver and one that can.
+        """
+
+    @abstractmethod
+    def read(self, targets: Any, split: Split) -> Shaped[Tensor, "n ..."]:
+        """Check one batch's targets.
+
+        Args:
+            targets: What the batch calls its targets.
+            split: Where they come from, for the error.
+
+        Returns:
+            The targets on the CPU, samples first.
+
+        Raises:
+            TypeError: Where they are not what the task predicts.
+        """
+
+    @abstractmethod
+    def labels(self, targets: Mapping[Split, Shaped[Tensor, "n ..."]]) -> Labels:
+        """Lay out the targets of all splits as the heads see them; what is learnt from data is learnt on train.
+
+        Raises:
+            ValueError: Where there is nothing to learn.
+        """
+
+    @abstractmethod
+    def n_classes(self, labels: Labels) -> int:
+        """Number of classes that one head tells apart; 0 where there are none."""
+
+    @abstractmethod
+    def fit(
+        self,
+        solver: AbstractSolver,
+        features: Float[Tensor, "n d"],
+        targets: Shaped[Tensor, "n ..."],
+        labels: Labels,
+        l2: Float[Tensor, " p"],
+        spectrum: Spectrum,
+    ) -> Solution:
+        """Fit one head for each L2 value.
+
+        Args:
+            solver: The algorithm.
+            features: Standardised features of the training split.
+            targets: `labels.splits["train"]`, on the features' device.
+            labels: The labels.
+            l2: L2 values.
+            spectrum: The features' spectrum.
+
+        Returns:
+            The heads, with a status for each.
+        """
+
+    @abstractmethod
+    def evaluate(
+        self,
+        heads: Heads,
+        features: Float[Tensor, "n d"],
+        targets: Shaped[Tensor, "n ..."],
+        solver: AbstractSolver,
+    ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
+        """Apply every head of a path to one split.
+
+        Args:
+            heads: The heads.
+            features: Standardised features.
+            targets: The split's targets, on the features' device.
+            solver: The algorithm that made the heads, for its loss.
+
+        Returns:
+            Each head's error and its mean loss, float64.
+        """
+
+    @abstractmethod
+    def measure(
+        self,
+        heads: Heads,
+        features: Float[Tensor, "n d"],
+        targets: Shaped[Tensor, "n ..."],
+        solver: AbstractSolver,
+    ) -> Measured:
+        """Read what the selected head comes to on test.
+
+        Args:
+            heads: The head, as a path of one.
+            features: Standardised features.
+            targets: The split's targets, on the features' device.
+            solver: The algorithm that made the head, for its loss.
+
+        Returns:
+            All its figures.
+        """
+
+    @abstractmethod
+    def constant_error(self, labels: Labels) -> float:
+        """Test error of the best constant answer that train knows."""

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge as ScikitLearnRidge
+from sklearn.metrics import r2_score
+from torch import Tensor, nn
+
+import layerprobe
+from layerprobe.probing.metrics import unexplained_interval
+from layerprobe.probing.pipeline import probe_checkpoint
+from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.solvers.logistic import Logistic
+from layerprobe.probing.solvers.ridge import Ridge
+from layerprobe.probing.tasks.regression import Regression
+from reference import standardise
+
+Pairs = dict[str, tuple[Tensor, Tensor]]
+
+
+def made(noise: float = 0.5) -> Pairs:
+    generator = torch.Generator().manual_seed(0)
+    data = {}
+    for split, n in (("train", 300), ("val", 100), ("test", 200)):
+        x = torch.randn(n, 5, generator=generator)
+        y = x @ torch.tensor([[1.0, -2, 0, 0, 0.5], [0, 0, 3, 0, 0]]).T + noise * torch.randn(n, 2, generator=generator)
+        data[split] = x, y * torch.tensor([100.0, 0.01]) + torch.tensor([1e3, -5.0])
+    return data
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_r2_is_that_of_scikit_learn_in_the_targets_own_units(several: bool) -> None:
+    data = {split: (x, y if several else y[:, 0]) for split, (x, y) in made().items()}
+    protocol = ProbeProtocol(layers="input", l2=(1e-2,), solvers=(Ridge(),), task=Regression())
+    (result,) = probe_checkpoint(nn.Sequential(nn.Linear(5, 5)), data, protocol)
+    train, test = (data[split][0].numpy().astype(np.float64) for split in ("train", "test"))
+    mean, scale = train.mean(0), train.std(0)
+    reference = ScikitLearnRidge(alpha=1e-2 * len(train)).fit(standardise(train), data["train"][1])
+    expected = reference.predict((test - mean) / scale)
+    assert result.record.test_r2 == pytest.approx(r2_score(data["test"][1], expected), abs=1e-5)
+    assert result.record.test_error == pytest.approx(1 - result.record.test_r2)
+    assert result.record.test_error_low < result.record.test_error < result.record.test_error_high
+    assert result.record.majority_error == pytest.approx(1, abs=0.05)
+    assert result.record.status == "converged"
+    assert len(result.correct) == 0
+
+    head = result.head  # the saved head gives the targets in their own units
+    scores = (data["test"][0] - head["mean"]) / head["scale"] @ head["weight"].T + head["bias"]
+    values = scores * head["target_scale"] + head["target_mean"]
+    np.testing.assert_allclose(values.squeeze(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_not_in_the_layer_is_not_found() -> None:
+    data = {
+        split: (x, torch.randn(len(x), generator=torch.Generator().manual_seed(len(x))))
+        for split, (x, _) in made().items()
+    }
+    found = layerprobe.probe(nn.Sequential(nn.Linear(5, 5)), data, task=Regression())
+    assert (found["test_r2"].abs() < 0.1).all()
+    assert (found["test_error_high"] > 1).all()
+
+
+def test_the_interval_covers_the_true_value() -> None:
+    """ŷ = x for y = x + noise with variances 1 and 0.25: u = 0.2."""
+    generator = torch.Generator().manual_seed(0)
+    covered, width = 0, 0.0
+    for _ in range(400):
+        x = torch.randn(200, 1, dtype=torch.float64, generator=generator)
+        y = x + 0.5 * torch.randn(200, 1, dtype=torch.float64, generator=generator)
+        low, high = unexplained_interval(x, y)
+        covered += low <= 0.2 <= high
+        width += (high - low) / 400
+    assert covered >= 0.9 * 400
+    assert width < 0.12
+
+
+@pytest.mark.parametrize(
+    ("targets", "found"),
+    [
+        (torch.tensor([0.0, torch.nan]), "a value that is not finite"),
+        (["a"], "a list"),
+        (torch.zeros(2, 2, 2), "float32"),
+    ],
+)
+def test_other_targets_are_refused(targets: object, found: str) -> None:
+    with pytest.raises(TypeError, match=f"found {found}"):
+        Regression().read(targets, "train")
+
+
+def test_a_target_without_variance_and_a_solver_without_numbers_are_refused() -> None:
+    data = {split: (x, torch.ones(len(x))) for split, (x, _) in made().items()}
+    with pytest.raises(ValueError, match="one value only on the train split"):
+        layerprobe.probe(nn.Linear(5, 5), data, task=Regression())
+    with pytest.raises(ValueError, match=r"solver 'logistic'.*solver=\[ridge\]"):
+        ProbeProtocol(task=Regression(), solvers=(Logistic(),))
