@@ -40,6 +40,7 @@ def probe(
     seed: int = 0,
     controls: Sequence[str] = (),
     batch_size: int | None = None,
+    max_memory: int | float | str | None = None,
     inputs: Take = inputs_of,
     targets: Take = targets_of,
     task: AbstractTask | None = None,
@@ -66,6 +67,8 @@ def probe(
         seed: Seed of random reducers and shuffled labels.
         controls: `shuffled` fits the same sweep to shuffled labels.
         batch_size: Samples in one forward pass; by default what the loader has, or 256.
+        max_memory: What probing may take beside the network: bytes, `8GiB`, or a share of the free memory such as
+            `0.3`; by default half of it. Features beyond it are kept in a temporary file.
         inputs: Takes the network's inputs out of a batch.
         targets: Takes the property to be probed out of a batch.
         task: What kind of property that is: by default `Classification()`; or `MultiLabel()`, `Regression()`.
@@ -90,6 +93,7 @@ def probe(
         seeds=(seed,),
         controls=controls,
         batch_size=batch_size,
+        max_memory=max_memory,
         inputs=inputs,
         targets=targets,
         task=task or Classification(),

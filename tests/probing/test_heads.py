@@ -12,7 +12,7 @@ def cross_entropy(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def test_equals_a_loop_over_heads(monkeypatch) -> None:
-    monkeypatch.setattr(heads_module, "_CHUNK", 100)
+    monkeypatch.setattr(heads_module, "_SCORES", 100)
     generator = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(4, 3, 5, generator=generator), torch.randn(4, 3, generator=generator)
     x, y = torch.randn(37, 5, generator=generator), torch.randint(3, (37,), generator=generator)

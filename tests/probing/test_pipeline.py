@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -212,3 +214,41 @@ def test_a_class_that_train_does_not_have_is_always_wrong(digits: Pairs, network
 def test_a_protocol_that_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ProbeProtocol(**options)
+
+
+@pytest.mark.parametrize("budget", [0, 200_000])
+def test_what_does_not_fit_in_memory_is_probed_from_disk(
+    digits: Pairs, network: nn.Module, budget: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    protocol = ProbeProtocol(l2=[1e-3, 1e-1], controls=["shuffled"], solvers=[Logistic(), Ridge()])
+    expected = layerprobe_frame(network, digits, protocol)
+    monkeypatch.setattr("layerprobe.probing.pipeline.feature_budget", lambda *_: budget)
+    found = layerprobe_frame(network, digits, replace(protocol, spill_directory=str(tmp_path)))
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-4)
+    rounded = layerprobe_frame(network, digits, replace(protocol, spill_dtype="bfloat16"))
+    assert (rounded["test_error"] - expected["test_error"]).abs().max() < 0.02
+    if budget == 0:
+        assert not np.array_equal(rounded["val_loss"], expected["val_loss"]), "nothing was rounded, so nothing spilled"
+
+
+def test_a_layer_that_finds_no_room_on_disk_fails_and_the_others_go_on(
+    digits: Pairs, network: nn.Module, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("layerprobe.probing.pipeline.feature_budget", lambda *_: 550_000)
+    frame = layerprobe_frame(network, digits, ProbeProtocol(l2=[1e-2], spill_directory=str(tmp_path / "none")))
+    assert frame.set_index("layer")["status"].to_dict() == {
+        "input": "failed",
+        "0": "converged",
+        "1": "converged",
+        "3": "converged",
+    }
+    assert "spill_directory" in frame["message"].iloc[0]
+
+
+def test_too_little_memory_is_said_before_anything_is_recorded(digits: Pairs, network: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"Probing needs .* GB: .* `max_memory` allows 0.01 GB. Raise it"):
+        layerprobe.probe(network, digits, max_memory="10MB")
+
+
+def layerprobe_frame(network: nn.Module, data: Pairs, protocol: ProbeProtocol) -> pd.DataFrame:
+    return pd.DataFrame([vars(r.record) for r in probe_checkpoint(network, data, protocol)]).drop(columns="seconds")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, GPT2Config, GPT2Model
 
 import layerprobe
+from layerprobe.probing.bank import FeatureBank
 from layerprobe.probing.frozen import frozen
 from layerprobe.probing.layers import discover
 from layerprobe.probing.recording import record_split
@@ -24,6 +25,7 @@ Batch = tuple[dict[str, Tensor], Tensor]
 def features(network: nn.Module, batches: list[Batch]) -> dict[tuple[str, str], Tensor]:
     """Features of every layer and token reducer, found on the first batch and recorded on all of them."""
     inputs = batches[0][0]
+    bank = FeatureBank(1 << 30)
     with frozen(network):
         layers = discover(network, inputs)
         axes = sequence_axes(network, inputs, token_mask(attention_mask(inputs)), layers)
@@ -32,10 +34,21 @@ def features(network: nn.Module, batches: list[Batch]) -> dict[tuple[str, str], 
             for layer in layers
         }
         recording = record_split(
-            network, batches, "train", reductions, lambda b: b[0], lambda b: b[1], lambda b: attention_mask(b[0])
+            network,
+            batches,
+            "train",
+            reductions,
+            lambda b: b[0],
+            lambda b, split: b[1],
+            lambda b: attention_mask(b[0]),
+            bank,
         )
     assert not recording.problems
-    return {key: torch.cat(parts) for key, parts in recording.batches.items()}
+    return {
+        (layer.name, reduction.description): recording.take(layer.name, reduction)
+        for layer, found in reductions.items()
+        for reduction in found
+    }
 
 
 def apart(batch: Batch) -> list[Batch]:

@@ -9,10 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from layerprobe.probing.matrix import Features, blocks
+
 Losses = Callable[[Float[Tensor, "n c"], Int[Tensor, " n"]], Float[Tensor, " n"]]
 """Loss of each sample, from scores and class indices."""
 
-_CHUNK = 1 << 24
+_SCORES = 1 << 24
 """Scores computed at a time: 64 MiB in float32."""
 
 
@@ -29,7 +31,7 @@ class Heads:
     bias: Float[Tensor, "p c"]
 
     def evaluate(
-        self, features: Float[Tensor, "n d"], targets: Int[Tensor, " n"], losses: Losses
+        self, features: Features, targets: Int[Tensor, " n"], losses: Losses
     ) -> tuple[Bool[Tensor, "p n"], Float[Tensor, " p"]]:
         """Apply every head to every sample.
 
@@ -54,7 +56,7 @@ class Heads:
                 total[i] += torch.where(truth < 0, torch.inf, loss).sum()
         return correct, total / len(features)
 
-    def blocks(self, features: Float[Tensor, "n d"]) -> Iterator[tuple[slice, Float[Tensor, "r p c"]]]:
+    def blocks(self, features: Features) -> Iterator[tuple[slice, Float[Tensor, "r p c"]]]:
         """Scores of every head, some samples at a time.
 
         Args:
@@ -65,12 +67,12 @@ class Heads:
         """
         p, c, d = self.weight.shape
         weight, bias = self.weight.reshape(p * c, d), self.bias.reshape(p * c)
-        rows = max(1, _CHUNK // (p * c))
-        for start in range(0, len(features), rows):
-            part = features[start : start + rows]
+        start = 0
+        for part in blocks(features, _SCORES * d // max(p * c, d)):
             yield slice(start, start + len(part)), torch.addmm(bias, part, weight.T).view(len(part), p, c)
+            start += len(part)
 
-    def scores(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+    def scores(self, features: Features) -> Float[Tensor, "n c"]:
         """Scores of the first head of the path.
 
         Args:
@@ -79,7 +81,7 @@ class Heads:
         Returns:
             A score for each sample and class.
         """
-        return torch.addmm(self.bias[0], features, self.weight[0].T)
+        return torch.cat([torch.addmm(self.bias[0], part, self.weight[0].T) for part in blocks(features)])
 
     def __getitem__(self, index: int) -> Heads:
         """One point of the path, still with its axis."""

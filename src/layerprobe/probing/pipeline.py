@@ -6,12 +6,16 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import count, islice
+from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
 from torch import nn
 
+from layerprobe.probing.bank import FeatureBank
 from layerprobe.probing.batches import Data, check_splits, in_order
 from layerprobe.probing.frozen import frozen
+from layerprobe.probing.inputs import device_of
 from layerprobe.probing.labels import Labels
 from layerprobe.probing.layers import Layer, discover
 from layerprobe.probing.protocol import ProbeProtocol
@@ -20,6 +24,7 @@ from layerprobe.probing.rows import failed, measured
 from layerprobe.probing.sequences import sequence_axes, token_mask
 from layerprobe.probing.sweep import FeatureWay, Sweep, feature_ways, sweep_layer
 from layerprobe.probing.tokens import AbstractTokenReducer
+from layerprobe.probing.workspace import feature_budget, workspace
 from layerprobe.types import SPLITS, CheckpointInfo, LayerName, LayerResult, Split
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
@@ -62,12 +67,16 @@ def probe_checkpoint(
     layers = [layer for layer in find_layers(network, data, protocol) if layer.name not in done]
     sequence = find_sequence_axes(network, data, protocol, layers)
     ways = {layer: feature_ways(layer.shape, protocol, sequence.get(layer, ())) for layer in layers}
-    recordings = record_splits(network, data, protocol, ways, on_progress)
-    labels = protocol.task.labels({split: recording.targets for split, recording in recordings.items()})
-    for i, layer in enumerate(layers):
-        on_progress("probe layers", i, len(layers))
-        yield probe_layer(layer, ways[layer], recordings, labels, protocol, checkpoint or CheckpointInfo())
-    on_progress("probe layers", len(layers), len(layers))
+    bank = feature_bank(network, data, protocol, ways)
+    try:
+        recordings = record_splits(network, data, protocol, ways, bank, on_progress)
+        labels = protocol.task.labels({split: recording.targets for split, recording in recordings.items()})
+        for i, layer in enumerate(layers):
+            on_progress("probe layers", i, len(layers))
+            yield probe_layer(layer, ways[layer], recordings, labels, protocol, checkpoint or CheckpointInfo())
+        on_progress("probe layers", len(layers), len(layers))
+    finally:
+        bank.close()
 
 
 def find_layers(network: nn.Module, data: Data, protocol: ProbeProtocol) -> tuple[Layer, ...]:
@@ -100,8 +109,20 @@ def _first_batch(data: Data, protocol: ProbeProtocol) -> Any:
     return batch
 
 
+def feature_bank(network: nn.Module, data: Data, protocol: ProbeProtocol, ways: Ways) -> FeatureBank:
+    """Room for all features: in memory what the protocol allows beside the fit of the largest layer."""
+    targets = protocol.targets_of(_first_batch(data, protocol), "train")
+    outputs = targets.shape[1] if targets.ndim > 1 else int(targets.max()) + 1
+    sizes = [way.reduction.n_features for found in ways.values() for way in found] or [0]
+    fit = workspace(max(sizes), outputs, len(protocol.l2))
+    budget = feature_budget(device_of(network), protocol.max_memory, fit, 4 * len(targets) * sum(sizes))
+    directory = None if protocol.spill_directory is None else Path(protocol.spill_directory)
+    kept_as = None if protocol.spill_dtype is None else getattr(torch, protocol.spill_dtype)
+    return FeatureBank(budget, directory, kept_as)
+
+
 def record_splits(
-    network: nn.Module, data: Data, protocol: ProbeProtocol, ways: Ways, on_progress: Progress
+    network: nn.Module, data: Data, protocol: ProbeProtocol, ways: Ways, bank: FeatureBank, on_progress: Progress
 ) -> dict[Split, Recording]:
     """One pass over each split, for all layers and reducers together."""
     reductions = {layer: [way.reduction for way in ways[layer]] for layer in ways}
@@ -116,7 +137,15 @@ def record_splits(
                 on_progress(f"record {split}", next(number), None)
 
             recordings[split] = record_split(
-                network, batches, split, reductions, protocol.inputs, protocol.targets_of, protocol.mask_of, on_batch
+                network,
+                batches,
+                split,
+                reductions,
+                protocol.inputs,
+                protocol.targets_of,
+                protocol.mask_of,
+                bank,
+                on_batch,
             )
     return recordings
 

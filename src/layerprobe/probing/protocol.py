@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from layerprobe.probing.batches import Take, inputs_of, targets_of
 from layerprobe.probing.features import AbstractReducer, AveragePool, Flatten
 from layerprobe.probing.layers import Granularity
+from layerprobe.probing.memory import memory_budget
 from layerprobe.probing.penalty import ScikitLearnC
 from layerprobe.probing.sequences import attention_mask
 from layerprobe.probing.solvers.logistic import Logistic
@@ -43,6 +44,10 @@ class ProbeProtocol:
         task: What kind of property that is.
         mask: Takes out of a batch which places of a sequence hold a token, nonzero in (samples, tokens), for token
             reducers; by default the inputs' entry `attention_mask`.
+        max_memory: What features and fits may take beside the network: bytes, a size such as `8GiB`, or a share of the
+            free memory such as `0.3`; by default half of what is free. Features beyond it are kept on disk.
+        spill_directory: Where; by default the system's directory for temporary files. Nothing stays there.
+        spill_dtype: Precision on disk; by default that of the features.
     """
 
     layers: str | Sequence[str] = "*"
@@ -59,6 +64,9 @@ class ProbeProtocol:
     targets: Take = targets_of
     task: AbstractTask = field(default_factory=Classification)
     mask: Take | None = None
+    max_memory: int | float | str | None = None
+    spill_directory: str | None = None
+    spill_dtype: Literal["float32", "bfloat16"] | None = None
 
     def __post_init__(self) -> None:
         """Refuse a sweep with nothing in it, and values that cannot be.
@@ -80,6 +88,7 @@ class ProbeProtocol:
             self.task.check(solver)
         if bad := [value for value in self.l2_values(1, 2) if not 0 <= value < float("inf")]:
             raise ValueError(f"`l2` of the probe holds {bad[0]}. Give finite values of at least 0.")
+        memory_budget(self.max_memory)
         if unknown := set(self.controls) - {"shuffled"}:
             raise ValueError(f"`controls` of the probe holds {sorted(unknown)[0]!r}. There is: shuffled.")
 

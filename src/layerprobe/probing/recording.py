@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from layerprobe.probing.activations import record
+from layerprobe.probing.bank import FeatureBank
 from layerprobe.probing.batches import Take
 from layerprobe.probing.features import Reduction, Shape, shape_text
 from layerprobe.probing.layers import Layer
+from layerprobe.probing.matrix import Features
 from layerprobe.probing.sequences import token_mask
 from layerprobe.types import LayerName, Split
 
@@ -25,25 +27,26 @@ class Recording:
     """The features of one split.
 
     Attributes:
+        split: Name of the split.
         targets: What the task reads for each sample, on the CPU.
         problems: Why a layer has no usable features, by layer.
         seconds: Wall-clock seconds spent on reducing, by layer.
-        batches: Features of each layer and reduction, batch by batch.
+        bank: Where the features are.
     """
 
-    targets: Shaped[Tensor, "n ..."]
+    split: Split
+    bank: FeatureBank
+    targets: Shaped[Tensor, "n ..."] = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     problems: dict[LayerName, str] = field(default_factory=dict)
     seconds: dict[LayerName, float] = field(default_factory=lambda: defaultdict(float))
-    batches: dict[tuple[LayerName, str], list[Tensor]] = field(default_factory=lambda: defaultdict(list))
 
-    def take(self, layer: LayerName, reduction: Reduction) -> Float[Tensor, "n d"]:
+    def take(self, layer: LayerName, reduction: Reduction) -> Features:
         """The features of one layer; they are handed over, not kept."""
-        return torch.cat(self.batches.pop((layer, reduction.description)))
+        return self.bank.take((layer, self.split, reduction.description))
 
     def drop(self, layer: LayerName) -> None:
         """Forget what is left of a layer."""
-        for key in [key for key in self.batches if key[0] == layer]:
-            del self.batches[key]
+        self.bank.drop(layer)
 
 
 def record_split(
@@ -54,6 +57,7 @@ def record_split(
     inputs: Take,
     targets: Callable[[Any, Split], Tensor],
     mask: Take,
+    bank: FeatureBank,
     on_batch: Callable[[], None] = lambda: None,
 ) -> Recording:
     """Run every batch through the network once and reduce every layer as it is made.
@@ -66,6 +70,7 @@ def record_split(
         inputs: Takes the inputs out of a batch.
         targets: Takes the targets out of a batch of the split, checked, on the CPU.
         mask: Takes out of a batch which places of a sequence hold a token; used where a reduction is of tokens.
+        bank: Where the features go.
         on_batch: Called after each batch.
 
     Returns:
@@ -75,7 +80,7 @@ def record_split(
         TypeError: Where a batch is not (input, target), or targets are not what the task predicts.
         ValueError: Where the split is empty, or inputs and targets differ in number.
     """
-    recording, seen = Recording(torch.empty(0, dtype=torch.int64)), []
+    recording, seen = Recording(split, bank), []
     by_tokens = any(reduction.axes for found in reductions.values() for reduction in found)
     for batch in batches:
         seen.append(targets(batch, split))
@@ -109,12 +114,13 @@ def record_split(
                     recording.problems[layer.name] = f"NaN or infinite activations, first in {split} sample {row}"
                     recording.drop(layer.name)
                     return
-                recording.batches[layer.name, reduction.description].append(features)
+                bank.append((layer.name, split, reduction.description), features)
             recording.seconds[layer.name] += time.perf_counter() - start
 
         for name in record(network, inputs(batch), tuple(reductions), keep, same_shape=False):
             recording.problems.setdefault(name, f"not reached, or of another shape, in a batch of the {split} split")
         on_batch()
+    recording.problems.update(bank.problems)
     recording.targets = torch.cat(seen) if seen else recording.targets
     if not len(recording.targets):
         raise ValueError(f"The {split} split is empty. Probing needs samples in train, val and test.")

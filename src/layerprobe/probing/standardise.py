@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-_CHUNK = 1 << 24
-"""Elements turned to float64 at a time: 128 MiB."""
+from layerprobe.probing.matrix import AbstractRows, Features, blocks
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Standardiser:
     constant: Bool[Tensor, " d"]
 
     @classmethod
-    def fit(cls, features: Float[Tensor, "n d"]) -> Standardiser:
+    def fit(cls, features: Features) -> Standardiser:
         """Measure the training split.
 
         Mean and variance are accumulated in float64 in two passes, so that a large mean costs the variance nothing.
@@ -40,12 +39,11 @@ class Standardiser:
             The standardiser, in the features' dtype.
         """
         n, d = features.shape
-        chunks = features.split(max(1, _CHUNK // max(1, d)))
         mean = torch.zeros(d, dtype=torch.float64, device=features.device)
-        for chunk in chunks:
+        for chunk in blocks(features):
             mean += chunk.sum(0, dtype=torch.float64) / n
         variance = torch.zeros_like(mean)
-        for chunk in chunks:
+        for chunk in blocks(features):
             variance += (chunk.double() - mean).square_().sum(0) / n
         deviation = variance.sqrt()
         constant = deviation <= 4 * torch.finfo(features.dtype).eps * mean.abs()
@@ -53,7 +51,7 @@ class Standardiser:
         return cls(mean.to(features.dtype), scale.to(features.dtype), constant)
 
     @classmethod
-    def none(cls, features: Float[Tensor, "n d"]) -> Standardiser:
+    def none(cls, features: Features) -> Standardiser:
         """Leave features as they are.
 
         Args:
@@ -62,8 +60,8 @@ class Standardiser:
         Returns:
             A standardiser with mean 0 and scale 1; it still knows which features do not vary.
         """
-        zero = features.new_zeros(features.shape[1])
-        return cls(zero, torch.ones_like(zero), cls.fit(features).constant)
+        found = cls.fit(features)
+        return cls(torch.zeros_like(found.mean), torch.ones_like(found.scale), found.constant)
 
     def apply_(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Standardise features in place and return them."""
@@ -71,3 +69,25 @@ class Standardiser:
         if self.constant.any():
             features[:, self.constant] = 0
         return features
+
+    def applied(self, features: Features) -> Features:
+        """Standardised features: a tensor is changed in place, anything else whenever it is read."""
+        return self.apply_(features) if isinstance(features, Tensor) else StandardisedRows(features, self)
+
+
+class StandardisedRows(AbstractRows):
+    """Rows that are standardised as they are read.
+
+    Args:
+        rows: Where they come from.
+        standardiser: What is done to them.
+    """
+
+    def __init__(self, rows: Features, standardiser: Standardiser) -> None:
+        self.rows, self.standardiser = rows, standardiser
+        self.shape, self.dtype, self.device = (len(rows), rows.shape[1]), rows.dtype, rows.device
+
+    def __getitem__(self, rows: slice) -> Float[Tensor, "k d"]:
+        """See `AbstractRows.__getitem__`."""
+        found = self.rows[rows]
+        return self.standardiser.apply_(found.clone() if isinstance(self.rows, Tensor) else found)

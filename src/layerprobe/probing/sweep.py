@@ -7,19 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from torch import Tensor
 
 from layerprobe.probing.features import AbstractReducer, Reduction, Shape
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.labels import Labels
+from layerprobe.probing.matrix import Features
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Recording
 from layerprobe.probing.selection import Candidate, select
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.solvers.spectrum import Spectrum
-from layerprobe.probing.standardise import Standardiser
+from layerprobe.probing.standardise import StandardisedRows, Standardiser
 from layerprobe.probing.tasks.task import AbstractTask, Measured
 from layerprobe.types import LayerName
 
@@ -87,7 +88,7 @@ class Selected:
         """How its fit ended."""
         return self.fit.solution.status[self.index]
 
-    def measure(self, features: Float[Tensor, "n d"], targets: Shaped[Tensor, "n ..."], task: AbstractTask) -> Measured:
+    def measure(self, features: Features, targets: Shaped[Tensor, "n ..."], task: AbstractTask) -> Measured:
         """Read a split that had no part in fitting or choosing.
 
         Args:
@@ -98,7 +99,7 @@ class Selected:
         Returns:
             What the head comes to there.
         """
-        standardised = self.standardiser.apply_(features.clone())
+        standardised = StandardisedRows(features, self.standardiser)
         return task.measure(self.heads, standardised, targets.to(features.device), self.fit.solver)
 
 
@@ -140,8 +141,8 @@ def sweep_layer(
     for way in ways:
         features = train.take(layer, way.reduction)
         standardiser = Standardiser.fit(features) if protocol.standardise else Standardiser.none(features)
-        standardiser.apply_(features)
-        val_features = None if val is None else standardiser.apply_(val.take(layer, way.reduction))
+        features = standardiser.applied(features)
+        val_features = None if val is None else standardiser.applied(val.take(layer, way.reduction))
         spectrum = Spectrum.of(features)
         for solver in protocol.solvers:
             for name, variant in labels.items():

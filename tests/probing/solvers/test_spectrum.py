@@ -8,7 +8,7 @@ from layerprobe.probing.solvers.spectrum import Spectrum
 from reference import made
 
 
-@pytest.mark.parametrize(("n", "d", "within"), [(300, 12, 1e-5), (300, 300, 1e-5), (20, 90, 1e-10)])
+@pytest.mark.parametrize(("n", "d", "within"), [(300, 12, 1e-5), (300, 300, 1e-5)])
 def test_the_pairs_are_those_of_the_gram_matrix(n, d, within):
     features = torch.as_tensor(made(n, d, 3, 0.5)[0])
     found = Spectrum.of(features)
@@ -23,11 +23,14 @@ def test_the_pairs_are_those_of_the_gram_matrix(n, d, within):
 def test_more_features_than_samples_come_with_coordinates_of_the_same_geometry():
     features = torch.as_tensor(made(25, 100, 3, 0.5)[0])
     found = Spectrum.of(features)
-    assert found.coordinates.shape[0] == 25
-    np.testing.assert_allclose(found.coordinates @ found.vectors.T, features.double(), atol=1e-6)
-    np.testing.assert_allclose(
-        found.coordinates @ found.coordinates.T, features.double() @ features.double().T, atol=1e-6
-    )
+    coordinates = found.span.coordinates
+    assert coordinates.shape[0] == 25
+    np.testing.assert_allclose(coordinates @ coordinates.T, features.double() @ features.double().T, atol=1e-6)
+    np.testing.assert_allclose((coordinates.square().mean(0)), found.values, rtol=1e-10)
+    heads = torch.randn(2, 3, coordinates.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    back = found.span.back(heads, features)
+    np.testing.assert_allclose(features.double() @ back[1].T, coordinates @ heads[1].T, atol=1e-6)
+    np.testing.assert_allclose(back.square().sum(), heads.square().sum(), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("n", "d"), [(30, 5), (5, 30)])
@@ -42,12 +45,20 @@ def test_features_that_are_not_finite_give_values_that_are_not(n, d):
     assert torch.isnan(Spectrum.of(features).values).all()
 
 
-def test_beyond_what_can_be_decomposed_the_diagonal_remains(monkeypatch):
+@pytest.mark.parametrize("n", [400, 60])
+def test_beyond_what_can_be_decomposed_a_sample_of_the_rows_is(monkeypatch, n):
     monkeypatch.setattr("layerprobe.probing.solvers.spectrum.LARGEST", 10)
-    features = torch.as_tensor(made(50, 20, 3, 0.5)[0])
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(8, 50, generator=generator)
+    features = torch.randn(n, 8, generator=generator) @ mixing + 0.3 * torch.randn(n, 50, generator=generator)
     found = Spectrum.of(features)
-    assert found.vectors is None
-    np.testing.assert_allclose(found.values, features.square().mean(0))
+    axes = found.vectors.double()
+    np.testing.assert_allclose(axes.T @ axes, np.eye(axes.shape[1]), atol=2e-3)
+    gram = features.double().T @ features.double() / n
+    np.testing.assert_allclose(found.values[-1], (axes.T @ gram @ axes).diagonal()[-1], rtol=0.5)
+    leading = np.linalg.eigh(gram.numpy())[1][:, -8:]
+    assert np.linalg.norm(axes.T.numpy() @ leading) ** 2 > 7.5, "the leading directions are among the axes"
+    assert 0 < found.rest < 10 * 0.3**2
 
 
 def test_where_single_precision_does_not_converge_double_does(monkeypatch):

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from layerprobe.probing.matrix import Features
 from layerprobe.probing.solvers.softmax import covariance
 
 _ELEMENTS = 1 << 19
@@ -35,7 +36,7 @@ class Certificate:
 
 
 def certify(
-    features: Float[Tensor, "n d"],
+    features: Features,
     targets: Int[Tensor, " n"],
     weight: Float[Tensor, "p c d"],
     bias: Float[Tensor, "p c"],
@@ -80,7 +81,7 @@ def certify(
     )
 
 
-def _certify(features: Tensor, targets: Tensor, weight: Tensor, bias: Tensor, l2: Tensor) -> Certificate:
+def _certify(features: Features, targets: Tensor, weight: Tensor, bias: Tensor, l2: Tensor) -> Certificate:
     (p, c, d), n, device = weight.shape, len(features), features.device
     rows = max(256, _ELEMENTS // (p * c))
     kept: dict[int, tuple[Tensor, Tensor]] = {}

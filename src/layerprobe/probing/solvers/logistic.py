@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from layerprobe.probing.matrix import Features
 from layerprobe.probing.solvers.duality import certify
 from layerprobe.probing.solvers.path import Path, Samples
 from layerprobe.probing.solvers.softmax import basis
@@ -56,18 +57,18 @@ class Logistic(AbstractSolver):
 
     def solve(
         self,
-        features: Float[Tensor, "n d"],
+        features: Features,
         targets: Int[Tensor, " n"],
         n_classes: int,
         l2: Float[Tensor, " p"],
         spectrum: Spectrum | None = None,
     ) -> Solution:
         """See `AbstractSolver.solve`."""
-        with threads_for(4.0 * features.numel() * n_classes * len(l2)):
+        with threads_for(4.0 * math.prod(features.shape) * n_classes * len(l2)):
             return self._solve(features, targets, n_classes, l2, spectrum)
 
     def _solve(
-        self, features: Tensor, targets: Tensor, n_classes: int, l2: Tensor, spectrum: Spectrum | None
+        self, features: Features, targets: Tensor, n_classes: int, l2: Tensor, spectrum: Spectrum | None
     ) -> Solution:
         present, places = targets.unique(return_inverse=True)
         if len(present) < n_classes:
@@ -76,20 +77,25 @@ class Logistic(AbstractSolver):
         l2 = l2.to(features.device, torch.float64)
         if n_classes == 1 or not torch.isfinite(spectrum.values).all():
             return _trivial(len(l2), n_classes, features, finite=n_classes == 1)
-        coordinates = spectrum.coordinates
+        span = spectrum.span
         # With the samples in their own principal axes, the preconditioner is diagonal.
         path = Path(
-            Samples(features if coordinates is None else coordinates, targets, n_classes, features.dtype),
+            Samples(features if span is None else span.coordinates, targets, n_classes, features.dtype),
             spectrum.values,
-            spectrum.vectors if coordinates is None else None,
+            spectrum.vectors,
+            spectrum.rest,
             0.5 * self.tolerance,
             self.max_iterations,
             self.memory,
         )
         heads, iterations = path.follow(l2)
         heads64 = heads.double()
-        back = None if coordinates is None else spectrum.vectors
-        weight, bias = _whole(heads, n_classes, back)
+
+        def whole(heads: Tensor) -> tuple[Tensor, Tensor]:
+            weight, bias = _every_class(heads, n_classes)
+            return (weight if span is None else span.back(weight, features)), bias
+
+        weight, bias = whole(heads)
         returned = (weight.to(features.dtype).double(), bias.to(features.dtype).double())
         found = certify(features, targets, *returned, l2)
         objective, bound, slope, separated = found.objective, found.bound, found.slope, found.separated
@@ -109,7 +115,7 @@ class Logistic(AbstractSolver):
             heads, more = path.refine(heads64[which], l2[which], tighter * self.tolerance)
             heads64[which] = heads
             iterations[which.cpu()] += more
-            exact = _whole(heads, n_classes, back)
+            exact = whole(heads)
             rounded = tuple(part.to(features.dtype).double() for part in exact)
             for i, k in enumerate(which.tolist()):
                 pair = [torch.stack([r[i], e[i]]) for r, e in zip(rounded, exact, strict=True)]
@@ -139,7 +145,7 @@ class Logistic(AbstractSolver):
 
     def _with_absent(
         self,
-        features: Tensor,
+        features: Features,
         places: Tensor,
         present: Tensor,
         n_classes: int,
@@ -156,18 +162,16 @@ class Logistic(AbstractSolver):
         return Solution(weight, bias, found.objective, found.gap, found.iterations, found.status)
 
 
-def _whole(heads: Tensor, n_classes: int, back: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Weights and biases of every class, float64, from contrasts in the coordinates that were solved in."""
+def _every_class(heads: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Weights and biases of every class, float64, from contrasts."""
     full = basis(n_classes, torch.float64, heads.device) @ heads.double()
-    weight = full[:, :, :-1]
-    weight = weight if back is None else weight @ back.double().T
-    return weight.contiguous(), full[:, :, -1].contiguous()
+    return full[:, :, :-1].contiguous(), full[:, :, -1].contiguous()
 
 
-def _trivial(p: int, c: int, features: Tensor, *, finite: bool) -> Solution:
+def _trivial(p: int, c: int, features: Features, *, finite: bool) -> Solution:
     """One class: nothing to learn. Features that are not finite: nothing can be."""
     value = 0.0 if finite else torch.nan
     status = Status.CONVERGED if finite else Status.DIVERGED
     fill = torch.full((p,), value, dtype=torch.float64, device=features.device)
-    weight = features.new_full((p, c, features.shape[1]), value)
+    weight = torch.full((p, c, features.shape[1]), value, dtype=features.dtype, device=features.device)
     return Solution(weight, weight.new_full((p, c), value), fill, fill.clone(), torch.zeros(p).long(), (status,) * p)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from layerprobe.probing.matrix import Features
 from layerprobe.probing.solvers.lbfgs import Metric, Pairs, Point, minimise
 from layerprobe.probing.solvers.softmax import Evaluation, SoftmaxObjective, basis
 
@@ -34,7 +35,7 @@ class Samples:
         dtype: Precision of the first fit.
     """
 
-    features: Float[Tensor, "n d"]
+    features: Features
     targets: Int[Tensor, " n"]
     n_classes: int
     dtype: torch.dtype
@@ -62,6 +63,7 @@ class Path:
         samples: What is fitted.
         values: Eigenvalues of the Gram matrix.
         axes: Its eigenvectors; None where the features are in their own axes.
+        rest: Its eigenvalue in all directions beside the axes.
         target: The gap to reach.
         max_iterations: Evaluations of each value at most.
         memory: Pairs kept.
@@ -70,6 +72,7 @@ class Path:
     samples: Samples
     values: Float[Tensor, " r"]
     axes: Float[Tensor, "d r"] | None
+    rest: float
     target: float
     max_iterations: int
     memory: int
@@ -148,7 +151,9 @@ class Path:
     def _objective(self, dtype: torch.dtype) -> SoftmaxObjective:
         s = self.samples
         # Coordinates are float64; converted once, not at every evaluation.
-        features = s.features.to(dtype) if self.axes is None and dtype != torch.float64 else s.features
+        features = s.features
+        if self.axes is None and isinstance(features, Tensor):
+            features = features.to(dtype)
         return SoftmaxObjective(features, s.targets, s.n_classes, dtype)
 
     def _pairs(self, dtype: torch.dtype) -> Pairs:
@@ -192,12 +197,17 @@ class Path:
             a = a.clamp_min(1e-9 * float(a[-1]) + 1e-30).to(objective.dtype)[:, None]
             turn = turn.to(objective.dtype)
             # Eigenvalues beneath float32's resolution of the largest are not known; l2 = 0 needs a floor as well.
-            scale = 1 / (a * (values + 1e-6 * values[-1]) + l2)
+            scale, beside = (1 / (a * (v + 1e-6 * values[-1]) + l2) for v in (values, self.rest))
 
             def apply(vectors: Tensor) -> Tensor:
                 turned = turn.T @ vectors
                 weight = turned[:, :, :-1]
-                weight = (weight * scale) if axes is None else ((weight @ axes) * scale) @ axes.T
+                if axes is None:
+                    weight = weight * scale
+                elif axes.shape[0] == axes.shape[1]:
+                    weight = ((weight @ axes) * scale) @ axes.T
+                else:
+                    weight = weight * beside + ((weight @ axes) * (scale - beside)) @ axes.T
                 return turn @ torch.cat([weight, turned[:, :, -1:] / a], 2)
 
             return apply

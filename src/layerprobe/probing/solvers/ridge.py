@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from layerprobe.probing.matrix import Features, blocks
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.solvers.spectrum import Spectrum
 
-_CHUNK = 1 << 22
+_BLOCK = 1 << 22
 
 _NOTHING = 1e-15
 """A difference of objectives that float64 cannot tell from none, where a target is one."""
@@ -48,7 +49,7 @@ class Ridge(AbstractSolver):
 
     def solve(
         self,
-        features: Float[Tensor, "n d"],
+        features: Features,
         targets: Int[Tensor, " n"],
         n_classes: int,
         l2: Float[Tensor, " p"],
@@ -59,7 +60,7 @@ class Ridge(AbstractSolver):
 
     def regress(
         self,
-        features: Float[Tensor, "n d"],
+        features: Features,
         values: Float[Tensor, "n c"],
         l2: Float[Tensor, " p"],
         spectrum: Spectrum | None = None,
@@ -78,17 +79,18 @@ class Ridge(AbstractSolver):
         return self._solve(features, lambda rows: values[rows], values.shape[1], l2, spectrum)
 
     def _solve(
-        self, features: Tensor, targets: Callable[[slice], Tensor], c: int, l2: Tensor, spectrum: Spectrum | None
+        self, features: Features, targets: Callable[[slice], Tensor], c: int, l2: Tensor, spectrum: Spectrum | None
     ) -> Solution:
         n, d = features.shape
         l2 = l2.to(features.device, torch.float64)
         if d > n:
             spectrum = spectrum or Spectrum.of(features)
-        inner = features if spectrum is None or spectrum.coordinates is None else spectrum.coordinates
+        span = None if spectrum is None else spectrum.span
+        inner = features if span is None else span.coordinates
         moments = _Moments.of(inner, targets, c)
         if not torch.isfinite(moments.covariance).all():
             bad = torch.full((len(l2),), torch.nan, dtype=torch.float64, device=features.device)
-            weight = features.new_full((len(l2), c, d), torch.nan)
+            weight = torch.full((len(l2), c, d), torch.nan, dtype=features.dtype, device=features.device)
             none = torch.zeros(len(l2), dtype=torch.int64)
             return Solution(weight, weight[:, :, 0].clone(), bad, bad.clone(), none, (Status.DIVERGED,) * len(l2))
         values, vectors = torch.linalg.eigh(moments.covariance)
@@ -101,10 +103,8 @@ class Ridge(AbstractSolver):
         excess = 0.5 * ((gradient @ vectors).square() * inverse[:, None, :]).sum((1, 2))
         gap = (excess - _NOTHING).clamp_min(0) / objective.clamp_min(_NOTHING)
         status = tuple(Status.CONVERGED if value <= self.tolerance else Status.STALLED for value in gap.tolist())
-        if inner is not features:
-            assert spectrum is not None
-            assert spectrum.vectors is not None
-            weight = weight @ spectrum.vectors.double().T
+        if span is not None:
+            weight = span.back(weight, features)
         return Solution(
             weight.to(features.dtype),
             bias.to(features.dtype),
@@ -126,15 +126,16 @@ class _Moments:
     target_variance: float
 
     @classmethod
-    def of(cls, features: Float[Tensor, "n d"], targets: Callable[[slice], Tensor], c: int) -> _Moments:
+    def of(cls, features: Features, targets: Callable[[slice], Tensor], c: int) -> _Moments:
         n, d = features.shape
         zeros = partial(torch.zeros, dtype=torch.float64, device=features.device)
         gram, cross = zeros(d, d), zeros(d, c)
         x_sum, y_sum, y_square = zeros(d), zeros(c), zeros(c)
-        rows = max(1, _CHUNK // max(d, 1))
-        for start in range(0, n, rows):
-            x = features[start : start + rows].double()
-            y = targets(slice(start, start + rows)).double()
+        start = 0
+        for block in blocks(features, _BLOCK):
+            x = block.double()
+            y = targets(slice(start, start + len(x))).double()
+            start += len(x)
             gram += x.T @ x
             cross += x.T @ y
             x_sum += x.sum(0)

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from layerprobe.probing.matrix import BLOCK, Features
+
 _ROWS = 512
 """Samples in one product. Several products of this size side by side, one for each thread, are up to twice as fast as
 one long product with few columns, since a block of samples then stays in one core's cache."""
@@ -61,7 +63,7 @@ class SoftmaxObjective:
         dtype: Precision of the matrix products and of what is returned.
     """
 
-    features: Float[Tensor, "n d"]
+    features: Features
     targets: Int[Tensor, " n"]
     n_classes: int
     dtype: torch.dtype
@@ -112,6 +114,9 @@ class SoftmaxObjective:
         # A length that divides n leaves no short block behind, which would cost as many calls as a long one.
         length = n if n <= 8 * _ROWS else next((r for r in range(_ROWS * 5 // 4, _ROWS // 2, -1) if n % r == 0), _ROWS)
         at_a_time = length * max(2, _SCORES // (p * self.n_classes * length))
+        if not isinstance(self.features, Tensor):
+            at_a_time = max(1, min(at_a_time, BLOCK // max(d, 1)))
+            length = min(length, at_a_time)
         start = 0
         while start < n:
             stop = min(start + at_a_time, n)

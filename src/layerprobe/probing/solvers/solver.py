@@ -8,6 +8,7 @@ from typing import ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from layerprobe.probing.matrix import Features
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.spectrum import Spectrum
 
@@ -20,7 +21,7 @@ class AbstractSolver(ABC):
     @abstractmethod
     def solve(
         self,
-        features: Float[Tensor, "n d"],
+        features: Features,
         targets: Int[Tensor, " n"],
         n_classes: int,
         l2: Float[Tensor, " p"],

@@ -14,6 +14,7 @@ from layerprobe.probing.batches import class_indices
 from layerprobe.probing.controls import majority_error
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.labels import Labels
+from layerprobe.probing.matrix import Features
 from layerprobe.probing.metrics import f1_score, roc_auc, wilson_interval
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.solver import AbstractSolver
@@ -50,7 +51,7 @@ class Classification(AbstractTask):
     def fit(
         self,
         solver: AbstractSolver,
-        features: Float[Tensor, "n d"],
+        features: Features,
         targets: Shaped[Tensor, "n ..."],
         labels: Labels,
         l2: Float[Tensor, " p"],
@@ -62,7 +63,7 @@ class Classification(AbstractTask):
     def evaluate(
         self,
         heads: Heads,
-        features: Float[Tensor, "n d"],
+        features: Features,
         targets: Shaped[Tensor, "n ..."],
         solver: AbstractSolver,
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
@@ -73,7 +74,7 @@ class Classification(AbstractTask):
     def measure(
         self,
         heads: Heads,
-        features: Float[Tensor, "n d"],
+        features: Features,
         targets: Shaped[Tensor, "n ..."],
         solver: AbstractSolver,
     ) -> Measured:

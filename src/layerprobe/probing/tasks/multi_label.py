@@ -13,6 +13,7 @@ from torch import Tensor
 
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.labels import Labels
+from layerprobe.probing.matrix import Features
 from layerprobe.probing.metrics import f1_score, roc_auc, wilson_interval
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver
@@ -68,7 +69,7 @@ class MultiLabel(AbstractTask):
     def fit(
         self,
         solver: AbstractSolver,
-        features: Float[Tensor, "n d"],
+        features: Features,
         targets: Shaped[Tensor, "n ..."],
         labels: Labels,
         l2: Float[Tensor, " p"],
@@ -93,7 +94,7 @@ class MultiLabel(AbstractTask):
     def evaluate(
         self,
         heads: Heads,
-        features: Float[Tensor, "n d"],
+        features: Features,
         targets: Shaped[Tensor, "n ..."],
         solver: AbstractSolver,
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
@@ -112,7 +113,7 @@ class MultiLabel(AbstractTask):
     def measure(
         self,
         heads: Heads,
-        features: Float[Tensor, "n d"],
+        features: Features,
         targets: Shaped[Tensor, "n ..."],
         solver: AbstractSolver,
     ) -> Measured:

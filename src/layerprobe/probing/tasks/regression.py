@@ -13,6 +13,7 @@ from torch import Tensor
 
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.labels import Labels
+from layerprobe.probing.matrix import Features
 from layerprobe.probing.metrics import unexplained_interval
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Solution
@@ -77,7 +78,7 @@ class Regression(AbstractTask):
     def fit(
         self,
         solver: AbstractSolver,
-        features: Float[Tensor, "n d"],
+        features: Features,
         targets: Shaped[Tensor, "n ..."],
         labels: Labels,
         l2: Float[Tensor, " p"],
@@ -91,7 +92,7 @@ class Regression(AbstractTask):
     def evaluate(
         self,
         heads: Heads,
-        features: Float[Tensor, "n d"],
+        features: Features,
         targets: Shaped[Tensor, "n ..."],
         solver: AbstractSolver,
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
@@ -105,7 +106,7 @@ class Regression(AbstractTask):
     def measure(
         self,
         heads: Heads,
-        features: Float[Tensor, "n d"],
+        features: Features,
         targets: Shaped[Tensor, "n ..."],
         solver: AbstractSolver,
     ) -> Measured:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.labels import Labels
+from layerprobe.probing.matrix import Features
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.solvers.spectrum import Spectrum
@@ -87,7 +88,7 @@ class AbstractTask(ABC):
     def fit(
         self,
         solver: AbstractSolver,
-        features: Float[Tensor, "n d"],
+        features: Features,
         targets: Shaped[Tensor, "n ..."],
         labels: Labels,
         l2: Float[Tensor, " p"],
@@ -111,7 +112,7 @@ class AbstractTask(ABC):
     def evaluate(
         self,
         heads: Heads,
-        features: Float[Tensor, "n d"],
+        features: Features,
         targets: Shaped[Tensor, "n ..."],
         solver: AbstractSolver,
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
@@ -131,7 +132,7 @@ class AbstractTask(ABC):
     def measure(
         self,
         heads: Heads,
-        features: Float[Tensor, "n d"],
+        features: Features,
         targets: Shaped[Tensor, "n ..."],
         solver: AbstractSolver,
     ) -> Measured:

@@ -1,0 +1,55 @@
+"""Matrices of features, one row for each sample, that need not be in memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+BLOCK = 1 << 24
+"""Elements that are read or turned to float64 at a time: 64 MiB in float32."""
+
+
+class AbstractRows(ABC):
+    """An (n, d) matrix that is read some rows at a time.
+
+    Attributes:
+        shape: n and d.
+        dtype: Precision of what is read.
+        device: Where what is read lies.
+    """
+
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    device: torch.device
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @abstractmethod
+    def __getitem__(self, rows: slice) -> Float[Tensor, "k d"]:
+        """Rows `start:stop`; the tensor belongs to the caller."""
+
+
+Features: TypeAlias = Float[Tensor, "n d"] | AbstractRows
+"""Features of one layer and split. A slice of rows of a tensor is a view, of anything else a copy."""
+
+
+def blocks(features: Features, elements: int = BLOCK) -> Iterator[Float[Tensor, "k d"]]:
+    """All rows in order, at most `elements` numbers at a time and at least one row.
+
+    Args:
+        features: The matrix.
+        elements: Numbers in one block.
+
+    Yields:
+        The blocks, not to be written to.
+    """
+    n, d = features.shape
+    rows = max(1, elements // max(d, 1))
+    for start in range(0, n, rows):
+        yield features[start : min(start + rows, n)]

@@ -1,0 +1,78 @@
+"""How much memory probing may take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+SHARE = 0.5
+"""The share of the free memory that is taken by default."""
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def memory_budget(wanted: int | float | str | None) -> int:
+    """The budget in bytes.
+
+    Args:
+        wanted: Bytes, or text such as `8GiB` or `500 MB`, or the share of the free memory such as `0.3` or `30%`; by
+            default half of what is free. Free is what the machine has left and the control group (a container's or
+            SLURM's limit) allows.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        ValueError: Where it is none of these.
+    """
+    if wanted is None:
+        return int(SHARE * free_memory())
+    text = str(wanted).strip().upper()
+    if text.endswith("%"):
+        text, factor = text[:-1], free_memory() / 100
+    else:
+        digits = text.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+        unit = text[len(digits) :].strip().removesuffix("B")
+        factor = _UNITS.get(unit, float("nan"))
+        text = digits
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if factor == 1 and 0 < value <= 1:
+        factor = free_memory()
+    if not 0 < value * factor < float("inf"):
+        raise ValueError(
+            f"`max_memory` is {wanted!r}. Give bytes (8e9), a size (8GiB, 500MB), or a share of the free memory "
+            "(0.5, 50%)."
+        )
+    return int(value * factor)
+
+
+def free_memory() -> int:
+    """Bytes that this process can still take before the machine or its control group runs out."""
+    return min([psutil.virtual_memory().available, *_control_group()])
+
+
+def _control_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """What the limits of this process' control groups leave, version 2 or 1."""
+    left = []
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        base = root / "memory" if controllers else root
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        group = base / path.lstrip("/")
+        for folder in [group, *(parent for parent in group.parents if parent.is_relative_to(base))]:
+            try:
+                limit, used = ((folder / name).read_text().strip() for name in names)
+                left.append(max(int(limit) - int(used), 0))
+            except (OSError, ValueError):
+                continue
+    return left

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import os
+import resource
+
+import pytest
+import torch
+
+from layerprobe.probing.bank import FeatureBank
+from layerprobe.probing.matrix import AbstractRows, blocks
+from layerprobe.probing.spill import SpilledRows, SpillError, SpillFile
+
+
+def batches(n: int, d: int, size: int, seed: int = 0) -> list[torch.Tensor]:
+    return list(torch.randn(n, d, generator=torch.Generator().manual_seed(seed)).split(size))
+
+
+def whole(features) -> torch.Tensor:
+    return torch.cat([block.clone() for block in blocks(features, 70)])
+
+
+@pytest.mark.parametrize("budget", [0, 3_000, 6_000, 1 << 20])
+def test_what_is_recorded_comes_back_whatever_the_budget(budget, tmp_path) -> None:
+    bank = FeatureBank(budget, tmp_path)
+    wanted = {}
+    for split in ("train", "val"):
+        for i, (layer, d) in enumerate((("a", 7), ("b", 20), ("c", 1))):
+            wanted[layer, split, "all"] = torch.cat(batches(50, d, 16, i))
+        for rows in zip(*(value.split(16) for key, value in wanted.items() if key[1] == split), strict=True):
+            for layer, part in zip("abc", rows, strict=True):
+                bank.append((layer, split, "all"), part.clone())
+    on_disk = bank.on_disk
+    for layer in "abc":
+        for split in ("train", "val"):
+            assert torch.equal(whole(bank.take((layer, split, "all"))), wanted[layer, split, "all"])
+        bank.drop(layer)
+    assert on_disk == {0: {"a", "b", "c"}, 3_000: {"a", "b"}, 6_000: {"b"}, 1 << 20: set()}[budget]
+    bank.close()
+
+
+def test_what_fits_by_now_is_brought_back_into_memory(tmp_path) -> None:
+    bank = FeatureBank(5_000, tmp_path)
+    for part in batches(60, 10, 20):
+        bank.append(("wide", "train", ""), part)
+        bank.append(("wider", "train", ""), torch.cat([part, part], 1))
+    assert bank.on_disk == {"wider"}
+    assert isinstance(bank.take(("wider", "train", "")), AbstractRows), "4,800 bytes beside 2,400 held exceed 5,000"
+    bank.append(("wider", "val", ""), torch.zeros(60, 20))
+    bank.drop("wide")
+    assert isinstance(bank.take(("wider", "val", "")), torch.Tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_rows_are_read_across_the_pieces_they_were_written_in(dtype, tmp_path) -> None:
+    parts = [part.to(torch.float64) for part in batches(40, 3, 7)]
+    rows = SpilledRows(SpillFile(tmp_path), 3, dtype, torch.float64, torch.device("cpu"))
+    for part in parts:
+        rows.append(part)
+    expected = torch.cat(parts).to(dtype).double()
+    assert rows.shape == (40, 3)
+    for start in range(0, 41, 3):
+        for stop in range(start, 41, 5):
+            assert torch.equal(rows[start:stop], expected[start:stop])
+    assert rows[30:99].shape == (10, 3)
+
+
+def test_the_file_has_no_name(tmp_path) -> None:
+    file = SpillFile(tmp_path)
+    file.write(torch.ones(10, 10))
+    assert list(tmp_path.iterdir()) == [], "a killed process would leave it behind"
+    file.close()
+
+
+@pytest.fixture
+def largest_file():
+    """Files of this process may have at most 4 KiB, as on a disk that is full by then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_named(tmp_path, largest_file) -> None:
+    file = SpillFile(tmp_path)
+    with pytest.raises(SpillError, match=r"Writing features to .* failed after .*spill_directory"):
+        for _ in range(10):
+            file.write(torch.ones(100, 10))
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path) -> None:
+    with pytest.raises(SpillError, match="spill_directory"):
+        SpillFile(tmp_path / "none")
+    assert os.listdir(tmp_path) == []
