@@ -17,6 +17,7 @@ from torch import nn
 from layerprobe.config import register
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.report.depth_view import DepthView
 from layerprobe.report.figures import write_run_figures
 from layerprobe.report.terminal import results_table
 from layerprobe.results.store import ProbeStore
@@ -66,14 +67,17 @@ def run(cfg: DictConfig, run_dir: Path) -> tuple[str, float]:
     store = ProbeStore(run_dir / "probes")
     store.prepare()
     trainer: pl.Trainer = hydra.utils.instantiate(cfg.trainer)
+    view: DepthView = hydra.utils.instantiate(cfg.report)
     sinks = ProbeLog(trainer.loggers)
     for checkpoint in checkpoints:
         probe(checkpoint, cfg, store)
         results = store.results()
         sinks.checkpoint(results[results["checkpoint"] == checkpoint.info.name])
     sinks.finish(store)
-    sinks.figures(write_run_figures(store.directory, run_dir / "figures"))
+    sinks.figures(write_run_figures(store.directory, run_dir / "figures", view))
     Console().print(results_table(store.results()))
+    if (distance := view.distance(store.results(), run_dir / "figures")) is not None:
+        Console().print(distance)
     log.info("Results: %s", store.directory / "results.parquet")
     log.info("Figures: %s", run_dir / "figures")
     return best_layer(store.results())

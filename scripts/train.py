@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from layerprobe.config import register
+from layerprobe.report.depth_view import DepthView
 from layerprobe.report.figures import write_run_figures
 from layerprobe.report.terminal import results_table
 from layerprobe.results.store import ProbeStore
@@ -60,6 +61,7 @@ def run(cfg: DictConfig, run_dir: Path) -> tuple[dict[str, float], str]:
     datamodule: pl.LightningDataModule = hydra.utils.instantiate(cfg.data)
     model: pl.LightningModule = hydra.utils.instantiate(cfg.model)
     trainer: pl.Trainer = hydra.utils.instantiate(cfg.trainer)
+    view: DepthView = hydra.utils.instantiate(cfg.report)
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -71,25 +73,28 @@ def run(cfg: DictConfig, run_dir: Path) -> tuple[dict[str, float], str]:
     log.info("Network: %s", ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     best_layer = ""
     if (run_dir / "probes").is_dir():
-        best_layer, metrics["probe/best_layer_test_error"] = report(run_dir, trainer)
+        best_layer, metrics["probe/best_layer_test_error"] = report(run_dir, trainer, view)
     return metrics, best_layer
 
 
-def report(run_dir: Path, trainer: pl.Trainer) -> tuple[str, float]:
+def report(run_dir: Path, trainer: pl.Trainer, view: DepthView) -> tuple[str, float]:
     """Draw, print and log what the probes found.
 
     Args:
         run_dir: The run's directory.
         trainer: The trainer, for its loggers.
+        view: What the figure over depth shows.
 
     Returns:
         Name and test error of the layer that validation prefers at the last checkpoint.
     """
     store = ProbeStore(run_dir / "probes")
     results = store.results()
-    figures = write_run_figures(run_dir / "probes", run_dir / "figures")
+    figures = write_run_figures(run_dir / "probes", run_dir / "figures", view)
     ProbeLog(trainer.loggers).figures(figures)
     Console().print(results_table(results))
+    if (distance := view.distance(results, run_dir / "figures")) is not None:
+        Console().print(distance)
     log.info("Results: %s", run_dir / "probes" / "results.parquet")
     log.info("Figures: %s", run_dir / "figures")
     return best_layer(results)

@@ -34,6 +34,7 @@ class TrainConfig:
         targets: The property to be probed.
         task: What kind of property that is.
         probe: The probe protocol.
+        report: What the figure over depth shows.
     """
 
     name: str = MISSING
@@ -53,6 +54,7 @@ class TrainConfig:
     targets: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
     probe: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -77,6 +79,7 @@ class ProbeConfig:
         targets: The property to be probed.
         task: What kind of property that is.
         probe: The probe protocol.
+        report: What the figure over depth shows.
     """
 
     checkpoint: str | None = None
@@ -96,6 +99,7 @@ class ProbeConfig:
     targets: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)
     probe: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
 
 
 def register() -> None:

@@ -10,6 +10,9 @@ from typing import Any, final
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from layerprobe.models.classifier import Classifier
+from layerprobe.models.learner import OptimizerFactory, SchedulerFactory
+
 
 @final
 class DeepConvNet(nn.Module):
@@ -66,3 +69,31 @@ class DeepConvNet(nn.Module):
     def forward(self, inputs: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n c"]:
         """Compute the scores."""
         return self.logits(self.flatten(self.layers(inputs)))
+
+
+def deep_convnet(
+    image_shape: Sequence[int],
+    n_classes: int,
+    depth: int,
+    channels: int,
+    activation: nn.Module,
+    initialise: Callable[[Tensor], Any],
+    optimizer: OptimizerFactory,
+    scheduler: SchedulerFactory | None,
+    loss: nn.Module,
+) -> Classifier:
+    """Build the network and what trains it.
+
+    Args:
+        image_shape: See `DeepConvNet`, like all up to `initialise`.
+        n_classes: Number of scores.
+        depth: Convolutions.
+        channels: Channels of each.
+        activation: What follows each convolution.
+        initialise: Draws a weight in place.
+        optimizer: Builds the optimizer from named parameters.
+        scheduler: Builds the learning-rate schedule from the optimizer.
+        loss: Mean loss of scores and class indices.
+    """
+    network = DeepConvNet(image_shape, n_classes, depth, channels, activation, initialise)
+    return Classifier(network, optimizer, scheduler, loss)

@@ -10,6 +10,9 @@ from typing import Any, final
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from layerprobe.models.classifier import Classifier
+from layerprobe.models.learner import OptimizerFactory, SchedulerFactory
+
 
 @final
 class DeepMLP(nn.Module):
@@ -41,9 +44,9 @@ class DeepMLP(nn.Module):
             n_classes: Number of scores.
             depth: Hidden layers.
             width: Units of each.
-            activation: What follows each linear map, copied for each layer; `torch.nn.Identity` leaves a linear network.
+            activation: What follows each linear map, copied for each; `torch.nn.Identity` leaves a linear network.
             skip: Layers s and t, t at least s + 2; None for a plain network.
-            initialise: Draws a weight matrix in place, such as `torch.nn.init.xavier_normal_`. Biases start at 0.
+            initialise: Draws a weight in place, such as `torch.nn.init.xavier_normal_`. Biases start at 0.
 
         Raises:
             ValueError: Where there is no layer or unit, or the skip does not lead from one layer past another.
@@ -85,3 +88,33 @@ def _linear(n_inputs: int, n_outputs: int, initialise: Callable[[Tensor], Any]) 
     initialise(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear
+
+
+def deep_mlp(
+    n_inputs: int,
+    n_classes: int,
+    depth: int,
+    width: int,
+    activation: nn.Module,
+    skip: Sequence[int] | None,
+    initialise: Callable[[Tensor], Any],
+    optimizer: OptimizerFactory,
+    scheduler: SchedulerFactory | None,
+    loss: nn.Module,
+) -> Classifier:
+    """Build the network and what trains it.
+
+    Args:
+        n_inputs: See `DeepMLP`, like all up to `initialise`.
+        n_classes: Number of scores.
+        depth: Hidden layers.
+        width: Units of each.
+        activation: What follows each linear map.
+        skip: From which layer to which, or None.
+        initialise: Draws a weight in place.
+        optimizer: Builds the optimizer from named parameters.
+        scheduler: Builds the learning-rate schedule from the optimizer.
+        loss: Mean loss of scores and class indices.
+    """
+    network = DeepMLP(n_inputs, n_classes, depth, width, activation, skip, initialise)
+    return Classifier(network, optimizer, scheduler, loss)

@@ -1,4 +1,4 @@
-"""Test error over depth."""
+"""Error over depth."""
 
 from __future__ import annotations
 
@@ -11,26 +11,33 @@ import pandas as pd
 from layerprobe.report import style
 from layerprobe.report.frames import prepare, shared_folder, usual_top
 from layerprobe.report.layer_axis import layer_axis, layer_names, layer_step
+from layerprobe.report.measure import TEST, Measure
+from layerprobe.report.reference import Reference
 
 _COLUMNS = [
     "position", "label", "caption", "colour", "checkpoint", "step", "layer", "depth", "kind", "shape", "n_features",
-    "l2", "status", "test_error", "test_error_low", "test_error_high",
+    "l2", "status", "train_error", "test_error", "test_error_low", "test_error_high",
 ]  # fmt: skip
 _HEIGHT = 300
 _MARKED = 25
 """So many points mark a line at most, about; more would hide its dashes."""
 
 
-def depth_curve(results: pd.DataFrame) -> alt.LayerChart:
-    """Draw test error over depth: a line for each checkpoint, its 95% interval as a band.
+def depth_curve(results: pd.DataFrame, measure: Measure = TEST, reference: Reference | None = None) -> alt.LayerChart:
+    """Draw error over depth: a line for each checkpoint, its 95% interval as a band, over a published curve.
 
     Args:
         results: Results of one run, in the columns of `ProbeRecord`.
+        measure: Which error.
+        reference: A curve to draw over, thin and black; layers correspond in the order of depth.
 
     Returns:
         The chart. A failed layer leaves a gap and a cross at its place; the majority class's error is a thin line, or
         is named above the curves where it lies far beyond them. So are single errors that would flatten all others:
         a triangle at the upper edge, with the figure.
+
+    Raises:
+        ReferenceCurveError: If the reference does not fit the run.
     """
     frame = prepare(results)
     labels = layer_names(frame)
@@ -39,7 +46,8 @@ def depth_curve(results: pd.DataFrame) -> alt.LayerChart:
     step = layer_step(labels)
     width = step * len(labels)
     majority = frame["majority_error"].max()
-    top = _top(frame, majority)
+    compared = None if reference is None else reference.compared(results, measure)
+    top = _top(frame, majority, measure, 0.0 if compared is None else float(compared["reference"].max()))
 
     captions = checkpoints["caption"].tolist()
     scale = partial(alt.Scale, domain=captions)
@@ -53,25 +61,28 @@ def depth_curve(results: pd.DataFrame) -> alt.LayerChart:
         axis=layer_axis(labels, step, shared_folder(frame["layer"].unique().tolist())),
     )
     percent = alt.Axis(
-        format=".0%" if top >= 0.05 else ".1%", tickCount=5, title="test error", domain=False, ticks=False
+        format=".0%" if top >= 0.05 else ".1%", tickCount=5, title=measure.title, domain=False, ticks=False
     )
     height = alt.Scale(domain=[0, top], nice=False)
-    y = alt.Y("test_error:Q", scale=height, axis=percent)
+    y = alt.Y(f"{measure.column}:Q", scale=height, axis=percent)
 
     base = alt.Chart(frame[_COLUMNS])
-    band = base.mark_area(opacity=0.15, clip=True).encode(
-        x=x,
-        y=alt.Y("test_error_low:Q", scale=height, axis=percent),
-        y2="test_error_high:Q",
-        color=literal,
-        detail="caption:N",
+    bands = (
+        [
+            base.mark_area(opacity=0.15, clip=True).encode(
+                x=x, y=alt.Y(f"{low}:Q", scale=height, axis=percent), y2=f"{high}:Q", color=literal, detail="caption:N"
+            )
+            for low, high in [measure.interval]
+        ]
+        if measure.interval
+        else []
     )
     line = base.mark_line(strokeWidth=2, clip=True).encode(
         x=x, y=y, color=literal, detail="caption:N", strokeDash=_literal(captions, look.dashes)
     )
     points = (
         base.transform_filter(
-            (alt.datum.position % max(1, len(labels) // _MARKED) == 0) & (alt.datum.test_error <= top)
+            (alt.datum.position % max(1, len(labels) // _MARKED) == 0) & (alt.datum[measure.column] <= top)
         )
         .mark_point(opacity=1, size=40, strokeWidth=1.5)
         .encode(
@@ -84,23 +95,24 @@ def depth_curve(results: pd.DataFrame) -> alt.LayerChart:
         )
     )
     layers = [
-        band,
+        *bands,
         *_majority_line(majority, top, len(labels)),
         line,
         points,
-        *_beyond(frame, top, x),
+        *_reference_lines(compared, x, height, percent),
+        *_beyond(frame, top, x, measure),
         *_failed(frame, x),
     ]
     return (
         alt.layer(*layers)
-        .properties(width=width, height=_HEIGHT, title=_title(frame, majority, top, width))
+        .properties(width=width, height=_HEIGHT, title=_title(frame, majority, top, width, measure, reference))
         .configure(**style.theme())
     )
 
 
-def _top(frame: pd.DataFrame, majority: float) -> float:
+def _top(frame: pd.DataFrame, majority: float, measure: Measure, reference: float) -> float:
     """End of the error axis: the curves fill it, and the majority's line is on it if that does not flatten them."""
-    highest = usual_top(frame["test_error_high"])
+    highest = max(usual_top(frame[(measure.interval or (measure.column,))[-1]]), reference)
     if majority <= 1.7 * highest:
         highest = max(highest, majority)
     return float(min(1.0, max(1.07 * highest, 0.005)))
@@ -117,9 +129,25 @@ def _majority_line(majority: float, top: float, n_layers: int) -> list[alt.Chart
     ]  # fmt: skip
 
 
-def _beyond(frame: pd.DataFrame, top: float, x: alt.X) -> list[alt.Chart]:
+def _reference_lines(compared: pd.DataFrame | None, x: alt.X, height: alt.Scale, axis: alt.Axis) -> list[alt.Chart]:
+    """The published errors, thin and black, over the run's own."""
+    if compared is None:
+        return []
+    tips = [
+        alt.Tooltip("layer:N"),
+        alt.Tooltip("caption:N", title="checkpoint"),
+        alt.Tooltip("reference:Q", format=".1%"),
+    ]
+    return [
+        alt.Chart(compared[["position", "layer", "caption", "reference"]])
+        .mark_line(color=style.INK, strokeWidth=1)
+        .encode(x=x, y=alt.Y("reference:Q", scale=height, axis=axis), detail="caption:N", tooltip=tips)
+    ]
+
+
+def _beyond(frame: pd.DataFrame, top: float, x: alt.X, measure: Measure) -> list[alt.Chart]:
     """Triangles for errors beyond the axis; the figures stand on the side where there is room."""
-    beyond = frame[frame["test_error"] > top].assign(top=top)
+    beyond = frame[frame[measure.column] > top].assign(top=top)
     if beyond.empty:
         return []
     last = frame["position"].max()
@@ -134,7 +162,7 @@ def _beyond(frame: pd.DataFrame, top: float, x: alt.X) -> list[alt.Chart]:
         chart.transform_filter(alt.datum.position > last / 2).mark_text(align="right", dx=-9, dy=7, fontSize=11),
         chart.transform_filter(alt.datum.position <= last / 2).mark_text(align="left", dx=9, dy=7, fontSize=11),
     )
-    figure = alt.Text("test_error:Q", format=".1%")
+    figure = alt.Text(f"{measure.column}:Q", format=".1%")
     return [*layers, *(text.encode(x=x, y="top:Q", color=literal, text=figure) for text in texts)]
 
 
@@ -190,12 +218,18 @@ def tooltip() -> list[alt.Tooltip]:
     ]
 
 
-def _title(frame: pd.DataFrame, majority: float, top: float, width: int) -> alt.TitleParams:
-    notes = [f"one linear head per layer, {frame['n_test'].max():,} test samples, 95% interval"]
+def _title(
+    frame: pd.DataFrame, majority: float, top: float, width: int, measure: Measure, reference: Reference | None
+) -> alt.TitleParams:
+    interval = ", 95% interval" if measure.interval else ""
+    split = measure.title.removesuffix(" error")
+    notes = [f"one linear head per layer, {frame[measure.samples].max():,} {split} samples{interval}"]
+    if reference is not None:
+        notes.append(f"thin and black: {reference.name}")
     if majority > top:
         notes.append(f"majority class {majority:.1%}, beyond the axis")
-    if (frame["test_error"] > top).any():
+    if (frame[measure.column] > top).any():
         notes.append("triangle: beyond the axis")
     if frame["test_error"].isna().any():
         notes.append("× failed")
-    return alt.TitleParams("Test error over depth", subtitle=style.packed(notes, width))
+    return alt.TitleParams(f"{measure.title.capitalize()} over depth", subtitle=style.packed(notes, width))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from layerprobe.report.depth_curve import depth_curve
+from layerprobe.report.depth_view import DepthView
 from layerprobe.report.heat_map import heat_map
 from layerprobe.report.hidden_plane import hidden_plane
 from layerprobe.report.path_curve import path_curve
@@ -16,13 +17,16 @@ from layerprobe.report.surface import output_surface
 from layerprobe.results.store import ProbeStore
 
 
-def write_figures(results: pd.DataFrame, path: pd.DataFrame, directory: Path) -> list[Path]:
+def write_figures(
+    results: pd.DataFrame, path: pd.DataFrame, directory: Path, view: DepthView | None = None
+) -> list[Path]:
     """Write the figures of one run: `depth_curve`, `heat_map` and `path_curve`, each as PNG and SVG.
 
     Args:
         results: Results of the run, in the columns of `ProbeRecord`.
         path: Its swept heads, in the columns of `PathRecord`.
         directory: Where the files go; made if missing.
+        view: What `depth_curve` shows; by default test error.
 
     Returns:
         Paths of the files. What has no data (no layer probed, no path kept) is left out.
@@ -30,20 +34,22 @@ def write_figures(results: pd.DataFrame, path: pd.DataFrame, directory: Path) ->
     Raises:
         OSError: If they cannot be written.
     """
+    view = view or DepthView()
     charts: dict[str, AnyChart] = {}
     if results["test_error"].notna().any():
-        charts = {"depth_curve": depth_curve(results), "heat_map": heat_map(results)}
+        charts = {"depth_curve": depth_curve(results, view.measure, view.reference), "heat_map": heat_map(results)}
     if path["val_error"].notna().any():
         charts["path_curve"] = path_curve(path)
     return [file for name, chart in charts.items() for file in save(chart, Path(directory) / name)]
 
 
-def write_run_figures(probes: Path, directory: Path) -> list[Path]:
+def write_run_figures(probes: Path, directory: Path, view: DepthView | None = None) -> list[Path]:
     """Write the figures of one run from its files; also `surface` and `hidden`, where the run kept their frames.
 
     Args:
         probes: The folder of the run's results, with or without `surface.parquet`, `points.parquet`, `hidden.parquet`.
         directory: Where the figures go; made if missing.
+        view: What `depth_curve` shows; by default test error.
 
     Returns:
         Paths of the files.
@@ -53,7 +59,7 @@ def write_run_figures(probes: Path, directory: Path) -> list[Path]:
         OSError: If the figures cannot be written.
     """
     store = ProbeStore(probes)
-    files = write_figures(store.results(), store.path(), directory)
+    files = write_figures(store.results(), store.path(), directory, view)
     surface, points, hidden = (Path(probes) / f"{name}.parquet" for name in ("surface", "points", "hidden"))
     if surface.exists() and points.exists():
         chart = output_surface(pd.read_parquet(surface), pd.read_parquet(points))

@@ -1,0 +1,53 @@
+"""How the figures of a run show error over depth, as the configuration's `report` says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from rich.table import Table
+
+from layerprobe.report.measure import MEASURES
+from layerprobe.report.reference import Reference, reference_table
+
+
+class DepthView:
+    """Which error is drawn over depth, and over which published curve.
+
+    Attributes:
+        measure: The error.
+        reference: The curve; None where there is none.
+    """
+
+    def __init__(self, error: str = "test", reference: str | Path | None = None) -> None:
+        """Read the reference, so that a mistake in its path is known before anything is computed.
+
+        Args:
+            error: `test`, or `train` for the samples that the heads were fitted to.
+            reference: A JSON file; see `Reference.read`.
+
+        Raises:
+            ValueError: If the error is neither.
+            ReferenceCurveError: If the reference cannot be read.
+        """
+        if error not in MEASURES:
+            raise ValueError(f"report.error={error!r}: there are {' and '.join(map(repr, MEASURES))}")
+        self.measure = MEASURES[error]
+        self.reference = None if reference is None else Reference.read(reference)
+
+    def distance(self, results: pd.DataFrame, directory: Path) -> Table | None:
+        """Write `reference.csv`, the run and the reference layer by layer, and sum it up.
+
+        Args:
+            results: Results of the run, in the columns of `ProbeRecord`.
+            directory: Where the file goes; made if missing.
+
+        Returns:
+            The sum for the terminal; None where there is no reference.
+        """
+        if self.reference is None:
+            return None
+        compared = self.reference.compared(results, self.measure)
+        directory.mkdir(parents=True, exist_ok=True)
+        compared.drop(columns=["position", "caption"]).to_csv(directory / "reference.csv", index=False)
+        return reference_table(compared, self.reference.name)

@@ -1,0 +1,29 @@
+"""Which error a curve shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An error of the selected heads, as a column of the results.
+
+    Attributes:
+        column: Name of the column.
+        title: What it is called.
+        samples: Column of the number of samples that it is a share of.
+        interval: Columns with the ends of its 95 % interval; empty where it has none.
+    """
+
+    column: str
+    title: str
+    samples: str
+    interval: tuple[str, ...] = ()
+
+
+TEST = Measure("test_error", "test error", "n_test", ("test_error_low", "test_error_high"))
+TRAIN = Measure("train_error", "train error", "n_train")
+"""On the samples that a head was fitted to: without an interval, for they are no sample of anything else."""
+
+MEASURES = {"test": TEST, "train": TRAIN}
