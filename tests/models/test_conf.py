@@ -14,9 +14,14 @@ from layerprobe.config import register
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MODELS = {"xor_linear": "xor", "xor_mlp": "xor", "digits_convnet": "digits", "mnist_convnet": "mnist"}
+MODELS |= {"deep_mlp": "mnist", "deep_convnet": "mnist"}
 EXPERIMENTS = {
     "digits": ("digits", "digits_convnet"),
     "mnist": ("mnist", "mnist_convnet"),
+    "alain_bengio_skip128": ("mnist", "deep_mlp"),
+    "deep_mlp": ("mnist", "deep_mlp"),
+    "linear_net": ("mnist", "deep_mlp"),
+    "activation_depth": ("digits", "deep_mlp"),
     "xor_linear": ("xor", "xor_linear"),
     "xor_mlp": ("xor", "xor_mlp"),
 }
@@ -59,7 +64,7 @@ def test_every_model_is_tested():
 def test_a_model_takes_one_step_on_its_data(model):
     optimizer = "momentum_decay_fc" if model == "mnist_convnet" else "sgd"
     cfg = _compose(f"model={model}", f"data={MODELS[model]}", f"optimizer={optimizer}", "scheduler=staircase")
-    _one_step(cfg, _made_mnist() if model == "mnist_convnet" else hydra.utils.instantiate(cfg.data))
+    _one_step(cfg, _made_mnist() if MODELS[model] == "mnist" else hydra.utils.instantiate(cfg.data))
 
 
 @pytest.mark.parametrize("model", ["digits_convnet", "mnist_convnet"])

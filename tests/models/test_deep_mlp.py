@@ -30,7 +30,7 @@ def networks(draw: st.DrawFn) -> DeepMLP:
     ends = [(s, t) for s in range(depth) for t in range(s + 2, depth)]
     skip = draw(st.sampled_from([None, *ends]))
     torch.manual_seed(draw(st.integers(0, 99)))
-    return DeepMLP(6, 3, depth, draw(st.integers(1, 5)), nn.LeakyReLU(0.5), skip, xavier_normal_)
+    return DeepMLP((2, 3), 3, depth, draw(st.integers(1, 5)), nn.LeakyReLU(0.5), skip, xavier_normal_)
 
 
 @given(networks())
@@ -46,7 +46,7 @@ def test_every_block_is_the_layer_of_that_number(network: DeepMLP) -> None:
 
 def test_the_network_of_the_paper_has_129_layers_after_the_input() -> None:
     torch.manual_seed(0)
-    network = DeepMLP(784, 10, 128, 128, nn.LeakyReLU(0.5), (0, 64), xavier_normal_)
+    network = DeepMLP((1, 28, 28), 10, 128, 128, nn.LeakyReLU(0.5), (0, 64), xavier_normal_)
     layers = discover(network, torch.randn(2, 1, 28, 28), granularity="blocks", exclude="input")
     assert [layer.name for layer in layers] == [*(f"layers.{k}" for k in range(128)), "logits"]
     assert [layer.depth for layer in layers] == list(range(1, 130))
@@ -54,7 +54,7 @@ def test_the_network_of_the_paper_has_129_layers_after_the_input() -> None:
 
 def test_the_skip_changes_the_layers_from_its_end_on_and_no_others() -> None:
     torch.manual_seed(0)
-    network = DeepMLP(5, 3, 6, 4, nn.Tanh(), (1, 4), xavier_normal_)
+    network = DeepMLP((5,), 3, 6, 4, nn.Tanh(), (1, 4), xavier_normal_)
     x = torch.randn(3, 5)
     with_skip = activations(network, x, granularity="blocks")
     network.skip = None
@@ -65,16 +65,16 @@ def test_the_skip_changes_the_layers_from_its_end_on_and_no_others() -> None:
 
 def test_layers_do_not_share_a_module() -> None:
     activation = nn.PReLU()
-    network = DeepMLP(5, 3, 3, 4, activation, None, xavier_normal_)
+    network = DeepMLP((5,), 3, 3, 4, activation, None, xavier_normal_)
     assert len({id(layer.postact) for layer in network.layers} | {id(activation)}) == 4
 
 
 @pytest.mark.parametrize("skip", [(0, 1), (2, 1), (0, 4), (-1, 3), (0, 2, 3)])
 def test_a_skip_that_leads_nowhere_is_refused(skip: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="skip="):
-        DeepMLP(5, 3, 4, 4, nn.ReLU(), skip, xavier_normal_)
+        DeepMLP((5,), 3, 4, 4, nn.ReLU(), skip, xavier_normal_)
 
 
 def test_a_network_without_layers_is_refused() -> None:
     with pytest.raises(ValueError, match="depth=0"):
-        DeepMLP(5, 3, 0, 4, nn.ReLU(), None, xavier_normal_)
+        DeepMLP((5,), 3, 0, 4, nn.ReLU(), None, xavier_normal_)

@@ -23,7 +23,7 @@ class DeepConvNet(nn.Module):
 
     def __init__(
         self,
-        image_shape: Sequence[int],
+        input_shape: Sequence[int],
         n_classes: int,
         depth: int,
         channels: int,
@@ -33,7 +33,7 @@ class DeepConvNet(nn.Module):
         """Draw the weights from the global generator: seed it before.
 
         Args:
-            image_shape: Channels, height and width of an input.
+            input_shape: Channels, height and width of an input.
             n_classes: Number of scores.
             depth: Convolutions.
             channels: Channels of each.
@@ -46,7 +46,7 @@ class DeepConvNet(nn.Module):
         super().__init__()
         if depth < 1 or channels < 1:
             raise ValueError(f"depth={depth}, channels={channels}: a network needs at least one layer of one channel")
-        n_inputs, height, width = image_shape
+        n_inputs, height, width = input_shape
         self.layers = nn.Sequential(
             *(
                 nn.Sequential(
@@ -72,7 +72,7 @@ class DeepConvNet(nn.Module):
 
 
 def deep_convnet(
-    image_shape: Sequence[int],
+    input_shape: Sequence[int],
     n_classes: int,
     depth: int,
     channels: int,
@@ -85,7 +85,7 @@ def deep_convnet(
     """Build the network and what trains it.
 
     Args:
-        image_shape: See `DeepConvNet`, like all up to `initialise`.
+        input_shape: See `DeepConvNet`, like all up to `initialise`.
         n_classes: Number of scores.
         depth: Convolutions.
         channels: Channels of each.
@@ -95,5 +95,5 @@ def deep_convnet(
         scheduler: Builds the learning-rate schedule from the optimizer.
         loss: Mean loss of scores and class indices.
     """
-    network = DeepConvNet(image_shape, n_classes, depth, channels, activation, initialise)
+    network = DeepConvNet(input_shape, n_classes, depth, channels, activation, initialise)
     return Classifier(network, optimizer, scheduler, loss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, final
@@ -29,7 +30,7 @@ class DeepMLP(nn.Module):
 
     def __init__(
         self,
-        n_inputs: int,
+        input_shape: Sequence[int],
         n_classes: int,
         depth: int,
         width: int,
@@ -40,7 +41,7 @@ class DeepMLP(nn.Module):
         """Draw the weights from the global generator: seed it before.
 
         Args:
-            n_inputs: Numbers in an input, in any shape.
+            input_shape: Shape of one input, such as (1, 28, 28).
             n_classes: Number of scores.
             depth: Hidden layers.
             width: Units of each.
@@ -64,7 +65,7 @@ class DeepMLP(nn.Module):
         self.layers = nn.ModuleList(
             nn.Sequential(
                 OrderedDict(
-                    preact=_linear(n_inputs if k == 0 else width, width, initialise),
+                    preact=_linear(math.prod(input_shape) if k == 0 else width, width, initialise),
                     postact=copy.deepcopy(activation),
                 )
             )
@@ -91,7 +92,7 @@ def _linear(n_inputs: int, n_outputs: int, initialise: Callable[[Tensor], Any]) 
 
 
 def deep_mlp(
-    n_inputs: int,
+    input_shape: Sequence[int],
     n_classes: int,
     depth: int,
     width: int,
@@ -105,7 +106,7 @@ def deep_mlp(
     """Build the network and what trains it.
 
     Args:
-        n_inputs: See `DeepMLP`, like all up to `initialise`.
+        input_shape: See `DeepMLP`, like all up to `initialise`.
         n_classes: Number of scores.
         depth: Hidden layers.
         width: Units of each.
@@ -116,5 +117,5 @@ def deep_mlp(
         scheduler: Builds the learning-rate schedule from the optimizer.
         loss: Mean loss of scores and class indices.
     """
-    network = DeepMLP(n_inputs, n_classes, depth, width, activation, skip, initialise)
+    network = DeepMLP(input_shape, n_classes, depth, width, activation, skip, initialise)
     return Classifier(network, optimizer, scheduler, loss)
