@@ -33,21 +33,16 @@ def features(network: nn.Module, batches: list[Batch]) -> dict[tuple[str, str], 
             layer: list({r.description: r for r in (one.fit(layer.shape, 0, axes[layer]) for one in REDUCERS)}.values())
             for layer in layers
         }
+        bank = FeatureBank(2**30)
         recording = record_split(
-            network,
-            batches,
-            "train",
-            reductions,
-            lambda b: b[0],
-            lambda b, split: b[1],
-            lambda b: attention_mask(b[0]),
-            bank,
-        )
+            network, batches, "train", reductions,
+            lambda b: b[0], lambda b, split: b[1], lambda b: attention_mask(b[0]), bank,
+        )  # fmt: skip
     assert not recording.problems
     return {
-        (layer.name, reduction.description): recording.take(layer.name, reduction)
-        for layer, found in reductions.items()
-        for reduction in found
+        (layer.name, reduction.description): torch.as_tensor(recording.take(layer.name, reduction))
+        for layer in layers
+        for reduction in reductions[layer]
     }
 
 

@@ -28,7 +28,8 @@ def test_a_network_without_a_checkpoint_is_probed_as_it_is_built(tmp_path: Path)
 def test_every_model_composes_for_probing_too(model: str) -> None:
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("probe", [f"model={model}", "data=digits", "run_dir=run"])
+        named = ["model.name=NAME"] if model.startswith("hf_") else []
+        cfg = compose("probe", [f"model={model}", "data=digits", "run_dir=run", *named])
     OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
 
 

@@ -136,9 +136,9 @@ def noised(texts: Sequence[str], noise: Sequence[str], seed: int) -> list[str]:
 
 def divide(
     examples: Examples,
-    train_size: float | None,
-    val_size: float,
-    test_size: float,
+    train_size: int | float | None,
+    val_size: int | float,
+    test_size: int | float,
     stratified: bool,
     seed: int,
 ) -> dict[Split, np.ndarray]:
@@ -178,7 +178,8 @@ def divide(
             large, small = next(splitter.split(indices, groups=examples.groups[indices]))
             return indices[large], indices[small]
         strata = examples.targets[indices] if stratified else None
-        return train_test_split(indices, test_size=size, random_state=seed, stratify=strata)
+        large, small = train_test_split(indices, test_size=size, random_state=seed, stratify=strata)
+        return large, small
 
     try:
         rest, test = apart(np.arange(n), n_test)
@@ -193,6 +194,6 @@ def divide(
     return {split: part for split, part in parts.items() if len(part)}
 
 
-def _count(size: float, n: int) -> int:
+def _count(size: int | float, n: int) -> int:
     """A share below 1, or a number."""
     return round(size * n) if 0 < size < 1 else int(size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import pytorch_lightning as pl
 import torch
@@ -13,9 +13,7 @@ from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
-Dtype = Literal["float32", "bfloat16", "float16", "int8"]
-Weights = Literal["pretrained", "random"]
-
+_FLOATING = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _WEIGHT_FILES = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
 
 
@@ -58,8 +56,8 @@ class TextModel(pl.LightningModule):
 def encoder(
     name: str,
     revision: str | None = None,
-    dtype: Dtype = "float32",
-    weights: Weights = "pretrained",
+    dtype: str = "float32",
+    weights: str = "pretrained",
     device_map: str | dict[str, Any] | None = None,
     seed: int = 0,
     trust_remote_code: bool = False,
@@ -88,8 +86,8 @@ def encoder(
 def language_model(
     name: str,
     revision: str | None = None,
-    dtype: Dtype = "float32",
-    weights: Weights = "pretrained",
+    dtype: str = "float32",
+    weights: str = "pretrained",
     device_map: str | dict[str, Any] | None = None,
     seed: int = 0,
     trust_remote_code: bool = False,
@@ -119,8 +117,8 @@ def _load(
     auto: str,
     name: str,
     revision: str | None,
-    dtype: Dtype,
-    weights: Weights,
+    dtype: str,
+    weights: str,
     device_map: str | dict[str, Any] | None,
     seed: int,
     trust_remote_code: bool,
@@ -133,6 +131,9 @@ def _load(
         ) from error
     if weights not in ("pretrained", "random"):
         raise ValueError(f"`weights` is {weights!r}. Give 'pretrained', or 'random' for an untrained network.")
+    if dtype not in _FLOATING and not (dtype == "int8" and weights == "pretrained"):
+        raise ValueError(f"`dtype` is {dtype!r}. Give float32, bfloat16, float16, or int8 for pretrained weights.")
+    options = _quantised(transformers) if dtype == "int8" else {"dtype": _FLOATING[dtype]}
     local = Path(name).expanduser()
     source = str(local) if local.is_dir() else name
     place: dict[str, Any] = {
@@ -146,9 +147,8 @@ def _load(
         if weights == "random":
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
-                model = kind.from_config(config, dtype=_precision(dtype), trust_remote_code=trust_remote_code)
+                model = kind.from_config(config, trust_remote_code=trust_remote_code, **options)
         else:
-            options = _quantised(transformers) if dtype == "int8" else {"dtype": _precision(dtype)}
             model, info = kind.from_pretrained(
                 source, config=config, device_map=device_map, output_loading_info=True, **options, **place
             )
@@ -156,14 +156,8 @@ def _load(
                 log.warning("%s has no weights for %s: these are random", name, ", ".join(absent))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(_reason(name, local, error)) from error
-    return TextModel(model.eval())
-
-
-def _precision(dtype: Dtype) -> torch.dtype:
-    found = getattr(torch, dtype, None)
-    if found not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"dtype {dtype!r} is not there: choose float32, bfloat16, float16 or (pretrained only) int8.")
-    return found
+    text_model = TextModel(model)
+    return text_model.eval()
 
 
 def _quantised(transformers: Any) -> dict[str, Any]:
