@@ -73,6 +73,27 @@ def in_order(source: Source, batch_size: int | None = None, seed: int = 0) -> It
     return _ordinary(batches)
 
 
+def reshuffled(source: Source, batch_size: int | None = None, seed: int = 0) -> Iterator[Any]:
+    """The samples of a split, each once, in an order drawn from a seed.
+
+    Args:
+        source: The split; where it is neither a DataLoader over a map-style data set nor a pair, its own order is kept.
+        batch_size: As for `in_order`.
+        seed: Seed of the order.
+
+    Returns:
+        The batches.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    batches: Iterable[Any] = source
+    if isinstance(source, DataLoader):
+        batches = _reader(source, batch_size, seed, generator)
+    elif isinstance(source, tuple | list) and len(source) == 2 and isinstance(source[1], Tensor):
+        order = torch.randperm(len(source[1]), generator=generator)
+        batches = ((_take(source[0], rows), source[1][rows]) for rows in order.split(batch_size or 256))
+    return _ordinary(batches)
+
+
 def _ordinary(batches: Iterable[Any]) -> Iterator[Any]:
     """Load outside inference mode: a data set may keep what it makes, and train with it later."""
     with torch.inference_mode(False):
@@ -86,7 +107,9 @@ def _ordinary(batches: Iterable[Any]) -> Iterator[Any]:
         yield batch
 
 
-def _reader(loader: DataLoader[Any], batch_size: int | None, seed: int) -> Iterable[Any]:
+def _reader(
+    loader: DataLoader[Any], batch_size: int | None, seed: int, shuffle: torch.Generator | None = None
+) -> Iterable[Any]:
     dataset: Dataset[Any] = loader.dataset
     if isinstance(dataset, IterableDataset) or loader.batch_sampler is None:
         return loader
@@ -96,6 +119,9 @@ def _reader(loader: DataLoader[Any], batch_size: int | None, seed: int) -> Itera
         sampler = getattr(loader.batch_sampler, "sampler", None) or [i for batch in loader.batch_sampler for i in batch]
         size = size or getattr(loader.batch_sampler, "batch_size", 256)
     order: Sequence[int] | None = None if isinstance(sampler, _WHOLE) else sorted(set(_peek(sampler)))
+    if shuffle is not None:
+        order = range(len(dataset)) if order is None else order  # type: ignore[arg-type]
+        order = [order[i] for i in torch.randperm(len(order), generator=shuffle).tolist()]
     return DataLoader(
         dataset,
         batch_size=size,
@@ -127,7 +153,7 @@ def _slices(inputs: Any, targets: Tensor, size: int) -> Iterator[tuple[Any, Tens
         yield _take(inputs, part), targets[part]
 
 
-def _take(inputs: Any, part: slice) -> Any:
+def _take(inputs: Any, part: slice | Tensor) -> Any:
     if isinstance(inputs, Mapping):
         return {key: value[part] for key, value in inputs.items()}
     if isinstance(inputs, tuple | list):

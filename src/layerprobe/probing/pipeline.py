@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import count, islice
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
@@ -22,6 +21,7 @@ from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Recording, record_split
 from layerprobe.probing.rows import failed, measured
 from layerprobe.probing.sequences import sequence_axes, token_mask
+from layerprobe.probing.streaming import stream_checkpoint
 from layerprobe.probing.sweep import FeatureWay, Sweep, feature_ways, sweep_layer
 from layerprobe.probing.tokens import AbstractTokenReducer
 from layerprobe.probing.workspace import feature_budget, workspace
@@ -67,6 +67,10 @@ def probe_checkpoint(
     layers = [layer for layer in find_layers(network, data, protocol) if layer.name not in done]
     sequence = find_sequence_axes(network, data, protocol, layers)
     ways = {layer: feature_ways(layer.shape, protocol, sequence.get(layer, ())) for layer in layers}
+    if protocol.stream:
+        if layers:
+            yield from stream_checkpoint(network, data, protocol, ways, checkpoint or CheckpointInfo(), on_progress)
+        return
     bank = feature_bank(network, data, protocol, ways)
     try:
         recordings = record_splits(network, data, protocol, ways, bank, on_progress)
@@ -116,9 +120,8 @@ def feature_bank(network: nn.Module, data: Data, protocol: ProbeProtocol, ways: 
     sizes = [way.reduction.n_features for found in ways.values() for way in found] or [0]
     fit = workspace(max(sizes), outputs, len(protocol.l2))
     budget = feature_budget(device_of(network), protocol.max_memory, fit, 4 * len(targets) * sum(sizes))
-    directory = None if protocol.spill_directory is None else Path(protocol.spill_directory)
     kept_as = None if protocol.spill_dtype is None else getattr(torch, protocol.spill_dtype)
-    return FeatureBank(budget, directory, kept_as)
+    return FeatureBank(budget, protocol.spill_path, kept_as)
 
 
 def record_splits(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
@@ -16,6 +17,7 @@ from layerprobe.probing.penalty import ScikitLearnC
 from layerprobe.probing.sequences import attention_mask
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.solvers.streaming import AbstractStreamingSolver
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.task import AbstractTask
 from layerprobe.types import Split
@@ -48,6 +50,7 @@ class ProbeProtocol:
             free memory such as `0.3`; by default half of what is free. Features beyond it are kept on disk.
         spill_directory: Where; by default the system's directory for temporary files. Nothing stays there.
         spill_dtype: Precision on disk; by default that of the features.
+        stream: Keep no features: heads learn from each batch as it passes by, with solvers that can (ridge, sgd).
     """
 
     layers: str | Sequence[str] = "*"
@@ -67,6 +70,7 @@ class ProbeProtocol:
     max_memory: int | float | str | None = None
     spill_directory: str | None = None
     spill_dtype: Literal["float32", "bfloat16"] | None = None
+    stream: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a sweep with nothing in it, and values that cannot be.
@@ -89,8 +93,33 @@ class ProbeProtocol:
         if bad := [value for value in self.l2_values(1, 2) if not 0 <= value < float("inf")]:
             raise ValueError(f"`l2` of the probe holds {bad[0]}. Give finite values of at least 0.")
         memory_budget(self.max_memory)
+        if self.stream:
+            self._check_stream()
         if unknown := set(self.controls) - {"shuffled"}:
             raise ValueError(f"`controls` of the probe holds {sorted(unknown)[0]!r}. There is: shuffled.")
+
+    def _check_stream(self) -> None:
+        """Refuse what needs features that are kept.
+
+        Raises:
+            ValueError: Naming it.
+        """
+        if other := [solver.name for solver in self.solvers if not isinstance(solver, AbstractStreamingSolver)]:
+            raise ValueError(f"The solver {other[0]!r} cannot stream. Choose solver=[ridge] or solver=[sgd].")
+        if not isinstance(self.task, Classification):
+            raise ValueError(f"The task {self.task.name!r} cannot be streamed. Choose task=classification.")
+        if self.controls or not self.standardise:
+            name = "controls" if self.controls else "standardise=false"
+            raise ValueError(f"`{name}` needs features that are kept. Leave it out, or set stream=false.")
+        if isinstance(self.l2, ScikitLearnC):
+            raise ValueError(
+                "scikit-learn's C depends on the number of samples. Give `l2` values, or set stream=false."
+            )
+
+    @property
+    def spill_path(self) -> Path | None:
+        """Where features that do not fit are kept; None for the system's directory."""
+        return None if self.spill_directory is None else Path(self.spill_directory)
 
     @property
     def chooses(self) -> bool:

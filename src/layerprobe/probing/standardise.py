@@ -45,10 +45,24 @@ class Standardiser:
         variance = torch.zeros_like(mean)
         for chunk in blocks(features):
             variance += (chunk.double() - mean).square_().sum(0) / n
-        deviation = variance.sqrt()
-        constant = deviation <= 4 * torch.finfo(features.dtype).eps * mean.abs()
+        return cls.of(mean, variance, features.dtype)
+
+    @classmethod
+    def of(cls, mean: Float[Tensor, " d"], variance: Float[Tensor, " d"], dtype: torch.dtype) -> Standardiser:
+        """Standardise by known statistics.
+
+        Args:
+            mean: Training means, float64.
+            variance: Training variances, float64.
+            dtype: Precision of the features.
+
+        Returns:
+            The standardiser.
+        """
+        deviation = variance.clamp_min(0).sqrt()
+        constant = deviation <= 4 * torch.finfo(dtype).eps * mean.abs()
         scale = torch.where(constant, torch.ones_like(deviation), deviation)
-        return cls(mean.to(features.dtype), scale.to(features.dtype), constant)
+        return cls(mean.to(dtype), scale.to(dtype), constant)
 
     @classmethod
     def none(cls, features: Features) -> Standardiser:

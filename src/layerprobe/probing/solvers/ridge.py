@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -12,19 +11,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from layerprobe.probing.matrix import Features, blocks
+from layerprobe.probing.matrix import Features
+from layerprobe.probing.solvers.moments import Moments, Sums
 from layerprobe.probing.solvers.solution import Solution, Status
-from layerprobe.probing.solvers.solver import AbstractSolver
-from layerprobe.probing.solvers.spectrum import Spectrum
-
-_BLOCK = 1 << 22
+from layerprobe.probing.solvers.spectrum import LARGEST, Spectrum
+from layerprobe.probing.solvers.streaming import AbstractStream, AbstractStreamingSolver
+from layerprobe.probing.standardise import Standardiser
 
 _NOTHING = 1e-15
 """A difference of objectives that float64 cannot tell from none, where a target is one."""
 
 
 @dataclass(frozen=True)
-class Ridge(AbstractSolver):
+class Ridge(AbstractStreamingSolver):
     """½·mean‖Wx + b - onehot(y)‖² + ½·l2·‖W‖²_F, bias unpenalised: the linear regression probe.
 
     With x̄ and ȳ the means, C = XᵀX/n - x̄x̄ᵀ = V Λ Vᵀ and B = XᵀY/n - x̄ȳᵀ, the gradient vanishes at
@@ -35,6 +34,8 @@ class Ridge(AbstractSolver):
 
     The objective is quadratic: at a gradient G it lies ½·tr(G (C + l2)⁻¹ Gᵀ) above its minimum. That over the objective
     is the gap, with no bound in between.
+
+    As a stream it keeps the Gram matrix and a sum for each class, accumulated while the samples pass by.
 
     Attributes:
         tolerance: A value has converged when its gap is at most this.
@@ -78,6 +79,15 @@ class Ridge(AbstractSolver):
         """
         return self._solve(features, lambda rows: values[rows], values.shape[1], l2, spectrum)
 
+    @property
+    def n_passes(self) -> int:
+        """One."""
+        return 1
+
+    def stream(self, n_features: int, l2: Float[Tensor, " p"], device: torch.device) -> AbstractStream:
+        """See `AbstractStreamingSolver.stream`."""
+        return _Stream(self, n_features, l2, device)
+
     def _solve(
         self, features: Features, targets: Callable[[slice], Tensor], c: int, l2: Tensor, spectrum: Spectrum | None
     ) -> Solution:
@@ -86,80 +96,90 @@ class Ridge(AbstractSolver):
         if d > n:
             spectrum = spectrum or Spectrum.of(features)
         span = None if spectrum is None else spectrum.span
-        inner = features if span is None else span.coordinates
-        moments = _Moments.of(inner, targets, c)
+        moments = Moments.of(features if span is None else span.coordinates, targets, c)
+        found = self.from_moments(moments, l2)
+        weight = found.weight
+        if span is not None and torch.isfinite(weight).all():
+            weight = span.back(weight, features)
+        elif span is not None:
+            weight = weight.new_full((len(l2), c, d), torch.nan)
+        return replace(found, weight=weight.to(features.dtype), bias=found.bias.to(features.dtype))
+
+    def from_moments(self, moments: Moments, l2: Float[Tensor, " p"]) -> Solution:
+        """Solve every value from one decomposition.
+
+        Args:
+            moments: All that has to be known of the data.
+            l2: L2 values, float64.
+
+        Returns:
+            The heads, in float64.
+        """
         if not torch.isfinite(moments.covariance).all():
-            bad = torch.full((len(l2),), torch.nan, dtype=torch.float64, device=features.device)
-            weight = torch.full((len(l2), c, d), torch.nan, dtype=features.dtype, device=features.device)
+            bad = torch.full((len(l2),), torch.nan, dtype=torch.float64, device=l2.device)
+            weight = moments.cross.T.expand(len(l2), -1, -1) * torch.nan
             none = torch.zeros(len(l2), dtype=torch.int64)
             return Solution(weight, weight[:, :, 0].clone(), bad, bad.clone(), none, (Status.DIVERGED,) * len(l2))
         values, vectors = torch.linalg.eigh(moments.covariance)
         floor = 1e-13 * values[-1].clamp(min=torch.finfo(torch.float64).tiny)
         inverse = torch.where((values > floor) | (l2[:, None] > 0), 1 / (values.clamp(min=0) + l2[:, None]), 0.0)
         turned = vectors.T @ moments.cross
-        weight = (vectors @ (inverse[:, :, None] * turned)).mT
-        bias = moments.target_mean - weight @ moments.feature_mean
+        weight = (vectors @ (inverse[:, :, None] * turned)).mT.contiguous()
         objective, gradient = moments.evaluate(weight, l2)
         excess = 0.5 * ((gradient @ vectors).square() * inverse[:, None, :]).sum((1, 2))
         gap = (excess - _NOTHING).clamp_min(0) / objective.clamp_min(_NOTHING)
         status = tuple(Status.CONVERGED if value <= self.tolerance else Status.STALLED for value in gap.tolist())
-        if span is not None:
-            weight = span.back(weight, features)
-        return Solution(
-            weight.to(features.dtype),
-            bias.to(features.dtype),
-            objective,
-            gap,
-            torch.ones(len(l2), dtype=torch.int64),
-            status,
+        bias = moments.target_mean - weight @ moments.feature_mean
+        return Solution(weight, bias, objective, gap, torch.ones(len(l2), dtype=torch.int64), status)
+
+
+class _Stream(AbstractStream):
+    """Gram matrix and class sums, accumulated while the samples pass by; no feature is kept."""
+
+    def __init__(self, ridge: Ridge, n_features: int, l2: Tensor, device: torch.device) -> None:
+        if n_features > LARGEST:
+            raise ValueError(
+                f"Streaming ridge keeps a matrix of features by features, {n_features} x {n_features} here; it is made "
+                f"for at most {LARGEST} features. Reduce the layers further, or stream with solver=sgd."
+            )
+        self.ridge, self.l2, self.device, self.d = ridge, l2.to(device, torch.float64), device, n_features
+        self.sums: Sums | None = None
+        self.of_class: dict[int, tuple[int, Tensor]] = {}
+        self.dtype = torch.float32
+
+    def see(self, features: Float[Tensor, "b d"], targets: Int[Tensor, " b"]) -> None:
+        """See `AbstractStream.see`."""
+        x = features.double()
+        if self.sums is None:
+            self.sums, self.dtype = Sums(self.d, 0, self.device, x.mean(0)), features.dtype
+        self.sums.add(x, x.new_empty(len(x), 0))
+        centred = x - self.sums.origin
+        for value in targets.unique().tolist():
+            rows = centred[(targets == value).to(x.device)]
+            n, total = self.of_class.get(value, (0, torch.zeros_like(self.sums.x)))
+            self.of_class[value] = (n + len(rows), total + rows.sum(0))
+
+    def end_pass(self) -> None:
+        """See `AbstractStream.end_pass`; one is enough."""
+
+    def finish(self, classes: Int[Tensor, " c"]) -> tuple[Solution, Standardiser]:
+        """See `AbstractStream.finish`: standardising changes moments as it changes features."""
+        assert self.sums is not None
+        sums, none = self.sums, (0, torch.zeros_like(self.sums.x))
+        counts, totals = zip(*(self.of_class.get(int(value), none) for value in classes), strict=True)
+        sums.y = sums.y_square = torch.tensor(counts, dtype=torch.float64, device=self.device)
+        sums.cross = torch.stack(totals, 1)
+        raw = sums.moments()
+        standardiser = Standardiser.of(raw.feature_mean, raw.covariance.diagonal(), self.dtype)
+        scale = standardiser.scale.double()
+        kept = (~standardiser.constant).double()
+        shift = (raw.feature_mean - standardiser.mean.double()) / scale * kept
+        moments = Moments(
+            raw.covariance / torch.outer(scale, scale) * torch.outer(kept, kept),
+            raw.cross / scale[:, None] * kept[:, None],
+            shift,
+            raw.target_mean,
+            raw.target_variance,
         )
-
-
-@dataclass(frozen=True)
-class _Moments:
-    """All that least squares needs to know of the data."""
-
-    covariance: Float[Tensor, "d d"]
-    cross: Float[Tensor, "d c"]
-    feature_mean: Float[Tensor, " d"]
-    target_mean: Float[Tensor, " c"]
-    target_variance: float
-
-    @classmethod
-    def of(cls, features: Features, targets: Callable[[slice], Tensor], c: int) -> _Moments:
-        n, d = features.shape
-        zeros = partial(torch.zeros, dtype=torch.float64, device=features.device)
-        gram, cross = zeros(d, d), zeros(d, c)
-        x_sum, y_sum, y_square = zeros(d), zeros(c), zeros(c)
-        start = 0
-        for block in blocks(features, _BLOCK):
-            x = block.double()
-            y = targets(slice(start, start + len(x))).double()
-            start += len(x)
-            gram += x.T @ x
-            cross += x.T @ y
-            x_sum += x.sum(0)
-            y_sum += y.sum(0)
-            y_square += y.square().sum(0)
-        x_mean, y_mean = x_sum / n, y_sum / n
-        return cls(
-            gram / n - torch.outer(x_mean, x_mean),
-            cross / n - torch.outer(x_mean, y_mean),
-            x_mean,
-            y_mean,
-            float((y_square / n - y_mean.square()).sum()),
-        )
-
-    def evaluate(
-        self, weight: Float[Tensor, "p c d"], l2: Float[Tensor, " p"]
-    ) -> tuple[Float[Tensor, " p"], Float[Tensor, "p c d"]]:
-        """Objective and its gradient at weights whose bias is optimal.
-
-        mean‖Wx + b - y‖² = tr(W C Wᵀ) - 2 tr(W B) + Var(y), with Var(y) summed over the targets.
-        """
-        fitted = weight @ self.covariance
-        penalty = l2 * weight.square().sum((1, 2))
-        objective = 0.5 * (
-            (fitted * weight).sum((1, 2)) - 2 * (weight.mT * self.cross).sum((1, 2)) + self.target_variance + penalty
-        )
-        return objective.clamp_min(0), fitted - self.cross.T + l2.view(-1, 1, 1) * weight
+        found = self.ridge.from_moments(moments, self.l2)
+        return replace(found, weight=found.weight.to(self.dtype), bias=found.bias.to(self.dtype)), standardiser

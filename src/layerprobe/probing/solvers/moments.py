@@ -1,0 +1,108 @@
+"""Means and second moments of features and targets: all that least squares needs to know of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from layerprobe.probing.matrix import Features, blocks
+
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments about the means, in float64.
+
+    Attributes:
+        covariance: XᵀX/n - x̄x̄ᵀ.
+        cross: XᵀY/n - x̄ȳᵀ.
+        feature_mean: x̄.
+        target_mean: ȳ.
+        target_variance: Variance of Y, summed over its columns.
+    """
+
+    covariance: Float[Tensor, "d d"]
+    cross: Float[Tensor, "d c"]
+    feature_mean: Float[Tensor, " d"]
+    target_mean: Float[Tensor, " c"]
+    target_variance: float
+
+    @classmethod
+    def of(cls, features: Features, targets: Callable[[slice], Tensor], c: int) -> Moments:
+        """Measure samples that are there.
+
+        Args:
+            features: The samples.
+            targets: Gives the rows (k, c) of Y for some samples.
+            c: Columns of Y.
+
+        Returns:
+            The moments.
+        """
+        sums, start = Sums(features.shape[1], c, features.device), 0
+        for rows in blocks(features, _BLOCK):
+            sums.add(rows.double(), targets(slice(start, start + len(rows))).double())
+            start += len(rows)
+        return sums.moments()
+
+    def evaluate(
+        self, weight: Float[Tensor, "p c d"], l2: Float[Tensor, " p"]
+    ) -> tuple[Float[Tensor, " p"], Float[Tensor, "p c d"]]:
+        """Objective and its gradient at weights whose bias is optimal.
+
+        mean‖Wx + b - y‖² = tr(W C Wᵀ) - 2 tr(W B) + Var(y), with Var(y) summed over the targets.
+        """
+        fitted = weight @ self.covariance
+        penalty = l2 * weight.square().sum((1, 2))
+        objective = 0.5 * (
+            (fitted * weight).sum((1, 2)) - 2 * (weight.mT * self.cross).sum((1, 2)) + self.target_variance + penalty
+        )
+        return objective.clamp_min(0), fitted - self.cross.T + l2.view(-1, 1, 1) * weight
+
+
+class Sums:
+    """The sums that moments are made of; they grow with d² and c, not with n.
+
+    Features are taken about a fixed origin near them: a large mean then costs the variance nothing.
+
+    Args:
+        d: Number of features.
+        c: Columns of Y.
+        device: Where the features are.
+        origin: The origin; 0 by default.
+    """
+
+    def __init__(self, d: int, c: int, device: torch.device, origin: Float[Tensor, " d"] | None = None) -> None:
+        self.n = 0
+        self.origin = torch.zeros(d, dtype=torch.float64, device=device) if origin is None else origin.double()
+        self.gram = torch.zeros(d, d, dtype=torch.float64, device=device)
+        self.x = torch.zeros(d, dtype=torch.float64, device=device)
+        self.cross = torch.zeros(d, c, dtype=torch.float64, device=device)
+        self.y = torch.zeros(c, dtype=torch.float64, device=device)
+        self.y_square = torch.zeros(c, dtype=torch.float64, device=device)
+
+    def add(self, x: Float[Tensor, "k d"], y: Float[Tensor, "k c"]) -> None:
+        """Add samples, in float64."""
+        x = x - self.origin
+        self.n += len(x)
+        self.gram += x.T @ x
+        self.cross += x.T @ y
+        self.x += x.sum(0)
+        self.y += y.sum(0)
+        self.y_square += y.square().sum(0)
+
+    def moments(self) -> Moments:
+        """What the sums come to."""
+        x, y = self.x / self.n, self.y / self.n
+        return Moments(
+            self.gram / self.n - torch.outer(x, x),
+            self.cross / self.n - torch.outer(x, y),
+            x + self.origin,
+            y,
+            float((self.y_square / self.n - y.square()).sum()),
+        )

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from layerprobe.probing.batches import reshuffled
+from layerprobe.probing.pipeline import probe_checkpoint
+from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.solvers.logistic import Logistic
+from layerprobe.probing.solvers.ridge import Ridge
+from layerprobe.probing.solvers.sgd import SGD
+from layerprobe.probing.solvers.solution import Status
+from layerprobe.probing.standardise import Standardiser
+from reference import made
+
+L2 = [1e-3, 1e-2, 1e-1, 1.0]
+
+
+@pytest.fixture(scope="module")
+def digits() -> dict[str, tuple[Tensor, Tensor]]:
+    x, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    x, y = torch.tensor(x[order], dtype=torch.float32) / 16, torch.tensor(y[order]) * 3
+    return {"train": (x[:900], y[:900]), "val": (x[900:1300], y[900:1300]), "test": (x[1300:], y[1300:])}
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+def frame(network: nn.Module, data: dict, protocol: ProbeProtocol) -> pd.DataFrame:
+    return pd.DataFrame([vars(result.record) for result in probe_checkpoint(network, data, protocol)])
+
+
+def test_streamed_ridge_is_ridge(digits: dict, network: nn.Module) -> None:
+    kept = frame(network, digits, ProbeProtocol(solvers=[Ridge()], l2=L2, batch_size=64))
+    streamed = frame(network, digits, ProbeProtocol(solvers=[Ridge()], l2=L2, batch_size=64, stream=True))
+    ignored = ["seconds", "train_error"]
+    pd.testing.assert_frame_equal(streamed.drop(columns=ignored), kept.drop(columns=ignored), rtol=1e-4, atol=1e-6)
+    assert streamed["train_error"].isna().all()
+
+
+def test_batch_size_and_workers_do_not_matter_to_ridge(digits: dict, network: nn.Module) -> None:
+    first = frame(network, digits, ProbeProtocol(solvers=[Ridge()], l2=L2, batch_size=1000, stream=True))
+    loaders = {split: DataLoader(TensorDataset(*pair), 37, shuffle=True) for split, pair in digits.items()}
+    second = frame(network, loaders, ProbeProtocol(solvers=[Ridge()], l2=L2, stream=True))
+    pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"), rtol=1e-4)
+
+
+@pytest.mark.parametrize(("n", "d", "c"), [(4000, 20, 4), (3000, 40, 2)])
+def test_sgd_comes_near_the_exact_optimum(n: int, d: int, c: int) -> None:
+    x, y = (torch.as_tensor(part) for part in made(n, d, c, 0.7)[:2])
+    x = Standardiser.fit(x).apply_(x.float().clone())
+    l2 = torch.tensor(L2[1:], dtype=torch.float64)
+    exact = Logistic().solve(x, y, c, l2)
+    found = SGD(epochs=30).solve(x, y, c, l2)
+    assert set(found.status) == {Status.STALLED}, "there is no certificate"
+    for i, value in enumerate(L2[1:]):
+        scores = x.double() @ found.weight[i].double().T + found.bias[i].double()
+        objective = nn.functional.cross_entropy(scores, y) + 0.5 * value * found.weight[i].double().square().sum()
+        excess = float(objective / exact.objective[i]) - 1
+        assert -1e-5 < excess < 0.02, f"l2 {value}: {excess:.1%} above the optimum"
+
+
+def test_streamed_sgd_chooses_and_measures_as_the_exact_head_does(digits: dict, network: nn.Module) -> None:
+    exact = frame(network, digits, ProbeProtocol(l2=L2))
+    protocol = ProbeProtocol(solvers=[SGD(epochs=20), Ridge()], l2=L2, batch_size=64, stream=True)
+    streamed = frame(network, digits, protocol)
+    assert list(streamed["layer"]) == list(exact["layer"])
+    assert ((streamed["test_error"] - exact["test_error"]).abs() < 0.03).all()
+    assert frame(network, digits, protocol).drop(columns="seconds").equals(streamed.drop(columns="seconds"))
+
+
+def test_a_layer_that_fails_is_reported_and_the_others_go_on(digits: dict) -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.where(x[:, :1] > 2, x, x / 0 * 0)
+
+    network = nn.Sequential(nn.Linear(64, 8), Broken())
+    found = frame(network, digits, ProbeProtocol(solvers=[Ridge()], l2=L2, stream=True)).set_index("layer")
+    assert found["status"]["0"] == "converged"
+    assert found["status"]["1"] == "failed"
+    assert "NaN" in found["message"]["1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"solvers": [Logistic()]}, "'logistic' cannot stream"),
+        ({"solvers": [Ridge()], "controls": ["shuffled"]}, "controls"),
+        ({"solvers": [Ridge()], "standardise": False}, "standardise"),
+    ],
+)
+def test_what_needs_kept_features_is_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ProbeProtocol(stream=True, **options)
+
+
+def test_ridge_streams_no_matrix_that_is_too_large() -> None:
+    with pytest.raises(ValueError, match="7000 x 7000"):
+        Ridge().stream(7000, torch.tensor([1.0]), torch.device("cpu"))
+
+
+def test_a_class_that_was_never_seen_is_never_answered() -> None:
+    x, y = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2 * 2
+    solution = SGD(epochs=2).solve(x, y, 3, torch.tensor([1e-2], dtype=torch.float64))
+    scores = x @ solution.weight[0].T + solution.bias[0]
+    assert set(scores.argmax(1).tolist()) <= {0, 2}
+    assert not any(math.isnan(value) for value in scores.flatten().tolist())
+
+
+@pytest.mark.parametrize("kind", ["pair", "loader"])
+def test_reshuffled_gives_every_sample_once_in_the_order_of_the_seed(kind: str) -> None:
+    pair = (torch.arange(50.0)[:, None], torch.arange(50))
+    source = pair if kind == "pair" else DataLoader(TensorDataset(*pair), 8)
+    orders = [torch.cat([y for _, y in reshuffled(source, 8, seed)]).tolist() for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == list(range(50)) != orders[0]
+    for x, y in reshuffled(source, 8, 0):
+        assert torch.equal(x[:, 0].long(), y)
