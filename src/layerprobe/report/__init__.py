@@ -11,6 +11,7 @@ from layerprobe.report.reference import Reference, reference_table
 from layerprobe.report.save import save
 from layerprobe.report.separating_line import separating_line, separating_lines
 from layerprobe.report.surface import output_surface
+from layerprobe.report.sweep_curves import sweep_curves
 from layerprobe.report.sweep_table import sweep_table
 from layerprobe.report.terminal import results_table
 
@@ -30,6 +31,7 @@ __all__ = [
     "save",
     "separating_line",
     "separating_lines",
+    "sweep_curves",
     "sweep_table",
     "write_figures",
     "write_run_figures",
