@@ -1,0 +1,415 @@
+"""Time the whole L2 path of every layer, with selection on validation, against other ways to fit it.
+
+All see the same standardised features, the same targets and the same L2 values. Runs are interleaved: one of each in
+turn, then the next round. What was fitted is judged afterwards, untimed, in float64: the objective at every L2 value.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import math
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import hydra
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from layerprobe.data.idx import read_idx
+from layerprobe.models.mnist_convnet import MnistConvNet
+from layerprobe.probing.activations import record
+from layerprobe.probing.features import AveragePool
+from layerprobe.probing.frozen import frozen
+from layerprobe.probing.layers import discover
+from layerprobe.probing.solvers.logistic import Logistic
+from layerprobe.probing.standardise import Standardiser
+from layerprobe.training.checkpoints import load
+
+log = logging.getLogger("layerprobe")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What every contender gets: standardised features of train and val, float32."""
+
+    x: Tensor
+    y: Tensor
+    x_val: Tensor
+    y_val: Tensor
+    c: int
+
+    @property
+    def n(self) -> int:
+        """Training samples."""
+        return len(self.x)
+
+
+Path_ = list[tuple[Tensor, Tensor]]
+"""Weights (c, d) and biases (c) for each L2 value, in the order of the values."""
+
+Fit = Callable[[Layer, list[float]], Path_]
+
+
+# Cases -----------------------------------------------------------------------------------------------------------
+
+
+def gaussian(n: int, d: int, c: int, layers: int, seed: int) -> Iterator[Layer]:
+    """Classes with overlapping means under a decaying spectrum, differently mixed in each layer."""
+    for i in range(layers):
+        g = torch.Generator().manual_seed(1000 * seed + i)
+        scale = torch.arange(1, d + 1, dtype=torch.float32) ** -0.5
+        means = torch.randn(c, d, generator=g) * 0.5
+        total = n + n // 4
+        y = torch.randint(c, (total,), generator=g)
+        x = (means[y] + torch.randn(total, d, generator=g)) * scale
+        x = x @ torch.linalg.qr(torch.randn(d, d, generator=g))[0]
+        yield split(x, y, n, c)
+
+
+def split(x: Tensor, y: Tensor, n: int, c: int) -> Layer:
+    standardiser = Standardiser.fit(x[:n])
+    standardiser.apply_(x)
+    return Layer(x[:n].contiguous(), y[:n], x[n:].contiguous(), y[n:], c)
+
+
+def mnist(cfg: DictConfig, n: int) -> Iterator[Layer]:
+    """The MNIST convnet's ten layers, pooled to at most 4,096 features."""
+    if cfg.mnist is None:
+        raise ValueError("The case 'mnist' needs the data set. Give mnist=DIR, or leave it out of `cases`.")
+    raw = Path(cfg.mnist) / "MNIST" / "raw"
+    images = read_idx(raw / "train-images-idx3-ubyte", 3)[:, None]
+    y = read_idx(raw / "train-labels-idx1-ubyte", 1).long()
+    total = min(len(images), n + n // 5)
+    images, y = images[:total].float() / 255 - 0.5, y[:total]
+    torch.manual_seed(cfg.seed)
+    network = MnistConvNet().eval()
+    if cfg.checkpoint is not None:
+        state = load(Path(cfg.checkpoint)).state_dict
+        network.load_state_dict({name.removeprefix("network."): value for name, value in state.items()})
+    for layer in discover(network, images[:2], granularity="modules"):
+        found: list[Tensor] = []
+        reduction = AveragePool(max_features=4096).fit(layer.shape, 0)
+        with frozen(network):
+            for part in images.split(500):
+                record(network, part, [layer], lambda _, a, r=reduction, f=found: f.append(r(a)))  # type: ignore[misc]
+        yield split(torch.cat(found), y, n, 10)
+
+
+def layers_of(case: str, cfg: DictConfig) -> Iterator[Layer]:
+    """The layers of a case, one at a time."""
+
+    def size(n: int) -> int:
+        return max(200, int(n * cfg.scale))
+
+    if case == "synthetic":
+        return gaussian(size(10_000), 512, 10, 4, cfg.seed)
+    if case == "transformer":
+        return gaussian(size(2_000), 768, 2, 12, cfg.seed)
+    if case == "imagenet":
+        return gaussian(size(50_000), 2048, 1000, 1, cfg.seed)
+    if case == "mnist":
+        return mnist(cfg, size(50_000))
+    raise ValueError(f"There is no case {case!r}. There are: synthetic, transformer, mnist, imagenet.")
+
+
+# Contenders ------------------------------------------------------------------------------------------------------
+
+
+def descending(l2s: list[float], fit: Callable[[float], tuple[Tensor, Tensor]]) -> Path_:
+    """Fit from the strongest penalty to the weakest, as warm starts want it; hand back in the order given."""
+    found = {l2: fit(l2) for l2 in sorted(set(l2s), reverse=True)}
+    return [found[l2] for l2 in l2s]
+
+
+def layerprobe(layer: Layer, l2s: list[float]) -> Path_:
+    solution = Logistic().solve(layer.x, layer.y, layer.c, torch.tensor(l2s, dtype=torch.float64))
+    return list(zip(solution.weight, solution.bias, strict=True))
+
+
+def as_two(weight: np.ndarray | Tensor, bias: Any) -> tuple[Tensor, Tensor]:
+    """A binary model's single vector w is W = (-w/2, w/2) here."""
+    w, b = torch.as_tensor(weight).reshape(1, -1), torch.as_tensor(bias).reshape(1)
+    return torch.cat([-w / 2, w / 2]), torch.cat([-b / 2, b / 2])
+
+
+def scikit_c(layer: Layer, l2: float) -> float:
+    return (2 if layer.c == 2 else 1) / (l2 * layer.n)
+
+
+def of_scikit(model: Any, layer: Layer) -> tuple[Tensor, Tensor]:
+    if layer.c == 2:
+        return as_two(model.coef_.copy(), model.intercept_.copy())
+    return torch.from_numpy(model.coef_.copy()), torch.from_numpy(model.intercept_.copy())
+
+
+def scikit_learn(layer: Layer, l2s: list[float]) -> Path_:
+    """Lbfgs with its default tolerance, each value from the one before."""
+    model, x, y = LogisticRegression(warm_start=True, max_iter=1000), layer.x.numpy(), layer.y.numpy()
+
+    def fit(l2: float) -> tuple[Tensor, Tensor]:
+        model.set_params(C=scikit_c(layer, l2)).fit(x, y)
+        return of_scikit(model, layer)
+
+    return descending(l2s, fit)
+
+
+def one_scikit_learn(layer: Layer, l2s: list[float]) -> Path_:
+    """One fit at scikit-learn's own defaults, C = 1: no path, no selection."""
+    model = LogisticRegression(max_iter=1000).fit(layer.x.numpy(), layer.y.numpy())
+    return [of_scikit(model, layer)]
+
+
+def elk(module: ModuleType) -> Fit:
+    """eleuther-elk's Classifier: its own L-BFGS, one module along the path as in its `fit_cv`."""
+
+    def run(layer: Layer, l2s: list[float]) -> Path_:
+        model = module.Classifier(layer.x.shape[1], layer.c)
+
+        def fit(l2: float) -> tuple[Tensor, Tensor]:
+            # Its penalty is l2_penalty·‖w‖², and with two classes ‖W‖² = ‖w‖²/2.
+            model.fit(layer.x, layer.y, l2_penalty=l2 / (4 if layer.c == 2 else 2))
+            weight, bias = model.linear.weight.detach().clone(), model.linear.bias.detach().clone()
+            return as_two(weight, bias) if layer.c == 2 else (weight, bias)
+
+        return descending(l2s, fit)
+
+    return run
+
+
+def probekit(module: ModuleType) -> Fit:
+    """Probekit's batched Newton for two classes, one value after the other: it has no warm start."""
+
+    def run(layer: Layer, l2s: list[float]) -> Path_:
+        if layer.c != 2:
+            raise NotImplementedError("two classes only")
+
+        def fit(l2: float) -> tuple[Tensor, Tensor]:
+            probes = module.fit_logistic_batch(
+                layer.x[None], layer.y, c_param=scikit_c(layer, l2), normalize=False, max_iter=100
+            )
+            return as_two(np.asarray(probes[0].weights), probes[0].bias)
+
+        return descending(l2s, fit)
+
+    return run
+
+
+def lmprobe(module: ModuleType) -> Fit:
+    """Lmprobe's built-in logistic regression, a new one for each value."""
+
+    def run(layer: Layer, l2s: list[float]) -> Path_:
+        def fit(l2: float) -> tuple[Tensor, Tensor]:
+            options = {"C": scikit_c(layer, l2)}
+            model = module.build_classifier("logistic_regression", random_state=0, classifier_kwargs=options)
+            return of_scikit(model.fit(layer.x.numpy(), layer.y.numpy()), layer)
+
+        return descending(l2s, fit)
+
+    return run
+
+
+def adamw(layer: Layer, l2s: list[float]) -> Path_:
+    """Heads of 13 learning rates side by side, ten epochs of AdamW on a cosine, as in DINOv2's linear evaluation.
+
+    It chooses among learning rates, not penalties: there is no objective to compare, only the validation error.
+    """
+    rates = torch.tensor([1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1])
+    h, d, c = len(rates), layer.x.shape[1], layer.c
+    weight, bias = torch.zeros(h, c, d, requires_grad=True), torch.zeros(h, c, requires_grad=True)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        weight.copy_(0.01 * torch.randn(h, c, d, generator=generator))
+    # One optimizer with unit rate; the rates scale its steps, which is the same as thirteen optimizers.
+    optimizer = torch.optim.AdamW([weight, bias], lr=1.0, weight_decay=0.0)
+    epochs, size = 10, 128
+    steps = epochs * math.ceil(layer.n / size)
+    for step in range(steps):
+        if step % math.ceil(layer.n / size) == 0:
+            batches = iter(torch.randperm(layer.n, generator=generator).split(size))
+        rows = next(batches)
+        scores = torch.addmm(bias.view(-1), layer.x[rows], weight.view(h * c, d).T).view(-1, h, c)
+        loss = F.cross_entropy(scores.flatten(0, 1), layer.y[rows].repeat_interleave(h)) * h
+        before = weight.detach().clone(), bias.detach().clone()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        pace = rates * 0.5 * (1 + math.cos(math.pi * step / steps))
+        with torch.no_grad():
+            weight.copy_(before[0] + pace[:, None, None] * (weight - before[0]))
+            bias.copy_(before[1] + pace[:, None] * (bias - before[1]))
+    return list(zip(weight.detach(), bias.detach(), strict=True))
+
+
+def contender(name: str, directory: str | None) -> Fit:
+    """What a name stands for.
+
+    Raises:
+        ValueError: There is none, or its library is not there.
+    """
+    own: dict[str, Fit] = {
+        "layerprobe": layerprobe,
+        "scikit-learn": scikit_learn,
+        "one-scikit-learn": one_scikit_learn,
+        "adamw": adamw,
+    }
+    others = {
+        "elk": (elk, "elk/training/classifier.py"),
+        "probekit": (probekit, "probekit.fitters.batch.logistic"),
+        "lmprobe": (lmprobe, "lmprobe/classifiers.py"),
+    }
+    if name in own:
+        return own[name]
+    if name not in others:
+        raise ValueError(f"There is no contender {name!r}. There are: {', '.join([*own, *others])}.")
+    wrap, place = others[name]
+    if directory is None:
+        raise ValueError(
+            f"The contender {name!r} is a library of its own. Install it with 'uv pip install --no-deps --target "
+            "PEERS eleuther-elk probekit lmprobe' and give peers_dir=PEERS, or leave it out of `peers`."
+        )
+    return wrap(imported(name, Path(directory) / place if place.endswith(".py") else place, Path(directory)))
+
+
+def imported(name: str, place: Path | str, directory: Path) -> ModuleType:
+    """One module of a library whose other parts need more than is installed."""
+    if isinstance(place, str):
+        sys.path.append(str(directory))
+        return importlib.import_module(place)
+    spec = importlib.util.spec_from_file_location(f"{name}_module", place)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{name} has no {place}.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+# Judging ---------------------------------------------------------------------------------------------------------
+
+
+def objective(layer: Layer, weight: Tensor, bias: Tensor, l2: float) -> float:
+    """Mean cross-entropy + ½·l2·‖W‖², in float64; W is centred, which no softmax sees and the penalty likes."""
+    w, b, loss = weight.double() - weight.double().mean(0), bias.double(), 0.0
+    for x, y in zip(layer.x.split(4096), layer.y.split(4096), strict=True):
+        loss += float(F.cross_entropy(x.double() @ w.T + b, y, reduction="sum"))
+    return loss / layer.n + 0.5 * l2 * float(w.square().sum())
+
+
+def chosen(layer: Layer, path: Path_) -> float:
+    """Validation error of the head that validation prefers."""
+    return min(
+        float((((layer.x_val @ w.to(layer.x).T) + b.to(layer.x)).argmax(1) != layer.y_val).float().mean())
+        for w, b in path
+    )
+
+
+def measure(case: str, cfg: DictConfig) -> list[dict[str, Any]]:
+    """Run every contender on every layer of a case, in turn, several times."""
+    l2s = [float(value) for value in cfg.l2]
+    rows, given_up = [], set()
+    contenders = {name: contender(name, cfg.peers_dir) for name in cfg.peers}
+    for i, layer in enumerate(layers_of(case, cfg)):
+        log.info("%s, layer %d: %d samples x %d features x %d classes", case, i, *layer.x.shape, layer.c)
+        best: list[float] | None = None
+        for repeat in range(cfg.repeats):
+            for name, fit in contenders.items():
+                if name in given_up:
+                    continue
+                start = time.perf_counter()
+                try:
+                    path = fit(layer, l2s)
+                except NotImplementedError as reason:
+                    log.info("%s: %s", name, reason)
+                    given_up.add(name)
+                    continue
+                seconds = time.perf_counter() - start
+                # Selection is part of the work; it is the same for all.
+                start = time.perf_counter()
+                val_error = chosen(layer, path)
+                seconds += time.perf_counter() - start
+                row = {"case": case, "layer": i, "repeat": repeat, "contender": name, "seconds": seconds}
+                row["val_error"] = val_error
+                if repeat == 0 and len(path) == len(l2s) and name not in ("adamw", "one-scikit-learn"):
+                    values = [objective(layer, w, b, l2) for (w, b), l2 in zip(path, l2s, strict=True)]
+                    best = values if name == "layerprobe" else best
+                    if best is not None:
+                        row["excess"] = max(v / o - 1 for v, o in zip(values, best, strict=True))
+                        row["deficit"] = max(o / v - 1 for v, o in zip(values, best, strict=True))
+                rows.append(row)
+                if seconds > cfg.max_seconds:
+                    log.info("%s: %.0f s, not repeated", name, seconds)
+                    given_up.add(name)
+    return rows
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of all layers together, minimum and median over the repeats, and how far the path is from the best."""
+    runs = rows.groupby(["case", "contender", "repeat"], sort=False)
+    whole = runs.agg(seconds=("seconds", "sum"), layers=("layer", "nunique"))
+    table = whole.groupby(["case", "contender"], sort=False).agg(
+        seconds_min=("seconds", "min"), seconds_median=("seconds", "median"), layers=("layers", "max")
+    )
+    first = rows[rows["repeat"] == 0].groupby(["case", "contender"], sort=False)
+    table["val_error"] = first["val_error"].mean()
+    for name in ("excess", "deficit"):
+        table[name] = first[name].max() if name in rows else np.nan
+    table = table.reset_index()
+    ours = table[table["contender"] == "layerprobe"].set_index("case")["seconds_min"]
+    table["times"] = table["seconds_min"] / table["case"].map(ours)
+    return table
+
+
+def show(table: pd.DataFrame) -> None:
+    """Print the table."""
+    shown = Table(title="All layers, whole path, selection on validation")
+    for name in ("case", "contender", "layers", "s, min", "s, median", "times ours", "worst excess", "val error"):
+        shown.add_column(name, justify="left" if name in ("case", "contender") else "right")
+    for row in table.to_dict("records"):
+        excess = "" if math.isnan(row["excess"]) else f"{row['excess']:.1e}"
+        shown.add_row(
+            row["case"],
+            row["contender"],
+            str(row["layers"]),
+            f"{row['seconds_min']:.2f}",
+            f"{row['seconds_median']:.2f}",
+            f"{row['times']:.2f}",
+            excess,
+            f"{row['val_error']:.4f}",
+        )
+    Console().print(shown)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
+def main(cfg: DictConfig) -> None:
+    warnings.filterwarnings("ignore")
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    rows: list[dict[str, Any]] = []
+    for case in cfg.cases:
+        rows += measure(case, cfg)
+        pd.DataFrame(rows).to_csv(directory / "runs.csv", index=False)
+    table = summary(pd.DataFrame(rows))
+    table.to_csv(directory / "summary.csv", index=False)
+    show(table)
+    log.info("Table: %s", directory / "summary.csv")
+
+
+if __name__ == "__main__":
+    main()
