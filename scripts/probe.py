@@ -1,32 +1,41 @@
-"""Probe every layer of frozen networks: checkpoints, or a network as it is built."""
+"""Probe every layer of frozen networks: checkpoints of anyone, or a network as it is built."""
 
 from __future__ import annotations
 
-import glob
+import inspect
 import logging
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from hydra.errors import CompactHydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import nn
 
 from layerprobe.config import register
+from layerprobe.probing.batches import Data
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.report.depth_view import DepthView
 from layerprobe.report.figures import write_run_figures
 from layerprobe.report.terminal import results_table
+from layerprobe.results.ledger import Entry, Ledger
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.summary import RunSummary, best_layer
 from layerprobe.results.wandb_sink import finish_run
-from layerprobe.training.checkpoints import FrozenCheckpoint, load
+from layerprobe.training.checkpoints import FrozenCheckpoint, content_hash, load
+from layerprobe.training.find import find_checkpoints
 from layerprobe.training.log import ProbeLog
+from layerprobe.training.precision import with_converted_inputs
 from layerprobe.training.progress import ProbeProgress
 from layerprobe.training.splits import splits_of_datamodule
+from layerprobe.training.weights import put_weights
 from layerprobe.types import CheckpointInfo
 
 log = logging.getLogger("layerprobe")
@@ -35,8 +44,12 @@ log = logging.getLogger("layerprobe")
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 
-PRETRAINED = FrozenCheckpoint(CheckpointInfo("pretrained"), {}, {})
+Source = tuple[Path | None, CheckpointInfo]
+PRETRAINED: Source = (None, CheckpointInfo("pretrained"))
 """What stands for a checkpoint where the network is probed as it is built."""
+
+EXPECTED = (ValueError, TypeError, LookupError, OSError, RuntimeError, InstantiationException)
+"""What a wrong file or a wrong word on the command line leads to."""
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="probe")
@@ -46,11 +59,14 @@ def main(cfg: DictConfig) -> None:
         name, error = run(cfg, run_dir)
     except BaseException as failure:
         finish_run(exit_code=1)
-        reason = f"{type(failure).__name__}: {failure}".splitlines()[0]
-        RunSummary("failed", overrides, error=reason).write(run_dir)
+        RunSummary("failed", overrides, error=f"{type(failure).__name__}: {failure}".splitlines()[0]).write(run_dir)
+        if isinstance(failure, EXPECTED):
+            log.debug("Traceback", exc_info=True)
+            raise CompactHydraException(reason(failure)) from None
         raise
     finish_run()
-    RunSummary("done", overrides, {"probe/best_layer_test_error": error}, name).write(run_dir)
+    if not cfg.plan:
+        RunSummary("done", overrides, {"probe/best_layer_test_error": error}, name).write(run_dir)
 
 
 def run(cfg: DictConfig, run_dir: Path) -> tuple[str, float]:
@@ -62,73 +78,150 @@ def run(cfg: DictConfig, run_dir: Path) -> tuple[str, float]:
 
     Returns:
         Name and test error of the layer that validation prefers at the last checkpoint.
+
+    Raises:
+        RuntimeError: Where a checkpoint could not be probed, after the others have been.
     """
-    checkpoints = find_checkpoints(cfg.checkpoint) if cfg.checkpoint else [PRETRAINED]
+    trusted = cfg.trust_checkpoint
+    sources = find_checkpoints(cfg.checkpoint, trust=trusted) if cfg.checkpoint else [PRETRAINED]
     store = ProbeStore(run_dir / "probes")
     store.prepare()
-    trainer: pl.Trainer = hydra.utils.instantiate(cfg.trainer)
+    session = Session(cfg, store, Ledger(store.directory))
+    loggers = list(hydra.utils.instantiate(cfg.logger, _convert_="all").values())
+    for logger in loggers:
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     view: DepthView = hydra.utils.instantiate(cfg.report)
-    sinks = ProbeLog(trainer.loggers)
-    for checkpoint in checkpoints:
-        probe(checkpoint, cfg, store)
-        results = store.results()
-        sinks.checkpoint(results[results["checkpoint"] == checkpoint.info.name])
-    sinks.finish(store)
-    sinks.figures(write_run_figures(store.directory, run_dir / "figures", view))
-    Console().print(results_table(store.results()))
-    if (distance := view.distance(store.results(), run_dir / "figures")) is not None:
-        Console().print(distance)
-    log.info("Results: %s", store.directory / "results.parquet")
-    log.info("Figures: %s", run_dir / "figures")
-    return best_layer(store.results())
+    sinks, failures = ProbeLog(loggers), {}
+    for source in sources:
+        name = source[1].name
+        try:
+            session.probe(source)
+        except EXPECTED as failure:
+            failures[name] = reason(failure)
+            if len(sources) > 1:
+                log.error("%s was not probed: %s", name, failures[name])
+        if store.done(name):
+            results = store.results()
+            sinks.checkpoint(results[results["checkpoint"] == name])
+    results = store.results()
+    if len(results):
+        sinks.finish(store)
+        sinks.figures(write_run_figures(store.directory, run_dir / "figures", view))
+        Console().print(results_table(results))
+        if (distance := view.distance(results, run_dir / "figures")) is not None:
+            Console().print(distance)
+        log.info("Results: %s", store.directory / "results.parquet")
+        log.info("Figures: %s", run_dir / "figures")
+    if failures and len(sources) == 1:
+        raise RuntimeError(failures[name])
+    if failures:
+        raise RuntimeError(f"{len(failures)} of {len(sources)} checkpoints were not probed: {', '.join(failures)}.")
+    return best_layer(results)
 
 
-def find_checkpoints(pattern: str) -> list[FrozenCheckpoint]:
-    """Load the checkpoints that a path or a glob pattern names, in the order of their steps.
+@dataclass
+class Session:
+    """What the checkpoints of one call share.
 
-    Args:
-        pattern: The path or pattern.
-
-    Returns:
-        The checkpoints.
-
-    Raises:
-        FileNotFoundError: Where there is none.
-    """
-    paths = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))] or [Path(pattern)]
-    return sorted((load(path) for path in paths), key=lambda checkpoint: checkpoint.info.step)
-
-
-def probe(checkpoint: FrozenCheckpoint, cfg: DictConfig, store: ProbeStore) -> None:
-    """Build a network and its data, and probe every layer.
-
-    Args:
-        checkpoint: The checkpoint, or `PRETRAINED`.
-        cfg: The configuration of the script.
+    Attributes:
+        cfg: The configuration.
         store: Where the results go.
-
-    Raises:
-        ValueError: Where neither the checkpoint nor the command line says what network or data to build.
+        ledger: What is in there.
     """
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    parts = {}
-    for name in ("data", "model"):
-        part = cfg[name] or checkpoint.config.get(name)
-        if not part:
-            raise ValueError(
-                f"Nothing says what {name} to build for the checkpoint {checkpoint.info.name!r}. Choose it: "
-                f"{name}=NAME, one of conf/{name}; or any class: '+{name}._target_=package.Class' and its arguments."
-            )
-        parts[name] = hydra.utils.instantiate(part)
-    if checkpoint is not PRETRAINED:
-        parts["model"].load_state_dict(checkpoint.state_dict)
-    protocol = hydra.utils.instantiate(cfg.probe)
-    data = splits_of_datamodule(parts["data"])
-    probe_baselines(parts["data"], protocol, store)
-    with ProbeProgress(f"Probing {checkpoint.info.name}") as bar:
-        for result in probe_checkpoint(parts["model"], data, protocol, checkpoint.info, on_progress=bar):
-            store.add(result)
-    store.merge()
+
+    cfg: DictConfig
+    store: ProbeStore
+    ledger: Ledger
+    _data: tuple[Any, pl.LightningDataModule, Data] | None = None
+
+    def probe(self, source: Source) -> None:
+        """Build a network and its data, and probe every layer that has no result yet.
+
+        Args:
+            source: The checkpoint's file and name, or `PRETRAINED`.
+        """
+        file, info = source
+        checkpoint = FrozenCheckpoint(info, {}, {})
+        if file is not None:
+            checkpoint = replace(load(file, trust=self.cfg.trust_checkpoint), info=info)
+        config = self._config(checkpoint)
+        entry = Entry(str(file or info.name), content_hash(file) if file else "", config)
+        if self.cfg.force:
+            self.store.forget(info.name)
+        elif self.ledger.is_complete(info.name, entry, has_results=bool(self.store.done(info.name))):
+            log.info("%s has been probed already; force=true probes it again.", info.name)
+            return
+        pl.seed_everything(self.cfg.seed, workers=True, verbose=False)
+        datamodule, data = self._read(config)
+        network = self._build(checkpoint, config)
+        settings: Any = OmegaConf.to_container(self.cfg.trainer, resolve=True)
+        settings |= {"precision": config["precision"], "logger": False, "callbacks": []}
+        trainer: pl.Trainer = hydra.utils.instantiate(settings)
+        network = trainer.precision_plugin.convert_module(network)
+        if getattr(network, "hf_device_map", None) is None and trainer.strategy.root_device.type != "cpu":
+            network.to(trainer.strategy.root_device)
+        protocol: ProbeProtocol = hydra.utils.instantiate(self.cfg.probe)
+        self.ledger.write(info.name, entry)
+        probe_baselines(datamodule, protocol, self.store)
+        with ProbeProgress(f"Probing {info.name}") as bar:
+            for result in probe_checkpoint(
+                network,
+                data,
+                with_converted_inputs(protocol, trainer.precision_plugin),
+                info,
+                done=self.store.done(info.name),
+                context=trainer.precision_plugin.forward_context,
+                on_progress=bar,
+            ):
+                self.store.add(result)
+        self.store.merge()
+        self.ledger.write(info.name, replace(entry, complete=True))
+
+    def _config(self, checkpoint: FrozenCheckpoint) -> dict[str, Any]:
+        """What a result depends on besides the weights, of plain values."""
+        own, cfg = checkpoint.config, self.cfg
+        config = {name: _merged(cfg[name], own.get(name)) for name in ("model", "data")}
+        for name, part in config.items():
+            if "_target_" not in part:
+                raise ValueError(
+                    f"Nothing says what {name} to build for the checkpoint {checkpoint.info.name!r}. Choose one "
+                    f"of conf/{name}, {name}=NAME, or any class: '+{name}._target_=package.Class' and its arguments."
+                )
+        precision = cfg.trainer.get("precision") or own.get("trainer", {}).get("precision") or "32-true"
+        rest = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("probe", "loaders")}
+        return config | rest | {"precision": precision, "seed": cfg.seed, "prefix": cfg.prefix}
+
+    def _read(self, config: Mapping[str, Any]) -> tuple[pl.LightningDataModule, Data]:
+        """The data, read once for all checkpoints that have the same."""
+        wanted = (config["data"], config["loaders"])
+        if self._data is None or self._data[0] != wanted:
+            datamodule = hydra.utils.instantiate(config["data"])
+            self._data = wanted, datamodule, splits_of_datamodule(datamodule, config["loaders"])
+        return self._data[1:]
+
+    def _build(self, checkpoint: FrozenCheckpoint, config: Mapping[str, Any]) -> nn.Module:
+        """The network, with the checkpoint's weights."""
+        network = config["model"]
+        parameters = inspect.signature(hydra.utils.get_object(network["_target_"])).parameters
+        kept = {k: v for k, v in checkpoint.hyper_parameters.items() if k in parameters and k not in network}
+        built = hydra.utils.instantiate(network, _partial_=True)(**kept) if kept else hydra.utils.instantiate(network)
+        if checkpoint.state_dict:
+            put_weights(built, checkpoint.state_dict, prefix=self.cfg.prefix)
+        return built
+
+
+def _merged(given: DictConfig, own: Mapping[str, Any] | None) -> Any:
+    """What the command line says, on top of what the checkpoint says where the class is the same."""
+    if own and "_target_" not in given:
+        return OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(dict(own)), given), resolve=True)
+    return OmegaConf.to_container(given, resolve=True, throw_on_missing=True)
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, without what Hydra says around it."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) if isinstance(error, ValueError | OSError | RuntimeError) else f"{type(error).__name__}: {error}"
 
 
 def probe_baselines(datamodule: pl.LightningDataModule, protocol: ProbeProtocol, store: ProbeStore) -> None:

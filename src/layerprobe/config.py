@@ -62,7 +62,12 @@ class ProbeConfig:
     """What `scripts/probe.py` takes.
 
     Attributes:
-        checkpoint: Path of a checkpoint, or a glob pattern of several; null for the network as `model` builds it.
+        checkpoint: A file, a folder of checkpoints, or a glob pattern; null for the network as `model` builds it.
+        prefix: The part of a checkpoint to take, such as `teacher.`; by default what fits the network.
+        trust_checkpoint: Whether a checkpoint may hold any Python objects, and so run any code.
+        force: Whether to probe again what the run directory has results of, and to replace them.
+        plan: Whether to print what would be probed, with its cost, and stop.
+        loaders: Which loader of a split to take, by split, where a data module gives several; by default the first.
         name: Name of the experiment, in the output directory and in the dashboard.
         seed: Seed of the weights of a network without a checkpoint, and of whatever the configurations refer it to.
         run_dir: Where the results go.
@@ -70,7 +75,7 @@ class ProbeConfig:
         model: A network or LightningModule; by default likewise.
         optimizer: Of no effect; the models' configurations refer to it.
         scheduler: Likewise.
-        trainer: The Lightning trainer, for its device and its loggers.
+        trainer: The Lightning trainer, for its device, precision and loggers.
         logger: Loggers by name.
         callbacks: Of no effect; the experiments refer to it.
         reducer: Ways to make features, by name.
@@ -83,11 +88,16 @@ class ProbeConfig:
     """
 
     checkpoint: str | None = None
+    prefix: str | None = None
+    trust_checkpoint: bool = False
+    force: bool = False
+    plan: bool = False
+    loaders: dict[str, Any] = field(default_factory=dict)
     name: str = MISSING
     seed: int = 0
     run_dir: str = "${hydra:runtime.output_dir}"
-    data: dict[str, Any] | None = None
-    model: dict[str, Any] | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] | None = None
     trainer: dict[str, Any] = field(default_factory=dict)

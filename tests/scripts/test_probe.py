@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import pytorch_lightning as pl
+import torch
+import torchvision
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from command import ROOT, run
+from foreign import ForeignNet
 from layerprobe.config import register
+from layerprobe.models.digits_convnet import DigitsConvNet
 
 QUICK = ("probe.l2=[1e-2]", "reducer=channel_mean", "logger=none", "hydra.run.dir=run")
 
@@ -28,9 +33,8 @@ def test_a_network_without_a_checkpoint_is_probed_as_it_is_built(tmp_path: Path)
 def test_every_model_composes_for_probing_too(model: str) -> None:
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        named = ["model.name=NAME"] if model.startswith("hf_") else []
-        cfg = compose("probe", [f"model={model}", "data=digits", "run_dir=run", *named])
-    OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        cfg = compose("probe", [f"model={model}", "data=digits", "run_dir=run"])
+    OmegaConf.to_container(cfg, resolve=True)
 
 
 @pytest.mark.parametrize("experiment", [path.stem for path in sorted((ROOT / "conf" / "experiment").glob("*.yaml"))])
@@ -38,3 +42,87 @@ def test_every_experiment_composes_for_probing_too(experiment: str) -> None:
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         compose("probe", [f"experiment={experiment}"])
+
+
+def results(run_dir: Path) -> pd.DataFrame:
+    return pd.read_parquet(run_dir / "probes" / "results.parquet")
+
+
+def test_a_folder_of_anyone_s_weights_some_of_them_no_good(tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    for step in (10, 9):
+        torch.save(DigitsConvNet(10, 0.5).state_dict(), tmp_path / "w" / f"step_{step}.pt")
+    whole = (tmp_path / "w" / "step_9.pt").read_bytes()
+    (tmp_path / "w" / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "w" / "step_11.pth")
+    arguments = ("checkpoint=w", "model=digits_convnet", "data=digits", *QUICK)
+    first = run("probe.py", *arguments, cwd=tmp_path, check=False)
+    assert first.returncode == 1
+    assert "cut.pt cannot be read as a checkpoint; is it cut short" in first.stdout
+    assert "step_11 was not probed: The checkpoint's weights are not those of Classifier" in first.stdout
+    assert "2 of 4 checkpoints were not probed: step_11, cut" in first.stderr
+    assert "Traceback" not in first.stdout + first.stderr
+    found = results(tmp_path / "run")
+    assert found["checkpoint"].unique().tolist() == ["step_9", "step_10"]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+
+    for name in ("cut.pt", "step_11.pth"):
+        (tmp_path / "w" / name).unlink()
+    again = run("probe.py", *arguments, cwd=tmp_path)
+    assert again.stdout.count("has been probed already") == 2
+    pd.testing.assert_frame_equal(results(tmp_path / "run"), found)
+    other = run("probe.py", *arguments, "probe.l2=[1e-1]", cwd=tmp_path, check=False)
+    assert "probe.l2=[0.01], now [0.1]" in other.stdout
+    pd.testing.assert_frame_equal(results(tmp_path / "run"), found)
+    run("probe.py", *arguments, "probe.l2=[1e-1]", "force=true", cwd=tmp_path)
+    assert set(results(tmp_path / "run")["l2"]) == {0.1}
+
+
+def test_an_interrupted_run_goes_on_layer_by_layer(tmp_path: Path) -> None:
+    torch.save(DigitsConvNet(10, 0.5).state_dict(), tmp_path / "x.pt")
+    solver = "solver.logistic._target_=interrupted.StopsOnce"
+    rest = ("~solver.logistic.max_iterations", "~solver.logistic.memory")
+    arguments = ("checkpoint=x.pt", "model=digits_convnet", "data=digits", *QUICK, solver, *rest)
+    assert run("probe.py", *arguments, cwd=tmp_path, check=False, path=ROOT / "tests").returncode != 0
+    begun = results(tmp_path / "run")
+    assert len(begun) == 3
+    run("probe.py", *arguments, cwd=tmp_path, path=ROOT / "tests")
+    found = results(tmp_path / "run")
+    assert len(found) == 10
+    pd.testing.assert_frame_equal(found.head(3), begun)  # the seconds too: these were not fitted again
+
+
+def test_a_lightning_module_of_others_by_its_target(tmp_path: Path) -> None:
+    pl.seed_everything(0, verbose=False)
+    module = ForeignNet(width=24, activation="tanh")
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "theirs.ckpt")
+    result = run(
+        "probe.py", "checkpoint=theirs.ckpt", "+model._target_=foreign.ForeignNet",
+        "+data._target_=foreign.RecordsDataModule", "inputs=items", "inputs.paths={pixels: pixels}",
+        "loaders={test: 1}",
+        "targets=item", "targets.path=meta.ink", "task=regression", "solver=[ridge]", "trainer.precision=bf16-mixed",
+        *QUICK, cwd=tmp_path, path=ROOT / "tests",
+    )  # fmt: skip
+    assert "There are" not in result.stderr
+    found = results(tmp_path / "run").set_index("layer")
+    assert (found["n_test"] == 500).all()
+    assert set(found["task"]) == {"regression"}
+    assert found.loc["encoder.2", "n_features"] == 24
+    assert found.loc["encoder.1", "test_r2"] > 0.9
+
+
+def test_torchvision_by_name(tmp_path: Path) -> None:
+    torch.save(torchvision.models.get_model("resnet18").state_dict(), tmp_path / "published.pth")
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("probe", ["model=torchvision", "model.name=resnet18", "model.weights=DEFAULT", "data=digits"])
+    assert (cfg.model.name, cfg.model.weights) == ("resnet18", "DEFAULT")
+    assert torchvision.models.get_weight("ResNet18_Weights.DEFAULT") is not None
+    result = run(
+        "probe.py", "checkpoint=published.pth", "model=torchvision", "model.name=resnet50", "data=digits",
+        *QUICK, cwd=tmp_path, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "The checkpoint's weights are not those of ResNet" in result.stderr

@@ -33,8 +33,8 @@ def record(
         network: The network that the layers were discovered in.
         inputs: One batch, laid out as in `discover`; any number of samples.
         layers: What to record.
-        on_activation: Gets each layer with its activation `(n, *layer.shape)` at the moment the layer made it. The
-            tensor belongs to the network, which may overwrite it right afterwards: reduce or copy it at once.
+        on_activation: Gets each layer with its activation `(n, *layer.shape)` at the moment the layer made it, outside
+            of any `torch.autocast` that the network runs in. The tensor belongs to the network, which may overwrite it right afterwards: reduce or copy it at once.
         same_shape: Whether a layer whose shape is not the one discovered is withheld. Without it, only the axis over
             samples has to hold: sequences of another length are handed out as they are.
 
@@ -57,7 +57,8 @@ def record(
             shape = tuple(activation.shape)[1:]
             if shape == layer.shape or (not same_shape and len(shape) == len(layer.shape)):
                 missing.pop(layer.name, None)
-                on_activation(layer, activation)
+                with torch.autocast(activation.device.type, enabled=False):
+                    on_activation(layer, activation)
 
     visit(network, arguments, by_site.keys(), hand_out)
     return list(missing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import count, islice
 from typing import Any, TypeAlias
 
@@ -30,6 +31,9 @@ from layerprobe.types import SPLITS, CheckpointInfo, LayerName, LayerResult, Spl
 Progress: TypeAlias = Callable[[str, int, int | None], None]
 """Called with what is going on, how much of it is done, and how much there is (None: unknown)."""
 
+Context: TypeAlias = Callable[[], AbstractContextManager[Any]]
+"""Makes what the network's passes run in, such as `torch.autocast`; fitting never does."""
+
 Ways: TypeAlias = Mapping[Layer, Sequence[FeatureWay]]
 
 
@@ -40,6 +44,7 @@ def probe_checkpoint(
     checkpoint: CheckpointInfo | None = None,
     *,
     done: Collection[LayerName] = (),
+    context: Context = nullcontext,
     on_progress: Progress = lambda stage, i, total: None,
 ) -> Iterator[LayerResult]:
     """Probe every layer of one frozen network.
@@ -53,6 +58,7 @@ def probe_checkpoint(
         protocol: The sweep.
         checkpoint: Which frozen network this is.
         done: Layers to leave out because their results are kept already.
+        context: Makes what the network's passes run in.
         on_progress: Told how far the work is.
 
     Yields:
@@ -64,16 +70,17 @@ def probe_checkpoint(
         ValueError: Where a split is missing or empty, train has nothing to learn, or a pattern matches no layer.
     """
     check_splits(data, chooses=protocol.chooses)
-    layers = [layer for layer in find_layers(network, data, protocol) if layer.name not in done]
-    sequence = find_sequence_axes(network, data, protocol, layers)
+    layers = [layer for layer in find_layers(network, data, protocol, context) if layer.name not in done]
+    sequence = find_sequence_axes(network, data, protocol, layers, context)
     ways = {layer: feature_ways(layer.shape, protocol, sequence.get(layer, ())) for layer in layers}
     if protocol.stream:
         if layers:
-            yield from stream_checkpoint(network, data, protocol, ways, checkpoint or CheckpointInfo(), on_progress)
+            info = checkpoint or CheckpointInfo()
+            yield from stream_checkpoint(network, data, protocol, ways, info, on_progress, context)
         return
     bank = feature_bank(network, data, protocol, ways)
     try:
-        recordings = record_splits(network, data, protocol, ways, bank, on_progress)
+        recordings = record_splits(network, data, protocol, ways, bank, on_progress, context)
         labels = protocol.task.labels({split: recording.targets for split, recording in recordings.items()})
         for i, layer in enumerate(layers):
             on_progress("probe layers", i, len(layers))
@@ -83,9 +90,11 @@ def probe_checkpoint(
         bank.close()
 
 
-def find_layers(network: nn.Module, data: Data, protocol: ProbeProtocol) -> tuple[Layer, ...]:
+def find_layers(
+    network: nn.Module, data: Data, protocol: ProbeProtocol, context: Context = nullcontext
+) -> tuple[Layer, ...]:
     """The layers that a protocol asks for, found on the first training batch."""
-    with frozen(network, seed=protocol.seeds[0]):
+    with frozen(network, seed=protocol.seeds[0]), context():
         return discover(
             network,
             protocol.inputs(_first_batch(data, protocol)),
@@ -96,12 +105,12 @@ def find_layers(network: nn.Module, data: Data, protocol: ProbeProtocol) -> tupl
 
 
 def find_sequence_axes(
-    network: nn.Module, data: Data, protocol: ProbeProtocol, layers: Sequence[Layer]
+    network: nn.Module, data: Data, protocol: ProbeProtocol, layers: Sequence[Layer], context: Context = nullcontext
 ) -> dict[Layer, tuple[int, ...]]:
     """The axes that run over tokens, found on the first training batch; none where no reducer asks for them."""
     if not any(isinstance(reducer, AbstractTokenReducer) for reducer in protocol.reducers):
         return {}
-    with frozen(network, seed=protocol.seeds[0]):
+    with frozen(network, seed=protocol.seeds[0]), context():
         batch = _first_batch(data, protocol)
         return sequence_axes(network, protocol.inputs(batch), token_mask(protocol.mask_of(batch)), layers)
 
@@ -125,7 +134,13 @@ def feature_bank(network: nn.Module, data: Data, protocol: ProbeProtocol, ways: 
 
 
 def record_splits(
-    network: nn.Module, data: Data, protocol: ProbeProtocol, ways: Ways, bank: FeatureBank, on_progress: Progress
+    network: nn.Module,
+    data: Data,
+    protocol: ProbeProtocol,
+    ways: Ways,
+    bank: FeatureBank,
+    on_progress: Progress,
+    context: Context = nullcontext,
 ) -> dict[Split, Recording]:
     """One pass over each split, for all layers and reducers together."""
     reductions = {layer: [way.reduction for way in ways[layer]] for layer in ways}
@@ -149,6 +164,7 @@ def record_splits(
                 protocol.mask_of,
                 bank,
                 on_batch,
+                context,
             )
     return recordings
 

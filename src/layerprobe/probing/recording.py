@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +60,7 @@ def record_split(
     mask: Take,
     bank: FeatureBank,
     on_batch: Callable[[], None] = lambda: None,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Recording:
     """Run every batch through the network once and reduce every layer as it is made.
 
@@ -72,6 +74,7 @@ def record_split(
         mask: Takes out of a batch which places of a sequence hold a token; used where a reduction is of tokens.
         bank: Where the features go.
         on_batch: Called after each batch.
+        context: Makes what the network runs in; reducing never does.
 
     Returns:
         The recording. A layer that was not reached, changed its shape or holds NaN is among its problems.
@@ -117,7 +120,10 @@ def record_split(
                 bank.append((layer.name, split, reduction.description), features)
             recording.seconds[layer.name] += time.perf_counter() - start
 
-        for name in record(network, inputs(batch), tuple(reductions), keep, same_shape=False):
+        given = inputs(batch)
+        with context():
+            missing = record(network, given, tuple(reductions), keep, same_shape=False)
+        for name in missing:
             recording.problems.setdefault(name, f"not reached, or of another shape, in a batch of the {split} split")
         on_batch()
     recording.problems.update(bank.problems)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ from layerprobe.probing.sweep import FeatureWay, Fit, Selected, Sweep
 from layerprobe.types import CheckpointInfo, LayerName, LayerResult, Split
 
 Progress = Callable[[str, int, int | None], None]
+Context = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass
@@ -54,7 +56,10 @@ class _Course:
 class _Pass:
     """Runs splits through the network and hands features out."""
 
-    def __init__(self, network: nn.Module, data: Data, protocol: ProbeProtocol, on_progress: Progress) -> None:
+    def __init__(
+        self, network: nn.Module, data: Data, protocol: ProbeProtocol, on_progress: Progress, context: Context
+    ) -> None:
+        self.context = context
         self.network, self.data, self.protocol, self.on_progress = network, data, protocol, on_progress
         self.problems: dict[LayerName, str] = {}
 
@@ -103,7 +108,10 @@ class _Pass:
                             return
                         use(layer, way, features, targets)
 
-                for name in record(self.network, protocol.inputs(batch), tuple(wanted), give, same_shape=False):
+                inputs = protocol.inputs(batch)
+                with self.context():
+                    missing = record(self.network, inputs, tuple(wanted), give, same_shape=False)
+                for name in missing:
                     self.problems.setdefault(name, f"not reached in a batch of the {split} split")
                 self.on_progress(stage, i, None)
         if not seen:
@@ -118,6 +126,7 @@ def stream_checkpoint(
     ways: Mapping[Layer, Sequence[FeatureWay]],
     checkpoint: CheckpointInfo,
     on_progress: Progress,
+    context: Context = nullcontext,
 ) -> Iterator[LayerResult]:
     """Probe every layer with memory that does not grow with the number of samples.
 
@@ -131,12 +140,13 @@ def stream_checkpoint(
         ways: The layers, and how features are made of them.
         checkpoint: Which frozen network this is.
         on_progress: Told how far the work is.
+        context: Makes what the network's passes run in.
 
     Yields:
         One result for each layer. The training error is not known.
     """
     start = time.perf_counter()
-    passes = _Pass(network, data, protocol, on_progress)
+    passes = _Pass(network, data, protocol, on_progress, context)
     device = device_of(network) or torch.device("cpu")
     l2 = torch.tensor(protocol.l2_values(0, 0), dtype=torch.float64)
     courses = {

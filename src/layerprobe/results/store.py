@@ -13,6 +13,7 @@ times its size, only by `merge`.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -128,6 +129,28 @@ class ProbeStore:
             for file in files:
                 file.unlink()
             _remove_empty(self.directory / "parts")
+
+    def forget(self, checkpoint: str) -> None:
+        """Remove every result of a checkpoint.
+
+        Args:
+            checkpoint: Name of the checkpoint.
+
+        Raises:
+            StoreError: If it cannot be written.
+        """
+        self.merge()
+        self._records = {key: record for key, record in self._records.items() if key[0] != checkpoint}
+        with self._explained():
+            for name in ("path", "correct"):
+                file = self.directory / f"{name}.parquet"
+                if file.exists():
+                    table = read_table(file, ROWS[name])
+                    keep = pa.array([key[0] != checkpoint for key in _keys(table)], pa.bool_())
+                    with atomic(file) as temporary:
+                        pq.write_table(table.filter(keep), temporary)
+            self._write_results()
+            shutil.rmtree(self.directory / "heads" / safe_name(checkpoint), ignore_errors=True)
 
     def done(self, checkpoint: str) -> set[LayerName]:
         """Tell which layers of a checkpoint have a result, failed ones included.

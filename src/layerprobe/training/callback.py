@@ -18,9 +18,10 @@ from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.checkpoints import freeze, load
 from layerprobe.training.log import ProbeLog
+from layerprobe.training.precision import with_converted_inputs
 from layerprobe.training.progress import ProbeProgress
 from layerprobe.training.schedule import Schedule
-from layerprobe.training.splits import splits_of_trainer
+from layerprobe.training.splits import Loaders, splits_of_trainer
 from layerprobe.types import CheckpointInfo, Config
 
 When = Literal["now", "end"]
@@ -31,6 +32,8 @@ class ProbeCallback(pl.Callback):
 
     Works with any trainer and module whose batches are (input, target). Weights, optimizer state, metrics, the order
     of the data and every random draw are bit-identical with and without it.
+
+    The network is called as the trainer's precision calls it (bf16-mixed, …); features and heads are float32 at least.
 
     Each checkpoint is written to `<directory>/checkpoints/<name>.ckpt` before it is probed; results go to
     `<directory>/probes`, layer by layer, and to the trainer's loggers.
@@ -48,6 +51,7 @@ class ProbeCallback(pl.Callback):
         when: When = "now",
         directory: str | Path | None = None,
         data: Data | None = None,
+        loaders: Loaders | None = None,
         config: Config | None = None,
         progress: bool | None = None,
     ) -> None:
@@ -64,6 +68,7 @@ class ProbeCallback(pl.Callback):
             when: Probe as soon as a checkpoint is frozen (`now`) or all of them after training (`end`).
             directory: Where checkpoints and results go; by default the trainer's log directory.
             data: The splits to probe on; by default those of the trainer's own data module and loaders.
+            loaders: Which loader of a split to probe on, by split, where there are several; by default the first.
             config: The run's resolved configuration, kept in each checkpoint.
             progress: Whether to show a progress bar; by default only on a terminal.
 
@@ -78,6 +83,7 @@ class ProbeCallback(pl.Callback):
         self.directory = None if directory is None else Path(directory)
         self.config: Config = config or {}
         self._given = data
+        self._loaders = loaders
         self._progress = progress
         self._frozen: list[CheckpointInfo] = []
         self._probed: list[str] = []
@@ -122,7 +128,7 @@ class ProbeCallback(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freeze the untrained network."""
         with frozen(pl_module), torch.inference_mode(False):
-            self._data = self._given or splits_of_trainer(trainer, pl_module)
+            self._data = self._given or splits_of_trainer(trainer, pl_module, self._loaders)
         check_splits(self._data, chooses=self.protocol.chooses)
         if self.schedule.starts and trainer.global_step == 0:
             self._freeze(trainer, pl_module, CheckpointInfo("initial", 0, 0))
@@ -182,7 +188,13 @@ class ProbeCallback(pl.Callback):
             done = self.store.done(info.name) if trainer.ckpt_path else ()
             with ProbeProgress(f"Probing {info.name}", self._progress) as progress:
                 for result in probe_checkpoint(
-                    pl_module, self._data, self.protocol, info, done=done, on_progress=progress
+                    pl_module,
+                    self._data,
+                    with_converted_inputs(self.protocol, trainer.precision_plugin),
+                    info,
+                    done=done,
+                    context=trainer.precision_plugin.forward_context,
+                    on_progress=progress,
                 ):
                     self.store.add(result)
             self.store.merge()

@@ -1,22 +1,33 @@
-"""Frozen checkpoints that describe themselves: weights, where they come from, and the run's resolved configuration."""
+"""Checkpoints: those that describe themselves, and those that others wrote."""
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.parsing import AttributeDict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from layerprobe.results.atomic import atomic
 from layerprobe.types import CheckpointInfo, Config
 
 _KEY = "layerprobe"
+_WEIGHTS = ("state_dict", "model_state_dict", "model")
+"""Where the files of others keep the weights."""
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be used as a checkpoint; the message ends with the next step."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +38,13 @@ class FrozenCheckpoint:
         info: Its name, step and epoch.
         state_dict: Parameters and buffers, on the CPU.
         config: The resolved configuration of its run; empty where it had none.
+        hyper_parameters: Arguments of the LightningModule that wrote it, as `save_hyperparameters` kept them.
     """
 
     info: CheckpointInfo
     state_dict: Mapping[str, Tensor]
     config: Config
+    hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def freeze(module: nn.Module, path: Path, info: CheckpointInfo, config: Config) -> None:
@@ -56,40 +69,94 @@ def freeze(module: nn.Module, path: Path, info: CheckpointInfo, config: Config) 
         torch.save(content, temporary)
 
 
-def load(path: Path) -> FrozenCheckpoint:
+def load(path: Path, *, trust: bool = False) -> FrozenCheckpoint:
     """Read a checkpoint, on the CPU, without running any code in it.
 
     Args:
-        path: A file that `freeze` or Lightning wrote.
+        path: A file that `freeze` or Lightning wrote, a `state_dict`, or a safetensors file. Its tensors are mapped
+            into memory, not read, until they are used.
+        trust: Whether the file may hold any Python objects, and so run any code.
 
     Returns:
-        The checkpoint.
+        The checkpoint. Where the file does not say so, its name is the file's, its step the last number after `step`
+        (else `epoch`, else of all) in that name, or 0.
 
     Raises:
         FileNotFoundError: Where there is no such file.
-        ValueError: Where the file is cut short, is no checkpoint, or needs more than tensors and plain values.
+        CheckpointError: Where the file is cut short, is no checkpoint, or needs more than tensors and plain values.
     """
     if not path.is_file():
         raise FileNotFoundError(
             f"No checkpoint at {path}. Give the path of a .ckpt file, such as one in RUN/checkpoints."
         )
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors and plain values, and loading it could run code from the file. "
-            f"It was refused: {str(error).splitlines()[0]}"
-        ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint; is it cut short? {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        found = f"the keys {', '.join(map(str, content))}" if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path} is no checkpoint: wanted a `state_dict`, found {found}.")
-    own = content.get(_KEY, {})
-    info = CheckpointInfo(
-        **own.get(
-            "checkpoint",
-            {"name": path.stem, "step": content.get("global_step", 0), "epoch": content.get("epoch", 0)},
+    content = _read(path, trust)
+    if isinstance(content, nn.Module):
+        content = {"state_dict": content.state_dict()}
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} is no checkpoint: wanted a `state_dict`, found a {type(content).__name__}.")
+    state_dict = next((content[key] for key in _WEIGHTS if isinstance(content.get(key), Mapping)), None)
+    if state_dict is None and content and all(isinstance(value, Tensor) for value in content.values()):
+        state_dict, content = content, {}
+    if state_dict is None:
+        keys = ", ".join(map(str, list(content)[:5])) or "nothing"
+        raise CheckpointError(
+            f"{path} is no checkpoint: wanted a `state_dict`, found the keys {keys}. Save what `state_dict()` gives."
         )
+    own = content.get(_KEY, {})
+    named = {
+        "name": path.stem,
+        "step": content.get("global_step", _step_in(path.stem)),
+        "epoch": content.get("epoch", 0),
+    }
+    return FrozenCheckpoint(
+        CheckpointInfo(**own.get("checkpoint", named)), state_dict, own.get("config", {}), _hyper_parameters(content)
     )
-    return FrozenCheckpoint(info, content["state_dict"], own.get("config", {}))
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path, trust: bool) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        mapped = zipfile.is_zipfile(path)  # torch's files from before 1.6 are not
+        return torch.load(path, map_location="cpu", weights_only=not trust, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        unknown = re.search(r"GLOBAL (\S+)|class (\S+)|function (\S+)", str(error))
+        if trust or not unknown:
+            raise _unreadable(path, "it is no file that torch has written, or it is cut short") from error
+        name = next(filter(None, unknown.groups()))
+        raise CheckpointError(
+            f"{path} was refused: it holds {name}, not only tensors and plain values, and loading that could run code "
+            "from the file. If you trust whoever made it: trust_checkpoint=true; else save its `state_dict()` alone."
+        ) from error
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, SafetensorError) as error:
+        raise _unreadable(path, str(error) or "it ends too early") from error
+    except (ImportError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} needs code that is not here: {error}. Install it or put it on PYTHONPATH, or save the "
+            "network's `state_dict()` alone."
+        ) from error
+    except Exception as error:  # whatever an unpickler makes of a file that is no pickle
+        raise _unreadable(path, "it is no file that torch has written") from error
+
+
+def _unreadable(path: Path, reason: str) -> CheckpointError:
+    first = re.split(r"\. |\n", reason)[0].rstrip(".")
+    return CheckpointError(f"{path} cannot be read as a checkpoint; is it cut short? {first}. Copy the file again.")
+
+
+def _hyper_parameters(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = content.get("hyper_parameters") or {}
+    name = content.get("hparams_name")
+    plain = dict(found)
+    return {name: AttributeDict(plain)} if name not in (None, "kwargs") else plain
+
+
+def _step_in(name: str) -> int:
+    numbers = re.findall(r"step\D?(\d+)", name) or re.findall(r"epoch\D?(\d+)", name) or re.findall(r"\d+", name)
+    return int(numbers[-1]) if numbers else 0

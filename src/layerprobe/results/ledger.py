@@ -1,0 +1,96 @@
+"""Which network and which protocol a checkpoint's results belong to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from layerprobe.results.atomic import write_bytes
+
+FILE = "checkpoints.json"
+
+
+class OtherResultsError(ValueError):
+    """The name of a checkpoint is taken by results that were come by in another way."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What was probed under one name, and how.
+
+    Attributes:
+        source: The file that it came from, or what stands for one.
+        content: Hash of its content.
+        config: The resolved configuration of network, data and protocol.
+        complete: Whether every layer has a result.
+    """
+
+    source: str
+    content: str
+    config: Mapping[str, Any]
+    complete: bool = False
+
+
+class Ledger:
+    """Kept as `checkpoints.json` beside the results, so that a pair of (network, protocol) is probed once."""
+
+    def __init__(self, directory: Path) -> None:
+        """Read what there is.
+
+        Args:
+            directory: The folder of the results.
+        """
+        self._file = Path(directory) / FILE
+        self._entries: dict[str, Entry] = {}
+        if self._file.exists():
+            self._entries = {name: Entry(**entry) for name, entry in json.loads(self._file.read_text()).items()}
+
+    def is_complete(self, name: str, entry: Entry, *, has_results: bool) -> bool:
+        """Tell whether there is nothing left to do.
+
+        Args:
+            name: Name of the checkpoint.
+            entry: What is to be probed.
+            has_results: Whether there are any results under that name.
+
+        Returns:
+            Whether all its results are there; False also where there are none, or some.
+
+        Raises:
+            OtherResultsError: Where the results under that name are of another network or protocol.
+        """
+        known = self._entries.get(name)
+        if known is None and not has_results:
+            return False
+        if known is None:
+            raise OtherResultsError(_taken(name, "it is not known how they were come by"))
+        if known.content != entry.content:
+            raise OtherResultsError(_taken(name, f"they are of other weights, from {known.source}"))
+        if differing := sorted(_differing(known.config, json.loads(json.dumps(entry.config)))):
+            shown = "; ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
+            raise OtherResultsError(_taken(name, f"they were found with {shown}"))
+        return known.complete
+
+    def write(self, name: str, entry: Entry) -> None:
+        """Keep an entry, atomically."""
+        self._entries[name] = entry
+        content = {name: asdict(entry) for name, entry in self._entries.items()}
+        write_bytes(self._file, json.dumps(content, indent=1, default=str).encode())
+
+
+def _taken(name: str, how: str) -> str:
+    return (
+        f"The run directory has results of {name!r} already, and {how}. They are left as they are: choose another "
+        "run_dir=DIR, or force=true to replace them."
+    )
+
+
+def _differing(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in {**old, **new}:
+            yield from _differing(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+    elif old != new:
+        yield f"{path}={old}, now {new}"

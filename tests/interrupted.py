@@ -1,0 +1,22 @@
+"""A solver that is stopped once, as by Ctrl-C."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from layerprobe.probing.solvers.ridge import Ridge
+from layerprobe.probing.solvers.solution import Solution
+
+
+class StopsOnce(Ridge):
+    """Stops at the fourth fit where there is no file `stopped`, and leaves that file."""
+
+    fits = 0
+
+    def solve(self, *args: Any, **kwargs: Any) -> Solution:
+        StopsOnce.fits += 1
+        if StopsOnce.fits == 4 and not Path("stopped").exists():
+            Path("stopped").touch()
+            raise KeyboardInterrupt
+        return super().solve(*args, **kwargs)
