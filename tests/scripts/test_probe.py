@@ -101,7 +101,7 @@ def test_a_lightning_module_of_others_by_its_target(tmp_path: Path) -> None:
     result = run(
         "probe.py", "checkpoint=theirs.ckpt", "+model._target_=foreign.ForeignNet",
         "+data._target_=foreign.RecordsDataModule", "inputs=items", "inputs.paths={pixels: pixels}",
-        "loaders={test: 1}",
+        "loaders.test=1",
         "targets=item", "targets.path=meta.ink", "task=regression", "solver=[ridge]", "trainer.precision=bf16-mixed",
         *QUICK, cwd=tmp_path, path=ROOT / "tests",
     )  # fmt: skip
@@ -110,7 +110,7 @@ def test_a_lightning_module_of_others_by_its_target(tmp_path: Path) -> None:
     assert (found["n_test"] == 500).all()
     assert set(found["task"]) == {"regression"}
     assert found.loc["encoder.2", "n_features"] == 24
-    assert found.loc["encoder.1", "test_r2"] > 0.9
+    assert found.loc["encoder.1", "test_r2"] > 0.6
 
 
 def test_torchvision_by_name(tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ def record(
         inputs: One batch, laid out as in `discover`; any number of samples.
         layers: What to record.
         on_activation: Gets each layer with its activation `(n, *layer.shape)` at the moment the layer made it, outside
-            of any `torch.autocast` that the network runs in. The tensor belongs to the network, which may overwrite it right afterwards: reduce or copy it at once.
+            of any `torch.autocast` that the network runs in. The tensor belongs to the network, which may overwrite it
+            right afterwards: reduce or copy it at once.
         same_shape: Whether a layer whose shape is not the one discovered is withheld. Without it, only the axis over
             samples has to hold: sequences of another length are handed out as they are.
 

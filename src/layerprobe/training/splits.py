@@ -15,7 +15,7 @@ from layerprobe.types import SPLITS, Split
 _STAGE: dict[Split, str] = {"train": "fit", "val": "fit", "test": "test"}
 
 
-Loaders: TypeAlias = Mapping[str, int | str]
+Loaders: TypeAlias = Mapping[str, int | str | None]
 """Which loader of a split to take where there are several: its index or its key, by split."""
 
 
@@ -76,15 +76,15 @@ def _one(found: Any, split: Split, loaders: Loaders) -> Any:
     if not by_name:
         return None
     known = ", ".join(map(str, by_name))
-    if split in loaders:
-        if loaders[split] not in by_name:
-            raise ValueError(f"The {split} loader {loaders[split]!r} was wanted, found {known}. Choose one of these.")
-        return by_name[loaders[split]]
+    if (chosen := loaders.get(split)) is not None:
+        if chosen not in by_name:
+            raise ValueError(f"The {split} loader {chosen!r} was wanted, found {known}. Choose one of these.")
+        return by_name[chosen]
     first = next(iter(by_name))
     if len(by_name) > 1:
         warnings.warn(
             f"There are {len(by_name)} {split} loaders ({known}); {first!r} is probed. To choose another: "
-            f"loaders={{{split}: NAME}}, or `loaders` of the ProbeCallback.",
+            f"loaders.{split}=NAME, or `loaders` of the ProbeCallback.",
             stacklevel=2,
         )
     return by_name[first]
