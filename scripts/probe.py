@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import hydra
+import pandas as pd
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.plugins.precision import Precision
 from rich.console import Console
 from torch import nn
 
 from layerprobe.config import register
 from layerprobe.probing.batches import Data
 from layerprobe.probing.pipeline import probe_checkpoint
+from layerprobe.probing.plan import make_plan
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.report.depth_view import DepthView
 from layerprobe.report.figures import write_run_figures
+from layerprobe.report.plan_table import plan_table, size_text, time_text
 from layerprobe.report.terminal import results_table
 from layerprobe.results.ledger import Entry, Ledger
 from layerprobe.results.store import ProbeStore
@@ -85,8 +90,11 @@ def run(cfg: DictConfig, run_dir: Path) -> tuple[str, float]:
     trusted = cfg.trust_checkpoint
     sources = find_checkpoints(cfg.checkpoint, trust=trusted) if cfg.checkpoint else [PRETRAINED]
     store = ProbeStore(run_dir / "probes")
-    store.prepare()
     session = Session(cfg, store, Ledger(store.directory))
+    if cfg.plan:
+        session.plan(sources[0])
+        return "", math.nan
+    store.prepare()
     loggers = list(hydra.utils.instantiate(cfg.logger, _convert_="all").values())
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
@@ -132,7 +140,7 @@ class Session:
     cfg: DictConfig
     store: ProbeStore
     ledger: Ledger
-    _data: tuple[Any, pl.LightningDataModule, Data] | None = None
+    _data: tuple[Any, pl.LightningDataModule | None, Data] = (None, None, {})
 
     def probe(self, source: Source) -> None:
         """Build a network and its data, and probe every layer that has no result yet.
@@ -141,9 +149,7 @@ class Session:
             source: The checkpoint's file and name, or `PRETRAINED`.
         """
         file, info = source
-        checkpoint = FrozenCheckpoint(info, {}, {})
-        if file is not None:
-            checkpoint = replace(load(file, trust=self.cfg.trust_checkpoint), info=info)
+        checkpoint = self._open(source)
         config = self._config(checkpoint)
         entry = Entry(str(file or info.name), content_hash(file) if file else "", config)
         if self.cfg.force:
@@ -151,31 +157,50 @@ class Session:
         elif self.ledger.is_complete(info.name, entry, has_results=bool(self.store.done(info.name))):
             log.info("%s has been probed already; force=true probes it again.", info.name)
             return
-        pl.seed_everything(self.cfg.seed, workers=True, verbose=False)
-        datamodule, data = self._read(config)
-        network = self._build(checkpoint, config)
-        settings: Any = OmegaConf.to_container(self.cfg.trainer, resolve=True)
-        settings |= {"precision": config["precision"], "logger": False, "callbacks": []}
-        trainer: pl.Trainer = hydra.utils.instantiate(settings)
-        network = trainer.precision_plugin.convert_module(network)
-        if getattr(network, "hf_device_map", None) is None and trainer.strategy.root_device.type != "cpu":
-            network.to(trainer.strategy.root_device)
-        protocol: ProbeProtocol = hydra.utils.instantiate(self.cfg.probe)
+        network, data, protocol, precision = self._build(checkpoint, config)
         self.ledger.write(info.name, entry)
-        probe_baselines(datamodule, protocol, self.store)
+        probe_baselines(self._data[1], protocol, self.store)
         with ProbeProgress(f"Probing {info.name}") as bar:
             for result in probe_checkpoint(
                 network,
                 data,
-                with_converted_inputs(protocol, trainer.precision_plugin),
+                with_converted_inputs(protocol, precision),
                 info,
                 done=self.store.done(info.name),
-                context=trainer.precision_plugin.forward_context,
+                context=precision.forward_context,
                 on_progress=bar,
             ):
                 self.store.add(result)
         self.store.merge()
         self.ledger.write(info.name, replace(entry, complete=True))
+
+    def plan(self, source: Source) -> None:
+        """Print what would be probed, and what it would cost.
+
+        Args:
+            source: The checkpoint's file and name, or `PRETRAINED`.
+        """
+        checkpoint = self._open(source)
+        network, data, protocol, precision = self._build(checkpoint, self._config(checkpoint))
+        found = make_plan(network, data, with_converted_inputs(protocol, precision), precision.forward_context)
+        layers = pd.DataFrame([asdict(layer) for layer in found.layers])
+        layers["shape"] = ["x".join(map(str, shape)) for shape in layers["shape"]]
+        samples = ", ".join(f"{split} {n:,}" for split, n in found.samples.items())
+        console = Console()
+        console.print(plan_table(layers))
+        for line in (
+            f"{len(layers)} layers of {source[1].name}; samples: {samples}",
+            f"memory {size_text(found.bytes)}, of it {size_text(found.workspace)} to fit the largest layer",
+            f"time {time_text(found.seconds)} for each checkpoint: {time_text(found.pass_seconds)} for the network's "
+            f"passes, the rest for fits, from {found.n_measured:,} samples (fits: give or take a factor of three)",
+        ):
+            console.print(line, highlight=False, soft_wrap=True)
+
+    def _open(self, source: Source) -> FrozenCheckpoint:
+        file, info = source
+        if file is None:
+            return FrozenCheckpoint(info, {}, {})
+        return replace(load(file, trust=self.cfg.trust_checkpoint), info=info)
 
     def _config(self, checkpoint: FrozenCheckpoint) -> dict[str, Any]:
         """What a result depends on besides the weights, of plain values."""
@@ -191,23 +216,33 @@ class Session:
         rest = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("probe", "loaders")}
         return config | rest | {"precision": precision, "seed": cfg.seed, "prefix": cfg.prefix}
 
-    def _read(self, config: Mapping[str, Any]) -> tuple[pl.LightningDataModule, Data]:
+    def _read(self, config: Mapping[str, Any]) -> tuple[pl.LightningDataModule | None, Data]:
         """The data, read once for all checkpoints that have the same."""
         wanted = (config["data"], config["loaders"])
-        if self._data is None or self._data[0] != wanted:
+        if self._data[0] != wanted:
             datamodule = hydra.utils.instantiate(config["data"])
             self._data = wanted, datamodule, splits_of_datamodule(datamodule, config["loaders"])
         return self._data[1:]
 
-    def _build(self, checkpoint: FrozenCheckpoint, config: Mapping[str, Any]) -> nn.Module:
-        """The network, with the checkpoint's weights."""
-        network = config["model"]
-        parameters = inspect.signature(hydra.utils.get_object(network["_target_"])).parameters
-        kept = {k: v for k, v in checkpoint.hyper_parameters.items() if k in parameters and k not in network}
-        built = hydra.utils.instantiate(network, _partial_=True)(**kept) if kept else hydra.utils.instantiate(network)
+    def _build(
+        self, checkpoint: FrozenCheckpoint, config: Mapping[str, Any]
+    ) -> tuple[nn.Module, Data, ProbeProtocol, Precision]:
+        """The network with the checkpoint's weights, where the trainer puts it; the data, the sweep, the precision."""
+        pl.seed_everything(self.cfg.seed, workers=True, verbose=False)
+        _, data = self._read(config)
+        part = config["model"]
+        parameters = inspect.signature(hydra.utils.get_object(part["_target_"])).parameters
+        kept = {k: v for k, v in checkpoint.hyper_parameters.items() if k in parameters and k not in part}
+        network = hydra.utils.instantiate(part, _partial_=True)(**kept) if kept else hydra.utils.instantiate(part)
         if checkpoint.state_dict:
-            put_weights(built, checkpoint.state_dict, prefix=self.cfg.prefix)
-        return built
+            put_weights(network, checkpoint.state_dict, prefix=self.cfg.prefix)
+        settings: Any = OmegaConf.to_container(self.cfg.trainer, resolve=True)
+        settings |= {"precision": config["precision"], "logger": False, "callbacks": []}
+        trainer: pl.Trainer = hydra.utils.instantiate(settings)
+        network = trainer.precision_plugin.convert_module(network)
+        if getattr(network, "hf_device_map", None) is None and trainer.strategy.root_device.type != "cpu":
+            network.to(trainer.strategy.root_device)
+        return network, data, hydra.utils.instantiate(self.cfg.probe), trainer.precision_plugin
 
 
 def _merged(given: DictConfig, own: Mapping[str, Any] | None) -> Any:
@@ -224,7 +259,7 @@ def reason(error: BaseException) -> str:
     return str(error) if isinstance(error, ValueError | OSError | RuntimeError) else f"{type(error).__name__}: {error}"
 
 
-def probe_baselines(datamodule: pl.LightningDataModule, protocol: ProbeProtocol, store: ProbeStore) -> None:
+def probe_baselines(datamodule: pl.LightningDataModule | None, protocol: ProbeProtocol, store: ProbeStore) -> None:
     """Probe the features that data have without a network, such as the words of a text, each once.
 
     Args:

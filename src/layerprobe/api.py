@@ -32,7 +32,7 @@ def probe(
     *,
     layers: str | Sequence[str] = "*",
     exclude: str | Sequence[str] = (),
-    granularity: Granularity = "ops",
+    granularity: Granularity = "modules",
     reducer: AbstractReducer | Sequence[AbstractReducer] | None = None,
     solver: AbstractSolver | Sequence[AbstractSolver] | None = None,
     l2: Sequence[float] | ScikitLearnC = L2_GRID,

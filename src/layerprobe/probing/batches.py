@@ -94,6 +94,26 @@ def reshuffled(source: Source, batch_size: int | None = None, seed: int = 0) -> 
     return _ordinary(batches)
 
 
+def n_samples(source: Source) -> int:
+    """Count the samples that `in_order` gives; what cannot be counted otherwise is read through.
+
+    Args:
+        source: The split.
+    """
+    if isinstance(source, tuple | list) and len(source) == 2 and isinstance(source[1], Tensor):
+        return len(source[1])
+    reader = _reader(source, None, 0) if isinstance(source, DataLoader) else source
+    if isinstance(reader, DataLoader) and reader is not source:
+        return len(reader.sampler)  # type: ignore[arg-type]
+    return sum(_size(batch) for batch in _ordinary(reader))
+
+
+def _size(batch: Any) -> int:
+    while isinstance(batch, Mapping | tuple | list):
+        batch = next(iter(batch.values() if isinstance(batch, Mapping) else batch))
+    return len(batch)
+
+
 def _ordinary(batches: Iterable[Any]) -> Iterator[Any]:
     """Load outside inference mode: a data set may keep what it makes, and train with it later."""
     with torch.inference_mode(False):

@@ -55,7 +55,7 @@ class ProbeProtocol:
 
     layers: str | Sequence[str] = "*"
     exclude: str | Sequence[str] = ()
-    granularity: Granularity = "ops"
+    granularity: Granularity = "modules"
     reducers: Sequence[AbstractReducer] = field(default_factory=lambda: (AveragePool(),))
     solvers: Sequence[AbstractSolver] = field(default_factory=lambda: (Logistic(),))
     l2: Sequence[float] | ScikitLearnC = L2_GRID
