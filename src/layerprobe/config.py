@@ -112,10 +112,34 @@ class ProbeConfig:
     report: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class ReportConfig:
+    """What `scripts/report.py` takes.
+
+    Attributes:
+        runs: Directories, runs or quoted glob patterns: one, or a list.
+        out: The page's file; the other files are beside it.
+        where: A condition on the runs, in the language of pandas' query.
+        compare: Two runs, by name or directory, whose difference is tested.
+        figures: Whether to write PNG and SVG files of the views.
+        watch: Whether to go on, and to write the page again whenever results have changed.
+        interval: Seconds between two looks at the results.
+    """
+
+    runs: Any = MISSING
+    out: str = MISSING
+    where: str | None = None
+    compare: list[str] | None = None
+    figures: bool = True
+    watch: bool = False
+    interval: int = 10
+
+
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; before `hydra.main` is called."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="probe_schema", node=ProbeConfig)
+    store.store(name="report_schema", node=ReportConfig)
     OmegaConf.register_new_resolver("is_terminal", sys.stderr.isatty, replace=True)
     OmegaConf.register_new_resolver("wandb_mode", default_mode, replace=True)

@@ -1,0 +1,93 @@
+"""Compare runs: one page, its views as pictures, the joined results, and a summary."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from layerprobe.config import register
+from layerprobe.report.comparison import Comparison, ReportError, compare
+from layerprobe.report.watch import state_of
+from layerprobe.report.write import write_report
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="report")
+def main(cfg: DictConfig) -> None:
+    roots = [str(root) for root in (cfg.runs if OmegaConf.is_list(cfg.runs) else [cfg.runs])]
+    try:
+        comparison = make(cfg, roots)
+        while cfg.watch and any(run.status == "unfinished" for run in comparison.runs):
+            before = state_of(roots)
+            console.print(f"{time.strftime('%H:%M:%S')} {running(comparison)} going on; Ctrl-C stops watching")
+            while state_of(roots) == before:
+                time.sleep(cfg.interval)
+            comparison = make(cfg, roots)
+    except ReportError as error:
+        raise SystemExit(f"report.py: {error}") from None
+    except KeyboardInterrupt:
+        console.print("stopped watching; the page is as of the last line above")
+
+
+def make(cfg: DictConfig, roots: list[str]) -> Comparison:
+    """Write one report.
+
+    Args:
+        cfg: The configuration of the script.
+        roots: Where to look for runs.
+
+    Returns:
+        The runs in it.
+    """
+    comparison = compare(roots, cfg.where)
+    going_on = cfg.watch and any(run.status == "unfinished" for run in comparison.runs)
+    written = write_report(
+        comparison,
+        Path(cfg.out),
+        figures=cfg.figures and not going_on,
+        pair=cfg.compare or (),
+        renew=max(5, cfg.interval) if going_on else None,
+    )
+    for file in written:
+        console.print(str(file))
+    return comparison
+
+
+def running(comparison: Comparison) -> str:
+    """Count the runs that have not ended."""
+    n = sum(run.status == "unfinished" for run in comparison.runs)
+    return f"{n} run{'s' if n != 1 else ''}"
+
+
+def as_text(argument: str) -> str:
+    """Let Hydra take conditions and patterns as they are: its grammar would read more into `==` and `*`.
+
+    Args:
+        argument: One argument of the command line.
+
+    Returns:
+        The same with its value quoted where it is a condition or a pattern that is not.
+    """
+    key, equals, value = argument.partition("=")
+    plain = not value.startswith(("'", '"', "[")) or (key == "where" and value[-1:] != value[:1])
+    if (
+        equals
+        and plain
+        and value != "null"
+        and (key == "where" or (key in ("runs", "out") and set(value) & set("*?[ =")))
+    ):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'{key}="{escaped}"'
+    return argument
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = map(as_text, sys.argv[1:])
+    register()
+    main()

@@ -1,0 +1,210 @@
+"""Runs side by side: names, the configuration that differs, the best layer of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from layerprobe.report.differing import SEED, differing_keys, short_keys, text
+from layerprobe.results.run import Run, find_runs
+
+
+class ReportError(ValueError):
+    """A report that cannot be made from what was given."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several runs and what tells them apart.
+
+    Attributes:
+        runs: The runs.
+        names: A name for each, all different.
+        keys: Keys of the configuration that differ between them.
+    """
+
+    runs: tuple[Run, ...]
+    names: tuple[str, ...]
+    keys: tuple[str, ...]
+
+    @property
+    def settings(self) -> list[str]:
+        """For each run what tells it from others, its seed apart: runs of one setting are repetitions."""
+        keys = [key for key in self.keys if key != SEED]
+        short = short_keys(keys)
+        return [
+            ", ".join(f"{short[key]} {text(run.config.get(key))}" for key in keys) or "all runs" for run in self.runs
+        ]
+
+    def table(self) -> pd.DataFrame:
+        """Lay out the runs.
+
+        Returns:
+            One row for each run: `run`, `directory`, `status` (`done`, `failed`, `unfinished`), `error`, a column for
+            each differing key, and of the layer that validation prefers at the last whole checkpoint: `checkpoint`,
+            `best_layer`, `test_error`, `test_error_low`, `test_error_high`; `n_checkpoints`; `notes`.
+        """
+        rows = []
+        for run, name in zip(self.runs, self.names, strict=True):
+            row: dict[str, Any] = {"run": name, "status": run.status}
+            row |= {key: run.config.get(key) for key in self.keys}
+            row |= _best(run)
+            row["n_checkpoints"] = int(run.results["checkpoint"].nunique())
+            rows.append(row | {"error": run.error, "notes": "; ".join(_notes(run)), "directory": str(run.directory)})
+        # A whole number stays one also where another run has none.
+        return pd.DataFrame(rows).astype(dict.fromkeys(self.keys, object))
+
+    def joined(self) -> pd.DataFrame:
+        """Join all results.
+
+        Returns:
+            The rows of all runs in the columns of `ProbeRecord` (its `seed` as `probe_seed`), before them `run`,
+            `status` of the run as `run_status`, `directory`, and the differing keys.
+        """
+        frames = []
+        for run, name in zip(self.runs, self.names, strict=True):
+            rows = run.results.rename(columns={"seed": "probe_seed"})
+            rows = rows.drop(columns=[key for key in self.keys if key in rows])
+            about: dict[str, Any] = {"run": name, "run_status": run.status, "directory": str(run.directory)}
+            about |= {key: run.config.get(key) for key in self.keys}
+            for place, (column, value) in enumerate(about.items()):
+                rows.insert(place, column, value)
+            frames.append(rows)
+        frames = [frame for frame in frames if len(frame)] or frames[:1]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def compare(roots: Iterable[str | Path], where: str | None = None) -> Comparison:
+    """Find runs, read them, and put them side by side.
+
+    Args:
+        roots: Directories, runs or glob patterns.
+        where: A condition on the configuration and on the columns of `Comparison.table`, in the language of
+            `pandas.DataFrame.query`, such as "model == 'digits_convnet' and optimizer.lr < 0.01".
+
+    Returns:
+        The comparison.
+
+    Raises:
+        ReportError: If there is no run, none fulfils the condition, or the condition cannot be understood.
+    """
+    looked = [str(root) for root in roots]
+    directories = find_runs(looked)
+    if not directories:
+        missing = [root for root in looked if not Path(root).exists() and not any(c in root for c in "*?[")]
+        found = f"{', '.join(missing)} does not exist" if missing else "they hold no `probes/results.parquet`"
+        raise ReportError(
+            f"No runs in {', '.join(looked) or 'an empty list'}: {found}. "
+            f"Next step: name a directory that holds runs of train.py or probe.py (runs=outputs, runs=[a,b], or a "
+            f"quoted pattern)."
+        )
+    runs = [Run.read(directory) for directory in directories]
+    if where:
+        runs = _matching(runs, where)
+    return side_by_side(runs)
+
+
+def side_by_side(runs: Sequence[Run]) -> Comparison:
+    """Put runs side by side.
+
+    Args:
+        runs: The runs, at least one.
+
+    Returns:
+        The comparison.
+    """
+    overridden = list(dict.fromkeys(key for run in runs for key in run.overrides))
+    keys = differing_keys([run.config for run in runs], overridden) if len(runs) > 1 else []
+    return Comparison(tuple(runs), tuple(_names(runs, keys)), tuple(keys))
+
+
+def last_whole_checkpoint(run: Run) -> str:
+    """Name the last checkpoint of which every layer was probed; of several, the last whose heads can be compared.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The name; that of the last one of all where none is whole, and empty where nothing was probed.
+    """
+    usable = run.results[run.results["test_error"].notna()]
+    if usable.empty:
+        return ""
+    order = usable.sort_values("step", kind="stable")["checkpoint"].unique().tolist()
+    return next((name for name in reversed(order) if name not in run.unmerged), order[-1])
+
+
+def _best(run: Run) -> dict[str, Any]:
+    nothing = float("nan")
+    empty: dict[str, Any] = {"checkpoint": "", "best_layer": ""}
+    empty |= dict.fromkeys(("test_error", "test_error_low", "test_error_high"), nothing)
+    checkpoint = last_whole_checkpoint(run)
+    rows = run.results[(run.results["checkpoint"] == checkpoint) & run.results["val_error"].notna()]
+    if rows.empty:
+        return empty | {"checkpoint": checkpoint}
+    best = rows.iloc[int(rows["val_error"].argmin())]
+    errors = {name: float(best[name]) for name in ("test_error", "test_error_low", "test_error_high")}
+    return {"checkpoint": checkpoint, "best_layer": str(best["layer"]), **errors}
+
+
+def _notes(run: Run) -> list[str]:
+    notes = list(run.notes)
+    if run.unmerged:
+        notes.append(f"ended while {', '.join(sorted(run.unmerged))} was probed")
+    if run.results.empty and not notes:
+        notes.append("no layer was probed")
+    return notes
+
+
+def _names(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
+    """What differs, where that is little; else the directory. Names that coincide get the directory's end."""
+    short = short_keys(keys)
+    named = [key for key in keys if any(key in run.overrides for run in runs)][:4] or list(keys[:3])
+    bases = [
+        str(run.config.get("experiment") or run.config.get("name") or run.directory.resolve().name) for run in runs
+    ]
+    names = []
+    for run, base in zip(runs, bases, strict=True):
+        told = [key for key in named if key != "experiment" and run.config.get(key) is not None]
+        parts = [f"{short[key]}={text(run.config[key])}" for key in told]
+        names.append(" ".join([base, *parts]))
+    for depth in range(1, 12):
+        repeated = {name for name in names if names.count(name) > 1}
+        if not repeated:
+            break
+        for i, (name, run) in enumerate(zip(names, runs, strict=True)):
+            if name in repeated:
+                folders = run.directory.resolve().parts[-depth:]
+                names[i] = f"{name.partition(' · ')[0]} · {'/'.join(folders)}"
+    return names
+
+
+def _matching(runs: Sequence[Run], where: str) -> list[Run]:
+    table = side_by_side(runs).table()
+    config = pd.DataFrame([dict(run.config) for run in runs])
+    table = pd.concat([table.drop(columns=[name for name in table if name in config]), config], axis=1)
+    known = [str(name) for name in table]
+    condition = where
+    for name in sorted((n for n in known if "." in n), key=len, reverse=True):
+        condition = re.sub(rf"(?<![\w.`'\"]){re.escape(name)}(?![\w.`'\"])", f"`{name}`", condition)
+    try:
+        kept = table.query(condition, engine="python").index
+    except Exception as error:
+        near = [n for word in re.findall(r"[A-Za-z_][\w.]*", where) for n in get_close_matches(word, known, 3, 0.5)]
+        names = list(dict.fromkeys([*near, *side_by_side(runs).keys, "run", "status", "best_layer", "test_error"]))
+        raise ReportError(
+            f"where={where!r} cannot be understood: {error}. It is a condition in the language of pandas' query, such "
+            f"as where=\"model=='digits_convnet' and seed<3\", on any key of the configuration. Next step: use names "
+            f"such as {', '.join(names)}."
+        ) from error
+    if len(kept) == 0:
+        values = {n: ", ".join(sorted({text(v) for v in table[n]})[:8]) for n in known if re.search(rf"\b{n}\b", where)}
+        found = "; ".join(f"{name} is {value}" for name, value in values.items())
+        raise ReportError(f"where={where!r} leaves none of {len(runs)} runs: {found or 'none fulfils it'}.")
+    return [runs[i] for i in kept]

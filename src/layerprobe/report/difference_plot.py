@@ -1,0 +1,59 @@
+"""Two runs side by side: how much each layer's test error differs, and where that is real."""
+
+from __future__ import annotations
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from layerprobe.report import style
+from layerprobe.report.frames import short_names
+from layerprobe.report.layer_axis import layer_axis
+from layerprobe.report.save import AnyChart
+
+
+def difference_plot(
+    table: pd.DataFrame, n_test: int, first: str, second: str, width: int = 265, height: int = 170
+) -> AnyChart:
+    """Draw the difference of two test errors over depth, with the 95% interval of a paired difference.
+
+    With b and c the samples that only one of n is right on, the difference is (b - c) / n and its variance
+    (b + c - (b - c)² / n) / n².
+
+    Args:
+        table: From `compare_runs`.
+        n_test: Test samples.
+        first: Name of the first run.
+        second: Name of the second.
+        width: Pixels.
+        height: Pixels.
+
+    Returns:
+        The chart; a filled point differs by McNemar's test after Holm's correction.
+    """
+    b, c = table["only_first"], table["only_second"]
+    middle = (b - c) / n_test
+    half = 1.96 * np.sqrt(np.maximum(b + c - (b - c) ** 2 / n_test, 0)) / n_test
+    frame = table.assign(difference=middle, low=middle - half, high=middle + half, position=range(len(table)))
+    labels = short_names(table["layer"].tolist())
+    x = alt.X(
+        "position:Q",
+        axis=layer_axis(labels, max(1, width // max(1, len(labels)))),
+        scale=alt.Scale(domain=[-0.4, len(labels) - 0.6], nice=False, zero=False),
+    )
+    axis = alt.Axis(format="+.1%", tickCount=5, title="second - first", domain=False, ticks=False)
+    base = alt.Chart(frame)
+    zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=style.QUIET).encode(y=alt.Y("zero:Q", axis=axis))
+    interval = base.mark_rule(color=style.TRAINED[0]).encode(x=x, y=alt.Y("low:Q", axis=axis), y2="high:Q")
+    points = base.mark_point(size=40, opacity=1, stroke=style.TRAINED[0], strokeWidth=1.4).encode(
+        x=x,
+        y=alt.Y("difference:Q", axis=axis),
+        fill=alt.when(alt.datum.differs).then(alt.value(style.TRAINED[0])).otherwise(alt.value("white")),
+        tooltip=["layer:N", alt.Tooltip("difference:Q", format="+.2%"), alt.Tooltip("p_holm:Q", format=".2g")],
+    )
+    notes = [f"first: {first}", f"second: {second}", "filled: they differ (McNemar, Holm)"]
+    return (
+        alt.layer(zero, interval, points)
+        .properties(width=width, height=height, title=alt.TitleParams("Difference by layer", subtitle=notes))
+        .configure(**style.theme())
+    )

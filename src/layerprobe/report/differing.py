@@ -1,0 +1,68 @@
+"""Which part of the configuration tells runs apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SEED = "seed"
+"""The key whose values are repetitions of one experiment."""
+
+
+def differing_keys(configs: Sequence[Mapping[str, Any]], overridden: Sequence[str] = ()) -> list[str]:
+    """Find the keys that have more than one value; of keys that always change together, one.
+
+    Args:
+        configs: The configuration of each run, with dotted keys.
+        overridden: Keys that command lines changed: they come first, and stand for those that change with them.
+
+    Returns:
+        The keys: overridden ones first, then the shorter path; the seed last.
+    """
+    keys = {key for config in configs for key in config}
+    # The seed stands for what follows it, such as that of the data.
+    ordered = sorted(keys, key=lambda key: (key != SEED, key not in overridden, key.count("."), key))
+    found: dict[tuple[int, ...], str] = {}
+    for key in ordered:
+        texts = [text(config.get(key)) for config in configs]
+        partition = tuple(texts.index(value) for value in texts)
+        if len(set(partition)) > 1:
+            found.setdefault(partition, key)
+    return sorted(found.values(), key=lambda key: key == SEED)
+
+
+def text(value: Any) -> str:
+    """Write a value of a configuration as a reader would; "–" where a run does not have it."""
+    if value is None:
+        return "–"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def ordered_values(values: Sequence[Any]) -> list[str]:
+    """Order the different values of a key: numbers by size, then texts by name, then "–".
+
+    Args:
+        values: Values of a configuration, repeated or not.
+
+    Returns:
+        Their texts, each once.
+    """
+
+    def rank(value: Any) -> tuple[int, float, str]:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return (2 if value is None else 1, 0.0, text(value))
+        return (0, float(value), "")
+
+    return list(dict.fromkeys(text(value) for value in sorted(values, key=rank)))
+
+
+def short_keys(keys: Sequence[str]) -> dict[str, str]:
+    """Shorten dotted keys to as many of their last parts as tell them apart."""
+    short = {}
+    for key in keys:
+        parts = key.split(".")
+        tails = [".".join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        others = [other for other in keys if other != key]
+        short[key] = next(t for t in tails if not any(o == t or o.endswith(f".{t}") for o in others) or t == key)
+    return short

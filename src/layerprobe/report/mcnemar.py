@@ -1,0 +1,53 @@
+"""Whether two classifiers tested on the same samples differ: McNemar's test, corrected for many of them.
+
+McNemar, Psychometrika 12 (1947); mid-p as in Fagerland, Lydersen & Laake, BMC Medical Research Methodology 13:91
+(2013); Holm, Scandinavian Journal of Statistics 6 (1979).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import binom
+
+
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """Test whether two classifiers are right equally often, by those samples that only one of them gets right.
+
+    Under the hypothesis b of the b + c such samples is Binomial(b + c, 1/2). With m = min(b, c),
+
+        mid-p = 2 · P(X ≤ m) - P(X = m) = 2 · P(X < m) + P(X = m),
+
+    which is the exact test with half of the observed outcome's probability; 1 where b = c.
+
+    Args:
+        only_first: Samples that only the first one gets right, b.
+        only_second: Samples that only the second one gets right, c.
+
+    Returns:
+        The two-sided mid-p value, in [0, 1].
+    """
+    n, m = only_first + only_second, min(only_first, only_second)
+    if only_first == only_second:
+        return 1.0
+    return float(2 * binom.cdf(m - 1, n, 0.5) + binom.pmf(m, n, 0.5))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Correct p values for their number by Holm's step-down rule, which needs no independence.
+
+    The i-th smallest of k becomes max over j ≤ i of min(1, (k - j + 1) p_j).
+
+    Args:
+        p: The p values (k).
+
+    Returns:
+        The corrected ones, in the same order.
+    """
+    values = np.asarray(p, dtype=float)
+    order = np.argsort(values, kind="stable")
+    stepped = np.minimum(1.0, values[order] * (len(values) - np.arange(len(values))))
+    corrected = np.empty_like(values)
+    corrected[order] = np.maximum.accumulate(stepped) if len(values) else stepped
+    return corrected.tolist()

@@ -1,0 +1,130 @@
+"""The page as one file: views, table of runs, comparison sample by sample, and all that they need."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import vl_convert
+from jinja2 import Environment
+from markupsafe import Markup
+
+from layerprobe.report.comparison import Comparison
+from layerprobe.report.differing import short_keys, text
+from layerprobe.report.page.samples import samples
+from layerprobe.report.page.spec import linked_views
+from layerprobe.report.page.tables import tables
+from layerprobe.report.words import depth_in_words
+
+_DRAWN_AS_SVG = 4000
+"""Rows up to which the page draws SVG, which prints sharply; a canvas is faster beyond."""
+
+
+class Cell(NamedTuple):
+    """One cell of the table of runs.
+
+    Attributes:
+        text: What is shown.
+        sort: What it is sorted by; None stands for the text.
+        kind: Its class.
+    """
+
+    text: str
+    sort: float | str | None = None
+    kind: str = ""
+
+
+def page(comparison: Comparison, films: Sequence[tuple[str, dict[str, Any]]] = (), renew: int | None = None) -> str:
+    """Write the page.
+
+    Args:
+        comparison: The runs.
+        films: Names and specifications of pictures over training.
+        renew: Seconds after which a browser loads the page again; None for a page that stays as it is.
+
+    Returns:
+        HTML that asks no other file and no host.
+    """
+    drawn = tables(comparison)
+    packed, left_out = samples(comparison, drawn)
+    spec = linked_views(drawn)
+    n = len(comparison.runs)
+    title = (
+        f"layerprobe: {n} run{'s' if n != 1 else ''}, {len(drawn.checkpoints)} checkpoints, {len(drawn.rows):,} probes"
+    )
+    states = comparison.table()["status"].value_counts()
+    description = (
+        f"Five linked charts of the test error of linear probes in {n} runs: the best layer over a swept value, error "
+        f"over depth, mean over seeds, L2 path, and layers by checkpoints. All numbers are in report.csv; the best "
+        f"layer of each run is in the table below."
+    )
+    content = {
+        "spec": spec,
+        "renderer": "svg" if len(drawn.rows) <= _DRAWN_AS_SVG else "canvas",
+        "names": list(comparison.names),
+        "checkpoints": list(drawn.checkpoints),
+        "layers": list(drawn.layer_names),
+        "best": [None if math.isnan(v) else float(f"{v:.6g}") for v in drawn.runs["best_error"]],
+        "places": {k.field: (drawn.runs[f"{k.field}_place"] + drawn.runs["offset"]).tolist() for k in drawn.keys},
+        "pickers": [parameter["name"] for parameter in spec["params"] if "bind" in parameter],
+        "samples": packed,
+        "films": [film for _, film in films],
+        "renewing": renew is not None,
+    }
+    folder = files("layerprobe.report.page")
+    template = Environment(autoescape=True).from_string((folder / "page.html.jinja").read_text())
+    return template.render(
+        title=title,
+        subtitle="; ".join(f"{count} {state}" for state, count in states.items()),
+        description=description,
+        notes=[*drawn.left_out, *left_out],
+        heads=_heads(comparison),
+        rows=_rows(comparison),
+        words=[(name, depth_in_words(run)) for run, name in zip(comparison.runs, comparison.names, strict=True)],
+        films=[(name, film.get("description", name)) for name, film in films],
+        renew=renew,
+        css=Markup((folder / "page.css").read_text()),
+        js=Markup((folder / "page.js").read_text()),
+        bundle=_bundle(),
+        # "<" in a text would end the script's element early.
+        data=Markup(json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")),
+    )
+
+
+@cache
+def _bundle() -> Markup:
+    """Vega, Vega-Lite and their embedding, as one script."""
+    return Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script"))
+
+
+def _heads(comparison: Comparison) -> list[str]:
+    short = short_keys(comparison.keys)
+    about = ["checkpoint", "best layer", "test error", "95% interval", "checkpoints", "notes", "directory"]
+    return ["run", "status", *(short[key] for key in comparison.keys), *about]
+
+
+def _rows(comparison: Comparison) -> list[list[Cell]]:
+    rows = []
+    for run, row in zip(comparison.runs, comparison.table().to_dict("records"), strict=True):
+        error, known = row["test_error"], not math.isnan(row["test_error"])
+        interval = f"{row['test_error_low']:.2%} to {row['test_error_high']:.2%}" if known else ""
+        remarks = "; ".join(filter(None, (row["error"], row["notes"])))
+        rows.append(
+            [
+                Cell(row["run"]),
+                Cell(row["status"], kind=f"status-{row['status']}"),
+                *(Cell(text(run.config.get(key))) for key in comparison.keys),
+                Cell(row["checkpoint"]),
+                Cell(row["best_layer"]),
+                Cell(f"{error:.2%}" if known else "", error if known else ""),
+                Cell(interval, row["test_error_low"] if known else ""),
+                Cell(str(row["n_checkpoints"])),
+                Cell(remarks, kind="wrap" if remarks else ""),
+                Cell(row["directory"], kind="path"),
+            ]
+        )
+    return rows

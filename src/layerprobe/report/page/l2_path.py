@@ -1,0 +1,72 @@
+"""The regularisation path of one layer in many runs."""
+
+from __future__ import annotations
+
+import altair as alt
+
+from layerprobe.report.page.pickers import group_legend, group_scale
+from layerprobe.report.page.sources import chosen_rows
+from layerprobe.report.page.tables import Tables
+from layerprobe.report.save import AnyChart
+
+DESCRIPTION = (
+    "Line chart: validation error over L2 of the chosen layer, one line for each run and shown checkpoint; a point "
+    "marks the head that validation chose."
+)
+
+_POWER = "log(datum.value) / LN10"
+_POWERS = f"abs({_POWER} - round({_POWER})) < 1e-6 ? (datum.value < 5e-9 ? '0' : '1e' + round({_POWER})) : ''"
+
+
+def l2_path(tables: Tables, *, linked: bool = True, width: int = 430, height: int = 280) -> AnyChart:
+    """Draw validation error over L2 for the chosen layer.
+
+    Args:
+        tables: What the page draws.
+        linked: Whether the page's brush chooses runs.
+        width: Pixels.
+        height: Pixels.
+
+    Returns:
+        The chart; L2 = 0 stands a decade below 1e-8.
+    """
+    x = alt.X(
+        "place:Q",
+        scale=alt.Scale(type="log", nice=False),
+        axis=alt.Axis(title="L2", grid=False, labelOverlap=True, labelExpr=_POWERS),
+    )
+    percent = alt.Axis(format="%", tickCount=5, title="validation error", domain=False, ticks=False)
+    y = alt.Y("heads_error:Q", axis=percent, scale=alt.Scale(zero=False, padding=6))
+    base = (
+        chosen_rows(tables, "paths", linked=linked)
+        .transform_filter("datum.layer_name == layer")
+        .transform_calculate(heads_l2="split(datum.l2, ' ')", heads_error="split(datum.val_error, ' ')")
+        .transform_calculate(place_in_path="sequence(length(datum.heads_l2))")
+        .transform_flatten(["heads_l2", "heads_error", "place_in_path"])
+        .transform_calculate(heads_l2="toNumber(datum.heads_l2)", heads_error="toNumber(datum.heads_error)")
+        .transform_calculate(place="datum.heads_l2 > 0 ? datum.heads_l2 : 1e-9")
+    )
+    scales = group_scale()
+    legend = None if linked else group_legend(width)
+    colour = alt.Color("group:N", scale=scales["color"], legend=legend)
+    dash = alt.StrokeDash("group:N", scale=scales["dash"], legend=legend)
+    detail = ["run:N", "checkpoint:N"]
+    line = base.mark_line(strokeWidth=1.4, aria=False).encode(x=x, y=y, color=colour, strokeDash=dash, detail=detail)
+    chosen = (
+        base.transform_filter("datum.place_in_path == datum.selected")
+        .mark_point(filled=True, size=60, opacity=1, stroke="white", strokeWidth=1, aria=False)
+        .encode(
+            x=x, y=y, color=colour,
+            tooltip=[
+                alt.Tooltip("run_name:N", title="run"), alt.Tooltip("checkpoint_name:N", title="checkpoint"),
+                alt.Tooltip("heads_l2:Q", title="l2", format=".2e"),
+                alt.Tooltip("heads_error:Q", title="validation error", format=".2%"),
+            ],
+        )
+    )  # fmt: skip
+    return alt.layer(line, chosen).properties(
+        width=width,
+        height=height,
+        description=DESCRIPTION,
+        title=alt.TitleParams(alt.ExprRef(f"'L2 path of ' + {list(tables.layer_names)}[layer]")),
+    )

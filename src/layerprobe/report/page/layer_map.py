@@ -1,0 +1,77 @@
+"""Test error of every layer at every checkpoint, averaged over the chosen runs."""
+
+from __future__ import annotations
+
+import altair as alt
+
+from layerprobe.report import style
+from layerprobe.report.frames import usual_top
+from layerprobe.report.page.sources import chosen_rows, with_layers
+from layerprobe.report.page.tables import Tables
+from layerprobe.report.save import AnyChart
+
+DESCRIPTION = (
+    "Heat map: rows are layers from the input down, columns are checkpoints in the order of training, colour and "
+    "figure are the mean test error of the chosen runs; dark is high."
+)
+
+
+def layer_map(tables: Tables, *, linked: bool = True, width: int = 620, height: int = 0) -> AnyChart:
+    """Draw layers by checkpoints.
+
+    Args:
+        tables: What the page draws.
+        linked: Whether the page's brush chooses runs.
+        width: Pixels.
+        height: Pixels; 0 leaves it to the number of layers.
+
+    Returns:
+        The chart; cells carry their figure where there is room.
+    """
+    n = max(1, len(tables.layer_names))
+    top = max(0.005, 0.0 if tables.rows["error"].isna().all() else usual_top(tables.rows["error"]))
+    height = height or max(120, min(20 * n, 900))
+    chart = (
+        with_layers(chosen_rows(tables, "rows", linked=linked, every_checkpoint=True), tables)
+        .transform_filter("isValid(datum.error)")
+        .transform_aggregate(
+            mean="mean(error)", runs="count()", depth="min(depth)",
+            groupby=["layer_text", "checkpoint", "checkpoint_name"],
+        )
+    )  # fmt: skip
+    base = chart.encode(
+        x=alt.X(
+            "checkpoint_name:N",
+            sort=list(tables.checkpoints),
+            axis=alt.Axis(orient="top", title=None, labelAngle=0, domain=False, ticks=False),
+        ),
+        y=alt.Y(
+            "layer_text:N",
+            sort=list(tables.layer_names),
+            axis=alt.Axis(title=None, domain=False, ticks=False, labelLimit=260),
+        ),
+        tooltip=[
+            alt.Tooltip("layer_text:N", title="layer"),
+            alt.Tooltip("checkpoint_name:N", title="checkpoint"),
+            alt.Tooltip("mean:Q", title="mean test error", format=".2%"),
+            alt.Tooltip("runs:Q"),
+        ],
+    )
+    colour = alt.Color(
+        "mean:Q",
+        scale=alt.Scale(scheme="yellowgreenblue", domain=[0, top], clamp=True),
+        legend=alt.Legend(title="test error", format="%", gradientLength=max(40, min(200, height - 20))),
+    )
+    layers = [base.mark_rect(aria=False).encode(color=colour)]
+    if height / n >= 13 and width / max(1, len(tables.checkpoints)) >= 38:
+        ink = alt.when(alt.datum.mean > 0.55 * top).then(alt.value("white")).otherwise(alt.value(style.INK))
+        figures = base.mark_text(fontSize=10, aria=False)
+        layers.append(figures.encode(text=alt.Text("mean:Q", format=".1%"), color=ink))
+    return alt.layer(*layers).properties(
+        width=width,
+        height=height,
+        description=DESCRIPTION,
+        title=alt.TitleParams(
+            "Test error by layer and checkpoint", subtitle=f"mean of the chosen runs; darkest: {top:.1%} and above"
+        ),
+    )

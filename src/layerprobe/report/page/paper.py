@@ -1,0 +1,69 @@
+"""The views of the page as PNG and SVG files, as wide as a column of a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+
+from layerprobe.report.page.spec import single_view
+from layerprobe.report.page.tables import Tables
+from layerprobe.report.page.views import VIEWS
+from layerprobe.results.atomic import write_bytes
+
+COLUMN = 3.4
+"""Inches of a column in the usual two-column styles."""
+_PIXELS, _PRINT = 96, 300
+_MARGIN = 60
+_SMALL = {
+    "padding": 4,
+    "title": {"fontSize": 11, "subtitleFontSize": 9, "offset": 6, "anchor": "start", "frame": "group"},
+    "axis": {"labelFontSize": 9, "titleFontSize": 9.5, "titlePadding": 5, "labelPadding": 3, "labelLimit": 90},
+    "legend": {"labelFontSize": 9, "titleFontSize": 9, "symbolSize": 40, "orient": "bottom", "columns": 3, "offset": 6},
+}
+
+
+def write_views(tables: Tables, directory: Path) -> Iterator[Path]:
+    """Write each view as `<name>.png` (300 dots per inch) and `<name>.svg`.
+
+    Args:
+        tables: What the page draws; pickers are at their first values.
+        directory: Where the files go; made if missing.
+
+    Yields:
+        The path of each file that is written.
+
+    Raises:
+        OSError: If they cannot be written.
+    """
+    for name in VIEWS:
+        if name == "l2_path" and tables.paths.empty:
+            continue
+        tall = min(12 * len(tables.layer_names) + 10, 560) if name == "layer_map" else 180
+        wide = int(COLUMN * _PIXELS) - _MARGIN
+        if name == "layer_map":
+            wide -= min(90, 6 * max(map(len, tables.layer_names), default=0))
+        yield from write_spec(single_view(tables, name, wide, tall), Path(directory) / name)
+
+
+def write_spec(spec: dict[str, Any], stem: Path) -> Iterator[Path]:
+    """Write a specification as a picture for a column.
+
+    Args:
+        spec: A Vega-Lite specification.
+        stem: Path of the files without their endings.
+
+    Yields:
+        The path of each file that is written.
+    """
+    config = {key: dict(value) if isinstance(value, dict) else value for key, value in spec.get("config", {}).items()}
+    for key, value in _SMALL.items():
+        config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
+    spec = spec | {"config": config}
+    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+    write_bytes(png, vl_convert.vegalite_to_png(spec, scale=_PRINT / _PIXELS))
+    yield png
+    write_bytes(svg, vl_convert.vegalite_to_svg(spec).encode())
+    yield svg

@@ -1,0 +1,108 @@
+"""What a reader can choose, as parameters that every view of the page listens to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from layerprobe.report import style
+from layerprobe.report.differing import SEED
+from layerprobe.report.page.tables import Key, Tables
+
+PICKERS = "#pickers"
+_MOST_BANDS = 6
+
+
+def pickers(tables: Tables, bound: bool = True) -> list[alt.Parameter]:
+    """Make the parameters.
+
+    Args:
+        tables: What the page draws.
+        bound: Whether a form sets them; without, a view can be drawn to a file.
+
+    Returns:
+        `colour` and `swept` (fields of a key), `checkpoint_<i>` (whether it is shown), `layer` (a number), `intervals`
+        and `controls` (whether they are drawn), `chosen` (numbers of runs; none stands for all); and as constants
+        `values_of`, `colours_of` and `names_of`, by the field of a key.
+    """
+    keys = tables.keys
+    fields, names = [key.field for key in keys], [key.name for key in keys]
+    swept = next((key.field for key in keys if key.name != SEED and len(key.values) > 1), keys[-1].field)
+
+    def select(name: str, label: str, options: Sequence[Any], labels: Sequence[str], value: Any) -> alt.Parameter:
+        binding = alt.binding_select(options=list(options), labels=list(labels), name=label, element=PICKERS)
+        return alt.param(name=name, value=value, bind=binding if bound else alt.Undefined)
+
+    def check(name: str, label: str, value: bool) -> alt.Parameter:
+        binding = alt.binding_checkbox(name=label, element=PICKERS)
+        return alt.param(name=name, value=value, bind=binding if bound else alt.Undefined)
+
+    last = len(tables.checkpoints) - 1
+    return [
+        alt.param(name="values_of", value={key.field: list(key.values) for key in keys}),
+        alt.param(name="colours_of", value={key.field: _colours(key) for key in keys}),
+        alt.param(name="names_of", value=dict(zip(fields, names, strict=True))),
+        alt.param(name="chosen", value=[]),
+        select("colour", "colour ", fields, names, fields[0]),
+        select("swept", "best layer over ", fields, names, swept),
+        select("layer", "L2 path of layer ", range(len(tables.layer_names)), tables.layer_names, _layer(tables)),
+        *(check(f"checkpoint_{i}", name, i == last) for i, name in enumerate(tables.checkpoints)),
+        check("intervals", "95% intervals", len(tables.runs) <= _MOST_BANDS),
+        check("controls", "controls (majority, shuffled, untrained)", _fits(tables)),
+    ]
+
+
+def shown(tables: Tables) -> str:
+    """Return the condition that a row's checkpoint is one of those that are shown."""
+    flags = ", ".join(f"checkpoint_{i}" for i in range(len(tables.checkpoints)))
+    return f"[{flags}][datum.checkpoint]"
+
+
+CHOSEN = "!length(chosen) || indexof(chosen, datum.run) >= 0"
+"""The condition that the table's boxes do not leave a run out."""
+
+
+def group_scale() -> dict[str, Any]:
+    """Return scales of colour and dash for the values of the chosen key, the same whatever is brushed."""
+    domain = {"expr": "values_of[colour]"}
+    n = max(len(style.TRAINED), _MOST_SHADES)
+    return {
+        "color": alt.Scale(domain=domain, range=[{"expr": f"colours_of[colour][{i}]"} for i in range(n)]),
+        "dash": alt.Scale(domain=domain, range=[list(dash) for dash in style.DASHES]),
+    }
+
+
+def group_legend(width: int) -> alt.Legend:
+    """Return the legend of colour and dash, below a view of this width in pixels."""
+    return alt.Legend(title=None, symbolLimit=16, orient="bottom", columns=max(1, width // 150), symbolType="stroke")
+
+
+_MOST_SHADES = 12
+
+
+def _colours(key: Key) -> list[str]:
+    """Colours for the values of a key; more than seven numbers go from dark to light, more texts repeat."""
+    n = len(key.values)
+    if n <= len(style.TRAINED) or n > _MOST_SHADES:
+        return [style.TRAINED[i % len(style.TRAINED)] for i in range(_MOST_SHADES)]
+    return [_VIRIDIS[round(i * (len(_VIRIDIS) - 1) / (n - 1))] for i in range(n)] + ["#000000"] * (_MOST_SHADES - n)
+
+
+_VIRIDIS = (
+    "#440154", "#482173", "#433e85", "#38598c", "#2d708e", "#25858e", "#1e9b8a", "#2ab07f", "#52c569", "#86d549",
+    "#a5ab1c", "#c4a000",
+)  # fmt: skip
+
+
+def _fits(tables: Tables) -> bool:
+    """Whether the controls leave the curves some height."""
+    last = tables.rows[tables.rows["checkpoint"] == len(tables.checkpoints) - 1]
+    return bool(tables.rows["majority"].max() <= 2.5 * last["high"].max())
+
+
+def _layer(tables: Tables) -> int:
+    """The layer that most runs have as their best one."""
+    best = tables.runs.loc[tables.runs["best_layer"] != "", "best_layer"].mode()
+    return tables.layer_names.index(best.iloc[0]) if len(best) else 0

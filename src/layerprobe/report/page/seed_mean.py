@@ -1,0 +1,78 @@
+"""The mean curve of the runs of one setting, with its interval over seeds."""
+
+from __future__ import annotations
+
+import altair as alt
+from scipy.special import stdtrit
+
+from layerprobe.report.page.curves import SHAPES
+from layerprobe.report.page.pickers import group_legend, group_scale
+from layerprobe.report.page.sources import chosen_rows, layer_axis_of, with_layers
+from layerprobe.report.page.tables import Tables
+from layerprobe.report.save import AnyChart
+
+DESCRIPTION = (
+    "Line chart: the mean test error over depth of the runs that differ only in their seed, with Student's 95% "
+    "interval of the mean."
+)
+_QUANTILES = [round(float(stdtrit(n, 0.975)), 4) for n in range(1, 31)]
+
+
+def seed_mean(tables: Tables, *, linked: bool = True, width: int = 470, height: int = 280) -> AnyChart:
+    """Draw a line for each setting and shown checkpoint: mean ± t · s / √n over the chosen runs.
+
+    Args:
+        tables: What the page draws.
+        linked: Whether the page's brush chooses runs.
+        width: Pixels.
+        height: Pixels.
+
+    Returns:
+        The chart; a setting with one run has no band.
+    """
+    axis, labels = layer_axis_of(tables, width)
+    n = len(labels) or int(tables.layers["position"].max() + 1 if len(tables.layers) else 1)
+    x = alt.X("position:Q", axis=axis, scale=alt.Scale(domain=[-0.3, n - 0.7], nice=False, zero=False))
+    percent = alt.Axis(format="%", tickCount=5, title="mean test error", domain=False, ticks=False)
+    by: list[str | alt.FieldName] = ["group", "setting", "checkpoint", "checkpoint_name", "position"]
+    base = (
+        with_layers(chosen_rows(tables, "rows", linked=linked), tables)
+        .transform_filter("isValid(datum.error)")
+        .transform_aggregate(
+            mean="mean(error)", spread="stdev(error)", runs="count()", layer_text="min(layer_text)", groupby=by
+        )
+        .transform_calculate(
+            half=f"datum.runs < 2 ? null : {_QUANTILES}[min(datum.runs, {len(_QUANTILES) + 1}) - 2]"
+            " * datum.spread / sqrt(datum.runs)"
+        )
+        .transform_calculate(low="datum.mean - datum.half", high="datum.mean + datum.half")
+    )
+    scales = group_scale()
+    legend = None if linked else group_legend(width)
+    colour = alt.Color("group:N", scale=scales["color"], legend=legend)
+    detail = ["setting:N", "checkpoint:N"]
+    y = alt.Y("mean:Q", axis=percent, scale=alt.Scale(domainMin=0))
+    band = (
+        base.transform_filter("isValid(datum.half)")
+        .mark_area(opacity=0.18, clip=True, aria=False)
+        .encode(x=x, y=alt.Y("low:Q", axis=percent), y2="high:Q", color=colour, detail=detail)
+    )
+    line = base.mark_line(strokeWidth=2, clip=True, aria=False).encode(
+        x=x, y=y, color=colour, detail=detail, strokeDash=alt.StrokeDash("group:N", scale=scales["dash"], legend=legend)
+    )
+    shape = alt.Shape("checkpoint_name:N", scale=alt.Scale(domain=list(tables.checkpoints), range=SHAPES), legend=None)
+    points = base.mark_point(filled=True, size=30, opacity=1, clip=True, aria=False).encode(
+        x=x, y=y, color=colour, shape=shape, detail=detail,
+        tooltip=[
+            alt.Tooltip("setting:N"), alt.Tooltip("checkpoint_name:N", title="checkpoint"),
+            alt.Tooltip("layer_text:N", title="layer"), alt.Tooltip("runs:Q"),
+            alt.Tooltip("mean:Q", title="mean test error", format=".2%"),
+            alt.Tooltip("low:Q", title="95% from", format=".2%"), alt.Tooltip("high:Q", title="95% to", format=".2%"),
+        ],
+    )  # fmt: skip
+    return alt.layer(band, line, points).properties(
+        width=width,
+        height=height,
+        description=DESCRIPTION,
+        title=alt.TitleParams("Mean over seeds", subtitle="95% interval of the mean (Student)"),
+    )

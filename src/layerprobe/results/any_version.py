@@ -1,0 +1,109 @@
+"""Results as any version of layerprobe wrote them, for readers that only look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import TypeAlias, get_type_hints
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from layerprobe.results.record import SchemaError
+from layerprobe.types import PathRecord, ProbeRecord
+
+Kind: TypeAlias = type[ProbeRecord] | type[PathRecord]
+
+_NEEDED = {ProbeRecord: ("checkpoint", "depth", "layer", "test_error"), PathRecord: ("checkpoint", "layer", "l2")}
+_EMPTY: dict[type, object] = {str: "", int: 0, float: float("nan"), bool: False}
+
+
+def read_any_version(file: Path, kind: Kind, parts: Iterable[Path] = ()) -> tuple[pd.DataFrame, list[str]]:
+    """Read rows written under any schema: columns that are missing are filled, those that are unknown are kept.
+
+    `ProbeStore` refuses such files, since it would write them again.
+
+    Args:
+        file: `results.parquet` or `path.parquet`; it may be missing.
+        kind: What a row should be.
+        parts: Files of single layers that a process left before it merged them; they win over the file's rows.
+
+    Returns:
+        The rows with the columns of `kind` first, and the names of the columns that were missing. A missing text is
+        empty, a missing number NaN, a missing whole number 0.
+
+    Raises:
+        SchemaError: If a file is no Parquet, or lacks what no row can do without.
+    """
+    column = "record" if kind is ProbeRecord else "path"
+    tables = [_unfolded(_read(part), column, part) for part in parts]
+    if file.exists():
+        tables.append(_read(file))
+    frames = [table.to_pandas() for table in tables]
+    for frame in frames:
+        if missing := [name for name in _NEEDED[kind] if name not in frame]:
+            raise SchemaError(
+                f"{file} lacks the columns {', '.join(missing)}; it is no file of {kind.__name__}s. "
+                f"Next step: move it away, or probe these checkpoints again."
+            )
+    hints = get_type_hints(kind)
+    names = [field.name for field in fields(kind)]
+    if not frames:
+        return pd.DataFrame({name: pd.Series(dtype=_dtype(hints[name])) for name in names}), []
+    keys = ["checkpoint", "layer"]
+    rows = frames[0]
+    for frame in frames[1:]:
+        known = pd.MultiIndex.from_frame(rows[keys])
+        rows = pd.concat([rows, frame[~pd.MultiIndex.from_frame(frame[keys]).isin(known)]], ignore_index=True)
+    absent = [name for name in names if name not in rows]
+    rows = rows.assign(**{name: _EMPTY[hints[name]] for name in absent})
+    return rows[[*names, *(name for name in rows if name not in names)]], absent
+
+
+def read_correct(file: Path, parts: Iterable[Path] = ()) -> pd.DataFrame:
+    """Read which test samples each selected head gets right.
+
+    Args:
+        file: `correct.parquet`; it may be missing.
+        parts: Files of single layers, as for `read_any_version`.
+
+    Returns:
+        checkpoint, layer, and `correct`, a bool array (n); no row where nothing was kept.
+
+    Raises:
+        SchemaError: If a file is no Parquet, or lacks these columns.
+    """
+    columns = ["checkpoint", "layer", "correct"]
+    tables = [_unfolded(_read(part), "correct", part) for part in parts]
+    if file.exists():
+        tables.append(_read(file))
+    for table in tables:
+        if missing := [name for name in columns if name not in table.column_names]:
+            raise SchemaError(f"{file} lacks the columns {', '.join(missing)}. Next step: move it away.")
+    if not tables:
+        return pd.DataFrame(columns=columns)
+    rows = pd.concat([table.select(columns).to_pandas() for table in tables], ignore_index=True)
+    return rows.drop_duplicates(["checkpoint", "layer"], ignore_index=True)
+
+
+def _read(file: Path) -> pa.Table:
+    try:
+        return pq.read_table(file, partitioning=None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise SchemaError(
+            f"{file} is not a readable Parquet file ({str(error).splitlines()[0]}). Next step: move it away."
+        ) from error
+
+
+def _unfolded(part: pa.Table, column: str, file: Path) -> pa.Table:
+    if column not in part.column_names:
+        raise SchemaError(f"{file} is no part of a run: it has no column '{column}'. Next step: move it away.")
+    rows = part.column(column).combine_chunks()
+    values = rows.flatten() if not isinstance(rows, pa.ChunkedArray) else pa.concat_arrays(rows.chunks).flatten()
+    return pa.Table.from_batches([pa.RecordBatch.from_struct_array(values)])
+
+
+def _dtype(kind: type) -> str:
+    return {str: "str", int: "int64", float: "float64", bool: "bool"}[kind]

@@ -1,0 +1,188 @@
+"""A run's directory, read from outside: how it ended, its configuration, its results."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from layerprobe.results.any_version import read_any_version, read_correct
+from layerprobe.results.record import SchemaError
+from layerprobe.results.summary import RunSummary
+from layerprobe.types import PathRecord, ProbeRecord
+
+_PASSED_OVER = {"checkpoints", "wandb", "figures", "probes", "lightning_logs", "csv", "__pycache__"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, wherever its directory lies now.
+
+    Attributes:
+        directory: The directory.
+        status: `done`, `failed`, or `unfinished` where it is going on or was killed.
+        error: What went wrong; empty where nothing did.
+        config: The configuration with dotted keys; `model`, `data`, … are the chosen files of the groups. A value that
+            only repeats another, or that tells where the run wrote, is left out.
+        overrides: Keys that the command line changed.
+        results: One row for each checkpoint and layer, in the columns of `ProbeRecord` and perhaps more.
+        unmerged: Checkpoints whose layers may not all be there, since the run ended while they were probed.
+        notes: What a reader should know about the files, such as columns that an older version did not write.
+    """
+
+    directory: Path
+    status: str
+    error: str
+    config: Mapping[str, Any]
+    overrides: tuple[str, ...]
+    results: pd.DataFrame
+    unmerged: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, directory: Path) -> Run:
+        """Read a run.
+
+        Args:
+            directory: The run's directory.
+
+        Returns:
+            The run. Files that cannot be read are named in `notes` and leave the results empty.
+        """
+        directory, notes = Path(directory), []
+        try:
+            summary = RunSummary.read(directory)
+        except (ValueError, TypeError, KeyError):
+            summary = None
+            notes.append("run.json cannot be read")
+        probes = directory / "probes"
+        parts = sorted((probes / "parts").glob("*/[!.]*.parquet"))
+        try:
+            results, absent = read_any_version(probes / "results.parquet", ProbeRecord, parts)
+        except SchemaError as error:
+            results, absent = read_any_version(Path(os.devnull, "none"), ProbeRecord)
+            notes.append(str(error))
+        if absent:
+            notes.append(f"written by another version, without {', '.join(absent)}")
+        unmerged = {checkpoint for checkpoint, _ in _keys_of(parts)} if parts else set()
+        config, overrides = _configuration(directory / ".hydra")
+        return cls(
+            directory,
+            summary.status if summary else "unfinished",
+            summary.error if summary else "",
+            config,
+            overrides,
+            results,
+            frozenset(unmerged),
+            tuple(notes),
+        )
+
+    def path(self) -> pd.DataFrame:
+        """Return every swept head, in the columns of `PathRecord`; no row where the run kept none."""
+        try:
+            return read_any_version(self.directory / "probes" / "path.parquet", PathRecord, self._parts())[0]
+        except SchemaError:
+            return read_any_version(Path(os.devnull, "none"), PathRecord)[0]
+
+    def correct(self) -> pd.DataFrame:
+        """Return checkpoint, layer and the bool array `correct` (n) of each selected head."""
+        try:
+            return read_correct(self.directory / "probes" / "correct.parquet", self._parts())
+        except SchemaError:
+            return pd.DataFrame(columns=["checkpoint", "layer", "correct"])
+
+    def _parts(self) -> list[Path]:
+        return sorted((self.directory / "probes" / "parts").glob("*/[!.]*.parquet"))
+
+
+def find_runs(roots: Iterable[str | Path]) -> list[Path]:
+    """Find the directories of runs.
+
+    Args:
+        roots: Directories to search, runs themselves, or glob patterns of either (`**` searches any depth).
+
+    Returns:
+        Each run's directory once, in the order of the roots, then by name, numbers by their value.
+    """
+    found: dict[Path, Path] = {}
+    for root in roots:
+        matches = [Path(match) for match in glob.glob(os.path.expanduser(str(root)), recursive=True)]
+        for match in sorted((m for m in matches if m.is_dir()), key=_natural):
+            for directory in _walk(match):
+                found.setdefault(directory.resolve(), directory)
+    return list(found.values())
+
+
+def _walk(directory: Path) -> Iterator[Path]:
+    if _is_run(directory):
+        yield directory
+    folders = (child for child in directory.iterdir() if child.is_dir() and not child.is_symlink())
+    for child in sorted(folders, key=_natural):
+        if child.name not in _PASSED_OVER and not child.name.startswith("."):
+            yield from _walk(child)
+
+
+def _is_run(directory: Path) -> bool:
+    probes = directory / "probes"
+    return (
+        (probes / "results.parquet").is_file()
+        or (probes / "parts").is_dir()
+        or (directory / "run.json").is_file()
+        or (directory / ".hydra" / "config.yaml").is_file()
+    )
+
+
+def _natural(path: Path) -> tuple[tuple[int, int, str], ...]:
+    return tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in path.parts)
+
+
+def _keys_of(parts: Iterable[Path]) -> set[tuple[str, str]]:
+    rows, _ = read_any_version(Path(os.devnull, "none"), ProbeRecord, parts)
+    return set(zip(rows["checkpoint"], rows["layer"], strict=True))
+
+
+def _configuration(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    config = _yaml(folder / "config.yaml")
+    runtime = _yaml(folder / "hydra.yaml").get("hydra", {})
+    choices = runtime.get("runtime", {}).get("choices", {})
+    output = str(runtime.get("runtime", {}).get("output_dir") or "\0")
+    flat = {
+        key: value
+        for key, value in _flat(config, ()).items()
+        if not (isinstance(value, str) and ("${" in value or output in value))
+    }
+    for group, choice in choices.items():
+        if not group.startswith("hydra/") and choice is not None and group != "logger":
+            flat[group.replace("/", ".")] = choice
+    task = runtime.get("overrides", {}).get("task", [])
+    overrides = tuple(item.lstrip("+~").split("=", 1)[0].replace("/", ".") for item in task if "=" in item)
+    return flat, overrides
+
+
+def _yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _flat(node: Any, at: tuple[str, ...]) -> dict[str, Any]:
+    """Dotted keys; a class is named by the key of the node that it makes."""
+    if at[:1] in (("logger",), ("hydra",)) or at in (("run_dir",), ("name",)):
+        return {}
+    if not isinstance(node, dict):
+        return {".".join(at): str(node) if isinstance(node, list) else node}
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        if key == "_target_":
+            found[".".join(at)] = str(value).rsplit(".", 1)[-1]
+        elif not str(key).startswith("_"):
+            found |= _flat(value, (*at, str(key)))
+    return found

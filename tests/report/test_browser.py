@@ -1,0 +1,228 @@
+"""The page in a real browser: what it asks for, what pickers and brush change, what its tooltips say."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import made_runs
+from browser import opened
+from layerprobe.report.comparison import compare
+from layerprobe.report.difference import compare_layers, compare_runs
+from layerprobe.report.mcnemar import holm, mcnemar_p
+from layerprobe.report.page.document import page
+
+pytestmark = pytest.mark.browser
+
+RUNS = 12
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    return compare([made_runs.write_sweep(tmp_path_factory.mktemp("runs"), RUNS)])
+
+
+@pytest.fixture(scope="module")
+def shown(comparison, tmp_path_factory):
+    file = tmp_path_factory.mktemp("page") / "report.html"
+    file.write_text(page(comparison))
+    with opened(file) as result:
+        yield result
+
+
+@pytest.fixture(autouse=True)
+def as_at_first(shown):
+    yield
+    for i in range(3):
+        shown.signal(f"checkpoint_{i}", i == 2)
+    shown.signal("chosen", [])
+    shown.signal("colour", "key0")
+    shown.signal("swept", "key0")
+
+
+def marks(shown):
+    """Everything that has a tooltip: what it says, and where it is on the screen."""
+    return shown.page.evaluate(
+        """() => {
+          const box = document.querySelector('#views svg').getBoundingClientRect();
+          const [left, top] = report.view.origin(), pad = report.view.padding(), found = [];
+          const walk = (mark, x, y) => {
+            for (const item of mark.items ?? []) {
+              if (item.tooltip) found.push({tip: item.tooltip, x: box.left + x + item.x, y: box.top + y + item.y});
+              for (const inner of item.items ?? []) walk(inner, x + (item.x ?? 0), y + (item.y ?? 0));
+            }
+          };
+          walk(report.view.scenegraph().root, left + pad.left, top + pad.top);
+          return found;
+        }"""
+    )
+
+
+def drawn(shown):
+    """What the tooltips of the curves' points say."""
+    return [mark["tip"] for mark in marks(shown) if {"layer", "95% from", "run"} <= set(mark["tip"])]
+
+
+def test_asks_for_nothing_and_complains_about_nothing(shown):
+    assert [url for url in shown.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert shown.complaints == []
+
+
+def test_tooltips_say_what_the_parquet_says(shown, comparison):
+    for i in range(3):
+        shown.signal(f"checkpoint_{i}", True)
+    found = {(tip["run"], tip["checkpoint"], tip["layer"]): tip for tip in drawn(shown)}
+    assert len(found) == RUNS * 3 * 4
+    for run, name in zip(comparison.runs, comparison.names, strict=True):
+        for row in pd.read_parquet(run.directory / "probes" / "results.parquet").to_dict("records"):
+            tip = found[name, row["checkpoint"], row["layer"]]
+            assert tip["test error"] == f"{row['test_error']:.2%}"
+            assert tip["95% from"] == f"{row['test_error_low']:.2%}"
+            assert tip["95% to"] == f"{row['test_error_high']:.2%}"
+            assert tip["l2"].replace("−", "-") == f"{row['l2']:.2e}".replace("e-0", "e-")
+            assert (tip["shape"], tip["kind"], tip["status"]) == (row["shape"], row["kind"], row["status"])
+            assert tip["features"] == "64 of 128"
+            assert tip["lr"] == f"{run.config['optimizer.lr']:g}"
+
+
+def test_a_checkpoints_box_shows_and_hides_its_curves(shown):
+    assert {tip["checkpoint"] for tip in drawn(shown)} == {"final"}
+    box = shown.page.get_by_label("initial", exact=True)
+    box.check()
+    shown.page.wait_for_timeout(100)
+    assert {tip["checkpoint"] for tip in drawn(shown)} == {"initial", "final"}
+    box.uncheck()
+    shown.page.wait_for_timeout(100)
+    assert {tip["checkpoint"] for tip in drawn(shown)} == {"final"}
+
+
+def test_the_colour_picker_changes_the_colours(shown):
+    colours = (
+        "() => new Set([...document.querySelectorAll('svg .mark-line path')].map((p) => p.getAttribute('stroke'))).size"
+    )
+    by_width = shown.page.evaluate(colours)
+    shown.page.locator("select[name=colour]").select_option(label="lr")
+    shown.page.wait_for_timeout(200)
+    assert shown.page.evaluate(colours) > by_width
+    titles = shown.page.evaluate("() => document.querySelector('#views').textContent")
+    assert "Test error over depth, by lr" in titles
+
+
+def test_the_brush_chooses_the_runs_of_all_views(shown, comparison):
+    shown.page.locator("select[name=swept]").select_option(label="lr")
+    shown.page.wait_for_timeout(200)
+    place = [mark for mark in marks(shown) if "best layer" in mark["tip"] and mark["tip"]["lr"] == "0.1"]
+    xs, ys = [p["x"] for p in place], [p["y"] for p in place]
+    mouse = shown.page.mouse
+    mouse.move(min(xs) - 14, min(ys) - 14)
+    mouse.down()
+    mouse.move(max(xs) + 14, max(ys) + 14, steps=6)
+    mouse.up()
+    shown.page.wait_for_timeout(300)
+    names = {tip["run"] for tip in drawn(shown)}
+    expected = {n for n, r in zip(comparison.names, comparison.runs, strict=True) if r.config["optimizer.lr"] == 0.1}
+    assert names == expected
+    assert shown.page.locator("#runs tbody tr:not(.outside)").count() == len(expected)
+    mouse.click(min(xs) - 60, min(ys) - 14)
+    shown.page.wait_for_timeout(300)
+    assert len({tip["run"] for tip in drawn(shown)}) == RUNS
+
+
+def test_the_tables_boxes_choose_runs_without_a_mouse(shown, comparison):
+    boxes = shown.page.locator("#runs tbody input")
+    boxes.nth(0).focus()
+    shown.page.keyboard.press("Space")
+    shown.page.wait_for_timeout(200)
+    assert {tip["run"] for tip in drawn(shown)} == set(comparison.names[1:])
+    shown.page.keyboard.press("Space")
+    shown.page.wait_for_timeout(200)
+    assert len({tip["run"] for tip in drawn(shown)}) == RUNS
+
+
+def test_the_table_is_sorted_by_a_click_and_back(shown, comparison):
+    def column():
+        return [shown.page.locator("#runs tbody tr").nth(i).locator("td").nth(8).inner_text() for i in range(RUNS)]
+
+    errors = comparison.table()["test_error"]
+    button = shown.page.get_by_role("button", name="test error")
+    button.click()
+    assert column() == [f"{e:.2%}" for e in sorted(errors)]
+    button.press("Enter")
+    assert column() == [f"{e:.2%}" for e in sorted(errors, reverse=True)]
+
+
+def test_the_layer_picker_changes_the_path(shown, comparison):
+    def chosen_errors():
+        return sorted(mark["tip"]["validation error"] for mark in marks(shown) if "validation error" in mark["tip"])
+
+    for layer in ("input", "fc"):
+        shown.page.locator("select[name=layer]").select_option(label=layer)
+        shown.page.wait_for_timeout(200)
+        expected = []
+        for run in comparison.runs:
+            path = pd.read_parquet(run.directory / "probes" / "path.parquet")
+            chosen = path[(path["layer"] == layer) & (path["checkpoint"] == "final") & path["selected"]]
+            error = f"{chosen['val_error'].iloc[0]:.4g}"
+            expected.append(f"{float(error):.2%}")
+        assert chosen_errors() == sorted(expected)
+
+
+def test_mcnemar_and_holm_agree_with_python(shown):
+    generator = np.random.default_rng(0)
+    pairs = [(0, 0), (0, 1), (1, 7), (700, 600), (5000, 5100), *generator.integers(0, 80, (40, 2)).tolist()]
+    found = shown.page.evaluate("(pairs) => pairs.map(([b, c]) => report.mcnemar(b, c))", pairs)
+    expected = [mcnemar_p(b, c) for b, c in pairs]
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert shown.page.evaluate("(p) => report.holm(p)", expected) == pytest.approx(holm(expected))
+
+
+def differences(shown):
+    rows = shown.page.locator("#differences tbody tr")
+    return [[cell.inner_text() for cell in rows.nth(i).locator("td").all()] for i in range(rows.count())]
+
+
+def agree(rows, table):
+    assert [row[0] for row in rows] == table["layer"].tolist()
+    for row, expected in zip(rows, table.to_dict("records"), strict=True):
+        assert [int(row[4]), int(row[5])] == [expected["only_first"], expected["only_second"]]
+        assert row[1:3] == [f"{expected['first_error']:.2%}", f"{expected['second_error']:.2%}"]
+        assert float(row[6]) == pytest.approx(expected["p_holm"], abs=6e-4)
+        assert (row[7] == "differ") == expected["differs"]
+
+
+def test_two_runs_and_two_layers_are_compared_as_in_python(shown, comparison):
+    first, second = comparison.runs[0], comparison.runs[2]
+    shown.page.locator("#second").select_option(label=comparison.names[2])
+    shown.page.wait_for_timeout(200)
+    table = compare_runs(first, second, "final")
+    agree(differences(shown), table)
+    assert table["differs"].any()
+    words = shown.page.locator("#in-words").inner_text()
+    assert re.search(rf"differ at {table['differs'].sum()} of 4 layers", words)
+
+    shown.page.locator("#kind").select_option("layers")
+    shown.page.locator("#against").select_option(label="input")
+    shown.page.wait_for_timeout(200)
+    agree(differences(shown), compare_layers(first, "final", "input"))
+    assert "other layers" in shown.page.locator("#in-words").inner_text()
+
+
+def test_what_can_be_reached_by_keyboard_and_read_aloud(shown):
+    assert shown.page.locator("#views").get_attribute("aria-label").startswith("Five linked charts")
+    unnamed = shown.page.evaluate(
+        """() => [...document.querySelectorAll('input, select, button')]
+          .filter((e) => !e.ariaLabel && !e.labels?.length && !e.textContent.trim()).map((e) => e.outerHTML)"""
+    )
+    assert unnamed == []
+    shown.page.keyboard.press("Tab")
+    assert shown.page.evaluate("() => document.activeElement.tagName") in ("A", "SELECT", "INPUT", "BUTTON", "DIV")
+
+
+def test_printing_hides_what_only_a_screen_needs(shown):
+    shown.page.emulate_media(media="print")
+    try:
+        assert not shown.page.locator("#pickers").is_visible()
+        assert shown.page.locator("#runs").is_visible()
+    finally:
+        shown.page.emulate_media(media="screen")

@@ -1,0 +1,215 @@
+"""Runs side by side, also those that went wrong."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+import made_results as made
+import made_runs
+from layerprobe.report.comparison import ReportError, compare, side_by_side
+from layerprobe.report.difference import compare_layers, compare_runs, in_words
+from layerprobe.report.differing import differing_keys, ordered_values, short_keys
+from layerprobe.report.mcnemar import holm, mcnemar_p
+from layerprobe.report.words import depth_in_words
+from layerprobe.results.run import Run
+from layerprobe.results.store import ProbeStore
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    return made_runs.write_sweep(tmp_path_factory.mktemp("sweep"), 12)
+
+
+def test_only_what_differs_is_kept_overrides_first_and_the_seed_last():
+    configs = [
+        {"data.seed": s, "seed": s, "optimizer.lr": lr, "optimizer": "adam", "trainer.max_epochs": 5, "scheduler.T": lr}
+        for s in (0, 1)
+        for lr in (0.1, 0.2)
+    ]
+    assert differing_keys(configs) == ["optimizer.lr", "seed"]
+    assert differing_keys(configs, ["scheduler.T"]) == ["scheduler.T", "seed"]
+    assert differing_keys(configs[:1]) == []
+    assert differing_keys([{"a": 1}, {}]) == ["a"]
+
+
+def test_values_are_ordered_as_numbers_and_keys_stay_apart():
+    assert ordered_values([10, 9, 0.5, None, "x", 9]) == ["0.5", "9", "10", "x", "–"]
+    assert short_keys(["model.width", "optimizer.lr", "scheduler.lr", "seed", "a.seed"]) == {
+        "model.width": "width", "optimizer.lr": "optimizer.lr", "scheduler.lr": "scheduler.lr", "seed": "seed",
+        "a.seed": "a.seed",
+    }  # fmt: skip
+
+
+def test_table_of_runs_has_the_layer_that_validation_prefers(sweep):
+    comparison = compare([sweep])
+    assert comparison.keys == ("model.width", "optimizer.lr", "seed")
+    table = comparison.table()
+    assert table["run"].is_unique
+    assert table["run"].iloc[0] == "made width=16 lr=0.001 seed=0"
+    for row, run in zip(table.to_dict("records"), comparison.runs, strict=True):
+        final = run.results[run.results["checkpoint"] == "final"]
+        best = final.loc[final["val_error"].idxmin()]
+        assert (row["best_layer"], row["test_error"]) == (best["layer"], best["test_error"])
+        assert row["n_checkpoints"] == 3
+
+
+def test_joined_rows_are_the_records(sweep):
+    comparison = compare([sweep])
+    joined = comparison.joined()
+    assert len(joined) == 12 * 3 * 4
+    assert joined["test_error"].tolist() == [e for run in comparison.runs for e in run.results["test_error"]]
+    assert set(joined["model.width"]) == {16, 32}
+    assert "probe_seed" in joined
+    assert joined["seed"].nunique() == 2
+
+
+@pytest.mark.parametrize(
+    ("where", "runs"),
+    [
+        ("seed == 0", 6),
+        ("optimizer.lr < 0.05 and model.width == 16", 4),
+        ("model == 'convnet' and seed < 1", 6),
+        ("status != 'done'", 0),
+        ("`optimizer.lr` == 0.1", 4),
+        ("test_error < 1", 12),
+    ],
+)
+def test_conditions(sweep, where, runs):
+    if runs:
+        assert len(compare([sweep], where).runs) == runs
+        return
+    with pytest.raises(ReportError, match="leaves none of 12 runs: status is done"):
+        compare([sweep], where)
+
+
+@pytest.mark.parametrize("where", ["sed == 0", "seed ==", "seed < 'x'", "__import__('os')"])
+def test_a_condition_that_cannot_be_understood_says_so(sweep, where):
+    with pytest.raises(ReportError, match=r"cannot be understood.*Next step"):
+        compare([sweep], where)
+
+
+def test_no_runs_says_where_was_looked(tmp_path):
+    with pytest.raises(ReportError, match=r"does not exist.*Next step"):
+        compare([tmp_path / "absent"])
+    with pytest.raises(ReportError, match=r"hold no `probes/results.parquet`"):
+        compare([tmp_path])
+
+
+def test_runs_of_one_name_are_told_apart_by_their_directories(tmp_path):
+    for name in ("a/same", "b/same", "c/other"):
+        made_runs.write_run(tmp_path / name)
+    names = compare([tmp_path]).names
+    assert len(set(names)) == 3
+    assert names[0].endswith("a/same")
+    assert names[1].endswith("b/same")
+
+
+def test_an_unfinished_checkpoint_is_marked_and_the_best_layer_comes_from_a_whole_one(tmp_path):
+    store = ProbeStore(tmp_path / "killed" / "probes")
+    for depth, layer in enumerate(("input", "fc")):
+        store.add(made.result("initial", 0, depth, layer))
+    store.merge()
+    store.add(made.result("final", 100, 0, "input"))
+    made_runs.write_run(tmp_path / "whole")
+    table = compare([tmp_path]).table().set_index("status")
+    assert table.loc["unfinished", "checkpoint"] == "initial"
+    assert table.loc["unfinished", "best_layer"] == "fc"
+    assert table.loc["unfinished", "notes"] == "ended while final was probed"
+    assert table.loc["unfinished", "n_checkpoints"] == 2
+    assert table.loc["done", "notes"] == ""
+
+
+def test_a_failed_run_without_results_stays_in_the_table(tmp_path):
+    made_runs.write_run(tmp_path / "a")
+    shutil.rmtree(made_runs.write_run(tmp_path / "b", status="failed", seed=1) / "probes")
+    comparison = compare([tmp_path])
+    row = comparison.table().iloc[1]
+    assert (row["status"], row["error"], row["notes"], row["best_layer"]) == (
+        "failed",
+        "boom",
+        "no layer was probed",
+        "",
+    )
+    assert len(comparison.joined()) == 12
+    assert depth_in_words(comparison.runs[1]) == "No layer was probed."
+
+
+def test_depth_in_words_agrees_with_the_records(tmp_path):
+    errors = [0.5, 0.3, 0.35, 0.2, 0.4]
+    for i, error in enumerate(errors):
+        half = 0.04
+        ProbeStore(tmp_path / "probes").add(
+            made.result(
+                depth=i, layer=f"l{i}", test_error=error, test_error_low=error - half, test_error_high=error + half
+            )
+        )
+    ProbeStore(tmp_path / "probes").merge()
+    assert depth_in_words(Run.read(tmp_path)) == (
+        "At final the test error goes from 50.00% (l0) to 40.00% (l4); it is lowest at l3 (20.00%). It rises 2 times, "
+        "at most by 20.00 points (l3 to l4); beyond the 95% intervals: l3 to l4 (+20.00)."
+    )
+
+
+def test_two_runs_by_a_plain_count(tmp_path):
+    runs = [
+        Run.read(
+            made_runs.write_run(tmp_path / str(i), seed=i, shift=0.15 * i, overrides={"data": "d", "data.seed": i})
+        )
+        for i in range(2)
+    ]
+    table = compare_runs(*runs, "final")
+    right = [
+        pd.read_parquet(run.directory / "probes" / "correct.parquet").set_index(["checkpoint", "layer"])["correct"]
+        for run in runs
+    ]
+    assert table["layer"].tolist() == list(made_runs.LAYERS)
+    p = []
+    for row in table.itertuples():
+        first, second = (np.asarray(side["final", row.layer]) for side in right)
+        b = sum(bool(x and not y) for x, y in zip(first, second, strict=True))
+        c = sum(bool(y and not x) for x, y in zip(first, second, strict=True))
+        assert (row.only_first, row.only_second) == (b, c)
+        assert row.first_error == pytest.approx(1 - first.mean())
+        p.append(mcnemar_p(int(b), int(c)))
+    assert table["p"].tolist() == p
+    assert table["p_holm"].tolist() == holm(p)
+    assert table["differs"].all()
+    assert "differ at 4 of 4 layers" in in_words(table, "a", "b")
+
+
+def test_a_run_does_not_differ_from_its_copy(tmp_path):
+    run = Run.read(made_runs.write_run(tmp_path / "a"))
+    table = compare_runs(run, run, "final")
+    assert not table["differs"].any()
+    assert "do not differ at any of 4 layers" in in_words(table, "a", "b")
+
+
+def test_other_test_samples_are_not_paired(tmp_path):
+    splits = [Run.read(made_runs.write_run(tmp_path / str(i), overrides={"data.split_seed": i})) for i in range(2)]
+    assert compare_runs(*splits, "final").empty
+    assert "cannot be compared" in in_words(compare_runs(*splits, "final"), "a", "b")
+    sizes = [Run.read(made_runs.write_run(tmp_path / f"n{n}", n_test=n)) for n in (100, 200)]
+    assert compare_runs(*sizes, "final").empty
+
+
+def test_one_layer_against_the_others(tmp_path):
+    run = Run.read(made_runs.write_run(tmp_path / "a"))
+    table = compare_layers(run, "initial", "input")
+    assert table["layer"].tolist() == ["conv1", "conv2", "fc"]
+    assert table["differs"].iloc[-1]
+    assert compare_layers(run, "initial", "absent").empty
+
+
+def test_columns_of_another_version_do_not_stop_a_comparison(tmp_path):
+    directories = [made_runs.write_run(tmp_path / str(i), seed=i) for i in range(2)]
+    file = directories[0] / "probes" / "results.parquet"
+    table = pq.read_table(file).drop_columns(["test_f1", "seed", "selectivity"])
+    pq.write_table(table.append_column("test_r2", [[0.5] * len(table)]), file)
+    comparison = side_by_side([Run.read(Path(d)) for d in directories])
+    joined = comparison.joined()
+    assert joined["test_r2"].notna().sum() == 12
+    assert "without" in comparison.table()["notes"].iloc[0]

@@ -1,0 +1,142 @@
+"""The page, its pictures and the files beside it, without a browser."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+
+import pandas as pd
+import pytest
+
+import made_runs
+from layerprobe.report.comparison import ReportError, compare
+from layerprobe.report.page.document import page
+from layerprobe.report.page.samples import samples
+from layerprobe.report.page.tables import tables
+from layerprobe.report.write import write_report
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    return compare([made_runs.write_sweep(tmp_path_factory.mktemp("runs"), 6)])
+
+
+@pytest.fixture(scope="module")
+def written(comparison, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "all.html"
+    return {file.name: file for file in write_report(comparison, out, pair=comparison.names[:2])}
+
+
+def content_of(html):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)[1])
+
+
+def test_all_files_are_written(written):
+    views = ("curves", "best_layer", "seed_mean", "l2_path", "layer_map", "difference")
+    pictures = {f"{name}.{ending}" for name in views for ending in ("png", "svg")}
+    assert set(written) == {"all.html", "all.csv", "all.parquet", "all.md"} | pictures
+    assert all(file.stat().st_size > 500 for file in written.values())
+
+
+def test_pictures_are_as_wide_as_a_column(written):
+    for name, file in written.items():
+        if name.endswith(".svg"):
+            assert 220 < float(ET.parse(file).getroot().get("width")) <= 3.6 * 96, name
+
+
+def test_joined_tables_hold_every_record(written, comparison):
+    expected = pd.concat([run.results for run in comparison.runs], ignore_index=True)
+    for found in (pd.read_csv(written["all.csv"], keep_default_na=False), pd.read_parquet(written["all.parquet"])):
+        assert found["test_error"].astype(float).tolist() == expected["test_error"].tolist()
+        assert found["layer"].tolist() == expected["layer"].tolist()
+        assert found["optimizer.lr"].astype(float).unique().tolist() == [0.001, 0.01, 0.1]
+
+
+def test_summary_is_a_table_and_sentences(written, comparison):
+    text = written["all.md"].read_text()
+    assert text.startswith("## 6 runs (6 done)")
+    rows = [line for line in text.splitlines() if line.startswith("| made ")]
+    assert len(rows) == 6
+    for line, row in zip(rows, comparison.table().to_dict("records"), strict=True):
+        assert f"| {row['test_error']:.2%} |" in line
+    assert "McNemar" in text
+    assert text.count("At final the test error goes from") == 6
+
+
+def test_page_is_one_file_that_may_ask_nobody(written):
+    html = written["all.html"].read_text()
+    assert "default-src 'none'" in html
+    head = html.split("<script", 1)[0]
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", head)
+    assert "@import" not in head
+
+
+def test_text_from_a_run_cannot_become_markup(tmp_path):
+    name = "</script><script>alert(1)</script>"
+    run = made_runs.write_run(tmp_path / "a", overrides={"experiment": name}, layers=("input", name))
+    html = page(compare([run]))
+    assert name not in html
+    assert content_of(html)["layers"] == ["input", name]
+
+
+@pytest.mark.slow
+def test_a_hundred_runs_stay_small(tmp_path):
+    layers = [f"block{i // 6}.{i % 6}.conv" for i in range(24)]
+    checkpoints = [("initial", 0), *((f"epoch_{i}", 25 * i) for i in (1, 2, 3)), ("final", 100)]
+    made_runs.write_sweep(tmp_path, 100, layers=layers, checkpoints=checkpoints, l2=made_runs.L2, n_test=720)
+    comparison = compare([tmp_path])
+    html = page(comparison)
+    assert len(html.encode()) < 4e6
+    rows = content_of(html)["spec"]["datasets"]["rows"].splitlines()
+    assert len(rows) == 1 + 100 * 5 * 24
+
+
+def test_what_does_not_fit_is_left_out_and_named(comparison):
+    whole = tables(comparison)
+    assert whole.left_out == ()
+    assert len(whole.paths) == 6 * 3 * 4
+    small = tables(comparison, path_budget=800)
+    assert set(small.paths["checkpoint"]) == {2}
+    assert f"{len(small.paths)} of 72 L2 paths" in small.left_out[0]
+    packed, left_out = samples(comparison, whole)
+    assert (len(packed), left_out) == (6, [])
+    some, left_out = samples(comparison, whole, budget=sum(len(p["bits"]) for p in packed) // 4)
+    assert 0 < len(some) < 6
+    assert f"{len(some)} of 6 runs" in left_out[0]
+
+
+def test_many_checkpoints_are_thinned_from_first_to_last(tmp_path):
+    checkpoints = [("initial", 0), *((f"step_{i}", i) for i in range(1, 40)), ("final", 40)]
+    made_runs.write_run(tmp_path, checkpoints=checkpoints)
+    found = tables(compare([tmp_path]))
+    assert len(found.checkpoints) == 12
+    assert found.checkpoints[0] == "initial"
+    assert found.checkpoints[-1] == "final"
+    assert "12 of 41 checkpoints" in found.left_out[0]
+
+
+def test_a_depth_has_a_name_only_where_all_networks_agree(tmp_path):
+    made_runs.write_run(tmp_path / "a")
+    made_runs.write_run(tmp_path / "b", layers=("input", "other"), seed=1)
+    found = tables(compare([tmp_path]))
+    assert not found.same_layers
+    assert found.layers["position"].tolist() == found.layers["depth"].tolist()
+    assert "depth (place in the order of execution)" in page(compare([tmp_path]))
+
+
+def test_one_run_and_runs_without_any_result_still_make_a_page(tmp_path, written):
+    run = made_runs.write_run(tmp_path / "a")
+    assert "1 run," in page(compare([run]))
+    (run / "probes" / "results.parquet").unlink()
+    (run / "probes" / "path.parquet").unlink()
+    (run / "probes" / "correct.parquet").unlink()
+    html = page(compare([run]))
+    assert "no layer was probed" in html
+    files = list(write_report(compare([run]), tmp_path / "out.html"))
+    assert (tmp_path / "out_figures" / "curves.png") in files
+
+
+def test_a_pair_that_is_not_there_is_named(comparison, tmp_path):
+    with pytest.raises(ReportError, match="there is no run 'x'"):
+        list(write_report(comparison, tmp_path / "out.html", pair=["x", comparison.names[0]]))
+    with pytest.raises(ReportError, match="names 1 runs; wanted two"):
+        list(write_report(comparison, tmp_path / "out.html", pair=[comparison.names[0]]))

@@ -1,0 +1,125 @@
+"""Directories of runs, read whatever became of them."""
+
+import shutil
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+import made_results as made
+import made_runs
+from layerprobe.results.any_version import read_any_version
+from layerprobe.results.record import SchemaError, to_frame
+from layerprobe.results.run import Run, find_runs
+from layerprobe.results.store import ProbeStore
+from layerprobe.types import PathRecord, ProbeRecord
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return made_runs.write_run(tmp_path / "runs" / "a", overrides={"model.width": 8})
+
+
+def test_a_finished_run(directory):
+    run = Run.read(directory)
+    assert run.status == "done"
+    assert run.notes == ()
+    assert run.unmerged == frozenset()
+    assert run.config["model.width"] == 8
+    assert run.config["model"] == "convnet"
+    assert "run_dir" not in run.config
+    assert "name" not in run.config
+    assert run.overrides == ("experiment", "model", "optimizer.lr", "seed", "model.width")
+    expected = pd.read_parquet(directory / "probes" / "results.parquet")
+    pd.testing.assert_frame_equal(run.results, expected)
+    assert len(run.path()) == 3 * len(expected)
+    assert len(run.correct()) == len(expected)
+
+
+def test_a_run_that_was_killed_shows_what_it_had(tmp_path):
+    store = ProbeStore(tmp_path / "probes")
+    for depth, layer in enumerate(("input", "fc")):
+        store.add(made.result("initial", 0, depth, layer))
+    store.merge()
+    store.add(made.result("final", 100, 0, "input"))
+    run = Run.read(tmp_path)
+    assert run.status == "unfinished"
+    assert run.unmerged == {"final"}
+    assert list(zip(run.results["checkpoint"], run.results["layer"], strict=True)) == [
+        ("final", "input"), ("initial", "input"), ("initial", "fc"),
+    ]  # fmt: skip
+    pd.testing.assert_frame_equal(
+        run.results.sort_values(["step", "depth"], ignore_index=True), store.results(), check_dtype=False
+    )
+    assert len(run.correct()) == 3
+    assert len(run.path()) == 9
+
+
+def test_older_and_newer_columns_are_filled_and_kept(directory):
+    file = directory / "probes" / "results.parquet"
+    table = pq.read_table(file)
+    older = table.drop_columns(["test_f1", "test_auc", "aliases"]).replace_schema_metadata({})
+    pq.write_table(older.append_column("task", [["classify"] * len(table)]), file)
+    run = Run.read(directory)
+    assert run.results["test_f1"].isna().all()
+    assert (run.results["aliases"] == "").all()
+    assert (run.results["task"] == "classify").all()
+    assert run.results["test_error"].tolist() == table.column("test_error").to_pylist()
+    assert run.notes == ("written by another version, without aliases, test_f1, test_auc",)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 cut short", b"not parquet at all, but long enough to be read"])
+def test_a_broken_file_is_named_and_leaves_the_other_runs_alone(directory, content):
+    (directory / "probes" / "results.parquet").write_bytes(content)
+    (directory / "probes" / "path.parquet").write_bytes(content)
+    (directory / "run.json").write_text("{")
+    run = Run.read(directory)
+    assert run.results.empty
+    assert run.path().empty
+    assert run.status == "unfinished"
+    assert "run.json cannot be read" in run.notes
+    assert any("results.parquet is not a readable Parquet file" in note for note in run.notes)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    pd.DataFrame({"x": [1]}).to_parquet(tmp_path / "results.parquet")
+    with pytest.raises(SchemaError, match="lacks the columns checkpoint, depth, layer, test_error"):
+        read_any_version(tmp_path / "results.parquet", ProbeRecord)
+
+
+@pytest.mark.parametrize("kind", [ProbeRecord, PathRecord])
+def test_a_missing_file_has_no_rows_but_all_columns(tmp_path, kind):
+    rows, absent = read_any_version(tmp_path / "none.parquet", kind)
+    expected = to_frame([], kind)
+    assert rows.empty
+    assert absent == []
+    assert list(rows) == list(expected)
+    assert rows.dtypes.map(str).tolist() == expected.dtypes.map(str).tolist()
+
+
+def test_runs_are_found_once_in_the_order_of_their_numbers(tmp_path):
+    for name in ("10", "9", "sub/1"):
+        made_runs.write_run(tmp_path / "sweep" / name)
+    (tmp_path / "sweep" / "9" / "checkpoints" / "probes" / "parts").mkdir(parents=True)
+    found = find_runs([tmp_path / "sweep", tmp_path / "sweep" / "9", str(tmp_path / "sweep" / "[1-9]*")])
+    assert [str(path.relative_to(tmp_path / "sweep")) for path in found] == ["9", "10", "sub/1"]
+    assert find_runs([tmp_path / "nothing"]) == []
+    assert find_runs([tmp_path / "sweep" / "9"]) == [tmp_path / "sweep" / "9"]
+
+
+def test_a_directory_that_was_moved_reads_the_same(directory, tmp_path):
+    before = Run.read(directory)
+    moved = tmp_path / "elsewhere" / "b"
+    shutil.move(directory, moved)
+    after = Run.read(moved)
+    assert after.config == before.config
+    pd.testing.assert_frame_equal(after.results, before.results)
+
+
+def test_a_run_that_failed_before_it_probed(tmp_path):
+    directory = made_runs.write_run(tmp_path / "a", status="failed")
+    shutil.rmtree(directory / "probes")
+    run = Run.read(directory)
+    assert (run.status, run.error) == ("failed", "boom")
+    assert run.results.empty
+    assert find_runs([tmp_path]) == [directory]
