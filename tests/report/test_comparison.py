@@ -208,8 +208,8 @@ def test_columns_of_another_version_do_not_stop_a_comparison(tmp_path):
     directories = [made_runs.write_run(tmp_path / str(i), seed=i) for i in range(2)]
     file = directories[0] / "probes" / "results.parquet"
     table = pq.read_table(file).drop_columns(["test_f1", "seed", "selectivity"])
-    pq.write_table(table.append_column("test_r2", [[0.5] * len(table)]), file)
+    pq.write_table(table.append_column("novel", [[0.5] * len(table)]), file)
     comparison = side_by_side([Run.read(Path(d)) for d in directories])
     joined = comparison.joined()
-    assert joined["test_r2"].notna().sum() == 12
+    assert joined["novel"].notna().sum() == 12
     assert "without" in comparison.table()["notes"].iloc[0]

@@ -158,7 +158,7 @@ def _configuration(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
         if not (isinstance(value, str) and ("${" in value or output in value))
     }
     for group, choice in choices.items():
-        if not group.startswith("hydra/") and choice is not None and group != "logger":
+        if not group.startswith("hydra/") and choice is not None and group not in ("logger", "report"):
             flat[group.replace("/", ".")] = choice
     task = runtime.get("overrides", {}).get("task", [])
     overrides = tuple(item.lstrip("+~").split("=", 1)[0].replace("/", ".") for item in task if "=" in item)
@@ -175,7 +175,7 @@ def _yaml(file: Path) -> dict[str, Any]:
 
 def _flat(node: Any, at: tuple[str, ...]) -> dict[str, Any]:
     """Dotted keys; a class is named by the key of the node that it makes."""
-    if at[:1] in (("logger",), ("hydra",)) or at in (("run_dir",), ("name",)):
+    if at[:1] in (("logger",), ("hydra",), ("report",)) or at in (("run_dir",), ("name",)):
         return {}
     if not isinstance(node, dict):
         return {".".join(at): str(node) if isinstance(node, list) else node}
