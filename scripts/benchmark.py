@@ -137,9 +137,15 @@ def descending(l2s: list[float], fit: Callable[[float], tuple[Tensor, Tensor]]) 
     return [found[l2] for l2 in l2s]
 
 
-def layerprobe(layer: Layer, l2s: list[float]) -> Path_:
-    solution = Logistic().solve(layer.x, layer.y, layer.c, torch.tensor(l2s, dtype=torch.float64))
-    return list(zip(solution.weight, solution.bias, strict=True))
+class Ours:
+    """The logistic solver, and how many evaluations of the objective its last path took."""
+
+    evaluations = 0
+
+    def __call__(self, layer: Layer, l2s: list[float]) -> Path_:
+        solution = Logistic().solve(layer.x, layer.y, layer.c, torch.tensor(l2s, dtype=torch.float64))
+        self.evaluations = int(solution.iterations.sum())
+        return list(zip(solution.weight, solution.bias, strict=True))
 
 
 def as_two(weight: np.ndarray | Tensor, bias: Any) -> tuple[Tensor, Tensor]:
@@ -263,7 +269,7 @@ def contender(name: str, directory: str | None) -> Fit:
         ValueError: There is none, or its library is not there.
     """
     own: dict[str, Fit] = {
-        "layerprobe": layerprobe,
+        "layerprobe": Ours(),
         "scikit-learn": scikit_learn,
         "one-scikit-learn": one_scikit_learn,
         "adamw": adamw,
@@ -319,11 +325,57 @@ def chosen(layer: Layer, path: Path_) -> float:
     )
 
 
+@dataclass(frozen=True)
+class Machine:
+    """What this machine can do at most.
+
+    Attributes:
+        products: Floating-point operations per second of a float32 matrix product that fits the caches' blocking.
+        bandwidth: Bytes per second that are read from memory and written to it by a copy.
+    """
+
+    products: float
+    bandwidth: float
+
+    @classmethod
+    def measured(cls) -> Machine:
+        """The best of several tries."""
+        a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+        source = torch.empty(1 << 27)
+        target = torch.empty_like(source)
+
+        def best(work: Callable[[], Any]) -> float:
+            times = []
+            for _ in range(7):
+                start = time.perf_counter()
+                work()
+                times.append(time.perf_counter() - start)
+            return min(times)
+
+        return cls(2 * 2048**3 / best(lambda: a @ b), 2 * source.nbytes / best(lambda: target.copy_(source)))
+
+    def limit(self, layer: Layer, evaluations: int, points: int) -> float:
+        """Seconds below which the solver's own algorithm cannot come here.
+
+        An evaluation is two products of 2·n·d·(c - 1) operations and one reading of the features; the certificate does
+        as much twice for every value, in float64 at half the rate; the Gram matrix is 2·n·d², its eigenvectors 9·d³
+        (Golub & Van Loan). Everything else, such as exponentials, is left out.
+        """
+        (n, d), c = layer.x.shape, layer.c
+        size = min(n, d)
+        products = 4.0 * n * d * (c - 1) * evaluations + 2 * 2 * 4.0 * n * size * c * points
+        decomposition = 2.0 * n * d * size + 9.0 * size**3
+        read = 4.0 * n * d * (evaluations + 2 * points + 1)
+        return max((products + decomposition) / self.products, read / self.bandwidth)
+
+
 def measure(case: str, cfg: DictConfig) -> list[dict[str, Any]]:
     """Run every contender on every layer of a case, in turn, several times."""
     l2s = [float(value) for value in cfg.l2]
-    rows, given_up = [], set()
-    contenders = {name: contender(name, cfg.peers_dir) for name in cfg.peers}
+    rows: list[dict[str, Any]] = []
+    given_up: set[str] = set()
+    contenders, machine = {name: contender(name, cfg.peers_dir) for name in cfg.peers}, Machine.measured()
+    log.info("Products %.0f GFLOP/s, copies %.1f GB/s", machine.products / 1e9, machine.bandwidth / 1e9)
     for i, layer in enumerate(layers_of(case, cfg)):
         log.info("%s, layer %d: %d samples x %d features x %d classes", case, i, *layer.x.shape, layer.c)
         best: list[float] | None = None
@@ -345,6 +397,8 @@ def measure(case: str, cfg: DictConfig) -> list[dict[str, Any]]:
                 seconds += time.perf_counter() - start
                 row = {"case": case, "layer": i, "repeat": repeat, "contender": name, "seconds": seconds}
                 row["val_error"] = val_error
+                if isinstance(fit, Ours):
+                    row["limit"] = machine.limit(layer, fit.evaluations, len(l2s))
                 if repeat == 0 and len(path) == len(l2s) and name not in ("adamw", "one-scikit-learn"):
                     values = [objective(layer, w, b, l2) for (w, b), l2 in zip(path, l2s, strict=True)]
                     best = values if name == "layerprobe" else best
@@ -361,10 +415,14 @@ def measure(case: str, cfg: DictConfig) -> list[dict[str, Any]]:
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Seconds of all layers together, minimum and median over the repeats, and how far the path is from the best."""
     runs = rows.groupby(["case", "contender", "repeat"], sort=False)
-    whole = runs.agg(seconds=("seconds", "sum"), layers=("layer", "nunique"))
+    whole = runs.agg(seconds=("seconds", "sum"), limit=("limit", "sum"), layers=("layer", "nunique"))
     table = whole.groupby(["case", "contender"], sort=False).agg(
-        seconds_min=("seconds", "min"), seconds_median=("seconds", "median"), layers=("layers", "max")
+        seconds_min=("seconds", "min"),
+        seconds_median=("seconds", "median"),
+        limit=("limit", "min"),
+        layers=("layers", "max"),
     )
+    table["share"] = (table["limit"] / table["seconds_min"]).where(table["limit"] > 0)
     first = rows[rows["repeat"] == 0].groupby(["case", "contender"], sort=False)
     table["val_error"] = first["val_error"].mean()
     for name in ("excess", "deficit"):
@@ -378,7 +436,17 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 def show(table: pd.DataFrame) -> None:
     """Print the table."""
     shown = Table(title="All layers, whole path, selection on validation")
-    for name in ("case", "contender", "layers", "s, min", "s, median", "times ours", "worst excess", "val error"):
+    for name in (
+        "case",
+        "contender",
+        "layers",
+        "s, min",
+        "s, median",
+        "times ours",
+        "worst excess",
+        "val error",
+        "of the limit",
+    ):
         shown.add_column(name, justify="left" if name in ("case", "contender") else "right")
     for row in table.to_dict("records"):
         excess = "" if math.isnan(row["excess"]) else f"{row['excess']:.1e}"
@@ -391,6 +459,7 @@ def show(table: pd.DataFrame) -> None:
             f"{row['times']:.2f}",
             excess,
             f"{row['val_error']:.4f}",
+            "" if math.isnan(row["share"]) else f"{row['share']:.0%}",
         )
     Console().print(shown)
 
