@@ -116,3 +116,11 @@ def test_real_mnist(shared):
     test_classes = torch.bincount(data.dataset("test").targets).tolist()
     assert test_classes == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     assert torch.bincount(data.dataset("val").targets).min() > 900
+
+
+def test_fewer_training_images_are_the_first_and_leave_validation_as_it_was(root):
+    whole, fewer = _ready(root), _ready(root, train_size=7)
+    assert torch.equal(fewer.dataset("train").stored, whole.dataset("train").stored[:7])
+    assert torch.equal(fewer.dataset("val").stored, whole.dataset("val").stored)
+    with pytest.raises(ValueError, match=r"data\.train_size=null"):
+        _ready(root, train_size=21)

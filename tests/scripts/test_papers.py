@@ -20,7 +20,13 @@ def results(directory: Path) -> pd.DataFrame:
 
 def small(shared: Path, *overrides: str) -> list[str]:
     """2,000 training images of MNIST, a few steps."""
-    options = [f"data.root={shared / 'data'}", "data.val_size=58000", "logger=none", "hydra.run.dir=run"]
+    options = [
+        f"data.root={shared / 'data'}",
+        "data.train_size=2000",
+        "data.val_size=1000",
+        "logger=none",
+        "hydra.run.dir=run",
+    ]
     return [*options, *overrides]
 
 
@@ -57,14 +63,20 @@ def test_without_the_skip_the_signal_does_not_reach_the_end(shared: Path, tmp_pa
     frame = results(tmp_path / "run")
     last = frame[frame["checkpoint"] == "step_3"].set_index("layer")["train_error"]
     assert last["layers.0"] < 0.2
-    assert last[[f"layers.{k}" for k in range(50, 60)]].min() > 0.85
+    assert last[[f"layers.{k}" for k in range(50, 60)]].min() > 0.75
 
 
 @pytest.mark.parametrize("activation", ["identity", "tanh"])
 def test_a_layer_is_like_the_input_without_an_activation_and_only_then(
     shared: Path, tmp_path: Path, activation: str
 ) -> None:
-    options = [f"data.root={shared / 'data'}", "data.val_size=52000", "logger=none", "hydra.run.dir=run"]
+    options = [
+        f"data.root={shared / 'data'}",
+        "data.train_size=8000",
+        "data.val_size=1000",
+        "logger=none",
+        "hydra.run.dir=run",
+    ]
     options += ["trainer.max_steps=50", f"model/activation={activation}"]
     run("train.py", "experiment=linear_net", *options, cwd=tmp_path)
     frame = results(tmp_path / "run")

@@ -31,6 +31,7 @@ class MnistDataModule(AbstractInMemoryDataModule):
         self,
         root: str | Path = "data",
         download: bool = False,
+        train_size: int | None = None,
         val_size: int = 10_000,
         batch_size: int = 64,
         num_workers: int = 0,
@@ -41,6 +42,7 @@ class MnistDataModule(AbstractInMemoryDataModule):
         Args:
             root: Folder that holds `MNIST/raw`.
             download: Whether to fetch the files if one is missing.
+            train_size: Training samples, the first of the training file; by default all but validation's.
             val_size: Validation samples.
             batch_size: Samples in a batch.
             num_workers: Worker processes of each loader.
@@ -49,6 +51,7 @@ class MnistDataModule(AbstractInMemoryDataModule):
         super().__init__(n_classes=10, batch_size=batch_size, num_workers=num_workers)
         self.root = Path(root).expanduser()
         self.download = download
+        self.train_size = train_size
         self.val_size = val_size
         self.seed = seed
 
@@ -87,8 +90,11 @@ class MnistDataModule(AbstractInMemoryDataModule):
                 f"val_size={self.val_size:,} leaves a split empty: choose 1 to {len(images) - 1:,} of the "
                 f"{len(images):,} training images (data.val_size=10000)"
             )
+        size = n_train if self.train_size is None else self.train_size
+        if not 1 <= size <= n_train:
+            raise ValueError(f"train_size={size:,}: validation leaves 1 to {n_train:,} images (data.train_size=null)")
         return {
-            "train": _pixels(images[:n_train], targets[:n_train]),
+            "train": _pixels(images[:size], targets[:size]),
             "val": _pixels(images[n_train:], targets[n_train:]),
             "test": _pixels(*test),
         }
