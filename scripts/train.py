@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -15,12 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from layerprobe.config import register
+from layerprobe.job import run_job
 from layerprobe.report.depth_view import DepthView
 from layerprobe.report.figures import write_run_figures
 from layerprobe.report.terminal import results_table
+from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.summary import RunSummary, best_layer
-from layerprobe.results.wandb_sink import finish_run
 from layerprobe.training.log import ProbeLog
 
 log = logging.getLogger("layerprobe")
@@ -29,31 +31,23 @@ log = logging.getLogger("layerprobe")
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+warnings.filterwarnings("ignore", message="The .srun. command is available")
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
-def main(cfg: DictConfig) -> None:
-    run_dir, overrides = Path(cfg.run_dir), list(HydraConfig.get().overrides.task)
-    try:
-        metrics, best_layer = run(cfg, run_dir)
-    except BaseException as error:
-        finish_run(exit_code=1)
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        RunSummary("failed", overrides, error=reason).write(run_dir)
-        raise
-    finish_run()
-    RunSummary("done", overrides, metrics, best_layer).write(run_dir)
+def main(cfg: DictConfig) -> float:
+    return run_job(cfg, train)
 
 
-def run(cfg: DictConfig, run_dir: Path) -> tuple[dict[str, float], str]:
-    """Train, test, probe and report one run.
+def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
+    """Train, test, probe and report one run, from where it has got to.
 
     Args:
         cfg: The run's configuration.
-        run_dir: Where it writes.
+        run: Where it writes.
 
     Returns:
-        The network's metrics and the best layer's test error; and the name of that layer.
+        How it ended: the network's metrics, the best layer and its test error.
     """
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -67,17 +61,23 @@ def run(cfg: DictConfig, run_dir: Path) -> tuple[dict[str, float], str]:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if hasattr(callback, "config"):
             callback.config = config
-    trainer.fit(model, datamodule=datamodule)
+    last = run.checkpoint if run.checkpoint.exists() else None
+    if last is not None:
+        log.info("Going on from %s", last)
+    trainer.fit(model, datamodule=datamodule, ckpt_path=last, weights_only=True if last else None)
     trainer.test(model, datamodule=datamodule, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     log.info("Network: %s", ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
-    best_layer = ""
-    if (run_dir / "probes").is_dir():
-        best_layer, metrics["probe/best_layer_test_error"] = report(run_dir, trainer, view)
-    return metrics, best_layer
+    overrides = list(HydraConfig.get().overrides.task)
+    if not trainer.is_global_zero or not (run.path / "probes").is_dir():
+        return RunSummary("done", overrides, metrics)
+    results = report(run.path, trainer, view)
+    layer, metrics["probe/best_layer_test_error"] = best_layer(results)
+    objective = hydra.utils.instantiate(cfg.objective)(results)
+    return RunSummary("done", overrides, metrics, layer, objective=objective)
 
 
-def report(run_dir: Path, trainer: pl.Trainer, view: DepthView) -> tuple[str, float]:
+def report(run_dir: Path, trainer: pl.Trainer, view: DepthView) -> pd.DataFrame:
     """Draw, print and log what the probes found.
 
     Args:
@@ -86,7 +86,7 @@ def report(run_dir: Path, trainer: pl.Trainer, view: DepthView) -> tuple[str, fl
         view: What the figure over depth shows.
 
     Returns:
-        Name and test error of the layer that validation prefers at the last checkpoint.
+        The results, in the columns of `ProbeRecord`.
     """
     store = ProbeStore(run_dir / "probes")
     results = store.results()
@@ -97,7 +97,7 @@ def report(run_dir: Path, trainer: pl.Trainer, view: DepthView) -> tuple[str, fl
         Console().print(distance)
     log.info("Results: %s", run_dir / "probes" / "results.parquet")
     log.info("Figures: %s", run_dir / "figures")
-    return best_layer(results)
+    return results
 
 
 if __name__ == "__main__":

@@ -20,6 +20,10 @@ class TrainConfig:
         name: Name of the experiment, in the output directory and in the dashboard.
         seed: Seed of weights, data order and dropout.
         run_dir: Where this run writes.
+        run_id: The run's id in the dashboard; by default one that is made up once and kept in `run_dir`.
+        rerun: Which ended runs start from the beginning: `failed` ones or `all`. By default a finished run is left
+            alone and any other goes on.
+        objective: A partial that makes one number of the results, for a sweeper to make small.
         matmul_precision: Precision of float32 matrix products on a GPU: `highest`, `high` or `medium`.
         data: A LightningDataModule.
         model: A LightningModule.
@@ -40,6 +44,9 @@ class TrainConfig:
     name: str = MISSING
     seed: int = 0
     run_dir: str = "${hydra:runtime.output_dir}"
+    run_id: str | None = None
+    rerun: str | None = None
+    objective: dict[str, Any] = field(default_factory=dict)
     matmul_precision: str = "highest"
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
@@ -71,6 +78,10 @@ class ProbeConfig:
         name: Name of the experiment, in the output directory and in the dashboard.
         seed: Seed of the weights of a network without a checkpoint, and of whatever the configurations refer it to.
         run_dir: Where the results go.
+        run_id: The run's id in the dashboard; by default one that is made up once and kept in `run_dir`.
+        rerun: Which ended runs start from the beginning: `failed` ones or `all`. By default a finished run is left
+            alone and any other goes on.
+        objective: A partial that makes one number of the results, for a sweeper to make small.
         data: A LightningDataModule; by default the one in the checkpoint's own configuration.
         model: A network or LightningModule; by default likewise.
         optimizer: Of no effect; the models' configurations refer to it.
@@ -98,6 +109,9 @@ class ProbeConfig:
     run_dir: str = "${hydra:runtime.output_dir}"
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
+    run_id: str | None = None
+    rerun: str | None = None
+    objective: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] | None = None
     trainer: dict[str, Any] = field(default_factory=dict)

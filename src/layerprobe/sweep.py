@@ -1,7 +1,11 @@
-"""The table and the picture at the end of a multirun."""
+"""The beginning and the end of a multirun: its record, and the table of what became of its jobs."""
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +14,22 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 
+from layerprobe.report.jobs_table import jobs_table
 from layerprobe.report.save import save
 from layerprobe.report.sweep_curves import sweep_curves
 from layerprobe.report.sweep_table import sweep_table
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.summary import RunSummary
+from layerprobe.results.sweep_record import SweepRecord
+
+_MOST_JOBS = 60
 
 
 class SweepTable(Callback):
-    """Prints what every job of a sweep came to, averaged over seeds, and writes it to `sweep.csv`."""
+    """Writes down how a sweep was started, and at its end prints what every job came to.
+
+    It leaves with exit code 1 where a job is not done. Every job is a row of `sweep.csv`.
+    """
 
     def __init__(self, over: str = "seed") -> None:
         """Choose what is averaged over.
@@ -27,16 +38,52 @@ class SweepTable(Callback):
             over: The key whose values are repetitions of one experiment.
         """
         self._over = over
+        self._claim = ExitStack()
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write down the command that continues the sweep, and keep a second start of it out."""
+        directory = Path(config.hydra.sweep.dir).absolute()
+        record = SweepRecord(directory)
+        if not self._claim.enter_context(record.claimed()):
+            raise SystemExit(
+                f"A sweep is going on in {directory}. Wait for it, look at it with "
+                f"{shlex.join(['uv', 'run', 'scripts/sweep.py', f'status={directory}'])}, "
+                "or give another directory: hydra.sweep.dir=DIR."
+            )
+        try:
+            record = SweepRecord.read(directory)
+        except FileNotFoundError:
+            record = SweepRecord(directory)
+        arguments = [a for a in sys.argv[1:] if not a.startswith(("hydra.sweep.dir=", "rerun="))]
+        record.command = [os.path.abspath(sys.argv[0]), *arguments, f"hydra.sweep.dir={directory}"]
+        record.cwd = os.getcwd()
+        record.write()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Print the table."""
-        directory = Path(config.hydra.sweep.dir)
-        jobs = sweep_frame(directory)
+        """Print the tables."""
+        record = SweepRecord.read(Path(config.hydra.sweep.dir).absolute())
+        jobs = sweep_frame(record)
+        self._claim.close()
         if jobs.empty:
             return
-        jobs.to_csv(directory / "sweep.csv", index=False)
-        Console().print(sweep_table(jobs, over=self._over))
-        Console().print(f"Every job: {directory / 'sweep.csv'}", highlight=False, soft_wrap=True)
+        jobs.to_csv(record.directory / "sweep.csv", index=False)
+        open_jobs = jobs["status"].ne("done")
+        console = Console()
+        if self._over in jobs and jobs[self._over].nunique() > 1:
+            console.print(sweep_table(jobs, over=self._over))
+        shown = jobs if len(jobs) <= _MOST_JOBS else jobs[open_jobs]
+        if len(shown):
+            console.print(jobs_table(shown))
+        console.print(f"Every job: {record.directory / 'sweep.csv'}", highlight=False, soft_wrap=True)
+        if open_jobs.any():
+            command = shlex.join(["uv", "run", "scripts/sweep.py", f"continue={record.directory}"])
+            console.print(
+                f"{open_jobs.sum()} of {len(jobs)} jobs are not done. To go on: {command}",
+                highlight=False,
+                soft_wrap=True,
+            )
+            console.file.flush()
+            raise SystemExit(1)
 
 
 class SweepCurves(Callback):
@@ -56,8 +103,8 @@ class SweepCurves(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Draw the last checkpoint of every job that is done."""
-        directory = Path(config.hydra.sweep.dir)
-        results = sweep_results(directory)
+        directory = Path(config.hydra.sweep.dir).absolute()
+        results = sweep_results(SweepRecord.read(directory))
         missing = [key for key in self._keys if key not in results]
         if missing:
             Console().print(f"No picture of the sweep: no job that is done sets {', '.join(missing)}.", highlight=False)
@@ -66,17 +113,17 @@ class SweepCurves(Callback):
         Console().print(f"Every layer: {files[0]}", highlight=False, soft_wrap=True)
 
 
-def sweep_results(directory: Path) -> pd.DataFrame:
+def sweep_results(record: SweepRecord) -> pd.DataFrame:
     """Collect the results of a sweep's jobs.
 
     Args:
-        directory: The sweep's directory.
+        record: The sweep.
 
     Returns:
         The rows of the last checkpoint of every job that is done, in the columns of `ProbeRecord`, with `directory` and
         a column for each overridden key.
     """
-    jobs = sweep_frame(directory)
+    jobs = sweep_frame(record)
     frames = []
     for job in jobs[jobs["status"] == "done"].to_dict("records") if len(jobs) else []:
         results = ProbeStore(Path(job["directory"]) / "probes").results()
@@ -85,23 +132,23 @@ def sweep_results(directory: Path) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def sweep_frame(directory: Path) -> pd.DataFrame:
-    """Collect the summaries of a sweep.
+def sweep_frame(record: SweepRecord) -> pd.DataFrame:
+    """Collect what became of a sweep's jobs.
 
     Args:
-        directory: The sweep's directory.
+        record: The sweep.
 
     Returns:
-        One row for each job that has ended: directory, status, error, best_layer, a column for each overridden key
-        and one for each metric.
+        One row for each job: directory, status, error, best_layer, a column for each overridden key and one for each
+        metric. A job without a summary has the status `lost`.
     """
+    known = {Path(job["directory"]): job.get("overrides", []) for job in record.jobs.values()}
     rows = []
-    for folder in sorted(directory.glob("*/"), key=lambda path: (len(path.name), path.name)):
-        summary = RunSummary.read(folder)
-        if summary is not None:
-            overrides = dict(override.lstrip("+").split("=", 1) for override in summary.overrides if "=" in override)
-            rows.append(
-                {"directory": str(folder), "status": summary.status, **overrides, **summary.metrics}
-                | {"best_layer": summary.best_layer, "error": summary.error}
-            )
+    for folder in record.folders():
+        summary = RunSummary.read(folder) or RunSummary("lost", known.get(folder, []), error="it has left no run.json")
+        overrides = dict(override.lstrip("+").split("=", 1) for override in summary.overrides if "=" in override)
+        rows.append(
+            {"directory": str(folder), "status": summary.status, **overrides, **summary.metrics}
+            | {"best_layer": summary.best_layer, "error": summary.error}
+        )
     return pd.DataFrame(rows)

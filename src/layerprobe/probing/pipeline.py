@@ -71,6 +71,8 @@ def probe_checkpoint(
     """
     check_splits(data, chooses=protocol.chooses)
     layers = [layer for layer in find_layers(network, data, protocol, context) if layer.name not in done]
+    if not layers:
+        return
     sequence = find_sequence_axes(network, data, protocol, layers, context)
     ways = {layer: feature_ways(layer.shape, protocol, sequence.get(layer, ())) for layer in layers}
     if protocol.stream:

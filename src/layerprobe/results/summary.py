@@ -20,11 +20,12 @@ class RunSummary:
     """The end of a run.
 
     Attributes:
-        status: `done` or `failed`.
+        status: `done`, `failed` or `interrupted`.
         overrides: The command line's overrides.
         metrics: The network's own last metrics, and the best layer's test error.
         best_layer: The layer with the lowest validation error at the last checkpoint; empty where none was probed.
         error: First line of what went wrong; empty where nothing did.
+        objective: What a sweeper makes small; NaN where nothing was probed.
     """
 
     status: str
@@ -32,11 +33,13 @@ class RunSummary:
     metrics: Mapping[str, float] = field(default_factory=dict)
     best_layer: str = ""
     error: str = ""
+    objective: float = math.nan
 
     def write(self, directory: Path) -> None:
         """Write `run.json`, atomically; a figure that is not finite is written as null."""
         content = asdict(self)
         content["metrics"] = {k: v if math.isfinite(v) else None for k, v in self.metrics.items()}
+        content["objective"] = self.objective if math.isfinite(self.objective) else None
         write_bytes(directory / FILE, json.dumps(content, indent=2).encode())
 
     @classmethod
@@ -54,6 +57,8 @@ class RunSummary:
         except FileNotFoundError:
             return None
         content["metrics"] = {k: math.nan if v is None else v for k, v in content["metrics"].items()}
+        if content.get("objective") is None:
+            content["objective"] = math.nan
         return cls(**content)
 
 

@@ -147,16 +147,19 @@ class WandbSink:
             del os.environ["WANDB_DATA_DIR"]
 
 
-def finish_run(exit_code: int = 0) -> None:
+def finish_run(exit_code: int = 0, preempted: bool = False) -> None:
     """End the process's current run, so that the next job gets one of its own.
 
     Args:
         exit_code: 0 for success; anything else marks the run as failed.
+        preempted: Whether the run will go on under the same id.
     """
     wandb = sys.modules.get("wandb")
     if wandb is None or getattr(wandb, "run", None) is None:
         return
     try:
+        if preempted:
+            wandb.run.mark_preempting()
         wandb.run.finish(exit_code=exit_code)
     except Exception as error:
         warnings.warn(f"Weights & Biases did not finish its run ({type(error).__name__}: {error})", stacklevel=2)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,14 +16,17 @@ from layerprobe.probing.batches import Data, check_splits
 from layerprobe.probing.frozen import frozen
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.results.run_directory import comparable
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.checkpoints import freeze, load
+from layerprobe.training.guard import Guard, ProbingStopped
 from layerprobe.training.log import ProbeLog
 from layerprobe.training.precision import with_converted_inputs
 from layerprobe.training.progress import ProbeProgress
+from layerprobe.training.ranks import Ranks
 from layerprobe.training.schedule import Schedule
 from layerprobe.training.splits import Loaders, splits_of_trainer
-from layerprobe.types import CheckpointInfo, Config
+from layerprobe.types import CheckpointInfo, Config, LayerName
 
 When = Literal["now", "end"]
 
@@ -87,6 +91,8 @@ class ProbeCallback(pl.Callback):
         self._progress = progress
         self._frozen: list[CheckpointInfo] = []
         self._probed: list[str] = []
+        self._ended = False
+        self._finished = False
         self._data: Data | None = None
         self._store: ProbeStore | None = None
         self._root = Path()
@@ -108,28 +114,41 @@ class ProbeCallback(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run has to know."""
-        return {"frozen": [vars(info) for info in self._frozen], "probed": list(self._probed)}
+        return {
+            "frozen": [vars(info) for info in self._frozen],
+            "probed": list(self._probed),
+            "ended": self._ended,
+            "finished": self._finished,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from where an earlier run was saved."""
         self._frozen = [CheckpointInfo(**info) for info in state_dict["frozen"]]
         self._probed = list(state_dict["probed"])
+        self._ended = state_dict.get("ended", False)
+        self._finished = state_dict.get("finished", False)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the results before anything is computed, so that a directory that cannot be written costs nothing."""
         if self._given is not None:
             check_splits(self._given, chooses=self.protocol.chooses)
         self._root = self.directory or Path(trainer.log_dir or trainer.default_root_dir)
+        self._guard = next((other for other in trainer.callbacks if isinstance(other, Guard)), None)  # type: ignore[attr-defined]
+        self._ranks = Ranks()
         if trainer.is_global_zero:
             self._store = ProbeStore(self._root / "probes")
             self._store.prepare()
             self._log = ProbeLog(trainer.loggers)
+        if self._ended and not self._finished:  # the run was stopped after training, which will not start again
+            self._find_data(trainer, pl_module)
+            with self._guard.signals.listening() if self._guard else nullcontext():
+                self._finish(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Freeze the untrained network."""
-        with frozen(pl_module), torch.inference_mode(False):
-            self._data = self._given or splits_of_trainer(trainer, pl_module, self._loaders)
-        check_splits(self._data, chooses=self.protocol.chooses)
+        """Freeze the untrained network; probe what a run that was stopped had frozen and not probed."""
+        self._find_data(trainer, pl_module)
+        if self.when == "now":
+            self._probe_waiting(trainer, pl_module)
         if self.schedule.starts and trainer.global_step == 0:
             self._freeze(trainer, pl_module, CheckpointInfo("initial", 0, 0))
 
@@ -152,11 +171,25 @@ class ProbeCallback(pl.Callback):
         """Freeze the final network, and probe what has waited for the end."""
         if self.schedule.at_end:
             self._freeze(trainer, pl_module, CheckpointInfo("final", trainer.global_step, trainer.current_epoch))
-        waiting = [info for info in self._frozen if info.name not in self._probed]
-        for info in waiting:
-            self._probe_from_file(trainer, pl_module, info)
+        self._ended = True
+        self._finish(trainer, pl_module)
+
+    def _find_data(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        with frozen(pl_module), torch.inference_mode(False):
+            self._data = self._given or splits_of_trainer(trainer, pl_module, self._loaders)
+        check_splits(self._data, chooses=self.protocol.chooses)
+
+    def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._probe_waiting(trainer, pl_module)
+        if {info.name for info in self._frozen} != set(self._probed):
+            return
+        self._finished = True
         if self._store is not None:
             self._log.finish(self._store)
+
+    def _probe_waiting(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for info in [info for info in self._frozen if info.name not in self._probed]:
+            self._probe_from_file(trainer, pl_module, info)
 
     @property
     def _last_step(self) -> int:
@@ -166,11 +199,23 @@ class ProbeCallback(pl.Callback):
         if any(known.name == info.name for known in self._frozen):
             return
         with frozen(pl_module):
-            if trainer.is_global_zero:
+            done = self._done(pl_module, info)
+            if trainer.is_global_zero and not done:
                 freeze(pl_module, self._path(info), info, self.config)
             self._frozen.append(info)
             if self.when == "now":
-                self._probe(trainer, pl_module, info)
+                self._probe(trainer, pl_module, info, done)
+
+    def _done(self, pl_module: pl.LightningModule, info: CheckpointInfo) -> Collection[LayerName]:
+        """Layers whose results are those of this very network: a run that was killed had come this far before."""
+        if self._store is None or not self.config or not self._path(info).exists():
+            return ()
+        kept, state = load(self._path(info)), pl_module.state_dict()
+        same = kept.info == info and kept.state_dict.keys() == state.keys()
+        same = same and comparable(kept.config, self._root) == comparable(self.config, self._root)
+        if same and all(torch.equal(value, state[name].cpu()) for name, value in kept.state_dict.items()):
+            return self._store.done(info.name)
+        return ()
 
     def _probe_from_file(self, trainer: pl.Trainer, pl_module: pl.LightningModule, info: CheckpointInfo) -> None:
         """Probe an earlier network: its weights are put in, and the final ones put back."""
@@ -178,15 +223,33 @@ class ProbeCallback(pl.Callback):
         with frozen(pl_module):
             try:
                 pl_module.load_state_dict(load(self._path(info)).state_dict)
-                self._probe(trainer, pl_module, info)
+                self._probe(trainer, pl_module, info, self._store.done(info.name) if self._store else ())
             finally:
                 pl_module.load_state_dict(final)
 
-    def _probe(self, trainer: pl.Trainer, pl_module: pl.LightningModule, info: CheckpointInfo) -> None:
+    def _probe(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, info: CheckpointInfo, done: Collection[LayerName]
+    ) -> None:
+        whole = True
         if trainer.is_global_zero:
-            assert self._data is not None
-            done = self.store.done(info.name) if trainer.ckpt_path else ()
-            with ProbeProgress(f"Probing {info.name}", self._progress) as progress:
+            whole = self._probe_layers(trainer, pl_module, info, done)
+        if self._ranks.from_first(whole):
+            self._probed.append(info.name)
+
+    def _probe_layers(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, info: CheckpointInfo, done: Collection[LayerName]
+    ) -> bool:
+        """Probe what is not done; False where a signal has come in between."""
+        assert self._data is not None
+        with ProbeProgress(f"Probing {info.name}", self._progress) as bar:
+
+            def on_progress(stage: str, i: int, total: int | None) -> None:
+                bar(stage, i, total)
+                if self._guard is not None and i != total:
+                    layer = f"layer {i + 1} of {total}" if total else stage
+                    self._guard.probing(trainer, info.name, layer)
+
+            try:
                 for result in probe_checkpoint(
                     pl_module,
                     self._data,
@@ -194,14 +257,16 @@ class ProbeCallback(pl.Callback):
                     info,
                     done=done,
                     context=trainer.precision_plugin.forward_context,
-                    on_progress=progress,
+                    on_progress=on_progress,
                 ):
                     self.store.add(result)
-            self.store.merge()
-            results = self.store.results()
-            self._log.checkpoint(results[results["checkpoint"] == info.name])
-        self._probed.append(info.name)
-        trainer.strategy.barrier()
+            except ProbingStopped:
+                return False
+            finally:
+                self.store.merge()
+        results = self.store.results()
+        self._log.checkpoint(results[results["checkpoint"] == info.name])
+        return True
 
     def _path(self, info: CheckpointInfo) -> Path:
         return self._root / "checkpoints" / f"{info.name}.ckpt"

@@ -50,12 +50,22 @@ class PlaneCallback(pl.Callback):
             )
         if trainer.global_step == 0:
             self._look(trainer, pl_module, "initial")
+        else:
+            self._read_back()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the final network, and write the frames."""
         self._look(trainer, pl_module, "final")
-        if not trainer.is_global_zero:
-            return
+
+    def _read_back(self) -> None:
+        """Take up what the run had seen before it was stopped."""
+        for name in self._frames:
+            file = self.directory / f"{name}.parquet"
+            if file.exists():
+                frame = pd.read_parquet(file)
+                self._frames[name] = [frame[frame["checkpoint"] == "initial"]]
+
+    def _write(self) -> None:
         for name, frames in self._frames.items():
             if frames:
                 with atomic(self.directory / f"{name}.parquet") as temporary:
@@ -76,6 +86,8 @@ class PlaneCallback(pl.Callback):
             for layer, states in _record(pl_module, self._points, two_units).items():
                 h1, h2 = states.cpu().numpy().T
                 self._keep("hidden", **common | {"layer": layer.name}, **shown, h1=h1, h2=h2)
+        if trainer.is_global_zero:
+            self._write()
 
     def _keep(self, name: str, **columns: object) -> None:
         self._frames[name].append(pd.DataFrame(columns))

@@ -1,0 +1,39 @@
+"""Look at a sweep, or go on with it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import warnings
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from layerprobe.report.status_table import status_table
+from layerprobe.results.sweep_record import SweepRecord
+from layerprobe.status import job_states
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="sweep")
+def main(cfg: DictConfig) -> None:
+    chosen = cfg["continue"] or cfg.status
+    if not chosen:
+        raise SystemExit("Give the directory of a sweep: sweep.py status=DIR or sweep.py continue=DIR")
+    try:
+        record = SweepRecord.read(Path(chosen).absolute())
+    except FileNotFoundError as error:
+        raise SystemExit(str(error)) from error
+    if cfg["continue"]:
+        command = [*record.command, *([f"rerun={cfg.rerun}"] if cfg.rerun else [])]
+        print(f"Going on: {shlex.join(command)}", flush=True)
+        os.chdir(record.cwd)
+        os.execv(sys.executable, [sys.executable, *command])
+    Console().print(status_table(job_states(record)))
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    main()

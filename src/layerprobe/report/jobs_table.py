@@ -1,0 +1,55 @@
+"""The jobs of a sweep one by one, as a table for the terminal."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+_ABOUT = ("directory", "status", "best_layer", "error")
+_ERROR = "probe/best_layer_test_error"
+_STYLE = {"done": "green", "failed": "red", "killed": "red", "lost": "red", "interrupted": "yellow"}
+
+
+def jobs_table(jobs: pd.DataFrame) -> Table:
+    """Lay out a sweep: a line for each job.
+
+    Args:
+        jobs: One row for each job: `directory`, `status`, `best_layer`, `error`, a column for each overridden key
+            (text) and each metric (numbers).
+
+    Returns:
+        The table: what tells the jobs apart, status, best layer, its test error, where it lies, and the first line of
+        what went wrong.
+    """
+    keys = [name for name in jobs.columns if name not in _ABOUT and not pd.api.types.is_numeric_dtype(jobs[name])]
+    varied = [name for name in keys if jobs[name].nunique(dropna=False) > 1]
+    table = Table(box=box.SIMPLE_HEAD, title="Jobs", title_justify="left", pad_edge=False)
+    table.add_column("job", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    table.add_column("best layer", overflow="fold")
+    table.add_column("test error", justify="right", no_wrap=True)
+    table.add_column("where", overflow="fold")
+    if jobs["error"].ne("").any():
+        table.add_column("what went wrong", overflow="fold")
+    for row in jobs.to_dict("records"):
+        what = " ".join(f"{name}={row[name]}" for name in varied if isinstance(row[name], str)) or "–"
+        error = row.get(_ERROR, float("nan"))
+        cells = [
+            Text(what),
+            Text(row["status"], style=_STYLE.get(row["status"], "")),
+            Text(row["best_layer"] or "–"),
+            Text("–" if error != error else f"{error:.4g}"),
+            Text(_short(row["directory"])),
+        ]
+        table.add_row(*cells, *([Text(row["error"])] if jobs["error"].ne("").any() else []))
+    return table
+
+
+def _short(directory: str) -> str:
+    """A path relative to where we are, if that is shorter."""
+    return min(directory, os.path.relpath(Path(directory)), key=len)

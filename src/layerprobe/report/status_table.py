@@ -1,0 +1,45 @@
+"""What the jobs of a sweep are doing, as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+_STYLE = {"done": "green", "running": "cyan", "failed": "red", "killed": "red", "lost": "red", "interrupted": "yellow"}
+
+
+class _State(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def where(self) -> str: ...
+    @property
+    def directory(self) -> Path: ...
+
+
+def status_table(states: Sequence[_State]) -> Table:
+    """Lay out the jobs: a line each, and how many there are in each state.
+
+    Args:
+        states: Name, state, how far it is or what went wrong, and directory of each job.
+
+    Returns:
+        The table.
+    """
+    counts = Counter(state.state for state in states)
+    table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    table.title = f"{len(states)} jobs: " + ", ".join(f"{n} {name}" for name, n in counts.items())
+    table.add_column("job", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    table.add_column("where it is", overflow="fold")
+    for state in states:
+        table.add_row(Text(state.name), Text(state.state, style=_STYLE.get(state.state, "")), Text(state.where))
+    return table

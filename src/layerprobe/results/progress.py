@@ -1,0 +1,57 @@
+"""Where a run is, for whoever looks on from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+FILE = "progress.json"
+
+
+class ProgressFile:
+    """Writes where a run is, at most every few seconds; what cannot be written is passed over."""
+
+    def __init__(self, directory: str | Path, every_n_seconds: float = 5.0) -> None:
+        """Choose the run's directory.
+
+        Args:
+            directory: The directory.
+            every_n_seconds: Time between two writings.
+        """
+        self._file = Path(directory) / FILE
+        self._every = every_n_seconds
+        self._written = -every_n_seconds
+
+    def write(self, **where: Any) -> None:
+        """Write it, if it is time to.
+
+        Args:
+            where: Plain values, such as epoch, step, checkpoint and layer.
+        """
+        now = time.monotonic()
+        if now - self._written < self._every:
+            return
+        self._written = now
+        temporary = self._file.with_name(f".{FILE}.{os.getpid()}.tmp")
+        with suppress(OSError):
+            temporary.write_text(json.dumps(where | {"time": time.time()}))
+            os.replace(temporary, self._file)
+
+
+def read_progress(directory: Path) -> dict[str, Any]:
+    """Read where a run is, or was.
+
+    Args:
+        directory: The run's directory.
+
+    Returns:
+        What was last written; empty where nothing was.
+    """
+    try:
+        return dict(json.loads((directory / FILE).read_text()))
+    except (OSError, ValueError):
+        return {}

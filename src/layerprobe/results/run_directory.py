@@ -1,0 +1,208 @@
+"""A run's directory: one process at a time, one configuration, and whether the run in it has ended.
+
+run.json       how the run ended; absent while it goes on, or where it was killed
+config.json    the resolved configuration that the results belong to
+run_id         the run's id in the dashboard, the same however often the run goes on
+progress.json  where the run is
+last.ckpt      what an unfinished run goes on from
+previous/      what was there before a `rerun`
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from layerprobe.results.atomic import write_bytes
+from layerprobe.results.summary import FILE, RunSummary
+
+Rerun = Literal["failed", "all"] | None
+"""Which runs start from the beginning: failed ones, all; by default none, and finished ones are left alone."""
+
+_LOCK, _CONFIG, _ID, _PREVIOUS = "run.lock", "config.json", "run_id", "previous"
+# What differs between two starts of the same run: where it writes, who looks on, what it is to be done with.
+_FREE = {"logger", "run_dir", "run_id", "rerun", "objective", "report"}
+_FREE_TRAINER = {
+    "logger",
+    "callbacks",
+    "default_root_dir",
+    "enable_progress_bar",
+    "accelerator",
+    "devices",
+    "num_nodes",
+}
+
+
+class RunDirectoryError(RuntimeError):
+    """The run cannot go on in this directory; the message ends with the next step."""
+
+
+class RunDirectory:
+    """The directory of one run."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Name the directory; nothing is written yet.
+
+        Args:
+            path: The directory.
+        """
+        self.path = Path(path)
+
+    @property
+    def summary(self) -> RunSummary | None:
+        """How the run ended; None where it has not."""
+        return RunSummary.read(self.path)
+
+    @property
+    def checkpoint(self) -> Path:
+        """What an unfinished run goes on from; it need not exist."""
+        return self.path / "last.ckpt"
+
+    @property
+    def id(self) -> str:
+        """The run's id in the dashboard, made up when it is first asked for."""
+        file = self.path / _ID
+        if not file.exists():
+            write_bytes(file, secrets.token_hex(4).encode())
+        return file.read_text().strip()
+
+    def is_busy(self) -> bool:
+        """Whether a process is at work in the directory."""
+        try:
+            with open(self.path / _LOCK) as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def finished(self, config: Mapping[str, Any]) -> RunSummary | None:
+        """The summary of a run that is done, under the same configuration, with its results in place.
+
+        Args:
+            config: The resolved configuration.
+
+        Returns:
+            The summary; None where there is something left to do.
+        """
+        summary = self.summary
+        if summary is None or summary.status != "done" or self.differences(config):
+            return None
+        probed = "probe/best_layer_test_error" in summary.metrics
+        return None if probed and not (self.path / "probes" / "results.parquet").exists() else summary
+
+    def differences(self, config: Mapping[str, Any]) -> list[str]:
+        """How the configuration differs from the one that the directory's results belong to.
+
+        Args:
+            config: The resolved configuration.
+
+        Returns:
+            `key: old -> new` for each key whose value changes what is computed.
+        """
+        try:
+            old = json.loads((self.path / _CONFIG).read_text())
+        except FileNotFoundError:
+            return []
+        new = comparable(config, self.path)
+        keys = sorted(old.keys() | new.keys())
+        return [
+            f"{key}: {old.get(key, 'nothing')} -> {new.get(key, 'nothing')}"
+            for key in keys
+            if old.get(key, ...) != new.get(key, ...)
+        ]
+
+    def begin(self, config: Mapping[str, Any], rerun: Rerun = None) -> None:
+        """Say what the directory's results belong to; set aside what is to be done again.
+
+        Args:
+            config: The resolved configuration.
+            rerun: Which ended runs start from the beginning.
+
+        Raises:
+            RunDirectoryError: Where the directory holds a run of another configuration.
+        """
+        summary = self.summary
+        if rerun == "all" or (rerun == "failed" and summary is not None and summary.status == "failed"):
+            self._set_aside()
+        elif differing := self.differences(config):
+            shown = "\n  ".join(differing[:5] + [f"and {len(differing) - 5} more"] * (len(differing) > 5))
+            raise RunDirectoryError(
+                f"{self.path} holds a run of another configuration:\n  {shown}\n"
+                "Give another directory (hydra.run.dir=DIR, hydra.sweep.dir=DIR) or the old values; or start anew here "
+                f"with rerun=all, which moves what is there to {_PREVIOUS}/."
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / FILE).unlink(missing_ok=True)
+        write_bytes(self.path / _CONFIG, json.dumps(comparable(config, self.path), indent=2).encode())
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes out of the directory.
+
+        Raises:
+            RunDirectoryError: Where another process is at work in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / _LOCK, "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise RunDirectoryError(
+                    f"Another process is at work in {self.path} ({file.read().strip() or 'unknown'}). "
+                    "Wait for it, or give another directory: hydra.run.dir=DIR, hydra.sweep.dir=DIR."
+                ) from error
+            except OSError:  # a file system without locks
+                yield
+                return
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
+
+    def _set_aside(self) -> None:
+        """Move everything but the logs, which the run that begins has opened, to a folder of its own."""
+        entries = [entry for entry in self.path.glob("*") if entry.name not in (_LOCK, _PREVIOUS)]
+        entries = [entry for entry in entries if entry.suffix != ".log" and not entry.name.startswith(".")]
+        if not entries:
+            return
+        target = self.path / _PREVIOUS / str(len(list((self.path / _PREVIOUS).glob("*"))))
+        target.mkdir(parents=True)
+        for entry in entries:
+            entry.rename(target / entry.name)
+
+
+def comparable(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Flatten a configuration to what changes results: not where the run writes, who logs, and on how many devices.
+
+    Args:
+        config: The resolved configuration.
+        path: The run's directory; values that lie in it are written relative to it.
+
+    Returns:
+        Values by dotted key.
+    """
+    kept = {key: value for key, value in config.items() if key not in _FREE}
+    if isinstance(kept.get("trainer"), Mapping):
+        kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in _FREE_TRAINER}
+    return dict(_flat(kept, "", (str(path), str(path.absolute()))))
+
+
+def _flat(value: Any, key: str, here: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _flat(inner, f"{key}.{name}" if key else str(name), here)
+        return
+    if isinstance(value, str):
+        for start in here:
+            value = value.replace(start, "RUN")
+    yield key, value

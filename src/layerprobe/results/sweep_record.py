@@ -1,0 +1,81 @@
+"""What a sweep was started with and which jobs it sent, for whoever continues it or looks on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from layerprobe.results.atomic import write_bytes
+
+FILE, _LOCK = "sweep.json", "sweep.lock"
+
+
+@dataclass
+class SweepRecord:
+    """A sweep.
+
+    Attributes:
+        directory: Its directory.
+        command: The script and its arguments, which continue it when run again.
+        cwd: Where the command was run.
+        jobs: For each job's number its `overrides`, its `directory` and, on SLURM, its `slurm_job`.
+    """
+
+    directory: Path
+    command: Sequence[str] = ()
+    cwd: str = "."
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, directory: str | Path) -> SweepRecord:
+        """Read a sweep's record.
+
+        Args:
+            directory: The sweep's directory.
+
+        Raises:
+            FileNotFoundError: Where there is none.
+        """
+        directory = Path(directory)
+        if not (directory / FILE).exists():
+            raise FileNotFoundError(
+                f"{directory} is not the directory of a sweep: there is no {FILE} in it. "
+                "Give the directory that the sweep printed, such as multirun/NAME/DATE."
+            )
+        return cls(directory, **json.loads((directory / FILE).read_text()))
+
+    def write(self) -> None:
+        """Write the record, atomically."""
+        content = {"command": list(self.command), "cwd": self.cwd, "jobs": self.jobs}
+        write_bytes(self.directory / FILE, json.dumps(content, indent=1).encode())
+
+    def add(self, jobs: Mapping[str, dict[str, Any]]) -> None:
+        """Add jobs, or what is new about them, and write."""
+        for number, what in jobs.items():
+            self.jobs[number] = self.jobs.get(number, {}) | what
+        self.write()
+
+    def folders(self) -> list[Path]:
+        """The directories of the sweep's jobs, those with a `run.json` included that no launcher has written down."""
+        known = [Path(job["directory"]) for _, job in sorted(self.jobs.items(), key=lambda item: int(item[0]))]
+        found = {file.parent for file in self.directory.glob("*/run.json")} - set(known)
+        return known + sorted(found, key=lambda path: (len(path.name), path.name))
+
+    @contextmanager
+    def claimed(self) -> Iterator[bool]:
+        """Keep other launchers out of the sweep; yields whether that worked."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with open(self.directory / _LOCK, "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            except OSError:  # a file system without locks
+                pass
+            yield True

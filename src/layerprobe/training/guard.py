@@ -1,0 +1,265 @@
+"""Saves a run so that it survives a warning or a kill, and lets it go on from there as if nothing had happened."""
+
+from __future__ import annotations
+
+import signal
+import time
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from lightning_fabric.utilities.data import _set_sampler_epoch
+
+from layerprobe.results.atomic import atomic
+from layerprobe.results.progress import ProgressFile
+from layerprobe.training.random_state import random_state, set_random_state
+from layerprobe.training.ranks import Ranks
+from layerprobe.training.stop import Stopped, StopSignals
+
+_SAVE, _STOP = 1, 2
+Moment = Literal["batch", "validation", "epoch", "end"]
+"""Where a run is saved: after a batch of training, in a validation, before an epoch, after training."""
+
+
+class ProbingStopped(Exception):
+    """Probing was left between two layers; those that are done are kept."""
+
+
+class Guard(pl.Callback):
+    """Saves `last.ckpt` every few minutes, at the end of training, and on a signal, after which the run stops.
+
+    A signal only raises a flag. The run stops after the next batch (training, validation or test) or before the next
+    layer to be probed, with `Stopped`; every process of a distributed run stops after the same batch.
+
+    `trainer.fit(..., ckpt_path=guard.path)` then goes on with the next batch. The epoch is read again up to there with
+    the random generators that it began with, so that its order and its augmentations are those of a run that was never
+    stopped; the generators then stand where they stood. Not kept are metrics that the module itself averages over
+    a training epoch, and the position of a loader whose order depends on anything but those generators and the epoch.
+
+    It belongs behind the other callbacks.
+    """
+
+    def __init__(self, path: str | Path, every_n_seconds: float = 300.0) -> None:
+        """Choose where and how often.
+
+        Args:
+            path: The file to save to and to go on from.
+            every_n_seconds: Training time between two savings: what a kill without warning can cost at most.
+        """
+        self.path = Path(path)
+        self.every_n_seconds = every_n_seconds
+        self.signals = StopSignals()
+        self._saved = time.monotonic()
+        self._state: dict[str, Any] = {}
+        self._loaded: dict[str, Any] = {}
+        self._ranks = Ranks()
+        self._start_epoch = 0
+        self._progress = ProgressFile(self.path.parent)
+        self._steady = True
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether a signal has come to this process."""
+        return self.signals.received != 0
+
+    def probing(self, trainer: pl.Trainer, checkpoint: str, layer: str) -> None:
+        """Be told, before each part of the work, that this process is probing.
+
+        Args:
+            trainer: The trainer.
+            checkpoint: Name of the checkpoint.
+            layer: Name of the layer, or of what is done before the first one.
+
+        Raises:
+            ProbingStopped: Where a signal has come.
+        """
+        self._progress.write(epoch=trainer.current_epoch, step=trainer.global_step, checkpoint=checkpoint, layer=layer)
+        if self.asked_to_stop:
+            raise ProbingStopped
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the random generators of every process stood when the epoch began, and where they stand.
+
+        `moment` is where the run was saved; `first` says whether its first process began with this epoch.
+        """
+        return dict(self._state)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep it until training starts."""
+        self._loaded = state_dict
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Start the clock; stop here where a signal came while the stage before was ending."""
+        self._ranks = Ranks()
+        self._saved = time.monotonic()
+        if stage != "fit" and self._due(trainer) == _STOP:
+            self._leave(trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Set the random generators: a training that had ended before has opened its data all the same."""
+        self.signals.forget()
+        if stage == "fit" and self._loaded and self._matches(trainer):
+            set_random_state(self._loaded["now"][trainer.global_rank])
+        self._loaded = {}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember the random generators, or set them: the trainer opens the first epoch's data before it trains."""
+        if not self._loaded:
+            self._state = {"began": self._everyones_state(), "first": True}
+        elif self._loaded["first"] and self._matches(trainer):
+            set_random_state(self._loaded["began"][trainer.global_rank])
+        if self._due(trainer) == _STOP:
+            self._leave(trainer)
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the signals from the trainer, which has its own idea of SIGTERM."""
+        self.signals.listen()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note signals from here on, and find the place in the epoch that a saved run had reached."""
+        self.signals.listen()
+        if trainer.received_sigterm:  # while the data were read
+            self.signals.received = signal.SIGTERM
+            trainer._signal_connector.received_sigterm = False
+        self._start_epoch = trainer.current_epoch
+        if self._loaded:
+            self._find_place(trainer)
+        if self._due(trainer) == _STOP:
+            self._stop(trainer, "batch")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remember the random generators that the epoch begins with, and stop before it where it is time to."""
+        if trainer.current_epoch > self._start_epoch:
+            self._state = {"began": self._everyones_state(), "first": False}
+            if self._due(trainer) == _STOP:
+                self._stop(trainer, "epoch")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save and stop where it is time to.
+
+        Not between a batch and the validation or the end of the epoch that follows it; nor while gradients are summed.
+        """
+        if trainer.is_global_zero:
+            self._progress.write(epoch=trainer.current_epoch, step=trainer.global_step)
+        due, last = self._due(trainer), trainer.is_last_batch or _validates_after(trainer, batch_idx)
+        self._steady = trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        if last:
+            self._before_validation = self._everyones_state()
+        if due and self._steady and not last:
+            self._save(trainer, "batch") if due == _SAVE else self._stop(trainer, "batch")
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep listening."""
+        self.signals.listen()
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Stop where it is time to; the run that goes on validates from the start."""
+        if not trainer.sanity_checking and self._due(trainer) == _STOP:
+            if trainer.state.fn != "fit":
+                self._leave(trainer)
+            if self._steady:
+                self._stop(trainer, "validation")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the trained network, so that nothing after this can make it be trained again."""
+        self._save(trainer, "end")
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep listening."""
+        self.signals.listen()
+
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Stop where it is time to; the run that goes on tests from the start."""
+        if self._due(trainer) == _STOP:
+            self._leave(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Write the trainer's progress as of a moment that it can go on from."""
+        fit, moment = checkpoint["loops"]["fit_loop"], self._state.get("moment")
+        if moment == "validation":
+            # As before the first batch of validation: what its metrics have seen is not saved.
+            progress = fit["epoch_loop.val_loop.batch_progress"]
+            progress["current"].update(dict.fromkeys(progress["current"], 0))
+            total = progress["total"]
+            total.update(started=total["ready"], processed=total["ready"] - 1, completed=total["ready"] - 1)
+            progress["is_last_batch"] = False
+        elif moment == "epoch":
+            # As after the epoch before: this one has been announced, and not begun.
+            for counts in fit["epoch_progress"].values():
+                counts["ready"] = counts["started"]
+            progress = fit["epoch_loop.batch_progress"]
+            progress["current"].update(dict.fromkeys(progress["current"], 0))
+            progress["is_last_batch"] = False
+
+    def _due(self, trainer: pl.Trainer) -> int:
+        late = trainer.is_global_zero and time.monotonic() - self._saved > self.every_n_seconds
+        return self._ranks.highest(_STOP if self.asked_to_stop else _SAVE if late else 0)
+
+    def _stop(self, trainer: pl.Trainer, moment: Moment) -> None:
+        self._save(trainer, moment)
+        self._leave(trainer)
+
+    def _save(self, trainer: pl.Trainer, moment: Moment) -> None:
+        self._state["moment"] = moment
+        self._state["now"] = self._before_validation if moment == "validation" else self._everyones_state()
+        self._state["metrics"] = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
+        if trainer.is_global_zero:
+            with atomic(self.path) as temporary:
+                trainer.save_checkpoint(temporary)
+        else:
+            trainer.save_checkpoint(self.path)
+        self._saved = time.monotonic()
+
+    def _leave(self, trainer: pl.Trainer) -> None:
+        number = self._ranks.highest(self.signals.received)
+        raise Stopped(
+            number,
+            self.signals.handler_before(signal.SIGUSR2),
+            f"stopped by {signal.Signals(number).name} at step {trainer.global_step}, saved in {self.path}",
+        )
+
+    def _everyones_state(self) -> list[dict[str, Any]]:
+        return self._ranks.everyones(random_state())
+
+    def _matches(self, trainer: pl.Trainer) -> bool:
+        return len(self._loaded["now"]) == trainer.world_size
+
+    def _find_place(self, trainer: pl.Trainer) -> None:
+        """Draw the batches that were trained on before the run was saved, and set the random generators."""
+        rank, loop = trainer.global_rank, trainer.fit_loop
+        loader, fetcher = loop._combined_loader, loop._data_fetcher
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+        if not self._matches(trainer) or loader is None or fetcher is None:
+            warnings.warn(
+                f"The run was saved by {len(self._loaded['now'])} processes and goes on with {trainer.world_size}: "
+                "the order of this epoch's samples is not that of a run that was never stopped.",
+                stacklevel=2,
+            )
+            self._loaded, self._state = {}, {"began": self._everyones_state(), "first": False}
+            return
+        state, self._loaded = self._loaded, {}
+        trainer._logger_connector._callback_metrics.update(state["metrics"])
+        if not state["first"]:
+            # The trainer opened the loader before it knew which epoch this is.
+            set_random_state(state["began"][rank])
+            for part in loader.flattened:
+                _set_sampler_epoch(part, trainer.current_epoch)
+            iter(fetcher)
+        done = loop.epoch_loop.batch_progress.current.ready
+        if done < trainer.num_training_batches:
+            for _ in range(done):
+                next(fetcher)
+            fetcher.fetched -= done  # the trainer adds them again
+        if state["moment"] != "epoch":
+            set_random_state(state["now"][rank])
+        self._state = {"began": state["began"], "first": state["first"]}
+
+
+def _validates_after(trainer: pl.Trainer, batch_idx: int) -> bool:
+    every = trainer.val_check_batch
+    return every is not None and every != float("inf") and (batch_idx + 1) % every == 0

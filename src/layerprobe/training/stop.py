@@ -1,0 +1,113 @@
+"""Signals that ask a run to stop: they are noted, and acted upon when nothing is half-done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+WARNINGS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+"""SIGTERM: `scancel`, preemption, a machine that shuts down. SIGUSR2: what submitit has SLURM send before the time
+limit. SIGINT: Ctrl-C."""
+
+
+class StopSignals:
+    """Notes which of `WARNINGS` has come; a second Ctrl-C interrupts at once, as ever."""
+
+    def __init__(self) -> None:
+        """Note nothing yet."""
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def listen(self) -> None:
+        """Take over the signals; call it again where something else may have taken them."""
+        for number in WARNINGS:
+            current = signal.getsignal(number)
+            if current != self._note:
+                self._before.setdefault(number, current)
+                signal.signal(number, self._note)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take over the signals, and put them back afterwards."""
+        before = {number: signal.getsignal(number) for number in WARNINGS}
+        self.listen()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def forget(self) -> None:
+        """Forget who had the signals: the trainer has put them back."""
+        self._before.clear()
+
+    def handler_before(self, number: int) -> Any:
+        """What handled a signal before `listen`."""
+        return self._before.get(number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.received = self.received or number
+
+
+class Stopped(SystemExit):
+    """A run that was asked to stop has saved what it had and leaves; the same command goes on from there.
+
+    Attributes:
+        signal: The number of the signal.
+    """
+
+    def __init__(self, number: int, handler: Any, message: str) -> None:
+        """Remember who has to be told.
+
+        Args:
+            number: The signal.
+            handler: Whatever handled SIGUSR2 before; under submitit, what requeues the job.
+            message: What was saved, and where.
+        """
+        super().__init__(128 + number)
+        self.signal = number
+        self.message = message
+        self._handler = handler
+
+    def __str__(self) -> str:
+        """The message."""
+        return self.message
+
+    def requeue(self) -> None:
+        """Have the job queued again where it should be and SLURM has not decided yet; call it when all is written.
+
+        A warning before the time limit, a preemption's grace time: the job is still running, and submitit's handler
+        requeues it, at most `max_num_timeout` times after a time limit. After `scancel`, `scontrol requeue` and the
+        like SLURM has decided already, and the state is no longer RUNNING.
+
+        Raises:
+            SystemExit: Where the job was requeued.
+            submitit.core.utils.UncompletedJobError: Where it has timed out too many times.
+        """
+        if os.environ.get("SUBMITIT_EXECUTOR") != "slurm" or not callable(self._handler):
+            return
+        if int(os.environ.get("SLURM_PROCID", "0")) != 0:
+            # The first task requeues, and SLURM then ends all; a task that leaves earlier could end the first.
+            time.sleep(60)
+        elif self.signal == signal.SIGUSR2 or _job_state() == "RUNNING":
+            self._handler(signal.SIGUSR2, None)
+
+
+def _job_state() -> str:
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+    try:
+        shown = subprocess.run(
+            ["scontrol", "--oneliner", "show", "job", job], capture_output=True, text=True, timeout=30
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return "UNKNOWN"
+    return next((word.split("=", 1)[1] for word in shown.split() if word.startswith("JobState=")), "UNKNOWN")

@@ -1,0 +1,235 @@
+"""A run that is stopped anywhere, and goes on, ends as the run that was never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from layerprobe.training.guard import Guard
+from layerprobe.training.stop import Stopped
+
+HOOKS = (
+    "on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_train_batch_end", "on_validation_start",
+    "on_validation_batch_end", "on_validation_end", "on_train_epoch_end", "on_train_end", "on_test_batch_end",
+)  # fmt: skip
+
+
+class Noisy(Dataset):  # type: ignore[type-arg]
+    """Every reading of a sample draws from global generators, as augmentations do.
+
+    Not from Python's own: the run-time type checks of these tests draw from it themselves.
+    """
+
+    def __init__(self, seed: int, n: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.y = torch.arange(n) % 2
+        self.x = torch.randn(n, 6, generator=generator) + self.y[:, None]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        noise = 0.1 * torch.randn(6) + 0.1 * float(np.random.randn())
+        return self.x[i] + noise, self.y[i]
+
+
+class Data(pl.LightningDataModule):
+    def __init__(self, n: int, num_workers: int) -> None:
+        super().__init__()
+        self.n, self.num_workers = n, num_workers
+
+    def _loader(self, seed: int, shuffle: bool = False) -> DataLoader:  # type: ignore[type-arg]
+        return DataLoader(Noisy(seed, self.n), batch_size=8, shuffle=shuffle, num_workers=self.num_workers)
+
+    def train_dataloader(self) -> DataLoader:  # type: ignore[type-arg]
+        return self._loader(0, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader:  # type: ignore[type-arg]
+        return self._loader(1)
+
+    def test_dataloader(self) -> DataLoader:  # type: ignore[type-arg]
+        return self._loader(2)
+
+
+class Learner(pl.LightningModule):
+    """Dropout, BatchNorm, a schedule; writes down every step and every end."""
+
+    def __init__(self, events: list[Any]) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2))
+        self.events = events
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+        self.events.append(("step", self.current_epoch, batch_idx, self.global_step, loss.item()))
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val", nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("test", nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+
+    def on_train_epoch_end(self) -> None:
+        val = float(self.trainer.callback_metrics.get("val", -1))
+        self.events.append(("epoch", self.current_epoch, self.global_step, val))
+
+    def on_train_end(self) -> None:
+        self.events.append("end")
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), 1e-2)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.7)]
+
+
+class Kick(pl.Callback):
+    """Sends this process a signal in its k-th hook."""
+
+    def __init__(self, k: int, number: int = signal.SIGTERM) -> None:
+        self.k, self.number, self.count = k, number, 0
+
+    def hit(self) -> None:
+        if self.count == self.k:
+            os.kill(os.getpid(), self.number)
+        self.count += 1
+
+
+def _hook() -> Callable[..., None]:
+    return lambda self, trainer, module, *args: self.hit()
+
+
+for name in HOOKS:
+    setattr(Kick, name, _hook())
+
+
+def run(directory: Path, kick: Kick, n: int = 24, num_workers: int = 0, **options: Any) -> dict[str, Any] | None:
+    """Train and test, from where the directory has got to; None where it was stopped."""
+    pl.seed_everything(7, workers=True, verbose=False)
+    events: list[Any] = []
+    guard, learner = Guard(directory / "last.ckpt"), Learner(events)
+    trainer = pl.Trainer(
+        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[kick, guard], num_sanity_val_steps=0, **options,
+    )  # fmt: skip
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
+    data = Data(n, num_workers)
+    try:
+        trainer.fit(learner, datamodule=data, ckpt_path=guard.path if guard.path.exists() else None)
+        trainer.test(learner, datamodule=data, verbose=False)
+        weights = learner.state_dict()
+    except Stopped:
+        weights = {}
+    finally:
+        assert {number: signal.getsignal(number) for number in before} == before, "the signals were not given back"
+    test = float(trainer.callback_metrics["test"]) if weights else None
+    return {"events": events, "weights": weights, "test": test}
+
+
+def whole(directory: Path, **options: Any) -> tuple[dict[str, Any], int]:
+    kick = Kick(-1)
+    found = run(directory, kick, **options)
+    assert found is not None and found["weights"]
+    return found, kick.count
+
+
+def resumed(directory: Path, ks: list[int], number: int = signal.SIGTERM, **options: Any) -> dict[str, Any]:
+    """Run, stop at each of these hooks in turn, and go on to the end."""
+    events: list[Any] = []
+    for k in [*ks, -1]:
+        found = run(directory, Kick(k, number), **options)
+        events += found["events"]
+        if found["weights"]:
+            break
+    return found | {"events": events}
+
+
+def check_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found["events"] == expected["events"]
+    assert found["test"] == expected["test"]
+    assert all(torch.equal(value, found["weights"][name]) for name, value in expected["weights"].items())
+
+
+SETTINGS = [
+    ({"n": 16}, 1),
+    ({"n": 16, "check_val_every_n_epoch": 2}, 3),
+    ({"n": 8, "check_val_every_n_epoch": 3}, 2),
+    ({"n": 24, "val_check_interval": 2}, 4),
+    ({"n": 32, "accumulate_grad_batches": 2}, 5),
+    ({"n": 24, "num_workers": 2}, 17),
+]
+
+
+@pytest.mark.parametrize(("options", "every"), SETTINGS, ids=lambda value: str(value))
+def test_stopped_in_any_hook(tmp_path: Path, options: dict[str, Any], every: int) -> None:
+    expected, hooks = whole(tmp_path / "whole", **options)
+    for k in range(0, hooks, every):
+        check_same(resumed(tmp_path / str(k), [k], **options), expected)
+
+
+def test_stopped_many_times(tmp_path: Path) -> None:
+    expected, _ = whole(tmp_path / "whole")
+    check_same(resumed(tmp_path / "stopped", [5, 6, 9, 0, 12]), expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGINT])
+def test_other_signals(tmp_path: Path, number: int) -> None:
+    expected, _ = whole(tmp_path / "whole")
+    check_same(resumed(tmp_path / "stopped", [7], number), expected)
+
+
+def test_saved_from_time_to_time_and_killed(tmp_path: Path) -> None:
+    """A kill loses what came after the last saving; what is trained again is the same."""
+
+    class Killed(Exception):
+        pass
+
+    class Die(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+            if trainer.global_step == 5:
+                raise Killed
+
+    expected, _ = whole(tmp_path / "whole")
+    events: list[Any] = []
+    pl.seed_everything(7, workers=True, verbose=False)
+    guard = Guard(tmp_path / "last.ckpt", every_n_seconds=0.0)
+    trainer = pl.Trainer(
+        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[Die(), guard], num_sanity_val_steps=0,
+    )  # fmt: skip
+    with pytest.raises(Killed):
+        trainer.fit(Learner(events), datamodule=Data(24, 0))
+    rest = run(tmp_path, Kick(-1))
+    assert rest["events"][0][3] == 4, "saved after step 4"
+    check_same(rest | {"events": events[:-1] + rest["events"]}, expected)
+
+
+def test_a_run_without_the_place_in_the_epoch_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, _ = whole(tmp_path / "whole")
+    monkeypatch.setattr(Guard, "_find_place", lambda self, trainer: None)
+    with pytest.raises(AssertionError):
+        check_same(resumed(tmp_path / "stopped", [7]), expected)
+
+
+def test_two_interrupts_end_at_once(tmp_path: Path) -> None:
+    class Impatient(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[Impatient(), Guard(tmp_path / "last.ckpt")], num_sanity_val_steps=0,
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as error:
+        trainer.fit(Learner([]), datamodule=Data(16, 0))
+    assert not isinstance(error.value, Stopped)
