@@ -123,4 +123,7 @@ def _be_quiet() -> None:
     for handler in root.handlers[:]:
         root.removeHandler(handler)
         handler.close()
+        file = Path(getattr(handler, "baseFilename", ""))
+        if file.is_file() and file.stat().st_size == 0:  # Lightning gives each process a log of its own
+            file.unlink()
     root.addHandler(logging.NullHandler())

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 
 import pytorch_lightning as pl
 import torch
+from torch import distributed as dist
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from layerprobe.data.dataset import InMemoryDataset, Sample
+from layerprobe.data.order import ShardedOrder
 from layerprobe.types import Split
 
 
@@ -75,17 +77,27 @@ class AbstractInMemoryDataModule(pl.LightningDataModule, ABC):
         return self._splits[split]
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Build the loader of the training split, in training order."""
+        """Build the loader of the training split, in training order; several processes share it out."""
         dataset = self.dataset("train")
-        return self._loader(dataset, self.training_order(len(dataset)))
+        order = self.training_order(len(dataset))
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            order = ShardedOrder(order, dist.get_rank(), dist.get_world_size())
+        return self._loader(dataset, order)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Build the loader of the validation split, in its fixed order."""
-        return self._loader(self.dataset("val"), SequentialSampler(self.dataset("val")))
+        return self._evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader[Sample]:
         """Build the loader of the test split, in its fixed order."""
-        return self._loader(self.dataset("test"), SequentialSampler(self.dataset("test")))
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, split: Split) -> DataLoader[Sample]:
+        # Each of several processes reads the whole: sharing it out evenly would count some samples twice.
+        order: Sampler[int] = SequentialSampler(self.dataset(split))
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            order = ShardedOrder(order, 0, 1)
+        return self._loader(self.dataset(split), order)
 
     def _loader(self, dataset: InMemoryDataset, sampler: Sampler[int]) -> DataLoader[Sample]:
         # A loader draws a base seed for its workers each time that it is iterated, from the global generator unless it

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import DistributedSampler, Sampler
 
 
 class ShuffledOrder(Sampler[int]):
@@ -64,3 +64,37 @@ class RepeatedOrder(Sampler[int]):
         """Go through all passes."""
         for _ in range(self._repeats):
             yield from range(self._n_samples)
+
+
+class ShardedOrder(DistributedSampler[int]):
+    """The part of an order that one process of several draws.
+
+    Process r of n draws the positions r, r + n, r + 2n, … of the order, begun again where it does not divide. That it
+    is a `DistributedSampler` tells Lightning to leave it as it is: its own would forget the order that it replaces.
+    """
+
+    def __init__(self, order: Sampler[int], rank: int, n_ranks: int) -> None:
+        """Take an order apart.
+
+        Args:
+            order: The order of all processes together.
+            rank: Number of this process.
+            n_ranks: How many there are; 1 for all of the order.
+        """
+        super().__init__(order, num_replicas=n_ranks, rank=rank, shuffle=False)  # type: ignore[arg-type]
+        self._order = order
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration gives."""
+        if hasattr(self._order, "set_epoch"):
+            self._order.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """Count this process's draws of one epoch."""
+        return -(-len(self._order) // self.num_replicas)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[int]:
+        """Go through this process's part."""
+        whole = list(self._order)
+        for position in range(len(self)):
+            yield whole[(position * self.num_replicas + self.rank) % len(whole)]

@@ -35,8 +35,6 @@ _FREE_TRAINER = {
     "default_root_dir",
     "enable_progress_bar",
     "accelerator",
-    "devices",
-    "num_nodes",
 }
 
 

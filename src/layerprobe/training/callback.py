@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -27,6 +28,8 @@ from layerprobe.training.ranks import Ranks
 from layerprobe.training.schedule import Schedule
 from layerprobe.training.splits import Loaders, splits_of_trainer
 from layerprobe.types import CheckpointInfo, Config, LayerName
+
+log = logging.getLogger("layerprobe")
 
 When = Literal["now", "end"]
 
@@ -241,6 +244,7 @@ class ProbeCallback(pl.Callback):
     ) -> bool:
         """Probe what is not done; False where a signal has come in between."""
         assert self._data is not None
+        new = 0
         with ProbeProgress(f"Probing {info.name}", self._progress) as bar:
 
             def on_progress(stage: str, i: int, total: int | None) -> None:
@@ -260,10 +264,12 @@ class ProbeCallback(pl.Callback):
                     on_progress=on_progress,
                 ):
                     self.store.add(result)
+                    new += 1
             except ProbingStopped:
                 return False
             finally:
                 self.store.merge()
+                log.info("Probed %s at step %d: %d layers, %d done before", info.name, info.step, new, len(done))
         results = self.store.results()
         self._log.checkpoint(results[results["checkpoint"] == info.name])
         return True
