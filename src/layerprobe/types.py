@@ -87,6 +87,7 @@ class ProbeRecord:
         selectivity: `shuffled_error - test_error`; NaN where that control is off.
         seconds: Wall-clock seconds for reducing, fitting, selecting and testing this layer.
         seed: The probe's seed.
+        refit: Whether the head was fitted once more, to train and validation together, after it was chosen.
     """
 
     checkpoint: str
@@ -126,6 +127,7 @@ class ProbeRecord:
     selectivity: float
     seconds: float
     seed: int
+    refit: bool = False
 
 
 @dataclass(frozen=True)

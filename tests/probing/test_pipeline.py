@@ -252,3 +252,30 @@ def test_too_little_memory_is_said_before_anything_is_recorded(digits: Pairs, ne
 
 def layerprobe_frame(network: nn.Module, data: Pairs, protocol: ProbeProtocol) -> pd.DataFrame:
     return pd.DataFrame([vars(r.record) for r in probe_checkpoint(network, data, protocol)]).drop(columns="seconds")
+
+
+@pytest.mark.parametrize("budget", [None, 0])
+def test_the_selected_head_can_be_refitted_to_train_and_validation(
+    digits: Pairs, network: nn.Module, budget: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if budget is not None:
+        monkeypatch.setattr("layerprobe.probing.pipeline.feature_budget", lambda *_: budget)
+    protocol = ProbeProtocol(l2=[1e-3, 1e-2, 1e-1], reducers=[Flatten()])
+    chosen = layerprobe_frame(network, digits, protocol).set_index("layer")
+    results = list(probe_checkpoint(network, digits, replace(protocol, refit=True)))
+    x = {split: by_hand(network, pair[0])["1"].detach().double().numpy() for split, pair in digits.items()}
+    both = np.concatenate([x["train"], x["val"]])
+    y = np.concatenate([digits["train"][1], digits["val"][1]])
+    found = next(result for result in results if result.record.layer == "1")
+    assert found.record.refit
+    assert found.record.l2 == chosen.loc["1", "l2"], "validation has chosen before"
+    assert found.record.status == "converged"
+    scaler = StandardScaler().fit(both)
+    head = LogisticRegression(C=1 / (found.record.l2 * len(y)), tol=1e-8, max_iter=10_000)
+    head.fit(scaler.transform(both), y)
+    scaled = (x["test"] - found.head["mean"].double().numpy()) / found.head["scale"].double().numpy()
+    scores = scaled @ found.head["weight"].double().numpy().T + found.head["bias"].double().numpy()
+    expected = head.predict_proba(scaler.transform(x["test"]))
+    np.testing.assert_allclose(torch.tensor(scores).softmax(1), expected, atol=5e-3)
+    assert found.record.train_error == pytest.approx(1 - head.score(scaler.transform(both), y), abs=2e-3)
+    assert not chosen["refit"].any()

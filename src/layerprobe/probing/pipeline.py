@@ -20,6 +20,7 @@ from layerprobe.probing.labels import Labels
 from layerprobe.probing.layers import Layer, discover
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Recording, record_split
+from layerprobe.probing.refit import refit
 from layerprobe.probing.rows import failed, measured
 from layerprobe.probing.sequences import sequence_axes, token_mask
 from layerprobe.probing.streaming import stream_checkpoint
@@ -193,6 +194,10 @@ def probe_layer(
             if problem := recording.problems.get(layer.name):
                 return no_result(problem)
         sweeps = sweep_layer(layer.name, ways, recordings["train"], recordings.get("val"), variants, protocol)
+        for name, sweep in sweeps.items():
+            if sweep.selected is not None and sweep.kept is not None:
+                sweep.selected = refit(sweep.selected, *sweep.kept, variants[name], protocol)
+                sweep.kept = None
         chosen, control = sweeps["none"].selected, sweeps.get("shuffled", Sweep()).selected
         if chosen is None:
             return no_result("every head diverged")

@@ -50,6 +50,7 @@ class ProbeProtocol:
             free memory such as `0.3`; by default half of what is free. Features beyond it are kept on disk.
         spill_directory: Where; by default the system's directory for temporary files. Nothing stays there.
         spill_dtype: Precision on disk; by default that of the features.
+        refit: Fit the selected head once more, to train and validation together.
         stream: Keep no features: heads learn from each batch as it passes by, with solvers that can (ridge, sgd).
     """
 
@@ -71,6 +72,7 @@ class ProbeProtocol:
     spill_directory: str | None = None
     spill_dtype: Literal["float32", "bfloat16"] | None = None
     stream: bool = False
+    refit: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a sweep with nothing in it, and values that cannot be.
@@ -108,8 +110,8 @@ class ProbeProtocol:
             raise ValueError(f"The solver {other[0]!r} cannot stream. Choose solver=[ridge] or solver=[sgd].")
         if not isinstance(self.task, Classification):
             raise ValueError(f"The task {self.task.name!r} cannot be streamed. Choose task=classification.")
-        if self.controls or not self.standardise:
-            name = "controls" if self.controls else "standardise=false"
+        if self.controls or not self.standardise or self.refit:
+            name = "controls" if self.controls else "refit" if self.refit else "standardise=false"
             raise ValueError(f"`{name}` needs features that are kept. Leave it out, or set stream=false.")
         if isinstance(self.l2, ScikitLearnC):
             raise ValueError(

@@ -55,7 +55,7 @@ def measured(
         l2=chosen.candidate.l2,
         status=str(chosen.status),
         message=message,
-        gap=float(chosen.fit.solution.gap[chosen.index]),
+        gap=chosen.gap,
         train_error=chosen.train_error,
         val_error=chosen.candidate.val_error,
         val_loss=chosen.candidate.val_loss,
@@ -70,6 +70,7 @@ def measured(
         selectivity=shuffled_error - test.error,
         seconds=seconds,
         seed=way.seed,
+        refit=chosen.refitted is not None,
     )
     head = {
         "weight": chosen.heads.weight[0],
@@ -130,6 +131,7 @@ def failed(
         message=message,
         seconds=seconds,
         seed=seed,
+        refit=False,
     )
     return LayerResult(record, path_records(layer, checkpoint, sweeps), {}, torch.empty(0, dtype=torch.bool))
 

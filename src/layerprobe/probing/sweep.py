@@ -13,7 +13,7 @@ from torch import Tensor
 from layerprobe.probing.features import AbstractReducer, Reduction, Shape
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.labels import Labels
-from layerprobe.probing.matrix import Features
+from layerprobe.probing.matrix import AbstractRows, Features
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Recording
 from layerprobe.probing.selection import Candidate, select
@@ -70,6 +70,7 @@ class Selected:
         heads: The head.
         standardiser: Training statistics of its features.
         train_error: Its error on train.
+        refitted: Its fit to train and validation together; None where there was none.
     """
 
     fit: Fit
@@ -77,6 +78,7 @@ class Selected:
     heads: Heads
     standardiser: Standardiser
     train_error: float
+    refitted: Solution | None = None
 
     @property
     def candidate(self) -> Candidate:
@@ -86,7 +88,12 @@ class Selected:
     @property
     def status(self) -> Status:
         """How its fit ended."""
-        return self.fit.solution.status[self.index]
+        return self.fit.solution.status[self.index] if self.refitted is None else self.refitted.status[0]
+
+    @property
+    def gap(self) -> float:
+        """How far it is from its optimum at most."""
+        return float(self.fit.solution.gap[self.index] if self.refitted is None else self.refitted.gap[0])
 
     def measure(self, features: Features, targets: Shaped[Tensor, "n ..."], task: AbstractTask) -> Measured:
         """Read a split that had no part in fitting or choosing.
@@ -110,10 +117,12 @@ class Sweep:
     Attributes:
         fits: Every path, in the order of fitting.
         selected: The best head so far; None where every head diverged.
+        kept: Its features of train and validation, standardised, where it is to be fitted once more.
     """
 
     fits: list[Fit] = field(default_factory=list)
     selected: Selected | None = None
+    kept: tuple[Features, Float[Tensor, "v d"] | AbstractRows] | None = None
 
 
 def sweep_layer(
@@ -164,6 +173,8 @@ def sweep_layer(
                 if index is not None and _is_better(fit.candidates[index], sweeps[name].selected):
                     train_error, _ = protocol.task.evaluate(heads[index], features, targets, solver)
                     sweeps[name].selected = Selected(fit, index, heads[index], standardiser, float(train_error[0]))
+                    if protocol.refit and val_features is not None:
+                        sweeps[name].kept = features, val_features
     return sweeps
 
 

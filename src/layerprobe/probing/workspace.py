@@ -43,16 +43,16 @@ def feature_budget(
         Bytes.
 
     Raises:
-        ValueError: Where one batch does not fit beside the work on a layer.
+        ValueError: Where `max_memory` holds no batch beside the work on a layer.
     """
     if device is not None and device.type == "cuda" and max_memory is None:
         budget = int(SHARE * torch.cuda.mem_get_info(device)[0])
     else:
         budget = memory_budget(max_memory)
-    if budget < wanted + one_batch:
+    if max_memory is not None and budget < wanted + one_batch:
         raise ValueError(
             f"Probing needs {(wanted + one_batch) / 1e9:.2f} GB: {wanted / 1e9:.2f} GB to fit the largest layer and "
             f"{one_batch / 1e9:.2f} GB for the features of one batch. `max_memory` allows {budget / 1e9:.2f} GB. "
             "Raise it, lower `batch_size`, reduce the layers to fewer features, or probe fewer layers at a time."
         )
-    return budget - wanted
+    return max(budget - wanted, 0)
