@@ -46,7 +46,7 @@ class Comparison:
         """Lay out the runs.
 
         Returns:
-            One row for each run: `run`, `directory`, `status` (`done`, `failed`, `unfinished`), `error`, a column for
+            One row for each run: `run`, `directory`, `status`, `error`, a column for
             each differing key, and of the layer that validation prefers at the last whole checkpoint: `checkpoint`,
             `best_layer`, `test_error`, `test_error_low`, `test_error_high`; `n_checkpoints`; `notes`.
         """

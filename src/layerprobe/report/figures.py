@@ -8,11 +8,12 @@ import pandas as pd
 
 from layerprobe.report.depth_curve import depth_curve
 from layerprobe.report.depth_view import DepthView
+from layerprobe.report.edge_on import in_the_plane
+from layerprobe.report.frames import few_frames
 from layerprobe.report.heat_map import heat_map
 from layerprobe.report.hidden_plane import hidden_plane
 from layerprobe.report.path_curve import path_curve
 from layerprobe.report.save import AnyChart, save
-from layerprobe.report.separating_line import separating_lines
 from layerprobe.report.surface import output_surface
 from layerprobe.results.store import ProbeStore
 
@@ -62,9 +63,9 @@ def write_run_figures(probes: Path, directory: Path, view: DepthView | None = No
     files = write_figures(store.results(), store.path(), directory, view)
     surface, points, hidden = (Path(probes) / f"{name}.parquet" for name in ("surface", "points", "hidden"))
     if surface.exists() and points.exists():
-        chart = output_surface(pd.read_parquet(surface), pd.read_parquet(points))
+        chart = output_surface(few_frames(pd.read_parquet(surface)), few_frames(pd.read_parquet(points)))
         files += save(chart, Path(directory) / "surface")
     if hidden.exists():
-        frame = pd.read_parquet(hidden)
-        files += save(hidden_plane(frame, separating_lines(store, frame)), Path(directory) / "hidden")
+        frame, lines = in_the_plane(few_frames(pd.read_parquet(hidden)), store.head)
+        files += save(hidden_plane(frame, lines), Path(directory) / "hidden")
     return files

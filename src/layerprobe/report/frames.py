@@ -51,6 +51,21 @@ def captions(frame: pd.DataFrame) -> dict[str, str]:
     }
 
 
+def few_frames(frame: pd.DataFrame, most: int = 4) -> pd.DataFrame:
+    """Keep the rows of a few checkpoints, the first and the last among them, for a picture with a panel for each.
+
+    Args:
+        frame: Any rows with the columns checkpoint and step.
+        most: Checkpoints at most.
+
+    Returns:
+        The rows of these checkpoints.
+    """
+    names = list(captions(frame))
+    kept = {names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)} if len(names) > most else set(names)
+    return frame[frame["checkpoint"].isin(kept)]
+
+
 def monotonicity(results: pd.DataFrame) -> pd.DataFrame:
     """Find where the test error rises from one probed layer to the next.
 

@@ -30,7 +30,7 @@ def hidden_plane(hidden: pd.DataFrame, lines: pd.DataFrame) -> alt.ConcatChart:
     n_layers = hidden["layer"].nunique()
     panels, missing = [], False
     for (checkpoint, layer), group in hidden.groupby(["checkpoint", "layer"], sort=False):
-        h1, h2 = _ranges(group)
+        h1, h2 = ranges(group)
         x = alt.X("h1:Q", scale=plane.span(*h1), axis=plane.axis("h1", grid=True))
         y = alt.Y("h2:Q", scale=plane.span(*h2), axis=plane.axis("h2", grid=True))
         marks = []
@@ -41,7 +41,7 @@ def hidden_plane(hidden: pd.DataFrame, lines: pd.DataFrame) -> alt.ConcatChart:
             dashed = alt.Chart(ends).mark_line(color="#D55E00", strokeWidth=2, strokeDash=[6, 3])
             marks += [] if ends.empty else [dashed.encode(x=x, y=y)]
         few = len(group) <= plane.LABELLED
-        points, texts = _spots(group, plane.SIDE / (h1[1] - h1[0])) if few else (group.assign(size=30), pd.DataFrame())
+        points, texts = spots(group, plane.SIDE / (h1[1] - h1[0])) if few else (group.assign(size=30), pd.DataFrame())
         marks.append(plane.samples(alt.Chart(points).encode(x=x, y=y), few))
         if few:
             for dy in sorted(set(texts["dy"].tolist())):
@@ -56,7 +56,7 @@ def hidden_plane(hidden: pd.DataFrame, lines: pd.DataFrame) -> alt.ConcatChart:
     return plane.together(panels, f"Hidden states{only}", notes, columns=n_layers)
 
 
-def _spots(group: pd.DataFrame, pixels: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+def spots(group: pd.DataFrame, pixels: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Points and texts of samples, one of each for those that lie within some pixels of one another.
 
     Args:
@@ -95,8 +95,15 @@ def _spots(group: pd.DataFrame, pixels: float) -> tuple[pd.DataFrame, pd.DataFra
     return pd.DataFrame(points), pd.DataFrame(texts)
 
 
-def _ranges(group: pd.DataFrame) -> tuple[tuple[float, float], tuple[float, float]]:
-    """A range for each axis, with the samples in its middle and of one length, so that a right angle looks like one."""
+def ranges(group: pd.DataFrame) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Choose a range for each axis: the samples in its middle, of one length, so that a right angle looks like one.
+
+    Args:
+        group: The samples: h1, h2.
+
+    Returns:
+        Ends of the first axis, and of the second.
+    """
     values = group[["h1", "h2"]].to_numpy(dtype=float)
     low, high = values.min(0), values.max(0)
     half = 0.75 * float((high - low).max()) or 1.0

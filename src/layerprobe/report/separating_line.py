@@ -29,15 +29,36 @@ def separating_line(head: Mapping[str, Tensor]) -> tuple[float, float, float]:
     Raises:
         ValueError: If the head has other shapes.
     """
-    weight, bias = np.asarray(head["weight"], dtype=float), np.asarray(head["bias"], dtype=float)
-    if weight.shape != (2, 2):
+    normal, bias = boundary(head)
+    if len(normal) != 2:
         raise ValueError(
-            f"a separating line needs a head of 2 classes over 2 features; this one has {weight.shape}. "
+            f"a separating line needs a head of 2 classes over 2 features; this one has {len(normal)} features. "
+            f"Next step: probe a layer of two units, unreduced, with two classes."
+        )
+    return float(normal[0]), float(normal[1]), bias
+
+
+def boundary(head: Mapping[str, Tensor]) -> tuple[np.ndarray, float]:
+    """Find the hyperplane on which a head of two classes changes its answer, in the layer's own units.
+
+    Args:
+        head: `weight` (2 d), `bias` (2), `mean` (d), `scale` (d).
+
+    Returns:
+        The normal (d) and the bias of normal·h + bias = 0; class 1 is on its positive side.
+
+    Raises:
+        ValueError: If the head has not two classes.
+    """
+    weight, bias = np.asarray(head["weight"], dtype=float), np.asarray(head["bias"], dtype=float)
+    if weight.ndim != 2 or len(weight) != 2:
+        raise ValueError(
+            f"a separating line needs a head of 2 classes over 2 features; this one has weights of {weight.shape}. "
             f"Next step: probe a layer of two units, unreduced, with two classes."
         )
     mean, scale = np.asarray(head["mean"], dtype=float), np.asarray(head["scale"], dtype=float)
     normal = (weight[1] - weight[0]) / scale
-    return float(normal[0]), float(normal[1]), float(bias[1] - bias[0] - normal @ mean)
+    return normal, float(bias[1] - bias[0] - normal @ mean)
 
 
 def separating_lines(store: ProbeStore, hidden: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,7 @@ The frames, one row for each point (`step` is the training step, `x1` and `x2` a
 
     surface.parquet   checkpoint, step, layer, x1, x2, output            a grid over the input; `layer`: the output
     points.parquet    checkpoint, step, layer, x1, x2, label, output     the samples
-    hidden.parquet    checkpoint, step, layer, x1, x2, h1, h2, label     the samples at a layer of two units
+    hidden.parquet    checkpoint, step, layer, x1, x2, h1, h2, (h3), label   the samples at a layer of 2 or 3 units
 
 `output` is one number: the network's answer, which approaches `label` (0 or 1).
 """
@@ -19,7 +19,7 @@ from layerprobe.report import plane
 from layerprobe.report.frames import captions
 
 # Dark below, light above, grey between: told apart on a black-and-white print too.
-_OUTPUT = alt.Scale(domain=[0, 0.5, 1], range=["#3f7fc4", "#ebebeb", "#f7b05b"], interpolate="rgb", clamp=True)
+SCALE = alt.Scale(domain=[0, 0.5, 1], range=["#3f7fc4", "#ebebeb", "#f7b05b"], interpolate="rgb", clamp=True)
 
 
 def output_surface(surface: pd.DataFrame, points: pd.DataFrame) -> alt.ConcatChart:
@@ -36,14 +36,14 @@ def output_surface(surface: pd.DataFrame, points: pd.DataFrame) -> alt.ConcatCha
     few = bool(points.groupby("checkpoint").size().max() <= plane.LABELLED)
     panels = []
     for i, (checkpoint, caption) in enumerate(captions(surface).items()):
-        cells, ends = _cells(surface[surface["checkpoint"] == checkpoint])
-        x = alt.X("x1:Q", scale=plane.span(cells["x1"].min(), ends["x1"]), axis=plane.axis("x1"))
-        y = alt.Y("x2:Q", scale=plane.span(cells["x2"].min(), ends["x2"]), axis=plane.axis("x2", titled=i == 0))
+        grid, ends = cells(surface[surface["checkpoint"] == checkpoint])
+        x = alt.X("x1:Q", scale=plane.span(grid["x1"].min(), ends["x1"]), axis=plane.axis("x1"))
+        y = alt.Y("x2:Q", scale=plane.span(grid["x2"].min(), ends["x2"]), axis=plane.axis("x2", titled=i == 0))
         legend = alt.Legend(title="output", gradientLength=160, titlePadding=8, values=[0, 0.5, 1])
         background = (
-            alt.Chart(cells)
+            alt.Chart(grid)
             .mark_rect(stroke=None, clip=True, aria=False)
-            .encode(x=x, x2="x1_end:Q", y=y, y2="x2_end:Q", color=alt.Color("output:Q", scale=_OUTPUT, legend=legend))
+            .encode(x=x, x2="x1_end:Q", y=y, y2="x2_end:Q", color=alt.Color("output:Q", scale=SCALE, legend=legend))
         )
         here = points[points["checkpoint"] == checkpoint].assign(size=130 if few else 30)
         samples = alt.Chart(here).encode(x=x, y=y)
@@ -53,8 +53,15 @@ def output_surface(surface: pd.DataFrame, points: pd.DataFrame) -> alt.ConcatCha
     return plane.together(panels, "What the network answers", [note])
 
 
-def _cells(grid: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]]:
-    """A cell around each point of the grid, and where the last cells end."""
+def cells(grid: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Make a cell around each point of the grid.
+
+    Args:
+        grid: The points: x1, x2, output.
+
+    Returns:
+        The cells: output, x1, x1_end, x2, x2_end; and where the last ones end along each axis.
+    """
     cells = pd.DataFrame({"output": grid["output"]})
     ends = {}
     for axis in ("x1", "x2"):

@@ -6,6 +6,7 @@ import io
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -15,11 +16,15 @@ from layerprobe.report.comparison import Comparison, ReportError, last_whole_che
 from layerprobe.report.difference import compare_runs, in_words
 from layerprobe.report.difference_plot import difference_plot
 from layerprobe.report.differing import text
+from layerprobe.report.film import film, write_film
 from layerprobe.report.page.document import page
 from layerprobe.report.page.paper import write_spec, write_views
 from layerprobe.report.page.tables import tables
 from layerprobe.report.summary import summary
 from layerprobe.results.atomic import write_bytes
+from layerprobe.results.names import safe_name
+
+_MOST_FILMS = 4
 
 
 def write_report(
@@ -62,7 +67,11 @@ def write_report(
         sentences.append(in_words(table, one, other))
         if len(table):
             plots.append(difference_plot(table, int(first.results["n_test"].max()), one, other))
-    write_bytes(out, page(comparison, renew=renew).encode())
+    films: dict[str, dict[str, Any]] = {}
+    for run, name in zip(comparison.runs, comparison.names, strict=True):
+        if len(films) < _MOST_FILMS and (spec := film(run)) is not None:
+            films[name] = spec
+    write_bytes(out, page(comparison, list(films.items()), renew).encode())
     yield out
     rows = comparison.joined()
     write_bytes(out.with_suffix(".csv"), rows.to_csv(index=False).encode())
@@ -78,6 +87,9 @@ def write_report(
         yield from write_views(tables(comparison), folder)
         for plot in plots:
             yield from write_spec(plot.to_dict(), folder / "difference")
+        for run, name in zip(comparison.runs, comparison.names, strict=True):
+            if name in films:
+                yield from write_film(run, folder / f"film_{safe_name(name)}.gif")
 
 
 def _find(comparison: Comparison, name: str) -> int:

@@ -17,7 +17,9 @@ from layerprobe.results.record import SchemaError
 from layerprobe.results.summary import RunSummary
 from layerprobe.types import PathRecord, ProbeRecord
 
-_PASSED_OVER = {"checkpoints", "wandb", "figures", "probes", "lightning_logs", "csv", "__pycache__"}
+_PASSED_OVER = {"checkpoints", "wandb", "figures", "probes", "lightning_logs", "csv", "__pycache__", "previous"}
+_NO_PART = {"logger", "hydra", "report", "run_dir", "run_id", "name", "rerun", "objective"}
+"""What does not decide on a result: where it writes, who looks on, what is done with it."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Run:
 
     Attributes:
         directory: The directory.
-        status: `done`, `failed`, or `unfinished` where it is going on or was killed.
+        status: `done`, `failed`, `interrupted`, or `unfinished` where it is going on or was killed.
         error: What went wrong; empty where nothing did.
         config: The configuration with dotted keys; `model`, `data`, … are the chosen files of the groups. A value that
             only repeats another, or that tells where the run wrote, is left out.
@@ -158,7 +160,7 @@ def _configuration(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
         if not (isinstance(value, str) and ("${" in value or output in value))
     }
     for group, choice in choices.items():
-        if not group.startswith("hydra/") and choice is not None and group not in ("logger", "report"):
+        if not group.startswith("hydra/") and choice is not None and group not in _NO_PART:
             flat[group.replace("/", ".")] = choice
     task = runtime.get("overrides", {}).get("task", [])
     overrides = tuple(item.lstrip("+~").split("=", 1)[0].replace("/", ".") for item in task if "=" in item)
@@ -175,7 +177,7 @@ def _yaml(file: Path) -> dict[str, Any]:
 
 def _flat(node: Any, at: tuple[str, ...]) -> dict[str, Any]:
     """Dotted keys; a class is named by the key of the node that it makes."""
-    if at[:1] in (("logger",), ("hydra",), ("report",)) or at in (("run_dir",), ("name",)):
+    if at and at[0] in _NO_PART:
         return {}
     if not isinstance(node, dict):
         return {".".join(at): str(node) if isinstance(node, list) else node}

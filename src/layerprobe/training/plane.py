@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
@@ -14,27 +16,39 @@ from layerprobe.probing.batches import in_order, inputs_of, targets_of
 from layerprobe.probing.frozen import frozen
 from layerprobe.probing.layers import Layer, discover
 from layerprobe.results.atomic import atomic
+from layerprobe.training.schedule import Schedule
 from layerprobe.training.splits import splits_of_trainer
 
 
 class PlaneCallback(pl.Callback):
-    """Writes the output over a grid of the input, and the samples at the output and at every layer of two units.
+    """Writes the output over a grid of the input, and the samples at the output and at layers of two or three units.
 
     The frames are `surface.parquet`, `points.parquet` and `hidden.parquet`; `report.surface` says what their columns
     are. The run is not changed.
     """
 
-    def __init__(self, directory: str | Path, resolution: int = 61, margin: float = 0.5) -> None:
-        """Choose the grid.
+    def __init__(
+        self,
+        directory: str | Path,
+        resolution: int = 61,
+        margin: float = 0.5,
+        every_n_steps: int | None = None,
+        steps: Sequence[int] = (),
+    ) -> None:
+        """Choose the grid, and when to look beside the beginning and the end.
 
         Args:
             directory: Where the frames are written.
             resolution: Points of the grid along each axis.
             margin: How far the grid reaches beyond the samples, in units of the input.
+            every_n_steps: Look after every so many optimizer steps, as `step_<n>`, the probes' name for it.
+            steps: Look after these optimizer steps.
         """
         self.directory = Path(directory)
         self.resolution = resolution
         self.margin = margin
+        self._schedule = Schedule(every_n_steps=every_n_steps, steps=tuple(steps))
+        self._seen = 0
         self._frames: dict[str, list[pd.DataFrame]] = {"surface": [], "points": [], "hidden": []}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -51,7 +65,17 @@ class PlaneCallback(pl.Callback):
         if trainer.global_step == 0:
             self._look(trainer, pl_module, "initial")
         else:
+            self._seen = trainer.global_step
             self._read_back()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look after the optimizer steps that were chosen."""
+        step = trainer.global_step
+        if step > self._seen and self._schedule.after_step(step):
+            self._seen = step
+            self._look(trainer, pl_module, f"step_{step}")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the final network, and write the frames."""
@@ -63,7 +87,7 @@ class PlaneCallback(pl.Callback):
             file = self.directory / f"{name}.parquet"
             if file.exists():
                 frame = pd.read_parquet(file)
-                self._frames[name] = [frame[frame["checkpoint"] == "initial"]]
+                self._frames[name] = [frame[(frame["step"] <= self._seen) & (frame["checkpoint"] != "final")]]
 
     def _write(self) -> None:
         for name, frames in self._frames.items():
@@ -82,10 +106,10 @@ class PlaneCallback(pl.Callback):
                 over_grid = _record(pl_module, grid, [layers[-1]])[layers[-1]].reshape(len(grid))
                 self._keep("surface", **common, **_axes(grid), output=over_grid.cpu().numpy())
                 self._keep("points", **common, **shown, output=output[:, 0].cpu().numpy())
-            two_units = [layer for layer in layers[1:] if layer.shape == (2,)]
-            for layer, states in _record(pl_module, self._points, two_units).items():
-                h1, h2 = states.cpu().numpy().T
-                self._keep("hidden", **common | {"layer": layer.name}, **shown, h1=h1, h2=h2)
+            few_units = [layer for layer in layers[1:] if layer.shape in ((2,), (3,))]
+            for layer, states in _record(pl_module, self._points, few_units).items():
+                units = {f"h{i + 1}": unit for i, unit in enumerate(states.cpu().numpy().T)}
+                self._keep("hidden", **common | {"layer": layer.name}, **shown, **units)
         if trainer.is_global_zero:
             self._write()
 

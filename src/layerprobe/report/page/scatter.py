@@ -14,7 +14,8 @@ DESCRIPTION = (
     "the value of a configuration key. Dragging a rectangle chooses the runs that the other views show."
 )
 
-_STATES, _SHAPES = ["done", "failed", "unfinished"], ["circle", "cross", "triangle-up"]
+_STATES = ["done", "failed", "unfinished", "interrupted"]
+_SHAPES = ["circle", "cross", "triangle-up", "triangle-down"]
 
 
 def scatter(tables: Tables, *, linked: bool = True, width: int = 330, height: int = 330) -> AnyChart:
