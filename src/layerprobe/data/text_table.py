@@ -119,7 +119,7 @@ class HubDataset(AbstractTable):
         except ImportError as error:
             raise DataError(
                 "A data set of the Hugging Face hub needs the package `datasets`: pip install 'layerprobe[text]'. "
-                "Or give a file: data/table@data.table=file data.table.path=PATH"
+                "Or give a file: data/table=file data.table.path=PATH"
             ) from error
         local = root / self.name
         name = str(local) if local.is_dir() else self.name
