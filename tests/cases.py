@@ -6,6 +6,7 @@ All weights are random and all samples differ.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -471,6 +472,70 @@ def wrapper_values(network: Any, x: Tensor) -> Mapping[str, Tensor]:
     return called_twice_values(network.network, x)
 
 
+class LazyNet(nn.Sequential):
+    """Learns its sizes from the first batch."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU(inplace=True), nn.Flatten(), nn.LazyLinear(5)
+        )
+
+
+def lazy_values(network: Any, x: Tensor) -> Mapping[str, Tensor]:
+    conv = F.conv2d(x, network[0].weight, network[0].bias)
+    norm, relu = conv / math.sqrt(1 + network[1].eps), (conv / math.sqrt(1 + network[1].eps)).clamp(min=0)
+    return {"0": conv, "1": norm, "2": relu, "4": relu.flatten(1) @ network[4].weight.T + network[4].bias}
+
+
+@dataclass
+class Output:
+    """What `TwoHeads` gives."""
+
+    main: Tensor
+    aux: Tensor | None
+    hidden: tuple[Tensor, ...]
+
+
+class TwoHeads(nn.Module):
+    """A head beside the way that stays in eval mode, one that only trains, and a dataclass as output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.main = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.aux, self.only_training = nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Output:
+        hidden = self.body(x).tanh()
+        if self.training:
+            return Output(self.only_training(hidden), None, ())
+        return Output(self.main(hidden), self.aux(hidden), (hidden * 2,))
+
+
+def two_heads_values(network: Any, x: Tensor) -> Mapping[str, Tensor]:
+    body = x @ network.body.weight.T + network.body.bias
+    main, aux = (body.tanh() @ head.weight.T + head.bias for head in (network.main, network.aux))
+    return {"body": body, "tanh": body.tanh(), "main": main, "aux": aux, "mul": 2 * body.tanh()}
+
+
+def compiled() -> nn.Module:
+    return torch.compile(CalledTwice(), backend="eager")  # type: ignore[return-value]
+
+
+def compiled_values(network: Any, x: Tensor) -> Mapping[str, Tensor]:
+    return called_twice_values(network._orig_mod, x)
+
+
+def distributed() -> nn.Module:
+    """As in one process of many; its group is left behind, as a training run would leave it."""
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    return nn.parallel.DistributedDataParallel(CalledTwice())
+
+
+def distributed_values(network: Any, x: Tensor) -> Mapping[str, Tensor]:
+    return called_twice_values(network.module, x)
+
+
 # Networks that others wrote
 
 
@@ -606,6 +671,10 @@ CASES: tuple[Case, ...] = (
     Case("nested", Nested, lambda n: {"a": torch.randn(n, 4), "b": torch.randn(n, 3)}, nested_values),
     Case("forward_directly", ForwardDirectly, vectors(6), forward_directly_values),
     Case("wrapper", Wrapper, vectors(6), wrapper_values),
+    Case("lazy", LazyNet, images(8), lazy_values),
+    Case("two_heads", TwoHeads, vectors(6), two_heads_values, absent=("only_training",)),
+    Case("compiled", compiled, vectors(6), compiled_values),
+    Case("distributed", distributed, vectors(6), distributed_values),
     Case("resnet18", torchvision.models.resnet18, images(64), resnet_values),
     Case("resnet50", torchvision.models.resnet50, images(64), resnet50_values),
     Case(

@@ -66,5 +66,8 @@ class ForeignNet(pl.LightningModule):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         return nn.functional.cross_entropy(self(pixels=batch["pixels"])["logits"], batch["label"])
 
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        self.log("val/loss", self.training_step(batch, batch_idx), batch_size=len(batch["label"]))
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=1e-3)

@@ -1,0 +1,114 @@
+"""The callback on a training run that others wrote: keyword inputs, several test loaders, mixed precision."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from foreign import ForeignNet, Records, RecordsDataModule
+from layerprobe.probing.layers import discover
+from layerprobe.training.callback import ProbeCallback
+from layerprobe.training.splits import splits_of_datamodule
+
+PROTOCOL = {
+    "_target_": "layerprobe.ProbeProtocol",
+    "_convert_": "all",
+    "l2": [1e-2],
+    "inputs": {"_target_": "layerprobe.probing.take.Items", "paths": {"pixels": "pixels"}},
+    "targets": {"_target_": "layerprobe.probing.take.Item", "path": "label"},
+}
+
+
+def callback(directory: Path, **options: Any) -> ProbeCallback:
+    node = {"_target_": "layerprobe.ProbeCallback", "directory": str(directory), "protocol": PROTOCOL, **options}
+    return hydra.utils.instantiate(node)
+
+
+def train(precision: str, *callbacks: ProbeCallback) -> ForeignNet:
+    pl.seed_everything(0, verbose=False)
+    module = ForeignNet(16)
+    trainer = pl.Trainer(
+        max_epochs=1, precision=precision, accelerator="gpu" if precision == "16-mixed" else "cpu", devices=1,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=list(callbacks),
+    )  # fmt: skip
+    trainer.fit(module, datamodule=RecordsDataModule())
+    return module
+
+
+def head_loss(head: dict[str, Tensor], features: Tensor, targets: Tensor) -> float:
+    scores = (features.float() - head["mean"]) / head["scale"] @ head["weight"].T + head["bias"]
+    return float(F.cross_entropy(scores, targets))
+
+
+PRECISIONS = [
+    ("bf16-mixed", torch.bfloat16),
+    pytest.param(
+        "16-mixed", torch.float16,
+        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("precision", "dtype"), PRECISIONS)
+def test_the_network_is_called_in_the_trainer_s_precision(tmp_path: Path, precision: str, dtype: torch.dtype) -> None:
+    probe = callback(tmp_path, loaders={"test": 1}, before_training=False)
+    module = train(precision, probe).eval()
+    record = probe.results().set_index("layer").loc["head"]
+    assert record["n_test"] == 500
+    assert record["status"] == "converged"
+    head = probe.store.head("final", "head")
+
+    records = Records(slice(1200, 1700))
+    device = module.device.type
+    with torch.no_grad(), torch.autocast(device, dtype):
+        mixed = torch.cat([module(pixels=part.to(device))["logits"].cpu() for part in records.images.split(64)])
+    assert mixed.dtype == dtype
+    with torch.no_grad():
+        whole = torch.cat([module(pixels=part.to(device))["logits"].cpu() for part in records.images.split(64)])
+    in_its_precision, in_single = (head_loss(head, x, records.targets) for x in (mixed, whole))
+    assert record["test_loss"] == pytest.approx(in_its_precision, abs=1e-6)
+    assert abs(in_single - in_its_precision) > 1e-5, "the negative control: single precision gives another figure"
+
+
+@pytest.mark.parametrize(("precision", "dtype"), PRECISIONS)
+def test_training_in_mixed_precision_is_bit_identical(tmp_path: Path, precision: str, dtype: torch.dtype) -> None:
+    alone = train(precision).state_dict()
+    probed = train(precision, callback(tmp_path, every_n_steps=3, loaders={"test": 1})).state_dict()
+    assert all(torch.equal(value, probed[name]) for name, value in alone.items())
+    assert len(list((tmp_path / "checkpoints").glob("*.ckpt"))) > 3
+
+
+def test_of_several_loaders_the_first_is_taken_with_a_word() -> None:
+    with pytest.warns(UserWarning, match=r"2 test loaders \(0, 1\); 0 is probed.*loaders.test=NAME"):
+        data: Any = splits_of_datamodule(RecordsDataModule())
+    assert len(data["test"].dataset) == 300
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = splits_of_datamodule(RecordsDataModule(), {"test": 1})
+    assert len(data["test"].dataset) == 500
+    with pytest.raises(ValueError, match="test loader 2 was wanted, found 0, 1"):
+        splits_of_datamodule(RecordsDataModule(), {"test": 2})
+
+
+def test_a_mapping_of_loaders_is_chosen_from_by_key() -> None:
+    class Named(RecordsDataModule):
+        def test_dataloader(self) -> Any:
+            first, second = super().test_dataloader()
+            return {"seen": first, "unseen": second}
+
+    data: Any = splits_of_datamodule(Named(), {"test": "unseen"})
+    assert len(data["test"].dataset) == 500
+
+
+def test_layers_of_a_network_with_keyword_inputs() -> None:
+    layers = discover(ForeignNet(16), {"pixels": Records(slice(0, 4)).images}, granularity="modules")
+    assert [layer.name for layer in layers] == ["input", "encoder.0", "encoder.1", "encoder.2", "relu", "head"]
