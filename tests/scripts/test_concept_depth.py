@@ -13,11 +13,23 @@ from command import run
 @pytest.mark.slow
 def test_a_sweep_ends_in_one_picture_and_one_table(shared: Path, tmp_path: Path) -> None:
     said = run(
-        "probe.py", "-m", "experiment=concept_depth", f"model.name={shared / 'models' / 'all-MiniLM-L6-v2'}",
-        f"data.root={shared / 'data' / 'concepts'}", "data=coinflip", "data.per_class=60", "model.weights=pretrained,random",
-        "model.dtype=bfloat16", "data.noise=[aaa,bbb]", "probe.layers=[encoder.layer.0,encoder.layer.5]",
-        "probe.l2=[1e-2,1e-1]", "logger=none", "trainer=cpu", "hydra.sweep.dir=sweep", cwd=tmp_path,
-    ).stdout  # fmt: skip
+        "probe.py",
+        "-m",
+        "experiment=concept_depth",
+        f"model.name={shared / 'models' / 'all-MiniLM-L6-v2'}",
+        f"data.root={shared / 'data' / 'concepts'}",
+        "data=coinflip",
+        "data.per_class=60",
+        "data.noise=[aaa,bbb]",
+        "model.weights=pretrained,random",
+        "model.dtype=bfloat16",
+        "probe.layers=[encoder.layer.0,encoder.layer.5]",
+        "probe.l2=[1e-2,1e-1]",
+        "logger=none",
+        "trainer=cpu",
+        "hydra.sweep.dir=sweep",
+        cwd=tmp_path,
+    ).stdout
     sweep = tmp_path / "sweep"
     table = pd.read_csv(sweep / "concept_depth_table.csv")
     assert table["model"].tolist() == ["all-MiniLM-L6-v2", "all-MiniLM-L6-v2 (untrained)"]
