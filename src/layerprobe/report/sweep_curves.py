@@ -70,7 +70,7 @@ def sweep_curves(
         .properties(
             title=alt.TitleParams(
                 title or f"{measure.title.capitalize()} over depth",
-                subtitle=f"one linear head per layer, on {_samples(results, measure)}; dashed: the input's",
+                subtitle=f"one linear head per layer, on {_samples(results, measure)}; dashed: the error of the input",
             )
         )
         .configure(**style.theme())
