@@ -12,8 +12,8 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.utilities import rank_zero_only
 
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
 from layerprobe.results.summary import RunSummary

@@ -180,3 +180,53 @@ def test_the_status_tells_what_each_job_did(disturbed: tuple[Path, str, dict[int
     assert "4 jobs" in text
     assert "failed" in text
     assert "interrupted" in text
+
+
+@pytest.mark.long
+def test_every_disturbance(cluster: Cluster, tmp_path: Path) -> None:
+    """Preemption with and without grace, requeue, a kill, a node that goes down, a time limit; one job for each."""
+    alone, no_grace, requeued, killed, grace, node_down, time_limit = range(7)
+    sweep = tmp_path / "sweep"
+    words = [
+        "-m", *JOB, "hydra.launcher.partition=preempt", "hydra.launcher.cpus_per_task=8", "hydra.launcher.timeout_min=60",
+        "callbacks.guard.every_n_seconds=1", f"{SAME}=range(50,57)", "hydra.sweep.dir=sweep", "logger=wandb",
+    ]  # fmt: skip
+    launcher = script(cluster, "train.py", *words, cwd=tmp_path)
+    wait_until(lambda: launcher.poll() is not None or len(sent(sweep)) == 7, "seven jobs")
+    assert launcher.poll() is None, launcher.communicate()[0]
+    jobs = sent(sweep)
+
+    def training(number: int) -> str:
+        wait_until(lambda: step(sweep / str(number)) >= 200, f"training in job {number}", 900)
+        return cluster.show(jobs[number])["NodeList"]
+
+    def preempt(number: int, seconds: int) -> None:
+        node = training(number)
+        cluster.run("scontrol", "update", "partitionname=preempt", f"GraceTime={seconds}")
+        cluster.run("sbatch", "-p", "main", "-w", node, "--exclusive", "--wrap", "sleep 1", "-o", "/dev/null")
+        wait_until(lambda: cluster.show(jobs[number])["Restarts"] == "1", "preemption", 120)
+
+    preempt(no_grace, 0)
+    training(requeued)
+    cluster.run("scontrol", "requeue", jobs[requeued])
+    training(killed)
+    os.kill(int(re.search(r"\d+", (sweep / str(killed) / "run.lock").read_text()).group()), signal.SIGKILL)  # type: ignore[union-attr]
+    preempt(grace, 20)
+    node = training(node_down)
+    cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    wait_until(lambda: cluster.show(jobs[node_down])["Restarts"] == "1", "requeue of the node's job", 120)
+    cluster.run("scontrol", "update", f"nodename={node}", "state=resume")
+    training(time_limit)
+    cluster.run("scontrol", "update", f"jobid={jobs[time_limit]}", "TimeLimit=2")
+    output = launcher.communicate(timeout=1500)[0]
+    assert launcher.returncode == 1, output
+    assert summary(sweep / str(killed))["status"] == "killed"
+    assert cluster.state_of(jobs[killed]) == "FAILED"
+    output += script(cluster, "sweep.py", f"continue={sweep}", cwd=tmp_path).communicate(timeout=900)[0]
+    (tmp_path / "output.txt").write_text(output)
+    assert [summary(sweep / str(number))["status"] for number in range(7)] == ["done"] * 7, output
+    assert cluster.show(jobs[time_limit])["Restarts"] == "1"
+    for number in range(1, 7):
+        check_like(sweep / str(number), sweep / str(alone))
+        ids = {folder.name.rsplit("-", 1)[1] for folder in (sweep / str(number) / "wandb").glob("offline-run-*")}
+        assert ids == {(sweep / str(number) / "run_id").read_text()}, "a run has several ids in the dashboard"
