@@ -188,8 +188,9 @@ def test_every_disturbance(cluster: Cluster, tmp_path: Path) -> None:
     alone, no_grace, requeued, killed, grace, node_down, time_limit = range(7)
     sweep = tmp_path / "sweep"
     words = [
-        "-m", *JOB, "hydra.launcher.partition=preempt", "hydra.launcher.cpus_per_task=8", "hydra.launcher.timeout_min=60",
-        "callbacks.guard.every_n_seconds=1", f"{SAME}=range(50,57)", "hydra.sweep.dir=sweep", "logger=wandb",
+        "-m", *JOB, "hydra.launcher.partition=preempt", "hydra.launcher.cpus_per_task=8",
+        "hydra.launcher.timeout_min=60", "callbacks.guard.every_n_seconds=1", f"{SAME}=range(50,57)",
+        "hydra.sweep.dir=sweep", "logger=wandb",
     ]  # fmt: skip
     launcher = script(cluster, "train.py", *words, cwd=tmp_path)
     wait_until(lambda: launcher.poll() is not None or len(sent(sweep)) == 7, "seven jobs")

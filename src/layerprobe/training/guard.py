@@ -74,6 +74,7 @@ class Guard(pl.Callback):
         Raises:
             ProbingStopped: Where a signal has come.
         """
+        self.signals.listen()
         self._progress.write(epoch=trainer.current_epoch, step=trainer.global_step, checkpoint=checkpoint, layer=layer)
         if self.asked_to_stop:
             raise ProbingStopped
