@@ -29,6 +29,7 @@ log = logging.getLogger("layerprobe")
 
 # Lightning's own advertisements, and its use of an API that torch is about to drop.
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+logging.getLogger("pytorch_lightning.trainer.connectors.checkpoint_connector").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 warnings.filterwarnings("ignore", message="The .srun. command is available")
@@ -64,7 +65,7 @@ def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
     last = run.checkpoint if run.checkpoint.exists() else None
     if last is not None:
         log.info("Going on from %s", last)
-    trainer.fit(model, datamodule=datamodule, ckpt_path=last, weights_only=True if last else None)
+    trainer.fit(model, datamodule=datamodule, ckpt_path=last)
     trainer.test(model, datamodule=datamodule, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     log.info("Network: %s", ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
