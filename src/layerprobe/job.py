@@ -70,7 +70,7 @@ def _watched(cfg: DictConfig, run: RunDirectory, work: Work) -> float:
     except Stopped as stop:
         finish_run(exit_code=int(stop.code or 1), preempted=True)
         RunSummary("interrupted", overrides, error=str(stop)).write(run.path)
-        log.warning("%s\nTo go on: %s", str(stop).capitalize(), continue_command())
+        log.warning("The run was %s\nTo go on: %s", stop, continue_command())
         try:
             stop.requeue()
         except Exception as error:

@@ -156,7 +156,7 @@ def test_a_failed_job_is_failed_for_slurm_and_the_others_are_done(disturbed: tup
 def test_a_warned_job_was_requeued_and_went_on(disturbed: tuple[Path, str, dict[int, str]], cluster: Cluster) -> None:
     sweep, _, first = disturbed
     assert cluster.show(first[1])["Restarts"] == "1"
-    assert "stopped by SIGUSR2" in log_of(sweep, first[1]).replace("Stopped", "stopped")
+    assert "stopped by SIGUSR2" in log_of(sweep, first[1])
     check_like(sweep / "1", sweep / "0")
 
 
@@ -180,6 +180,27 @@ def test_the_status_tells_what_each_job_did(disturbed: tuple[Path, str, dict[int
     assert "4 jobs" in text
     assert "failed" in text
     assert "interrupted" in text
+
+
+def test_two_tasks_leave_together_and_go_on(cluster: Cluster, tmp_path: Path) -> None:
+    """Two processes on the CPU, one job left alone and one warned in training."""
+    sweep = tmp_path / "sweep"
+    words = [
+        "-m", *JOB, "trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=2", "hydra.launcher.tasks_per_node=2",
+        'hydra.launcher.setup=["export MASTER_ADDR=127.0.0.1"]', f"{SAME}=50,51", "hydra.sweep.dir=sweep",
+    ]  # fmt: skip
+    launcher = script(cluster, "train.py", *words, cwd=tmp_path)
+    wait_until(lambda: launcher.poll() is not None or step(sweep / "1") >= 0, "training", 900)
+    assert launcher.poll() is None, launcher.communicate()[0]
+    cluster.run("scancel", "--signal=USR2", sent(sweep)[1])
+    output = launcher.communicate(timeout=900)[0]
+    assert launcher.returncode == 0, output
+    assert cluster.show(sent(sweep)[1])["Restarts"] == "1"
+    check_like(sweep / "1", sweep / "0")
+    assert [file.name for file in (sweep / "1").glob("*.log")] == ["train.log"], "a log of the second process"
+    text = (sweep / "1" / "train.log").read_text()
+    assert text.count("Probed final") == 1
+    assert text.count("Going on from") == 1
 
 
 @pytest.mark.long
@@ -219,6 +240,8 @@ def test_every_disturbance(cluster: Cluster, tmp_path: Path) -> None:
     cluster.run("scontrol", "update", f"nodename={node}", "state=resume")
     training(time_limit)
     cluster.run("scontrol", "update", f"jobid={jobs[time_limit]}", "TimeLimit=2")
+    wait_until(lambda: cluster.show(jobs[time_limit])["Restarts"] == "1", "the warning before the time limit", 300)
+    cluster.run("scontrol", "update", f"jobid={jobs[time_limit]}", "TimeLimit=60")
     output = launcher.communicate(timeout=1500)[0]
     assert launcher.returncode == 1, output
     assert summary(sweep / str(killed))["status"] == "killed"
@@ -226,7 +249,6 @@ def test_every_disturbance(cluster: Cluster, tmp_path: Path) -> None:
     output += script(cluster, "sweep.py", f"continue={sweep}", cwd=tmp_path).communicate(timeout=900)[0]
     (tmp_path / "output.txt").write_text(output)
     assert [summary(sweep / str(number))["status"] for number in range(7)] == ["done"] * 7, output
-    assert cluster.show(jobs[time_limit])["Restarts"] == "1"
     for number in range(1, 7):
         check_like(sweep / str(number), sweep / str(alone))
         ids = {folder.name.rsplit("-", 1)[1] for folder in (sweep / str(number) / "wandb").glob("offline-run-*")}
