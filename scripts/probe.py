@@ -34,6 +34,7 @@ from layerprobe.results.ledger import Entry, Ledger
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.summary import RunSummary, best_layer
 from layerprobe.results.wandb_sink import finish_run
+from layerprobe.shard import share
 from layerprobe.training.checkpoints import FrozenCheckpoint, content_hash, load
 from layerprobe.training.find import find_checkpoints
 from layerprobe.training.log import ProbeLog
@@ -89,6 +90,7 @@ def run(cfg: DictConfig, run_dir: Path) -> tuple[str, float]:
     """
     trusted = cfg.trust_checkpoint
     sources = find_checkpoints(cfg.checkpoint, trust=trusted) if cfg.checkpoint else [PRETRAINED]
+    sources = share(sources, cfg.shard)
     store = ProbeStore(run_dir / "probes")
     session = Session(cfg, store, Ledger(store.directory))
     if cfg.plan:

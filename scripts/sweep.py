@@ -13,19 +13,28 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from layerprobe.report.status_table import status_table
+from layerprobe.results.merge import merge_results
+from layerprobe.results.record import SchemaError
 from layerprobe.results.sweep_record import SweepRecord
 from layerprobe.status import job_states
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sweep")
 def main(cfg: DictConfig) -> None:
-    chosen = cfg["continue"] or cfg.status
+    chosen = cfg["continue"] or cfg.status or cfg.merge
     if not chosen:
-        raise SystemExit("Give the directory of a sweep: sweep.py status=DIR or sweep.py continue=DIR")
+        raise SystemExit("Give the directory of a sweep: sweep.py status=DIR, continue=DIR or merge=DIR")
     try:
         record = SweepRecord.read(Path(chosen).absolute())
     except FileNotFoundError as error:
         raise SystemExit(str(error)) from error
+    if cfg.merge:
+        try:
+            count = merge_results([folder / "probes" for folder in record.folders()], record.directory / "probes")
+        except (FileNotFoundError, SchemaError) as error:
+            raise SystemExit(str(error)) from error
+        print(f"{count} results: {record.directory / 'probes' / 'results.parquet'}")
+        return
     if cfg["continue"]:
         command = [*record.command, *([f"rerun={cfg.rerun}"] if cfg.rerun else [])]
         print(f"Going on: {shlex.join(command)}", flush=True)

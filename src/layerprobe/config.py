@@ -72,6 +72,7 @@ class ProbeConfig:
         checkpoint: A file, a folder of checkpoints, or a glob pattern; null for the network as `model` builds it.
         prefix: The part of a checkpoint to take, such as `teacher.`; by default what fits the network.
         trust_checkpoint: Whether a checkpoint may hold any Python objects, and so run any code.
+        shard: `i/n` for the i-th of n shares of the checkpoints; `sweep.py merge=DIR` puts their results together.
         force: Whether to probe again what the run directory has results of, and to replace them.
         plan: Whether to print what would be probed, with its cost, and stop.
         loaders: Which loader of a split to take, by split, where a data module gives several; by default the first.
@@ -102,6 +103,7 @@ class ProbeConfig:
     prefix: str | None = None
     trust_checkpoint: bool = False
     force: bool = False
+    shard: str | None = None
     plan: bool = False
     loaders: dict[str, Any] = field(default_factory=dict)
     name: str = MISSING

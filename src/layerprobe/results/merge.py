@@ -1,0 +1,76 @@
+"""Results that several jobs found, put together as one run would have left them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pc
+import pyarrow.parquet as pq
+
+from layerprobe.results.atomic import atomic
+from layerprobe.results.part import RESULTS, ROWS
+from layerprobe.results.record import read_table
+
+
+def merge_results(sources: Sequence[Path], target: Path) -> int:
+    """Put together the results of jobs that have each probed a part.
+
+    Args:
+        sources: Folders of results, each with `results.parquet`; where two hold the same checkpoint and layer, the
+            later one's is taken.
+        target: The folder to write: `results.parquet`, `results.csv`, `path.parquet`, `correct.parquet` and `heads/`.
+
+    Returns:
+        The number of results.
+
+    Raises:
+        FileNotFoundError: Where a folder holds no results.
+        SchemaError: Where one was written under another schema.
+    """
+    for source in sources:
+        if not (source / "results.parquet").exists():
+            raise FileNotFoundError(
+                f"There are no results in {source}. "
+                "Next step: let that job finish (sweep.py continue=DIR), and merge then."
+            )
+    owner: dict[tuple[str, str], int] = {}
+    records = [read_table(source / "results.parquet", RESULTS) for source in sources]
+    for i, table in enumerate(records):
+        owner.update(dict.fromkeys(_keys(table), i))
+    results = pa.concat_tables(_own(table, i, owner) for i, table in enumerate(records))
+    first_seen: dict[str, int] = {}
+    for checkpoint, _ in owner:
+        first_seen.setdefault(checkpoint, len(first_seen))
+    columns = (results.column(name).to_pylist() for name in ("step", "checkpoint", "depth"))
+    order = sorted(
+        (step, first_seen[checkpoint], depth, i)
+        for i, (step, checkpoint, depth) in enumerate(zip(*columns, strict=True))
+    )
+    results = results.take(pa.array([i for *_, i in order], pa.int64()))
+    rank = {key: i for i, key in enumerate(_keys(results))}
+    for source in sources:
+        if (source / "heads").exists():
+            shutil.copytree(source / "heads", target / "heads", dirs_exist_ok=True)
+    for name in ("path", "correct"):
+        tables = [read_table(source / f"{name}.parquet", ROWS[name]) for source in sources]
+        whole = pa.concat_tables(_own(table, i, owner) for i, table in enumerate(tables))
+        places = np.argsort([rank[key] for key in _keys(whole)], kind="stable")
+        with atomic(target / f"{name}.parquet") as temporary:
+            pq.write_table(whole.take(pa.array(places, pa.int64())), temporary)
+    with atomic(target / "results.parquet") as temporary:
+        pq.write_table(results, temporary)
+    with atomic(target / "results.csv") as temporary:
+        pc.write_csv(results, temporary)
+    return len(results)
+
+
+def _keys(table: pa.Table) -> list[tuple[str, str]]:
+    return list(zip(table.column("checkpoint").to_pylist(), table.column("layer").to_pylist(), strict=True))
+
+
+def _own(table: pa.Table, number: int, owner: dict[tuple[str, str], int]) -> pa.Table:
+    return table.filter(pa.array([owner.get(key) == number for key in _keys(table)], pa.bool_()))
