@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def run(cfg: DictConfig, run_dir: Path) -> tuple[str, float]:
         RuntimeError: Where a checkpoint could not be probed, after the others have been.
     """
     trusted = cfg.trust_checkpoint
-    sources = find_checkpoints(cfg.checkpoint, trust=trusted) if cfg.checkpoint else [PRETRAINED]
+    sources: Sequence[Source] = find_checkpoints(cfg.checkpoint, trust=trusted) if cfg.checkpoint else [PRETRAINED]
     sources = share(sources, cfg.shard)
     store = ProbeStore(run_dir / "probes")
     session = Session(cfg, store, Ledger(store.directory))
