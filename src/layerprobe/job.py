@@ -124,6 +124,6 @@ def _be_quiet() -> None:
         root.removeHandler(handler)
         handler.close()
         file = Path(getattr(handler, "baseFilename", ""))
-        if file.is_file() and file.stat().st_size == 0:  # Lightning gives each process a log of its own
+        if "_ddp_process_" in file.name and file.stat().st_size == 0:  # Lightning's name for the log of such a process
             file.unlink()
     root.addHandler(logging.NullHandler())
