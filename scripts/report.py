@@ -12,8 +12,11 @@ from rich.console import Console
 
 from layerprobe.config import register
 from layerprobe.report.comparison import Comparison, ReportError, compare
+from layerprobe.report.page.tables import tables
+from layerprobe.report.summary import summary
 from layerprobe.report.watch import state_of
 from layerprobe.report.write import write_report
+from layerprobe.results.wandb_views import default_entity, report, save, workspace
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -29,6 +32,9 @@ def main(cfg: DictConfig) -> None:
             while state_of(roots) == before:
                 time.sleep(cfg.interval)
             comparison = make(cfg, roots)
+        if cfg.wandb:
+            for address in upload(cfg, comparison):
+                console.print(address)
     except ReportError as error:
         raise SystemExit(f"report.py: {error}") from None
     except KeyboardInterrupt:
@@ -57,6 +63,35 @@ def make(cfg: DictConfig, roots: list[str]) -> Comparison:
     for file in written:
         console.print(str(file))
     return comparison
+
+
+def upload(cfg: DictConfig, comparison: Comparison) -> list[str]:
+    """Make or renew the saved views on Weights & Biases.
+
+    Args:
+        cfg: The configuration of the script.
+        comparison: The runs.
+
+    Returns:
+        Addresses of the workspace and of the report.
+
+    Raises:
+        ReportError: If they cannot be uploaded.
+    """
+    drawn = tables(comparison)
+    about = (drawn.checkpoints, drawn.layer_names, comparison.keys)
+    try:
+        entity = cfg.entity or default_entity()
+        views = workspace(cfg.project, entity, *about), report(cfg.project, entity, *about, summary(comparison))
+        return save(*views, Path(cfg.out).with_suffix(".wandb.json"))
+    except ImportError as error:
+        raise ReportError(f"wandb=true needs wandb-workspaces: uv sync --extra dashboard ({error})") from error
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ReportError(
+            f"the views could not be saved on Weights & Biases: {reason}. Next step: `wandb login`, or give entity= "
+            f"and project= of a place that you may write to; the page itself is complete."
+        ) from error
 
 
 def running(comparison: Comparison) -> str:

@@ -23,7 +23,7 @@ from layerprobe.report.terminal import results_table
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.summary import RunSummary, best_layer
-from layerprobe.training.log import ProbeLog
+from layerprobe.training.log import ProbeLog, start
 
 log = logging.getLogger("layerprobe")
 
@@ -57,6 +57,7 @@ def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
     model: pl.LightningModule = hydra.utils.instantiate(cfg.model)
     trainer: pl.Trainer = hydra.utils.instantiate(cfg.trainer)
     view: DepthView = hydra.utils.instantiate(cfg.report)
+    start(trainer.loggers)
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]

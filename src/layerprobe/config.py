@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from layerprobe.results.run_label import run_group, run_name, run_tags
 from layerprobe.results.wandb_mode import default_mode
 
 
@@ -140,6 +141,9 @@ class ReportConfig:
         figures: Whether to write PNG and SVG files of the views.
         watch: Whether to go on, and to write the page again whenever results have changed.
         interval: Seconds between two looks at the results.
+        wandb: Whether to make or renew a workspace and a report on Weights & Biases.
+        project: The project there.
+        entity: Its user or team; by default whose account is logged in.
     """
 
     runs: Any = MISSING
@@ -149,6 +153,9 @@ class ReportConfig:
     figures: bool = True
     watch: bool = False
     interval: int = 10
+    wandb: bool = False
+    project: str = "layerprobe"
+    entity: str | None = None
 
 
 def register() -> None:
@@ -159,3 +166,6 @@ def register() -> None:
     store.store(name="report_schema", node=ReportConfig)
     OmegaConf.register_new_resolver("is_terminal", sys.stderr.isatty, replace=True)
     OmegaConf.register_new_resolver("wandb_mode", default_mode, replace=True)
+    for label in (run_name, run_group):
+        OmegaConf.register_new_resolver(label.__name__, label, replace=True)
+    OmegaConf.register_new_resolver("run_tags", lambda *about: OmegaConf.create(run_tags(*about)), replace=True)

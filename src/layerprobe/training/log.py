@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import Logger, MLFlowLogger, WandbLogger
 
 from layerprobe.results.scalars import scalars
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.wandb_sink import WandbSink
+from layerprobe.results.wandb_start import start_or_go_offline
+
+
+def start(loggers: Sequence[Logger]) -> None:
+    """Start the runs of the loggers; one of Weights & Biases goes offline where its server cannot be used.
+
+    Args:
+        loggers: The trainer's loggers.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            start_or_go_offline(partial(getattr, logger, "experiment"), logger._wandb_init)
 
 
 class ProbeLog:
@@ -22,6 +35,7 @@ class ProbeLog:
         Args:
             loggers: The trainer's loggers.
         """
+        start(loggers)
         self._sinks = [WandbSink(logger.experiment) for logger in loggers if isinstance(logger, WandbLogger)]
         self._others = [logger for logger in loggers if not isinstance(logger, WandbLogger)]
 
@@ -35,6 +49,9 @@ class ProbeLog:
             sink.log_checkpoint(frame)
         for logger in self._others:
             if points := scalars(frame):
+                if isinstance(logger, MLFlowLogger):
+                    # MLflow takes no "#": a second call of a layer is written `name-1`, which no module is called.
+                    points = {key.replace("#", "-"): value for key, value in points.items()}
                 logger.log_metrics(points, step=int(frame["step"].iloc[0]))
 
     def finish(self, store: ProbeStore) -> None:
