@@ -188,6 +188,7 @@ def test_two_tasks_leave_together_and_go_on(cluster: Cluster, tmp_path: Path) ->
     words = [
         "-m", *JOB, "trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=2", "hydra.launcher.tasks_per_node=2",
         'hydra.launcher.setup=["export MASTER_ADDR=127.0.0.1"]', f"{SAME}=50,51", "hydra.sweep.dir=sweep",
+        "logger=wandb",
     ]  # fmt: skip
     launcher = script(cluster, "train.py", *words, cwd=tmp_path)
     wait_until(lambda: launcher.poll() is not None or step(sweep / "1") >= 0, "training", 900)
@@ -201,6 +202,8 @@ def test_two_tasks_leave_together_and_go_on(cluster: Cluster, tmp_path: Path) ->
     text = (sweep / "1" / "train.log").read_text()
     assert text.count("Probed final") == 1
     assert text.count("Going on from") == 1
+    starts = [folder.name.rsplit("-", 1)[1] for folder in (sweep / "1" / "wandb").glob("offline-run-*")]
+    assert starts == [(sweep / "1" / "run_id").read_text()] * 2, "not one run in the dashboard"
 
 
 @pytest.mark.long
