@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -64,7 +65,7 @@ def test_a_run_arrives_whole(tmp_path: Path) -> None:
     assert len([name for name in probes["files"] if name.startswith("heads/")]) == 8
 
 
-@pytest.mark.parametrize("fault", [401])
+@pytest.mark.parametrize("fault", ["down", 401])
 def test_a_server_that_is_away_or_refuses_leaves_an_offline_run(tmp_path: Path, fault: int | str) -> None:
     begun = time.monotonic()
     if fault == "down":
@@ -86,3 +87,34 @@ def test_a_server_that_is_away_or_refuses_leaves_an_offline_run(tmp_path: Path, 
     expected = list(zip(final["depth"], final["test_error"], strict=True))
     assert logged.rows("probe/depth", "probe/test_error/final") == expected
     assert not [record for record in logged.metrics if record == "probe/*"]
+
+
+def test_a_server_that_stumbles_loses_nothing(tmp_path: Path) -> None:
+    with serving(lambda kind, n: 500 if kind in ("stream", "upload") and n <= 2 else None) as server:
+        result = train(tmp_path, server, "hydra.run.dir=run")
+        (run,) = server.stored.runs.values()
+    assert result.returncode == 0, result.stderr
+    assert run.exit_code == 0
+    agree(run, tmp_path / "run" / "probes")
+
+
+def test_a_killed_run_goes_on_under_its_id(tmp_path: Path) -> None:
+    with serving() as server:
+        env = environment(tmp_path, server)
+        options = ("hydra.run.dir=run", "data.repeats=3000", "callbacks.probe.every_n_steps=1000")
+        process = subprocess.Popen(
+            command(*options), cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while not list((tmp_path / "run").glob("checkpoints/step_1000.ckpt")) and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        result = train(tmp_path, server, *options)
+        assert result.returncode == 0, result.stderr
+        (run,) = server.stored.runs.values()
+    assert run.id == (tmp_path / "run" / "run_id").read_text()
+    assert run.exit_code == 0
+    results = pd.read_parquet(tmp_path / "run" / "probes" / "results.parquet")
+    final = results[results["checkpoint"] == "final"]
+    expected = list(zip(final["depth"], final["test_error"], strict=True))
+    assert run.rows("probe/depth", "probe/test_error/final")[-len(expected) :] == expected

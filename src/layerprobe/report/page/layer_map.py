@@ -48,7 +48,7 @@ def layer_map(tables: Tables, *, linked: bool = True, width: int = 620, height: 
         y=alt.Y(
             "layer_text:N",
             sort=list(tables.layer_names),
-            axis=alt.Axis(title=None, domain=False, ticks=False, labelLimit=260),
+            axis=alt.Axis(title=None, domain=False, ticks=False, labelLimit=260, labelOverlap=True),
         ),
         tooltip=[
             alt.Tooltip("layer_text:N", title="layer"),

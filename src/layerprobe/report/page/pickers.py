@@ -39,7 +39,8 @@ def pickers(tables: Tables, bound: bool = True) -> list[alt.Parameter]:
         binding = alt.binding_checkbox(name=label, element=PICKERS)
         return alt.param(name=name, value=value, bind=binding if bound else alt.Undefined)
 
-    last = len(tables.checkpoints) - 1
+    # What each run came to; where that is not among the checkpoints, the last of all.
+    ends = set(tables.runs["last"]) & set(tables.checkpoints) or set(tables.checkpoints[-1:])
     return [
         alt.param(name="values_of", value={key.field: list(key.values) for key in keys}),
         alt.param(name="colours_of", value={key.field: _colours(key) for key in keys}),
@@ -48,7 +49,7 @@ def pickers(tables: Tables, bound: bool = True) -> list[alt.Parameter]:
         select("colour", "colour ", fields, names, fields[0]),
         select("swept", "best layer over ", fields, names, swept),
         select("layer", "L2 path of layer ", range(len(tables.layer_names)), tables.layer_names, _layer(tables)),
-        *(check(f"checkpoint_{i}", name, i == last) for i, name in enumerate(tables.checkpoints)),
+        *(check(f"checkpoint_{i}", name, name in ends) for i, name in enumerate(tables.checkpoints)),
         check("intervals", "95% intervals", len(tables.runs) <= _MOST_BANDS),
         check("controls", "controls (majority, shuffled, untrained)", _fits(tables)),
     ]

@@ -32,7 +32,7 @@ def source(tables: Tables, name: str) -> alt.NamedData:
         tables: What the page draws.
         name: `rows`, `runs`, `layers`, `paths` or `checkpoints`.
     """
-    texts = {"name", "status", "setting", "best_layer", "kind", "shape", "features"}
+    texts = {"name", "status", "setting", "last", "best_layer", "kind", "shape", "features"}
     frame = {"checkpoints": pd.DataFrame(columns=["checkpoint", "name"])}.get(name)
     columns = list(frame if frame is not None else getattr(tables, name))
     keys = {key.field for key in tables.keys}

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from layerprobe.report.comparison import Comparison
+from layerprobe.report.comparison import Comparison, last_whole_checkpoint
 from layerprobe.report.differing import SEED, ordered_values, short_keys, text
 
 _MOST_CHECKPOINTS = 12
@@ -41,7 +41,8 @@ class Tables:
     """What the page draws.
 
     Attributes:
-        runs: One row for each run: `run` (number), `name`, `status`, `setting`, `best_layer`, `best_error`,
+        runs: One row for each run: `run` (number), `name`, `status`, `setting`,
+            `last` (its last whole checkpoint), `best_layer`, `best_error`,
             `offset` (beside the place of a value), and the text and place of each key.
         layers: One row for each layer: `layer` (number), `layer_name` (number), `name`, `depth`,
             `position` (its place on an axis), `kind`, `shape`, `features`.
@@ -171,6 +172,7 @@ def _runs(comparison: Comparison, keys: Sequence[Key]) -> pd.DataFrame:
             "name": comparison.names,
             "status": table["status"],
             "setting": comparison.settings,
+            "last": [last_whole_checkpoint(run) for run in comparison.runs],
             "best_layer": table["best_layer"],
             "best_error": table["test_error"],
             "best_low": table["test_error_low"],
