@@ -24,6 +24,7 @@ from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.summary import RunSummary, best_layer
 from layerprobe.training.log import ProbeLog, start
+from layerprobe.training.ranks import leave
 
 log = logging.getLogger("layerprobe")
 
@@ -37,7 +38,10 @@ warnings.filterwarnings("ignore", message="The .srun. command is available")
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(cfg: DictConfig) -> float:
-    return run_job(cfg, train)
+    try:
+        return run_job(cfg, train)
+    finally:
+        leave()
 
 
 def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:

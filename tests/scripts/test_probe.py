@@ -33,7 +33,7 @@ def test_a_network_without_a_checkpoint_is_probed_as_it_is_built(tmp_path: Path)
 def test_every_model_composes_for_probing_too(model: str) -> None:
     register()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("probe", [f"model={model}", "data=digits", "run_dir=run"])
+        cfg = compose("probe", [f"model={model}", "data=digits", "run_dir=run", "logger=none"])
     OmegaConf.to_container(cfg, resolve=True)
 
 

@@ -58,4 +58,4 @@ class Regressor(AbstractLearner):
 
     def on_test_epoch_end(self) -> None:
         """Log whether the task is solved."""
-        self.log("test/solved", (self.test_loss.compute() < self.solved_below).float())
+        self.log("test/solved", (self.test_loss.compute() < self.solved_below).float(), sync_dist=True)

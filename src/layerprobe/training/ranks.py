@@ -14,6 +14,12 @@ T = TypeVar("T")
 _PATIENCE = timedelta(days=30)
 
 
+def leave() -> None:
+    """Part from the other processes at the end: gloo's threads abort a process that ends with them still running."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 class Ranks:
     """The processes of a run; one alone agrees with itself.
 
