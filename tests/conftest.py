@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 # A shared machine is slow at times, and a run must give the same verdict every time.
@@ -27,3 +29,11 @@ def shared() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return path
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """Leave no process group behind: Lightning takes the tests that follow for a distributed run."""
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

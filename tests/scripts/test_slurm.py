@@ -107,8 +107,7 @@ def check_like(found: Path, reference: Path) -> None:
 
 
 def log_of(sweep: Path, slurm_job: str) -> str:
-    folder = sweep / ".submitit" / slurm_job.split("_")[0]
-    return "".join(file.read_text() for file in folder.glob(f"{slurm_job}_*.out"))
+    return "".join(file.read_text() for file in (sweep / ".submitit" / slurm_job).glob(f"{slurm_job}_*.out"))
 
 
 @pytest.fixture(scope="module")
