@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import count, islice
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,23 +19,15 @@ from layerprobe.probing.inputs import device_of
 from layerprobe.probing.labels import Labels
 from layerprobe.probing.layers import Layer, discover
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recording import Recording, record_split
+from layerprobe.probing.recording import Context, Progress, Recording, record_split
 from layerprobe.probing.refit import refit
 from layerprobe.probing.rows import failed, measured
 from layerprobe.probing.sequences import sequence_axes, token_mask
 from layerprobe.probing.streaming import stream_checkpoint
-from layerprobe.probing.sweep import FeatureWay, Sweep, feature_ways, sweep_layer
+from layerprobe.probing.sweep import FeatureWay, Sweep, Ways, feature_ways, sweep_layer
 from layerprobe.probing.tokens import AbstractTokenReducer
 from layerprobe.probing.workspace import feature_budget, workspace
 from layerprobe.types import SPLITS, CheckpointInfo, LayerName, LayerResult, Split
-
-Progress: TypeAlias = Callable[[str, int, int | None], None]
-"""Called with what is going on, how much of it is done, and how much there is (None: unknown)."""
-
-Context: TypeAlias = Callable[[], AbstractContextManager[Any]]
-"""Makes what the network's passes run in, such as `torch.autocast`; fitting never does."""
-
-Ways: TypeAlias = Mapping[Layer, Sequence[FeatureWay]]
 
 
 def probe_checkpoint(
@@ -71,63 +63,71 @@ def probe_checkpoint(
         ValueError: Where a split is missing or empty, train has nothing to learn, or a pattern matches no layer.
     """
     check_splits(data, chooses=protocol.chooses)
-    layers = [layer for layer in find_layers(network, data, protocol, context) if layer.name not in done]
-    if not layers:
+    first = first_batch(network, data, protocol)
+    ways = find_ways(network, first, protocol, context, done)
+    if not ways:
         return
-    sequence = find_sequence_axes(network, data, protocol, layers, context)
-    ways = {layer: feature_ways(layer.shape, protocol, sequence.get(layer, ())) for layer in layers}
     if protocol.stream:
-        if layers:
-            info = checkpoint or CheckpointInfo()
-            yield from stream_checkpoint(network, data, protocol, ways, info, on_progress, context)
+        info = checkpoint or CheckpointInfo()
+        yield from stream_checkpoint(network, data, protocol, ways, info, on_progress, context)
         return
-    bank = feature_bank(network, data, protocol, ways)
+    bank = feature_bank(network, first, protocol, ways)
     try:
         recordings = record_splits(network, data, protocol, ways, bank, on_progress, context)
         labels = protocol.task.labels({split: recording.targets for split, recording in recordings.items()})
-        for i, layer in enumerate(layers):
-            on_progress("probe layers", i, len(layers))
+        for i, layer in enumerate(ways):
+            on_progress("probe layers", i, len(ways))
             yield probe_layer(layer, ways[layer], recordings, labels, protocol, checkpoint or CheckpointInfo())
-        on_progress("probe layers", len(layers), len(layers))
+        on_progress("probe layers", len(ways), len(ways))
     finally:
         bank.close()
 
 
-def find_layers(
-    network: nn.Module, data: Data, protocol: ProbeProtocol, context: Context = nullcontext
-) -> tuple[Layer, ...]:
-    """The layers that a protocol asks for, found on the first training batch."""
-    with frozen(network, seed=protocol.seeds[0]), context():
-        return discover(
-            network,
-            protocol.inputs(_first_batch(data, protocol)),
-            granularity=protocol.granularity,
-            include=protocol.layers,
-            exclude=protocol.exclude,
-        )
-
-
-def find_sequence_axes(
-    network: nn.Module, data: Data, protocol: ProbeProtocol, layers: Sequence[Layer], context: Context = nullcontext
-) -> dict[Layer, tuple[int, ...]]:
-    """The axes that run over tokens, found on the first training batch; none where no reducer asks for them."""
-    if not any(isinstance(reducer, AbstractTokenReducer) for reducer in protocol.reducers):
-        return {}
-    with frozen(network, seed=protocol.seeds[0]), context():
-        batch = _first_batch(data, protocol)
-        return sequence_axes(network, protocol.inputs(batch), token_mask(protocol.mask_of(batch)), layers)
-
-
-def _first_batch(data: Data, protocol: ProbeProtocol) -> Any:
-    batch = next(islice(in_order(data["train"], protocol.batch_size), 1), None)
+def first_batch(network: nn.Module, data: Data, protocol: ProbeProtocol) -> Any:
+    """The first training batch, read without moving a random generator."""
+    with frozen(network, seed=protocol.seeds[0]):
+        batch = next(islice(in_order(data["train"], protocol.batch_size), 1), None)
     if batch is None:
         raise ValueError("The train split is empty. Probing needs samples in train, val and test.")
     return batch
 
 
-def feature_bank(network: nn.Module, data: Data, protocol: ProbeProtocol, ways: Ways) -> FeatureBank:
+def find_ways(
+    network: nn.Module,
+    first: Any,
+    protocol: ProbeProtocol,
+    context: Context = nullcontext,
+    done: Collection[LayerName] = (),
+) -> Ways:
+    """The layers that a protocol asks for, and every way to make features of each.
+
+    Args:
+        network: The network.
+        first: A training batch to find them on.
+        protocol: The sweep.
+        context: Makes what the network runs in.
+        done: Layers to leave out.
+
+    Returns:
+        The ways of each layer, in the order of depth.
+
+    Raises:
+        ValueError: Where a pattern matches no layer.
+    """
+    inputs, sequence = protocol.inputs(first), {}
+    with frozen(network, seed=protocol.seeds[0]), context():
+        found = discover(
+            network, inputs, granularity=protocol.granularity, include=protocol.layers, exclude=protocol.exclude
+        )
+        layers = [layer for layer in found if layer.name not in done]
+        if layers and any(isinstance(reducer, AbstractTokenReducer) for reducer in protocol.reducers):
+            sequence = sequence_axes(network, inputs, token_mask(protocol.mask_of(first)), layers)
+    return {layer: feature_ways(layer.shape, protocol, sequence.get(layer, ())) for layer in layers}
+
+
+def feature_bank(network: nn.Module, first: Any, protocol: ProbeProtocol, ways: Ways) -> FeatureBank:
     """Room for all features: in memory what the protocol allows beside the fit of the largest layer."""
-    targets = protocol.targets_of(_first_batch(data, protocol), "train")
+    targets = protocol.targets_of(first, "train")
     outputs = targets.shape[1] if targets.ndim > 1 else int(targets.max()) + 1
     sizes = [way.reduction.n_features for found in ways.values() for way in found] or [0]
     fit = workspace(max(sizes), outputs, len(protocol.l2))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -16,16 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layerprobe.probing.activations import record
 from layerprobe.probing.batches import Data, check_splits, in_order, n_samples
+from layerprobe.probing.features import Reduction
 from layerprobe.probing.frozen import frozen
 from layerprobe.probing.layers import Layer
-from layerprobe.probing.pipeline import Context, find_layers, find_sequence_axes
+from layerprobe.probing.pipeline import find_ways, first_batch
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.sequences import token_mask
+from layerprobe.probing.recording import Context, run_split
 from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.standardise import Standardiser
-from layerprobe.probing.sweep import FeatureWay, feature_ways
+from layerprobe.probing.sweep import FeatureWay, Ways
 from layerprobe.probing.workspace import workspace
 from layerprobe.types import SPLITS, LayerName, Split
 
@@ -110,9 +109,7 @@ def make_plan(network: nn.Module, data: Data, protocol: ProbeProtocol, context: 
         ValueError: As for probing.
     """
     check_splits(data, chooses=protocol.chooses)
-    layers = find_layers(network, data, protocol, context)
-    sequence = find_sequence_axes(network, data, protocol, layers, context)
-    ways = {layer: feature_ways(layer.shape, protocol, sequence.get(layer, ())) for layer in layers}
+    ways = find_ways(network, first_batch(network, data, protocol), protocol, context)
     samples = {split: n_samples(data[split]) for split in SPLITS if data.get(split) is not None}
     trial = _record_some(network, data, protocol, ways, context)
     sizes = {layer: sum(way.reduction.n_features for way in found) for layer, found in ways.items()}
@@ -131,7 +128,7 @@ def make_plan(network: nn.Module, data: Data, protocol: ProbeProtocol, context: 
                 0 if protocol.stream else _FLOAT * sizes[layer] * sum(samples.values()),
                 fit(sizes[layer], samples["train"]),
             )
-            for layer in layers
+            for layer in ways
         ),
         samples,
         times_per_sample * sum(samples.values()),
@@ -150,38 +147,36 @@ class _Trial:
     batch_size: int
 
 
-def _record_some(
-    network: nn.Module,
-    data: Data,
-    protocol: ProbeProtocol,
-    ways: Mapping[Layer, Sequence[FeatureWay]],
-    context: Context,
-) -> _Trial:
+def _record_some(network: nn.Module, data: Data, protocol: ProbeProtocol, ways: Ways, context: Context) -> _Trial:
     kept: dict[tuple[LayerName, str], list[Tensor]] = {}
-    targets: list[Tensor] = []
     times: list[float] = []
+    sizes: list[int] = []
 
-    def keep(held: Tensor | None, layer: Layer, activation: Tensor) -> None:
-        for way in ways[layer]:
-            if way.reduction.fits(tuple(activation.shape)[1:], layer.shape):
-                kept.setdefault((layer.name, way.reduction.description), []).append(way.reduction(activation, held))
+    def keep(layer: Layer, reduction: Reduction, features: Tensor, targets: Tensor) -> None:
+        kept.setdefault((layer.name, reduction.description), []).append(features)
 
-    began = time.perf_counter()
-    with frozen(network, seed=protocol.seeds[0]):
-        batches = in_order(data["train"], protocol.batch_size, protocol.seeds[0])
-        for batch in islice(batches, 64):
+    def read(batch: Any, split: Split) -> Tensor:
+        targets = protocol.targets_of(batch, split)
+        sizes.append(len(targets))
+        return targets
+
+    def some() -> Iterator[Any]:
+        began = time.perf_counter()
+        for batch in islice(in_order(data["train"], protocol.batch_size, protocol.seeds[0]), 64):
             start = time.perf_counter()
-            targets.append(protocol.targets_of(batch, "train"))
-            held: Any = token_mask(protocol.mask_of(batch))
-            inputs = protocol.inputs(batch)
-            with context():
-                record(network, inputs, tuple(ways), partial(keep, held), same_shape=False)
+            yield batch
             times.append(time.perf_counter() - start)
-            if sum(map(len, targets)) >= _SAMPLES or time.perf_counter() - began > _SECONDS:
+            if sum(sizes) >= _SAMPLES or time.perf_counter() - began > _SECONDS:
                 break
+
+    reductions = {layer: [way.reduction for way in found] for layer, found in ways.items()}
+    with frozen(network, seed=protocol.seeds[0]):
+        found = run_split(
+            network, some(), "train", reductions, protocol.inputs, read, protocol.mask_of, keep, context=context
+        )
     # The first pass also pays for what happens once.
     typical = statistics.median(times[1:] or times)
-    return _Trial(torch.cat(targets), {key: torch.cat(parts) for key, parts in kept.items()}, typical, len(targets[0]))
+    return _Trial(found.targets, {key: torch.cat(parts) for key, parts in kept.items()}, typical, sizes[0])
 
 
 @dataclass(frozen=True)
@@ -196,7 +191,7 @@ class _FitTime:
     def of(
         cls,
         trial: _Trial,
-        ways: Mapping[Layer, Sequence[FeatureWay]],
+        ways: Ways,
         sizes: Mapping[Layer, int],
         protocol: ProbeProtocol,
     ) -> _FitTime:

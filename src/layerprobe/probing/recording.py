@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Shaped
@@ -22,8 +22,32 @@ from layerprobe.probing.matrix import Features
 from layerprobe.probing.sequences import token_mask
 from layerprobe.types import LayerName, Split
 
+Context: TypeAlias = Callable[[], AbstractContextManager[Any]]
+"""Makes what the network's passes run in, such as `torch.autocast`; fitting never does."""
+
+Progress: TypeAlias = Callable[[str, int, int | None], None]
+"""Called with what is going on, how much of it is done, and how much there is (None: unknown)."""
+
+Use: TypeAlias = Callable[[Layer, Reduction, Tensor, Tensor], None]
+"""Gets a layer, what was made of it, the features of a batch, and its targets."""
+
 
 @dataclass
+class Run:
+    """What one pass over a split leaves behind, besides what was done with the features.
+
+    Attributes:
+        targets: What the task reads for each sample, on the CPU.
+        problems: Why a layer has no usable features, by layer.
+        seconds: Wall-clock seconds spent on reducing, by layer.
+    """
+
+    targets: Shaped[Tensor, "n ..."] = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    problems: dict[LayerName, str] = field(default_factory=dict)
+    seconds: dict[LayerName, float] = field(default_factory=lambda: defaultdict(float))
+
+
+@dataclass(frozen=True)
 class Recording:
     """The features of one split.
 
@@ -37,9 +61,9 @@ class Recording:
 
     split: Split
     bank: FeatureBank
-    targets: Shaped[Tensor, "n ..."] = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    problems: dict[LayerName, str] = field(default_factory=dict)
-    seconds: dict[LayerName, float] = field(default_factory=lambda: defaultdict(float))
+    targets: Shaped[Tensor, "n ..."]
+    problems: Mapping[LayerName, str]
+    seconds: Mapping[LayerName, float]
 
     def take(self, layer: LayerName, reduction: Reduction) -> Features:
         """The features of one layer; they are handed over, not kept."""
@@ -60,8 +84,50 @@ def record_split(
     mask: Take,
     bank: FeatureBank,
     on_batch: Callable[[], None] = lambda: None,
-    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    context: Context = nullcontext,
 ) -> Recording:
+    """Run every batch through the network once and keep the features of every layer.
+
+    Args:
+        network: As for `run_split`.
+        batches: As for `run_split`.
+        split: As for `run_split`.
+        reductions: As for `run_split`.
+        inputs: As for `run_split`.
+        targets: As for `run_split`.
+        mask: As for `run_split`.
+        bank: Where the features go.
+        on_batch: As for `run_split`.
+        context: As for `run_split`.
+
+    Returns:
+        The recording. A layer that was not reached, changed shape, holds NaN or found no room is among its problems.
+
+    Raises:
+        TypeError: As for `run_split`.
+        ValueError: As for `run_split`.
+    """
+
+    def keep(layer: Layer, reduction: Reduction, features: Tensor, targets: Tensor) -> None:
+        bank.append((layer.name, split, reduction.description), features)
+
+    found = run_split(network, batches, split, reductions, inputs, targets, mask, keep, bank.drop, on_batch, context)
+    return Recording(split, bank, found.targets, found.problems | bank.problems, found.seconds)
+
+
+def run_split(
+    network: nn.Module,
+    batches: Iterable[Any],
+    split: Split,
+    reductions: Mapping[Layer, Sequence[Reduction]],
+    inputs: Take,
+    targets: Callable[[Any, Split], Tensor],
+    mask: Take,
+    use: Use,
+    lose: Callable[[LayerName], None] = lambda layer: None,
+    on_batch: Callable[[], None] = lambda: None,
+    context: Context = nullcontext,
+) -> Run:
     """Run every batch through the network once and reduce every layer as it is made.
 
     Args:
@@ -72,65 +138,65 @@ def record_split(
         inputs: Takes the inputs out of a batch.
         targets: Takes the targets out of a batch of the split, checked, on the CPU.
         mask: Takes out of a batch which places of a sequence hold a token; used where a reduction is of tokens.
-        bank: Where the features go.
+        use: Gets a layer, what was made of it, the features, and the batch's targets.
+        lose: Told of a layer that is no longer used.
         on_batch: Called after each batch.
         context: Makes what the network runs in; reducing never does.
 
     Returns:
-        The recording. A layer that was not reached, changed its shape or holds NaN is among its problems.
+        The targets, and the layers that were not reached, changed their shape or hold NaN.
 
     Raises:
         TypeError: Where a batch is not (input, target), or targets are not what the task predicts.
         ValueError: Where the split is empty, or inputs and targets differ in number.
     """
-    recording, seen = Recording(split, bank), []
+    run, seen = Run(), []
     by_tokens = any(reduction.axes for found in reductions.values() for reduction in found)
     for batch in batches:
         seen.append(targets(batch, split))
         held = token_mask(mask(batch)) if by_tokens else None
         first = sum(map(len, seen[:-1]))
 
-        def keep(
+        def give(
             layer: Layer,
             activation: Tensor,
             first: int = first,
-            size: int = len(seen[-1]),
+            truth: Tensor = seen[-1],
             held: Tensor | None = held,
         ) -> None:
-            if layer.name in recording.problems:
+            if layer.name in run.problems:
                 return
             start = time.perf_counter()
-            if len(activation) != size:
+            if len(activation) != len(truth):
                 raise ValueError(
-                    f"A batch of the {split} split has {len(activation)} inputs and {size} targets. "
+                    f"A batch of the {split} split has {len(activation)} inputs and {len(truth)} targets. "
                     "Each input needs one target."
                 )
             shape = tuple(activation.shape)[1:]
             for reduction in reductions[layer]:
                 if not reduction.fits(shape, layer.shape):
-                    recording.problems[layer.name] = _other_shape(layer, shape, split)
-                    recording.drop(layer.name)
+                    run.problems[layer.name] = _other_shape(layer, shape, split)
+                    lose(layer.name)
                     return
                 features = reduction(activation, held)
                 if not torch.isfinite(features).all():
                     row = first + int((~torch.isfinite(features).all(1)).nonzero()[0])
-                    recording.problems[layer.name] = f"NaN or infinite activations, first in {split} sample {row}"
-                    recording.drop(layer.name)
+                    run.problems[layer.name] = f"NaN or infinite activations, first in {split} sample {row}"
+                    lose(layer.name)
                     return
-                bank.append((layer.name, split, reduction.description), features)
-            recording.seconds[layer.name] += time.perf_counter() - start
+                use(layer, reduction, features, truth)
+            run.seconds[layer.name] += time.perf_counter() - start
 
         given = inputs(batch)
         with context():
-            missing = record(network, given, tuple(reductions), keep, same_shape=False)
+            missing = record(network, given, tuple(reductions), give, same_shape=False)
         for name in missing:
-            recording.problems.setdefault(name, f"not reached, or of another shape, in a batch of the {split} split")
+            run.problems.setdefault(name, f"not reached, or of another shape, in a batch of the {split} split")
         on_batch()
-    recording.problems.update(bank.problems)
-    recording.targets = torch.cat(seen) if seen else recording.targets
-    if not len(recording.targets):
+    if not sum(map(len, seen)):
         raise ValueError(f"The {split} split is empty. Probing needs samples in train, val and test.")
-    return recording
+    run.targets = torch.cat(seen)
+    return run
 
 
 def _other_shape(layer: Layer, shape: Shape, split: Split) -> str:

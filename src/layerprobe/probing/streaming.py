@@ -5,33 +5,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from layerprobe.probing.activations import record
 from layerprobe.probing.bank import FeatureBank
 from layerprobe.probing.batches import Data, in_order, reshuffled
+from layerprobe.probing.features import Reduction
 from layerprobe.probing.frozen import frozen
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.inputs import device_of
 from layerprobe.probing.labels import Labels
 from layerprobe.probing.layers import Layer
+from layerprobe.probing.memory import memory_budget
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.recording import Context, Progress, Use, run_split
 from layerprobe.probing.rows import failed, measured
-from layerprobe.probing.selection import Candidate, select
-from layerprobe.probing.sequences import token_mask
-from layerprobe.probing.solvers.solution import Status
 from layerprobe.probing.solvers.streaming import AbstractStream, AbstractStreamingSolver
 from layerprobe.probing.standardise import Standardiser
-from layerprobe.probing.sweep import FeatureWay, Fit, Selected, Sweep
+from layerprobe.probing.sweep import FeatureWay, Fit, Selected, Sweep, Ways, judged
 from layerprobe.types import CheckpointInfo, LayerName, LayerResult, Split
-
-Progress = Callable[[str, int, int | None], None]
-Context = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass
@@ -53,77 +50,65 @@ class _Course:
         return Heads(self.fit.solution.weight, self.fit.solution.bias)
 
 
-class _Pass:
-    """Runs splits through the network and hands features out."""
+@dataclass
+class _Passes:
+    """Runs splits through the network and hands features out; layers that failed once are left out from then on."""
 
-    def __init__(
-        self, network: nn.Module, data: Data, protocol: ProbeProtocol, on_progress: Progress, context: Context
-    ) -> None:
-        self.context = context
-        self.network, self.data, self.protocol, self.on_progress = network, data, protocol, on_progress
-        self.problems: dict[LayerName, str] = {}
+    network: nn.Module
+    data: Data
+    protocol: ProbeProtocol
+    on_progress: Progress
+    context: Context
+    problems: dict[LayerName, str] = field(default_factory=dict)
 
     def run(
         self,
         split: Split,
-        wanted: Mapping[Layer, Sequence[FeatureWay]],
-        use: Callable[[Layer, FeatureWay, Tensor, Tensor], None],
+        wanted: Ways,
+        use: Use,
+        stage: str,
         *,
         order: int | None = None,
-        stage: str,
+        targets: Callable[[Any, Split], Tensor] | None = None,
     ) -> Tensor:
-        """One pass over a split.
+        """One pass over a split; its targets.
 
         Args:
             split: Which.
             wanted: What to make features of, and how.
-            use: Gets each layer's features with the batch's targets.
-            order: Seed of the order of the samples; by default that of the data.
+            use: See `run_split`.
             stage: What this is, for the progress bar.
-
-        Returns:
-            The targets.
+            order: Seed of the order of the samples; by default that of the data.
+            targets: Takes the targets out of a batch; by default as the protocol does.
         """
-        protocol, seen = self.protocol, []
-        seed = protocol.seeds[0]
+        protocol, number = self.protocol, count(1)
+        seed, source, size = protocol.seeds[0], self.data[split], protocol.batch_size
         with frozen(self.network, seed=seed):
-            source, size = self.data[split], protocol.batch_size
-            batches = in_order(source, size, seed) if order is None else reshuffled(source, size, order)
-            for i, batch in enumerate(batches, 1):
-                targets = protocol.targets_of(batch, split)
-                seen.append(targets)
-                held = token_mask(protocol.mask_of(batch))
-
-                def give(layer: Layer, activation: Tensor, targets: Tensor = targets, held: Any = held) -> None:
-                    if layer.name in self.problems:
-                        return
-                    shape = tuple(activation.shape)[1:]
-                    for way in wanted[layer]:
-                        if not way.reduction.fits(shape, layer.shape):
-                            self.problems[layer.name] = f"of another shape in a batch of the {split} split"
-                            return
-                        features = way.reduction(activation, held)
-                        if not torch.isfinite(features).all():
-                            self.problems[layer.name] = f"NaN or infinite activations in the {split} split"
-                            return
-                        use(layer, way, features, targets)
-
-                inputs = protocol.inputs(batch)
-                with self.context():
-                    missing = record(self.network, inputs, tuple(wanted), give, same_shape=False)
-                for name in missing:
-                    self.problems.setdefault(name, f"not reached in a batch of the {split} split")
-                self.on_progress(stage, i, None)
-        if not seen:
-            raise ValueError(f"The {split} split is empty. Probing needs samples in train, val and test.")
-        return torch.cat(seen)
+            found = run_split(
+                self.network,
+                in_order(source, size, seed) if order is None else reshuffled(source, size, order),
+                split,
+                {
+                    layer: [way.reduction for way in ways]
+                    for layer, ways in wanted.items()
+                    if layer.name not in self.problems
+                },
+                protocol.inputs,
+                targets or protocol.targets_of,
+                protocol.mask_of,
+                use,
+                on_batch=lambda: self.on_progress(stage, next(number), None),
+                context=self.context,
+            )
+        self.problems |= found.problems
+        return found.targets
 
 
 def stream_checkpoint(
     network: nn.Module,
     data: Data,
     protocol: ProbeProtocol,
-    ways: Mapping[Layer, Sequence[FeatureWay]],
+    ways: Ways,
     checkpoint: CheckpointInfo,
     on_progress: Progress,
     context: Context = nullcontext,
@@ -146,7 +131,7 @@ def stream_checkpoint(
         One result for each layer. The training error is not known.
     """
     start = time.perf_counter()
-    passes = _Pass(network, data, protocol, on_progress, context)
+    passes = _Passes(network, data, protocol, on_progress, context)
     device = device_of(network) or torch.device("cpu")
     l2 = torch.tensor(protocol.l2_values(0, 0), dtype=torch.float64)
     courses = {
@@ -158,16 +143,19 @@ def stream_checkpoint(
         for layer, found in ways.items()
         for way in found
     }
-    targets: dict[Split, Tensor] = {"train": _learn(passes, courses, ways, protocol.seeds[0])}
-    classes = protocol.task.labels({"train": targets["train"]})
+    train = protocol.task.labels({"train": _learn(passes, courses, ways, protocol.seeds[0])})
     alive = {layer: found for layer, found in ways.items() if layer.name not in passes.problems}
     for (layer, _), of_layer in courses.items():
         for course in of_layer if layer in alive else ():
-            _conclude(course, classes, l2)
+            _conclude(course, train, l2)
 
-    def judge(layer: Layer, way: FeatureWay, features: Tensor, raw: Tensor) -> None:
-        truth = _placed(protocol, classes, raw).to(features.device)
-        for course in courses[layer, way.reduction.description]:
+    def placed(batch: Any, split: Split) -> Tensor:
+        raw = protocol.targets_of(batch, split)
+        return protocol.task.labels({"train": train.outputs, split: raw}).splits[split]
+
+    def judge(layer: Layer, reduction: Reduction, features: Tensor, targets: Tensor) -> None:
+        truth = targets.to(features.device)
+        for course in courses[layer, reduction.description]:
             assert course.standardiser is not None
             x = course.standardiser.apply_(features.clone())
             errors, losses = protocol.task.evaluate(course.heads, x, truth, course.solver)
@@ -176,27 +164,28 @@ def stream_checkpoint(
             course.loss = course.loss.to(losses.device) + losses * len(x)
             course.n += len(x)
 
+    splits = dict(train.splits)
     if data.get("val") is not None:
-        targets["val"] = passes.run("val", alive, judge, stage="stream val")
+        splits["val"] = passes.run("val", alive, judge, "stream val", targets=placed)
     sweeps = {
         layer: _select([c for way in found for c in courses[layer, way.reduction.description]], l2)
         if layer in alive
         else Sweep()
         for layer, found in ways.items()
     }
-    bank, chosen = FeatureBank(1 << 30, protocol.spill_path), {}
+    bank, chosen = FeatureBank(memory_budget(protocol.max_memory), protocol.spill_path), {}
     for layer, sweep in sweeps.items():
         if sweep.selected is not None:
             chosen[layer] = [sweep.selected.fit.way]
 
-    def answer(layer: Layer, way: FeatureWay, features: Tensor, raw: Tensor) -> None:
+    def answer(layer: Layer, reduction: Reduction, features: Tensor, targets: Tensor) -> None:
         selected = sweeps[layer].selected
         assert selected is not None
         scores = selected.heads.scores(selected.standardiser.apply_(features.clone()))
         bank.append((layer.name, "test", ""), scores)
 
-    targets["test"] = passes.run("test", chosen, answer, stage="stream test")
-    labels = protocol.task.labels(targets)
+    splits["test"] = passes.run("test", chosen, answer, "stream test", targets=placed)
+    labels = replace(train, splits=splits)
     seconds = (time.perf_counter() - start) / max(len(ways), 1)
     try:
         for layer, sweep in sweeps.items():
@@ -234,27 +223,21 @@ def stream_checkpoint(
         bank.close()
 
 
-def _learn(
-    passes: _Pass,
-    courses: Mapping[tuple[Layer, str], Sequence[_Course]],
-    ways: Mapping[Layer, Sequence[FeatureWay]],
-    seed: int,
-) -> Tensor:
-    """Show train to every stream as often as it asks for."""
+def _learn(passes: _Passes, courses: Mapping[tuple[Layer, str], Sequence[_Course]], ways: Ways, seed: int) -> Tensor:
+    """Show train to every stream as often as it asks for; the targets, in the order of the data."""
     every = [course for found in courses.values() for course in found]
     total = max(course.solver.n_passes for course in every)
     targets = torch.empty(0)
     for number in range(total):
 
-        def learn(layer: Layer, way: FeatureWay, features: Tensor, raw: Tensor, number: int = number) -> None:
-            for course in courses[layer, way.reduction.description]:
+        def learn(layer: Layer, reduction: Reduction, features: Tensor, targets: Tensor, number: int = number) -> None:
+            for course in courses[layer, reduction.description]:
                 if number < course.solver.n_passes:
                     assert course.stream is not None
-                    course.stream.see(features, raw)
+                    course.stream.see(features, targets)
 
-        seen = passes.run(
-            "train", ways, learn, order=seed + number if number else None, stage=f"stream train {number + 1}/{total}"
-        )
+        stage = f"stream train {number + 1}/{total}"
+        seen = passes.run("train", ways, learn, stage, order=seed + number if number else None)
         targets = seen if number == 0 else targets
         for course in every:
             if number < course.solver.n_passes and course.stream is not None:
@@ -269,28 +252,15 @@ def _conclude(course: _Course, classes: Labels, l2: Tensor) -> None:
     course.wrong = course.loss = torch.zeros(len(l2), dtype=torch.float64)
 
 
-def _placed(protocol: ProbeProtocol, classes: Labels, raw: Tensor) -> Tensor:
-    return protocol.task.labels({"train": classes.outputs, "val": raw}).splits["val"]
-
-
 def _select(courses: Sequence[_Course], l2: Tensor) -> Sweep:
     """The best head of one layer over ways, solvers and L2 values."""
-    sweep, best = Sweep(), None
+    sweep = Sweep()
     for course in courses:
         assert course.fit is not None
         assert course.standardiser is not None
-        n, solution = course.n, course.fit.solution
-        errors, losses = (course.wrong / n).tolist() if n else [math.nan] * len(l2), (course.loss / max(n, 1)).tolist()
-        candidates = tuple(
-            Candidate(math.nan if status is Status.DIVERGED else error, loss, value)
-            for status, error, loss, value in zip(solution.status, errors, losses, l2.tolist(), strict=True)
-        )
-        fit = Fit(course.way, course.solver, solution, candidates)
+        figures = (course.wrong / course.n, course.loss / course.n) if course.n else None
+        fit, index = judged(course.way, course.solver, course.fit.solution, l2, figures)
         sweep.fits.append(fit)
-        index = select(candidates) if n else 0
-        if index is None:
-            continue
-        if best is None or select([best, candidates[index]]) == 1:
-            best = candidates[index]
+        if index is not None and sweep.is_beaten_by(fit.candidates[index]):
             sweep.selected = Selected(fit, index, course.heads[index], course.standardiser, math.nan)
     return sweep

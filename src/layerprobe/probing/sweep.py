@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Shaped
@@ -13,6 +14,7 @@ from torch import Tensor
 from layerprobe.probing.features import AbstractReducer, Reduction, Shape
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.labels import Labels
+from layerprobe.probing.layers import Layer
 from layerprobe.probing.matrix import AbstractRows, Features
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Recording
@@ -32,6 +34,10 @@ class FeatureWay:
     reducer: AbstractReducer
     reduction: Reduction
     seed: int
+
+
+Ways: TypeAlias = Mapping[Layer, Sequence[FeatureWay]]
+"""The ways to make features of each layer, in the order of depth."""
 
 
 def feature_ways(shape: Shape, protocol: ProbeProtocol, sequence: Sequence[int] = ()) -> tuple[FeatureWay, ...]:
@@ -124,6 +130,10 @@ class Sweep:
     selected: Selected | None = None
     kept: tuple[Features, Float[Tensor, "v d"] | AbstractRows] | None = None
 
+    def is_beaten_by(self, candidate: Candidate) -> bool:
+        """Whether validation prefers a head to the best so far."""
+        return self.selected is None or select([self.selected.candidate, candidate]) == 1
+
 
 def sweep_layer(
     layer: LayerName,
@@ -160,17 +170,13 @@ def sweep_layer(
                 l2 = torch.tensor(protocol.l2_values(len(targets), n_classes), dtype=torch.float64)
                 solution = protocol.task.fit(solver, features, targets, variant, l2, spectrum)
                 heads = Heads(solution.weight, solution.bias)
-                if val_features is None:
-                    candidates = tuple(Candidate(math.nan, math.nan, value) for value in l2.tolist())
-                    index = None if solution.status[0] is Status.DIVERGED else 0
-                else:
+                figures = None
+                if val_features is not None:
                     val_targets = variant.splits["val"].to(features.device)
-                    errors, losses = protocol.task.evaluate(heads, val_features, val_targets, solver)
-                    candidates = _candidates(solution.status, errors.tolist(), losses.tolist(), l2.tolist())
-                    index = select(candidates)
-                fit = Fit(way, solver, solution, candidates)
+                    figures = protocol.task.evaluate(heads, val_features, val_targets, solver)
+                fit, index = judged(way, solver, solution, l2, figures)
                 sweeps[name].fits.append(fit)
-                if index is not None and _is_better(fit.candidates[index], sweeps[name].selected):
+                if index is not None and sweeps[name].is_beaten_by(fit.candidates[index]):
                     train_error, _ = protocol.task.evaluate(heads[index], features, targets, solver)
                     sweeps[name].selected = Selected(fit, index, heads[index], standardiser, float(train_error[0]))
                     if protocol.refit and val_features is not None:
@@ -178,14 +184,31 @@ def sweep_layer(
     return sweeps
 
 
-def _candidates(
-    status: Sequence[Status], errors: Sequence[float], losses: Sequence[float], l2: Sequence[float]
-) -> tuple[Candidate, ...]:
-    return tuple(
+def judged(
+    way: FeatureWay,
+    solver: AbstractSolver,
+    solution: Solution,
+    l2: Float[Tensor, " p"],
+    figures: tuple[Float[Tensor, " p"], Float[Tensor, " p"]] | None,
+) -> tuple[Fit, int | None]:
+    """Put what validation says beside every head of a path.
+
+    Args:
+        way: How the features were made.
+        solver: What fitted the path.
+        solution: The path.
+        l2: Its L2 values.
+        figures: Error and loss of every head on validation; None where there is one head and nothing to choose.
+
+    Returns:
+        The fit, and the place of its best head; None where every head diverged.
+    """
+    errors, losses = ([math.nan] * len(l2),) * 2 if figures is None else (part.tolist() for part in figures)
+    candidates = tuple(
         Candidate(math.nan if ended is Status.DIVERGED else error, loss, strength)
-        for ended, error, loss, strength in zip(status, errors, losses, l2, strict=True)
+        for ended, error, loss, strength in zip(solution.status, errors, losses, l2.tolist(), strict=True)
     )
-
-
-def _is_better(candidate: Candidate, rival: Selected | None) -> bool:
-    return rival is None or select([rival.candidate, candidate]) == 1
+    index = select(candidates)
+    if figures is None and solution.status[0] is not Status.DIVERGED:
+        index = 0
+    return Fit(way, solver, solution, candidates), index

@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 
 from layerprobe.probing.memory import SHARE, memory_budget
-from layerprobe.probing.solvers.spectrum import LARGEST
+from layerprobe.probing.solvers.path import PAIR_BYTES
+from layerprobe.probing.solvers.spectrum import LARGEST, SAMPLE
 
 _FIXED = 600 * 2**20
 """Scores that a certificate keeps, and blocks of rows in float64."""
-
-_PAIRS = 1 << 29
 
 
 def workspace(d: int, c: int, p: int) -> int:
@@ -24,8 +23,8 @@ def workspace(d: int, c: int, p: int) -> int:
     Returns:
         Bytes: the decomposition with its working copies, the curvature pairs, and the heads in both precisions.
     """
-    decomposition = 32 * d * d if d <= LARGEST else 16 * 2048 * d
-    return _FIXED + decomposition + min(_PAIRS, 128 * c * d) + 24 * p * c * d
+    decomposition = 32 * d * d if d <= LARGEST else 16 * SAMPLE * d
+    return _FIXED + decomposition + min(PAIR_BYTES, 128 * c * d) + 24 * p * c * d
 
 
 def feature_budget(

@@ -20,7 +20,7 @@ _RUNG = 30.0
 _ROUGH = 0.03
 """The gap to which such a value is solved."""
 
-_PAIR_BYTES = 1 << 29
+PAIR_BYTES = 1 << 29
 """What curvature pairs may take."""
 
 
@@ -158,7 +158,7 @@ class Path:
 
     def _pairs(self, dtype: torch.dtype) -> Pairs:
         like = self._zero().to(dtype)
-        affordable = _PAIR_BYTES // (2 * like.numel() * like.element_size())
+        affordable = PAIR_BYTES // (2 * like.numel() * like.element_size())
         return Pairs(max(4, min(self.memory, affordable)), like)
 
     def _point(self, head: Tensor, evaluation: Evaluation, i: int, l2: float) -> Point:

@@ -14,7 +14,7 @@ from layerprobe.probing.matrix import Features, blocks
 LARGEST = 6144
 """Largest matrix that is decomposed, about a minute on two cores; beyond it a sample of the rows is."""
 
-_SAMPLE = 2048
+SAMPLE = 2048
 """Rows of that sample; half as many axes are kept."""
 
 _COLUMNS = 1 << 24
@@ -118,7 +118,7 @@ class Spectrum:
     @classmethod
     def _of_sample(cls, features: Features) -> Spectrum:
         n, d = features.shape
-        size = min(_SAMPLE, n // 2)
+        size = min(SAMPLE, n // 2)
         order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
         first, second = (_rows(features, order[i * size : (i + 1) * size]) for i in range(2))
         kernel, trace = first @ first.T / size, float(second.square().sum()) / size
