@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
-import resource
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -71,20 +73,23 @@ def test_the_file_has_no_name(tmp_path) -> None:
     file.close()
 
 
-@pytest.fixture
-def largest_file():
-    """Files of this process may have at most 4 KiB, as on a disk that is full by then."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+FULL = """
+import resource, sys, torch
+from layerprobe.probing.spill import SpillError, SpillFile
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+file = SpillFile(sys.argv[1])
+try:
+    for _ in range(10):
+        file.write(torch.ones(100, 10))
+except SpillError as error:
+    print(error)
+"""
 
 
-def test_a_full_disk_is_named(tmp_path, largest_file) -> None:
-    file = SpillFile(tmp_path)
-    with pytest.raises(SpillError, match=r"Writing features to .* failed after .*spill_directory"):
-        for _ in range(10):
-            file.write(torch.ones(100, 10))
+def test_a_full_disk_is_named(tmp_path) -> None:
+    """Files of a process of its own may have at most 4 KiB, as on a disk that is full by then."""
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert re.search(r"Writing features to .* failed after .*spill_directory", done.stdout)
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path) -> None:
