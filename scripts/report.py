@@ -14,7 +14,7 @@ from layerprobe.config import register
 from layerprobe.report.comparison import Comparison, ReportError, compare
 from layerprobe.report.page.tables import tables
 from layerprobe.report.summary import summary
-from layerprobe.report.watch import state_of
+from layerprobe.report.watch import changes
 from layerprobe.report.write import write_report
 from layerprobe.results.wandb_views import default_entity, report, save, workspace
 
@@ -25,13 +25,13 @@ console = Console(soft_wrap=True, highlight=False)
 def main(cfg: DictConfig) -> None:
     roots = [str(root) for root in (cfg.runs if OmegaConf.is_list(cfg.runs) else [cfg.runs])]
     try:
-        comparison = make(cfg, roots)
-        while cfg.watch and any(run.status == "unfinished" for run in comparison.runs):
-            before = state_of(roots)
-            console.print(f"{time.strftime('%H:%M:%S')} {running(comparison)} going on; Ctrl-C stops watching")
-            while state_of(roots) == before:
-                time.sleep(cfg.interval)
+        for _ in changes(roots, cfg.interval):
             comparison = make(cfg, roots)
+            n = going_on(cfg, comparison)
+            if n == 0:
+                break
+            runs = f"{n} run{'s' if n != 1 else ''}"
+            console.print(f"{time.strftime('%H:%M:%S')} {runs} going on; Ctrl-C stops watching")
         if cfg.wandb:
             for address in upload(cfg, comparison):
                 console.print(address)
@@ -52,13 +52,13 @@ def make(cfg: DictConfig, roots: list[str]) -> Comparison:
         The runs in it.
     """
     comparison = compare(roots, cfg.where)
-    going_on = cfg.watch and any(run.status == "unfinished" for run in comparison.runs)
+    watched = going_on(cfg, comparison) > 0
     written = write_report(
         comparison,
         Path(cfg.out),
-        figures=cfg.figures and not going_on,
+        figures=cfg.figures and not watched,
         pair=cfg.compare or (),
-        renew=max(5, cfg.interval) if going_on else None,
+        renew=max(5, cfg.interval) if watched else None,
     )
     for file in written:
         console.print(str(file))
@@ -94,10 +94,9 @@ def upload(cfg: DictConfig, comparison: Comparison) -> list[str]:
         ) from error
 
 
-def running(comparison: Comparison) -> str:
-    """Count the runs that have not ended."""
-    n = sum(run.status == "unfinished" for run in comparison.runs)
-    return f"{n} run{'s' if n != 1 else ''}"
+def going_on(cfg: DictConfig, comparison: Comparison) -> int:
+    """Count the runs to wait for: those that have not ended, where they are watched."""
+    return sum(run.status == "unfinished" for run in comparison.runs) if cfg.watch else 0
 
 
 def as_text(argument: str) -> str:

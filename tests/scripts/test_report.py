@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import time
@@ -78,7 +77,9 @@ def test_watching_renews_the_page_until_the_runs_have_ended(tmp_path: Path) -> N
         RunSummary("done").write(run)
         output, _ = process.communicate(timeout=120)
     finally:
-        process.send_signal(signal.SIGINT) if process.poll() is None else None
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
     assert process.returncode == 0, output
     assert "1 run going on" in output
     assert 'http-equiv="refresh"' not in page.read_text()

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from layerprobe.results.run import find_runs
 
 
-def state_of(roots: Iterable[str | Path]) -> dict[Path, tuple[int, int]]:
+def changes(roots: Sequence[str | Path], interval: float) -> Iterator[None]:
+    """Come back at once, and then each time that runs have gone on.
+
+    The state is taken before the caller looks at the runs, so that what is written while it looks is a change too.
+
+    Args:
+        roots: As for `find_runs`.
+        interval: Seconds between two looks.
+
+    Yields:
+        Nothing; the caller's turn to look at the runs.
+    """
+    while True:
+        seen = state_of(roots)
+        yield
+        while state_of(roots) == seen:
+            time.sleep(interval)
+
+
+def state_of(roots: Sequence[str | Path]) -> dict[Path, tuple[int, int]]:
     """Look at when the results of runs were last written.
 
     Args:
