@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def run(directory: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "scripts/benchmark.py", f"hydra.run.dir={directory}", *overrides]
+def run(directory: Path, *overrides: str, script: str = "benchmark.py") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, f"scripts/{script}", f"hydra.run.dir={directory}", *overrides]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -47,3 +47,28 @@ def test_bad_input_gets_one_clear_error(tmp_path: Path, override: str, message: 
     done = run(tmp_path, "peers=[layerprobe]", override)
     assert done.returncode != 0
     assert message in done.stderr
+
+
+@pytest.mark.slow
+def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
+    sizes = ["base.n=200", "base.d=8", "base.c=3", "base.points=2", "factors=[1,2]", "repeats=1", "threads=1"]
+    done = run(tmp_path, *sizes, script="benchmark_growth.py")
+    assert done.returncode == 0, done.stderr
+    frame = pd.read_csv(tmp_path / "growth.csv")
+    assert frame.groupby("size")["value"].apply(list).to_dict() == {
+        "n": [200, 400], "d": [8, 16], "c": [3, 6], "layers": [1, 2], "points": [2, 4],
+    }  # fmt: skip
+    assert (tmp_path / "growth.png").exists()
+
+
+@pytest.mark.slow
+def test_peak_memory_stays_within_each_budget_and_changes_no_result(tmp_path: Path, shared: Path) -> None:
+    sizes = ["n=1000", "layers=[conv1_postpool]", "budgets=[1KB,600MB,1GB]", f"mnist={shared / 'data'}"]
+    done = run(tmp_path, *sizes, script="benchmark_memory.py")
+    assert done.returncode == 0, done.stderr
+    assert "1KB: Probing needs" in done.stdout
+    frame = pd.read_csv(tmp_path / "memory.csv")
+    assert len(frame) == 2
+    assert (frame["features"] == 6272).all()
+    assert frame["test_errors"].nunique() == 1
+    assert (frame["peak"] < frame["budget"]).all()

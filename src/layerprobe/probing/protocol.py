@@ -50,6 +50,8 @@ class ProbeProtocol:
             free memory such as `0.3`; by default half of what is free. Features beyond it are kept on disk.
         spill_directory: Where; by default the system's directory for temporary files. Nothing stays there.
         spill_dtype: Precision on disk; by default that of the features.
+        patience: End a path from strong to weak penalties after so many heads in a row that validation likes less, see
+            `PastBest`; the rest is `skipped`. By default every value is fitted. Logistic regression on classes only.
         refit: Fit the selected head once more, to train and validation together.
         stream: Keep no features: heads learn from each batch as it passes by, with solvers that can (ridge, sgd).
     """
@@ -72,6 +74,7 @@ class ProbeProtocol:
     spill_directory: str | None = None
     spill_dtype: Literal["float32", "bfloat16"] | None = None
     stream: bool = False
+    patience: int | None = None
     refit: bool = False
 
     def __post_init__(self) -> None:
@@ -94,6 +97,8 @@ class ProbeProtocol:
             self.task.check(solver)
         if bad := [value for value in self.l2_values(1, 2) if not 0 <= value < float("inf")]:
             raise ValueError(f"`l2` of the probe holds {bad[0]}. Give finite values of at least 0.")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"`patience` of the probe is {self.patience}. Give at least 1, or null for every value.")
         memory_budget(self.max_memory)
         if self.stream:
             self._check_stream()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -16,6 +17,7 @@ from layerprobe.probing.heads import Heads
 from layerprobe.probing.labels import Labels
 from layerprobe.probing.layers import Layer
 from layerprobe.probing.matrix import AbstractRows, Features
+from layerprobe.probing.patience import PastBest
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Recording
 from layerprobe.probing.selection import Candidate, select
@@ -168,12 +170,18 @@ def sweep_layer(
                 targets = variant.splits["train"].to(features.device)
                 n_classes = protocol.task.n_classes(variant)
                 l2 = torch.tensor(protocol.l2_values(len(targets), n_classes), dtype=torch.float64)
-                solution = protocol.task.fit(solver, features, targets, variant, l2, spectrum)
-                heads = Heads(solution.weight, solution.bias)
-                figures = None
+                evaluate, stop = None, None
                 if val_features is not None:
-                    val_targets = variant.splits["val"].to(features.device)
-                    figures = protocol.task.evaluate(heads, val_features, val_targets, solver)
+                    evaluate = partial(
+                        protocol.task.evaluate,
+                        features=val_features,
+                        targets=variant.splits["val"].to(features.device),
+                        solver=solver,
+                    )
+                    stop = None if protocol.patience is None else PastBest(protocol.patience, evaluate)
+                solution = protocol.task.fit(solver, features, targets, variant, l2, spectrum, stop)
+                heads = Heads(solution.weight, solution.bias)
+                figures = None if evaluate is None else evaluate(heads)
                 fit, index = judged(way, solver, solution, l2, figures)
                 sweeps[name].fits.append(fit)
                 if index is not None and sweeps[name].is_beaten_by(fit.candidates[index]):
@@ -205,7 +213,7 @@ def judged(
     """
     errors, losses = ([math.nan] * len(l2),) * 2 if figures is None else (part.tolist() for part in figures)
     candidates = tuple(
-        Candidate(math.nan if ended is Status.DIVERGED else error, loss, strength)
+        Candidate(math.nan if ended in (Status.DIVERGED, Status.SKIPPED) else error, loss, strength)
         for ended, error, loss, strength in zip(solution.status, errors, losses, l2.tolist(), strict=True)
     )
     index = select(candidates)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from layerprobe.probing.matrix import Features
@@ -16,7 +16,7 @@ from layerprobe.probing.solvers.duality import certify
 from layerprobe.probing.solvers.path import Path, Samples
 from layerprobe.probing.solvers.softmax import basis
 from layerprobe.probing.solvers.solution import Solution, Status
-from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.solvers.solver import AbstractSolver, Stop
 from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.solvers.threads import threads_for
 
@@ -62,17 +62,24 @@ class Logistic(AbstractSolver):
         n_classes: int,
         l2: Float[Tensor, " p"],
         spectrum: Spectrum | None = None,
+        stop: Stop | None = None,
     ) -> Solution:
         """See `AbstractSolver.solve`."""
         with threads_for(4.0 * math.prod(features.shape) * n_classes * len(l2)):
-            return self._solve(features, targets, n_classes, l2, spectrum)
+            return self._solve(features, targets, n_classes, l2, spectrum, stop)
 
     def _solve(
-        self, features: Features, targets: Tensor, n_classes: int, l2: Tensor, spectrum: Spectrum | None
+        self,
+        features: Features,
+        targets: Tensor,
+        n_classes: int,
+        l2: Tensor,
+        spectrum: Spectrum | None,
+        stop: Stop | None,
     ) -> Solution:
         present, places = targets.unique(return_inverse=True)
         if len(present) < n_classes:
-            return self._with_absent(features, places, present, n_classes, l2, spectrum)
+            return self._with_absent(features, places, present, n_classes, l2, spectrum, stop)
         spectrum = spectrum or Spectrum.of(features)
         l2 = l2.to(features.device, torch.float64)
         if n_classes == 1 or not torch.isfinite(spectrum.values).all():
@@ -88,13 +95,20 @@ class Logistic(AbstractSolver):
             self.max_iterations,
             self.memory,
         )
-        heads, iterations = path.follow(l2)
-        heads64 = heads.double()
 
         def whole(heads: Tensor) -> tuple[Tensor, Tensor]:
             weight, bias = _every_class(heads, n_classes)
             return (weight if span is None else span.back(weight, features)), bias
 
+        def past(head: Tensor) -> bool:
+            assert stop is not None
+            weight, bias = whole(head[None])
+            return stop(weight[0].to(features.dtype), bias[0].to(features.dtype))
+
+        heads, iterations = path.follow(l2, None if stop is None else past)
+        fitted = iterations > 0
+        heads, iterations, l2 = heads[fitted.to(heads.device)], iterations[fitted], l2[fitted.to(l2.device)]
+        heads64 = heads.double()
         weight, bias = whole(heads)
         returned = (weight.to(features.dtype).double(), bias.to(features.dtype).double())
         found = certify(features, targets, *returned, l2)
@@ -125,7 +139,7 @@ class Logistic(AbstractSolver):
                 objective[k], bound[k] = both.objective[0], torch.maximum(bound[k], both.bound.amax())
                 slope[k], separated[k] = both.slope[1], both.separated[0]
         gap = gaps()
-        return Solution(
+        solution = Solution(
             weight=returned[0].to(features.dtype),
             bias=returned[1].to(features.dtype),
             objective=objective,
@@ -136,6 +150,7 @@ class Logistic(AbstractSolver):
                 for values in zip(objective.tolist(), gap.tolist(), l2.tolist(), separated.tolist(), strict=True)
             ),
         )
+        return solution if fitted.all() else _with_skipped(solution, fitted)
 
     def _status(self, objective: float, gap: float, l2: float, separated: bool) -> Status:
         if not math.isfinite(objective):
@@ -151,21 +166,45 @@ class Logistic(AbstractSolver):
         n_classes: int,
         l2: Tensor,
         spectrum: Spectrum | None,
+        stop: Stop | None,
     ) -> Solution:
         """Classes without a training sample have weight 0 and, at the optimum, a bias of -∞: here a very low one."""
-        found = self._solve(features, places, len(present), l2, spectrum)
-        p, _, d = found.weight.shape
-        weight = found.weight.new_zeros(p, n_classes, d)
-        lowest = found.bias.amin(1, keepdim=True)
-        bias = (lowest + _ABSENT).expand(p, n_classes).clone()
-        weight[:, present], bias[:, present] = found.weight, found.bias
-        return Solution(weight, bias, found.objective, found.gap, found.iterations, found.status)
+
+        def whole(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+            every = weight.new_zeros(*weight.shape[:-2], n_classes, weight.shape[-1])
+            biases = (bias.amin(-1, keepdim=True) + _ABSENT).expand(*bias.shape[:-1], n_classes).clone()
+            every[..., present, :], biases[..., present] = weight, bias
+            return every, biases
+
+        past = None if stop is None else lambda weight, bias: stop(*whole(weight, bias))
+        found = self._solve(features, places, len(present), l2, spectrum, past)
+        weight, bias = whole(found.weight, found.bias)
+        return replace(found, weight=weight, bias=bias)
 
 
 def _every_class(heads: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
     """Weights and biases of every class, float64, from contrasts."""
     full = basis(n_classes, torch.float64, heads.device) @ heads.double()
     return full[:, :, :-1].contiguous(), full[:, :, -1].contiguous()
+
+
+def _with_skipped(found: Solution, fitted: Bool[Tensor, " p"]) -> Solution:
+    """Put NaN where nothing was fitted."""
+
+    def spread(part: Tensor, fill: float | int) -> Tensor:
+        whole = part.new_full((len(fitted), *part.shape[1:]), fill)
+        whole[fitted.to(part.device)] = part
+        return whole
+
+    status = iter(found.status)
+    return Solution(
+        weight=spread(found.weight, torch.nan),
+        bias=spread(found.bias, torch.nan),
+        objective=spread(found.objective, torch.nan),
+        gap=spread(found.gap, torch.nan),
+        iterations=spread(found.iterations, 0),
+        status=tuple(next(status) if was else Status.SKIPPED for was in fitted.tolist()),
+    )
 
 
 def _trivial(p: int, c: int, features: Features, *, finite: bool) -> Solution:

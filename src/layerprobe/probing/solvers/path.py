@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -77,14 +78,18 @@ class Path:
     max_iterations: int
     memory: int
 
-    def follow(self, l2: Float[Tensor, " p"]) -> tuple[Float[Tensor, "p m e"], Int[Tensor, " p"]]:
-        """Fit every value.
+    def follow(
+        self, l2: Float[Tensor, " p"], stop: Callable[[Float[Tensor, "m e"]], bool] | None = None
+    ) -> tuple[Float[Tensor, "p m e"], Int[Tensor, " p"]]:
+        """Fit every value, from the largest on.
 
         Args:
             l2: L2 values, in any order and with repetitions.
+            stop: Shown each head; true where the smaller values are not wanted.
 
         Returns:
-            Heads (weights and, last, bias, in the coordinates of `basis`), and the evaluations spent on each.
+            Heads (weights and, last, bias, in the coordinates of `basis`), and the evaluations spent on each: none on
+            what was not wanted, whose head is NaN.
         """
         objective = self._objective(self.samples.dtype)
         pairs, trace = self._pairs(self.samples.dtype), 0.0
@@ -108,8 +113,12 @@ class Path:
             trace = float(end.curvature.trace())
             known.append((value, end.head))
             heads[value] = (end.head, spent + 1)
+            if not rough and stop is not None and stop(end.head):
+                break
+        nothing = torch.full_like(self._zero(), torch.nan), 0
         order = l2.tolist()
-        return torch.stack([heads[v][0] for v in order]), torch.tensor([heads[v][1] for v in order])
+        ends = [heads.get(v, nothing) for v in order]
+        return torch.stack([head for head, _ in ends]), torch.tensor([count for _, count in ends])
 
     def refine(
         self, heads: Float[Tensor, "q m e"], l2: Float[Tensor, " q"], target: float

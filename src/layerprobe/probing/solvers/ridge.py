@@ -14,6 +14,7 @@ from torch import Tensor
 from layerprobe.probing.matrix import Features
 from layerprobe.probing.solvers.moments import Moments, Sums
 from layerprobe.probing.solvers.solution import Solution, Status
+from layerprobe.probing.solvers.solver import Stop
 from layerprobe.probing.solvers.spectrum import LARGEST, Spectrum
 from layerprobe.probing.solvers.streaming import AbstractStream, AbstractStreamingSolver
 from layerprobe.probing.standardise import Standardiser
@@ -55,6 +56,7 @@ class Ridge(AbstractStreamingSolver):
         n_classes: int,
         l2: Float[Tensor, " p"],
         spectrum: Spectrum | None = None,
+        stop: Stop | None = None,
     ) -> Solution:
         """See `AbstractSolver.solve`."""
         return self._solve(features, lambda rows: F.one_hot(targets[rows], n_classes), n_classes, l2, spectrum)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from layerprobe.probing.matrix import Features
 from layerprobe.probing.solvers.solution import Solution, Status
+from layerprobe.probing.solvers.solver import Stop
 from layerprobe.probing.solvers.spectrum import LARGEST, Spectrum
 from layerprobe.probing.solvers.streaming import AbstractStream, AbstractStreamingSolver
 from layerprobe.probing.standardise import Standardiser
@@ -73,6 +74,7 @@ class SGD(AbstractStreamingSolver):
         n_classes: int,
         l2: Float[Tensor, " p"],
         spectrum: Spectrum | None = None,
+        stop: Stop | None = None,
     ) -> Solution:
         """See `AbstractSolver.solve`; samples are taken in the order that they have."""
         return self.run(features, targets, n_classes, l2, _BATCH)

@@ -15,6 +15,7 @@ class Status(StrEnum):
     CONVERGED = "converged"
     STALLED = "stalled"
     DIVERGED = "diverged"
+    SKIPPED = "skipped"
 
     @property
     def message(self) -> str:
@@ -26,6 +27,7 @@ _MESSAGES = {
     Status.CONVERGED: "",
     Status.STALLED: "the solver stopped before the gradient's norm proved the optimum; raise max_iterations or l2",
     Status.DIVERGED: "the objective became infinite or NaN; are the features finite?",
+    Status.SKIPPED: "not fitted: validation was past its best at stronger penalties; patience=null fits all",
 }
 
 

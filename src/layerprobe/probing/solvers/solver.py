@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, TypeAlias
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 from layerprobe.probing.matrix import Features
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.spectrum import Spectrum
+
+Stop: TypeAlias = Callable[[Float[Tensor, "c d"], Float[Tensor, " c"]], bool]
+"""Shown each head, from the strongest penalty to the weakest; true where the values that are left are not wanted."""
 
 
 class AbstractSolver(ABC):
@@ -26,6 +30,7 @@ class AbstractSolver(ABC):
         n_classes: int,
         l2: Float[Tensor, " p"],
         spectrum: Spectrum | None = None,
+        stop: Stop | None = None,
     ) -> Solution:
         """Fit one head for each L2 value.
 
@@ -35,6 +40,8 @@ class AbstractSolver(ABC):
             n_classes: Number of classes, also those without a training sample.
             l2: L2 values, in any order; the solution has the same order.
             spectrum: The features' spectrum where the caller has it already; computed here otherwise.
+            stop: Ends the path once it is true of a head: the values that are left are `skipped`. A solver that has
+                all heads at once pays nothing for them and does not ask.
 
         Returns:
             The heads, with a status for each.

@@ -17,7 +17,7 @@ from layerprobe.probing.labels import Labels
 from layerprobe.probing.matrix import Features
 from layerprobe.probing.metrics import f1_score, roc_auc, wilson_interval
 from layerprobe.probing.solvers.solution import Solution
-from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.solvers.solver import AbstractSolver, Stop
 from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.tasks.task import AbstractTask, Measured
 from layerprobe.types import Split
@@ -56,9 +56,10 @@ class Classification(AbstractTask):
         labels: Labels,
         l2: Float[Tensor, " p"],
         spectrum: Spectrum,
+        stop: Stop | None = None,
     ) -> Solution:
         """See `AbstractTask.fit`."""
-        return solver.solve(features, targets, len(labels.outputs), l2, spectrum)
+        return solver.solve(features, targets, len(labels.outputs), l2, spectrum, stop)
 
     def evaluate(
         self,

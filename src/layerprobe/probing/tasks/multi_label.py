@@ -16,7 +16,7 @@ from layerprobe.probing.labels import Labels
 from layerprobe.probing.matrix import Features
 from layerprobe.probing.metrics import f1_score, roc_auc, wilson_interval
 from layerprobe.probing.solvers.solution import Solution, Status
-from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.solvers.solver import AbstractSolver, Stop
 from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.tasks.task import AbstractTask, Measured
 from layerprobe.types import Split
@@ -74,6 +74,7 @@ class MultiLabel(AbstractTask):
         labels: Labels,
         l2: Float[Tensor, " p"],
         spectrum: Spectrum,
+        stop: Stop | None = None,
     ) -> Solution:
         """Fit the labels one by one; a head's score is that of having the label less that of not having it.
 

@@ -17,7 +17,7 @@ from layerprobe.probing.matrix import Features
 from layerprobe.probing.metrics import unexplained_interval
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Solution
-from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.solvers.solver import AbstractSolver, Stop
 from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.tasks.task import AbstractTask, Measured
 from layerprobe.types import Split
@@ -83,6 +83,7 @@ class Regression(AbstractTask):
         labels: Labels,
         l2: Float[Tensor, " p"],
         spectrum: Spectrum,
+        stop: Stop | None = None,
     ) -> Solution:
         """See `AbstractTask.fit`."""
         self.check(solver)

@@ -14,7 +14,7 @@ from layerprobe.probing.heads import Heads
 from layerprobe.probing.labels import Labels
 from layerprobe.probing.matrix import Features
 from layerprobe.probing.solvers.solution import Solution
-from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.solvers.solver import AbstractSolver, Stop
 from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.types import Split
 
@@ -93,6 +93,7 @@ class AbstractTask(ABC):
         labels: Labels,
         l2: Float[Tensor, " p"],
         spectrum: Spectrum,
+        stop: Stop | None = None,
     ) -> Solution:
         """Fit one head for each L2 value.
 
@@ -103,6 +104,7 @@ class AbstractTask(ABC):
             labels: The labels.
             l2: L2 values.
             spectrum: The features' spectrum.
+            stop: As for `AbstractSolver.solve`; a task whose heads are several fits at once does not ask.
 
         Returns:
             The heads, with a status for each.

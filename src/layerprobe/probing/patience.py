@@ -1,0 +1,39 @@
+"""Say when a path, followed from strong to weak penalties, is past its best head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor
+
+from layerprobe.probing.heads import Heads
+
+
+@dataclass
+class PastBest:
+    """True after `patience` heads in a row that validation likes less.
+
+    Each has more validation loss than the one before, and no lower error than the best before it.
+    Both are asked, because the error may go on falling where the loss has begun to rise: a head that grows too sure of
+    itself is not yet wrong more often.
+
+    Attributes:
+        patience: Heads in a row.
+        evaluate: Error and loss of heads on validation.
+    """
+
+    patience: int
+    evaluate: Callable[[Heads], tuple[Float[Tensor, " p"], Float[Tensor, " p"]]]
+    _best: float = field(default=math.inf, init=False)
+    _last: float = field(default=math.inf, init=False)
+    _worse: int = field(default=0, init=False)
+
+    def __call__(self, weight: Float[Tensor, "c d"], bias: Float[Tensor, " c"]) -> bool:
+        """Look at the next head, at a weaker penalty than the one before."""
+        error, loss = (float(part[0]) for part in self.evaluate(Heads(weight[None], bias[None])))
+        self._worse = self._worse + 1 if error >= self._best and loss > self._last else 0
+        self._best, self._last = min(error, self._best), loss
+        return self._worse >= self.patience
