@@ -38,7 +38,9 @@ from layerprobe.models.mnist_convnet import MnistConvNet
 from layerprobe.probing.activations import record
 from layerprobe.probing.features import AveragePool
 from layerprobe.probing.frozen import frozen
+from layerprobe.probing.heads import Heads
 from layerprobe.probing.layers import discover
+from layerprobe.probing.patience import PastBest
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.standardise import Standardiser
 from layerprobe.training.checkpoints import load
@@ -140,15 +142,29 @@ def descending(l2s: list[float], fit: Callable[[float], tuple[Tensor, Tensor]]) 
 
 
 class Ours:
-    """The logistic solver, and how many evaluations of the objective its last path took."""
+    """The logistic solver, and how many evaluations of the objective its last path took.
 
-    evaluations = 0
+    Args:
+        patience: As `probe.patience`: ends the path after so many heads that validation likes less.
+    """
+
+    def __init__(self, patience: int | None = None) -> None:
+        self.patience, self.evaluations = patience, 0
 
     def __call__(self, layer: Layer, l2s: list[float]) -> Path_:
-        """Fit the path."""
-        solution = Logistic().solve(layer.x, layer.y, layer.c, torch.tensor(l2s, dtype=torch.float64))
+        """Fit the path, or the part of it that is wanted."""
+        solver = Logistic()
+
+        def evaluate(heads: Heads) -> tuple[Tensor, Tensor]:
+            correct, loss = heads.evaluate(layer.x_val, layer.y_val, solver.losses)
+            return 1 - correct.double().mean(1), loss
+
+        stop = None if self.patience is None else PastBest(self.patience, evaluate)
+        values = torch.tensor(l2s, dtype=torch.float64)
+        solution = solver.solve(layer.x, layer.y, layer.c, values, stop=stop)
         self.evaluations = int(solution.iterations.sum())
-        return list(zip(solution.weight, solution.bias, strict=True))
+        fitted = solution.iterations > 0
+        return list(zip(solution.weight[fitted], solution.bias[fitted], strict=True))
 
 
 def as_two(weight: np.ndarray | Tensor, bias: Any) -> tuple[Tensor, Tensor]:
@@ -273,6 +289,7 @@ def contender(name: str, directory: str | None) -> Fit:
     """
     own: dict[str, Fit] = {
         "layerprobe": Ours(),
+        "layerprobe-patience": Ours(patience=3),
         "scikit-learn": scikit_learn,
         "one-scikit-learn": one_scikit_learn,
         "adamw": adamw,
@@ -401,7 +418,7 @@ def measure(case: str, cfg: DictConfig) -> list[dict[str, Any]]:
                 row = {"case": case, "layer": i, "repeat": repeat, "contender": name, "seconds": seconds}
                 row["val_error"] = val_error
                 if isinstance(fit, Ours):
-                    row["limit"] = machine.limit(layer, fit.evaluations, len(l2s))
+                    row["limit"] = machine.limit(layer, fit.evaluations, len(path))
                 if repeat == 0 and len(path) == len(l2s) and name not in ("adamw", "one-scikit-learn"):
                     values = [objective(layer, w, b, l2) for (w, b), l2 in zip(path, l2s, strict=True)]
                     best = values if name == "layerprobe" else best

@@ -20,7 +20,7 @@ def test_a_small_benchmark_judges_every_contender(tmp_path: Path) -> None:
     done = run(
         tmp_path,
         "cases=[synthetic]",
-        "peers=[layerprobe,scikit-learn,one-scikit-learn,adamw]",
+        "peers=[layerprobe,layerprobe-patience,scikit-learn,one-scikit-learn,adamw]",
         "scale=0.02",
         "repeats=1",
         "l2=[1e-1,10.0]",
@@ -35,7 +35,7 @@ def test_a_small_benchmark_judges_every_contender(tmp_path: Path) -> None:
     assert -1e-4 < scikit["deficit"] < 1e-3, "the same objective, minimised no better"
     assert scikit["excess"] < 0.01, "and not something else"
     assert (table["seconds_min"] > 0).all()
-    assert len(pd.read_csv(tmp_path / "runs.csv")) == 4 * 4
+    assert len(pd.read_csv(tmp_path / "runs.csv")) == 4 * 5
 
 
 @pytest.mark.parametrize(
