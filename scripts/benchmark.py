@@ -433,24 +433,25 @@ def measure(case: str, cfg: DictConfig) -> list[dict[str, Any]]:
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Seconds of all layers together, minimum and median over the repeats, and how far the path is from the best."""
-    runs = rows.groupby(["case", "contender", "repeat"], sort=False)
-    whole = runs.agg(seconds=("seconds", "sum"), limit=("limit", "sum"), layers=("layer", "nunique"))
-    table = whole.groupby(["case", "contender"], sort=False).agg(
-        seconds_min=("seconds", "min"),
-        seconds_median=("seconds", "median"),
-        limit=("limit", "min"),
-        layers=("layers", "max"),
+    """Seconds of all layers together, minimum and median over the repeats, and how far the path is from the best.
+
+    Who was too slow to go on has fewer layers; `times` compares with our time for the same ones.
+    """
+    of_layer = rows.groupby(["case", "contender", "layer"], sort=False).agg(
+        seconds_min=("seconds", "min"), seconds_median=("seconds", "median"), limit=("limit", "min")
     )
+    ours = of_layer["seconds_min"].xs("layerprobe", level="contender")
+    places = pd.MultiIndex.from_frame(of_layer.index.to_frame(index=False)[["case", "layer"]])
+    of_layer["ours"] = ours.reindex(places).to_numpy()
+    table = of_layer.groupby(["case", "contender"], sort=False).sum()
+    table["layers"] = of_layer.groupby(["case", "contender"], sort=False).size()
+    table["times"] = table["seconds_min"] / table["ours"]
     table["share"] = (table["limit"] / table["seconds_min"]).where(table["limit"] > 0)
     first = rows[rows["repeat"] == 0].groupby(["case", "contender"], sort=False)
     table["val_error"] = first["val_error"].mean()
     for name in ("excess", "deficit"):
         table[name] = first[name].max() if name in rows else np.nan
-    table = table.reset_index()
-    ours = table[table["contender"] == "layerprobe"].set_index("case")["seconds_min"]
-    table["times"] = table["seconds_min"] / table["case"].map(ours)
-    return table
+    return table.reset_index()
 
 
 def show(table: pd.DataFrame) -> None:
