@@ -11,6 +11,7 @@ Axes, as they appear in the signatures of this package:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -153,6 +154,8 @@ class PathRecord:
         val_error: Share of validation samples that the head gets wrong.
         val_loss: Mean cross-entropy (logistic) or squared error (ridge) on validation.
         selected: Whether this head was chosen on validation.
+        loo_error: Leave-one-out error on train, in closed form; NaN where the solver does not work it out.
+        loo_loss: Leave-one-out loss on train; likewise.
     """
 
     checkpoint: str
@@ -173,6 +176,8 @@ class PathRecord:
     val_error: float
     val_loss: float
     selected: bool
+    loo_error: float = math.nan
+    loo_loss: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,8 @@ def path_records(layer: Layer, checkpoint: CheckpointInfo, sweeps: Mapping[str, 
             val_error=candidate.val_error,
             val_loss=candidate.val_loss,
             selected=sweep.selected is not None and fit is sweep.selected.fit and i == sweep.selected.index,
+            loo_error=math.nan if fit.solution.left_out is None else float(fit.solution.left_out.error[i]),
+            loo_loss=math.nan if fit.solution.left_out is None else float(fit.solution.left_out.loss[i]),
         )
         for control, sweep in sweeps.items()
         for fit in sweep.fits

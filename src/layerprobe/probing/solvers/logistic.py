@@ -13,11 +13,12 @@ from torch import Tensor
 
 from layerprobe.probing.matrix import Features
 from layerprobe.probing.solvers.duality import certify
+from layerprobe.probing.solvers.operations import Operations
 from layerprobe.probing.solvers.path import Path, Samples
 from layerprobe.probing.solvers.softmax import basis
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
-from layerprobe.probing.solvers.spectrum import Spectrum
+from layerprobe.probing.solvers.spectrum import LARGEST, SAMPLE, Spectrum
 from layerprobe.probing.solvers.threads import threads_for
 
 _ABSENT = -60.0
@@ -25,6 +26,9 @@ _ABSENT = -60.0
 
 _NOTHING = 1e-15
 """A difference of objectives, in nats, that float64 cannot tell from none."""
+
+_STARTS = 1.5
+"""What evaluating the two starts of a value costs, in evaluations."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,19 @@ class Logistic(AbstractSolver):
         """See `AbstractSolver.solve`."""
         with threads_for(4.0 * math.prod(features.shape) * n_classes * len(l2)):
             return self._solve(features, targets, n_classes, l2, spectrum, stop)
+
+    def operations(self, n: int, d: int, c: int, p: int) -> Operations:
+        """See `AbstractSolver.operations`; where d > n, the path is that of n coordinates, in memory."""
+        span = d > n and n <= LARGEST
+        e = n if span else d
+        axes = e if min(n, d) <= LARGEST else SAMPLE // 2
+        k = iterations(n, d)
+        # Evaluations of the starts and of each step, which puts two vectors through the metric, and all pairs.
+        evaluation = Operations(thin=n * e * c, scores=n * c, reads=0 if span else n * d)
+        step = Operations(steps=1, thin=2 * c * e * axes + 4.5 * self.memory * c * e)
+        back = n * d * c * p / 2 if span else 0
+        certificate = Operations(thin_double=n * d * c * p + back, scores_double=n * c * p, reads=(2 + span) * n * d)
+        return evaluation * (p * (_STARTS + k)) + step * (p * k) + certificate
 
     def _solve(
         self,
@@ -186,6 +203,18 @@ def _every_class(heads: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
     """Weights and biases of every class, float64, from contrasts."""
     full = basis(n_classes, torch.float64, heads.device) @ heads.double()
     return full[:, :, :-1].contiguous(), full[:, :, -1].contiguous()
+
+
+def iterations(n: int, d: int) -> float:
+    """How many iterations one value of the default path takes, typically, on the layers of small image networks.
+
+    Layers differ by a factor of three either way: raw pixels take more, well mixed or well separated features fewer.
+
+    Args:
+        n: Samples.
+        d: Features.
+    """
+    return 2.2 * math.sqrt(min(n, d)) * min(1.0, n / (30 * min(n, d))) ** 0.4
 
 
 def _with_skipped(found: Solution, fitted: Bool[Tensor, " p"]) -> Solution:

@@ -15,6 +15,21 @@ _BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
+class Axes:
+    """The covariance's eigenvectors, in which every L2 value's problem falls apart into numbers.
+
+    Attributes:
+        vectors: Eigenvectors V in columns.
+        inverse: 1/(λ + l2) for each value and axis; 0 where l2 = 0 and λ is rounding.
+        turned: Vᵀ B.
+    """
+
+    vectors: Float[Tensor, "d d"]
+    inverse: Float[Tensor, "p d"]
+    turned: Float[Tensor, "d c"]
+
+
+@dataclass(frozen=True)
 class Moments:
     """Second moments about the means, in float64.
 
@@ -49,6 +64,20 @@ class Moments:
             sums.add(rows.double(), targets(slice(start, start + len(rows))).double())
             start += len(rows)
         return sums.moments()
+
+    def axes(self, l2: Float[Tensor, " p"]) -> Axes:
+        """Decompose the covariance, once for every L2 value.
+
+        Args:
+            l2: L2 values, float64.
+
+        Returns:
+            The axes.
+        """
+        values, vectors = torch.linalg.eigh(self.covariance)
+        floor = 1e-13 * values[-1].clamp(min=torch.finfo(torch.float64).tiny)
+        inverse = torch.where((values > floor) | (l2[:, None] > 0), 1 / (values.clamp(min=0) + l2[:, None]), 0.0)
+        return Axes(vectors, inverse, vectors.T @ self.cross)
 
     def evaluate(
         self, weight: Float[Tensor, "p c d"], l2: Float[Tensor, " p"]

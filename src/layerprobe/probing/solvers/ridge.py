@@ -12,15 +12,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.matrix import Features
-from layerprobe.probing.solvers.moments import Moments, Sums
+from layerprobe.probing.solvers.conjugate import NOTHING, Centred, descend
+from layerprobe.probing.solvers.left_out import leave_one_out
+from layerprobe.probing.solvers.moments import Axes, Moments, Sums
+from layerprobe.probing.solvers.operations import Operations
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import Stop
 from layerprobe.probing.solvers.spectrum import LARGEST, Spectrum
 from layerprobe.probing.solvers.streaming import AbstractStream, AbstractStreamingSolver
 from layerprobe.probing.standardise import Standardiser
 
-_NOTHING = 1e-15
-"""A difference of objectives that float64 cannot tell from none, where a target is one."""
+_TYPICAL_PASSES = 40
+"""Passes over the samples of conjugate gradients."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,23 @@ class Ridge(AbstractStreamingSolver):
     The objective is quadratic: at a gradient G it lies ½·tr(G (C + l2)⁻¹ Gᵀ) above its minimum. That over the objective
     is the gap, with no bound in between.
 
+    Where samples and features are both more than `largest`, no such matrix is formed, and `conjugate` finds the optimum
+    of each value with a bound on how far it is away.
+
     As a stream it keeps the Gram matrix and a sum for each class, accumulated while the samples pass by.
 
     Attributes:
         tolerance: A value has converged when its gap is at most this.
+        leave_one_out: Whether each head's leave-one-out loss and error on train are worked out as well, see `left_out`;
+            it costs as much as the decomposition's matrix. Not for streams, nor beyond `largest`.
+        largest: Largest matrix that is decomposed.
+        max_iterations: Passes over the samples for each value beyond that, after which it is left where it is.
     """
 
     tolerance: float = 1e-5
+    leave_one_out: bool = False
+    largest: int = LARGEST
+    max_iterations: int = 500
     name: ClassVar[str] = "ridge"
 
     def losses(self, scores: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -79,7 +92,28 @@ class Ridge(AbstractStreamingSolver):
         Returns:
             The heads, with a status for each.
         """
-        return self._solve(features, lambda rows: values[rows], values.shape[1], l2, spectrum)
+        found = self._solve(features, lambda rows: values[rows], values.shape[1], l2, spectrum)
+        if found.left_out is None:
+            return found
+        return replace(found, left_out=replace(found.left_out, error=torch.full_like(found.left_out.loss, torch.nan)))
+
+    def operations(self, n: int, d: int, c: int, p: int) -> Operations:
+        """See `AbstractSolver.operations`."""
+        if min(n, d) > self.largest:
+            once = Operations(steps=1, thin_double=n * d * c * p, elements=n * d, reads=n * d)
+            return once * _TYPICAL_PASSES
+        r = min(n, d)
+        back = n * d * c * p / 2 if d > n else 0
+        found = Operations(
+            steps=1,
+            square_double=n * r * r,
+            eigen_double=r**3,
+            thin_double=n * r * c / 2 + 1.5 * p * c * r * r + back,
+            elements=n * r,
+            reads=n * d,
+        )
+        left_out = Operations(square_double=n * r * r, thin_double=n * r * p * (c + 1) / 2, elements=n * r, reads=n * r)
+        return found + left_out * self.leave_one_out
 
     @property
     def n_passes(self) -> int:
@@ -93,19 +127,36 @@ class Ridge(AbstractStreamingSolver):
     def _solve(
         self, features: Features, targets: Callable[[slice], Tensor], c: int, l2: Tensor, spectrum: Spectrum | None
     ) -> Solution:
-        n, d = features.shape
         l2 = l2.to(features.device, torch.float64)
+        if min(features.shape) > self.largest:
+            return self._iterated(features, targets, c, l2, spectrum)
+        n, d = features.shape
         if d > n:
             spectrum = spectrum or Spectrum.of(features)
         span = None if spectrum is None else spectrum.span
-        moments = Moments.of(features if span is None else span.coordinates, targets, c)
-        found = self.from_moments(moments, l2)
-        weight = found.weight
-        if span is not None and torch.isfinite(weight).all():
-            weight = span.back(weight, features)
-        elif span is not None:
-            weight = weight.new_full((len(l2), c, d), torch.nan)
+        held = features if span is None else span.coordinates
+        moments = Moments.of(held, targets, c)
+        if not torch.isfinite(moments.covariance).all():
+            return _nothing(len(l2), c, d, features.dtype, features.device)
+        axes = moments.axes(l2)
+        found = self._at(moments, axes, l2)
+        if self.leave_one_out:
+            found = replace(found, left_out=leave_one_out(held, targets, moments, axes))
+        weight = found.weight if span is None else span.back(found.weight, features)
         return replace(found, weight=weight.to(features.dtype), bias=found.bias.to(features.dtype))
+
+    def _iterated(
+        self, features: Features, targets: Callable[[slice], Tensor], c: int, l2: Tensor, spectrum: Spectrum | None
+    ) -> Solution:
+        product = Centred.of(features, targets, c)
+        if not torch.isfinite(product.cross).all():
+            return _nothing(len(l2), c, features.shape[1], features.dtype, features.device)
+        if spectrum is None or spectrum.vectors is None:
+            spectrum = Spectrum.of_sample(features)
+        weight, objective, gap, passes = descend(product, spectrum, l2, self.tolerance, self.max_iterations)
+        bias = product.target_mean - weight @ product.mean
+        status = tuple(Status.CONVERGED if value <= self.tolerance else Status.STALLED for value in gap.tolist())
+        return Solution(weight.to(features.dtype), bias.to(features.dtype), objective, gap, passes, status)
 
     def from_moments(self, moments: Moments, l2: Float[Tensor, " p"]) -> Solution:
         """Solve every value from one decomposition.
@@ -118,21 +169,26 @@ class Ridge(AbstractStreamingSolver):
             The heads, in float64.
         """
         if not torch.isfinite(moments.covariance).all():
-            bad = torch.full((len(l2),), torch.nan, dtype=torch.float64, device=l2.device)
-            weight = moments.cross.T.expand(len(l2), -1, -1) * torch.nan
-            none = torch.zeros(len(l2), dtype=torch.int64)
-            return Solution(weight, weight[:, :, 0].clone(), bad, bad.clone(), none, (Status.DIVERGED,) * len(l2))
-        values, vectors = torch.linalg.eigh(moments.covariance)
-        floor = 1e-13 * values[-1].clamp(min=torch.finfo(torch.float64).tiny)
-        inverse = torch.where((values > floor) | (l2[:, None] > 0), 1 / (values.clamp(min=0) + l2[:, None]), 0.0)
-        turned = vectors.T @ moments.cross
-        weight = (vectors @ (inverse[:, :, None] * turned)).mT.contiguous()
+            d, c = moments.cross.shape
+            return _nothing(len(l2), c, d, torch.float64, l2.device)
+        return self._at(moments, moments.axes(l2), l2)
+
+    def _at(self, moments: Moments, axes: Axes, l2: Tensor) -> Solution:
+        weight = (axes.vectors @ (axes.inverse[:, :, None] * axes.turned)).mT.contiguous()
         objective, gradient = moments.evaluate(weight, l2)
-        excess = 0.5 * ((gradient @ vectors).square() * inverse[:, None, :]).sum((1, 2))
-        gap = (excess - _NOTHING).clamp_min(0) / objective.clamp_min(_NOTHING)
+        excess = 0.5 * ((gradient @ axes.vectors).square() * axes.inverse[:, None, :]).sum((1, 2))
+        gap = (excess - NOTHING).clamp_min(0) / objective.clamp_min(NOTHING)
         status = tuple(Status.CONVERGED if value <= self.tolerance else Status.STALLED for value in gap.tolist())
         bias = moments.target_mean - weight @ moments.feature_mean
         return Solution(weight, bias, objective, gap, torch.ones(len(l2), dtype=torch.int64), status)
+
+
+def _nothing(p: int, c: int, d: int, dtype: torch.dtype, device: torch.device) -> Solution:
+    """What is found of features that are not finite."""
+    weight = torch.full((p, c, d), torch.nan, dtype=dtype, device=device)
+    bad = torch.full((p,), torch.nan, dtype=torch.float64, device=device)
+    none = torch.zeros(p, dtype=torch.int64)
+    return Solution(weight, weight.new_full((p, c), torch.nan), bad, bad.clone(), none, (Status.DIVERGED,) * p)
 
 
 class _Stream(AbstractStream):

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.matrix import Features
+from layerprobe.probing.solvers.operations import Operations
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import Stop
 from layerprobe.probing.solvers.spectrum import LARGEST, Spectrum
@@ -78,6 +79,22 @@ class SGD(AbstractStreamingSolver):
     ) -> Solution:
         """See `AbstractSolver.solve`; samples are taken in the order that they have."""
         return self.run(features, targets, n_classes, l2, _BATCH)
+
+    def operations(self, n: int, d: int, c: int, p: int) -> Operations:
+        """See `AbstractSolver.operations`."""
+        whole, columns = d <= LARGEST, c * p * len(self.learning_rates)
+        turned = n * d * d if whole else 0
+        steps = -(-n // _BATCH)
+        epoch = Operations(
+            steps=steps,
+            thin=n * d * columns,
+            scores=n * columns,
+            square=turned,
+            elements=n * d + steps * columns * d,
+            reads=n * d,
+        )
+        first = Operations(square_double=turned, eigen_double=d**3 if whole else 0, elements=n * d, reads=n * d)
+        return first + epoch * self.epochs
 
     def stream(self, n_features: int, l2: Float[Tensor, " p"], device: torch.device) -> AbstractStream:
         """See `AbstractStreamingSolver.stream`."""

@@ -32,6 +32,19 @@ _MESSAGES = {
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """What every sample is given by the head that is fitted without it.
+
+    Attributes:
+        loss: Mean over the samples of half the squared distance to the target.
+        error: Share of the samples whose largest score is not their target's; NaN where targets are numbers.
+    """
+
+    loss: Float[Tensor, " p"]
+    error: Float[Tensor, " p"]
+
+
+@dataclass(frozen=True)
 class Solution:
     """The heads of one path.
 
@@ -42,6 +55,7 @@ class Solution:
         gap: Upper bound on (objective - optimum) / objective, from the gradient at the returned head.
         iterations: Iterations spent on each value.
         status: One status for each value.
+        left_out: Leave-one-out figures, where they were asked for.
     """
 
     weight: Float[Tensor, "p c d"]
@@ -50,3 +64,4 @@ class Solution:
     gap: Float[Tensor, " p"]
     iterations: Int[Tensor, " p"]
     status: tuple[Status, ...]
+    left_out: LeftOut | None = None

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.matrix import Features
+from layerprobe.probing.solvers.operations import Operations
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.spectrum import Spectrum
 
@@ -45,6 +46,20 @@ class AbstractSolver(ABC):
 
         Returns:
             The heads, with a status for each.
+        """
+
+    @abstractmethod
+    def operations(self, n: int, d: int, c: int, p: int) -> Operations:
+        """Count what `solve` does, the spectrum aside.
+
+        Args:
+            n: Samples.
+            d: Features.
+            c: Classes.
+            p: L2 values.
+
+        Returns:
+            The counts. Where the data decide how many iterations there are, a typical number stands for them.
         """
 
     @abstractmethod

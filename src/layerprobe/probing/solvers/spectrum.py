@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from layerprobe.probing.matrix import Features, blocks
+from layerprobe.probing.solvers.operations import Operations
 
 LARGEST = 6144
 """Largest matrix that is decomposed, about a minute on two cores; beyond it a sample of the rows is."""
@@ -89,7 +90,7 @@ class Spectrum:
         """
         n, d = features.shape
         if min(n, d) > LARGEST:
-            return cls._of_sample(features)
+            return cls.of_sample(features)
         if d > n:
             return cls._of_rows(features)
         gram = torch.zeros(d, d, dtype=torch.float64, device=features.device)
@@ -100,6 +101,24 @@ class Spectrum:
             return _unknown(features)
         values, vectors = _decomposed(gram, features.dtype)
         return cls(values.clamp(min=0), vectors)
+
+    @staticmethod
+    def operations(n: int, d: int) -> Operations:
+        """Count what `of` does.
+
+        Args:
+            n: Samples.
+            d: Features.
+
+        Returns:
+            The counts.
+        """
+        if min(n, d) > LARGEST:
+            size = min(SAMPLE, n // 2)
+            return Operations(square=2 * size * size * d, eigen=size**3, elements=n * d, reads=n * d)
+        if d > n:
+            return Operations(square_double=d * n * n, eigen_double=n**3, elements=n * d, reads=n * d)
+        return Operations(square=n * d * d, eigen=d**3, reads=n * d)
 
     @classmethod
     def _of_rows(cls, features: Features) -> Spectrum:
@@ -116,7 +135,15 @@ class Spectrum:
         return cls(values, None, span=Span(left * scale, left / scale))
 
     @classmethod
-    def _of_sample(cls, features: Features) -> Spectrum:
+    def of_sample(cls, features: Features) -> Spectrum:
+        """The leading axes of a sample of the rows, whatever the features' number.
+
+        Args:
+            features: Standardised features.
+
+        Returns:
+            The spectrum; its values are NaN where the features are not finite.
+        """
         n, d = features.shape
         size = min(SAMPLE, n // 2)
         order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
