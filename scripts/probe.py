@@ -28,7 +28,7 @@ from layerprobe.probing.plan import make_plan
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.report.depth_view import DepthView
 from layerprobe.report.figures import write_run_figures
-from layerprobe.report.plan_table import plan_table, size_text, time_text
+from layerprobe.report.plan_table import plan_table
 from layerprobe.report.terminal import results_table
 from layerprobe.results.ledger import Entry, Ledger
 from layerprobe.results.store import ProbeStore
@@ -38,6 +38,7 @@ from layerprobe.shard import share
 from layerprobe.training.checkpoints import FrozenCheckpoint, content_hash, load
 from layerprobe.training.find import find_checkpoints
 from layerprobe.training.log import ProbeLog
+from layerprobe.training.plan import announce
 from layerprobe.training.precision import with_converted_inputs
 from layerprobe.training.progress import ProbeProgress
 from layerprobe.training.splits import splits_of_datamodule
@@ -137,11 +138,13 @@ class Session:
         cfg: The configuration.
         store: Where the results go.
         ledger: What is in there.
+        planned: Whether it has been said what a checkpoint will take.
     """
 
     cfg: DictConfig
     store: ProbeStore
     ledger: Ledger
+    planned: bool = False
     _data: tuple[Any, pl.LightningDataModule | None, Data] = (None, None, {})
 
     def probe(self, source: Source) -> None:
@@ -161,6 +164,10 @@ class Session:
             return
         network, data, protocol, precision = self._build(checkpoint, config)
         self.ledger.write(info.name, entry)
+        if not self.planned:
+            self.planned = True
+            done, inputs = self.store.done(info.name), with_converted_inputs(protocol, precision)
+            announce(network, data, inputs, precision.forward_context, done=done)
         probe_baselines(self._data[1], protocol, self.store)
         with ProbeProgress(f"Probing {info.name}") as bar:
             for result in probe_checkpoint(
@@ -187,16 +194,10 @@ class Session:
         found = make_plan(network, data, with_converted_inputs(protocol, precision), precision.forward_context)
         layers = pd.DataFrame([asdict(layer) for layer in found.layers])
         layers["shape"] = ["x".join(map(str, shape)) for shape in layers["shape"]]
-        samples = ", ".join(f"{split} {n:,}" for split, n in found.samples.items())
         console = Console()
         console.print(plan_table(layers))
-        for line in (
-            f"{len(layers)} layers of {source[1].name}; samples: {samples}",
-            f"memory {size_text(found.bytes)}, of it {size_text(found.workspace)} to fit the largest layer",
-            f"time {time_text(found.seconds)} for each checkpoint: {time_text(found.pass_seconds)} for the network's "
-            f"passes, the rest for fits, from {found.n_measured:,} samples (fits: give or take a factor of three)",
-        ):
-            console.print(line, highlight=False, soft_wrap=True)
+        for line in found.lines():
+            console.print(f"{source[1].name}: {line}", highlight=False, soft_wrap=True)
 
     def _open(self, source: Source) -> FrozenCheckpoint:
         file, info = source

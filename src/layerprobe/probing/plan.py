@@ -1,36 +1,40 @@
-"""What probing a network would take, measured on a few batches before it is begun."""
+"""What probing a network would take: counted, and timed on this machine before it is begun."""
 
 from __future__ import annotations
 
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layerprobe.probing.batches import Data, check_splits, in_order, n_samples
+from layerprobe.probing.batches import Data, check_splits, n_samples, reshuffled
 from layerprobe.probing.features import Reduction
 from layerprobe.probing.frozen import frozen
+from layerprobe.probing.inputs import device_of
 from layerprobe.probing.layers import Layer
+from layerprobe.probing.machine import measure
 from layerprobe.probing.pipeline import find_ways, first_batch
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Context, run_split
+from layerprobe.probing.solvers.operations import Operations
 from layerprobe.probing.solvers.spectrum import Spectrum
-from layerprobe.probing.standardise import Standardiser
-from layerprobe.probing.sweep import FeatureWay, Ways
-from layerprobe.probing.workspace import workspace
+from layerprobe.probing.sweep import Ways
+from layerprobe.probing.workspace import feature_budget, workspace
+from layerprobe.quantities import size_text, time_text
 from layerprobe.types import SPLITS, LayerName, Split
 
 _SAMPLES = 512
-_SECONDS = 20.0
+_SECONDS = 3.0
 _FLOAT = 4
+
+Place: TypeAlias = Literal["memory", "disk", "streamed"]
+"""Where features are between the network's pass and the fits."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,10 @@ class PlannedLayer:
         shape: Shape of one sample's activation.
         n_features_full: Size of one sample's activation.
         n_features: Features that are fitted, of all ways to make them together.
-        bytes: Memory for its features of all splits.
-        seconds: Time to fit its heads; NaN where it is not known.
+        bytes: Its features of all splits; 0 where they are streamed.
+        place: Where these are kept.
+        record_seconds: Time to make features of its activations, and to write those that go to disk.
+        seconds: Time to fit and measure its heads.
     """
 
     depth: int
@@ -55,6 +61,8 @@ class PlannedLayer:
     n_features_full: int
     n_features: int
     bytes: int
+    place: Place
+    record_seconds: float
     seconds: float
 
 
@@ -65,42 +73,69 @@ class Plan:
     Attributes:
         layers: The layers.
         samples: Samples of each split.
-        pass_seconds: Time of the network's passes over all splits, with reducing.
-        n_measured: Samples that the times are taken from.
+        pass_seconds: Time of the network's passes over all splits, with loading, reducing and writing.
+        n_passes: Passes over train; one over each other split comes on top.
+        n_measured: Samples that the passes' time is taken from.
         workspace: Memory to fit the largest layer, beside the features.
+        disk: Bytes of disk that the features take that do not fit into memory.
     """
 
     layers: tuple[PlannedLayer, ...]
     samples: Mapping[Split, int]
     pass_seconds: float
+    n_passes: int
     n_measured: int
     workspace: int
+    disk: int
 
     @property
     def seconds(self) -> float:
-        """All the time; NaN where that of the fits is not known."""
+        """All the time."""
         return self.pass_seconds + sum(layer.seconds for layer in self.layers)
 
     @property
-    def bytes(self) -> int:
-        """All the memory, if every feature is kept in it."""
-        return self.workspace + sum(layer.bytes for layer in self.layers)
+    def memory(self) -> int:
+        """All the memory, beside the network."""
+        return self.workspace + sum(layer.bytes for layer in self.layers if layer.place == "memory")
+
+    def lines(self) -> tuple[str, str]:
+        """The plan in two lines."""
+        count = {place: sum(layer.place == place for layer in self.layers) for place in ("memory", "disk", "streamed")}
+        kept = [f"{n} in memory" if place == "memory" else f"{n} on disk" for place, n in count.items() if n]
+        where = "streamed, none kept" if count["streamed"] else ", ".join(kept)
+        disk = f", disk {size_text(self.disk)}" if self.disk else ""
+        passes = "one pass" if self.n_passes == 1 else f"{self.n_passes} passes"
+        fits = sum(layer.seconds for layer in self.layers)
+        return (
+            f"{len(self.layers)} layers, {sum(self.samples.values()):,} samples, {passes}; features: {where}; "
+            f"memory {size_text(self.memory)}{disk}",
+            f"about {time_text(self.seconds)}: {time_text(self.pass_seconds)} to record, {time_text(fits)} to fit",
+        )
 
 
-def make_plan(network: nn.Module, data: Data, protocol: ProbeProtocol, context: Context = nullcontext) -> Plan:
-    """List the layers that would be probed, and measure what they would cost.
+def make_plan(
+    network: nn.Module,
+    data: Data,
+    protocol: ProbeProtocol,
+    context: Context = nullcontext,
+    *,
+    done: Collection[LayerName] = (),
+    samples: Mapping[Split, int] | None = None,
+) -> Plan:
+    """List the layers that would be probed, and say what they would cost.
 
-    Some training batches are recorded, of at most 512 samples or for 20 seconds, and the whole sweep is fitted to the
-    smallest, the middle and the largest number of features among the layers, on these samples. Passes are scaled by the
-    number of batches. Fits are taken to be linear in samples and, between the measured sizes, a power of the features.
-    That is right about passes to within a few per cent; about fits it is a guess, seldom off by more than a factor of
-    three: how many iterations a head needs depends on how separable its layer is, which is what is to be found out.
+    A few training batches are recorded, drawn at random; passes are taken to be linear in samples. What fits do is
+    counted (see `Operations`) and multiplied with what this machine takes for each kind of work, which is timed on
+    random numbers. Together that is a few seconds. How many iterations a head needs depends on how separable its layer
+    is, which is what is to be found out: a typical number stands for it.
 
     Args:
         network: The network; it is left as it was.
         data: The splits.
         protocol: The sweep.
         context: Makes what the network's passes run in.
+        done: Layers to leave out.
+        samples: Samples of each split, where other data than these are planned for; by default those of `data`.
 
     Returns:
         The plan.
@@ -109,51 +144,156 @@ def make_plan(network: nn.Module, data: Data, protocol: ProbeProtocol, context: 
         ValueError: As for probing.
     """
     check_splits(data, chooses=protocol.chooses)
-    ways = find_ways(network, first_batch(network, data, protocol), protocol, context)
-    samples = {split: n_samples(data[split]) for split in SPLITS if data.get(split) is not None}
+    first = first_batch(network, data, protocol)
+    ways = find_ways(network, first, protocol, context, done)
+    samples = samples or {split: n_samples(data[split]) for split in SPLITS if data.get(split) is not None}
     trial = _record_some(network, data, protocol, ways, context)
-    sizes = {layer: sum(way.reduction.n_features for way in found) for layer, found in ways.items()}
-    fit = _FitTime.of(trial, ways, sizes, protocol)
-    outputs = trial.targets.shape[1] if trial.targets.ndim > 1 else len(trial.targets.unique())
-    times_per_sample = trial.seconds_per_batch / trial.batch_size
-    return Plan(
-        tuple(
-            PlannedLayer(
-                layer.depth,
-                layer.name,
-                layer.kind,
-                layer.shape,
-                math.prod(layer.shape),
-                sizes[layer],
-                0 if protocol.stream else _FLOAT * sizes[layer] * sum(samples.values()),
-                fit(sizes[layer], samples["train"]),
-            )
-            for layer in ways
-        ),
-        samples,
-        times_per_sample * sum(samples.values()),
-        len(trial.targets),
-        workspace(max(sizes.values(), default=1), outputs, len(protocol.l2)),
+    device = device_of(network) or torch.device("cpu")
+    truth = protocol.targets_of(first, "train")
+    outputs = max(_outputs(trial.targets), _outputs(truth))
+    widths = [way.reduction.n_features for found in ways.values() for way in found] or [1]
+    fit = workspace(max(widths), outputs, len(protocol.l2))
+    sizes = {layer: _FLOAT * sum(w.reduction.n_features for w in found) for layer, found in ways.items()}
+    every = sum(samples.values())
+    places: dict[Layer, Place] = dict.fromkeys(ways, "streamed")
+    stays: Collection[LayerName] = ()
+    if not protocol.stream:
+        budget = feature_budget(device, protocol.max_memory, fit, len(truth) * sum(sizes.values()))
+        held = {layer.name: size * every for layer, size in sizes.items()}
+        on_disk = spilled(held, budget)
+        places = {layer: "disk" if layer.name in on_disk else "memory" for layer in ways}
+        stays = read_again(held, on_disk, budget, samples["train"] / every)
+    work = {
+        layer: sum(
+            (way_operations(protocol, samples, way.reduction.n_features, outputs) for way in found),
+            Operations(),
+        )
+        for layer, found in ways.items()
+    }
+    written = {layer: Operations(writes=sizes[layer] / _FLOAT * every * (places[layer] == "disk")) for layer in ways}
+    kinds = sum([*work.values(), *written.values()], Operations())
+    _, columns = protocol.task.fits(outputs)
+    with frozen(network, seed=protocol.seeds[0]):
+        each = measure(kinds, max(widths), columns, device, protocol.spill_path)
+    layers = tuple(
+        PlannedLayer(
+            layer.depth,
+            layer.name,
+            layer.kind,
+            layer.shape,
+            math.prod(layer.shape),
+            sizes[layer] // _FLOAT,
+            0 if protocol.stream else sizes[layer] * every,
+            places[layer],
+            trial.reduce_seconds[layer.name] * every + written[layer].dot(each),
+            _without_reads(work[layer], layer.name in stays).dot(each),
+        )
+        for layer in ways
     )
+    n_passes = max((getattr(solver, "n_passes", 1) for solver in protocol.solvers), default=1) if protocol.stream else 1
+    seen = every + (n_passes - 1) * samples["train"]
+    half = 0.5 if protocol.spill_dtype == "bfloat16" else 1.0
+    return Plan(
+        layers,
+        samples,
+        trial.seconds_per_sample * seen + sum(work.dot(each) for work in written.values()),
+        n_passes,
+        len(trial.targets),
+        fit,
+        int(half * sum(layer.bytes for layer in layers if layer.place == "disk")),
+    )
+
+
+def way_operations(protocol: ProbeProtocol, samples: Mapping[Split, int], d: int, outputs: int) -> Operations:
+    """Count what probing one layer in one way does once its features are there.
+
+    Args:
+        protocol: The sweep.
+        samples: Samples of each split.
+        d: Features.
+        outputs: Classes, labels or values.
+
+    Returns:
+        The counts.
+    """
+    n, p, others = samples["train"], len(protocol.l2), sum(samples.get(split, 0) for split in ("val", "test"))
+    times, columns = protocol.task.fits(outputs)
+    variants = 1 + len(protocol.controls)
+    # Taken out of the bank, standardised; validation of the whole path, train and test of the selected head.
+    shown = samples.get("val", 0) * p + n + samples.get("test", 0)
+    once = Operations(elements=(n + others) * d, reads=(2 * n + 2 * others) * d)
+    judged = Operations(thin=shown * d * outputs / 2, scores=shown * outputs, reads=n * d)
+    total = once if protocol.stream else once + Spectrum.operations(n, d)
+    for solver in protocol.solvers:
+        total += (solver.operations(n, d, columns, p) * times + judged) * variants
+    if protocol.refit:
+        total += once + Spectrum.operations(n + others, d) + protocol.solvers[0].operations(n, d, columns, 1) * times
+    return total
+
+
+def spilled(held: Mapping[LayerName, int], budget: int) -> set[LayerName]:
+    """Which layers go to disk: the largest, until the rest fits, as `FeatureBank` does.
+
+    Args:
+        held: Bytes of each layer.
+        budget: Bytes for all of them.
+    """
+    on_disk: set[LayerName] = set()
+    left = sum(held.values())
+    for layer in sorted(held, key=lambda layer: -held[layer]):
+        if left <= budget:
+            break
+        on_disk.add(layer)
+        left -= held[layer]
+    return on_disk
+
+
+def read_again(
+    held: Mapping[LayerName, int], on_disk: Collection[LayerName], budget: int, share: float
+) -> set[LayerName]:
+    """Which of them are read from disk in every pass: those that find no room when their turn comes.
+
+    Args:
+        held: Bytes of each layer, in the order that they are fitted.
+        on_disk: Those that went to disk.
+        budget: Bytes for all of them.
+        share: Of a layer's bytes, those of the training split.
+    """
+    left, found = sum(size for layer, size in held.items() if layer not in on_disk), set()
+    for layer, size in held.items():
+        if layer not in on_disk:
+            left -= size
+        elif share * size > budget - left:
+            found.add(layer)
+    return found
+
+
+def _without_reads(work: Operations, from_disk: bool) -> Operations:
+    return work if from_disk else work + Operations(reads=-work.reads)
+
+
+def _outputs(targets: Tensor) -> int:
+    return targets.shape[1] if targets.ndim > 1 else int(targets.max()) + 1
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """A few recorded batches."""
+    """A few recorded batches.
+
+    Attributes:
+        targets: Their targets.
+        seconds_per_sample: Time for one sample, with loading it.
+        reduce_seconds: Of that, the time to make features of each layer.
+    """
 
     targets: Tensor
-    features: Mapping[tuple[LayerName, str], Tensor]
-    seconds_per_batch: float
-    batch_size: int
+    seconds_per_sample: float
+    reduce_seconds: Mapping[LayerName, float]
 
 
 def _record_some(network: nn.Module, data: Data, protocol: ProbeProtocol, ways: Ways, context: Context) -> _Trial:
-    kept: dict[tuple[LayerName, str], list[Tensor]] = {}
     times: list[float] = []
     sizes: list[int] = []
-
-    def keep(layer: Layer, reduction: Reduction, features: Tensor, targets: Tensor) -> None:
-        kept.setdefault((layer.name, reduction.description), []).append(features)
 
     def read(batch: Any, split: Split) -> Tensor:
         targets = protocol.targets_of(batch, split)
@@ -161,77 +301,26 @@ def _record_some(network: nn.Module, data: Data, protocol: ProbeProtocol, ways: 
         return targets
 
     def some() -> Iterator[Any]:
-        began = time.perf_counter()
-        for batch in islice(in_order(data["train"], protocol.batch_size, protocol.seeds[0]), 64):
-            start = time.perf_counter()
+        began = start = time.perf_counter()
+        for batch in reshuffled(data["train"], protocol.batch_size, protocol.seeds[0]):
             yield batch
-            times.append(time.perf_counter() - start)
-            if sum(sizes) >= _SAMPLES or time.perf_counter() - began > _SECONDS:
+            now = time.perf_counter()
+            times.append(now - start)
+            if len(times) > 1 and (sum(sizes) >= _SAMPLES or now - began > _SECONDS):
                 break
+            start = now
+
+    kept: list[Tensor] = []
+
+    def keep(layer: Layer, reduction: Reduction, features: Tensor, targets: Tensor) -> None:
+        kept.append(features)
 
     reductions = {layer: [way.reduction for way in found] for layer, found in ways.items()}
     with frozen(network, seed=protocol.seeds[0]):
         found = run_split(
             network, some(), "train", reductions, protocol.inputs, read, protocol.mask_of, keep, context=context
         )
-    # The first pass also pays for what happens once.
-    typical = statistics.median(times[1:] or times)
-    return _Trial(found.targets, {key: torch.cat(parts) for key, parts in kept.items()}, typical, sizes[0])
-
-
-@dataclass(frozen=True)
-class _FitTime:
-    """Seconds of a layer's fits by its number of features, at one number of samples."""
-
-    sizes: Sequence[int]
-    seconds: Sequence[float]
-    n: int
-
-    @classmethod
-    def of(
-        cls,
-        trial: _Trial,
-        ways: Ways,
-        sizes: Mapping[Layer, int],
-        protocol: ProbeProtocol,
-    ) -> _FitTime:
-        if protocol.stream:
-            return cls((), (), 1)
-        complete = [
-            layer
-            for layer, found in ways.items()
-            if all(
-                len(trial.features.get((layer.name, w.reduction.description), ())) == len(trial.targets) for w in found
-            )
-        ]
-        by_size = {sizes[layer]: layer for layer in complete}
-        known = sorted(by_size)
-        chosen = sorted({known[0], known[len(known) // 2], known[-1]}) if known else []
-        seconds = []
-        for size in chosen:
-            try:
-                seconds.append(_fit(by_size[size], ways[by_size[size]], trial, protocol))
-            except (ValueError, RuntimeError):  # one class only among the few samples, say
-                return cls((), (), 1)
-        return cls(chosen, seconds, len(trial.targets))
-
-    def __call__(self, size: int, n: int) -> float:
-        if not self.sizes:
-            return math.nan
-        logarithm = np.interp(math.log(size), np.log(self.sizes), np.log(self.seconds))
-        return float(np.exp(logarithm)) * n / self.n
-
-
-def _fit(layer: Layer, ways: Sequence[FeatureWay], trial: _Trial, protocol: ProbeProtocol) -> float:
-    labels = protocol.task.labels({"train": trial.targets})
-    targets = labels.splits["train"]
-    start = time.perf_counter()
-    for way in ways:
-        features = trial.features[layer.name, way.reduction.description].clone()
-        standardiser = Standardiser.fit(features) if protocol.standardise else Standardiser.none(features)
-        standardiser.apply_(features)
-        spectrum = Spectrum.of(features)
-        l2 = torch.tensor(protocol.l2_values(len(targets), protocol.task.n_classes(labels)), dtype=torch.float64)
-        for solver in protocol.solvers:
-            protocol.task.fit(solver, features, targets.to(features.device), labels, l2, spectrum)
-    return (time.perf_counter() - start) * (1 + len(protocol.controls))
+    # The first batch also pays for what happens once, and the last may be short.
+    typical = statistics.median(t / n for t, n in list(zip(times, sizes, strict=True))[1:] or [(times[0], sizes[0])])
+    scale = typical / (sum(times) / sum(sizes)) / sum(sizes)
+    return _Trial(found.targets, typical, {layer.name: scale * found.seconds[layer.name] for layer in ways})

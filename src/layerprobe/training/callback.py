@@ -22,6 +22,7 @@ from layerprobe.results.store import ProbeStore
 from layerprobe.training.checkpoints import freeze, load
 from layerprobe.training.guard import Guard, ProbingStopped
 from layerprobe.training.log import ProbeLog
+from layerprobe.training.plan import announce
 from layerprobe.training.precision import with_converted_inputs
 from layerprobe.training.progress import ProbeProgress
 from layerprobe.training.ranks import Ranks
@@ -96,6 +97,7 @@ class ProbeCallback(pl.Callback):
         self._probed: list[str] = []
         self._ended = False
         self._finished = False
+        self._announced = False
         self._data: Data | None = None
         self._store: ProbeStore | None = None
         self._root = Path()
@@ -244,6 +246,13 @@ class ProbeCallback(pl.Callback):
     ) -> bool:
         """Probe what is not done; False where a signal has come in between."""
         assert self._data is not None
+        protocol, context = (
+            with_converted_inputs(self.protocol, trainer.precision_plugin),
+            trainer.precision_plugin.forward_context,
+        )
+        if not self._announced:
+            self._announced = True
+            announce(pl_module, self._data, protocol, context, done=done)
         new = 0
         with ProbeProgress(f"Probing {info.name}", self._progress) as bar:
 
@@ -257,10 +266,10 @@ class ProbeCallback(pl.Callback):
                 for result in probe_checkpoint(
                     pl_module,
                     self._data,
-                    with_converted_inputs(self.protocol, trainer.precision_plugin),
+                    protocol,
                     info,
                     done=done,
-                    context=trainer.precision_plugin.forward_context,
+                    context=context,
                     on_progress=on_progress,
                 ):
                     self.store.add(result)

@@ -48,6 +48,10 @@ class Classification(AbstractTask):
         """See `AbstractTask.n_classes`."""
         return len(labels.outputs)
 
+    def fits(self, outputs: int) -> tuple[int, int]:
+        """See `AbstractTask.fits`."""
+        return 1, outputs
+
     def fit(
         self,
         solver: AbstractSolver,

@@ -66,6 +66,10 @@ class MultiLabel(AbstractTask):
         """See `AbstractTask.n_classes`."""
         return 2
 
+    def fits(self, outputs: int) -> tuple[int, int]:
+        """See `AbstractTask.fits`."""
+        return outputs, 2
+
     def fit(
         self,
         solver: AbstractSolver,

@@ -75,6 +75,10 @@ class Regression(AbstractTask):
         """See `AbstractTask.n_classes`."""
         return 0
 
+    def fits(self, outputs: int) -> tuple[int, int]:
+        """See `AbstractTask.fits`."""
+        return 1, outputs
+
     def fit(
         self,
         solver: AbstractSolver,

@@ -85,6 +85,14 @@ class AbstractTask(ABC):
         """Number of classes that one head tells apart; 0 where there are none."""
 
     @abstractmethod
+    def fits(self, outputs: int) -> tuple[int, int]:
+        """Say how many fits there are to one set of labels, and the columns of each.
+
+        Args:
+            outputs: Classes, labels or values.
+        """
+
+    @abstractmethod
     def fit(
         self,
         solver: AbstractSolver,

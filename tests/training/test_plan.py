@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from layerprobe.models.classifier import Classifier
+from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.training.callback import ProbeCallback
+from layerprobe.training.plan import announce
+
+
+def made() -> tuple[nn.Module, dict[str, tuple[Tensor, Tensor]]]:
+    generator = torch.Generator().manual_seed(0)
+    data = {
+        split: (torch.randn(n, 6, generator=generator), torch.arange(n) % 3)
+        for split, n in (("train", 90), ("val", 30), ("test", 30))
+    }
+    return nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), data
+
+
+def test_says_where_features_go_and_how_long_it_takes(caplog: pytest.LogCaptureFixture) -> None:
+    network, data = made()
+    with caplog.at_level(logging.INFO, "layerprobe"):
+        announce(network, data, ProbeProtocol())
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith("Plan: 4 layers, 150 samples, one pass; features: 4 in memory; memory ")
+    assert second.startswith("Plan: about ")
+
+
+def test_says_nothing_where_nothing_is_left(caplog: pytest.LogCaptureFixture) -> None:
+    network, data = made()
+    with caplog.at_level(logging.INFO, "layerprobe"):
+        announce(network, data, ProbeProtocol(), done=("input", "0", "1", "2"))
+    assert not caplog.records
+
+
+def test_data_that_can_only_be_iterated_are_not_read(caplog: pytest.LogCaptureFixture) -> None:
+    network, data = made()
+    used: list[Tensor] = []
+
+    def once():  # type: ignore[no-untyped-def]
+        for x, y in zip(data["train"][0].split(10), data["train"][1].split(10), strict=True):
+            used.append(x)
+            yield x, y
+
+    with caplog.at_level(logging.INFO, "layerprobe"):
+        announce(network, data | {"train": once()}, ProbeProtocol())
+    assert not used
+    assert not caplog.records
+
+
+def test_a_plan_that_cannot_be_made_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    network, data = made()
+    with caplog.at_level(logging.INFO, "layerprobe"):
+        announce(network, data, ProbeProtocol(layers="no_such_layer"))
+    (record,) = caplog.records
+    assert record.getMessage().startswith("There is no plan: ")
+
+
+def test_the_callback_says_it_once(caplog: pytest.LogCaptureFixture, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    network, data = made()
+    loaders = {split: DataLoader(TensorDataset(*pair), 30) for split, pair in data.items()}
+    trainer = pl.Trainer(
+        max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
+        callbacks=[ProbeCallback(ProbeProtocol(l2=(1e-2, 1.0)), directory=tmp_path, data=loaders)],
+    )  # fmt: skip
+    with caplog.at_level(logging.INFO, "layerprobe"):
+        trainer.fit(
+            Classifier(network, lambda named: torch.optim.Adam(p for _, p in named), None, nn.CrossEntropyLoss()),
+            loaders["train"],
+            loaders["val"],
+        )
+    assert sum("Plan: about" in record.getMessage() for record in caplog.records) == 1
