@@ -18,6 +18,8 @@ def time_text(seconds: int | float) -> str:
     """Write a duration; a question mark for NaN."""
     if math.isnan(seconds):
         return "?"
+    if 0 < seconds < 0.1:
+        return f"{1000 * seconds:.2g} ms"
     if seconds < 100:
         return f"{seconds:.2g} s"
     if seconds < 6000:

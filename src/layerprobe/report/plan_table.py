@@ -14,23 +14,20 @@ def plan_table(layers: pd.DataFrame) -> Table:
     """Lay out a plan: a line for each layer, all of them.
 
     Args:
-        layers: Columns depth, layer, kind, shape (as text), n_features_full, n_features, bytes, place, record_seconds,
-            seconds.
+        layers: Columns depth, layer, shape (as text), n_features, bytes, place, record_seconds, seconds.
 
     Returns:
         The table.
     """
-    table = Table(box=box.SIMPLE_HEAD, title="Layers to probe", title_justify="left", pad_edge=False)
-    for name in ("depth", "layer", "kind", "shape", "full", "reduced", "size", "kept in", "record", "fit"):
-        right = name not in ("layer", "kind", "shape", "kept in")
-        table.add_column(name, justify="right" if right else "left", no_wrap=name == "layer")
+    table = Table(box=box.SIMPLE_HEAD, title="Layers to probe", title_justify="left", padding=0)
+    for name in ("depth", "layer", "shape", "features", "size", "kept in", "record", "fit"):
+        right = name not in ("layer", "shape", "kept in")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for row in layers.to_dict("records"):
         table.add_row(
             str(row["depth"]),
             Text(str(row["layer"])),
-            Text(str(row["kind"])),
             Text(str(row["shape"])),
-            f"{row['n_features_full']:,}",
             f"{row['n_features']:,}",
             size_text(row["bytes"]) if row["bytes"] else "-",
             "nowhere" if row["place"] == "streamed" else str(row["place"]),
