@@ -76,7 +76,8 @@ class Logistic(AbstractSolver):
         """See `AbstractSolver.operations`; where d > n, the path is that of n coordinates, in memory."""
         span = d > n and n <= LARGEST
         e = n if span else d
-        axes = e if min(n, d) <= LARGEST else SAMPLE // 2
+        # In the span the metric is diagonal.
+        axes = 0 if span else d if min(n, d) <= LARGEST else SAMPLE // 2
         k = iterations(n, d)
         # Evaluations of the starts and of each step, which puts two vectors through the metric, and all pairs.
         evaluation = Operations(thin=n * e * c, scores=n * c, reads=0 if span else n * d)
