@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from layerprobe.probing.matrix import Features
+from layerprobe.probing.matrix import BLOCK, Features
 from layerprobe.probing.solvers.softmax import covariance
 
 _ELEMENTS = 1 << 19
@@ -83,7 +83,7 @@ def certify(
 
 def _certify(features: Features, targets: Tensor, weight: Tensor, bias: Tensor, l2: Tensor) -> Certificate:
     (p, c, d), n, device = weight.shape, len(features), features.device
-    rows = max(256, _ELEMENTS // (p * c))
+    rows = max(1, min(max(256, _ELEMENTS // (p * c)), BLOCK // max(d, 1)))
     kept: dict[int, tuple[Tensor, Tensor]] = {}
     keep = 8 * n * p * c <= _KEPT_BYTES
 

@@ -114,7 +114,8 @@ class SoftmaxObjective:
         # A length that divides n leaves no short block behind, which would cost as many calls as a long one.
         length = n if n <= 8 * _ROWS else next((r for r in range(_ROWS * 5 // 4, _ROWS // 2, -1) if n % r == 0), _ROWS)
         at_a_time = length * max(2, _SCORES // (p * self.n_classes * length))
-        if not isinstance(self.features, Tensor):
+        # What is read or converted is a copy.
+        if not isinstance(self.features, Tensor) or self.features.dtype != self.dtype:
             at_a_time = max(1, min(at_a_time, BLOCK // max(d, 1)))
             length = min(length, at_a_time)
         start = 0
