@@ -120,6 +120,8 @@ class WandbServer:
         user |= dict.fromkeys(("entity", "username", "name"), ENTITY)
         return {"viewer": user | {"teams": {"edges": [{"node": {"name": ENTITY}}]}}}
 
+    _GetDefaultEntity = _GetViewer = _Viewer
+
     def _ServerInfo(self, values: dict[str, Any]) -> dict[str, Any]:
         return {"serverInfo": {"cliVersionInfo": {"max_cli_version": "99.0.0"}, "latestLocalVersionInfo": None}}
 

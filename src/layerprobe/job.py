@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
 from layerprobe.results.summary import RunSummary
 from layerprobe.results.wandb_sink import finish_run
-from layerprobe.training.stop import Stopped
+from layerprobe.training.stop import Stopped, leaving_on_sigterm
 
 log = logging.getLogger("layerprobe")
 
@@ -51,7 +51,8 @@ def run_job(cfg: DictConfig, work: Work) -> float:
             return summary.objective
         run.begin(config, cfg.rerun)
         cfg.run_id = cfg.run_id or run.id
-        return _watched(cfg, run, work)
+        with leaving_on_sigterm():
+            return _watched(cfg, run, work)
 
 
 @contextmanager

@@ -10,7 +10,9 @@ import pytest
 import made_runs
 from layerprobe.report.comparison import ReportError, compare
 from layerprobe.report.page.document import page
+from layerprobe.report.page.layer_map import row_labels
 from layerprobe.report.page.samples import samples
+from layerprobe.report.page.spec import single_view
 from layerprobe.report.page.tables import tables
 from layerprobe.report.write import write_report
 
@@ -140,3 +142,36 @@ def test_a_pair_that_is_not_there_is_named(comparison, tmp_path):
         list(write_report(comparison, tmp_path / "out.html", pair=["x", comparison.names[0]]))
     with pytest.raises(ReportError, match="names 1 runs; wanted two"):
         list(write_report(comparison, tmp_path / "out.html", pair=[comparison.names[0]]))
+
+
+def test_the_heat_map_has_one_network_below_the_other(tmp_path):
+    made_runs.write_run(tmp_path / "a")
+    made_runs.write_run(tmp_path / "b", overrides={"model": "mlp"}, layers=("input", "fc1", "fc2"), seed=1)
+    made_runs.write_run(tmp_path / "c", overrides={"model": "mlp"}, layers=("input", "fc1"), seed=2)  # ended early
+    found = tables(compare([tmp_path]))
+    assert found.networks == (("convnet", made_runs.LAYERS), ("mlp", ("input", "fc1", "fc2")))
+    assert found.runs["network"].tolist() == [0, 1, 1]
+    assert list(row_labels(found).values()) == ["convnet: input", "conv1", "conv2", "fc", "mlp: input", "fc1", "fc2"]
+    alone = tables(compare([tmp_path / "b", tmp_path / "c"]))
+    assert list(row_labels(alone).values()) == ["input", "fc1", "fc2"]
+
+
+def test_networks_of_one_name_are_told_apart(tmp_path):
+    made_runs.write_run(tmp_path / "a", layers=("input", "fc"))
+    made_runs.write_run(tmp_path / "b", layers=("input", "conv"))
+    made_runs.write_run(tmp_path / "c", layers=("input", "conv", "head"))
+    made_runs.write_run(tmp_path / "d", layers=("input", "a", "b", "c"))
+    names = [network.name for network in tables(compare([tmp_path])).networks]
+    assert names == ["convnet (2 layers)", "convnet (3 layers)", "convnet (4 layers)"]
+
+
+def axis_of_best_layer(tmp_path, values):
+    for i, value in enumerate(values):
+        made_runs.write_run(tmp_path / str(i), overrides={"model.width": value})
+    spec = single_view(tables(compare([tmp_path])), "best_layer", 330, 330)
+    return spec["layer"][0]["encoding"]["x"]["axis"]["labelAngle"]["expr"]
+
+
+def test_short_values_are_named_level_and_long_ones_slanted(tmp_path):
+    assert '"key0": true' in axis_of_best_layer(tmp_path / "numbers", [16, 32, 64])
+    assert '"key0": false' in axis_of_best_layer(tmp_path / "texts", [f"a_rather_long_name_{i}" for i in range(4)])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import altair as alt
 import pandas as pd
 
 from layerprobe.report import style
 
 _WIDTH, _HEIGHT, _COLUMNS = 250, 190, 3
+_BESIDE = 96
 _DASHES = ([1, 0], [5, 3], [2, 2], [9, 3, 2, 3])
 
 
@@ -48,15 +51,15 @@ def concept_depth_chart(rows: pd.DataFrame) -> alt.FacetChart:
         y=alt.Y("accuracy:Q", scale=scale, axis=axis),
         tooltip=["run:N", "layer:N", "accuracy:Q", "f1:Q", "auc:Q"],
     )
-    layers = [*_baseline("majority", "majority class", 0.0, [1, 0], scale, axis), band, line, points]
+    layers = [*_baseline("majority", "majority class", "bag_of_words", [1, 0], scale, axis), band, line, points]
     if frame["bag_of_words"].notna().any():
-        layers[:0] = _baseline("bag_of_words", "bag of words", 1.0, [4, 3], scale, axis)
+        layers[:0] = _baseline("bag_of_words", "bag of words", "majority", [4, 3], scale, axis)
     panels = alt.Facet("data:N", title=None, sort=list(dict.fromkeys(frame["data"])))
     subtitle = f"accuracy of one linear head for each of {frame['number'].max()} layers, 95% interval"
     return (
         alt.layer(*layers, data=frame)
         .properties(width=_WIDTH, height=_HEIGHT)
-        .facet(facet=panels, columns=_COLUMNS)
+        .facet(facet=panels, columns=_COLUMNS, spacing={"column": _BESIDE, "row": 24})
         .properties(title=alt.TitleParams("Concept depth", subtitle=subtitle))
         .configure(**style.theme())
     )
@@ -67,16 +70,18 @@ def _legend() -> alt.Legend:
 
 
 def _baseline(
-    column: str, label: str, side: float, dash: list[int], scale: alt.Scale, axis: alt.Axis
+    column: str, label: str, other: str, dash: list[int], scale: alt.Scale, axis: alt.Axis
 ) -> list[alt.Chart]:
-    """A line across the panel, named at its left end (0) or its right end (1)."""
+    """A line across the panel, named beside it; of two near names the higher one goes up and the lower one down."""
     y = alt.Y(f"mean({column}):Q", scale=scale, axis=axis)
-    rule = alt.Chart().mark_rule(color=style.QUIET, strokeWidth=1, strokeDash=dash).encode(y=y)
-    text = (
-        alt.Chart()
-        .mark_text(
-            align="right" if side else "left", baseline="bottom", dy=-2, fontSize=10, color=style.QUIET, text=label
-        )
-        .encode(x=alt.datum(side), y=y)
-    )
-    return [rule, text]
+    known = alt.Chart().transform_filter(f"isValid(datum.{column})")
+    marks = [known.mark_rule(color=style.QUIET, strokeWidth=1, strokeDash=dash).encode(y=y)]
+    higher = f"!isValid(datum.{other}) || datum.{column} >= datum.{other}"
+    sides: list[tuple[str, Literal["bottom", "top"]]] = [(higher, "bottom"), (f"!({higher})", "top")]
+    for condition, baseline in sides:
+        text = known.transform_filter(condition).mark_text(
+            align="left", baseline=baseline, fontSize=10, color=style.QUIET,
+            text=label,
+        )  # fmt: skip
+        marks.append(text.encode(x=alt.value(_WIDTH + 5), y=y))
+    return marks

@@ -13,7 +13,7 @@ FAINT = "#e6e6e6"
 # Okabe and Ito's palette without its yellow, which is too faint for a line on white.
 TRAINED = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ([1, 0], [8, 3], [3, 2], [9, 3, 2, 3], [5, 2, 1, 2, 1, 2], [14, 4], [2, 4])
-_SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right")
 _UNTRAINED = "#7d7d7d"
 
 
@@ -51,7 +51,7 @@ def lines(untrained: Sequence[bool]) -> Lines:
         look.colours.append(_UNTRAINED if one else TRAINED[place])
         look.fills.append("white" if one else TRAINED[place])
         look.dashes.append([2, 3] if one else list(DASHES[place]))
-        look.shapes.append("circle" if one else _SHAPES[place])
+        look.shapes.append("circle" if one else SHAPES[place])
     return look
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -17,6 +18,8 @@ from layerprobe.results.scalars import scalars
 
 if TYPE_CHECKING:
     from wandb import Run
+
+log = logging.getLogger("layerprobe")
 
 TABLE = "probe_results"
 """Key of the table: no "/", which would give its artifact a random name."""
@@ -90,7 +93,7 @@ class WandbSink:
             figures: Pictures to log too, as by `log_figures`; for those that exist only later, call that.
         """
         self.log_figures(figures)
-        with self._guarded("log the table and the artifact"), self._data_in_run_directory():
+        with self._guarded("log the table and the artifact"), self._data_in_run_directory(), self._in_log():
             import wandb
 
             self._summarise(results)
@@ -146,6 +149,33 @@ class WandbSink:
         finally:
             del os.environ["WANDB_DATA_DIR"]
 
+    @contextmanager
+    def _in_log(self) -> Iterator[None]:
+        """Write artifacts to the run's log, as an offline run does.
+
+        An online run asks the server before it logs a table or an artifact and keeps neither in its log: where the
+        server has died, both would be lost to `wandb sync`. From the log they are uploaded all the same.
+        """
+        run: Any = self._run
+        settings = run._settings
+        run._settings = _AsOffline(settings)
+        try:
+            yield
+        finally:
+            run._settings = settings
+
+
+class _AsOffline:
+    """Settings of a run, as they are but for the answer to whether it is offline."""
+
+    _offline = True
+
+    def __init__(self, settings: Any) -> None:
+        self._settings = settings
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._settings, name)
+
 
 def finish_run(exit_code: int = 0, preempted: bool = False) -> None:
     """End the process's current run, so that the next job gets one of its own.
@@ -158,11 +188,18 @@ def finish_run(exit_code: int = 0, preempted: bool = False) -> None:
     if wandb is None or getattr(wandb, "run", None) is None:
         return
     try:
+        run = wandb.run
         if preempted:
-            wandb.run.mark_preempting()
-        wandb.run.finish(exit_code=exit_code)
+            run.mark_preempting()
+        run.finish(exit_code=exit_code)
+        if run.settings.mode == "online":
+            log.info("Should anything be missing on Weights & Biases: wandb sync --include-online %s", _log_of(run))
     except Exception as error:
         warnings.warn(f"Weights & Biases did not finish its run ({type(error).__name__}: {error})", stacklevel=2)
+
+
+def _log_of(run: Run) -> str:
+    return os.path.relpath(run.settings.sync_dir)
 
 
 def _plain_rows(frame: pd.DataFrame) -> list[Iterable[Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,24 @@ class StopSignals:
         if number == signal.SIGINT and self.received == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         self.received = self.received or number
+
+
+@contextmanager
+def leaving_on_sigterm() -> Iterator[None]:
+    """Make a `SystemExit` of a SIGTERM that nothing else handles: what is open is then closed, and logs are flushed."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    free = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not free or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Stopped(SystemExit):

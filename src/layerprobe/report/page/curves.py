@@ -8,7 +8,7 @@ import altair as alt
 
 from layerprobe.report import style
 from layerprobe.report.page.pickers import group_legend, group_scale
-from layerprobe.report.page.sources import chosen_rows, layer_axis_of, with_layers
+from layerprobe.report.page.sources import chosen_rows, layer_x, with_layers
 from layerprobe.report.page.tables import Tables
 from layerprobe.report.save import AnyChart
 
@@ -16,7 +16,6 @@ DESCRIPTION = (
     "Line chart: test error on the vertical axis over the depth of the layer, one line for each run and shown "
     "checkpoint, with 95% intervals and the controls as thin lines. The same numbers are in report.csv."
 )
-SHAPES = ["circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right"]
 
 
 def curves(tables: Tables, *, linked: bool = True, width: int = 620, height: int = 330) -> AnyChart:
@@ -31,9 +30,7 @@ def curves(tables: Tables, *, linked: bool = True, width: int = 620, height: int
     Returns:
         The chart. A cross on the axis is a failed layer; thin lines are the means of the controls over the chosen runs.
     """
-    axis, labels = layer_axis_of(tables, width)
-    n = len(labels) or int(tables.layers["position"].max() + 1 if len(tables.layers) else 1)
-    x = alt.X("position:Q", axis=axis, scale=alt.Scale(domain=[-0.3, n - 0.7], nice=False, zero=False))
+    x = layer_x(tables, width)
     percent = alt.Axis(format="%", tickCount=6, title="test error", domain=False, ticks=False)
     y = alt.Y("error:Q", axis=percent, scale=alt.Scale(domainMin=0))
     scales = group_scale()
@@ -58,7 +55,7 @@ def curves(tables: Tables, *, linked: bool = True, width: int = 620, height: int
     )  # fmt: skip
     shape = alt.Shape(
         "checkpoint_name:N",
-        scale=alt.Scale(domain=list(tables.checkpoints), range=SHAPES),
+        scale=alt.Scale(domain=list(tables.checkpoints), range=list(style.SHAPES)),
         legend=alt.Legend(title=None, orient="bottom", symbolFillColor=style.QUIET, symbolStrokeColor=style.QUIET)
         if len(tables.checkpoints) > 1
         else None,
@@ -96,7 +93,7 @@ def controls(tables: Tables, x: alt.X, percent: alt.Axis, linked: bool) -> list[
     ]
     if "initial" in tables.checkpoints:
         untrained = everywhere.transform_filter(f"datum.checkpoint == {tables.checkpoints.index('initial')}")
-        sources.append((untrained.transform_calculate(untrained="datum.error"), "untrained", [6, 3], "right"))
+        sources.append((untrained.transform_calculate(untrained="datum.error"), "untrained", [6, 3], "left"))
     for chart, column, dash, side in sources:
         if column in tables.rows and not tables.rows[column].notna().any():
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import altair as alt
 
 from layerprobe.report import style
@@ -11,8 +13,8 @@ from layerprobe.report.page.tables import Tables
 from layerprobe.report.save import AnyChart
 
 DESCRIPTION = (
-    "Heat map: rows are layers from the input down, columns are checkpoints in the order of training, colour and "
-    "figure are the mean test error of the chosen runs; dark is high."
+    "Heat map: rows are layers from the input down, one network below the other; columns are checkpoints in the order "
+    "of training; colour and figure are the mean test error of the chosen runs; dark is high."
 )
 
 
@@ -26,18 +28,32 @@ def layer_map(tables: Tables, *, linked: bool = True, width: int = 620, height: 
         height: Pixels; 0 leaves it to the number of layers.
 
     Returns:
-        The chart; cells carry their figure where there is room.
+        The chart; cells carry their figure where there is room. Where there are several networks, a line and the
+        network's name begin the rows of each.
     """
-    n = max(1, len(tables.layer_names))
+    labels = row_labels(tables)
+    n = max(1, len(labels))
     top = max(0.005, 0.0 if tables.rows["error"].isna().all() else usual_top(tables.rows["error"]))
     height = height or max(120, min(20 * n, 900))
     chart = (
         with_layers(chosen_rows(tables, "rows", linked=linked, every_checkpoint=True), tables)
         .transform_filter("isValid(datum.error)")
+        .transform_calculate(
+            row="datum.network + ' ' + datum.layer_text",
+            network_name=f"{json.dumps([network.name for network in tables.networks])}[datum.network]",
+        )
         .transform_aggregate(
             mean="mean(error)", runs="count()", depth="min(depth)",
-            groupby=["layer_text", "checkpoint", "checkpoint_name"],
+            groupby=["row", "network_name", "layer_text", "checkpoint", "checkpoint_name"],
         )
+    )  # fmt: skip
+    y = alt.Y(
+        "row:N",
+        sort=list(labels),
+        axis=alt.Axis(
+            title=None, domain=False, ticks=False, labelLimit=260, labelOverlap=True,
+            labelExpr=f"{json.dumps(labels)}[datum.value]",
+        ),
     )  # fmt: skip
     base = chart.encode(
         x=alt.X(
@@ -45,12 +61,9 @@ def layer_map(tables: Tables, *, linked: bool = True, width: int = 620, height: 
             sort=list(tables.checkpoints),
             axis=alt.Axis(orient="top", title=None, labelAngle=0, domain=False, ticks=False),
         ),
-        y=alt.Y(
-            "layer_text:N",
-            sort=list(tables.layer_names),
-            axis=alt.Axis(title=None, domain=False, ticks=False, labelLimit=260, labelOverlap=True),
-        ),
+        y=y,
         tooltip=[
+            *([alt.Tooltip("network_name:N", title="network")] if len(tables.networks) > 1 else []),
             alt.Tooltip("layer_text:N", title="layer"),
             alt.Tooltip("checkpoint_name:N", title="checkpoint"),
             alt.Tooltip("mean:Q", title="mean test error", format=".2%"),
@@ -62,11 +75,19 @@ def layer_map(tables: Tables, *, linked: bool = True, width: int = 620, height: 
         scale=alt.Scale(scheme="yellowgreenblue", domain=[0, top], clamp=True),
         legend=alt.Legend(title="test error", format="%", gradientLength=max(40, min(200, height - 20))),
     )
-    layers = [base.mark_rect(aria=False).encode(color=colour)]
+    layers: list[alt.Chart] = [base.mark_rect(aria=False).encode(color=colour)]
     if height / n >= 13 and width / max(1, len(tables.checkpoints)) >= 38:
         ink = alt.when(alt.datum.mean > 0.55 * top).then(alt.value("white")).otherwise(alt.value(style.INK))
         figures = base.mark_text(fontSize=10, aria=False)
         layers.append(figures.encode(text=alt.Text("mean:Q", format=".1%"), color=ink))
+    if len(tables.networks) > 1:
+        begins = [f"{i} {network.layers[0]}" for i, network in enumerate(tables.networks) if network.layers]
+        first = chart.transform_filter(alt.FieldOneOfPredicate("row", begins))
+        layers.append(
+            first.mark_rule(color=style.INK, strokeWidth=1.5, aria=False).encode(
+                y=alt.Y("row:N", sort=list(labels), bandPosition=0)
+            )
+        )
     return alt.layer(*layers).properties(
         width=width,
         height=height,
@@ -75,3 +96,20 @@ def layer_map(tables: Tables, *, linked: bool = True, width: int = 620, height: 
             "Test error by layer and checkpoint", subtitle=f"mean of the chosen runs; darkest: {top:.1%} and above"
         ),
     )
+
+
+def row_labels(tables: Tables) -> dict[str, str]:
+    """Name the rows of the heat map, network by network.
+
+    Args:
+        tables: What the page draws.
+
+    Returns:
+        The label of each row in order; the first row of one of several networks is labelled with its name too.
+    """
+    several = len(tables.networks) > 1
+    return {
+        f"{i} {layer}": f"{network.name}: {layer}" if several and place == 0 else layer
+        for i, network in enumerate(tables.networks)
+        for place, layer in enumerate(network.layers)
+    }

@@ -8,6 +8,7 @@ from typing import Any
 
 import vl_convert
 
+from layerprobe.report.page.layer_map import row_labels
 from layerprobe.report.page.spec import single_view
 from layerprobe.report.page.tables import Tables
 from layerprobe.report.page.views import VIEWS
@@ -41,10 +42,11 @@ def write_views(tables: Tables, directory: Path) -> Iterator[Path]:
     for name in VIEWS:
         if name == "l2_path" and tables.paths.empty:
             continue
-        tall = min(12 * len(tables.layer_names) + 10, 560) if name == "layer_map" else 180
-        wide = int(COLUMN * _PIXELS) - _MARGIN
+        wide, tall = int(COLUMN * _PIXELS) - _MARGIN, 180
         if name == "layer_map":
-            wide -= min(90, 6 * max(map(len, tables.layer_names), default=0))
+            labels = row_labels(tables).values()
+            wide -= min(150, 6 * max(map(len, labels), default=0))
+            tall = min(12 * len(labels) + 10, 560)
         yield from write_spec(single_view(tables, name, wide, tall), Path(directory) / name)
 
 

@@ -66,18 +66,23 @@ CHOSEN = "!length(chosen) || indexof(chosen, datum.run) >= 0"
 
 
 def group_scale() -> dict[str, Any]:
-    """Return scales of colour and dash for the values of the chosen key, the same whatever is brushed."""
+    """Return scales of colour, dash and shape for the values of the chosen key, the same whatever is brushed."""
     domain = {"expr": "values_of[colour]"}
     n = max(len(style.TRAINED), _MOST_SHADES)
     return {
         "color": alt.Scale(domain=domain, range=[{"expr": f"colours_of[colour][{i}]"} for i in range(n)]),
         "dash": alt.Scale(domain=domain, range=[list(dash) for dash in style.DASHES]),
+        "shape": alt.Scale(domain=domain, range=list(style.SHAPES)),
     }
 
 
 def group_legend(width: int) -> alt.Legend:
     """Return the legend of colour and dash, below a view of this width in pixels."""
-    return alt.Legend(title=None, symbolLimit=16, orient="bottom", columns=max(1, width // 150), symbolType="stroke")
+    # As long as the longest dash pattern, so that two patterns differ in the legend too.
+    return alt.Legend(
+        title=None, symbolLimit=16, orient="bottom", columns=max(1, width // 160), symbolType="stroke",
+        symbolSize=900, symbolStrokeWidth=2,
+    )  # fmt: skip
 
 
 _MOST_SHADES = 12

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import altair as alt
 
 from layerprobe.report.page.pickers import CHOSEN, group_scale
 from layerprobe.report.page.sources import source
-from layerprobe.report.page.tables import Tables
+from layerprobe.report.page.tables import Key, Tables
 from layerprobe.report.save import AnyChart
 
 DESCRIPTION = (
@@ -14,8 +16,7 @@ DESCRIPTION = (
     "the value of a configuration key. Dragging a rectangle chooses the runs that the other views show."
 )
 
-_STATES = ["done", "failed", "unfinished", "interrupted"]
-_SHAPES = ["circle", "cross", "triangle-up", "triangle-down"]
+_MOST_LABELS, _LETTER = 12, 6.2
 
 
 def scatter(tables: Tables, *, linked: bool = True, width: int = 330, height: int = 330) -> AnyChart:
@@ -30,11 +31,14 @@ def scatter(tables: Tables, *, linked: bool = True, width: int = 330, height: in
     Returns:
         The chart; values of the key stand in their order, at equal distances.
     """
+    level = f"{json.dumps({key.field: _fits(key, width) for key in tables.keys})}[swept]"
     axis = alt.Axis(
         title=None,
-        values=alt.ExprRef("sequence(0, length(values_of[swept]), ceil(length(values_of[swept]) / 12))"),
+        values=alt.ExprRef(f"sequence(0, length(values_of[swept]), ceil(length(values_of[swept]) / {_MOST_LABELS}))"),
         labelExpr="values_of[swept][datum.value]",
-        labelAngle=-30,
+        labelAngle=alt.ExprRef(f"{level} ? 0 : -30"),
+        labelAlign=alt.ExprRef(f"{level} ? 'center' : 'right'"),
+        labelBaseline="top",
         labelLimit=130,
         grid=False,
     )
@@ -51,15 +55,19 @@ def scatter(tables: Tables, *, linked: bool = True, width: int = 330, height: in
         .transform_filter(CHOSEN)
         .transform_calculate(group="datum[colour]", swept_place="datum[swept + '_place'] + datum.offset")
     )
-    colour = alt.Color("group:N", scale=group_scale()["color"], legend=None)
-    interval = base.mark_rule(strokeWidth=1, opacity=0.5, aria=False).encode(
-        x=x, y=alt.Y("best_low:Q", axis=percent), y2="best_high:Q", color=colour
-    )
+    scales = group_scale()
+    legend = alt.Legend(title=None, orient="bottom", symbolLimit=8, columns=max(1, width // 110))
+    interval = base.mark_rule(strokeWidth=1.2, opacity=0.6, aria=False).encode(
+        x=x, y=alt.Y("best_low:Q", axis=percent), y2="best_high:Q",
+        color=alt.Color("group:N", scale=scales["color"], legend=legend),
+    )  # fmt: skip
     keys = [alt.Tooltip(f"{k.field}:N", title=k.name) for k in tables.keys if k.field not in ("name", "setting")]
-    points = base.mark_point(filled=True, size=60, opacity=0.9, aria=False).encode(
+    points = base.mark_point(filled=True, size=60, opacity=0.9, strokeWidth=1.5, aria=False).encode(
         x=x, y=y,
-        color=colour,
-        shape=alt.Shape("status:N", scale=alt.Scale(domain=_STATES, range=_SHAPES), legend=None),
+        color=alt.Color("group:N", scale=scales["color"], legend=legend),
+        stroke=alt.Stroke("group:N", scale=scales["color"], legend=legend),
+        shape=alt.Shape("group:N", scale=scales["shape"], legend=legend),
+        fillOpacity=alt.when("datum.status == 'done'").then(alt.value(1)).otherwise(alt.value(0)),
         tooltip=[
             alt.Tooltip("name:N", title="run"), *keys, alt.Tooltip("status:N"),
             alt.Tooltip("best_layer:N", title="best layer"),
@@ -73,12 +81,21 @@ def scatter(tables: Tables, *, linked: bool = True, width: int = 330, height: in
         points = points.encode(opacity=alt.when(brush).then(alt.value(0.95)).otherwise(alt.value(0.2))).add_params(
             brush
         )
+    notes = ["drag a rectangle to choose runs, click beside it for all"] if linked else []
+    if (tables.runs["status"] != "done").any():
+        notes.append("hollow: not done")
     return alt.layer(interval, points).properties(
         width=width,
         height=height,
         description=DESCRIPTION,
         title=alt.TitleParams(
             alt.ExprRef("'Best layer over ' + names_of[swept]"),
-            subtitle="drag a rectangle to choose runs, click beside it for all" if linked else "",
+            subtitle=notes,
         ),
     )
+
+
+def _fits(key: Key, width: int) -> bool:
+    """Whether the values of a key stand level below the axis without touching."""
+    shown = len(key.values) / -(-len(key.values) // _MOST_LABELS)
+    return _LETTER * max(map(len, key.values)) + 8 <= width / shown

@@ -5,9 +5,9 @@ from __future__ import annotations
 import altair as alt
 from scipy.special import stdtrit
 
-from layerprobe.report.page.curves import SHAPES
+from layerprobe.report import style
 from layerprobe.report.page.pickers import group_legend, group_scale
-from layerprobe.report.page.sources import chosen_rows, layer_axis_of, with_layers
+from layerprobe.report.page.sources import chosen_rows, layer_x, with_layers
 from layerprobe.report.page.tables import Tables
 from layerprobe.report.save import AnyChart
 
@@ -30,9 +30,7 @@ def seed_mean(tables: Tables, *, linked: bool = True, width: int = 470, height: 
     Returns:
         The chart; a setting with one run has no band.
     """
-    axis, labels = layer_axis_of(tables, width)
-    n = len(labels) or int(tables.layers["position"].max() + 1 if len(tables.layers) else 1)
-    x = alt.X("position:Q", axis=axis, scale=alt.Scale(domain=[-0.3, n - 0.7], nice=False, zero=False))
+    x = layer_x(tables, width)
     percent = alt.Axis(format="%", tickCount=5, title="mean test error", domain=False, ticks=False)
     by: list[str | alt.FieldName] = ["group", "setting", "checkpoint", "checkpoint_name", "position"]
     base = (
@@ -60,7 +58,9 @@ def seed_mean(tables: Tables, *, linked: bool = True, width: int = 470, height: 
     line = base.mark_line(strokeWidth=2, clip=True, aria=False).encode(
         x=x, y=y, color=colour, detail=detail, strokeDash=alt.StrokeDash("group:N", scale=scales["dash"], legend=legend)
     )
-    shape = alt.Shape("checkpoint_name:N", scale=alt.Scale(domain=list(tables.checkpoints), range=SHAPES), legend=None)
+    shape = alt.Shape(
+        "checkpoint_name:N", scale=alt.Scale(domain=list(tables.checkpoints), range=list(style.SHAPES)), legend=None
+    )
     points = base.mark_point(filled=True, size=30, opacity=1, clip=True, aria=False).encode(
         x=x, y=y, color=colour, shape=shape, detail=detail,
         tooltip=[

@@ -5,10 +5,12 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
+from layerprobe.report.frames import shared_folder, short_names
+from layerprobe.report.layer_axis import layer_axis
 from layerprobe.report.page.pickers import CHOSEN, shown
 from layerprobe.report.page.tables import Tables, as_csv
 
-_RUN = ["name", "status", "setting", "best_layer", "best_error", "offset"]
+_RUN = ["name", "status", "setting", "network", "best_layer", "best_error", "offset"]
 _LAYER = ["name", "position", "depth", "kind", "shape", "features"]
 
 
@@ -53,8 +55,8 @@ def chosen_rows(tables: Tables, name: str, *, linked: bool, every_checkpoint: bo
         every_checkpoint: Whether to keep the checkpoints that are not shown.
 
     Returns:
-        A chart with the columns of the source, and `run_name`, `setting`, `run_status`, `best_error`,
-        `checkpoint_name`, `group` (text of the key that colours) and `swept_place`.
+        A chart with the columns of the source, and `run_name`, `setting`, `network`, `run_status`,
+        `best_error`, `checkpoint_name`, `group` (text of the key that colours) and `swept_place`.
     """
     places = [f"{key.field}_place" for key in tables.keys]
     fields = list(dict.fromkeys([*_RUN, *(key.field for key in tables.keys), *places]))
@@ -89,21 +91,22 @@ def with_layers(chart: alt.Chart, tables: Tables) -> alt.Chart:
     )
 
 
-def layer_axis_of(tables: Tables, width: int) -> tuple[alt.Axis, list[str]]:
-    """Name the layers below an axis of positions, where a position is the same layer in every run.
+def layer_x(tables: Tables, width: int) -> alt.X:
+    """Place the layers side by side, named where a position is the same layer in every run.
 
     Args:
         tables: What the page draws.
         width: Pixels of the axis.
 
     Returns:
-        The axis; and the labels of the layers by position, none where the networks differ.
+        The encoding.
     """
-    from layerprobe.report.frames import shared_folder, short_names
-    from layerprobe.report.layer_axis import layer_axis
-
-    if not tables.same_layers or tables.layers.empty:
-        return alt.Axis(title="depth (place in the order of execution)", tickMinStep=1, grid=False), []
-    names = tables.layers.drop_duplicates("position").sort_values("position")["name"].tolist()
-    labels = short_names(names)
-    return layer_axis(labels, max(1, int(width / max(1, len(labels)))), shared_folder(names)), labels
+    layers = tables.layers
+    if tables.same_layers and len(layers):
+        names = layers.drop_duplicates("position").sort_values("position")["name"].tolist()
+        labels, n = short_names(names), len(names)
+        axis = layer_axis(labels, max(1, int(width / n)), shared_folder(names))
+    else:
+        axis = alt.Axis(title="depth (place in the order of execution)", tickMinStep=1, grid=False)
+        n = int(layers["position"].max() + 1) if len(layers) else 1
+    return alt.X("position:Q", axis=axis, scale=alt.Scale(domain=[-0.3, n - 0.7], nice=False, zero=False))

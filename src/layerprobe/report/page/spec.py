@@ -25,7 +25,7 @@ def linked_views(tables: Tables) -> dict[str, Any]:
     """
     view = {name: draw(tables) for name, draw in VIEWS.items()}
     # The brushed view comes first: Vega-Lite 6 does not find its data from a view that stands before it.
-    apart: Any = {"color": "independent", "shape": "independent", "strokeDash": "independent"}
+    apart: Any = dict.fromkeys(("color", "shape", "stroke", "strokeDash"), "independent")
     first = alt.hconcat(view["best_layer"], view["curves"], spacing=36).resolve_scale(**apart)
     second = alt.hconcat(view["seed_mean"], view["l2_path"], spacing=36).resolve_scale(**apart)
     chart = alt.vconcat(first, second, view["layer_map"], spacing=34).resolve_scale(**apart)

@@ -15,6 +15,7 @@ import pandas as pd
 
 from layerprobe.report.comparison import Comparison, last_whole_checkpoint
 from layerprobe.report.differing import SEED, ordered_values, short_keys, text
+from layerprobe.report.page.networks import Network, networks
 
 _MOST_CHECKPOINTS = 12
 _APART = 12
@@ -42,7 +43,7 @@ class Tables:
 
     Attributes:
         runs: One row for each run: `run` (number), `name`, `status`, `setting`,
-            `last` (its last whole checkpoint), `best_layer`, `best_error`,
+            `network` (number), `last` (its last whole checkpoint), `best_layer`, `best_error`,
             `offset` (beside the place of a value), and the text and place of each key.
         layers: One row for each layer: `layer` (number), `layer_name` (number), `name`, `depth`,
             `position` (its place on an axis), `kind`, `shape`, `features`.
@@ -53,6 +54,7 @@ class Tables:
         keys: What runs can be coloured by, the most telling first.
         checkpoints: Names of the checkpoints, in the order of training.
         layer_names: Names of the layers, in order of depth.
+        networks: The networks of the runs.
         same_layers: Whether a depth is the same layer in every run.
         left_out: What the page does not hold, in words.
     """
@@ -64,6 +66,7 @@ class Tables:
     keys: tuple[Key, ...]
     checkpoints: tuple[str, ...]
     layer_names: tuple[str, ...]
+    networks: tuple[Network, ...]
     same_layers: bool
     left_out: tuple[str, ...]
 
@@ -100,14 +103,16 @@ def tables(comparison: Comparison, path_budget: int = 1_000_000) -> Tables:
     same = bool(layers.groupby("depth")["name"].nunique().max() == 1) if len(layers) else True
     depths = {depth: place for place, depth in enumerate(sorted(set(layers["depth"])))}
     layers.insert(4, "position", layers["depth"].map(depths) if same else layers["depth"])
+    different, network = networks(comparison.runs)
     return Tables(
-        runs=_runs(comparison, keys),
+        runs=_runs(comparison, keys).assign(network=network),
         layers=layers,
         rows=_rows(results),
         paths=paths,
         keys=keys,
         checkpoints=tuple(checkpoints),
         layer_names=tuple(names),
+        networks=tuple(different),
         same_layers=same,
         left_out=tuple(left_out),
     )

@@ -1,0 +1,55 @@
+"""Which of the runs have the same network, told by the names of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from layerprobe.report.differing import text
+from layerprobe.report.frames import clipped
+from layerprobe.results.run import Run
+
+_LONGEST = 24
+
+
+class Network(NamedTuple):
+    """What runs with the same layers have in common.
+
+    Attributes:
+        name: Name of the model, with what tells it from others of that name.
+        layers: Names of the layers, in the order of depth.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+
+
+def networks(runs: Sequence[Run]) -> tuple[list[Network], list[int]]:
+    """Tell the networks of runs apart.
+
+    Args:
+        runs: The runs. One that ended early has only some of its layers: it counts to a network that has them all.
+
+    Returns:
+        The networks, in the order of the runs; and for each run the number of its network.
+    """
+    seen = [tuple(run.results.sort_values("depth", kind="stable")["layer"].drop_duplicates().tolist()) for run in runs]
+    whole: list[tuple[str, ...]] = []
+    for layers in sorted(dict.fromkeys(seen), key=len, reverse=True):
+        if not any(set(layers) <= set(other) for other in whole):
+            whole.append(layers)
+    of = [next(other for other in whole if set(layers) <= set(other)) for layers in seen]
+    ordered = list(dict.fromkeys(of))
+    numbers = [ordered.index(layers) for layers in of]
+    names = [
+        clipped(", ".join(dict.fromkeys(_model(run) for run, n in zip(runs, numbers, strict=True) if n == i)), _LONGEST)
+        for i in range(len(ordered))
+    ]
+    for tell in (lambda i: f"{len(ordered[i])} layers", lambda i: f"{i + 1}"):
+        repeated = {name for name in names if names.count(name) > 1}
+        names = [f"{name} ({tell(i)})" if name in repeated else name for i, name in enumerate(names)]
+    return [Network(name, layers) for name, layers in zip(names, ordered, strict=True)], numbers
+
+
+def _model(run: Run) -> str:
+    return text(run.config.get("model") or run.config.get("experiment") or "network")
