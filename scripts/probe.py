@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import signal
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rich.console import Console
 from torch import nn
 
 from layerprobe.config import register
+from layerprobe.job import attended, explained, reason
 from layerprobe.probing.batches import Data
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.plan import make_plan
@@ -31,9 +33,10 @@ from layerprobe.report.figures import write_run_figures
 from layerprobe.report.plan_table import plan_table
 from layerprobe.report.terminal import results_table
 from layerprobe.results.ledger import Entry, Ledger
+from layerprobe.results.progress import ProgressFile
+from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.summary import RunSummary, best_layer
-from layerprobe.results.wandb_sink import finish_run
 from layerprobe.shard import share
 from layerprobe.training.checkpoints import FrozenCheckpoint, content_hash, load
 from layerprobe.training.find import find_checkpoints
@@ -42,6 +45,7 @@ from layerprobe.training.plan import announce
 from layerprobe.training.precision import with_converted_inputs
 from layerprobe.training.progress import ProbeProgress
 from layerprobe.training.splits import splits_of_datamodule
+from layerprobe.training.stop import Stopped, StopSignals
 from layerprobe.training.weights import put_weights
 from layerprobe.types import CheckpointInfo
 
@@ -60,74 +64,86 @@ EXPECTED = (ValueError, TypeError, LookupError, OSError, RuntimeError, Instantia
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="probe")
-def main(cfg: DictConfig) -> None:
-    run_dir, overrides = Path(cfg.run_dir), list(HydraConfig.get().overrides.task)
-    try:
-        name, error = run(cfg, run_dir)
-    except BaseException as failure:
-        finish_run(exit_code=1)
-        RunSummary("failed", overrides, error=f"{type(failure).__name__}: {failure}".splitlines()[0]).write(run_dir)
-        if isinstance(failure, EXPECTED):
-            log.debug("Traceback", exc_info=True)
+def main(cfg: DictConfig) -> float:
+    run = RunDirectory(cfg.run_dir)
+    if cfg.plan:
+        try:
+            Session(cfg, ProbeStore(run.path / "probes")).plan(sources_of(cfg)[0])
+        except EXPECTED as failure:
             raise CompactHydraException(reason(failure)) from None
-        raise
-    finish_run()
-    if not cfg.plan:
-        RunSummary("done", overrides, {"probe/best_layer_test_error": error}, name).write(run_dir)
+        return math.nan
+    with explained(), run.claimed():
+        return attended(cfg, run, probe, EXPECTED)
 
 
-def run(cfg: DictConfig, run_dir: Path) -> tuple[str, float]:
+def sources_of(cfg: DictConfig) -> Sequence[Source]:
+    """Find this job's share of the checkpoints.
+
+    Args:
+        cfg: The configuration.
+    """
+    found = find_checkpoints(cfg.checkpoint, trust=cfg.trust_checkpoint) if cfg.checkpoint else [PRETRAINED]
+    return share(found, cfg.shard)
+
+
+def probe(cfg: DictConfig, run: RunDirectory) -> RunSummary:
     """Probe, log and report.
 
     Args:
         cfg: The configuration.
-        run_dir: Where it writes.
+        run: Where it writes.
 
     Returns:
         Name and test error of the layer that validation prefers at the last checkpoint.
 
     Raises:
         RuntimeError: Where a checkpoint could not be probed, after the others have been.
+        Stopped: Where a signal has come; the layers that are done are kept.
     """
-    trusted = cfg.trust_checkpoint
-    sources: Sequence[Source] = find_checkpoints(cfg.checkpoint, trust=trusted) if cfg.checkpoint else [PRETRAINED]
-    sources = share(sources, cfg.shard)
-    store = ProbeStore(run_dir / "probes")
-    session = Session(cfg, store, Ledger(store.directory))
-    if cfg.plan:
-        session.plan(sources[0])
-        return "", math.nan
+    overrides = list(HydraConfig.get().overrides.task)
+    sources = sources_of(cfg)
+    if not sources:
+        log.info("Nothing to do: there are fewer checkpoints than shares (shard=%s).", cfg.shard)
+        return RunSummary("done", overrides)
+    store = ProbeStore(run.path / "probes")
     store.prepare()
+    session = Session(cfg, store)
+    logged = run.has_id  # an earlier call has logged what it probed to the same run of the dashboard
+    if cfg.logger:
+        cfg.run_id = cfg.run_id or run.id
     loggers = list(hydra.utils.instantiate(cfg.logger, _convert_="all").values())
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
     view: DepthView = hydra.utils.instantiate(cfg.report)
     sinks, failures = ProbeLog(loggers), {}
-    for source in sources:
-        name = source[1].name
-        try:
-            session.probe(source)
-        except EXPECTED as failure:
-            failures[name] = reason(failure)
-            if len(sources) > 1:
-                log.error("%s was not probed: %s", name, failures[name])
-        if store.done(name):
-            results = store.results()
-            sinks.checkpoint(results[results["checkpoint"] == name])
+    with session.signals.listening():
+        for source in sources:
+            name, new = source[1].name, False
+            try:
+                new = session.probe(source)
+            except EXPECTED as failure:
+                failures[name] = reason(failure)
+                if len(sources) > 1:
+                    log.error("%s was not probed: %s", name, failures[name])
+            if store.done(name) and (new or not logged):
+                results = store.results()
+                sinks.checkpoint(results[results["checkpoint"] == name])
     results = store.results()
     if len(results):
         sinks.finish(store)
-        sinks.figures(write_run_figures(store.directory, run_dir / "figures", view))
+        sinks.figures(write_run_figures(store.directory, run.path / "figures", view))
         Console().print(results_table(results))
-        if (distance := view.distance(results, run_dir / "figures")) is not None:
+        if (distance := view.distance(results, run.path / "figures")) is not None:
             Console().print(distance)
         log.info("Results: %s", store.directory / "results.parquet")
-        log.info("Figures: %s", run_dir / "figures")
+        log.info("Figures: %s", run.path / "figures")
     if failures and len(sources) == 1:
         raise RuntimeError(failures[name])
     if failures:
         raise RuntimeError(f"{len(failures)} of {len(sources)} checkpoints were not probed: {', '.join(failures)}.")
-    return best_layer(results)
+    layer, error = best_layer(results)
+    objective = hydra.utils.instantiate(cfg.objective)(results)
+    return RunSummary("done", overrides, {"probe/best_layer_test_error": error}, layer, objective=objective)
 
 
 @dataclass
@@ -137,21 +153,31 @@ class Session:
     Attributes:
         cfg: The configuration.
         store: Where the results go.
-        ledger: What is in there.
+        signals: Those that ask to stop.
         planned: Whether it has been said what a checkpoint will take.
     """
 
     cfg: DictConfig
     store: ProbeStore
-    ledger: Ledger
+    signals: StopSignals = field(default_factory=StopSignals)
     planned: bool = False
     _data: tuple[Any, pl.LightningDataModule | None, Data] = (None, None, {})
 
-    def probe(self, source: Source) -> None:
+    def __post_init__(self) -> None:
+        self._ledger = Ledger(self.store.directory)
+        self._progress = ProgressFile(self.cfg.run_dir)
+
+    def probe(self, source: Source) -> bool:
         """Build a network and its data, and probe every layer that has no result yet.
 
         Args:
             source: The checkpoint's file and name, or `PRETRAINED`.
+
+        Returns:
+            Whether there was anything left to do.
+
+        Raises:
+            Stopped: Where a signal has come; it is answered before the next layer.
         """
         file, info = source
         checkpoint = self._open(source)
@@ -159,29 +185,54 @@ class Session:
         entry = Entry(str(file or info.name), content_hash(file) if file else "", config)
         if self.cfg.force:
             self.store.forget(info.name)
-        elif self.ledger.is_complete(info.name, entry, has_results=bool(self.store.done(info.name))):
+        elif self._ledger.is_complete(info.name, entry, has_results=bool(self.store.done(info.name))):
             log.info("%s has been probed already; force=true probes it again.", info.name)
-            return
+            return False
         network, data, protocol, precision = self._build(checkpoint, config)
-        self.ledger.write(info.name, entry)
+        self._ledger.write(info.name, entry)
+        probed, done = with_converted_inputs(protocol, precision), self.store.done(info.name)
         if not self.planned:
             self.planned = True
-            done, inputs = self.store.done(info.name), with_converted_inputs(protocol, precision)
-            announce(network, data, inputs, precision.forward_context, done=done)
-        probe_baselines(self._data[1], protocol, self.store)
-        with ProbeProgress(f"Probing {info.name}") as bar:
-            for result in probe_checkpoint(
-                network,
-                data,
-                with_converted_inputs(protocol, precision),
-                info,
-                done=self.store.done(info.name),
-                context=precision.forward_context,
-                on_progress=bar,
-            ):
-                self.store.add(result)
+            announce(network, data, probed, precision.forward_context, done=done)
+        self._probe_baselines(protocol)
+        self._probe_layers(network, data, probed, info, done=done, context=precision.forward_context)
         self.store.merge()
-        self.ledger.write(info.name, replace(entry, complete=True))
+        self._ledger.write(info.name, replace(entry, complete=True))
+        return True
+
+    def _probe_baselines(self, protocol: ProbeProtocol) -> None:
+        """Probe the features that data have without a network, such as the words of a text, each once.
+
+        A data module's method `baselines` names them; each goes under the checkpoint of its name.
+        """
+        for name, features in getattr(self._data[1], "baselines", dict)().items():
+            if not self.store.done(name):
+                self._probe_layers(nn.Identity(), features, protocol.for_features(), CheckpointInfo(name))
+
+    def _probe_layers(
+        self, network: nn.Module, data: Data, protocol: ProbeProtocol, info: CheckpointInfo, **options: Any
+    ) -> None:
+        """Probe what is not done; say where this process is, and stop before the next layer on a signal."""
+        with ProbeProgress(f"Probing {info.name}") as bar:
+
+            def on_progress(stage: str, i: int, total: int | None) -> None:
+                bar(stage, i, total)
+                layer = f"layer {i + 1} of {total}" if total else stage
+                self._progress.write(checkpoint=info.name, layer=layer)
+                if self.signals.received and i != total:
+                    self._stop(f"{layer} of {info.name}")
+
+            for result in probe_checkpoint(network, data, protocol, info, on_progress=on_progress, **options):
+                self.store.add(result)
+
+    def _stop(self, where: str) -> None:
+        self.store.merge()
+        number = self.signals.received
+        raise Stopped(
+            number,
+            self.signals.handler_before(signal.SIGUSR2),
+            f"stopped by {signal.Signals(number).name} before {where}; what is done is in {self.store.directory}",
+        )
 
     def plan(self, source: Source) -> None:
         """Print what would be probed, and what it would cost.
@@ -253,31 +304,6 @@ def _merged(given: DictConfig, own: Mapping[str, Any] | None) -> Any:
     if own and "_target_" not in given:
         return OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(dict(own)), given), resolve=True)
     return OmegaConf.to_container(given, resolve=True, throw_on_missing=True)
-
-
-def reason(error: BaseException) -> str:
-    """What went wrong, without what Hydra says around it."""
-    while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        error = error.__cause__
-    return str(error) if isinstance(error, ValueError | OSError | RuntimeError) else f"{type(error).__name__}: {error}"
-
-
-def probe_baselines(datamodule: pl.LightningDataModule | None, protocol: ProbeProtocol, store: ProbeStore) -> None:
-    """Probe the features that data have without a network, such as the words of a text, each once.
-
-    Args:
-        datamodule: Data, perhaps with a method `baselines` that names such features.
-        protocol: The sweep.
-        store: Where the results go, each under the checkpoint of its name.
-    """
-    for name, features in getattr(datamodule, "baselines", dict)().items():
-        if not store.done(name):
-            with ProbeProgress(f"Probing {name}") as bar:
-                found = probe_checkpoint(
-                    nn.Identity(), features, protocol.for_features(), CheckpointInfo(name), on_progress=bar
-                )
-                for result in found:
-                    store.add(result)
 
 
 if __name__ == "__main__":

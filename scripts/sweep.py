@@ -15,6 +15,7 @@ from rich.console import Console
 from layerprobe.report.status_table import status_table
 from layerprobe.results.merge import merge_results
 from layerprobe.results.record import SchemaError
+from layerprobe.results.summary import RunSummary
 from layerprobe.results.sweep_record import SweepRecord
 from layerprobe.status import job_states
 
@@ -30,7 +31,7 @@ def main(cfg: DictConfig) -> None:
         raise SystemExit(str(error)) from error
     if cfg.merge:
         try:
-            count = merge_results([folder / "probes" for folder in record.folders()], record.directory / "probes")
+            count = merge_results(shares(record), record.directory / "probes")
         except (FileNotFoundError, SchemaError) as error:
             raise SystemExit(str(error)) from error
         print(f"{count} results: {record.directory / 'probes' / 'results.parquet'}")
@@ -41,6 +42,18 @@ def main(cfg: DictConfig) -> None:
         os.chdir(record.cwd)
         os.execv(sys.executable, [sys.executable, *command])
     Console().print(status_table(job_states(record)))
+
+
+def shares(record: SweepRecord) -> list[Path]:
+    """The results of a sweep's jobs; without those of jobs that are done and had nothing to do.
+
+    Args:
+        record: The sweep.
+    """
+    folders = [folder / "probes" for folder in record.folders()]
+    summaries = [RunSummary.read(folder) for folder in record.folders()]
+    idle = [summary is not None and summary.status == "done" and not summary.metrics for summary in summaries]
+    return [folder for folder, empty in zip(folders, idle, strict=True) if not empty]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,14 +15,34 @@ def run(
     script: str, *overrides: str, cwd: Path, check: bool = True, path: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a script in a folder, without what the environment says about Weights & Biases; `path` is one of modules."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
     result = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / script), *overrides],
+        _command(script, overrides),
         cwd=cwd,
-        env=environment | {"HOME": str(cwd), "COLUMNS": "160", "PYTHONPATH": str(path or "")},
+        env=_environment(cwd, path),
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert not check or result.returncode == 0, result.stdout + result.stderr
     return result
+
+
+def start(script: str, *overrides: str, cwd: Path, path: Path | None = None) -> subprocess.Popen[str]:
+    """Start a script as `run` does, and leave it going; both streams are `stdout`."""
+    return subprocess.Popen(
+        _command(script, overrides),
+        cwd=cwd,
+        env=_environment(cwd, path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _command(script: str, overrides: Sequence[str]) -> list[str]:
+    return [sys.executable, str(ROOT / "scripts" / script), *overrides]
+
+
+def _environment(cwd: Path, path: Path | None) -> dict[str, str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    return environment | {"HOME": str(cwd), "COLUMNS": "160", "PYTHONPATH": str(path or "")}

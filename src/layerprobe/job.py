@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import shlex
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException, InstantiationException
 from hydra.types import RunMode
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +26,10 @@ log = logging.getLogger("layerprobe")
 
 Work = Callable[[DictConfig, RunDirectory], RunSummary]
 """What a job does: given its configuration and its directory, it returns how it ended."""
+
+
+Expected = tuple[type[BaseException], ...]
+"""Errors whose message is all that a user needs."""
 
 
 def run_job(cfg: DictConfig, work: Work) -> float:
@@ -45,18 +51,20 @@ def run_job(cfg: DictConfig, work: Work) -> float:
     if getattr(rank_zero_only, "rank", 0) != 0:
         _be_quiet()
         return math.nan if run.finished(config) else work(cfg, run).objective
-    with _explained(), run.claimed():
+    with explained(), run.claimed():
         if cfg.rerun != "all" and (summary := run.finished(config)):
             log.info("Done before, left alone: %s (rerun=all starts anew)", run.path)
             return summary.objective
         run.begin(config, cfg.rerun)
         cfg.run_id = cfg.run_id or run.id
-        with leaving_on_sigterm():
-            return _watched(cfg, run, work)
+        objective = attended(cfg, run, work)
+        if run.finished(config):
+            run.checkpoint.unlink(missing_ok=True)
+        return objective
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """A directory that cannot be used is the user's to decide about: a message, and no trace of the program."""
     try:
         yield
@@ -64,7 +72,24 @@ def _explained() -> Iterator[None]:
         raise SystemExit(str(error)) from error
 
 
-def _watched(cfg: DictConfig, run: RunDirectory, work: Work) -> float:
+@leaving_on_sigterm()
+def attended(cfg: DictConfig, run: RunDirectory, work: Work, expected: Expected = (OSError,)) -> float:
+    """Do a job, and write down how it ended, whatever happens.
+
+    Args:
+        cfg: Its configuration.
+        run: Its directory, claimed.
+        work: What there is to do.
+        expected: Errors that end with their message alone; the traceback is in the job's log.
+
+    Returns:
+        The job's objective.
+
+    Raises:
+        CompactHydraException: Where one of the expected errors has ended it.
+        Stopped: Where a signal asked the job to stop; what it had is saved.
+    """
+    logging.raiseExceptions = False  # a log that cannot be written, as on a full disk, must not hide what happened
     overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("rerun=")]
     try:
         summary = work(cfg, run)
@@ -86,17 +111,60 @@ def _watched(cfg: DictConfig, run: RunDirectory, work: Work) -> float:
     except BaseException as error:
         with suppress(Exception):
             finish_run(exit_code=1)
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        cause = _cause(error)
+        told = isinstance(cause, expected)
         with suppress(OSError):  # a full disk must not hide the error
-            RunSummary("failed", overrides, error=reason).write(run.path)
+            first = f"{type(cause).__name__}: {cause}".splitlines()[0]
+            RunSummary("failed", overrides, error=first).write(run.path)
+        if told:
+            _log_traceback(error)
         if in_sweep() and isinstance(error, Exception):
-            log.exception("This job failed; the sweep goes on.")
+            log.error("This job failed; the sweep goes on.%s", f" {reason(cause)}" if told else "", exc_info=not told)
             return math.nan
+        if told:
+            raise CompactHydraException(_advised(cause, run)) from None
         raise
     finish_run()
     summary.write(run.path)
-    run.checkpoint.unlink(missing_ok=True)
     return summary.objective
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, without what Hydra says around it.
+
+    Args:
+        error: The error, or Hydra's about it.
+
+    Returns:
+        Its message; with its kind where the message alone would say too little.
+    """
+    cause = _cause(error)
+    return str(cause) if isinstance(cause, ValueError | OSError | RuntimeError) else f"{type(cause).__name__}: {cause}"
+
+
+def _cause(error: BaseException) -> BaseException:
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _advised(error: BaseException, run: RunDirectory) -> str:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if not full:
+        return reason(error)
+    return (
+        f"Writing to {run.path.absolute()} failed: {reason(error)}.\n"
+        f"What was saved before is intact. Make room, then go on: {continue_command()}"
+    )
+
+
+def _log_traceback(error: BaseException) -> None:
+    """Into the log files, not onto the terminal."""
+    trace = (type(error), error, error.__traceback__)
+    record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "Traceback", (), trace)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
 
 
 def in_sweep() -> bool:

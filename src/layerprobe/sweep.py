@@ -65,7 +65,11 @@ class SweepTable(Callback):
         jobs = sweep_frame(record)
         self._claim.close()
         if jobs.empty:
-            return
+            raise SystemExit(
+                "This sweep has no job: one of its choices is empty. `range` excludes its end, and `glob` chooses "
+                "among the configurations of a group, not files. To probe many files, give a pattern in quotes, "
+                "such as 'checkpoint=\"RUN/checkpoints/*.ckpt\"', and deal it out: shard=1/4,2/4,3/4,4/4"
+            )
         jobs.to_csv(record.directory / "sweep.csv", index=False)
         open_jobs = jobs["status"].ne("done")
         console = Console()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pandas as pd
@@ -13,10 +14,13 @@ import torchvision
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from command import ROOT, run
+from command import ROOT, run, start
 from foreign import ForeignNet
 from layerprobe.config import register
 from layerprobe.models.digits_convnet import DigitsConvNet
+from slow_fits import WORDS as SLOW_FITS
+from slow_fits import fits
+from slurm_cluster import wait_until
 
 QUICK = ("probe.l2=[1e-2]", "reducer=channel_mean", "logger=none", "hydra.run.dir=run")
 
@@ -90,6 +94,68 @@ def test_an_interrupted_run_goes_on_layer_by_layer(tmp_path: Path) -> None:
     found = results(tmp_path / "run")
     assert len(found) == 10
     pd.testing.assert_frame_equal(found.head(3), begun)  # the seconds too: these were not fitted again
+
+
+def test_a_terminated_call_keeps_what_it_had_and_goes_on(tmp_path: Path) -> None:
+    torch.save(DigitsConvNet(10, 0.5).state_dict(), tmp_path / "x.pt")
+    arguments = ("checkpoint=x.pt", "model=digits_convnet", "data=digits", *QUICK, *SLOW_FITS)
+    process = start("probe.py", *arguments, cwd=tmp_path, path=ROOT / "tests")
+    wait_until(lambda: process.poll() is not None or fits(tmp_path) >= 3, "three fits")
+    second = run("probe.py", *arguments, cwd=tmp_path, check=False, path=ROOT / "tests")
+    assert second.returncode == 1
+    assert "Another process is at work" in second.stderr
+    process.send_signal(signal.SIGTERM)
+    (tmp_path / "go").touch()
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "stopped by SIGTERM before layer" in output
+    assert "To go on: uv run scripts/probe.py checkpoint=x.pt" in output
+    assert "Traceback" not in output
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
+    assert "of 10" in json.loads((tmp_path / "run" / "progress.json").read_text())["layer"]
+    begun, made = results(tmp_path / "run"), fits(tmp_path)
+    assert 3 <= len(begun) == made < 10
+    assert len(pd.read_parquet(tmp_path / "run" / "probes" / "path.parquet")) == made
+    run("probe.py", *arguments, cwd=tmp_path, path=ROOT / "tests")
+    found = results(tmp_path / "run")
+    assert (len(found), fits(tmp_path)) == (10, 10)
+    pd.testing.assert_frame_equal(found.head(made), begun)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "done"
+
+
+@pytest.mark.slow
+def test_shares_of_a_trained_run_s_checkpoints_are_the_whole(tmp_path: Path) -> None:
+    """Four checkpoints of a small run: probed by one job, and by five, one of which has nothing to do."""
+    arguments = ("probe.l2=[1e-2,1e-1]", "reducer=channel_mean", "logger=none")
+    run(
+        "train.py", "trainer.max_epochs=1", "callbacks.probe.steps=[5,10]", "callbacks.probe.when=end", *arguments,
+        "hydra.run.dir=trained", cwd=tmp_path,
+    )  # fmt: skip
+    which = "checkpoint='trained/checkpoints/*.ckpt'"
+    run("probe.py", which, *arguments, "hydra.run.dir=whole", cwd=tmp_path)
+    shares = "shard=1/5,2/5,3/5,4/5,5/5"
+    box = ("hydra/launcher=gpu_box", "hydra.launcher.devices=[]", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=shares")
+    table = run("probe.py", "-m", which, shares, *arguments, *box, cwd=tmp_path).stdout
+    assert table.count(" done ") >= 5
+    assert "40 results" in run("sweep.py", "merge=shares", cwd=tmp_path).stdout
+    for name in ("results", "path", "correct"):
+        merged, whole = (
+            pd.read_parquet(tmp_path / folder / "probes" / f"{name}.parquet") for folder in ("shares", "whole")
+        )
+        if name == "correct":
+            merged["correct"], whole["correct"] = merged["correct"].map(list), whole["correct"].map(list)
+        seconds = [column for column in merged.columns if "seconds" in column]
+        pd.testing.assert_frame_equal(merged.drop(columns=seconds), whole.drop(columns=seconds))
+    assert results(tmp_path / "whole")["checkpoint"].unique().tolist() == ["initial", "step_5", "step_10", "final"]
+
+
+def test_a_sweep_without_a_job_says_so(tmp_path: Path) -> None:
+    arguments = ("-m", "checkpoint=glob(*)", "model=digits_convnet", "data=digits", "hydra.sweep.dir=sweep")
+    result = run("probe.py", *arguments, cwd=tmp_path, check=False)
+    assert result.returncode == 1
+    assert "This sweep has no job" in result.stderr
+    assert "'checkpoint=\"RUN/checkpoints/*.ckpt\"'" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_lightning_module_of_others_by_its_target(tmp_path: Path) -> None:

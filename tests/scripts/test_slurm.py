@@ -17,6 +17,10 @@ import pytest
 import torch
 
 from command import ROOT
+from counted import steps_in
+from layerprobe.models.digits_convnet import DigitsConvNet
+from slow_fits import WORDS as SLOW_FITS
+from slow_fits import fits
 from slurm_cluster import Cluster, missing_programs, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
@@ -27,6 +31,7 @@ SAME = "trainer.log_every_n_steps"
 JOB = [
     "experiment=xor_mlp", f"data.repeats={STEPS}", "seed=3", "callbacks.probe.steps=[100]", "logger=csv",
     "hydra/launcher=slurm_cpu", "hydra.launcher.mem_gb=1", "hydra.launcher.cpus_per_task=1",
+    "+callbacks.count._target_=counted.CountsSteps", "+callbacks.count.path=${run_dir}/steps.txt",
 ]  # fmt: skip
 
 
@@ -53,7 +58,8 @@ def script(cluster: Cluster, name: str, *words: str, cwd: Path) -> subprocess.Po
     return subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / name), *words],
         cwd=cwd,
-        env=environment | {"HOME": str(cwd), "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+        env=environment
+        | {"HOME": str(cwd), "COLUMNS": "200", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -91,8 +97,15 @@ def probes(directory: Path) -> tuple[int, int]:
     return sum(map(int, counts)), len(pd.read_parquet(directory / "probes" / "results.parquet"))
 
 
-def check_like(found: Path, reference: Path) -> None:
-    """The same weights after the same number of steps, the same results, and no probe done twice."""
+def check_like(found: Path, reference: Path, *, warned: bool = True) -> int:
+    """The same weights after the same steps, the same results, and no probe done twice.
+
+    Returns the number of steps that were trained twice: none where the run was warned.
+    """
+    whole, steps = steps_in(reference), steps_in(found)
+    assert whole == list(range(len(whole)))
+    assert sorted(set(steps)) == whole
+    assert len(steps) == len(whole) or not warned, "a step was trained twice"
     for name in ("initial", "step_100", "final"):
         ours, theirs = (
             torch.load(directory / "checkpoints" / f"{name}.ckpt", weights_only=True)
@@ -104,23 +117,39 @@ def check_like(found: Path, reference: Path) -> None:
     pd.testing.assert_frame_equal(ours.drop(columns="seconds"), theirs.drop(columns="seconds"))
     done, there = probes(found)
     assert done == there, f"{done - there} probes were done twice"
+    return len(steps) - len(whole)
 
 
 def log_of(sweep: Path, slurm_job: str) -> str:
     return "".join(file.read_text() for file in (sweep / ".submitit" / slurm_job).glob(f"{slurm_job}_*.out"))
 
 
+def kill(directory: Path) -> None:
+    """Kill a job's process, as the machine does that runs out of memory."""
+    found = re.search(r"\d+", (directory / "run.lock").read_text())
+    assert found
+    os.kill(int(found.group()), signal.SIGKILL)
+
+
+def ended(cluster: Cluster, slurm_job: str) -> str:
+    wait_until(
+        lambda: cluster.state_of(slurm_job) not in ("PENDING", "RUNNING", "COMPLETING"), f"the end of {slurm_job}"
+    )
+    return cluster.state_of(slurm_job)
+
+
 @pytest.fixture(scope="module")
 def disturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, dict[int, str]]:
-    """Four jobs: one left alone, one warned in training, one that fails, one cancelled. The launcher is killed.
+    """Five jobs: left alone, warned in training, failing, cancelled, killed. The launcher is killed too.
 
     Then the sweep is continued.
     """
     cwd = tmp_path_factory.mktemp("sweep")
     sweep = cwd / "sweep"
-    words = ["-m", *JOB, f"{SAME}=50,51,broken,53", "hydra.sweep.dir=sweep"]
+    every = "callbacks.guard.every_n_seconds=1"
+    words = ["-m", *JOB, every, f"{SAME}=50,51,broken,53,54", "hydra.sweep.dir=sweep"]
     launcher = script(cluster, "train.py", *words, cwd=cwd)
-    wait_until(lambda: launcher.poll() is not None or len(sent(sweep)) == 4, "four jobs")
+    wait_until(lambda: launcher.poll() is not None or len(sent(sweep)) == 5, "five jobs")
     assert launcher.poll() is None, launcher.communicate()[0]
     launcher.send_signal(signal.SIGKILL)
     launcher.communicate()
@@ -129,10 +158,12 @@ def disturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tup
     cluster.run("scancel", "--signal=USR2", first[1])
     wait_until(lambda: step(sweep / "3") >= 0, "training in job 3")
     cluster.run("scancel", first[3])
-    wait_until(lambda: cluster.state_of(first[3]) == "CANCELLED", "the end of job 3")
-    states = {"cancelled": cluster.state_of(first[3]), "saved": str((sweep / "3" / "last.ckpt").exists())}
-    wait_until(lambda: cluster.state_of(first[2]) not in ("PENDING", "RUNNING", "COMPLETING"), "the end of job 2")
-    states["failed"] = cluster.state_of(first[2])
+    states = {"cancelled": ended(cluster, first[3]), "saved": str((sweep / "3" / "last.ckpt").exists())}
+    wait_until(lambda: (sweep / "4" / "last.ckpt").exists(), "a saving in job 4")
+    kill(sweep / "4")
+    states |= {"killed": ended(cluster, first[4]), "failed": ended(cluster, first[2])}
+    saved = torch.load(sweep / "4" / "last.ckpt", weights_only=True)["global_step"]
+    (sweep / "killed.json").write_text(json.dumps([len(steps_in(sweep / "4")), saved]))
     status = script(cluster, "sweep.py", f"status={sweep}", cwd=cwd).communicate()[0]
     again = script(cluster, "sweep.py", f"continue={sweep}", cwd=cwd)
     output = again.communicate(timeout=900)[0]
@@ -144,12 +175,14 @@ def disturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 def test_a_failed_job_is_failed_for_slurm_and_the_others_are_done(disturbed: tuple[Path, str, dict[int, str]]) -> None:
     sweep, output, first = disturbed
-    assert [summary(sweep / str(number))["status"] for number in range(4)] == ["done", "done", "failed", "done"], output
+    statuses = [summary(sweep / str(number))["status"] for number in range(5)]
+    assert statuses == ["done", "done", "failed", "done", "done"], output
     states = json.loads((sweep / "states.json").read_text())
-    assert states == {"cancelled": "CANCELLED", "saved": "True", "failed": "FAILED", "code": 1}
+    expected = {"cancelled": "CANCELLED", "saved": "True", "killed": "FAILED", "failed": "FAILED", "code": 1}
+    assert states == expected
     assert "Traceback" in log_of(sweep, first[2])
     assert "TypeError" in output
-    assert "1 of 4 jobs are not done" in output
+    assert "1 of 5 jobs are not done" in output
 
 
 def test_a_warned_job_was_requeued_and_went_on(disturbed: tuple[Path, str, dict[int, str]], cluster: Cluster) -> None:
@@ -166,6 +199,15 @@ def test_a_cancelled_job_was_sent_again_and_went_on(disturbed: tuple[Path, str, 
     check_like(sweep / "3", sweep / "0")
 
 
+def test_a_killed_job_was_sent_again_and_repeated_what_was_not_saved(
+    disturbed: tuple[Path, str, dict[int, str]],
+) -> None:
+    sweep, _, _ = disturbed
+    last, saved = json.loads((sweep / "killed.json").read_text())
+    assert 0 < saved <= last
+    assert check_like(sweep / "4", sweep / "0", warned=False) == last - saved
+
+
 def test_a_continued_job_keeps_its_metrics(disturbed: tuple[Path, str, dict[int, str]]) -> None:
     sweep, _, _ = disturbed
     for number, every in ((0, 50), (1, 51), (3, 53)):
@@ -176,9 +218,11 @@ def test_a_continued_job_keeps_its_metrics(disturbed: tuple[Path, str, dict[int,
 
 def test_the_status_tells_what_each_job_did(disturbed: tuple[Path, str, dict[int, str]]) -> None:
     text = (disturbed[0] / "status.txt").read_text()
-    assert "4 jobs" in text
+    assert "5 jobs" in text
     assert "failed" in text
     assert "interrupted" in text
+    assert "SLURM job" in text
+    assert "FAILED" in text
 
 
 def test_two_tasks_leave_together_and_go_on(cluster: Cluster, tmp_path: Path) -> None:
@@ -203,6 +247,88 @@ def test_two_tasks_leave_together_and_go_on(cluster: Cluster, tmp_path: Path) ->
     assert text.count("Going on from") == 1
     starts = [folder.name.rsplit("-", 1)[1] for folder in (sweep / "1" / "wandb").glob("offline-run-*")]
     assert starts == [(sweep / "1" / "run_id").read_text()] * 2, "not one run in the dashboard"
+
+
+def test_a_time_limit_again_and_again(cluster: Cluster, tmp_path: Path) -> None:
+    """A minute for each start. One job needs two starts and has them; one needs more than `max_num_timeout` allows."""
+    alone, twice, too_often = range(3)
+    sweep = tmp_path / "sweep"
+    words = [
+        "-m", *JOB, "data.repeats=3000", "+callbacks.count.pause=0.05", "hydra.launcher.timeout_min=1",
+        "hydra.launcher.signal_delay_s=15", "hydra.launcher.max_num_timeout=1", f"{SAME}=50,51,52",
+        "hydra.sweep.dir=sweep",
+    ]  # fmt: skip
+
+    def without_limit(slurm_job: str) -> None:
+        cluster.run("scontrol", "update", f"jobid={slurm_job}", "TimeLimit=60")
+
+    launcher = script(cluster, "train.py", *words, cwd=tmp_path)
+    wait_until(lambda: launcher.poll() is not None or len(sent(sweep)) == 3, "three jobs")
+    assert launcher.poll() is None, launcher.communicate()[0]
+    jobs = sent(sweep)
+    (sweep / str(alone) / "hurry").touch()
+    without_limit(jobs[alone])
+    wait_until(lambda: cluster.show(jobs[twice])["Restarts"] == "1", "the first time limit")
+    first = steps_in(sweep / str(twice))
+    (sweep / str(twice) / "hurry").touch()
+    output = launcher.communicate(timeout=600)[0]
+    assert [summary(sweep / str(number))["status"] for number in jobs] == ["done", "done", "interrupted"], output
+    assert 0 < len(first) < 3000
+    check_like(sweep / str(twice), sweep / str(alone))
+    assert cluster.show(jobs[twice])["Restarts"] == "1"
+    assert "timed-out too many times" in summary(sweep / str(too_often))["error"]
+    assert (cluster.show(jobs[too_often])["Restarts"], cluster.state_of(jobs[too_often])) == ("1", "FAILED")
+    before = len(steps_in(sweep / str(too_often)))
+
+    (sweep / str(too_often) / "hurry").touch()
+    again = script(cluster, "sweep.py", f"continue={sweep}", cwd=tmp_path)
+    wait_until(lambda: again.poll() is not None or sent(sweep)[too_often] != jobs[too_often], "a new job")
+    without_limit(sent(sweep)[too_often])
+    output = again.communicate(timeout=600)[0]
+    assert again.returncode == 0, output
+    assert len(first) < before < 3000
+    check_like(sweep / str(too_often), sweep / str(alone))
+
+
+def test_a_probing_job_goes_on_layer_by_layer(cluster: Cluster, tmp_path: Path) -> None:
+    """`scripts/probe.py`, one job left alone and one warned between two layers."""
+    torch.save(DigitsConvNet(10, 0.5).state_dict(), tmp_path / "x.pt")
+    sweep = tmp_path / "sweep"
+    words = [
+        "-m", "checkpoint=x.pt", "model=digits_convnet", "data=digits", "probe.l2=[1e-2]", "reducer=channel_mean",
+        "logger=none", "hydra/launcher=slurm_cpu", "hydra.launcher.mem_gb=1", "hydra.launcher.cpus_per_task=1",
+        f"{SAME}=50,51", "hydra.sweep.dir=sweep", *SLOW_FITS,
+    ]  # fmt: skip
+    launcher = script(cluster, "probe.py", *words, cwd=tmp_path)
+    wait_until(lambda: launcher.poll() is not None or fits(tmp_path, "1") >= 3, "probing in job 1")
+    assert launcher.poll() is None, launcher.communicate()[0]
+    cluster.run("scancel", "--signal=USR2", sent(sweep)[1])
+    (tmp_path / "go").touch()
+    output = launcher.communicate(timeout=600)[0]
+    assert launcher.returncode == 0, output
+    assert cluster.show(sent(sweep)[1])["Restarts"] == "1"
+    assert "stopped by SIGUSR2 before layer" in log_of(sweep, sent(sweep)[1])
+    assert fits(tmp_path, "0") == fits(tmp_path, "1"), "a layer was probed twice"
+    ours, theirs = (pd.read_parquet(sweep / number / "probes" / "results.parquet") for number in "10")
+    pd.testing.assert_frame_equal(ours.drop(columns="seconds"), theirs.drop(columns="seconds"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("hydra/launcher=slurm_gpu", "hydra.launcher.gpus_per_node=3"), "node configuration is not available"),
+        (("hydra.launcher.partition=nowhere",), "nvalid partition"),
+    ],
+)
+def test_what_slurm_has_not_is_one_message(cluster: Cluster, tmp_path: Path, asked: tuple[str, ...], said: str) -> None:
+    process = script(cluster, "train.py", "-m", *JOB, *asked, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 1, output
+    assert "Traceback" not in output
+    assert output.count("SLURM refused the jobs") == 1
+    assert said in output
+    assert "partition main*" in output
+    assert "gpu:2" in output
 
 
 @pytest.mark.long
@@ -234,7 +360,7 @@ def test_every_disturbance(cluster: Cluster, tmp_path: Path) -> None:
     training(requeued)
     cluster.run("scontrol", "requeue", jobs[requeued])
     training(killed)
-    os.kill(int(re.search(r"\d+", (sweep / str(killed) / "run.lock").read_text()).group()), signal.SIGKILL)  # type: ignore[union-attr]
+    kill(sweep / str(killed))
     preempt(grace, 20)
     node = training(node_down)
     cluster.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
@@ -252,6 +378,7 @@ def test_every_disturbance(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "output.txt").write_text(output)
     assert [summary(sweep / str(number))["status"] for number in range(7)] == ["done"] * 7, output
     for number in range(1, 7):
-        check_like(sweep / str(number), sweep / str(alone))
+        warned = number not in (killed, node_down)
+        print(f"job {number}: {check_like(sweep / str(number), sweep / str(alone), warned=warned)} steps repeated")
         ids = {folder.name.rsplit("-", 1)[1] for folder in (sweep / str(number) / "wandb").glob("offline-run-*")}
         assert ids == {(sweep / str(number) / "run_id").read_text()}, "a run has several ids in the dashboard"

@@ -64,6 +64,11 @@ class RunDirectory:
         return self.path / "last.ckpt"
 
     @property
+    def has_id(self) -> bool:
+        """Whether the run has been given an id before."""
+        return (self.path / _ID).exists()
+
+    @property
     def id(self) -> str:
         """The run's id in the dashboard, made up when it is first asked for."""
         file = self.path / _ID

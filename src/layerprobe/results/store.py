@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -282,9 +282,10 @@ class ProbeStore:
         """Say where and what to do, in place of a bare error of the system."""
         try:
             yield
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise StoreError(
-                f"the probes' results cannot be written to {self.directory.absolute()}: {error.strerror or error}. "
+                f"the probes' results cannot be written to {self.directory.absolute()}: "
+                f"{getattr(error, 'strerror', None) or error}. "
                 f"Next step: choose a run directory that you may write to and that has space left "
                 f"(hydra.run.dir=... on the command line); what was written before is intact."
             ) from error

@@ -57,6 +57,9 @@ def freeze(module: nn.Module, path: Path, info: CheckpointInfo, config: Config) 
         path: The file to write.
         info: Name, step and epoch.
         config: Resolved configuration, of plain values.
+
+    Raises:
+        OSError: Where it cannot be written; torch's own error would not tell that a disk is full.
     """
     content = {
         "state_dict": {name: value.detach().cpu() for name, value in module.state_dict().items()},
@@ -66,7 +69,13 @@ def freeze(module: nn.Module, path: Path, info: CheckpointInfo, config: Config) 
         _KEY: {"checkpoint": asdict(info), "config": dict(config)},
     }
     with atomic(path) as temporary:
-        torch.save(content, temporary)
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load(path: Path, *, trust: bool = False) -> FrozenCheckpoint:
