@@ -46,9 +46,9 @@ def agree(logged: StoredRun | wandb_log.Logged, probes: Path) -> None:
         assert logged.rows("probe/depth", f"probe/test_error/{name}") == expected
 
 
-def log_of(cwd: Path) -> Path:
-    """The only log of wandb in the folder `run`."""
-    (log,) = [path for path in (cwd / "run" / "wandb").glob("*run-*") if path.is_dir() and not path.is_symlink()]
+def log_of(cwd: Path, name: str = "*run-*") -> Path:
+    """The only log of wandb with such a name in the folder `run`."""
+    (log,) = [path for path in (cwd / "run" / "wandb").glob(name) if path.is_dir() and not path.is_symlink()]
     return log
 
 
