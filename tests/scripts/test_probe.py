@@ -96,6 +96,7 @@ def test_an_interrupted_run_goes_on_layer_by_layer(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(found.head(3), begun)  # the seconds too: these were not fitted again
 
 
+@pytest.mark.slow
 def test_a_terminated_call_keeps_what_it_had_and_goes_on(tmp_path: Path) -> None:
     torch.save(DigitsConvNet(10, 0.5).state_dict(), tmp_path / "x.pt")
     arguments = ("checkpoint=x.pt", "model=digits_convnet", "data=digits", *QUICK, *SLOW_FITS)

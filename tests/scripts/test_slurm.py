@@ -250,27 +250,34 @@ def test_two_tasks_leave_together_and_go_on(cluster: Cluster, tmp_path: Path) ->
 
 
 def test_a_time_limit_again_and_again(cluster: Cluster, tmp_path: Path) -> None:
-    """A minute for each start. One job needs two starts and has them; one needs more than `max_num_timeout` allows."""
+    """One job needs two starts and has them; one needs more than `max_num_timeout` allows.
+
+    The limit, two minutes where the machine is quick, is set when the jobs train: SLURM looks twice a minute.
+    """
     alone, twice, too_often = range(3)
     sweep = tmp_path / "sweep"
     words = [
-        "-m", *JOB, "data.repeats=3000", "+callbacks.count.pause=0.05", "hydra.launcher.timeout_min=1",
-        "hydra.launcher.signal_delay_s=15", "hydra.launcher.max_num_timeout=1", f"{SAME}=50,51,52",
+        "-m", *JOB, "data.repeats=3000", "+callbacks.count.pause=0.1", "hydra.launcher.timeout_min=9",
+        "hydra.launcher.signal_delay_s=60", "hydra.launcher.max_num_timeout=1", f"{SAME}=50,51,52",
         "hydra.sweep.dir=sweep",
     ]  # fmt: skip
 
-    def without_limit(slurm_job: str) -> None:
-        cluster.run("scontrol", "update", f"jobid={slurm_job}", "TimeLimit=60")
+    def limit(slurm_job: str, minutes: int) -> None:
+        cluster.run("scontrol", "update", f"jobid={slurm_job}", f"TimeLimit={minutes}")
 
     launcher = script(cluster, "train.py", *words, cwd=tmp_path)
     wait_until(lambda: launcher.poll() is not None or len(sent(sweep)) == 3, "three jobs")
     assert launcher.poll() is None, launcher.communicate()[0]
     jobs = sent(sweep)
     (sweep / str(alone) / "hurry").touch()
-    without_limit(jobs[alone])
+    for number in (twice, too_often):
+        wait_until(lambda number=number: step(sweep / str(number)) >= 0, f"training in job {number}")
+        hours, minutes, _ = cluster.show(jobs[number])["RunTime"].split(":")
+        limit(jobs[number], 60 * int(hours) + int(minutes) + 2)
     wait_until(lambda: cluster.show(jobs[twice])["Restarts"] == "1", "the first time limit")
     first = steps_in(sweep / str(twice))
     (sweep / str(twice) / "hurry").touch()
+    limit(jobs[twice], 60)
     output = launcher.communicate(timeout=600)[0]
     assert [summary(sweep / str(number))["status"] for number in jobs] == ["done", "done", "interrupted"], output
     assert 0 < len(first) < 3000
@@ -282,11 +289,9 @@ def test_a_time_limit_again_and_again(cluster: Cluster, tmp_path: Path) -> None:
 
     (sweep / str(too_often) / "hurry").touch()
     again = script(cluster, "sweep.py", f"continue={sweep}", cwd=tmp_path)
-    wait_until(lambda: again.poll() is not None or sent(sweep)[too_often] != jobs[too_often], "a new job")
-    without_limit(sent(sweep)[too_often])
     output = again.communicate(timeout=600)[0]
     assert again.returncode == 0, output
-    assert len(first) < before < 3000
+    assert 0 < before < 3000
     check_like(sweep / str(too_often), sweep / str(alone))
 
 
