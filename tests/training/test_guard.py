@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers.logger import DummyLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -72,6 +73,7 @@ class Learner(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
         self.events.append(("step", self.current_epoch, batch_idx, self.global_step, loss.item()))
+        self.log("loss", loss)
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -112,13 +114,26 @@ for name in HOOKS:
     setattr(Kick, name, _hook())
 
 
-def run(directory: Path, kick: Kick, n: int = 24, num_workers: int = 0, **options: Any) -> dict[str, Any] | None:
+class Rows(DummyLogger):
+    """Keeps the steps at which the training loss is logged."""
+
+    def __init__(self, steps: list[int]) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:  # type: ignore[override]
+        self.steps += [step] if "loss" in metrics else []
+
+
+def run(
+    directory: Path, kick: Kick, n: int = 24, num_workers: int = 0, logger: Any = False, **options: Any
+) -> dict[str, Any] | None:
     """Train and test, from where the directory has got to; None where it was stopped."""
     pl.seed_everything(7, workers=True, verbose=False)
     events: list[Any] = []
     guard, learner = Guard(directory / "last.ckpt"), Learner(events)
     trainer = pl.Trainer(
-        max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        max_epochs=3, accelerator="cpu", logger=logger, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[kick, guard], num_sanity_val_steps=0, **options,
     )  # fmt: skip
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
@@ -179,6 +194,19 @@ def test_stopped_in_any_hook(tmp_path: Path, options: dict[str, Any], every: int
 def test_stopped_many_times(tmp_path: Path) -> None:
     expected, _ = whole(tmp_path / "whole")
     check_same(resumed(tmp_path / "stopped", [5, 6, 9, 0, 12]), expected)
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_no_logged_step_is_lost(tmp_path: Path, every: int) -> None:
+    """Also of the step that the run stops after, where that one is to be logged."""
+    options: dict[str, Any] = {"n": 40, "log_every_n_steps": every}
+    expected: list[int] = []
+    _, hooks = whole(tmp_path / "whole", logger=Rows(expected), **options)
+    assert expected == list(range(every - 1, 15, every))
+    for k in range(0, hooks, 3):
+        steps: list[int] = []
+        resumed(tmp_path / str(k), [k], logger=Rows(steps), **options)
+        assert steps == expected
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGINT])

@@ -150,6 +150,9 @@ class Guard(pl.Callback):
         if last:
             self._before_validation = self._everyones_state()
         if due and self._steady and not last:
+            if due == _STOP:
+                # The trainer logs a step after this hook, which a run that leaves here would not reach.
+                trainer._logger_connector.update_train_step_metrics()
             self._save(trainer, "batch") if due == _SAVE else self._stop(trainer, "batch")
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
