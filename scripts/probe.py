@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-import signal
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -45,7 +44,7 @@ from layerprobe.training.plan import announce
 from layerprobe.training.precision import with_converted_inputs
 from layerprobe.training.progress import ProbeProgress
 from layerprobe.training.splits import splits_of_datamodule
-from layerprobe.training.stop import Stopped, StopSignals
+from layerprobe.training.stop import StopSignals
 from layerprobe.training.weights import put_weights
 from layerprobe.types import CheckpointInfo
 
@@ -94,7 +93,7 @@ def probe(cfg: DictConfig, run: RunDirectory) -> RunSummary:
         run: Where it writes.
 
     Returns:
-        Name and test error of the layer that validation prefers at the last checkpoint.
+        How it ended, with the layer that validation prefers at the last checkpoint.
 
     Raises:
         RuntimeError: Where a checkpoint could not be probed, after the others have been.
@@ -154,13 +153,12 @@ class Session:
         cfg: The configuration.
         store: Where the results go.
         signals: Those that ask to stop.
-        planned: Whether it has been said what a checkpoint will take.
     """
 
     cfg: DictConfig
     store: ProbeStore
     signals: StopSignals = field(default_factory=StopSignals)
-    planned: bool = False
+    _planned: bool = False
     _data: tuple[Any, pl.LightningDataModule | None, Data] = (None, None, {})
 
     def __post_init__(self) -> None:
@@ -191,8 +189,8 @@ class Session:
         network, data, protocol, precision = self._build(checkpoint, config)
         self._ledger.write(info.name, entry)
         probed, done = with_converted_inputs(protocol, precision), self.store.done(info.name)
-        if not self.planned:
-            self.planned = True
+        if not self._planned:
+            self._planned = True
             announce(network, data, probed, precision.forward_context, done=done)
         self._probe_baselines(protocol)
         self._probe_layers(network, data, probed, info, done=done, context=precision.forward_context)
@@ -227,12 +225,7 @@ class Session:
 
     def _stop(self, where: str) -> None:
         self.store.merge()
-        number = self.signals.received
-        raise Stopped(
-            number,
-            self.signals.handler_before(signal.SIGUSR2),
-            f"stopped by {signal.Signals(number).name} before {where}; what is done is in {self.store.directory}",
-        )
+        raise self.signals.stopped(self.signals.received, f"before {where}; what is done is in {self.store.directory}")
 
     def plan(self, source: Source) -> None:
         """Print what would be probed, and what it would cost.

@@ -15,7 +15,7 @@ from layerprobe.results.atomic import atomic
 from layerprobe.results.progress import ProgressFile
 from layerprobe.training.random_state import random_state, set_random_state
 from layerprobe.training.ranks import Ranks
-from layerprobe.training.stop import Stopped, StopSignals
+from layerprobe.training.stop import StopSignals
 
 _SAVE, _STOP = 1, 2
 Moment = Literal["batch", "validation", "epoch", "end"]
@@ -221,11 +221,7 @@ class Guard(pl.Callback):
 
     def _leave(self, trainer: pl.Trainer) -> None:
         number = self._ranks.highest(self.signals.received)
-        raise Stopped(
-            number,
-            self.signals.handler_before(signal.SIGUSR2),
-            f"stopped by {signal.Signals(number).name} at step {trainer.global_step}, saved in {self.path}",
-        )
+        raise self.signals.stopped(number, f"at step {trainer.global_step}, saved in {self.path}")
 
     def _everyones_state(self) -> list[dict[str, Any]]:
         return self._ranks.everyones(random_state())

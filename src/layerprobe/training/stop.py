@@ -48,9 +48,14 @@ class StopSignals:
         """Forget who had the signals: the trainer has put them back."""
         self._before.clear()
 
-    def handler_before(self, number: int) -> Any:
-        """What handled a signal before `listen`."""
-        return self._before.get(number)
+    def stopped(self, number: int, where: str) -> Stopped:
+        """What a run that obeys a signal leaves with.
+
+        Args:
+            number: The signal; with several processes, the same for all.
+            where: Where the run was stopped, and what it has saved.
+        """
+        return Stopped(number, self._before.get(signal.SIGUSR2), f"stopped by {signal.Signals(number).name} {where}")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == signal.SIGINT:
