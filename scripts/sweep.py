@@ -50,10 +50,12 @@ def shares(record: SweepRecord) -> list[Path]:
     Args:
         record: The sweep.
     """
-    folders = [folder / "probes" for folder in record.folders()]
-    summaries = [RunSummary.read(folder) for folder in record.folders()]
-    idle = [summary is not None and summary.status == "done" and not summary.metrics for summary in summaries]
-    return [folder for folder, empty in zip(folders, idle, strict=True) if not empty]
+
+    def had_nothing_to_do(folder: Path) -> bool:
+        summary = RunSummary.read(folder)
+        return summary is not None and summary.status == "done" and not summary.metrics
+
+    return [folder / "probes" for folder in record.folders() if not had_nothing_to_do(folder)]
 
 
 if __name__ == "__main__":

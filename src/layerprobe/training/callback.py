@@ -246,10 +246,8 @@ class ProbeCallback(pl.Callback):
     ) -> bool:
         """Probe what is not done; False where a signal has come in between."""
         assert self._data is not None
-        protocol, context = (
-            with_converted_inputs(self.protocol, trainer.precision_plugin),
-            trainer.precision_plugin.forward_context,
-        )
+        protocol = with_converted_inputs(self.protocol, trainer.precision_plugin)
+        context = trainer.precision_plugin.forward_context
         if not self._announced:
             self._announced = True
             announce(pl_module, self._data, protocol, context, done=done)
