@@ -13,6 +13,15 @@ from layerprobe.probing.controls import shuffled
 from layerprobe.types import SPLITS, Split
 
 
+def n_outputs(targets: Shaped[Tensor, "n ..."]) -> int:
+    """How many classes, labels or values there are, as far as some targets tell.
+
+    Args:
+        targets: As a task reads them.
+    """
+    return targets.shape[1] if targets.ndim > 1 else int(targets.max()) + 1
+
+
 @dataclass(frozen=True)
 class Labels:
     """Targets of each split, laid out for heads with one output for each class, label or value.

@@ -16,7 +16,7 @@ from layerprobe.probing.bank import FeatureBank
 from layerprobe.probing.batches import Data, check_splits, in_order
 from layerprobe.probing.frozen import frozen
 from layerprobe.probing.inputs import device_of
-from layerprobe.probing.labels import Labels
+from layerprobe.probing.labels import Labels, n_outputs
 from layerprobe.probing.layers import Layer, discover
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Context, Progress, Recording, record_split
@@ -128,9 +128,8 @@ def find_ways(
 def feature_bank(network: nn.Module, first: Any, protocol: ProbeProtocol, ways: Ways) -> FeatureBank:
     """Room for all features: in memory what the protocol allows beside the fit of the largest layer."""
     targets = protocol.targets_of(first, "train")
-    outputs = targets.shape[1] if targets.ndim > 1 else int(targets.max()) + 1
     sizes = [way.reduction.n_features for found in ways.values() for way in found] or [0]
-    fit = workspace(max(sizes), outputs, len(protocol.l2))
+    fit = workspace(max(sizes), n_outputs(targets), len(protocol.l2))
     budget = feature_budget(device_of(network), protocol.max_memory, fit, 4 * len(targets) * sum(sizes))
     kept_as = None if protocol.spill_dtype is None else getattr(torch, protocol.spill_dtype)
     return FeatureBank(budget, protocol.spill_path, kept_as)

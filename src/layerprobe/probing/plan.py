@@ -17,6 +17,7 @@ from layerprobe.probing.batches import Data, check_splits, n_samples, reshuffled
 from layerprobe.probing.features import Reduction
 from layerprobe.probing.frozen import frozen
 from layerprobe.probing.inputs import device_of
+from layerprobe.probing.labels import n_outputs
 from layerprobe.probing.layers import Layer
 from layerprobe.probing.machine import measure
 from layerprobe.probing.pipeline import find_ways, first_batch
@@ -150,7 +151,7 @@ def make_plan(
     trial = _record_some(network, data, protocol, ways, context)
     device = device_of(network) or torch.device("cpu")
     truth = protocol.targets_of(first, "train")
-    outputs = max(_outputs(trial.targets), _outputs(truth))
+    outputs = max(n_outputs(trial.targets), n_outputs(truth))
     widths = [way.reduction.n_features for found in ways.values() for way in found] or [1]
     fit = workspace(max(widths), outputs, len(protocol.l2))
     sizes = {layer: _FLOAT * sum(w.reduction.n_features for w in found) for layer, found in ways.items()}
@@ -270,10 +271,6 @@ def read_again(
 
 def _without_reads(work: Operations, from_disk: bool) -> Operations:
     return work if from_disk else work + Operations(reads=-work.reads)
-
-
-def _outputs(targets: Tensor) -> int:
-    return targets.shape[1] if targets.ndim > 1 else int(targets.max()) + 1
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.matrix import Features, blocks
+from layerprobe.probing.solvers.moments import pairs
 from layerprobe.probing.solvers.spectrum import Spectrum
 
 _BLOCK = 1 << 22
@@ -60,14 +61,12 @@ class Centred:
         n, d = features.shape
         x = torch.zeros(d, dtype=torch.float64, device=features.device)
         cross = torch.zeros(c, d, dtype=torch.float64, device=features.device)
-        y, y_square, start = x.new_zeros(c), x.new_zeros(c), 0
-        for part in blocks(features, _BLOCK):
-            rows, values = part.double(), targets(slice(start, start + len(part))).double()
+        y, y_square = x.new_zeros(c), x.new_zeros(c)
+        for rows, values in pairs(features, targets, _BLOCK):
             x += rows.sum(0)
             cross += values.T @ rows
             y += values.sum(0)
             y_square += values.square().sum(0)
-            start += len(part)
         x, y = x / n, y / n
         return cls(features, x, cross / n - torch.outer(y, x), y, float((y_square / n - y.square()).sum()))
 

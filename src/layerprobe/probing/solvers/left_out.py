@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from layerprobe.probing.matrix import Features, blocks
-from layerprobe.probing.solvers.moments import Axes, Moments
+from layerprobe.probing.matrix import Features
+from layerprobe.probing.solvers.moments import Axes, Moments, pairs
 from layerprobe.probing.solvers.solution import LeftOut
 
 _ELEMENTS = 1 << 22
@@ -36,13 +36,11 @@ def leave_one_out(features: Features, targets: Callable[[slice], Tensor], moment
         The figures.
     """
     (n, d), (p, r), c = features.shape, axes.inverse.shape, axes.turned.shape[1]
-    loss, wrong, start = axes.inverse.new_zeros(p), axes.inverse.new_zeros(p), 0
+    loss, wrong = axes.inverse.new_zeros(p), axes.inverse.new_zeros(p)
     # (p c r): the heads in the axes
     heads = (axes.inverse[:, None, :] * axes.turned.T).reshape(p * c, r)
-    for part in blocks(features, _ELEMENTS * d // max(d, p * c)):
-        x = (part.double() - moments.feature_mean) @ axes.vectors
-        y = targets(slice(start, start + len(part))).double()[:, None]
-        start += len(part)
+    for rows, values in pairs(features, targets, _ELEMENTS * d // max(d, p * c)):
+        x, y = (rows - moments.feature_mean) @ axes.vectors, values[:, None]
         leverage = 1 / n + x.square() @ axes.inverse.T / n
         residual = y - moments.target_mean - (x @ heads.T).view(len(x), p, c)
         spare = (1 - leverage)[:, :, None]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,25 @@ from torch import Tensor
 from layerprobe.probing.matrix import Features, blocks
 
 _BLOCK = 1 << 22
+
+
+def pairs(
+    features: Features, targets: Callable[[slice], Tensor], elements: int
+) -> Iterator[tuple[Float[Tensor, "k d"], Float[Tensor, "k c"]]]:
+    """All samples in order with their targets, in float64, some at a time.
+
+    Args:
+        features: The samples.
+        targets: Gives the rows (k, c) of Y for some samples.
+        elements: Features turned to float64 at a time.
+
+    Yields:
+        Features and targets of the same samples.
+    """
+    start = 0
+    for rows in blocks(features, elements):
+        yield rows.double(), targets(slice(start, start + len(rows))).double()
+        start += len(rows)
 
 
 @dataclass(frozen=True)
@@ -59,10 +78,9 @@ class Moments:
         Returns:
             The moments.
         """
-        sums, start = Sums(features.shape[1], c, features.device), 0
-        for rows in blocks(features, _BLOCK):
-            sums.add(rows.double(), targets(slice(start, start + len(rows))).double())
-            start += len(rows)
+        sums = Sums(features.shape[1], c, features.device)
+        for rows, values in pairs(features, targets, _BLOCK):
+            sums.add(rows, values)
         return sums.moments()
 
     def axes(self, l2: Float[Tensor, " p"]) -> Axes:
