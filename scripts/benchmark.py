@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,11 +39,11 @@ from layerprobe.models.mnist_convnet import MnistConvNet
 from layerprobe.probing.activations import record
 from layerprobe.probing.features import AveragePool
 from layerprobe.probing.frozen import frozen
-from layerprobe.probing.heads import Heads
 from layerprobe.probing.layers import discover
 from layerprobe.probing.patience import PastBest
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.standardise import Standardiser
+from layerprobe.probing.tasks.classification import Classification
 from layerprobe.training.checkpoints import load
 
 log = logging.getLogger("layerprobe")
@@ -92,15 +93,18 @@ def split(x: Tensor, y: Tensor, n: int, c: int) -> Layer:
     return Layer(x[:n].contiguous(), y[:n], x[n:].contiguous(), y[n:], c)
 
 
+def mnist_samples(directory: str, n: int) -> tuple[Tensor, Tensor]:
+    """At most the first n training images of MNIST, as its network takes them, and their classes."""
+    raw = Path(directory) / "MNIST" / "raw"
+    images = read_idx(raw / "train-images-idx3-ubyte", 3)[:n, None].float() / 255 - 0.5
+    return images, read_idx(raw / "train-labels-idx1-ubyte", 1)[:n].long()
+
+
 def mnist(cfg: DictConfig, n: int) -> Iterator[Layer]:
     """The MNIST convnet's ten layers, pooled to at most 4,096 features."""
     if cfg.mnist is None:
         raise ValueError("The case 'mnist' needs the data set. Give mnist=DIR, or leave it out of `cases`.")
-    raw = Path(cfg.mnist) / "MNIST" / "raw"
-    images = read_idx(raw / "train-images-idx3-ubyte", 3)[:, None]
-    y = read_idx(raw / "train-labels-idx1-ubyte", 1).long()
-    total = min(len(images), n + n // 5)
-    images, y = images[:total].float() / 255 - 0.5, y[:total]
+    images, y = mnist_samples(cfg.mnist, n + n // 5)
     torch.manual_seed(cfg.seed)
     network = MnistConvNet().eval()
     if cfg.checkpoint is not None:
@@ -154,11 +158,7 @@ class Ours:
     def __call__(self, layer: Layer, l2s: list[float]) -> Path_:
         """Fit the path, or the part of it that is wanted."""
         solver = Logistic()
-
-        def evaluate(heads: Heads) -> tuple[Tensor, Tensor]:
-            correct, loss = heads.evaluate(layer.x_val, layer.y_val, solver.losses)
-            return 1 - correct.double().mean(1), loss
-
+        evaluate = partial(Classification().evaluate, features=layer.x_val, targets=layer.y_val, solver=solver)
         stop = None if self.patience is None else PastBest(self.patience, evaluate)
         values = torch.tensor(l2s, dtype=torch.float64)
         solution = solver.solve(layer.x, layer.y, layer.c, values, stop=stop)

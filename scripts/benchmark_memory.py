@@ -15,6 +15,7 @@ import hydra
 import pandas as pd
 import psutil
 import torch
+from benchmark import mnist_samples
 from benchmark_recording import peak_resident
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -22,7 +23,6 @@ from rich.console import Console
 from rich.table import Table
 
 from layerprobe.api import probe
-from layerprobe.data.idx import read_idx
 from layerprobe.models.mnist_convnet import MnistConvNet
 from layerprobe.probing.features import Flatten
 from layerprobe.probing.memory import memory_budget
@@ -73,10 +73,8 @@ def measured(cfg: dict[str, Any], budget: str) -> dict[str, Any]:
     """
     torch.manual_seed(cfg["seed"])
     network = MnistConvNet()
-    raw = Path(cfg["mnist"]) / "MNIST" / "raw"
-    images = read_idx(raw / "train-images-idx3-ubyte", 3)[:, None].float() / 255 - 0.5
-    labels = read_idx(raw / "train-labels-idx1-ubyte", 1).long()
     n = cfg["n"]
+    images, labels = mnist_samples(cfg["mnist"], n + n // 5)
     parts = {"train": slice(0, n), "val": slice(n, n + n // 10), "test": slice(n + n // 10, n + n // 5)}
     data = {split: (images[part], labels[part]) for split, part in parts.items()}
     before, start = psutil.Process().memory_info().rss, time.perf_counter()
