@@ -15,7 +15,6 @@ from layerprobe.probing.solvers.duality import certify
 from layerprobe.probing.solvers.operations import Operations
 from layerprobe.probing.solvers.path import Path as L2Path
 from layerprobe.probing.solvers.path import Samples
-from layerprobe.probing.solvers.softmax import SoftmaxObjective
 from layerprobe.probing.solvers.threads import threads_for
 from layerprobe.probing.spill import SpilledRows, SpillFile
 from layerprobe.probing.standardise import StandardisedRows, Standardiser
@@ -108,7 +107,8 @@ class _Bench:
         widths = (_NARROW, max(self.width, 4 * _NARROW))
         for d in widths:
             n = self.rows(d, self.columns)
-            objective = SoftmaxObjective(self.made(n, d), self.labels(n), self.columns, torch.float32)
+            samples = Samples(self.made(n, d), self.labels(n), self.columns, torch.float32)
+            objective = samples.objective(torch.float32)
             heads, l2 = 0.01 * self.made(self.columns - 1, d + 1)[None], self.made(1, 1, torch.float64)[0].abs()
             each.append(self.seconds(partial(objective, heads, l2, self.columns <= 64)) / (n * self.columns))
         return _line("scores", "thin", widths, each)

@@ -22,9 +22,7 @@ def quadratic(size: int, l2: float, condition: float):
         x = head[0]
         gradient = hessian @ x - target + penalty * x
         value = 0.5 * x @ hessian @ x - target @ x + 0.5 * (penalty * x) @ x + offset
-        return Evaluation(
-            value[None], gradient[None, None], torch.eye(1).double()[None], torch.zeros(1, dtype=torch.bool)
-        )
+        return Evaluation(value[None], gradient[None, None], torch.eye(1).double()[None])
 
     return evaluate, torch.linalg.solve(hessian + torch.diag(penalty), target), hessian
 

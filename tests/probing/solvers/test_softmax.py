@@ -74,10 +74,9 @@ def test_scores_far_apart_overflow_nowhere():
 def test_separated_is_strict():
     x = torch.tensor([[1.0], [-1.0], [0.0]])
     y = torch.tensor([0, 1, 1])
-    head = basis(2, torch.float64, x.device).T @ torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
-    l2 = torch.zeros(1, dtype=torch.float64)
-    assert not SoftmaxObjective(x, y, 2, torch.float64)(head[None], l2, False).separated
-    assert SoftmaxObjective(x[:2], y[:2], 2, torch.float64)(head[None], l2, False).separated
+    weight, bias, l2 = torch.tensor([[[1.0], [-1.0]]]).double(), torch.zeros(1, 2).double(), torch.zeros(1).double()
+    assert not certify(x, y, weight, bias, l2).separated
+    assert certify(x[:2], y[:2], weight, bias, l2).separated
 
 
 def test_covariance_has_rows_that_sum_to_zero():

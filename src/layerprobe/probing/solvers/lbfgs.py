@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from layerprobe.probing.solvers.softmax import Evaluation
@@ -39,11 +39,14 @@ class Pairs:
     """
 
     def __init__(self, memory: int, like: Float[Tensor, "m e"]) -> None:
-        self.steps = like.new_zeros(memory, *like.shape)
-        self.changes = like.new_zeros(memory, *like.shape)
-        self.cross = torch.zeros(memory, memory, dtype=torch.float64, device=like.device)
-        self.inner = torch.zeros(memory, memory, dtype=torch.float64, device=like.device)
+        self.steps = like.new_zeros(memory, like.numel())
+        self.changes = like.new_zeros(memory, like.numel())
         self.order: list[int] = []
+        self._unpenalised = torch.arange(1, len(like) + 1, device=like.device) * like.shape[1] - 1
+        # At the newest penalty: changes with its part, and their products with the steps.
+        self._l2 = 0.0
+        self._whole = like.new_zeros(memory, like.numel())
+        self._cross = torch.zeros(memory, memory, dtype=torch.float64, device=like.device)
 
     def add(self, step: Float[Tensor, "m e"], change: Float[Tensor, "m e"]) -> None:
         """Remember one pair, unless rounding has eaten its curvature.
@@ -52,17 +55,15 @@ class Pairs:
             step: Difference of two points.
             change: Difference of the loss's gradients there, without the penalty's part.
         """
-        curvature = float((step * change).sum())
-        if not curvature > 1e-8 * float(step.norm() * change.norm()):
+        step, change = step.flatten(), change.flatten()
+        if not float(step @ change) > 1e-8 * math.sqrt(float(step @ step) * float(change @ change)):
             return
         slot = len(self.order) if len(self.order) < len(self.steps) else self.order.pop(0)
         self.order.append(slot)
         self.steps[slot], self.changes[slot] = step, change
-        flat_steps, flat_changes = self.steps.flatten(1), self.changes.flatten(1)
-        self.cross[:, slot] = (flat_steps @ flat_changes[slot]).double()
-        self.cross[slot] = (flat_changes @ flat_steps[slot]).double()
-        penalised = self.steps[:, :, :-1].flatten(1)
-        self.inner[slot] = self.inner[:, slot] = (penalised @ penalised[slot]).double()
+        whole = self._whole[slot] = self._penalised(step, change, self._l2)
+        self._cross[:, slot] = self.steps @ whole
+        self._cross[slot] = self._whole @ step
 
     def rescale(self, factor: float) -> None:
         """Multiply the known Hessian, as when the loss has become flatter everywhere.
@@ -71,7 +72,7 @@ class Pairs:
             factor: New curvature over old.
         """
         self.changes *= factor
-        self.cross *= factor
+        self._move(self._l2)
 
     def direction(self, gradient: Float[Tensor, "m e"], l2: float, metric: Metric) -> Float[Tensor, "m e"]:
         """The quasi-Newton step.
@@ -86,33 +87,35 @@ class Pairs:
         """
         if not self.order:
             return -metric(gradient[None])[0]
-        order = torch.tensor(self.order, device=gradient.device)
-        upper = (self.cross + l2 * self.inner)[order][:, order].triu()
-        first = torch.linalg.solve_triangular(upper, self._along(self.steps, gradient)[order, None], upper=True)
-        q = gradient - self._combine(self.changes, first, order)
-        q[:, :-1] -= l2 * self._combine(self.steps, first, order)[:, :-1]
-        newest = self.changes[self.order[-1]].clone()
-        newest[:, :-1] += l2 * self.steps[self.order[-1], :, :-1]
-        z, turned = metric(torch.stack([q, newest]))
-        ratio = float(upper[-1, -1]) / max(float((newest * turned).sum()), torch.finfo(torch.float64).tiny)
-        z *= min(max(ratio, _SCALE[0]), _SCALE[1])
-        seen = self._along(self.changes, z)[order]
-        held = z.clone()
-        held[:, -1] = 0
-        seen += l2 * self._along(self.steps, held)[order]
-        rest = (upper.diagonal() * first[:, 0] - seen)[:, None]
-        second = torch.linalg.solve_triangular(upper.T, rest, upper=False)
-        return -(z + self._combine(self.steps, second, order))
+        if l2 != self._l2:
+            self._move(l2)
+        order, g = torch.tensor(self.order, device=gradient.device), gradient.flatten()
+        upper = self._cross[order][:, order].triu()
+        along = (self.steps @ g).double()
+        first = torch.linalg.solve_triangular(upper, along[order, None], upper=True)[:, 0]
+        newest = self._whole[self.order[-1]]
+        q = g - self._combined(self._whole, first, order)
+        z, turned = metric(torch.stack([q, newest]).view(2, *gradient.shape)).flatten(1)
+        ratio = float(upper[-1, -1]) / max(float(newest @ turned), torch.finfo(torch.float64).tiny)
+        z = z * min(max(ratio, _SCALE[0]), _SCALE[1])
+        rest = upper.diagonal() * first - (self._whole @ z).double()[order]
+        second = torch.linalg.solve_triangular(upper.T, rest[:, None], upper=False)[:, 0]
+        return -(z + self._combined(self.steps, second, order)).view_as(gradient)
 
-    def _along(self, vectors: Float[Tensor, "k m e"], vector: Float[Tensor, "m e"]) -> Float[Tensor, " k"]:
-        return (vectors.flatten(1) @ vector.flatten()).double()
+    def _move(self, l2: float) -> None:
+        """Put another penalty's part into what is kept with it."""
+        self._l2, self._whole = l2, self._penalised(self.steps, self.changes, l2)
+        self._cross = (self.steps @ self._whole.T).double()
 
-    def _combine(
-        self, vectors: Float[Tensor, "k m e"], weights: Float[Tensor, "j 1"], order: Int[Tensor, " j"]
-    ) -> Float[Tensor, "m e"]:
+    def _penalised(self, steps: Float[Tensor, "*k s"], changes: Float[Tensor, "*k s"], l2: float) -> Tensor:
+        whole = torch.add(changes, steps, alpha=l2)
+        whole[..., self._unpenalised] = changes[..., self._unpenalised]
+        return whole
+
+    def _combined(self, vectors: Tensor, weights: Tensor, order: Tensor) -> Tensor:
         placed = vectors.new_zeros(len(vectors))
-        placed[order] = weights[:, 0].to(placed.dtype)
-        return (placed @ vectors.flatten(1)).view(vectors.shape[1:])
+        placed[order] = weights.to(placed.dtype)
+        return placed @ vectors
 
 
 @dataclass(frozen=True)

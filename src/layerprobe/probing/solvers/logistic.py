@@ -69,6 +69,8 @@ class Logistic(AbstractSolver):
         stop: Stop | None = None,
     ) -> Solution:
         """See `AbstractSolver.solve`."""
+        # One long computation, which is worth all threads where a single evaluation is not.
+        spectrum = spectrum or Spectrum.of(features)
         with threads_for(4.0 * math.prod(features.shape) * n_classes * len(l2)):
             return self._solve(features, targets, n_classes, l2, spectrum, stop)
 
@@ -92,13 +94,12 @@ class Logistic(AbstractSolver):
         targets: Tensor,
         n_classes: int,
         l2: Tensor,
-        spectrum: Spectrum | None,
+        spectrum: Spectrum,
         stop: Stop | None,
     ) -> Solution:
         present, places = targets.unique(return_inverse=True)
         if len(present) < n_classes:
             return self._with_absent(features, places, present, n_classes, l2, spectrum, stop)
-        spectrum = spectrum or Spectrum.of(features)
         l2 = l2.to(features.device, torch.float64)
         if n_classes == 1 or not torch.isfinite(spectrum.values).all():
             return _trivial(len(l2), n_classes, features, finite=n_classes == 1)
@@ -183,7 +184,7 @@ class Logistic(AbstractSolver):
         present: Tensor,
         n_classes: int,
         l2: Tensor,
-        spectrum: Spectrum | None,
+        spectrum: Spectrum,
         stop: Stop | None,
     ) -> Solution:
         """Classes without a training sample have weight 0 and, at the optimum, a bias of -∞: here a very low one."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.matrix import Features
+from layerprobe.probing.solvers.binary import BinaryObjective
 from layerprobe.probing.solvers.lbfgs import Metric, Pairs, Point, minimise
 from layerprobe.probing.solvers.softmax import Evaluation, SoftmaxObjective, basis
 
@@ -23,6 +25,8 @@ _ROUGH = 0.03
 
 PAIR_BYTES = 1 << 29
 """What curvature pairs may take."""
+
+Objective: TypeAlias = BinaryObjective | SoftmaxObjective
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,19 @@ class Samples:
     targets: Int[Tensor, " n"]
     n_classes: int
     dtype: torch.dtype
+
+    def objective(self, dtype: torch.dtype) -> Objective:
+        """What is minimised.
+
+        Args:
+            dtype: Precision of its matrix products.
+
+        Returns:
+            The objective of these samples.
+        """
+        if self.n_classes == 2:
+            return BinaryObjective(self.features, self.targets, dtype)
+        return SoftmaxObjective(self.features, self.targets, self.n_classes, dtype)
 
 
 @dataclass(frozen=True)
@@ -157,17 +174,16 @@ class Path:
         head[:, -1] = basis(s.n_classes, torch.float64, head.device).T @ share.log()
         return head
 
-    def _objective(self, dtype: torch.dtype) -> SoftmaxObjective:
-        s = self.samples
+    def _objective(self, dtype: torch.dtype) -> Objective:
+        samples = self.samples
         # Coordinates are float64; converted once, not at every evaluation.
-        features = s.features
-        if self.axes is None and isinstance(features, Tensor):
-            features = features.to(dtype)
-        return SoftmaxObjective(features, s.targets, s.n_classes, dtype)
+        if self.axes is None and isinstance(samples.features, Tensor):
+            samples = replace(samples, features=samples.features.to(dtype))
+        return samples.objective(dtype)
 
     def _pairs(self, dtype: torch.dtype) -> Pairs:
         like = self._zero().to(dtype)
-        affordable = PAIR_BYTES // (2 * like.numel() * like.element_size())
+        affordable = PAIR_BYTES // (3 * like.numel() * like.element_size())
         return Pairs(max(4, min(self.memory, affordable)), like)
 
     def _point(self, head: Tensor, evaluation: Evaluation, i: int, l2: float) -> Point:
@@ -194,9 +210,7 @@ class Path:
         bound = float(gradient[:, :-1].double().square().sum()) / (2 * l2) + worth
         return bound / max(objective, torch.finfo(torch.float64).tiny)
 
-    def _descend(
-        self, objective: SoftmaxObjective, start: Point, pairs: Pairs, l2: float, target: float
-    ) -> tuple[Point, int]:
+    def _descend(self, objective: Objective, start: Point, pairs: Pairs, l2: float, target: float) -> tuple[Point, int]:
         values = self.values.to(objective.dtype)
         axes = None if self.axes is None else self.axes.to(objective.dtype)
         value = torch.full((1,), l2, dtype=torch.float64, device=values.device)

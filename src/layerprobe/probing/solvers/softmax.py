@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from layerprobe.probing.matrix import BLOCK, Features
@@ -39,13 +39,11 @@ class Evaluation:
         objective: Mean cross-entropy + ½·l2·‖W‖², in float64.
         gradient: With respect to the weights and, last, the bias, in the coordinates of `basis`.
         curvature: Mean over the samples of Qᵀ(diag(p) - ppᵀ)Q; None where not asked for.
-        separated: Whether every sample's own class has the strictly largest score.
     """
 
     objective: Float[Tensor, " p"]
     gradient: Float[Tensor, "p m e"]
     curvature: Float[Tensor, "p m m"] | None
-    separated: Bool[Tensor, " p"]
 
 
 @dataclass(frozen=True)
@@ -76,8 +74,7 @@ class SoftmaxObjective:
         loss = torch.zeros(p, dtype=torch.float64, device=device)
         gradient = torch.zeros(p * m, e, dtype=torch.float64, device=device)
         curvature = torch.zeros(p, c, c, dtype=torch.float64, device=device) if with_curvature else None
-        separated = torch.ones(p, dtype=torch.bool, device=device)
-        for x, labels in self._blocks(p):
+        for x, labels in in_blocks(self.features, self.targets, self.dtype, p * c):
             k, r, _ = x.shape
             own = labels.view(k, 1, 1, r).expand(k, p, 1, r).reshape(k * p, 1, r)
             scores = torch.baddbmm(bias.expand(k, p * m, 1), weight.expand(k, p * m, e - 1), x.mT)
@@ -88,7 +85,6 @@ class SoftmaxObjective:
             mine = torch.exp(-largest)
             u.scatter_(1, own, 0.0)
             others = u.sum(1, keepdim=True)
-            separated &= ((others < 1) & (largest == 0)).view(k, p, r).all(2).all(0)
             # log(e^-M + Σ_{j≠y} e^{u_j - M}) + M; at M = 0 this is log1p(others)
             losses = largest + torch.log1p(others + torch.expm1(-largest))
             loss += losses.view(k, p, r).sum((0, 2), dtype=torch.float64)
@@ -106,26 +102,38 @@ class SoftmaxObjective:
         gradient[:, :, :-1] += l2.view(-1, 1, 1) * wide
         objective = loss / n + 0.5 * l2 * wide.square().sum((1, 2))
         reduced = None if curvature is None else q.double().T @ covariance(curvature / n) @ q.double()
-        return Evaluation(objective, gradient.to(self.dtype), reduced, separated)
+        return Evaluation(objective, gradient.to(self.dtype), reduced)
 
-    def _blocks(self, p: int) -> Iterator[tuple[Float[Tensor, "k r d"], Int[Tensor, "k r"]]]:
-        """All samples, as many products of `_ROWS` at a time as `_SCORES` allows, and at least two."""
-        n, d = self.features.shape
-        # A length that divides n leaves no short block behind, which would cost as many calls as a long one.
-        length = n if n <= 8 * _ROWS else next((r for r in range(_ROWS * 5 // 4, _ROWS // 2, -1) if n % r == 0), _ROWS)
-        at_a_time = length * max(2, _SCORES // (p * self.n_classes * length))
-        # What is read or converted is a copy.
-        if not isinstance(self.features, Tensor) or self.features.dtype != self.dtype:
-            at_a_time = max(1, min(at_a_time, BLOCK // max(d, 1)))
-            length = min(length, at_a_time)
-        start = 0
-        while start < n:
-            stop = min(start + at_a_time, n)
-            rows = min(length, stop - start)
-            stop -= (stop - start) % rows
-            x, labels = self.features[start:stop].to(self.dtype), self.targets[start:stop]
-            yield x.view(-1, rows, d), labels.view(-1, rows)
-            start = stop
+
+def in_blocks(
+    features: Features, labels: Shaped[Tensor, " n"], dtype: torch.dtype, columns: int
+) -> Iterator[tuple[Float[Tensor, "k r d"], Shaped[Tensor, "k r"]]]:
+    """All samples, as many products of `_ROWS` at a time as `_SCORES` allows, and at least two.
+
+    Args:
+        features: The samples.
+        labels: A value of each.
+        dtype: Precision of the features in a block.
+        columns: Scores of each sample.
+
+    Yields:
+        k blocks of r samples, and their values.
+    """
+    n, d = features.shape
+    # A length that divides n leaves no short block behind, which would cost as many calls as a long one.
+    length = n if n <= 8 * _ROWS else next((r for r in range(_ROWS * 5 // 4, _ROWS // 2, -1) if n % r == 0), _ROWS)
+    at_a_time = length * max(2, _SCORES // (columns * length))
+    # What is read or converted is a copy.
+    if not isinstance(features, Tensor) or features.dtype != dtype:
+        at_a_time = max(1, min(at_a_time, BLOCK // max(d, 1)))
+        length = min(length, at_a_time)
+    start = 0
+    while start < n:
+        stop = min(start + at_a_time, n)
+        rows = min(length, stop - start)
+        stop -= (stop - start) % rows
+        yield features[start:stop].to(dtype).view(-1, rows, d), labels[start:stop].view(-1, rows)
+        start = stop
 
 
 def covariance(products: Float[Tensor, "p c c"]) -> Float[Tensor, "p c c"]:
