@@ -129,10 +129,8 @@ class _Bench:
         n, iterations = 2 * self.columns, 20
         c = min(self.columns, 64)
         x, y = self.made(n, 4), (torch.arange(n) % c).to(self.device)
-        path = L2Path(
-            Samples(x, y, c, torch.float32), torch.ones(4, device=self.device), torch.eye(4, device=self.device),
-            0.0, -1.0, iterations, 16,
-        )  # fmt: skip
+        samples = Samples(x, y, c, torch.float32)
+        path = L2Path(samples, torch.ones(4, device=self.device), None, 0.0, -1.0, iterations, 16)
         l2 = torch.ones(1, dtype=torch.float64, device=self.device)
         with threads_for(0.0):
             return self.seconds(lambda: path.follow(l2)) / iterations

@@ -61,7 +61,7 @@ def test_logistic_regression_evaluates_each_value_some_times_and_certifies_it_on
     found, k = solver.operations(n, d, c, p), iterations(n, d)
     assert found.steps == pytest.approx(p * k)
     assert found.scores == pytest.approx(n * c * p * (k + 1.5))
-    assert found.thin == pytest.approx(found.scores * d + p * k * 2 * c * d * d)
+    assert found.thin == pytest.approx(found.scores * d + p * (k + 1.5) * c * d * d)
     assert (found.thin_double, found.scores_double) == (n * d * c * p, n * c * p)
 
 

@@ -78,12 +78,11 @@ class Logistic(AbstractSolver):
         """See `AbstractSolver.operations`; where d > n, the path is that of n coordinates, in memory."""
         span = d > n and n <= LARGEST
         e = n if span else d
-        # In the span the metric is diagonal.
-        axes = 0 if span else d if min(n, d) <= LARGEST else SAMPLE // 2
+        # Heads are turned into all axes and back, or the metric applied through some of them to two vectors.
+        every, some = (0, 0) if span else (d, 0) if min(n, d) <= LARGEST else (0, SAMPLE // 2)
         k = iterations(n, d)
-        # Evaluations of the starts and of each step, which puts two vectors through the metric, and all pairs.
-        evaluation = Operations(thin=n * e * c, scores=n * c, reads=0 if span else n * d)
-        step = Operations(steps=1, thin=2 * c * e * axes + 4.5 * self.memory * c * e)
+        evaluation = Operations(thin=(n + every) * e * c, scores=n * c, reads=0 if span else n * d)
+        step = Operations(steps=1, thin=2 * c * e * some + 4.5 * self.memory * c * e)
         back = n * d * c * p / 2 if span else 0
         certificate = Operations(thin_double=n * d * c * p + back, scores_double=n * c * p, reads=(2 + span) * n * d)
         return evaluation * (p * (_STARTS + k)) + step * (p * k) + certificate
@@ -103,12 +102,13 @@ class Logistic(AbstractSolver):
         l2 = l2.to(features.device, torch.float64)
         if n_classes == 1 or not torch.isfinite(spectrum.values).all():
             return _trivial(len(l2), n_classes, features, finite=n_classes == 1)
-        span = spectrum.span
-        # With the samples in their own principal axes, the preconditioner is diagonal.
+        span, vectors = spectrum.span, spectrum.vectors
+        every = vectors if vectors is not None and vectors.shape[0] == vectors.shape[1] else None
+        fitted_to = features if span is None else span.coordinates
         path = Path(
-            Samples(features if span is None else span.coordinates, targets, n_classes, features.dtype),
+            Samples(fitted_to, targets, n_classes, features.dtype, every),
             spectrum.values,
-            spectrum.vectors,
+            vectors if every is None else None,
             spectrum.rest,
             0.5 * self.tolerance,
             self.max_iterations,
@@ -117,6 +117,8 @@ class Logistic(AbstractSolver):
 
         def whole(heads: Tensor) -> tuple[Tensor, Tensor]:
             weight, bias = _every_class(heads, n_classes)
+            if every is not None:
+                weight = weight @ every.T.double()
             return (weight if span is None else span.back(weight, features)), bias
 
         def past(head: Tensor) -> bool:

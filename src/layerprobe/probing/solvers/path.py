@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -15,6 +15,7 @@ from layerprobe.probing.matrix import Features
 from layerprobe.probing.solvers.binary import BinaryObjective
 from layerprobe.probing.solvers.lbfgs import Metric, Pairs, Point, minimise
 from layerprobe.probing.solvers.softmax import Evaluation, SoftmaxObjective, basis
+from layerprobe.probing.solvers.turned import Turned
 
 _PATIENCE = 40
 _RUNG = 30.0
@@ -26,7 +27,7 @@ _ROUGH = 0.03
 PAIR_BYTES = 1 << 29
 """What curvature pairs may take."""
 
-Objective: TypeAlias = BinaryObjective | SoftmaxObjective
+Objective: TypeAlias = BinaryObjective | SoftmaxObjective | Turned
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,14 @@ class Samples:
         targets: Class indices; every class has a sample.
         n_classes: Number of classes, at least 2.
         dtype: Precision of the first fit.
+        axes: What heads are given in, orthonormal columns; None for the features' own axes.
     """
 
     features: Features
     targets: Int[Tensor, " n"]
     n_classes: int
     dtype: torch.dtype
+    axes: Float[Tensor, "d d"] | None = None
 
     def objective(self, dtype: torch.dtype) -> Objective:
         """What is minimised.
@@ -54,9 +57,16 @@ class Samples:
         Returns:
             The objective of these samples.
         """
-        if self.n_classes == 2:
-            return BinaryObjective(self.features, self.targets, dtype)
-        return SoftmaxObjective(self.features, self.targets, self.n_classes, dtype)
+        features = self.features
+        # Coordinates are float64; converted once, not at every evaluation.
+        if isinstance(features, Tensor) and features.dtype == torch.float64:
+            features = features.to(dtype)
+        objective = (
+            BinaryObjective(features, self.targets, dtype)
+            if self.n_classes == 2
+            else SoftmaxObjective(features, self.targets, self.n_classes, dtype)
+        )
+        return objective if self.axes is None else Turned(objective, self.axes.to(dtype))
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,7 @@ class Path:
     Attributes:
         samples: What is fitted.
         values: Eigenvalues of the Gram matrix.
-        axes: Its eigenvectors; None where the features are in their own axes.
+        axes: Its leading eigenvectors; None where the heads are given in all of them.
         rest: Its eigenvalue in all directions beside the axes.
         target: The gap to reach.
         max_iterations: Evaluations of each value at most.
@@ -108,7 +118,7 @@ class Path:
             Heads (weights and, last, bias, in the coordinates of `basis`), and the evaluations spent on each: none on
             what was not wanted, whose head is NaN.
         """
-        objective = self._objective(self.samples.dtype)
+        objective = self.samples.objective(self.samples.dtype)
         pairs, trace = self._pairs(self.samples.dtype), 0.0
         known: list[tuple[float, Tensor]] = []
         heads: dict[float, tuple[Tensor, int]] = {}
@@ -150,7 +160,7 @@ class Path:
         Returns:
             Heads in float64, and the evaluations spent on each.
         """
-        objective = self._objective(torch.float64)
+        objective = self.samples.objective(torch.float64)
         refined, spent = [], []
         for head, value in zip(heads.double(), l2.tolist(), strict=True):
             first = objective(head[None], l2.new_full((1,), value), True)
@@ -164,7 +174,7 @@ class Path:
     def first_slope(self) -> float:
         """The gradient's norm at zero weights and the best bias, the scale where there is no penalty."""
         zero = torch.zeros(1, dtype=torch.float64, device=self.samples.features.device)
-        return float(self._objective(torch.float64)(self._zero()[None].double(), zero, False).gradient.norm())
+        return float(self.samples.objective(torch.float64)(self._zero()[None].double(), zero, False).gradient.norm())
 
     def _zero(self) -> Tensor:
         """Zero weights, and the bias that is best for them: the logarithms of the classes' shares."""
@@ -173,13 +183,6 @@ class Path:
         head = torch.zeros(s.n_classes - 1, s.features.shape[1] + 1, dtype=s.dtype, device=s.features.device)
         head[:, -1] = basis(s.n_classes, torch.float64, head.device).T @ share.log()
         return head
-
-    def _objective(self, dtype: torch.dtype) -> Objective:
-        samples = self.samples
-        # Coordinates are float64; converted once, not at every evaluation.
-        if self.axes is None and isinstance(samples.features, Tensor):
-            samples = replace(samples, features=samples.features.to(dtype))
-        return samples.objective(dtype)
 
     def _pairs(self, dtype: torch.dtype) -> Pairs:
         like = self._zero().to(dtype)
@@ -225,12 +228,8 @@ class Path:
             def apply(vectors: Tensor) -> Tensor:
                 turned = turn.T @ vectors
                 weight = turned[:, :, :-1]
-                if axes is None:
-                    weight = weight * scale
-                elif axes.shape[0] == axes.shape[1]:
-                    weight = ((weight @ axes) * scale) @ axes.T
-                else:
-                    weight = weight * beside + ((weight @ axes) * (scale - beside)) @ axes.T
+                along = None if axes is None else ((weight @ axes) * (scale - beside)) @ axes.T
+                weight = weight * scale if along is None else weight * beside + along
                 return turn @ torch.cat([weight, turned[:, :, -1:] / a], 2)
 
             return apply
