@@ -40,6 +40,48 @@ def test_what_is_recorded_comes_back_whatever_the_budget(budget, tmp_path) -> No
     bank.close()
 
 
+@pytest.mark.parametrize("budget", [0, 3_000, 6_000])
+@pytest.mark.parametrize("host", [0, 2_000, 7_000, 1 << 20])
+@pytest.mark.parametrize("kept_as", [None, torch.float64])
+def test_features_of_a_gpu_go_to_ram_and_from_there_to_disk(budget, host, kept_as, tmp_path) -> None:
+    bank = FeatureBank(budget, tmp_path, kept_as, host)
+    wanted: dict[tuple[str, str, str], list[torch.Tensor]] = {}
+    for split in ("train", "val"):
+        for i in range(4):
+            for layer, d in (("a", 7), ("b", 20), ("c", 1)):
+                part = batches(16, d, 16, i)[0]
+                wanted.setdefault((layer, split, "all"), []).append(part)
+                bank.append((layer, split, "all"), part.clone())
+                assert not bank.on_disk & bank.in_ram
+    size = {layer: 2 * 4 * 16 * 4 * d for layer, d in (("a", 7), ("b", 20), ("c", 1))}
+    assert sum(size[layer] for layer in bank.in_ram) <= host
+    assert sum(size[layer] for layer in size.keys() - bank.in_ram - bank.on_disk) <= budget
+    if host == 1 << 20:
+        assert not bank.on_disk
+    for key, parts in wanted.items():
+        assert torch.equal(whole(bank.take(key)), torch.cat(parts))
+    bank.close()
+
+
+def test_the_largest_layer_makes_room_until_there_is_none_to_move(tmp_path, caplog) -> None:
+    bank = FeatureBank(1 << 20, tmp_path, host=1_500)
+    parts = {layer: batches(20, d, 20)[0] for layer, d in (("a", 5), ("b", 10), ("c", 2))}
+    for layer, part in parts.items():
+        bank.append((layer, "train", ""), part.clone())
+    assert bank.give_way()
+    assert bank.in_ram == {"b"}
+    assert bank.give_way()
+    assert (bank.in_ram, bank.on_disk) == ({"a", "b"}, set())
+    bank.append(("a", "val", ""), parts["a"].clone())
+    assert (bank.in_ram, bank.on_disk) == ({"a"}, {"b"}), "1,600 bytes exceed what RAM is allowed"
+    bank.append(("c", "val", ""), parts["c"].clone())
+    assert bank.in_ram == {"a", "c"}, "no more stays than did when memory was full"
+    assert not bank.give_way()
+    assert "features of b (0.00 GB) go to RAM" in caplog.text
+    for layer, part in parts.items():
+        assert torch.equal(whole(bank.take((layer, "train", ""))), part)
+
+
 def test_what_fits_by_now_is_brought_back_into_memory(tmp_path) -> None:
     bank = FeatureBank(5_000, tmp_path)
     for part in batches(60, 10, 20):

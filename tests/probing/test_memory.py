@@ -18,6 +18,10 @@ def test_a_share_of_what_is_free(wanted) -> None:
     assert memory_budget(wanted) == pytest.approx(0.25 * free_memory(), rel=0.05)
 
 
+def test_a_share_of_another_memory() -> None:
+    assert [memory_budget(wanted, 1000) for wanted in (None, 0.25, "10%", "2KB")] == [500, 250, 100, 2000]
+
+
 @pytest.mark.parametrize("wanted", ["much", 0, -1, "8 apples", "", "nan", float("inf")])
 def test_anything_else_is_refused(wanted) -> None:
     with pytest.raises(ValueError, match="max_memory"):

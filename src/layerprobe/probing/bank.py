@@ -1,7 +1,8 @@
-"""Keep the features of all layers: in memory while they fit, the largest on disk beyond."""
+"""Keep the features of all layers: where they are made while they fit, the largest in RAM or on disk beyond."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias
@@ -10,9 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from layerprobe.probing.host import HostStore
 from layerprobe.probing.matrix import Features, blocks
 from layerprobe.probing.spill import SpilledRows, SpillError, SpillFile
 from layerprobe.types import LayerName, Split
+
+log = logging.getLogger("layerprobe")
 
 Key: TypeAlias = tuple[LayerName, Split, str]
 """A layer, a split, and what was done to make features of it."""
@@ -22,31 +26,41 @@ class FeatureBank:
     """Everything that is recorded of one checkpoint, within a budget.
 
     Nothing has to be known of the number of samples beforehand: when what is held exceeds the budget, the layer that
-    holds most moves to disk with all its splits, and what is recorded of it from then on goes there directly.
+    holds most moves away with all its splits, and what is recorded of it from then on goes there directly. Features
+    made on a GPU move to the machine's own memory, and from there to disk; those made on the CPU move to disk.
 
     Args:
-        budget: Bytes that features may take in memory.
-        directory: Where the rest is kept; by default the system's directory for temporary files.
+        budget: Bytes that features may take where they are made.
+        directory: Where files are; by default the system's directory for temporary files.
         kept_as: Precision on disk; by default that of the features.
+        host: Bytes of the machine's own memory that features made on a GPU may take.
 
     Attributes:
         problems: Why a layer could not be kept.
     """
 
-    def __init__(self, budget: int, directory: Path | None = None, kept_as: torch.dtype | None = None) -> None:
-        self.budget, self.directory, self.kept_as = budget, directory, kept_as
+    def __init__(
+        self, budget: int, directory: Path | None = None, kept_as: torch.dtype | None = None, host: int = 0
+    ) -> None:
+        self.budget, self.directory, self.kept_as, self.host = budget, directory, kept_as, host
         self.problems: dict[LayerName, str] = {}
         self._held: dict[Key, list[Tensor]] = {}
         self._bytes: dict[LayerName, int] = {}
         self._taken = 0
         self._spilled: dict[Key, SpilledRows] = {}
+        self._in_ram: dict[LayerName, int] = {}
         self._on_disk: set[LayerName] = set()
         self._file: SpillFile | None = None
 
     @property
     def on_disk(self) -> frozenset[LayerName]:
-        """The layers that did not fit."""
+        """The layers that are kept in a file."""
         return frozenset(self._on_disk)
+
+    @property
+    def in_ram(self) -> frozenset[LayerName]:
+        """The layers made on a GPU that are kept in the machine's own memory."""
+        return frozenset(self._in_ram)
 
     def append(self, key: Key, features: Float[Tensor, "k d"]) -> None:
         """Keep a batch.
@@ -60,13 +74,33 @@ class FeatureBank:
         layer = key[0]
         if layer in self.problems:
             return
-        if layer in self._on_disk:
+        if layer in self._in_ram or layer in self._on_disk:
             self._write(key, [features])
-            return
-        self._held.setdefault(key, []).append(features)
-        self._bytes[layer] = self._bytes.get(layer, 0) + features.nbytes
+        else:
+            self._held.setdefault(key, []).append(features)
+            self._bytes[layer] = self._bytes.get(layer, 0) + features.nbytes
         while self._bytes and sum(self._bytes.values()) > self.budget:
-            self._move(max(self._bytes, key=lambda name: self._bytes[name]))
+            self._move(_largest(self._bytes))
+        while sum(self._in_ram.values()) > self.host:
+            self._sink(_largest(self._in_ram))
+
+    def give_way(self) -> bool:
+        """Move the largest layer away, since its device has run out of memory, and keep no more there than is left.
+
+        Returns:
+            Whether there was one.
+        """
+        held = {layer: size for layer, size in self._bytes.items() if size}
+        if not held:
+            return False
+        layer = _largest(held)
+        self._move(layer)
+        self.budget = sum(self._bytes.values())
+        if sum(self._in_ram.values()) > self.host:
+            self._sink(_largest(self._in_ram))
+        place = "RAM" if layer in self._in_ram else "disk"
+        log.warning("The GPU's memory is full: the features of %s (%.2f GB) go to %s.", layer, held[layer] / 1e9, place)
+        return True
 
     def take(self, key: Key) -> Features:
         """Hand a layer's features of one split over; they are not kept.
@@ -85,18 +119,19 @@ class FeatureBank:
             if size > self.budget - self._taken - sum(self._bytes.values()):
                 return rows
             self._taken += size
-            return _whole(blocks(rows), rows.shape, rows.dtype, rows.device)
+            return _whole(rows, blocks(rows))
         batches = self._held.pop(key)
         size = sum(batch.nbytes for batch in batches)
         self._bytes[key[0]] -= size
         self._taken += size
-        shape, first = (sum(map(len, batches)), batches[0].shape[1]), batches[0]
-        return _whole(_given_up(batches), shape, first.dtype, first.device)
+        return _whole(_in_ram(batches[0]), _given_up(batches), sum(map(len, batches)))
 
     def drop(self, layer: LayerName) -> None:
         """Forget a layer, and what was taken of it."""
         self._taken = 0
         self._bytes.pop(layer, None)
+        if layer in self._in_ram:
+            self._in_ram[layer] = 0
         for kept in (self._held, self._spilled):
             for key in [key for key in kept if key[0] == layer]:
                 del kept[key]
@@ -106,28 +141,60 @@ class FeatureBank:
         self._held.clear()
         self._spilled.clear()
         self._bytes.clear()
+        self._in_ram.clear()
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def _move(self, layer: LayerName) -> None:
+        """From where features are made to the next place."""
         del self._bytes[layer]
-        self._on_disk.add(layer)
-        for key in [key for key in self._held if key[0] == layer]:
+        keys = [key for key in self._held if key[0] == layer]
+        if self.host:
+            self._in_ram[layer] = 0
+        else:
+            self._on_disk.add(layer)
+        for key in keys:
             if layer not in self.problems:
-                self._write(key, self._held.pop(key))
+                self._write(key, _given_up(self._held.pop(key)))
 
-    def _write(self, key: Key, batches: list[Tensor]) -> None:
+    def _sink(self, layer: LayerName) -> None:
+        """From the machine's own memory to disk."""
+        del self._in_ram[layer]
+        self._on_disk.add(layer)
         try:
-            self._file = self._file or SpillFile(self.directory)
+            for key in [key for key in self._spilled if key[0] == layer]:
+                rows = self._spilled[key]
+                self._spilled[key] = rows.moved(self._disk(), self.kept_as or rows.dtype)
+        except SpillError as error:
+            self.problems[layer] = str(error)
+            self.drop(layer)
+
+    def _write(self, key: Key, batches: Iterable[Tensor]) -> None:
+        layer = key[0]
+        try:
             for batch in batches:
                 if key not in self._spilled:
-                    kept_as = self.kept_as or batch.dtype
-                    self._spilled[key] = SpilledRows(self._file, batch.shape[1], kept_as, batch.dtype, batch.device)
+                    self._spilled[key] = self._rows(layer, batch)
                 self._spilled[key].append(batch)
+                if layer in self._in_ram:
+                    self._in_ram[layer] += batch.nbytes
         except SpillError as error:
-            self.problems[key[0]] = str(error)
-            self.drop(key[0])
+            self.problems[layer] = str(error)
+            self.drop(layer)
+
+    def _rows(self, layer: LayerName, batch: Tensor) -> SpilledRows:
+        if layer in self._in_ram:
+            return _in_ram(batch)
+        return SpilledRows(self._disk(), batch.shape[1], self.kept_as or batch.dtype, batch.dtype, batch.device)
+
+    def _disk(self) -> SpillFile:
+        self._file = self._file or SpillFile(self.directory)
+        return self._file
+
+
+def _largest(sizes: dict[LayerName, int]) -> LayerName:
+    return max(sizes, key=lambda name: sizes[name])
 
 
 def _given_up(batches: list[Tensor]) -> Iterator[Tensor]:
@@ -137,8 +204,26 @@ def _given_up(batches: list[Tensor]) -> Iterator[Tensor]:
         yield batches.pop()
 
 
-def _whole(batches: Iterable[Tensor], shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    whole, start = torch.empty(shape, dtype=dtype, device=device), 0
+def _in_ram(like: Tensor) -> SpilledRows:
+    return SpilledRows(HostStore(), like.shape[1], like.dtype, like.dtype, like.device)
+
+
+def _whole(rows: SpilledRows, batches: Iterable[Tensor], n: int | None = None) -> Features:
+    """Rows in one piece, where their device has room for that; in their store otherwise.
+
+    Args:
+        rows: The rows, or where they go.
+        batches: What is to be joined.
+        n: How many there are, where the store has none yet.
+    """
+    try:
+        whole = torch.empty(len(rows) if n is None else n, rows.shape[1], dtype=rows.dtype, device=rows.device)
+    except torch.OutOfMemoryError:
+        for batch in batches if n is not None else ():
+            rows.append(batch)
+        log.warning("The GPU's memory is full: %d rows of %d features stay in RAM.", *rows.shape)
+        return rows
+    start = 0
     for batch in batches:
         whole[start : start + len(batch)] = batch
         start += len(batch)

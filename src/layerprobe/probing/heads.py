@@ -30,6 +30,10 @@ class Heads:
     weight: Float[Tensor, "p c d"]
     bias: Float[Tensor, "p c"]
 
+    def to(self, device: torch.device) -> Heads:
+        """The same on another device."""
+        return Heads(self.weight.to(device), self.bias.to(device))
+
     def evaluate(
         self, features: Features, targets: Int[Tensor, " n"], losses: Losses
     ) -> tuple[Bool[Tensor, "p n"], Float[Tensor, " p"]]:

@@ -12,13 +12,14 @@ SHARE = 0.5
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
-def memory_budget(wanted: int | float | str | None) -> int:
+def memory_budget(wanted: int | float | str | None, free: int | None = None) -> int:
     """The budget in bytes.
 
     Args:
         wanted: Bytes, or text such as `8GiB` or `500 MB`, or the share of the free memory such as `0.3` or `30%`; by
             default half of what is free. Free is what the machine has left and the control group (a container's or
             SLURM's limit) allows.
+        free: Bytes that are free where another memory than the machine's own is meant.
 
     Returns:
         Bytes.
@@ -26,11 +27,12 @@ def memory_budget(wanted: int | float | str | None) -> int:
     Raises:
         ValueError: Where it is none of these.
     """
+    free = free_memory() if free is None else free
     if wanted is None:
-        return int(SHARE * free_memory())
+        return int(SHARE * free)
     text = str(wanted).strip().upper()
     if text.endswith("%"):
-        text, factor = text[:-1], free_memory() / 100
+        text, factor = text[:-1], free / 100
     else:
         digits = text.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ ")
         unit = text[len(digits) :].strip().removesuffix("B")
@@ -41,7 +43,7 @@ def memory_budget(wanted: int | float | str | None) -> int:
     except ValueError:
         value = float("nan")
     if factor == 1 and 0 < value <= 1:
-        factor = free_memory()
+        factor = free
     if not 0 < value * factor < float("inf"):
         raise ValueError(
             f"`max_memory` is {wanted!r}. Give bytes (8e9), a size (8GiB, 500MB), or a share of the free memory "

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import count, islice
 from typing import Any
 
@@ -21,12 +22,13 @@ from layerprobe.probing.layers import Layer, discover
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Context, Progress, Recording, record_split
 from layerprobe.probing.refit import refit
+from layerprobe.probing.room import with_room
 from layerprobe.probing.rows import failed, measured
 from layerprobe.probing.sequences import sequence_axes, token_mask
 from layerprobe.probing.streaming import stream_checkpoint
 from layerprobe.probing.sweep import FeatureWay, Sweep, Ways, feature_ways, sweep_layer
 from layerprobe.probing.tokens import AbstractTokenReducer
-from layerprobe.probing.workspace import feature_budget, workspace
+from layerprobe.probing.workspace import feature_budget, host_budget, workspace
 from layerprobe.types import SPLITS, CheckpointInfo, LayerName, LayerResult, Split
 
 
@@ -130,9 +132,10 @@ def feature_bank(network: nn.Module, first: Any, protocol: ProbeProtocol, ways: 
     targets = protocol.targets_of(first, "train")
     sizes = [way.reduction.n_features for found in ways.values() for way in found] or [0]
     fit = workspace(max(sizes), n_outputs(targets), len(protocol.l2))
-    budget = feature_budget(device_of(network), protocol.max_memory, fit, 4 * len(targets) * sum(sizes))
+    device = device_of(network)
+    budget = feature_budget(device, protocol.max_memory, fit, 4 * len(targets) * sum(sizes))
     kept_as = None if protocol.spill_dtype is None else getattr(torch, protocol.spill_dtype)
-    return FeatureBank(budget, protocol.spill_path, kept_as)
+    return FeatureBank(budget, protocol.spill_path, kept_as, host_budget(device, protocol.max_memory))
 
 
 def record_splits(
@@ -195,7 +198,8 @@ def probe_layer(
         sweeps = sweep_layer(layer.name, ways, recordings["train"], recordings.get("val"), variants, protocol)
         for name, sweep in sweeps.items():
             if sweep.selected is not None and sweep.kept is not None:
-                sweep.selected = refit(sweep.selected, *sweep.kept, variants[name], protocol)
+                again = partial(refit, sweep.selected, labels=variants[name], protocol=protocol)
+                sweep.selected = with_room(again, *sweep.kept, what=f"{layer.name}, once more")
                 sweep.kept = None
         chosen, control = sweeps["none"].selected, sweeps.get("shuffled", Sweep()).selected
         if chosen is None:

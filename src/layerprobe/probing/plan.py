@@ -26,7 +26,7 @@ from layerprobe.probing.recording import Context, run_split
 from layerprobe.probing.solvers.operations import Operations
 from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.sweep import Ways
-from layerprobe.probing.workspace import feature_budget, workspace
+from layerprobe.probing.workspace import feature_budget, host_budget, workspace
 from layerprobe.quantities import size_text, time_text
 from layerprobe.types import SPLITS, LayerName, Split
 
@@ -160,6 +160,7 @@ def make_plan(
     stays: Collection[LayerName] = ()
     if not protocol.stream:
         budget = feature_budget(device, protocol.max_memory, fit, len(truth) * sum(sizes.values()))
+        budget += host_budget(device, protocol.max_memory)
         held = {layer.name: size * every for layer, size in sizes.items()}
         on_disk = spilled(held, budget)
         places = {layer: "disk" if layer.name in on_disk else "memory" for layer in ways}

@@ -47,7 +47,8 @@ class ProbeProtocol:
         mask: Takes out of a batch which places of a sequence hold a token, nonzero in (samples, tokens), for token
             reducers; by default the inputs' entry `attention_mask`.
         max_memory: What features and fits may take beside the network: bytes, a size such as `8GiB`, or a share of the
-            free memory such as `0.3`; by default half of what is free. Features beyond it are kept on disk.
+            free memory such as `0.3`; by default half of what is free. On a GPU it holds for its memory and for the
+            machine's own each: features that exceed the one are kept in the other, and beyond that on disk.
         spill_directory: Where; by default the system's directory for temporary files. Nothing stays there.
         spill_dtype: Precision on disk; by default that of the features.
         patience: End a path from strong to weak penalties after so many heads in a row that validation likes less, see

@@ -14,11 +14,13 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from layerprobe.probing.activations import record
-from layerprobe.probing.bank import FeatureBank
+from layerprobe.probing.bank import FeatureBank, Key
 from layerprobe.probing.batches import Take
 from layerprobe.probing.features import Reduction, Shape, shape_text
+from layerprobe.probing.inputs import NetworkInputs
 from layerprobe.probing.layers import Layer
 from layerprobe.probing.matrix import Features
+from layerprobe.probing.room import first_line, free_cache
 from layerprobe.probing.sequences import token_mask
 from layerprobe.types import LayerName, Split
 
@@ -30,6 +32,10 @@ Progress: TypeAlias = Callable[[str, int, int | None], None]
 
 Use: TypeAlias = Callable[[Layer, Reduction, Tensor, Tensor], None]
 """Gets a layer, what was made of it, the features of a batch, and its targets."""
+
+
+WITHOUT_DOUBLE = ("mps",)
+"""Devices that have no float64, in which every fit is certified: what they make is fitted on the CPU."""
 
 
 @dataclass
@@ -107,11 +113,25 @@ def record_split(
         TypeError: As for `run_split`.
         ValueError: As for `run_split`.
     """
+    # A batch that is run again must not be kept twice.
+    batch: list[tuple[Key, Tensor]] = []
 
     def keep(layer: Layer, reduction: Reduction, features: Tensor, targets: Tensor) -> None:
-        bank.append((layer.name, split, reduction.description), features)
+        batch.append(((layer.name, split, reduction.description), features))
 
-    found = run_split(network, batches, split, reductions, inputs, targets, mask, keep, bank.drop, on_batch, context)
+    def keep_batch() -> None:
+        batch.reverse()
+        while batch:
+            bank.append(*batch.pop())
+        on_batch()
+
+    def make_room() -> bool:
+        batch.clear()
+        return bank.give_way()
+
+    found = run_split(
+        network, batches, split, reductions, inputs, targets, mask, keep, bank.drop, keep_batch, context, make_room
+    )
     return Recording(split, bank, found.targets, found.problems | bank.problems, found.seconds)
 
 
@@ -127,6 +147,7 @@ def run_split(
     lose: Callable[[LayerName], None] = lambda layer: None,
     on_batch: Callable[[], None] = lambda: None,
     context: Context = nullcontext,
+    make_room: Callable[[], bool] = lambda: False,
 ) -> Run:
     """Run every batch through the network once and reduce every layer as it is made.
 
@@ -142,6 +163,7 @@ def run_split(
         lose: Told of a layer that is no longer used.
         on_batch: Called after each batch.
         context: Makes what the network runs in; reducing never does.
+        make_room: Called where a GPU runs out of memory in a batch. Whether it is worth running the batch again.
 
     Returns:
         The targets, and the layers that were not reached, changed their shape or hold NaN.
@@ -149,6 +171,7 @@ def run_split(
     Raises:
         TypeError: Where a batch is not (input, target), or targets are not what the task predicts.
         ValueError: Where the split is empty, or inputs and targets differ in number.
+        MemoryError: Where a batch does not fit into the GPU's memory.
     """
     run, seen = Run(), []
     by_tokens = any(reduction.axes for found in reductions.values() for reduction in found)
@@ -179,6 +202,8 @@ def run_split(
                     lose(layer.name)
                     return
                 features = reduction(activation, held)
+                if features.device.type in WITHOUT_DOUBLE:
+                    features = features.cpu()
                 if not torch.isfinite(features).all():
                     row = first + int((~torch.isfinite(features).all(1)).nonzero()[0])
                     run.problems[layer.name] = f"NaN or infinite activations, first in {split} sample {row}"
@@ -188,8 +213,11 @@ def run_split(
             run.seconds[layer.name] += time.perf_counter() - start
 
         given = inputs(batch)
-        with context():
-            missing = record(network, given, tuple(reductions), give, same_shape=False)
+        missing = _with_room(
+            lambda given=given, give=give: _recorded(network, given, reductions, give, context),  # type: ignore[misc]
+            make_room,
+            f"A batch of {len(seen[-1])} samples of the {split} split",
+        )
         for name in missing:
             run.problems.setdefault(name, f"not reached, or of another shape, in a batch of the {split} split")
         on_batch()
@@ -197,6 +225,34 @@ def run_split(
         raise ValueError(f"The {split} split is empty. Probing needs samples in train, val and test.")
     run.targets = torch.cat(seen)
     return run
+
+
+def _recorded(
+    network: nn.Module,
+    inputs: NetworkInputs,
+    reductions: Mapping[Layer, Sequence[Reduction]],
+    give: Callable[[Layer, Tensor], None],
+    context: Context,
+) -> list[LayerName]:
+    with context():
+        return record(network, inputs, tuple(reductions), give, same_shape=False)
+
+
+def _with_room(run: Callable[[], list[LayerName]], make_room: Callable[[], bool], what: str) -> list[LayerName]:
+    """Run a batch, again and again while there is something that can make room for it."""
+    while True:
+        try:
+            return run()
+        except torch.OutOfMemoryError as error:
+            reason = first_line(error)
+        # Outside of the handler: the exception's traceback would hold on to what did not fit.
+        found = make_room()
+        free_cache()
+        if not found:
+            raise MemoryError(
+                f"{what} does not fit into the GPU's memory beside the network. {reason}. Lower `batch_size`, or probe "
+                "fewer layers at a time."
+            )
 
 
 def _other_shape(layer: Layer, shape: Shape, split: Split) -> str:

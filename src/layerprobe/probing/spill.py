@@ -6,6 +6,7 @@ import os
 import tempfile
 import weakref
 from bisect import bisect_right
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from layerprobe.probing.host import HostStore
 from layerprobe.probing.matrix import AbstractRows
 
 _AS_BYTES = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -91,18 +93,23 @@ class SpillFile:
 
 
 class SpilledRows(AbstractRows):
-    """Rows in a spill file, in the pieces that they were written in.
+    """Rows in a spill file or a host store, in the pieces that they were written in.
 
     Args:
-        file: The file.
+        file: The file or store.
         n_features: Length of a row.
-        kept_as: Precision on disk.
+        kept_as: Precision there.
         dtype: Precision of what is read.
         device: Where what is read is put.
     """
 
     def __init__(
-        self, file: SpillFile, n_features: int, kept_as: torch.dtype, dtype: torch.dtype, device: torch.device
+        self,
+        file: SpillFile | HostStore,
+        n_features: int,
+        kept_as: torch.dtype,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.file, self.kept_as, self.dtype, self.device = file, kept_as, dtype, device
         self.shape = (0, n_features)
@@ -119,9 +126,27 @@ class SpilledRows(AbstractRows):
         self._starts.append(self.shape[0])
         self.shape = (self.shape[0] + len(rows), self.shape[1])
 
+    def moved(self, file: SpillFile, kept_as: torch.dtype) -> SpilledRows:
+        """The same rows in another file; on the way they are in no other memory than the machine's own.
+
+        Args:
+            file: The file.
+            kept_as: Precision there.
+
+        Raises:
+            SpillError: Where the disk is full or fails.
+        """
+        found = SpilledRows(file, self.shape[1], kept_as, self.dtype, self.device)
+        for start, stop in pairwise([*self._starts, len(self)]):
+            found.append(self._read(start, stop))
+        return found
+
     def __getitem__(self, rows: slice) -> Float[Tensor, "k d"]:
         """See `AbstractRows.__getitem__`."""
         start, stop, _ = rows.indices(len(self))
+        return self._read(start, stop).to(self.device, self.dtype)
+
+    def _read(self, start: int, stop: int) -> Float[Tensor, "k d"]:
         found = torch.empty(max(stop - start, 0), self.shape[1], dtype=self.kept_as)
         size = self.shape[1] * self.kept_as.itemsize
         row = start
@@ -130,7 +155,7 @@ class SpilledRows(AbstractRows):
             end = min(stop, self._starts[piece + 1] if piece + 1 < len(self._starts) else len(self))
             self.file.read(found[row - start : end - start], self._offsets[piece] + (row - self._starts[piece]) * size)
             row = end
-        return found.to(self.device, self.dtype)
+        return found
 
 
 def _content(values: Tensor) -> memoryview:

@@ -77,6 +77,10 @@ class Standardiser:
         found = cls.fit(features)
         return cls(torch.zeros_like(found.mean), torch.ones_like(found.scale), found.constant)
 
+    def to(self, device: torch.device) -> Standardiser:
+        """The same on another device."""
+        return Standardiser(self.mean.to(device), self.scale.to(device), self.constant.to(device))
+
     def apply_(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Standardise features in place and return them."""
         features.sub_(self.mean).div_(self.scale)

@@ -20,6 +20,7 @@ from layerprobe.probing.matrix import AbstractRows, Features
 from layerprobe.probing.patience import PastBest
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Recording
+from layerprobe.probing.room import with_room
 from layerprobe.probing.selection import Candidate, select
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver
@@ -114,8 +115,9 @@ class Selected:
         Returns:
             What the head comes to there.
         """
-        standardised = StandardisedRows(features, self.standardiser)
-        return task.measure(self.heads, standardised, targets.to(features.device), self.fit.solver)
+        device = features.device
+        standardised = StandardisedRows(features, self.standardiser.to(device))
+        return task.measure(self.heads.to(device), standardised, targets.to(device), self.fit.solver)
 
 
 @dataclass
@@ -164,31 +166,55 @@ def sweep_layer(
         standardiser = Standardiser.fit(features) if protocol.standardise else Standardiser.none(features)
         features = standardiser.applied(features)
         val_features = None if val is None else standardiser.applied(val.take(layer, way.reduction))
-        spectrum = Spectrum.of(features)
-        for solver in protocol.solvers:
-            for name, variant in labels.items():
-                targets = variant.splits["train"].to(features.device)
-                n_classes = protocol.task.n_classes(variant)
-                l2 = torch.tensor(protocol.l2_values(len(targets), n_classes), dtype=torch.float64)
-                evaluate, stop = None, None
-                if val_features is not None:
-                    evaluate = partial(
-                        protocol.task.evaluate,
-                        features=val_features,
-                        targets=variant.splits["val"].to(features.device),
-                        solver=solver,
-                    )
-                    stop = None if protocol.patience is None else PastBest(protocol.patience, evaluate)
-                solution = protocol.task.fit(solver, features, targets, variant, l2, spectrum, stop)
-                heads = Heads(solution.weight, solution.bias)
-                figures = None if evaluate is None else evaluate(heads)
-                fit, index = judged(way, solver, solution, l2, figures)
-                sweeps[name].fits.append(fit)
-                if index is not None and sweeps[name].is_beaten_by(fit.candidates[index]):
-                    train_error, _ = protocol.task.evaluate(heads[index], features, targets, solver)
-                    sweeps[name].selected = Selected(fit, index, heads[index], standardiser, float(train_error[0]))
-                    if protocol.refit and val_features is not None:
-                        sweeps[name].kept = features, val_features
+        fit_way = partial(_fit_way, way=way, standardiser=standardiser, labels=labels, protocol=protocol, best=sweeps)
+        for name, sweep in with_room(fit_way, features, val_features, what=layer).items():
+            sweeps[name].fits += sweep.fits
+            if sweep.selected is not None:
+                sweeps[name].selected, sweeps[name].kept = sweep.selected, sweep.kept
+    return sweeps
+
+
+def _fit_way(
+    features: Features,
+    val_features: Float[Tensor, "v d"] | AbstractRows | None,
+    way: FeatureWay,
+    standardiser: Standardiser,
+    labels: Mapping[str, Labels],
+    protocol: ProbeProtocol,
+    best: Mapping[str, Sweep],
+) -> dict[str, Sweep]:
+    """Fit solvers × L2 values to features made in one way.
+
+    Returns:
+        A sweep for each set of labels; a head is selected only where validation prefers it to the best so far.
+    """
+    sweeps = {name: Sweep() for name in labels}
+    spectrum = Spectrum.of(features)
+    for solver in protocol.solvers:
+        for name, variant in labels.items():
+            sweep, targets = sweeps[name], variant.splits["train"].to(features.device)
+            n_classes = protocol.task.n_classes(variant)
+            l2 = torch.tensor(protocol.l2_values(len(targets), n_classes), dtype=torch.float64)
+            evaluate, stop = None, None
+            if val_features is not None:
+                evaluate = partial(
+                    protocol.task.evaluate,
+                    features=val_features,
+                    targets=variant.splits["val"].to(features.device),
+                    solver=solver,
+                )
+                stop = None if protocol.patience is None else PastBest(protocol.patience, evaluate)
+            solution = protocol.task.fit(solver, features, targets, variant, l2, spectrum, stop)
+            heads = Heads(solution.weight, solution.bias)
+            figures = None if evaluate is None else evaluate(heads)
+            fit, index = judged(way, solver, solution, l2, figures)
+            sweep.fits.append(fit)
+            if index is None or not (sweep if sweep.selected else best[name]).is_beaten_by(fit.candidates[index]):
+                continue
+            train_error, _ = protocol.task.evaluate(heads[index], features, targets, solver)
+            sweep.selected = Selected(fit, index, heads[index], standardiser, float(train_error[0]))
+            if protocol.refit and val_features is not None:
+                sweep.kept = features, val_features
     return sweeps
 
 

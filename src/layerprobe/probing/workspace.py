@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from layerprobe.probing.memory import SHARE, memory_budget
+from layerprobe.probing.memory import memory_budget
 from layerprobe.probing.solvers.path import PAIR_BYTES
 from layerprobe.probing.solvers.spectrum import LARGEST, SAMPLE
 
@@ -36,7 +36,7 @@ def feature_budget(
         device: The network's device. On a GPU its own memory counts.
         max_memory: See `memory.memory_budget`.
         wanted: The largest layer's `workspace`.
-        one_batch: Bytes of all layers' features of one batch.
+        one_batch: Bytes of all layers' features of one batch, which are held until the batch is through.
 
     Returns:
         Bytes.
@@ -44,14 +44,26 @@ def feature_budget(
     Raises:
         ValueError: Where `max_memory` holds no batch beside the work on a layer.
     """
-    if device is not None and device.type == "cuda" and max_memory is None:
-        budget = int(SHARE * torch.cuda.mem_get_info(device)[0])
-    else:
-        budget = memory_budget(max_memory)
+    free = torch.cuda.mem_get_info(device)[0] if device is not None and device.type == "cuda" else None
+    budget = memory_budget(max_memory, free)
     if max_memory is not None and budget < wanted + one_batch:
         raise ValueError(
             f"Probing needs {(wanted + one_batch) / 1e9:.2f} GB: {wanted / 1e9:.2f} GB to fit the largest layer and "
             f"{one_batch / 1e9:.2f} GB for the features of one batch. `max_memory` allows {budget / 1e9:.2f} GB. "
             "Raise it, lower `batch_size`, reduce the layers to fewer features, or probe fewer layers at a time."
         )
-    return max(budget - wanted, 0)
+    # Others may have taken a GPU's memory; what finds no room there moves away.
+    return max((budget if free is None else min(budget, free)) - wanted - one_batch, 0)
+
+
+def host_budget(device: torch.device | None, max_memory: int | float | str | None) -> int:
+    """What features made on a GPU may take of the machine's own memory.
+
+    Args:
+        device: The network's device.
+        max_memory: See `memory.memory_budget`; it holds for the GPU and for the machine's own memory each.
+
+    Returns:
+        Bytes; 0 where the network is on the CPU, whose memory `feature_budget` has dealt with.
+    """
+    return 0 if device is None or device.type != "cuda" else memory_budget(max_memory)
