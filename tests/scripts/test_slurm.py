@@ -34,6 +34,9 @@ JOB = [
     "+callbacks.count._target_=counted.CountsSteps", "+callbacks.count.path=${run_dir}/steps.txt",
 ]  # fmt: skip
 
+# A launcher outlives the test that fails before its end, unless it is ended by the fixture.
+STARTED: list[subprocess.Popen[str]] = []
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
@@ -49,13 +52,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         cluster.start()
         yield cluster
     finally:
+        for process in STARTED:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+        STARTED.clear()
         cluster.stop()
 
 
 def script(cluster: Cluster, name: str, *words: str, cwd: Path) -> subprocess.Popen[str]:
     hidden = ("WANDB_", "SLURM_JOB", "PYTEST")
     environment = {key: value for key, value in cluster.environment.items() if not key.startswith(hidden)}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / name), *words],
         cwd=cwd,
         env=environment
@@ -64,6 +72,8 @@ def script(cluster: Cluster, name: str, *words: str, cwd: Path) -> subprocess.Po
         stderr=subprocess.STDOUT,
         text=True,
     )
+    STARTED.append(process)
+    return process
 
 
 def sent(sweep: Path) -> dict[int, str]:
