@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from layerprobe.probing.host import HostStore
+from layerprobe.probing.batched import Batches, in_ram, whole
+from layerprobe.probing.growing import GrowingRows
 from layerprobe.probing.matrix import Features, blocks
 from layerprobe.probing.spill import SpilledRows, SpillError, SpillFile
 from layerprobe.types import LayerName, Split
@@ -44,7 +45,7 @@ class FeatureBank:
     ) -> None:
         self.budget, self.directory, self.kept_as, self.host = budget, directory, kept_as, host
         self.problems: dict[LayerName, str] = {}
-        self._held: dict[Key, list[Tensor]] = {}
+        self._held: dict[Key, GrowingRows | Batches] = {}
         self._bytes: dict[LayerName, int] = {}
         self._taken = 0
         self._spilled: dict[Key, SpilledRows] = {}
@@ -77,7 +78,9 @@ class FeatureBank:
         if layer in self._in_ram or layer in self._on_disk:
             self._write(key, [features])
         else:
-            self._held.setdefault(key, []).append(features)
+            if key not in self._held:
+                self._held[key] = _held(features)
+            self._held[key].append(features)
             self._bytes[layer] = self._bytes.get(layer, 0) + features.nbytes
         while self._bytes and sum(self._bytes.values()) > self.budget:
             self._move(_largest(self._bytes))
@@ -119,12 +122,11 @@ class FeatureBank:
             if size > self.budget - self._taken - sum(self._bytes.values()):
                 return rows
             self._taken += size
-            return _whole(rows, blocks(rows))
-        batches = self._held.pop(key)
-        size = sum(batch.nbytes for batch in batches)
-        self._bytes[key[0]] -= size
-        self._taken += size
-        return _whole(_in_ram(batches[0]), _given_up(batches), sum(map(len, batches)))
+            return whole(rows, blocks(rows), len(rows))
+        held = self._held.pop(key)
+        self._bytes[key[0]] -= held.nbytes
+        self._taken += held.nbytes
+        return held.rows()
 
     def drop(self, layer: LayerName) -> None:
         """Forget a layer, and what was taken of it."""
@@ -156,7 +158,7 @@ class FeatureBank:
             self._on_disk.add(layer)
         for key in keys:
             if layer not in self.problems:
-                self._write(key, _given_up(self._held.pop(key)))
+                self._write(key, self._held.pop(key).pieces())
 
     def _sink(self, layer: LayerName) -> None:
         """From the machine's own memory to disk."""
@@ -185,7 +187,7 @@ class FeatureBank:
 
     def _rows(self, layer: LayerName, batch: Tensor) -> SpilledRows:
         if layer in self._in_ram:
-            return _in_ram(batch)
+            return in_ram(batch)
         return SpilledRows(self._disk(), batch.shape[1], self.kept_as or batch.dtype, batch.dtype, batch.device)
 
     def _disk(self) -> SpillFile:
@@ -197,34 +199,5 @@ def _largest(sizes: dict[LayerName, int]) -> LayerName:
     return max(sizes, key=lambda name: sizes[name])
 
 
-def _given_up(batches: list[Tensor]) -> Iterator[Tensor]:
-    """Batch after batch, each forgotten as soon as it is copied, so that nothing is held twice."""
-    batches.reverse()
-    while batches:
-        yield batches.pop()
-
-
-def _in_ram(like: Tensor) -> SpilledRows:
-    return SpilledRows(HostStore(), like.shape[1], like.dtype, like.dtype, like.device)
-
-
-def _whole(rows: SpilledRows, batches: Iterable[Tensor], n: int | None = None) -> Features:
-    """Rows in one piece, where their device has room for that; in their store otherwise.
-
-    Args:
-        rows: The rows, or where they go.
-        batches: What is to be joined.
-        n: How many there are, where the store has none yet.
-    """
-    try:
-        whole = torch.empty(len(rows) if n is None else n, rows.shape[1], dtype=rows.dtype, device=rows.device)
-    except torch.OutOfMemoryError:
-        for batch in batches if n is not None else ():
-            rows.append(batch)
-        log.warning("The GPU's memory is full: %d rows of %d features stay in RAM.", *rows.shape)
-        return rows
-    start = 0
-    for batch in batches:
-        whole[start : start + len(batch)] = batch
-        start += len(batch)
-    return whole
+def _held(like: Tensor) -> GrowingRows | Batches:
+    return GrowingRows(like.shape[1], like.dtype) if like.device.type == "cpu" else Batches()
