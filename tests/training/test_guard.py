@@ -16,6 +16,7 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from layerprobe.training.csv_log import ContinuedCsvLogger
 from layerprobe.training.guard import Guard
 from layerprobe.training.stop import Stopped
 
@@ -209,6 +210,70 @@ def test_no_logged_step_is_lost(tmp_path: Path, every: int) -> None:
         assert steps == expected
 
 
+class Killed(Exception):
+    """Ends a run as a kill would: nothing is saved on the way."""
+
+
+class Die(pl.Callback):
+    def __init__(self, k: int) -> None:
+        self.k, self.count = k, 0
+
+    def hit(self) -> None:
+        self.count += 1
+        if self.count == self.k:
+            raise Killed
+
+
+for name in HOOKS:
+    setattr(Die, name, _hook())
+
+
+def killed(directory: Path, k: int, every_n_steps: int, **options: Any) -> bool:
+    """Train, test and log until the k-th hook, saving every few steps; whether it came to that."""
+
+    class Saves(Guard):
+        def _due(self, trainer: pl.Trainer) -> int:
+            return int(trainer.global_step % every_n_steps == 0)
+
+    pl.seed_everything(7, workers=True, verbose=False)
+    guard, logger = Saves(directory / "last.ckpt"), ContinuedCsvLogger(directory)
+    trainer = pl.Trainer(
+        max_epochs=3, accelerator="cpu", logger=logger, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[Die(k), guard], num_sanity_val_steps=0, **options,
+    )  # fmt: skip
+    learner, data = Learner([]), Data(40, 0)
+    try:
+        trainer.fit(learner, datamodule=data, ckpt_path=guard.path if guard.path.exists() else None)
+        trainer.test(learner, datamodule=data, verbose=False)
+    except Killed:
+        return True
+    logger.finalize("success")
+    return False
+
+
+@pytest.mark.parametrize("every_n_steps", [1, 2, 4, 100])
+@pytest.mark.parametrize("options", [{"log_every_n_steps": 1}, {"log_every_n_steps": 2, "val_check_interval": 3}])
+def test_a_killed_run_leaves_the_rows_of_one_that_was_not(
+    tmp_path: Path, every_n_steps: int, options: dict[str, Any]
+) -> None:
+    """No row twice, none lost, wherever the kill falls and however long before it the run was saved."""
+
+    def rows(directory: Path) -> list[str]:
+        return (directory / "csv" / "metrics.csv").read_text().splitlines()
+
+    assert not killed(tmp_path / "whole", -1, 100, **options)
+    expected, repeated = rows(tmp_path / "whole"), 0
+    for k in range(3, 80, 7):
+        if not killed(tmp_path / str(k), k, every_n_steps, **options):
+            break
+        before = len(rows(tmp_path / str(k))) if (tmp_path / str(k) / "csv" / "metrics.csv").exists() else 0
+        assert not killed(tmp_path / str(k), -1, every_n_steps, **options)
+        assert rows(tmp_path / str(k)) == expected
+        repeated += before
+    assert k > 40
+    assert repeated
+
+
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGINT])
 def test_other_signals(tmp_path: Path, number: int) -> None:
     expected, _ = whole(tmp_path / "whole")
@@ -218,10 +283,7 @@ def test_other_signals(tmp_path: Path, number: int) -> None:
 def test_saved_from_time_to_time_and_killed(tmp_path: Path) -> None:
     """A kill loses what came after the last saving; what is trained again is the same."""
 
-    class Killed(Exception):
-        pass
-
-    class Die(pl.Callback):
+    class DieAtStepFive(pl.Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
             if trainer.global_step == 5:
                 raise Killed
@@ -232,7 +294,7 @@ def test_saved_from_time_to_time_and_killed(tmp_path: Path) -> None:
     guard = Guard(tmp_path / "last.ckpt", every_n_seconds=0.0)
     trainer = pl.Trainer(
         max_epochs=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[Die(), guard], num_sanity_val_steps=0,
+        enable_model_summary=False, callbacks=[DieAtStepFive(), guard], num_sanity_val_steps=0,
     )  # fmt: skip
     with pytest.raises(Killed):
         trainer.fit(Learner(events), datamodule=Data(24, 0))

@@ -1,4 +1,4 @@
-"""Metrics in one CSV file for each run, which a run that goes on continues."""
+"""Metrics in one CSV file for each run, which a run that goes on continues where it was saved."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 
+from layerprobe.results.atomic import atomic
+
 
 class ContinuedCsvLogger(CSVLogger):
     """Lightning's `CSVLogger`, whose file is kept when a run goes on; Lightning's own deletes it."""
@@ -22,7 +24,8 @@ class ContinuedCsvLogger(CSVLogger):
             save_dir: The run's directory.
             name: The folder in it that holds `metrics.csv`.
         """
-        super().__init__(save_dir, name=name, version="")
+        # Every row at once: what waits in memory is lost in a kill.
+        super().__init__(save_dir, name=name, version="", flush_logs_every_n_steps=1)
 
     @property
     @rank_zero_experiment
@@ -33,8 +36,51 @@ class ContinuedCsvLogger(CSVLogger):
             self._experiment = _Writer(self.log_dir)
         return self._experiment
 
+    def mark(self) -> int:
+        """Write down what has been logged.
+
+        Returns:
+            Rows in the file; 0 in every process but the first.
+        """
+        self.save()
+        writer = self.experiment
+        return len(writer.rows()) if isinstance(writer, _Writer) else 0
+
+    def rewind(self, mark: int, step: int) -> None:
+        """Forget what an earlier process logged after a mark, since it is going to be logged again.
+
+        Args:
+            mark: Rows that stay.
+            step: A step whose rows stay as well.
+        """
+        writer = self.experiment
+        if isinstance(writer, _Writer):
+            writer.rewind(mark, step)
+
 
 class _Writer(ExperimentWriter):
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self._found = len(self.rows())
+
+    def rows(self) -> list[dict[str, str]]:
+        """What the file holds."""
+        if not os.path.isfile(self.metrics_file_path):
+            return []
+        with open(self.metrics_file_path, newline="") as file:
+            return list(csv.DictReader(file))
+
+    def rewind(self, mark: int, step: int) -> None:
+        rows = self.rows()
+        earlier, own = rows[: self._found], rows[self._found :]
+        kept = earlier[:mark] + [row for row in earlier[mark:] if row["step"] == str(step)]
+        self._found = len(kept)
+        if len(kept) < len(earlier):
+            with atomic(Path(self.metrics_file_path)) as temporary, open(temporary, "w", newline="") as file:
+                writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
+                writer.writeheader()
+                writer.writerows(kept + own)
+
     def _check_log_dir_exists(self) -> None:
         """Take up the columns that are there, where Lightning would delete them."""
         if os.path.isfile(self.metrics_file_path):

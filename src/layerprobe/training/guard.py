@@ -13,6 +13,7 @@ from lightning_fabric.utilities.data import _set_sampler_epoch
 
 from layerprobe.results.atomic import atomic
 from layerprobe.results.progress import ProgressFile
+from layerprobe.training.csv_log import ContinuedCsvLogger
 from layerprobe.training.random_state import random_state, set_random_state
 from layerprobe.training.ranks import Ranks
 from layerprobe.training.stop import StopSignals
@@ -110,6 +111,10 @@ class Guard(pl.Callback):
             self._state = {"began": self._everyones_state(), "first": True}
         elif self._loaded["first"] and self._matches(trainer):
             set_random_state(self._loaded["began"][trainer.global_rank])
+        # Nothing was saved: a run that was killed before that is begun anew.
+        places = self._loaded.get("logged", ()) if self._loaded else [(0, -1)] * len(trainer.loggers)
+        for logger, place in zip(_csv(trainer), places, strict=False):
+            logger.rewind(*place)
         if self._due(trainer) == _STOP:
             self._leave(trainer)
 
@@ -211,6 +216,9 @@ class Guard(pl.Callback):
     def _save(self, trainer: pl.Trainer, moment: Moment) -> None:
         self._state["moment"] = moment
         self._state["now"] = self._before_validation if moment == "validation" else self._everyones_state()
+        # The trainer logs a step after the hook that saves: its row comes behind the mark, and is not logged again.
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped if moment == "batch" else -1
+        self._state["logged"] = [(logger.mark(), step) for logger in _csv(trainer)]
         self._state["metrics"] = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
         if trainer.is_global_zero:
             with atomic(self.path) as temporary:
@@ -258,6 +266,10 @@ class Guard(pl.Callback):
         if state["moment"] != "epoch":
             set_random_state(state["now"][rank])
         self._state = {"began": state["began"], "first": state["first"]}
+
+
+def _csv(trainer: pl.Trainer) -> list[ContinuedCsvLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, ContinuedCsvLogger)]
 
 
 def _validates_after(trainer: pl.Trainer, batch_idx: int) -> bool:
