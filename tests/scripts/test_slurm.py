@@ -220,7 +220,7 @@ def test_a_killed_job_was_sent_again_and_repeated_what_was_not_saved(
 
 def test_a_continued_job_keeps_its_metrics(disturbed: tuple[Path, str, dict[int, str]]) -> None:
     sweep, _, _ = disturbed
-    for number, every in ((0, 50), (1, 51), (3, 53)):
+    for number, every in ((0, 50), (1, 51), (3, 53), (4, 54)):
         metrics = pd.read_csv(sweep / str(number) / "csv" / "metrics.csv")
         steps = metrics.loc[metrics["train/loss"].notna(), "step"].tolist()
         assert steps == list(range(every - 1, STEPS, every))
