@@ -391,16 +391,16 @@ class Machine:
         return max((products + decomposition) / self.products, read / self.bandwidth)
 
 
-def measure(case: str, cfg: DictConfig) -> list[dict[str, Any]]:
-    """Run every contender on every layer of a case, in turn, several times."""
+def measure(case: str, cfg: DictConfig) -> Iterator[list[dict[str, Any]]]:
+    """Run every contender on every layer of a case, in turn, several times; layer after layer."""
     l2s = [float(value) for value in cfg.l2]
-    rows: list[dict[str, Any]] = []
     given_up: set[str] = set()
     contenders, machine = {name: contender(name, cfg.peers_dir) for name in cfg.peers}, Machine.measured()
     log.info("Products %.0f GFLOP/s, copies %.1f GB/s", machine.products / 1e9, machine.bandwidth / 1e9)
     for i, layer in enumerate(layers_of(case, cfg)):
         log.info("%s, layer %d: %d samples x %d features x %d classes", case, i, *layer.x.shape, layer.c)
         best: list[float] | None = None
+        rows: list[dict[str, Any]] = []
         for repeat in range(cfg.repeats):
             for name, fit in contenders.items():
                 if name in given_up:
@@ -428,10 +428,10 @@ def measure(case: str, cfg: DictConfig) -> list[dict[str, Any]]:
                         row["excess"] = max(v / o - 1 for v, o in zip(values, best, strict=True))
                         row["deficit"] = max(o / v - 1 for v, o in zip(values, best, strict=True))
                 rows.append(row)
-                if seconds > cfg.max_seconds:
+                if seconds > cfg.max_seconds and name != "layerprobe":
                     log.info("%s: %.0f s, not repeated", name, seconds)
                     given_up.add(name)
-    return rows
+        yield rows
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -485,8 +485,9 @@ def main(cfg: DictConfig) -> None:
     directory = Path(HydraConfig.get().runtime.output_dir)
     rows: list[dict[str, Any]] = []
     for case in cfg.cases:
-        rows += measure(case, cfg)
-        pd.DataFrame(rows).to_csv(directory / "runs.csv", index=False)
+        for found in measure(case, cfg):
+            rows += found
+            pd.DataFrame(rows).to_csv(directory / "runs.csv", index=False)
     table = summary(pd.DataFrame(rows))
     table.to_csv(directory / "summary.csv", index=False)
     show(table)

@@ -22,7 +22,7 @@ from layerprobe.probing.layers import Layer
 from layerprobe.probing.machine import measure
 from layerprobe.probing.pipeline import find_ways, first_batch
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recording import Context, run_split
+from layerprobe.probing.recording import WITHOUT_DOUBLE, Context, run_split
 from layerprobe.probing.solvers.operations import Operations
 from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.sweep import Ways
@@ -150,6 +150,8 @@ def make_plan(
     samples = samples or {split: n_samples(data[split]) for split in SPLITS if data.get(split) is not None}
     trial = _record_some(network, data, protocol, ways, context)
     device = device_of(network) or torch.device("cpu")
+    if device.type in WITHOUT_DOUBLE:
+        device = torch.device("cpu")
     truth = protocol.targets_of(first, "train")
     outputs = max(n_outputs(trial.targets), n_outputs(truth))
     widths = [way.reduction.n_features for found in ways.values() for way in found] or [1]

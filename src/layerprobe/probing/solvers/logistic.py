@@ -52,7 +52,7 @@ class Logistic(AbstractSolver):
 
     tolerance: float = 1e-5
     max_iterations: int = 500
-    memory: int = 16
+    memory: int = 24
     name: ClassVar[str] = "logistic"
 
     def losses(self, scores: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -134,7 +134,7 @@ class Logistic(AbstractSolver):
         returned = (weight.to(features.dtype).double(), bias.to(features.dtype).double())
         found = certify(features, targets, *returned, l2)
         objective, bound, slope, separated = found.objective, found.bound, found.slope, found.separated
-        first = path.first_slope() if bool((l2 == 0).any()) else 1.0
+        first = path.first_slope if bool((l2 == 0).any()) else 1.0
 
         def gaps() -> Tensor:
             relative = ((objective - bound - _NOTHING).clamp_min(0) / objective.clamp_min(_NOTHING)).clamp_max(1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -17,7 +18,9 @@ from layerprobe.probing.solvers.lbfgs import Metric, Pairs, Point, minimise
 from layerprobe.probing.solvers.softmax import Evaluation, SoftmaxObjective, basis
 from layerprobe.probing.solvers.turned import Turned
 
-_PATIENCE = 40
+_PATIENCE = 150
+"""Evaluations in float32 without a gap a tenth smaller, after which float64 goes on: each takes five times as long."""
+
 _RUNG = 30.0
 """Largest ratio of neighbouring L2 values: wider steps are made through values between, solved roughly."""
 
@@ -171,6 +174,7 @@ class Path:
             spent.append(count + 1)
         return torch.stack(refined), torch.tensor(spent)
 
+    @cached_property
     def first_slope(self) -> float:
         """The gradient's norm at zero weights and the best bias, the scale where there is no penalty."""
         zero = torch.zeros(1, dtype=torch.float64, device=self.samples.features.device)
@@ -206,7 +210,7 @@ class Path:
         if not math.isfinite(objective):
             return math.inf
         if l2 == 0:
-            return float(gradient.norm()) / self.first_slope()
+            return float(gradient.norm()) / self.first_slope
         slope = gradient[:, -1].double()
         a, turn = torch.linalg.eigh(curvature)
         worth = float(((turn.T @ slope).square() / a.clamp_min(1e-12 * float(a[-1]) + 1e-300)).sum())

@@ -1,0 +1,31 @@
+"""What a user reads who asks for a cluster where there is none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("submitit")
+
+APP = Path(__file__).with_name("app.py")
+
+
+@pytest.mark.parametrize("launcher", ["slurm_cpu", "slurm_gpu"])
+def test_a_machine_without_sbatch_is_told_once_and_nothing_is_left(launcher: str, tmp_path: Path) -> None:
+    arguments = [
+        sys.executable, str(APP), "-m", f"hydra/launcher={launcher}", "hydra.sweep.dir=sweep", "number=0,1",
+        f"hydra.searchpath=[file://{APP.parents[2] / 'conf'}]", f"marks={tmp_path / 'marks'}",
+    ]  # fmt: skip
+    environment = os.environ | {"PATH": str(tmp_path)}
+    done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    output = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "sbatch is not on this machine" in output
+    assert "login node" in output
+    assert "hydra/launcher=gpu_box" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "marks").exists()
