@@ -1,9 +1,10 @@
 """Time the whole L2 path of every layer, with selection on validation, against other ways to fit it.
 
 All see the same standardised features, the same targets and the same L2 values. Runs are interleaved: one of each in
-turn, then the next round. What was fitted is judged afterwards, untimed, in float64: `excess` is the largest share by
-which the objective lies above ours over the L2 values, `gap` the largest that our certificate leaves, `limit` the share
-of what this machine's matrix products and memory allow our algorithm.
+turn, then the next round. Small layers are fitted side by side, as probing does it, and share the time equally. What
+was fitted is judged afterwards, untimed, in float64: `excess` is the largest share by which the objective lies above
+ours over the L2 values, `gap` the largest that our certificate leaves, `limit` the share of what this machine's matrix
+products and memory allow our algorithm.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,6 +44,7 @@ from layerprobe.probing.features import AveragePool
 from layerprobe.probing.frozen import frozen
 from layerprobe.probing.layers import discover
 from layerprobe.probing.patience import PastBest
+from layerprobe.probing.side_by_side import is_small, side_by_side
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.standardise import Standardiser
 from layerprobe.probing.tasks.classification import Classification
@@ -70,6 +73,18 @@ Path_ = list[tuple[Tensor, Tensor]]
 """Weights (c, d) and biases (c) for each L2 value, in the order of the values."""
 
 Fit = Callable[[Layer, list[float]], Path_]
+
+
+class CertifiedPath(Path_):
+    """A path of ours.
+
+    Attributes:
+        evaluations: Evaluations of the objective that it took.
+        gap: The largest gap on it.
+    """
+
+    evaluations: int
+    gap: float
 
 
 # Cases -----------------------------------------------------------------------------------------------------------
@@ -147,26 +162,26 @@ def descending(l2s: list[float], fit: Callable[[float], tuple[Tensor, Tensor]]) 
 
 
 class Ours:
-    """The logistic solver, with the evaluations of the objective and the largest gap of its last path.
+    """The logistic solver.
 
     Args:
         patience: As `probe.patience`: ends the path after so many heads that validation likes less.
     """
 
     def __init__(self, patience: int | None = None) -> None:
-        self.patience, self.evaluations, self.gap = patience, 0, math.nan
+        self.patience = patience
 
-    def __call__(self, layer: Layer, l2s: list[float]) -> Path_:
+    def __call__(self, layer: Layer, l2s: list[float]) -> CertifiedPath:
         """Fit the path, or the part of it that is wanted."""
         solver = Logistic()
         evaluate = partial(Classification().evaluate, features=layer.x_val, targets=layer.y_val, solver=solver)
         stop = None if self.patience is None else PastBest(self.patience, evaluate)
         values = torch.tensor(l2s, dtype=torch.float64)
         solution = solver.solve(layer.x, layer.y, layer.c, values, stop=stop)
-        self.evaluations = int(solution.iterations.sum())
         fitted = solution.iterations > 0
-        self.gap = float(solution.gap[fitted].max())
-        return list(zip(solution.weight[fitted], solution.bias[fitted], strict=True))
+        path = CertifiedPath(zip(solution.weight[fitted], solution.bias[fitted], strict=True))
+        path.evaluations, path.gap = int(solution.iterations.sum()), float(solution.gap[fitted].max())
+        return path
 
 
 def as_two(weight: np.ndarray | Tensor, bias: Any) -> tuple[Tensor, Tensor]:
@@ -391,46 +406,83 @@ class Machine:
         return max((products + decomposition) / self.products, read / self.bandwidth)
 
 
+def groups(case: str, cfg: DictConfig) -> Iterator[list[Layer]]:
+    """The layers of a case: small ones all together, as they are fitted side by side, others one at a time."""
+
+    def small(layer: Layer) -> bool:
+        return is_small(layer.n, layer.x.shape[1], layer.c, len(cfg.l2), torch.get_num_threads())
+
+    for together, layers in groupby(layers_of(case, cfg), small):
+        if together:
+            yield list(layers)
+        else:
+            yield from ([layer] for layer in layers)
+
+
+def timed(fit: Fit, layers: list[Layer], l2s: list[float], max_seconds: float) -> list[tuple[float, Path_, float]]:
+    """Seconds, path and validation error for each layer, as far as one did not take too long.
+
+    Selection is part of the work; it is the same for all.
+    """
+
+    def one(layer: Layer) -> tuple[float, Path_, float]:
+        start = time.perf_counter()
+        path = fit(layer, l2s)
+        error = chosen(layer, path)
+        return time.perf_counter() - start, path, error
+
+    if isinstance(fit, Ours):
+        start = time.perf_counter()
+        workers = min(len(layers), torch.get_num_threads())
+        found = list(side_by_side(range(len(layers)), lambda i: one(layers[i]), workers))
+        share = (time.perf_counter() - start) / len(layers)
+        return [(share, path, error) for _, path, error in found]
+    found = []
+    for layer in layers:
+        found.append(one(layer))
+        if found[-1][0] > max_seconds:
+            break
+    return found
+
+
 def measure(case: str, cfg: DictConfig) -> Iterator[list[dict[str, Any]]]:
     """Run every contender on every layer of a case, in turn, several times; layer after layer."""
-    l2s = [float(value) for value in cfg.l2]
+    l2s, first = [float(value) for value in cfg.l2], 0
     given_up: set[str] = set()
     contenders, machine = {name: contender(name, cfg.peers_dir) for name in cfg.peers}, Machine.measured()
     log.info("Products %.0f GFLOP/s, copies %.1f GB/s", machine.products / 1e9, machine.bandwidth / 1e9)
-    for i, layer in enumerate(layers_of(case, cfg)):
-        log.info("%s, layer %d: %d samples x %d features x %d classes", case, i, *layer.x.shape, layer.c)
-        best: list[float] | None = None
+    for layers in groups(case, cfg):
+        for i, layer in enumerate(layers, first):
+            log.info("%s, layer %d: %d samples x %d features x %d classes", case, i, *layer.x.shape, layer.c)
+        best: dict[int, list[float]] = {}
         rows: list[dict[str, Any]] = []
         for repeat in range(cfg.repeats):
             for name, fit in contenders.items():
                 if name in given_up:
                     continue
-                start = time.perf_counter()
                 try:
-                    path = fit(layer, l2s)
+                    found = timed(fit, layers, l2s, cfg.max_seconds)
                 except NotImplementedError as reason:
                     log.info("%s: %s", name, reason)
                     given_up.add(name)
                     continue
-                seconds = time.perf_counter() - start
-                # Selection is part of the work; it is the same for all.
-                start = time.perf_counter()
-                val_error = chosen(layer, path)
-                seconds += time.perf_counter() - start
-                row = {"case": case, "layer": i, "repeat": repeat, "contender": name, "seconds": seconds}
-                row["val_error"] = val_error
-                if isinstance(fit, Ours):
-                    row["limit"], row["gap"] = machine.limit(layer, fit.evaluations, len(path)), fit.gap
-                if repeat == 0 and len(path) == len(l2s) and name not in ("adamw", "one-scikit-learn"):
-                    values = [objective(layer, w, b, l2) for (w, b), l2 in zip(path, l2s, strict=True)]
-                    best = values if name == "layerprobe" else best
-                    if best is not None:
-                        row["excess"] = max(v / o - 1 for v, o in zip(values, best, strict=True))
-                        row["deficit"] = max(o / v - 1 for v, o in zip(values, best, strict=True))
-                rows.append(row)
-                if seconds > cfg.max_seconds and name != "layerprobe":
-                    log.info("%s: %.0f s, not repeated", name, seconds)
+                for i, (layer, (seconds, path, val_error)) in enumerate(zip(layers, found, strict=False), first):
+                    row = {"case": case, "layer": i, "repeat": repeat, "contender": name, "seconds": seconds}
+                    row["val_error"] = val_error
+                    if isinstance(path, CertifiedPath):
+                        row["limit"], row["gap"] = machine.limit(layer, path.evaluations, len(path)), path.gap
+                    if repeat == 0 and len(path) == len(l2s) and name not in ("adamw", "one-scikit-learn"):
+                        values = [objective(layer, w, b, l2) for (w, b), l2 in zip(path, l2s, strict=True)]
+                        if name == "layerprobe":
+                            best[i] = values
+                        if i in best:
+                            row["excess"] = max(v / o - 1 for v, o in zip(values, best[i], strict=True))
+                            row["deficit"] = max(o / v - 1 for v, o in zip(values, best[i], strict=True))
+                    rows.append(row)
+                if found[-1][0] > cfg.max_seconds and name != "layerprobe":
+                    log.info("%s: %.0f s, not repeated", name, found[-1][0])
                     given_up.add(name)
+        first += len(layers)
         yield rows
 
 

@@ -19,7 +19,7 @@ from layerprobe.probing.solvers.softmax import basis
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
 from layerprobe.probing.solvers.spectrum import LARGEST, SAMPLE, Spectrum
-from layerprobe.probing.solvers.threads import threads_for
+from layerprobe.probing.solvers.threads import evaluation_operations, threads_for
 
 _ABSENT = -60.0
 """Score of a class without a training sample, below the lowest bias: its probability is beneath rounding."""
@@ -71,7 +71,7 @@ class Logistic(AbstractSolver):
         """See `AbstractSolver.solve`."""
         # One long computation, which is worth all threads where a single evaluation is not.
         spectrum = spectrum or Spectrum.of(features)
-        with threads_for(4.0 * math.prod(features.shape) * n_classes * len(l2)):
+        with threads_for(evaluation_operations(len(features), features.shape[1], n_classes, len(l2))):
             return self._solve(features, targets, n_classes, l2, spectrum, stop)
 
     def operations(self, n: int, d: int, c: int, p: int) -> Operations:

@@ -7,8 +7,20 @@ from contextlib import contextmanager
 
 import torch
 
-_WORTH = 1e9
+WORTH = 1e9
 """Floating-point operations of one evaluation below which a second thread costs more in waiting than it brings."""
+
+
+def evaluation_operations(n: int, d: int, c: int, p: int) -> float:
+    """Count the operations of one evaluation of a whole path.
+
+    Args:
+        n: Samples.
+        d: Features.
+        c: Classes.
+        p: L2 values.
+    """
+    return 4.0 * n * d * c * p
 
 
 @contextmanager
@@ -22,7 +34,7 @@ def threads_for(operations: float) -> Iterator[None]:
         operations: Floating-point operations of one evaluation.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if operations < _WORTH else before)
+    torch.set_num_threads(1 if operations < WORTH else before)
     try:
         yield
     finally:
