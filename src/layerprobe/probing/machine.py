@@ -130,7 +130,7 @@ class _Bench:
         c = min(self.columns, 64)
         x, y = self.made(n, 4), (torch.arange(n) % c).to(self.device)
         samples = Samples(x, y, c, torch.float32)
-        path = L2Path(samples, torch.ones(4, device=self.device), None, 0.0, -1.0, iterations, 24)
+        path = L2Path(samples, torch.ones(4, device=self.device), None, 0.0, -1.0, iterations, 100)
         l2 = torch.ones(1, dtype=torch.float64, device=self.device)
         with threads_for(0.0):
             return self.seconds(lambda: path.follow(l2)) / iterations

@@ -62,7 +62,7 @@ def small_workspace(n: int, d: int, c: int, p: int) -> int:
         curvature pairs, scores.
     """
     e = min(n, d)
-    return 4 * n * d + 48 * e * e + 16 * n * e + (288 + 24 * p) * c * d + 48 * n * c * p
+    return 4 * n * d + 48 * e * e + 16 * n * e + (1200 + 24 * p) * c * d + 48 * n * c * p
 
 
 def side_by_side(items: Iterable[T], work: Callable[[T], R], workers: int) -> Iterator[R]:

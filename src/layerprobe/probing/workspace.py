@@ -24,7 +24,7 @@ def workspace(d: int, c: int, p: int) -> int:
         Bytes: the decomposition with its working copies, the curvature pairs, and the heads in both precisions.
     """
     decomposition = 32 * d * d if d <= LARGEST else 16 * SAMPLE * d
-    return _FIXED + decomposition + min(PAIR_BYTES, 288 * c * d) + 24 * p * c * d
+    return _FIXED + decomposition + min(PAIR_BYTES, 1200 * c * d) + 24 * p * c * d
 
 
 def feature_budget(

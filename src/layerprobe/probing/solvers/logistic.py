@@ -52,7 +52,7 @@ class Logistic(AbstractSolver):
 
     tolerance: float = 1e-5
     max_iterations: int = 500
-    memory: int = 24
+    memory: int = 100
     name: ClassVar[str] = "logistic"
 
     def losses(self, scores: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
