@@ -44,7 +44,8 @@ from layerprobe.probing.features import AveragePool
 from layerprobe.probing.frozen import frozen
 from layerprobe.probing.layers import discover
 from layerprobe.probing.patience import PastBest
-from layerprobe.probing.side_by_side import is_small, side_by_side
+from layerprobe.probing.side_by_side import side_by_side
+from layerprobe.probing.small import is_small
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.standardise import Standardiser
 from layerprobe.probing.tasks.classification import Classification
@@ -452,8 +453,8 @@ def measure(case: str, cfg: DictConfig) -> Iterator[list[dict[str, Any]]]:
     contenders, machine = {name: contender(name, cfg.peers_dir) for name in cfg.peers}, Machine.measured()
     log.info("Products %.0f GFLOP/s, copies %.1f GB/s", machine.products / 1e9, machine.bandwidth / 1e9)
     for layers in groups(case, cfg):
-        for i, layer in enumerate(layers, first):
-            log.info("%s, layer %d: %d samples x %d features x %d classes", case, i, *layer.x.shape, layer.c)
+        for (n, d), c in dict.fromkeys((layer.x.shape, layer.c) for layer in layers):
+            log.info("%s, layers from %d on: %d samples x %d features x %d classes", case, first, n, d, c)
         best: dict[int, list[float]] = {}
         rows: list[dict[str, Any]] = []
         for repeat in range(cfg.repeats):

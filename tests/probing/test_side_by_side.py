@@ -16,11 +16,14 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from layerprobe.probing.layers import Layer
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.side_by_side import is_small, side_by_side, small_workspace
+from layerprobe.probing.side_by_side import side_by_side
+from layerprobe.probing.small import is_small, small_layers, small_workspace
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Solution
+from layerprobe.probing.workspace import workspace
 from slurm_cluster import wait_until
 
 FORK = multiprocessing.get_context("fork")
@@ -187,10 +190,33 @@ def test_a_stop_keeps_what_has_begun(three_threads: None) -> None:
     assert found == ["input", "0", "1", "2"]
 
 
-def test_no_more_layers_together_than_there_is_room_for() -> None:
+def made_layers(*features: int) -> dict[Layer, int]:
+    return {Layer(f"layer{i}", i, "Linear", (d,), (), ()): d for i, d in enumerate(features)}
+
+
+def test_which_layers_are_fitted_together(three_threads: None) -> None:
+    protocol, samples = ProbeProtocol(), {"train": 2_000, "val": 500, "test": 500}
+    twelve = made_layers(*[768] * 12)
+    small, workers = small_layers(twelve, samples, 2, protocol, None, 10**9)
+    assert (list(small), workers) == (list(twelve), 3)
+    assert small_layers(twelve, samples, 2, protocol, torch.device("cuda"), 10**9) == ((), 1)
+    assert small_layers(made_layers(*[16] * 12), samples, 2, protocol, None, 10**9) == ((), 1), "not worth a process"
+    mixed = made_layers(768, 768, 768, 25_000, 768)
+    small, workers = small_layers(mixed, samples | {"train": 50_000}, 2, protocol, None, 10**9)
+    assert [layer.name for layer in small] == ["layer0", "layer1", "layer2", "layer4"]
+    few = made_layers(6_000, 6_000)
+    small, _ = small_layers(few, samples | {"train": 6_000}, 2, protocol, None, 10**9)
+    assert not small, "two layers do not keep three threads at work"
+
+
+def test_no_more_layers_together_than_there_is_room_for(three_threads: None) -> None:
     n, d, c, p = 2_000, 768, 2, 12
+    assert 4 * n * d < small_workspace(n, d, c, p) < 120 * n * d
+    wide, samples = made_layers(*[5_000] * 4), {"train": 5_000, "val": 1_000}
+    largest, each = workspace(5_000, c, p), small_workspace(5_000, 5_000, c, p) + 4 * 1_000 * 5_000
+    for left in (0, 2 * each - largest - 1, 2 * each - largest, 9 * each):
+        _, workers = small_layers(wide, samples, c, ProbeProtocol(), None, left)
+        assert workers == min(3, max(1, (largest + left) // each))
     assert is_small(n, d, c, p)
     assert not is_small(50_000, 784, 10, p)
     assert not is_small(7_000, 7_000, 2, 1), "a decomposition of a minute fills the processor"
-    features = 4 * n * d
-    assert features < small_workspace(n, d, c, p) < 30 * features

@@ -63,6 +63,11 @@ class FeatureBank:
         """The layers made on a GPU that are kept in the machine's own memory."""
         return frozenset(self._in_ram)
 
+    @property
+    def left(self) -> int:
+        """Bytes of the budget that no features take."""
+        return max(self.budget - self._taken - sum(self._bytes.values()), 0)
+
     def append(self, key: Key, features: Float[Tensor, "k d"]) -> None:
         """Keep a batch.
 
@@ -119,7 +124,7 @@ class FeatureBank:
         if key in self._spilled:
             rows = self._spilled.pop(key)
             size = len(rows) * rows.shape[1] * rows.dtype.itemsize
-            if size > self.budget - self._taken - sum(self._bytes.values()):
+            if size > self.left:
                 return rows
             self._taken += size
             return whole(rows, blocks(rows), len(rows))

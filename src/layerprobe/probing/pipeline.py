@@ -25,10 +25,10 @@ from layerprobe.probing.refit import refit
 from layerprobe.probing.room import with_room
 from layerprobe.probing.rows import failed, measured
 from layerprobe.probing.sequences import sequence_axes, token_mask
-from layerprobe.probing.side_by_side import WORTH_PROCESSES, is_small, side_by_side, small_workspace
-from layerprobe.probing.solvers.threads import evaluation_operations
+from layerprobe.probing.side_by_side import side_by_side
+from layerprobe.probing.small import small_layers
 from layerprobe.probing.streaming import stream_checkpoint
-from layerprobe.probing.sweep import FeatureWay, Sweep, Ways, feature_ways, sweep_layer
+from layerprobe.probing.sweep import FeatureWay, Sweep, Ways, feature_ways, features_of, sweep_layer
 from layerprobe.probing.tokens import AbstractTokenReducer
 from layerprobe.probing.workspace import feature_budget, host_budget, workspace
 from layerprobe.types import SPLITS, CheckpointInfo, LayerName, LayerResult, Split
@@ -81,7 +81,14 @@ def probe_checkpoint(
         recordings = record_splits(network, data, protocol, ways, bank, on_progress, context)
         labels = protocol.task.labels({split: recording.targets for split, recording in recordings.items()})
         info, layers = checkpoint or CheckpointInfo(), list(ways)
-        small, workers = small_layers(device_of(network), recordings, ways, protocol)
+        small, workers = small_layers(
+            {layer: features_of(ways[layer]) for layer in layers if layer.name not in bank.on_disk},
+            {split: len(recording.targets) for split, recording in recordings.items()},
+            n_outputs(recordings["train"].targets),
+            protocol,
+            device_of(network),
+            bank.left,
+        )
 
         def begun() -> Iterator[int]:
             for i in range(len(layers)):
@@ -151,35 +158,6 @@ def feature_bank(network: nn.Module, first: Any, protocol: ProbeProtocol, ways: 
     budget = feature_budget(device, protocol.max_memory, fit, 4 * len(targets) * sum(sizes))
     kept_as = None if protocol.spill_dtype is None else getattr(torch, protocol.spill_dtype)
     return FeatureBank(budget, protocol.spill_path, kept_as, host_budget(device, protocol.max_memory))
-
-
-def small_layers(
-    device: torch.device | None, recordings: Mapping[Split, Recording], ways: Ways, protocol: ProbeProtocol
-) -> tuple[Collection[Layer], int]:
-    """The layers that are fitted side by side, and how many at a time: what has room where the largest layer has.
-
-    Args:
-        device: Where the network is.
-        recordings: The recordings.
-        ways: The ways of each layer.
-        protocol: The sweep.
-    """
-    if device is not None and device.type == "cuda":
-        return (), 1
-    train, threads = recordings["train"], torch.get_num_threads()
-    n, p, outputs = len(train.targets), len(protocol.l2), n_outputs(train.targets)
-    _, columns = protocol.task.fits(outputs)
-    width = {layer: max(way.reduction.n_features for way in found) for layer, found in ways.items()}
-    kept = {layer: d for layer, d in width.items() if layer.name not in train.bank.on_disk}
-    small = [layer for layer, d in kept.items() if is_small(n, d, columns, p, threads)]
-    if len(small) < threads:
-        small = [layer for layer, d in kept.items() if is_small(n, d, columns, p)]
-    if sum(evaluation_operations(n, width[layer], columns, p) for layer in small) < WORTH_PROCESSES:
-        return (), 1
-    every = sum(len(recording.targets) for recording in recordings.values())
-    each = max((small_workspace(every, width[layer], outputs, p) for layer in small), default=1)
-    room = workspace(max(width.values()), outputs, p) // each
-    return small, max(1, min(threads, len(small), room))
 
 
 def record_splits(

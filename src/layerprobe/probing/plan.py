@@ -23,9 +23,10 @@ from layerprobe.probing.machine import measure
 from layerprobe.probing.pipeline import find_ways, first_batch
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import WITHOUT_DOUBLE, Context, run_split
+from layerprobe.probing.small import small_layers
 from layerprobe.probing.solvers.operations import Operations
 from layerprobe.probing.solvers.spectrum import Spectrum
-from layerprobe.probing.sweep import Ways
+from layerprobe.probing.sweep import Ways, features_of
 from layerprobe.probing.workspace import feature_budget, host_budget, workspace
 from layerprobe.quantities import size_text, time_text
 from layerprobe.types import SPLITS, LayerName, Split
@@ -33,6 +34,9 @@ from layerprobe.types import SPLITS, LayerName, Split
 _SAMPLES = 512
 _SECONDS = 3.0
 _FLOAT = 4
+
+_WORKER = 0.75
+"""What a process that fits layers beside others brings, in processors; measured with two."""
 
 Place: TypeAlias = Literal["memory", "disk", "streamed"]
 """Where features are between the network's pass and the fits."""
@@ -77,6 +81,8 @@ class Plan:
         pass_seconds: Time of the network's passes over all splits, with loading, reducing and writing.
         n_passes: Passes over train; one over each other split comes on top.
         n_measured: Samples that the passes' time is taken from.
+        side_by_side: The layers that are fitted side by side.
+        workers: How many of them at a time.
         workspace: Memory to fit the largest layer, beside the features.
         disk: Bytes of disk that the features take that do not fit into memory.
     """
@@ -86,13 +92,22 @@ class Plan:
     pass_seconds: float
     n_passes: int
     n_measured: int
+    side_by_side: Collection[LayerName]
+    workers: int
     workspace: int
     disk: int
 
     @property
+    def fit_seconds(self) -> float:
+        """Time to fit and measure the heads of all layers."""
+        together = sum(layer.seconds for layer in self.layers if layer.layer in self.side_by_side)
+        alone = sum(layer.seconds for layer in self.layers if layer.layer not in self.side_by_side)
+        return alone + together / max(1.0, _WORKER * self.workers)
+
+    @property
     def seconds(self) -> float:
         """All the time."""
-        return self.pass_seconds + sum(layer.seconds for layer in self.layers)
+        return self.pass_seconds + self.fit_seconds
 
     @property
     def memory(self) -> int:
@@ -106,11 +121,11 @@ class Plan:
         where = "streamed, none kept" if count["streamed"] else ", ".join(kept)
         disk = f", disk {size_text(self.disk)}" if self.disk else ""
         passes = "one pass" if self.n_passes == 1 else f"{self.n_passes} passes"
-        fits = sum(layer.seconds for layer in self.layers)
         return (
             f"{len(self.layers)} layers, {sum(self.samples.values()):,} samples, {passes}; features: {where}; "
             f"memory {size_text(self.memory)}{disk}",
-            f"about {time_text(self.seconds)}: {time_text(self.pass_seconds)} to record, {time_text(fits)} to fit",
+            f"about {time_text(self.seconds)}: {time_text(self.pass_seconds)} to record, "
+            f"{time_text(self.fit_seconds)} to fit",
         )
 
 
@@ -160,6 +175,7 @@ def make_plan(
     every = sum(samples.values())
     places: dict[Layer, Place] = dict.fromkeys(ways, "streamed")
     stays: Collection[LayerName] = ()
+    budget = 0
     if not protocol.stream:
         budget = feature_budget(device, protocol.max_memory, fit, len(truth) * sum(sizes.values()))
         budget += host_budget(device, protocol.max_memory)
@@ -195,6 +211,12 @@ def make_plan(
         for layer in ways
     )
     n_passes = max((getattr(solver, "n_passes", 1) for solver in protocol.solvers), default=1) if protocol.stream else 1
+    small: Collection[Layer] = ()
+    workers = 1
+    if not protocol.stream:
+        in_memory = {layer: features_of(found) for layer, found in ways.items() if places[layer] == "memory"}
+        left = max(budget - sum(sizes[layer] * every for layer in in_memory), 0)
+        small, workers = small_layers(in_memory, samples, outputs, protocol, device_of(network), left)
     seen = every + (n_passes - 1) * samples["train"]
     half = 0.5 if protocol.spill_dtype == "bfloat16" else 1.0
     return Plan(
@@ -203,6 +225,8 @@ def make_plan(
         trial.seconds_per_sample * seen + sum(work.dot(each) for work in written.values()),
         n_passes,
         len(trial.targets),
+        {layer.name for layer in small},
+        workers,
         fit,
         int(half * sum(layer.bytes for layer in layers if layer.place == "disk")),
     )

@@ -17,52 +17,15 @@ from typing import Any, TypeVar
 
 import torch
 
-from layerprobe.probing.solvers.spectrum import LARGEST
-from layerprobe.probing.solvers.threads import WORTH, evaluation_operations
-
 T = TypeVar("T")
 R = TypeVar("R")
 
 log = logging.getLogger("layerprobe")
 
-WORTH_PROCESSES = 2e8
-"""Operations of one evaluation of all layers below which making processes, about 0.05 s, costs more than they bring."""
-
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 _work: Callable[[Any], Any] | None = None
 """What a process was made for; it came with the fork, so that it need not be sent."""
-
-
-def is_small(n: int, d: int, c: int, p: int, threads: int = 1) -> bool:
-    """Whether the fit of a layer is faster on one thread while others are fitted beside it.
-
-    Args:
-        n: Training samples.
-        d: Features.
-        c: Classes.
-        p: L2 values.
-        threads: What it would have for itself. For one, a second would not be worth it.
-    """
-    worth = WORTH if threads == 1 else 1.5 * WORTH * threads
-    return min(n, d) <= LARGEST and evaluation_operations(n, d, c, p) < worth
-
-
-def small_workspace(n: int, d: int, c: int, p: int) -> int:
-    """What fitting such a layer takes at most, its own copy of the features with it.
-
-    Args:
-        n: Samples of all splits.
-        d: Features.
-        c: Classes.
-        p: L2 values.
-
-    Returns:
-        Bytes: features, the decomposition with its working copies, coordinates in float64, the heads and their
-        curvature pairs, scores.
-    """
-    e = min(n, d)
-    return 4 * n * d + 48 * e * e + 16 * n * e + (1200 + 24 * p) * c * d + 48 * n * c * p
 
 
 def side_by_side(items: Iterable[T], work: Callable[[T], R], workers: int) -> Iterator[R]:

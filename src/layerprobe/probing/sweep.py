@@ -43,6 +43,11 @@ Ways: TypeAlias = Mapping[Layer, Sequence[FeatureWay]]
 """The ways to make features of each layer, in the order of depth."""
 
 
+def features_of(ways: Sequence[FeatureWay]) -> int:
+    """Features that are fitted at a time, at most."""
+    return max(way.reduction.n_features for way in ways)
+
+
 def feature_ways(shape: Shape, protocol: ProbeProtocol, sequence: Sequence[int] = ()) -> tuple[FeatureWay, ...]:
     """Every distinct way; a reducer that changes nothing, or that no seed changes, counts once.
 
