@@ -87,14 +87,26 @@ def test_killed_and_continued(tmp_path: Path) -> None:
     assert table.to_dict() == {number: number**2 for number in range(n) if number != broken}
 
 
-def test_interrupted_by_the_user(tmp_path: Path) -> None:
-    sweep = start(tmp_path, "number=0,1", "slow=1", "hydra.launcher.n_jobs=1", "hydra.launcher.devices=[]")
+def test_interrupted_by_the_user_and_started_in_other_ways(tmp_path: Path) -> None:
+    words = ["number=0,1", "slow=1", "hydra.launcher.n_jobs=1", "hydra.launcher.devices=[]"]
+    sweep = start(tmp_path, *words)
     wait_until(lambda: any(number == 1 for _, number, *_ in marks(tmp_path)) or sweep.poll() is not None, "job 1")
+    second = start(tmp_path, *words)
+    output = second.communicate(timeout=120)[0]
+    assert second.returncode == 1
+    assert f"A sweep is going on in {tmp_path / 'sweep'}." in output
+    assert "Traceback" not in output
     sweep.send_signal(signal.SIGINT)
     output = sweep.communicate(timeout=120)[0]
     assert sweep.returncode == 130, output
     assert f"scripts/sweep.py continue={tmp_path / 'sweep'}" in output
     assert statuses(tmp_path / "sweep")[0] == "done"
+    changed = start(tmp_path, *words, "broken=7")
+    output = changed.communicate(timeout=120)[0]
+    assert changed.returncode == 1
+    assert f"{tmp_path / 'sweep' / '0'} holds a run of another configuration:\n  broken: -1 -> 7" in output
+    assert "Traceback" not in output
+    assert statuses(tmp_path / "sweep")[0] == "done", "what was there is as it was"
 
 
 def test_what_a_user_reads(tmp_path: Path) -> None:
