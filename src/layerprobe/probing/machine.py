@@ -12,6 +12,7 @@ from torch import Tensor
 
 from layerprobe.probing.matrix import blocks
 from layerprobe.probing.solvers.duality import certify
+from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.operations import Operations
 from layerprobe.probing.solvers.path import Path as L2Path
 from layerprobe.probing.solvers.path import Samples
@@ -130,7 +131,7 @@ class _Bench:
         c = min(self.columns, 64)
         x, y = self.made(n, 4), (torch.arange(n) % c).to(self.device)
         samples = Samples(x, y, c, torch.float32)
-        path = L2Path(samples, torch.ones(4, device=self.device), None, 0.0, -1.0, iterations, 100)
+        path = L2Path(samples, torch.ones(4, device=self.device), None, 0.0, -1.0, iterations, Logistic.memory)
         l2 = torch.ones(1, dtype=torch.float64, device=self.device)
         with threads_for(0.0):
             return self.seconds(lambda: path.follow(l2)) / iterations

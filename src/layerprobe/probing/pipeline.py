@@ -100,7 +100,7 @@ def probe_checkpoint(
 
         for together, some in groupby(begun(), lambda i: layers[i] in small):
             for result in side_by_side(some, fit, workers if together else 1):
-                bank.drop(result.record.layer)
+                bank.drop(result.record.layer)  # a process beside this one has dropped its own copy alone
                 yield result
         on_progress("probe layers", len(ways), len(ways))
     finally:

@@ -10,7 +10,7 @@ from layerprobe.probing.layers import Layer
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.spectrum import LARGEST
 from layerprobe.probing.solvers.threads import WORTH, evaluation_operations
-from layerprobe.probing.workspace import workspace
+from layerprobe.probing.workspace import path_bytes, workspace
 from layerprobe.types import Split
 
 _WORTH_PROCESSES = 2e8
@@ -81,4 +81,4 @@ def small_workspace(n: int, d: int, c: int, p: int) -> int:
         curvature pairs, scores.
     """
     e = min(n, d)
-    return 4 * n * d + 48 * e * e + 16 * n * e + (1200 + 24 * p) * c * d + 48 * n * c * p
+    return 4 * n * d + 48 * e * e + 16 * n * e + path_bytes(d, c, p) + 48 * n * c * p

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from layerprobe.probing.memory import memory_budget
+from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.path import PAIR_BYTES
 from layerprobe.probing.solvers.spectrum import LARGEST, SAMPLE
 
@@ -24,7 +25,21 @@ def workspace(d: int, c: int, p: int) -> int:
         Bytes: the decomposition with its working copies, the curvature pairs, and the heads in both precisions.
     """
     decomposition = 32 * d * d if d <= LARGEST else 16 * SAMPLE * d
-    return _FIXED + decomposition + min(PAIR_BYTES, 1200 * c * d) + 24 * p * c * d
+    return _FIXED + decomposition + path_bytes(d, c, p)
+
+
+def path_bytes(d: int, c: int, p: int) -> int:
+    """What the heads of a path take in both precisions, with the curvature pairs.
+
+    Args:
+        d: Features.
+        c: Classes.
+        p: L2 values.
+
+    Returns:
+        Bytes.
+    """
+    return min(PAIR_BYTES, 12 * Logistic.memory * c * d) + 24 * p * c * d
 
 
 def feature_budget(
