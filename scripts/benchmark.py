@@ -69,6 +69,14 @@ class Layer:
         """Training samples."""
         return len(self.x)
 
+    def to(self, device: torch.device) -> Layer:
+        """The same on another device."""
+        return Layer(self.x.to(device), self.y.to(device), self.x_val.to(device), self.y_val.to(device), self.c)
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """What is fitted, for libraries that have no other device."""
+        return self.x.cpu().numpy(), self.y.cpu().numpy()
+
 
 Path_ = list[tuple[Tensor, Tensor]]
 """Weights (c, d) and biases (c) for each L2 value, in the order of the values."""
@@ -118,7 +126,7 @@ def mnist_samples(directory: str, n: int) -> tuple[Tensor, Tensor]:
 
 
 def mnist(cfg: DictConfig, n: int) -> Iterator[Layer]:
-    """The MNIST convnet's ten layers, pooled to at most 4,096 features."""
+    """The MNIST convnet's ten layers, pooled to at most `max_features` features."""
     if cfg.mnist is None:
         raise ValueError("The case 'mnist' needs the data set. Give mnist=DIR, or leave it out of `cases`.")
     images, y = mnist_samples(cfg.mnist, n + n // 5)
@@ -127,9 +135,10 @@ def mnist(cfg: DictConfig, n: int) -> Iterator[Layer]:
     if cfg.checkpoint is not None:
         state = load(Path(cfg.checkpoint)).state_dict
         network.load_state_dict({name.removeprefix("network."): value for name, value in state.items()})
-    for layer in discover(network, images[:2], granularity="modules"):
+    network.to(cfg.device)
+    for layer in discover(network, images[:2].to(cfg.device), granularity="modules"):
         found: list[Tensor] = []
-        reduction = AveragePool(max_features=4096).fit(layer.shape, 0)
+        reduction = AveragePool(max_features=cfg.max_features).fit(layer.shape, 0)
         with frozen(network):
             for part in images.split(500):
                 record(network, part, [layer], lambda _, a, r=reduction, f=found: f.append(r(a)))  # type: ignore[misc]
@@ -203,7 +212,7 @@ def of_scikit(model: Any, layer: Layer) -> tuple[Tensor, Tensor]:
 
 def scikit_learn(layer: Layer, l2s: list[float]) -> Path_:
     """Lbfgs with its default tolerance, each value from the one before."""
-    model, x, y = LogisticRegression(warm_start=True, max_iter=1000), layer.x.numpy(), layer.y.numpy()
+    model, (x, y) = LogisticRegression(warm_start=True, max_iter=1000), layer.arrays()
 
     def fit(l2: float) -> tuple[Tensor, Tensor]:
         model.set_params(C=scikit_c(layer, l2)).fit(x, y)
@@ -214,7 +223,7 @@ def scikit_learn(layer: Layer, l2s: list[float]) -> Path_:
 
 def one_scikit_learn(layer: Layer, l2s: list[float]) -> Path_:
     """One fit at scikit-learn's own defaults, C = 1: no path, no selection."""
-    model = LogisticRegression(max_iter=1000).fit(layer.x.numpy(), layer.y.numpy())
+    model = LogisticRegression(max_iter=1000).fit(*layer.arrays())
     return [of_scikit(model, layer)]
 
 
@@ -222,7 +231,7 @@ def elk(module: ModuleType) -> Fit:
     """eleuther-elk's Classifier: its own L-BFGS, one module along the path as in its `fit_cv`."""
 
     def run(layer: Layer, l2s: list[float]) -> Path_:
-        model = module.Classifier(layer.x.shape[1], layer.c)
+        model = module.Classifier(layer.x.shape[1], layer.c, device=layer.x.device)
 
         def fit(l2: float) -> tuple[Tensor, Tensor]:
             # Its penalty is l2_penalty·‖w‖², and with two classes ‖W‖² = ‖w‖²/2.
@@ -260,7 +269,7 @@ def lmprobe(module: ModuleType) -> Fit:
         def fit(l2: float) -> tuple[Tensor, Tensor]:
             options = {"C": scikit_c(layer, l2)}
             model = module.build_classifier("logistic_regression", random_state=0, classifier_kwargs=options)
-            return of_scikit(model.fit(layer.x.numpy(), layer.y.numpy()), layer)
+            return of_scikit(model.fit(*layer.arrays()), layer)
 
         return descending(l2s, fit)
 
@@ -272,9 +281,11 @@ def adamw(layer: Layer, l2s: list[float]) -> Path_:
 
     It chooses among learning rates, not penalties: there is no objective to compare, only the validation error.
     """
+    device = layer.x.device
     rates = torch.tensor([1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1])
+    rates = rates.to(device)
     h, d, c = len(rates), layer.x.shape[1], layer.c
-    weight, bias = torch.zeros(h, c, d, requires_grad=True), torch.zeros(h, c, requires_grad=True)
+    weight, bias = (torch.zeros(size, device=device, requires_grad=True) for size in ((h, c, d), (h, c)))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         weight.copy_(0.01 * torch.randn(h, c, d, generator=generator))
@@ -284,7 +295,7 @@ def adamw(layer: Layer, l2s: list[float]) -> Path_:
     steps = epochs * math.ceil(layer.n / size)
     for step in range(steps):
         if step % math.ceil(layer.n / size) == 0:
-            batches = iter(torch.randperm(layer.n, generator=generator).split(size))
+            batches = iter(torch.randperm(layer.n, generator=generator).to(device).split(size))
         rows = next(batches)
         scores = torch.addmm(bias.view(-1), layer.x[rows], weight.view(h * c, d).T).view(-1, h, c)
         loss = F.cross_entropy(scores.flatten(0, 1), layer.y[rows].repeat_interleave(h)) * h
@@ -349,7 +360,8 @@ def imported(name: str, place: Path | str, directory: Path) -> ModuleType:
 
 def objective(layer: Layer, weight: Tensor, bias: Tensor, l2: float) -> float:
     """Mean cross-entropy + ½·l2·‖W‖², in float64; W is centred, which no softmax sees and the penalty likes."""
-    w, b, loss = weight.double() - weight.double().mean(0), bias.double(), 0.0
+    weight, bias = weight.to(layer.x.device, torch.float64), bias.to(layer.x.device, torch.float64)
+    w, b, loss = weight - weight.mean(0), bias, 0.0
     for x, y in zip(layer.x.split(4096), layer.y.split(4096), strict=True):
         loss += float(F.cross_entropy(x.double() @ w.T + b, y, reduction="sum"))
     return loss / layer.n + 0.5 * l2 * float(w.square().sum())
@@ -361,6 +373,12 @@ def chosen(layer: Layer, path: Path_) -> float:
         float((((layer.x_val @ w.to(layer.x).T) + b.to(layer.x)).argmax(1) != layer.y_val).float().mean())
         for w, b in path
     )
+
+
+def finish(device: torch.device) -> None:
+    """Wait for a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 @dataclass(frozen=True)
@@ -376,10 +394,11 @@ class Machine:
     bandwidth: float
 
     @classmethod
-    def measured(cls) -> Machine:
+    def measured(cls, device: torch.device) -> Machine:
         """The best of several tries."""
-        a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-        source = torch.empty(1 << 27)
+        size = 2048 if device.type == "cpu" else 8192
+        a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
+        source = torch.empty(1 << 27, device=device)
         target = torch.empty_like(source)
 
         def best(work: Callable[[], Any]) -> float:
@@ -387,10 +406,11 @@ class Machine:
             for _ in range(7):
                 start = time.perf_counter()
                 work()
+                finish(device)
                 times.append(time.perf_counter() - start)
             return min(times)
 
-        return cls(2 * 2048**3 / best(lambda: a @ b), 2 * source.nbytes / best(lambda: target.copy_(source)))
+        return cls(2 * size**3 / best(lambda: a @ b), 2 * source.nbytes / best(lambda: target.copy_(source)))
 
     def limit(self, layer: Layer, evaluations: int, points: int) -> float:
         """Seconds below which the solver's own algorithm cannot come here.
@@ -409,11 +429,13 @@ class Machine:
 
 def groups(case: str, cfg: DictConfig) -> Iterator[list[Layer]]:
     """The layers of a case: small ones all together, as they are fitted side by side, others one at a time."""
+    device = torch.device(cfg.device)
 
     def small(layer: Layer) -> bool:
-        return is_small(layer.n, layer.x.shape[1], layer.c, len(cfg.l2), torch.get_num_threads())
+        on_cpu = device.type == "cpu"
+        return on_cpu and is_small(layer.n, layer.x.shape[1], layer.c, len(cfg.l2), torch.get_num_threads())
 
-    for together, layers in groupby(layers_of(case, cfg), small):
+    for together, layers in groupby((layer.to(device) for layer in layers_of(case, cfg)), small):
         if together:
             yield list(layers)
         else:
@@ -427,6 +449,7 @@ def timed(fit: Fit, layers: list[Layer], l2s: list[float], max_seconds: float) -
     """
 
     def one(layer: Layer) -> tuple[float, Path_, float]:
+        finish(layer.x.device)
         start = time.perf_counter()
         path = fit(layer, l2s)
         error = chosen(layer, path)
@@ -450,7 +473,8 @@ def measure(case: str, cfg: DictConfig) -> Iterator[list[dict[str, Any]]]:
     """Run every contender on every layer of a case, in turn, several times; layer after layer."""
     l2s, first = [float(value) for value in cfg.l2], 0
     given_up: set[str] = set()
-    contenders, machine = {name: contender(name, cfg.peers_dir) for name in cfg.peers}, Machine.measured()
+    contenders = {name: contender(name, cfg.peers_dir) for name in cfg.peers}
+    machine = Machine.measured(torch.device(cfg.device))
     log.info("Products %.0f GFLOP/s, copies %.1f GB/s", machine.products / 1e9, machine.bandwidth / 1e9)
     for layers in groups(case, cfg):
         for (n, d), c in dict.fromkeys((layer.x.shape, layer.c) for layer in layers):

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from layerprobe.probing.solvers.lbfgs import Pairs, Point, minimise
+from layerprobe.probing.solvers.lbfgs import ClassAxes, Measured, Pairs, Point, fetched, minimise
 from layerprobe.probing.solvers.softmax import Evaluation
 
 
@@ -29,11 +29,12 @@ def quadratic(size: int, l2: float, condition: float):
 
 def solve(evaluate, size, l2, *, max_iterations=300, pairs=None):
     first = evaluate(torch.zeros(1, size, dtype=torch.float64), True)
-    start = Point(torch.zeros(1, size).double(), float(first.objective), first.gradient[0], first.curvature[0], 1.0)
+    axes = ClassAxes.of(first.curvature[0])
+    start = Point(torch.zeros(1, size).double(), float(first.objective), first.gradient[0], axes, 1.0)
     return minimise(
         start,
         evaluate,
-        lambda f, g, a: float(g.norm()),
+        lambda found, a: math.sqrt(found.square + float(found.slope.square().sum())),
         lambda a: lambda v: v.clone(),
         Pairs(12, start.head) if pairs is None else pairs,
         l2,
@@ -88,3 +89,31 @@ def test_a_pair_without_curvature_is_not_kept():
 def test_stops_when_told():
     evaluate, _, _ = quadratic(20, 0.1, 1e4)
     assert solve(evaluate, 20, 0.1, max_iterations=7)[1] == 7
+
+
+def test_an_uphill_step_is_followed_by_the_metrics_own():
+    evaluate, best, _ = quadratic(6, 0.5, 10.0)
+    pairs = Pairs(12, torch.zeros(1, 6).double())
+    known, first = pairs.direction, []
+
+    def misled(gradient, l2, metric):
+        first.append(None)
+        return gradient.clone() if len(first) == 1 else known(gradient, l2, metric)
+
+    pairs.direction = misled
+    point, _ = solve(evaluate, 6, 0.5, pairs=pairs)
+    torch.testing.assert_close(point.head[0], best)
+
+
+def test_what_is_read_together_keeps_its_shape():
+    a, b, c = fetched(torch.ones(2, 3), torch.tensor(2.0), torch.zeros(0))
+    assert (a.shape, b.shape, c.shape) == ((2, 3), (), (0,))
+    assert a.dtype == torch.float64
+
+
+def test_what_is_not_finite_is_said_and_not_decomposed():
+    gradient = torch.tensor([[[1.0, torch.nan]]], dtype=torch.float64)
+    found = Measured.of(Evaluation(torch.ones(1).double(), gradient, torch.full((1, 1, 1), torch.inf).double()), 0)
+    assert not found.finite
+    assert found.curvature is not None
+    assert found.curvature.values.isnan().all()

@@ -17,8 +17,30 @@ Metric = Callable[[Float[Tensor, "k m e"]], Float[Tensor, "k m e"]]
 
 _SLOPE = 0.9
 
+_FEW = 64
+"""Classes up to which their curvature is decomposed on the CPU: a GPU takes as long for 10 as for 100."""
+
 _SCALE = (0.05, 3.0)
 """How far the metric may be scaled to agree with the newest pair."""
+
+
+def fetched(*parts: Tensor) -> tuple[Tensor, ...]:
+    """Small results in the machine's own memory, float64.
+
+    A device works on while the machine that commands it goes ahead, until something is read: so what is wanted of it is
+    read together.
+
+    Args:
+        parts: Tensors of one device.
+
+    Returns:
+        The same, in the same shapes.
+    """
+    if parts[0].device.type == "cpu":
+        return tuple(part.double() for part in parts)
+    packed = torch.cat([part.flatten().double() for part in parts]).cpu()
+    split = packed.split([part.numel() for part in parts])
+    return tuple(found.view(part.shape) for found, part in zip(split, parts, strict=True))
 
 
 class Pairs:
@@ -43,10 +65,10 @@ class Pairs:
         self.changes = like.new_zeros(memory, like.numel())
         self.order: list[int] = []
         self._unpenalised = torch.arange(1, len(like) + 1, device=like.device) * like.shape[1] - 1
-        # At the newest penalty: changes with its part, and their products with the steps.
+        # At the newest penalty: changes with its part, and their products with the steps, in the machine's own memory.
         self._l2 = 0.0
         self._whole = like.new_zeros(memory, like.numel())
-        self._cross = torch.zeros(memory, memory, dtype=torch.float64, device=like.device)
+        self._cross = torch.zeros(memory, memory, dtype=torch.float64)
 
     def add(self, step: Float[Tensor, "m e"], change: Float[Tensor, "m e"]) -> None:
         """Remember one pair, unless rounding has eaten its curvature.
@@ -56,14 +78,16 @@ class Pairs:
             change: Difference of the loss's gradients there, without the penalty's part.
         """
         step, change = step.flatten(), change.flatten()
-        if not float(step @ change) > 1e-8 * math.sqrt(float(step @ step) * float(change @ change)):
+        whole = self._penalised(step, change, self._l2)
+        products = torch.stack([step @ change, step @ step, change @ change, step @ whole])
+        products, column, row = fetched(products, self.steps @ whole, self._whole @ step)
+        along, long, curved, itself = products.tolist()
+        if not along > 1e-8 * math.sqrt(long * curved):
             return
         slot = len(self.order) if len(self.order) < len(self.steps) else self.order.pop(0)
         self.order.append(slot)
-        self.steps[slot], self.changes[slot] = step, change
-        whole = self._whole[slot] = self._penalised(step, change, self._l2)
-        self._cross[:, slot] = self.steps @ whole
-        self._cross[slot] = self._whole @ step
+        self.steps[slot], self.changes[slot], self._whole[slot] = step, change, whole
+        self._cross[:, slot], self._cross[slot], self._cross[slot, slot] = column, row, itself
 
     def rescale(self, factor: float) -> None:
         """Multiply the known Hessian, as when the loss has become flatter everywhere.
@@ -89,23 +113,24 @@ class Pairs:
             return -metric(gradient[None])[0]
         if l2 != self._l2:
             self._move(l2)
-        order, g = torch.tensor(self.order, device=gradient.device), gradient.flatten()
+        order, g = torch.tensor(self.order), gradient.flatten()
         upper = self._cross[order][:, order].triu()
-        along = (self.steps @ g).double()
+        (along,) = fetched(self.steps @ g)
         first = torch.linalg.solve_triangular(upper, along[order, None], upper=True)[:, 0]
         newest = self._whole[self.order[-1]]
         q = g - self._combined(self._whole, first, order)
         z, turned = metric(torch.stack([q, newest]).view(2, *gradient.shape)).flatten(1)
-        ratio = float(upper[-1, -1]) / max(float(newest @ turned), torch.finfo(torch.float64).tiny)
-        z = z * min(max(ratio, _SCALE[0]), _SCALE[1])
-        rest = upper.diagonal() * first - (self._whole @ z).double()[order]
+        ratio = float(upper[-1, -1]) / (newest @ turned).double().clamp_min(torch.finfo(torch.float64).tiny)
+        z = z * ratio.clamp(*_SCALE).to(z.dtype)
+        (across,) = fetched(self._whole @ z)
+        rest = upper.diagonal() * first - across[order]
         second = torch.linalg.solve_triangular(upper.T, rest[:, None], upper=False)[:, 0]
         return -(z + self._combined(self.steps, second, order)).view_as(gradient)
 
     def _move(self, l2: float) -> None:
         """Put another penalty's part into what is kept with it."""
         self._l2, self._whole = l2, self._penalised(self.steps, self.changes, l2)
-        self._cross = (self.steps @ self._whole.T).double()
+        self._cross = (self.steps @ self._whole.T).double().cpu()
 
     def _penalised(self, steps: Float[Tensor, "*k s"], changes: Float[Tensor, "*k s"], l2: float) -> Tensor:
         whole = torch.add(changes, steps, alpha=l2)
@@ -113,9 +138,29 @@ class Pairs:
         return whole
 
     def _combined(self, vectors: Tensor, weights: Tensor, order: Tensor) -> Tensor:
-        placed = vectors.new_zeros(len(vectors))
-        placed[order] = weights.to(placed.dtype)
-        return placed @ vectors
+        placed = weights.new_zeros(len(vectors))
+        placed[order] = weights
+        return placed.to(vectors.device, vectors.dtype, non_blocking=True) @ vectors
+
+
+@dataclass(frozen=True)
+class ClassAxes:
+    """The class curvature A, decomposed.
+
+    Attributes:
+        values: Its eigenvalues in ascending order, float64.
+        vectors: Its eigenvectors in columns.
+    """
+
+    values: Float[Tensor, " m"]
+    vectors: Float[Tensor, "m m"]
+
+    @classmethod
+    def of(cls, curvature: Float[Tensor, "m m"]) -> ClassAxes:
+        """Decompose a curvature, where it is; NaN where it is not finite."""
+        if not curvature.isfinite().all():
+            return cls(torch.full_like(curvature[0], torch.nan), torch.full_like(curvature, torch.nan))
+        return cls(*torch.linalg.eigh(curvature))
 
 
 @dataclass(frozen=True)
@@ -133,15 +178,64 @@ class Point:
     head: Float[Tensor, "m e"]
     objective: float
     gradient: Float[Tensor, "m e"]
-    curvature: Float[Tensor, "m m"]
+    curvature: ClassAxes
     gap: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is read of an evaluation.
+
+    Attributes:
+        objective: The objective.
+        square: Squared norm of the weights' gradient.
+        slope: The bias's gradient, float64.
+        curvature: The class curvature; None where it was not asked for.
+        others: What else was wanted.
+    """
+
+    objective: float
+    square: float
+    slope: Float[Tensor, " m"]
+    curvature: ClassAxes | None
+    others: tuple[float, ...]
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, i: int, *others: Float[Tensor, ""]) -> Measured:
+        """Read one head's evaluation.
+
+        Args:
+            evaluation: An evaluation of several heads.
+            i: Which.
+            others: Numbers to read with it.
+        """
+        gradient = evaluation.gradient[i]
+        numbers = torch.stack(
+            [evaluation.objective[i], gradient[:, :-1].double().square().sum(), *(other.double() for other in others)]
+        )
+        if evaluation.curvature is None:
+            numbers, slope = fetched(numbers, gradient[:, -1])
+            curvature = None
+        elif len(gradient) > _FEW:
+            numbers, slope = fetched(numbers, gradient[:, -1])
+            curvature = ClassAxes.of(evaluation.curvature[i])
+        else:
+            numbers, slope, few = fetched(numbers, gradient[:, -1], evaluation.curvature[i])
+            curvature = ClassAxes.of(few)
+        objective, square, *rest = numbers.tolist()
+        return cls(objective, square, slope, curvature, tuple(rest))
+
+    @property
+    def finite(self) -> bool:
+        """Whether objective and gradient are."""
+        return math.isfinite(self.objective) and math.isfinite(self.square) and bool(self.slope.isfinite().all())
 
 
 def minimise(
     start: Point,
     evaluate: Callable[[Float[Tensor, "m e"], bool], Evaluation],
-    measure: Callable[[float, Float[Tensor, "m e"], Float[Tensor, "m m"]], float],
-    metric: Callable[[Float[Tensor, "m m"]], Metric],
+    measure: Callable[[Measured, ClassAxes], float],
+    metric: Callable[[ClassAxes], Metric],
     pairs: Pairs,
     l2: float,
     target: float,
@@ -153,12 +247,13 @@ def minimise(
 
     The unit step is taken unless the slope at its end exceeds 0.9 of the one at its start or the objective rises
     beyond rounding. A refused step is not searched along: its pair shows the curvature that was missing, so the next
-    direction from the same point uses it; only from the second refusal on is the step halved as well.
+    direction from the same point uses it; only from the second refusal on is the step halved as well. Where the step
+    led uphill, which rounding can bring about, the metric's own is taken next.
 
     Args:
         start: Where to start.
         evaluate: The objective, with or without the class curvature.
-        measure: The gap from objective, gradient and curvature; what `target` bounds.
+        measure: The gap from what is read of an evaluation and the class curvature; what `target` bounds.
         metric: The approximate inverse Hessian for a class curvature.
         pairs: What is known of the Hessian; added to.
         l2: The penalty.
@@ -171,36 +266,36 @@ def minimise(
         The point of the smallest gap, and the evaluations spent.
     """
     best = now = start
-    apply, stale, refused, best_at, iteration = metric(now.curvature), False, 0, 0, 0
+    apply, stale, uphill, refused, best_at, iteration = metric(now.curvature), False, False, 0, 0, 0
     rounding = 50 * torch.finfo(now.gradient.dtype).eps
     while now.gap > target and iteration < max_iterations and iteration - best_at < patience and refused < 30:
         iteration += 1
         if stale:
             apply, stale = metric(now.curvature), False
-        direction = pairs.direction(now.gradient, l2, apply)
-        slope = float((now.gradient * direction).sum())
-        if not slope < 0:
-            direction = -apply(now.gradient[None])[0]
-            slope = float((now.gradient * direction).sum())
+        direction = -apply(now.gradient[None])[0] if uphill else pairs.direction(now.gradient, l2, apply)
         step = direction * 0.5 ** max(refused - 1, 0)
         new = evaluate(now.head + step, refresh(iteration))
-        objective, gradient = float(new.objective[0]), new.gradient[0]
-        if not (math.isfinite(objective) and bool(torch.isfinite(gradient).all())):
+        gradient = new.gradient[0]
+        found = Measured.of(new, 0, (now.gradient * direction).sum(), (gradient * direction).sum())
+        slope, end = found.others
+        uphill = not uphill and not slope < 0
+        if not found.finite:
             refused += 2
             continue
         change = gradient - now.gradient
         change[:, :-1] -= l2 * step[:, :-1]
         pairs.add(step, change)
-        end = float((gradient * direction).sum())
-        if end > -_SLOPE * slope or objective > now.objective * (1 + rounding):
+        if uphill:
+            continue
+        if end > -_SLOPE * slope or found.objective > now.objective * (1 + rounding):
             refused += 1
             continue
         refused = 0
-        if new.curvature is not None:
+        if found.curvature is not None:
             stale = True
-        curvature = now.curvature if new.curvature is None else new.curvature[0]
-        gap = measure(objective, gradient, curvature)
-        now = Point(now.head + step, objective, gradient, curvature, gap)
+        curvature = now.curvature if found.curvature is None else found.curvature
+        gap = measure(found, curvature)
+        now = Point(now.head + step, found.objective, gradient, curvature, gap)
         if gap < 0.9 * best.gap:
             best_at = iteration
         if gap < best.gap:

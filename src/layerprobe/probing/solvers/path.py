@@ -14,7 +14,8 @@ from torch import Tensor
 
 from layerprobe.probing.matrix import Features
 from layerprobe.probing.solvers.binary import BinaryObjective
-from layerprobe.probing.solvers.lbfgs import Metric, Pairs, Point, minimise
+from layerprobe.probing.solvers.graphed import Graphed
+from layerprobe.probing.solvers.lbfgs import ClassAxes, Measured, Metric, Pairs, Point, minimise
 from layerprobe.probing.solvers.softmax import Evaluation, SoftmaxObjective, basis
 from layerprobe.probing.solvers.turned import Turned
 
@@ -30,7 +31,7 @@ _ROUGH = 0.03
 PAIR_BYTES = 1 << 29
 """What curvature pairs may take."""
 
-Objective: TypeAlias = BinaryObjective | SoftmaxObjective | Turned
+Objective: TypeAlias = BinaryObjective | SoftmaxObjective | Turned | Graphed
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,15 @@ class Samples:
         # Coordinates are float64; converted once, not at every evaluation.
         if isinstance(features, Tensor) and features.dtype == torch.float64:
             features = features.to(dtype)
-        objective = (
+        objective: Objective = (
             BinaryObjective(features, self.targets, dtype)
             if self.n_classes == 2
             else SoftmaxObjective(features, self.targets, self.n_classes, dtype)
         )
-        return objective if self.axes is None else Turned(objective, self.axes.to(dtype))
+        if self.axes is not None:
+            objective = Turned(objective, self.axes.to(dtype))
+        on_a_gpu = isinstance(features, Tensor) and features.is_cuda
+        return Graphed(objective, dtype) if on_a_gpu else objective
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class Path:
             points = [self._point(start, first, i, value) for i, start in enumerate(starts)]
             points.sort(key=lambda point: point.gap)
             start = points[0]
-            now = float(start.curvature.trace())
+            now = float(start.curvature.values.sum())
             if trace > 0 and now > 0:
                 pairs.rescale(now / trace)
             for other in points[1:]:
@@ -140,7 +144,7 @@ class Path:
             end, spent = self._descend(
                 objective, start, pairs, value, max(_ROUGH, self.target) if rough else self.target
             )
-            trace = float(end.curvature.trace())
+            trace = float(end.curvature.values.sum())
             known.append((value, end.head))
             heads[value] = (end.head, spent + 1)
             if not rough and stop is not None and stop(end.head):
@@ -194,10 +198,10 @@ class Path:
         return Pairs(max(4, min(self.memory, affordable)), like)
 
     def _point(self, head: Tensor, evaluation: Evaluation, i: int, l2: float) -> Point:
-        assert evaluation.curvature is not None
-        objective, gradient = float(evaluation.objective[i]), evaluation.gradient[i]
-        curvature = evaluation.curvature[i]
-        return Point(head, objective, gradient, curvature, self._gap(l2, objective, gradient, curvature))
+        found = Measured.of(evaluation, i)
+        assert found.curvature is not None
+        gap = self._gap(l2, found, found.curvature)
+        return Point(head, found.objective, evaluation.gradient[i], found.curvature, gap)
 
     def _add(self, pairs: Pairs, start: Point, other: Point, l2: float) -> None:
         step, change = other.head - start.head, other.gradient - start.gradient
@@ -205,27 +209,25 @@ class Path:
         if bool(torch.isfinite(change).all()):
             pairs.add(step, change)
 
-    def _gap(self, l2: float, objective: float, gradient: Tensor, curvature: Tensor) -> float:
+    def _gap(self, l2: float, found: Measured, curvature: ClassAxes) -> float:
         """The duality gap's main term, and what Newton's step says the bias is worth; relative."""
-        if not math.isfinite(objective):
+        if not found.finite:
             return math.inf
         if l2 == 0:
-            return float(gradient.norm()) / self.first_slope
-        slope = gradient[:, -1].double()
-        a, turn = torch.linalg.eigh(curvature)
-        worth = float(((turn.T @ slope).square() / a.clamp_min(1e-12 * float(a[-1]) + 1e-300)).sum())
-        bound = float(gradient[:, :-1].double().square().sum()) / (2 * l2) + worth
-        return bound / max(objective, torch.finfo(torch.float64).tiny)
+            return math.sqrt(found.square + float(found.slope.square().sum())) / self.first_slope
+        a = curvature.values
+        turned = curvature.vectors.T @ found.slope.to(a.device)
+        worth = float((turned.square() / a.clamp_min(1e-12 * float(a[-1]) + 1e-300)).sum())
+        return (found.square / (2 * l2) + worth) / max(found.objective, torch.finfo(torch.float64).tiny)
 
     def _descend(self, objective: Objective, start: Point, pairs: Pairs, l2: float, target: float) -> tuple[Point, int]:
         values = self.values.to(objective.dtype)
         axes = None if self.axes is None else self.axes.to(objective.dtype)
         value = torch.full((1,), l2, dtype=torch.float64, device=values.device)
 
-        def metric(curvature: Tensor) -> Metric:
-            a, turn = torch.linalg.eigh(curvature)
-            a = a.clamp_min(1e-9 * float(a[-1]) + 1e-30).to(objective.dtype)[:, None]
-            turn = turn.to(objective.dtype)
+        def metric(curvature: ClassAxes) -> Metric:
+            a = curvature.values.clamp_min(1e-9 * float(curvature.values[-1]) + 1e-30)[:, None]
+            a, turn = (part.to(values.device, values.dtype, non_blocking=True) for part in (a, curvature.vectors))
             # Eigenvalues beneath float32's resolution of the largest are not known; l2 = 0 needs a floor as well.
             scale, beside = (1 / (a * (v + 1e-6 * values[-1]) + l2) for v in (values, self.rest))
 
@@ -241,7 +243,7 @@ class Path:
         return minimise(
             start,
             lambda head, with_curvature: objective(head[None], value, with_curvature),
-            lambda f, g, curvature: self._gap(l2, f, g, curvature),
+            lambda found, curvature: self._gap(l2, found, curvature),
             metric,
             pairs,
             l2,

@@ -19,6 +19,9 @@ one long product with few columns, since a block of samples then stays in one co
 _SCORES = 1 << 18
 """Scores computed at a time: their few temporaries then stay in the cache as well."""
 
+_DEVICE_SCORES = 1 << 24
+"""The same on a GPU, which has a call's fixed cost to fear, not the cache's size: 64 MiB in float32."""
+
 
 def basis(c: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "c m"]:
     """Orthonormal columns that span the scores whose sum over the classes is zero; m = c - 1.
@@ -26,8 +29,7 @@ def basis(c: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "c 
     Softmax ignores a shift common to all classes, and the penalty's optimum has none: in this basis the problem has no
     flat direction. With e the last column of the identity, the columns are I - a·11ᵀ above a last row of 1/√c.
     """
-    shift = (1 / c) / (1 - 1 / math.sqrt(c))
-    top = torch.eye(c - 1, dtype=dtype, device=device) - shift
+    top = torch.eye(c - 1, dtype=dtype, device=device) - _shift(c)
     return torch.cat([top, torch.full((1, c - 1), 1 / math.sqrt(c), dtype=dtype, device=device)])
 
 
@@ -78,7 +80,7 @@ class SoftmaxObjective:
             k, r, _ = x.shape
             own = labels.view(k, 1, 1, r).expand(k, p, 1, r).reshape(k * p, 1, r)
             scores = torch.baddbmm(bias.expand(k, p * m, 1), weight.expand(k, p * m, e - 1), x.mT)
-            u = _expand(scores.view(k * p, m, r), q)
+            u = _expand(scores.view(k * p, m, r))
             u -= u.gather(1, own)
             largest = u.amax(1, keepdim=True)  # at least 0, the own class's
             u.sub_(largest).exp_()
@@ -122,7 +124,8 @@ def in_blocks(
     n, d = features.shape
     # A length that divides n leaves no short block behind, which would cost as many calls as a long one.
     length = n if n <= 8 * _ROWS else next((r for r in range(_ROWS * 5 // 4, _ROWS // 2, -1) if n % r == 0), _ROWS)
-    at_a_time = length * max(2, _SCORES // (columns * length))
+    scores = _SCORES if features.device.type == "cpu" else _DEVICE_SCORES
+    at_a_time = length * max(2, scores // (columns * length))
     # What is read or converted is a copy.
     if not isinstance(features, Tensor) or features.dtype != dtype:
         at_a_time = max(1, min(at_a_time, BLOCK // max(d, 1)))
@@ -153,12 +156,16 @@ def covariance(products: Float[Tensor, "p c c"]) -> Float[Tensor, "p c c"]:
     return products
 
 
-def _expand(scores: Float[Tensor, "p m r"], q: Float[Tensor, "c m"]) -> Float[Tensor, "p c r"]:
+def _shift(c: int) -> float:
+    return (1 / c) / (1 - 1 / math.sqrt(c))
+
+
+def _expand(scores: Float[Tensor, "p m r"]) -> Float[Tensor, "p c r"]:
     """Q times the reduced scores, without a matrix product."""
     p, m, r = scores.shape
     total = scores.sum(1, keepdim=True)
     full = scores.new_empty(p, m + 1, r)
-    torch.add(scores, total, alpha=float(q[0, 0]) - 1, out=full[:, :m])
+    torch.add(scores, total, alpha=-_shift(m + 1), out=full[:, :m])
     torch.mul(total, 1 / math.sqrt(m + 1), out=full[:, m:])
     return full
 
