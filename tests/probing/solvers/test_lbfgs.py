@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
-from layerprobe.probing.solvers.lbfgs import ClassAxes, Measured, Pairs, Point, fetched, minimise
+from layerprobe.probing.solvers.lbfgs import ClassAxes, Measured, Pair, Pairs, Point, minimise, tried
 from layerprobe.probing.solvers.softmax import Evaluation
 
 
@@ -18,8 +19,8 @@ def quadratic(size: int, l2: float, condition: float):
     penalty[-1] = 0
     offset = 0.5 * float(target @ torch.linalg.inv(hessian) @ target) + 1
 
-    def evaluate(head, curvature):
-        x = head[0]
+    def evaluate(heads, l2, curvature):
+        x = heads[0, 0]
         gradient = hessian @ x - target + penalty * x
         value = 0.5 * x @ hessian @ x - target @ x + 0.5 * (penalty * x) @ x + offset
         return Evaluation(value[None], gradient[None, None], torch.eye(1).double()[None])
@@ -28,15 +29,17 @@ def quadratic(size: int, l2: float, condition: float):
 
 
 def solve(evaluate, size, l2, *, max_iterations=300, pairs=None):
-    first = evaluate(torch.zeros(1, size, dtype=torch.float64), True)
+    value = torch.tensor([l2], dtype=torch.float64)
+    first = evaluate(torch.zeros(1, 1, size, dtype=torch.float64), value, True)
     axes = ClassAxes.of(first.curvature[0])
     start = Point(torch.zeros(1, size).double(), float(first.objective), first.gradient[0], axes, 1.0)
+    pairs = Pairs(12, start.head) if pairs is None else pairs
+    pairs.move(value)
     return minimise(
         start,
-        evaluate,
+        tried(evaluate, lambda a, turn, l2: lambda v: v.clone(), pairs),
         lambda found, a: math.sqrt(found.square + float(found.slope.square().sum())),
-        lambda a: lambda v: v.clone(),
-        Pairs(12, start.head) if pairs is None else pairs,
+        pairs,
         l2,
         target=1e-10,
         max_iterations=max_iterations,
@@ -65,25 +68,65 @@ def test_pairs_found_at_one_penalty_serve_at_another():
 
 def test_as_many_pairs_as_unknowns_give_newtons_step():
     _, _, hessian = quadratic(5, 0.0, 30.0)
-    l2 = 0.7
+    l2 = torch.tensor([0.7], dtype=torch.float64)
     pairs = Pairs(60, torch.zeros(1, 5).double())
     generator = torch.Generator().manual_seed(1)
     basis = torch.linalg.eigh(hessian)[1]  # conjugate directions: the secant conditions then hold together
     for vector in basis.T:
-        pairs.add(vector[None], (hessian @ vector)[None])
+        pairs.add(pairs.pair(vector[None], (hessian @ vector)[None], torch.zeros(1).double()))
     gradient = torch.randn(5, generator=generator, dtype=torch.float64)
+    newest = torch.tensor(pairs.newest)
     torch.testing.assert_close(
-        pairs.direction(gradient[None], 0.0, lambda v: v.clone())[0], -torch.linalg.solve(hessian, gradient)
+        pairs.direction(gradient[None], newest, lambda v: v.clone())[0], -torch.linalg.solve(hessian, gradient)
     )
-    step = pairs.direction(gradient[None], l2, lambda v: v.clone())
+    pairs.move(l2)
+    step = pairs.direction(gradient[None], newest, lambda v: v.clone())
     assert float((step[0] * gradient).sum()) < 0
 
 
-def test_a_pair_without_curvature_is_not_kept():
-    pairs = Pairs(3, torch.zeros(2, 3).double())
-    pairs.add(torch.ones(2, 3).double(), torch.zeros(2, 3).double())
-    pairs.add(torch.ones(2, 3).double(), -torch.ones(2, 3).double())
-    assert not pairs.order
+def two_loops(steps, changes, gradient):
+    """Nocedal's recursion, pair by pair, from the unit matrix scaled by the newest pair."""
+    q, shares = gradient.clone(), []
+    for s, y in zip(reversed(steps), reversed(changes), strict=True):
+        shares.append(float(s @ q) / float(s @ y))
+        q -= shares[-1] * y
+    z = q * float(steps[-1] @ changes[-1]) / float(changes[-1] @ changes[-1])
+    for s, y, share in zip(steps, changes, reversed(shares), strict=True):
+        z += s * (share - float(y @ z) / float(s @ y))
+    return -z
+
+
+@pytest.mark.parametrize("kept", [1, 3, 4, 9])
+def test_the_two_systems_are_the_two_loops(kept):
+    """Before the memory is full, when it is, and after pairs have made way."""
+    _, _, hessian = quadratic(7, 0.0, 4.0)
+    hessian = hessian / hessian.trace() * 7
+    generator = torch.Generator().manual_seed(2)
+    steps = torch.randn(kept, 7, generator=generator, dtype=torch.float64)
+    changes, pairs = steps @ hessian, Pairs(4, torch.zeros(1, 7).double())
+    for step, change in zip(steps, changes, strict=True):
+        pairs.add(pairs.pair(step[None], change[None], torch.zeros(1).double()))
+    gradient = torch.randn(7, generator=generator, dtype=torch.float64)
+    found = pairs.direction(gradient[None], torch.tensor(pairs.newest), lambda v: v.clone())[0]
+    torch.testing.assert_close(found, two_loops(steps[-4:], changes[-4:], gradient))
+
+
+def test_without_a_pair_the_metric_is_taken_as_it_is():
+    pairs, gradient = Pairs(4, torch.zeros(1, 3).double()), torch.tensor([[1.0, 2.0, 3.0]]).double()
+    torch.testing.assert_close(pairs.direction(gradient, torch.tensor(-1), lambda v: 5 * v), -5 * gradient)
+
+
+def test_a_pair_whose_curvature_is_lost_is_told():
+    pairs, nothing = Pairs(3, torch.zeros(2, 3).double()), torch.zeros(1).double()
+
+    def curved(step, change):
+        return Pair.curved(pairs.pair(step, change, nothing).products.tolist())
+
+    ones = torch.ones(2, 3).double()
+    assert curved(ones, ones)
+    assert not curved(ones, torch.zeros(2, 3).double())
+    assert not curved(ones, -ones)
+    assert not curved(ones, torch.full((2, 3), torch.nan).double())
 
 
 def test_stops_when_told():
@@ -94,21 +137,15 @@ def test_stops_when_told():
 def test_an_uphill_step_is_followed_by_the_metrics_own():
     evaluate, best, _ = quadratic(6, 0.5, 10.0)
     pairs = Pairs(12, torch.zeros(1, 6).double())
-    known, first = pairs.direction, []
+    known, calls = pairs.direction, []
 
-    def misled(gradient, l2, metric):
-        first.append(None)
-        return gradient.clone() if len(first) == 1 else known(gradient, l2, metric)
+    def misled(gradient, newest, metric):
+        calls.append(None)
+        return gradient.clone() if len(calls) == 1 else known(gradient, newest, metric)
 
     pairs.direction = misled
     point, _ = solve(evaluate, 6, 0.5, pairs=pairs)
     torch.testing.assert_close(point.head[0], best)
-
-
-def test_what_is_read_together_keeps_its_shape():
-    a, b, c = fetched(torch.ones(2, 3), torch.tensor(2.0), torch.zeros(0))
-    assert (a.shape, b.shape, c.shape) == ((2, 3), (), (0,))
-    assert a.dtype == torch.float64
 
 
 def test_what_is_not_finite_is_said_and_not_decomposed():

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.matrix import Features
-from layerprobe.probing.solvers.softmax import Evaluation, in_blocks
+from layerprobe.probing.solvers.softmax import Evaluation, in_blocks, scored
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ class BinaryObjective:
         gradient = torch.zeros(p, heads.shape[2], dtype=torch.float64, device=device)
         curvature = torch.zeros(p, dtype=torch.float64, device=device)
         for x, signs in in_blocks(self.features, self.signs, self.dtype, 2 * p):
-            k = len(x)
-            u = torch.baddbmm(bias.expand(k, p, 1), weight.expand(k, p, -1), x.mT).mul_(signs[:, None])
+            u = scored(weight, bias, x).mul_(signs[:, None])
             away = -u
             loss -= F.logsigmoid(away).sum((0, 2), dtype=torch.float64)
             residual = u.sigmoid()

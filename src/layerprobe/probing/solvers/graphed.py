@@ -1,65 +1,78 @@
-"""An objective on a GPU whose kernels are recorded once and launched together."""
+"""What a GPU does again and again, recorded once and launched as a whole."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Generic, TypeVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from layerprobe.probing.solvers.softmax import Evaluation
-
-Objective = Callable[[Float[Tensor, "p m e"], Float[Tensor, " p"], bool], Evaluation]
+T = TypeVar("T")
 
 
-class Graphed:
-    """The same objective as a CUDA graph, one for each number of heads, with or without curvature.
+class Graphed(Generic[T]):
+    """A function of tensors on a GPU as CUDA graphs, one for each combination of shapes and flags.
 
-    An evaluation is some forty kernels, most of them on a few numbers for each sample: launching them one by one takes
-    longer than running them. What one evaluation computes in between is kept for the next, in one pool for all graphs.
+    A step of a fit is more than a hundred kernels on few numbers: launching them one by one takes many times longer
+    than running them. What the function computes in between is kept for the next call, in one pool for all graphs.
 
     Args:
-        objective: An objective of samples that stay where they are, on a GPU; it reads nothing back.
-        dtype: Its precision.
+        function: Takes tensors, then flags. It reads nothing back, and what else it works on stays where it is.
     """
 
-    def __init__(self, objective: Objective, dtype: torch.dtype) -> None:
-        self.objective, self.dtype = objective, dtype
-        self._recorded: dict[tuple[int, bool], _Recorded] = {}
+    def __init__(self, function: Callable[..., T]) -> None:
+        self.function = function
+        self._recorded: dict[tuple[object, ...], _Recorded[T]] = {}
 
-    def __call__(self, heads: Float[Tensor, "p m e"], l2: Float[Tensor, " p"], with_curvature: bool) -> Evaluation:
-        """Evaluate heads, each at its own L2 value."""
-        key = len(heads), with_curvature
+    def __call__(self, *tensors: Tensor, **flags: bool) -> T:
+        """Call the function.
+
+        Args:
+            tensors: Its tensors, on the GPU or small ones of the machine's own memory.
+            flags: Its flags.
+
+        Returns:
+            What it returns; the tensors in it are overwritten by the next call.
+        """
+        key = (*(part.shape for part in tensors), *sorted(flags.items()))
         if key not in self._recorded:
             another = next(iter(self._recorded.values()), None)
-            self._recorded[key] = _Recorded(self.objective, heads, l2, with_curvature, another)
-        return self._recorded[key](heads, l2)
+            self._recorded[key] = _Recorded(self.function, tensors, flags, another)
+        return self._recorded[key](*tensors)
 
 
-class _Recorded:
+class _Recorded(Generic[T]):
     def __init__(
-        self, objective: Objective, heads: Tensor, l2: Tensor, with_curvature: bool, another: _Recorded | None
+        self,
+        function: Callable[..., T],
+        tensors: tuple[Tensor, ...],
+        flags: dict[str, bool],
+        another: _Recorded[T] | None,
     ) -> None:
-        self.heads, self.l2, self.graph = heads.clone(), l2.clone(), torch.cuda.CUDAGraph()
-        pool = None if another is None else another.graph.pool()
-        now, stream = torch.cuda.current_stream(heads.device), torch.cuda.Stream(heads.device)
+        device = next(part.device for part in tensors if part.is_cuda)
+        self.given = [part.to(device, copy=True) for part in tensors]
+        self.graph = torch.cuda.CUDAGraph()
+        now, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
         stream.wait_stream(now)
         with torch.cuda.stream(stream):
             # Once beforehand: libraries make their handles at the first call, which cannot be recorded.
-            objective(self.heads, self.l2, with_curvature)
+            function(*self.given, **flags)
             # Only this thread is kept from calls that would end the recording: others may be loading data.
+            pool = None if another is None else another.graph.pool()
             self.graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
-                self.found = objective(self.heads, self.l2, with_curvature)
-            finally:
-                self.graph.capture_end()
+                self.found = function(*self.given, **flags)
+            except BaseException:
+                with suppress(RuntimeError):
+                    self.graph.capture_end()
+                raise
+            self.graph.capture_end()
         now.wait_stream(stream)
 
-    def __call__(self, heads: Tensor, l2: Tensor) -> Evaluation:
-        self.heads.copy_(heads)
-        self.l2.copy_(l2)
+    def __call__(self, *tensors: Tensor) -> T:
+        for place, part in zip(self.given, tensors, strict=True):
+            place.copy_(part, non_blocking=True)
         self.graph.replay()
-        found = self.found
-        curvature = None if found.curvature is None else found.curvature.clone()
-        return Evaluation(found.objective.clone(), found.gradient.clone(), curvature)
+        return self.found

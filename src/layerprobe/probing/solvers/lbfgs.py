@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.solvers.softmax import Evaluation
@@ -24,23 +24,35 @@ _SCALE = (0.05, 3.0)
 """How far the metric may be scaled to agree with the newest pair."""
 
 
-def fetched(*parts: Tensor) -> tuple[Tensor, ...]:
-    """Small results in the machine's own memory, float64.
+@dataclass(frozen=True)
+class Pair:
+    """A step and the change of the loss's gradient along it, with its products with the pairs that are kept.
 
-    A device works on while the machine that commands it goes ahead, until something is read: so what is wanted of it is
-    read together.
-
-    Args:
-        parts: Tensors of one device.
-
-    Returns:
-        The same, in the same shapes.
+    Attributes:
+        step: Difference of two points.
+        change: Difference of the loss's gradients there, without the penalty's part.
+        whole: The same with it.
+        column: Every step's product with `whole`.
+        row: Every whole change's product with `step`.
+        products: step·change, ‖step‖², ‖change‖², step·whole.
     """
-    if parts[0].device.type == "cpu":
-        return tuple(part.double() for part in parts)
-    packed = torch.cat([part.flatten().double() for part in parts]).cpu()
-    split = packed.split([part.numel() for part in parts])
-    return tuple(found.view(part.shape) for found, part in zip(split, parts, strict=True))
+
+    step: Float[Tensor, " s"]
+    change: Float[Tensor, " s"]
+    whole: Float[Tensor, " s"]
+    column: Float[Tensor, " memory"]
+    row: Float[Tensor, " memory"]
+    products: Float[Tensor, " 4"]
+
+    @staticmethod
+    def curved(products: list[float]) -> bool:
+        """Whether rounding has left it its curvature.
+
+        Args:
+            products: As in `products`.
+        """
+        along, long, change, _ = products
+        return along > 1e-8 * math.sqrt(long * change)
 
 
 class Pairs:
@@ -53,7 +65,7 @@ class Pairs:
     pairs as columns, oldest first, and \(R\) the upper triangle of \(S^\top Y\) with diagonal \(D\), the first loop is
     \(a = R^{-1} S^\top g,\ q = g - Y a\); after \(z = H_0 q\) the second is
     \(R^\top b = D a - Y^\top z,\ H g = z + S b\). That is four products with a (memory, size) matrix instead of a
-    loop over pairs.
+    loop over pairs. A place without a pair holds zeros and has 1 on the diagonal, which changes nothing.
 
     Args:
         memory: Pairs kept; the oldest makes way.
@@ -63,84 +75,85 @@ class Pairs:
     def __init__(self, memory: int, like: Float[Tensor, "m e"]) -> None:
         self.steps = like.new_zeros(memory, like.numel())
         self.changes = like.new_zeros(memory, like.numel())
-        self.order: list[int] = []
+        self.newest = -1
+        self._places = torch.arange(memory, device=like.device)
         self._unpenalised = torch.arange(1, len(like) + 1, device=like.device) * like.shape[1] - 1
-        # At the newest penalty: changes with its part, and their products with the steps, in the machine's own memory.
-        self._l2 = 0.0
+        # At the newest penalty: changes with its part, and their products with the steps.
         self._whole = like.new_zeros(memory, like.numel())
-        self._cross = torch.zeros(memory, memory, dtype=torch.float64)
+        self._cross = torch.zeros(memory, memory, dtype=torch.float64, device=like.device)
 
-    def add(self, step: Float[Tensor, "m e"], change: Float[Tensor, "m e"]) -> None:
-        """Remember one pair, unless rounding has eaten its curvature.
+    def pair(self, step: Float[Tensor, "m e"], change: Float[Tensor, "m e"], l2: Float[Tensor, " 1"]) -> Pair:
+        """Measure a pair.
 
         Args:
             step: Difference of two points.
-            change: Difference of the loss's gradients there, without the penalty's part.
+            change: Difference of the penalised objective's gradients there.
+            l2: The penalty, that of the last `move`.
         """
-        step, change = step.flatten(), change.flatten()
-        whole = self._penalised(step, change, self._l2)
+        step, whole = step.flatten(), change.flatten()
+        change = whole - self._penalty(step, l2)
         products = torch.stack([step @ change, step @ step, change @ change, step @ whole])
-        products, column, row = fetched(products, self.steps @ whole, self._whole @ step)
-        along, long, curved, itself = products.tolist()
-        if not along > 1e-8 * math.sqrt(long * curved):
-            return
-        slot = len(self.order) if len(self.order) < len(self.steps) else self.order.pop(0)
-        self.order.append(slot)
-        self.steps[slot], self.changes[slot], self._whole[slot] = step, change, whole
-        self._cross[:, slot], self._cross[slot], self._cross[slot, slot] = column, row, itself
+        return Pair(step, change, whole, self.steps @ whole, self._whole @ step, products)
 
-    def rescale(self, factor: float) -> None:
-        """Multiply the known Hessian, as when the loss has become flatter everywhere.
+    def add(self, pair: Pair) -> None:
+        """Remember one pair.
 
         Args:
-            factor: New curvature over old.
+            pair: A pair that is `curved`, measured after the last one was added.
+        """
+        slot = self.newest = (self.newest + 1) % len(self.steps)
+        self.steps[slot], self.changes[slot], self._whole[slot] = pair.step, pair.change, pair.whole
+        self._cross[:, slot], self._cross[slot] = pair.column, pair.row
+        self._cross[slot, slot] = pair.products[3]
+
+    def move(self, l2: Float[Tensor, " 1"], factor: float = 1.0) -> None:
+        """Put another penalty's part into what is kept with it.
+
+        Args:
+            l2: The penalty.
+            factor: New curvature of the loss over old, as when it has become flatter everywhere.
         """
         self.changes *= factor
-        self._move(self._l2)
+        self._whole.copy_(self.changes + self._penalty(self.steps, l2))
+        self._cross.copy_(self.steps @ self._whole.T)
 
-    def direction(self, gradient: Float[Tensor, "m e"], l2: float, metric: Metric) -> Float[Tensor, "m e"]:
-        """The quasi-Newton step.
+    def direction(
+        self, gradient: Float[Tensor, "m e"], newest: Int[Tensor, ""], metric: Metric
+    ) -> Float[Tensor, "m e"]:
+        """The quasi-Newton step at the penalty of the last `move`.
 
         Args:
             gradient: Gradient of the penalised objective.
-            l2: The penalty.
+            newest: The place of the newest pair, `self.newest`.
             metric: The inverse Hessian before any pair; scaled here so that it agrees with the newest one.
 
         Returns:
             Minus the approximate inverse Hessian times the gradient.
         """
-        if not self.order:
-            return -metric(gradient[None])[0]
-        if l2 != self._l2:
-            self._move(l2)
-        order, g = torch.tensor(self.order), gradient.flatten()
+        order, g = (self._places + newest + 1) % len(self._places), gradient.flatten()
         upper = self._cross[order][:, order].triu()
-        (along,) = fetched(self.steps @ g)
-        first = torch.linalg.solve_triangular(upper, along[order, None], upper=True)[:, 0]
-        newest = self._whole[self.order[-1]]
+        diagonal = upper.diagonal().clone()
+        upper.diagonal().add_(diagonal == 0)
+        along = (self.steps @ g).double()[order, None]
+        first = torch.linalg.solve_triangular(upper, along, upper=True)[:, 0]
+        last = self._whole[order[-1:]][0]
         q = g - self._combined(self._whole, first, order)
-        z, turned = metric(torch.stack([q, newest]).view(2, *gradient.shape)).flatten(1)
-        ratio = float(upper[-1, -1]) / (newest @ turned).double().clamp_min(torch.finfo(torch.float64).tiny)
-        z = z * ratio.clamp(*_SCALE).to(z.dtype)
-        (across,) = fetched(self._whole @ z)
-        rest = upper.diagonal() * first - across[order]
+        z, turned = metric(torch.stack([q, last]).view(2, *gradient.shape)).flatten(1)
+        ratio = diagonal[-1] / (last @ turned).double().clamp_min(torch.finfo(torch.float64).tiny)
+        z = z * torch.where(diagonal[-1] > 0, ratio.clamp(*_SCALE), 1.0).to(z.dtype)
+        rest = diagonal * first - (self._whole @ z).double()[order]
         second = torch.linalg.solve_triangular(upper.T, rest[:, None], upper=False)[:, 0]
         return -(z + self._combined(self.steps, second, order)).view_as(gradient)
 
-    def _move(self, l2: float) -> None:
-        """Put another penalty's part into what is kept with it."""
-        self._l2, self._whole = l2, self._penalised(self.steps, self.changes, l2)
-        self._cross = (self.steps @ self._whole.T).double().cpu()
-
-    def _penalised(self, steps: Float[Tensor, "*k s"], changes: Float[Tensor, "*k s"], l2: float) -> Tensor:
-        whole = torch.add(changes, steps, alpha=l2)
-        whole[..., self._unpenalised] = changes[..., self._unpenalised]
-        return whole
+    def _penalty(self, steps: Float[Tensor, "*k s"], l2: Float[Tensor, " 1"]) -> Tensor:
+        part = steps * l2.to(steps.dtype)
+        part[..., self._unpenalised] = 0
+        return part
 
     def _combined(self, vectors: Tensor, weights: Tensor, order: Tensor) -> Tensor:
-        placed = weights.new_zeros(len(vectors))
-        placed[order] = weights
-        return placed.to(vectors.device, vectors.dtype, non_blocking=True) @ vectors
+        placed = vectors.new_zeros(len(vectors))
+        placed[order] = weights.to(placed.dtype)
+        return placed @ vectors
 
 
 @dataclass(frozen=True)
@@ -164,6 +177,70 @@ class ClassAxes:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What is read of an evaluation.
+
+    Attributes:
+        objective: The objective.
+        square: Squared norm of the weights' gradient.
+        slope: The bias's gradient, float64.
+        curvature: The class curvature; None where it was not asked for.
+        others: What else was wanted.
+    """
+
+    objective: float
+    square: float
+    slope: Float[Tensor, " m"]
+    curvature: ClassAxes | None
+    others: list[float]
+
+    @staticmethod
+    def packed(evaluation: Evaluation, i: int, *others: Tensor) -> Float[Tensor, " r"]:
+        """Put what is read of one head's evaluation into one vector.
+
+        A GPU works on while the machine that commands it goes ahead, until something is read: so all is read together.
+
+        Args:
+            evaluation: An evaluation of several heads.
+            i: Which.
+            others: Numbers to read with it.
+        """
+        gradient = evaluation.gradient[i]
+        parts = [gradient[:, -1], evaluation.objective[i], gradient[:, :-1].double().square().sum(), *others]
+        if evaluation.curvature is not None and len(gradient) <= _FEW:
+            parts.append(evaluation.curvature[i])
+        return torch.cat([part.flatten().double() for part in parts])
+
+    @classmethod
+    def read(cls, packed: Float[Tensor, " r"], m: int, others: int, curvature: Tensor | None) -> Measured:
+        """Read it.
+
+        Args:
+            packed: What `packed` made.
+            m: Classes but one.
+            others: How many numbers were read with it.
+            curvature: The class curvature of the evaluation.
+        """
+        packed = packed.cpu()
+        objective, square, *rest = packed[m : m + 2 + others].tolist()
+        if curvature is not None and m <= _FEW:
+            curvature = packed[m + 2 + others :].view(m, m)
+        axes = None if curvature is None else ClassAxes.of(curvature)
+        return cls(objective, square, packed[:m], axes, rest)
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, i: int) -> Measured:
+        """Pack and read."""
+        curvature = None if evaluation.curvature is None else evaluation.curvature[i]
+        return cls.read(cls.packed(evaluation, i), evaluation.gradient.shape[1], 0, curvature)
+
+    @property
+    def finite(self) -> bool:
+        """Whether objective and gradient are."""
+        return math.isfinite(self.objective) and math.isfinite(self.square) and bool(self.slope.isfinite().all())
+
+
+@dataclass(frozen=True)
 class Point:
     """Where a problem has got to.
 
@@ -183,59 +260,69 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What is read of an evaluation.
+class Trial:
+    """A step that may be taken.
 
     Attributes:
-        objective: The objective.
-        square: Squared norm of the weights' gradient.
-        slope: The bias's gradient, float64.
-        curvature: The class curvature; None where it was not asked for.
-        others: What else was wanted.
+        head: Where it ends.
+        gradient: The gradient there.
+        pair: The step and what the gradient changes along it.
+        packed: What is read of it: the evaluation, the slopes along the direction before and after, the pair's
+            products.
+        curvature: The class curvature there; None where it was not asked for.
     """
 
-    objective: float
-    square: float
-    slope: Float[Tensor, " m"]
-    curvature: ClassAxes | None
-    others: tuple[float, ...]
+    head: Float[Tensor, "m e"]
+    gradient: Float[Tensor, "m e"]
+    pair: Pair
+    packed: Float[Tensor, " r"]
+    curvature: Float[Tensor, "m m"] | None
 
-    @classmethod
-    def of(cls, evaluation: Evaluation, i: int, *others: Float[Tensor, ""]) -> Measured:
-        """Read one head's evaluation.
 
-        Args:
-            evaluation: An evaluation of several heads.
-            i: Which.
-            others: Numbers to read with it.
-        """
-        gradient = evaluation.gradient[i]
-        numbers = torch.stack(
-            [evaluation.objective[i], gradient[:, :-1].double().square().sum(), *(other.double() for other in others)]
-        )
-        if evaluation.curvature is None:
-            numbers, slope = fetched(numbers, gradient[:, -1])
-            curvature = None
-        elif len(gradient) > _FEW:
-            numbers, slope = fetched(numbers, gradient[:, -1])
-            curvature = ClassAxes.of(evaluation.curvature[i])
-        else:
-            numbers, slope, few = fetched(numbers, gradient[:, -1], evaluation.curvature[i])
-            curvature = ClassAxes.of(few)
-        objective, square, *rest = numbers.tolist()
-        return cls(objective, square, slope, curvature, tuple(rest))
+Try = Callable[..., Trial]
+"""Tries a step from (head, gradient, numbers, eigenvalues and eigenvectors of the class curvature); the numbers are the
+penalty, the share of the direction to go, and the place of the newest pair."""
 
-    @property
-    def finite(self) -> bool:
-        """Whether objective and gradient are."""
-        return math.isfinite(self.objective) and math.isfinite(self.square) and bool(self.slope.isfinite().all())
+
+def tried(
+    evaluate: Callable[[Float[Tensor, "1 m e"], Float[Tensor, " 1"], bool], Evaluation],
+    metric: Callable[[Float[Tensor, " m"], Float[Tensor, "m m"], Float[Tensor, " 1"]], Metric],
+    pairs: Pairs,
+) -> Try:
+    """What one iteration computes, with no number read.
+
+    Args:
+        evaluate: The objective of heads, each at its own L2 value, with or without the class curvature.
+        metric: The approximate inverse Hessian for a class curvature and an L2 value.
+        pairs: What is known of the Hessian.
+
+    Returns:
+        A function of tensors, and of whether the pairs are left out of the direction and the curvature is wanted.
+    """
+
+    def attempt(
+        head: Tensor, gradient: Tensor, numbers: Tensor, a: Tensor, turn: Tensor, *, plain: bool, curvature: bool
+    ) -> Trial:
+        numbers, a, turn = (part.to(head.device, non_blocking=True) for part in (numbers, a, turn))
+        l2, share, newest = numbers[:1], numbers[1], numbers[2].long()
+        apply = metric(a, turn, l2)
+        direction = -apply(gradient[None])[0] if plain else pairs.direction(gradient, newest, apply)
+        step = direction * share.to(direction.dtype)
+        trial = head + step
+        new = evaluate(trial[None], l2, curvature)
+        end = new.gradient[0]
+        pair = pairs.pair(step, end - gradient, l2)
+        slopes = torch.stack([(gradient * direction).sum(), (end * direction).sum()])
+        packed = Measured.packed(new, 0, slopes, pair.products)
+        return Trial(trial, end, pair, packed, None if new.curvature is None else new.curvature[0])
+
+    return attempt
 
 
 def minimise(
     start: Point,
-    evaluate: Callable[[Float[Tensor, "m e"], bool], Evaluation],
+    attempt: Try,
     measure: Callable[[Measured, ClassAxes], float],
-    metric: Callable[[ClassAxes], Metric],
     pairs: Pairs,
     l2: float,
     target: float,
@@ -252,10 +339,9 @@ def minimise(
 
     Args:
         start: Where to start.
-        evaluate: The objective, with or without the class curvature.
+        attempt: Tries a step; what `tried` made of the problem and of `pairs`.
         measure: The gap from what is read of an evaluation and the class curvature; what `target` bounds.
-        metric: The approximate inverse Hessian for a class curvature.
-        pairs: What is known of the Hessian; added to.
+        pairs: What is known of the Hessian, moved to the penalty; added to.
         l2: The penalty.
         target: Stop at this gap.
         max_iterations: Evaluations at most.
@@ -266,36 +352,30 @@ def minimise(
         The point of the smallest gap, and the evaluations spent.
     """
     best = now = start
-    apply, stale, uphill, refused, best_at, iteration = metric(now.curvature), False, False, 0, 0, 0
+    uphill, refused, best_at, iteration = False, 0, 0, 0
     rounding = 50 * torch.finfo(now.gradient.dtype).eps
     while now.gap > target and iteration < max_iterations and iteration - best_at < patience and refused < 30:
         iteration += 1
-        if stale:
-            apply, stale = metric(now.curvature), False
-        direction = -apply(now.gradient[None])[0] if uphill else pairs.direction(now.gradient, l2, apply)
-        step = direction * 0.5 ** max(refused - 1, 0)
-        new = evaluate(now.head + step, refresh(iteration))
-        gradient = new.gradient[0]
-        found = Measured.of(new, 0, (now.gradient * direction).sum(), (gradient * direction).sum())
-        slope, end = found.others
+        numbers = torch.tensor([l2, 0.5 ** max(refused - 1, 0), pairs.newest], dtype=torch.float64)
+        given = now.head, now.gradient, numbers, now.curvature.values, now.curvature.vectors
+        trial = attempt(*given, plain=uphill, curvature=refresh(iteration))
+        found = Measured.read(trial.packed, len(now.head), 6, trial.curvature)
+        slope, end, *products = found.others
         uphill = not uphill and not slope < 0
         if not found.finite:
             refused += 2
             continue
-        change = gradient - now.gradient
-        change[:, :-1] -= l2 * step[:, :-1]
-        pairs.add(step, change)
+        if Pair.curved(products):
+            pairs.add(trial.pair)
         if uphill:
             continue
         if end > -_SLOPE * slope or found.objective > now.objective * (1 + rounding):
             refused += 1
             continue
         refused = 0
-        if found.curvature is not None:
-            stale = True
         curvature = now.curvature if found.curvature is None else found.curvature
         gap = measure(found, curvature)
-        now = Point(now.head + step, found.objective, gradient, curvature, gap)
+        now = Point(trial.head.clone(), found.objective, trial.gradient.clone(), curvature, gap)
         if gap < 0.9 * best.gap:
             best_at = iteration
         if gap < best.gap:

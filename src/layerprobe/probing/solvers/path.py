@@ -15,7 +15,7 @@ from torch import Tensor
 from layerprobe.probing.matrix import Features
 from layerprobe.probing.solvers.binary import BinaryObjective
 from layerprobe.probing.solvers.graphed import Graphed
-from layerprobe.probing.solvers.lbfgs import ClassAxes, Measured, Metric, Pairs, Point, minimise
+from layerprobe.probing.solvers.lbfgs import ClassAxes, Measured, Metric, Pair, Pairs, Point, Try, minimise, tried
 from layerprobe.probing.solvers.softmax import Evaluation, SoftmaxObjective, basis
 from layerprobe.probing.solvers.turned import Turned
 
@@ -31,7 +31,7 @@ _ROUGH = 0.03
 PAIR_BYTES = 1 << 29
 """What curvature pairs may take."""
 
-Objective: TypeAlias = BinaryObjective | SoftmaxObjective | Turned | Graphed
+Objective: TypeAlias = BinaryObjective | SoftmaxObjective | Turned
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,7 @@ class Samples:
         )
         if self.axes is not None:
             objective = Turned(objective, self.axes.to(dtype))
-        on_a_gpu = isinstance(features, Tensor) and features.is_cuda
-        return Graphed(objective, dtype) if on_a_gpu else objective
+        return objective
 
 
 @dataclass(frozen=True)
@@ -125,25 +124,23 @@ class Path:
             Heads (weights and, last, bias, in the coordinates of `basis`), and the evaluations spent on each: none on
             what was not wanted, whose head is NaN.
         """
-        objective = self.samples.objective(self.samples.dtype)
-        pairs, trace = self._pairs(self.samples.dtype), 0.0
+        objective, pairs, attempt = self._tools(self.samples.dtype)
+        trace = 0.0
         known: list[tuple[float, Tensor]] = []
         heads: dict[float, tuple[Tensor, int]] = {}
         wanted = sorted(set(l2.tolist()), reverse=True)
         for value, rough in _rungs(wanted):
             starts = _extrapolate(known, value) or [self._zero()]
-            first = objective(torch.stack(starts), l2.new_full((len(starts),), value), True)
+            first = objective(torch.stack(starts), l2.new_full((len(starts),), value), with_curvature=True)
             points = [self._point(start, first, i, value) for i, start in enumerate(starts)]
             points.sort(key=lambda point: point.gap)
             start = points[0]
             now = float(start.curvature.values.sum())
-            if trace > 0 and now > 0:
-                pairs.rescale(now / trace)
+            pairs.move(l2.new_full((1,), value), now / trace if trace > 0 and now > 0 else 1.0)
             for other in points[1:]:
                 self._add(pairs, start, other, value)
-            end, spent = self._descend(
-                objective, start, pairs, value, max(_ROUGH, self.target) if rough else self.target
-            )
+            target = max(_ROUGH, self.target) if rough else self.target
+            end, spent = self._descend(attempt, start, pairs, value, target)
             trace = float(end.curvature.values.sum())
             known.append((value, end.head))
             heads[value] = (end.head, spent + 1)
@@ -167,13 +164,12 @@ class Path:
         Returns:
             Heads in float64, and the evaluations spent on each.
         """
-        objective = self.samples.objective(torch.float64)
         refined, spent = [], []
         for head, value in zip(heads.double(), l2.tolist(), strict=True):
-            first = objective(head[None], l2.new_full((1,), value), True)
-            end, count = self._descend(
-                objective, self._point(head, first, 0, value), self._pairs(torch.float64), value, target
-            )
+            objective, pairs, attempt = self._tools(torch.float64)
+            first = objective(head[None], l2.new_full((1,), value), with_curvature=True)
+            pairs.move(l2.new_full((1,), value))
+            end, count = self._descend(attempt, self._point(head, first, 0, value), pairs, value, target)
             refined.append(end.head)
             spent.append(count + 1)
         return torch.stack(refined), torch.tensor(spent)
@@ -192,22 +188,27 @@ class Path:
         head[:, -1] = basis(s.n_classes, torch.float64, head.device).T @ share.log()
         return head
 
-    def _pairs(self, dtype: torch.dtype) -> Pairs:
-        like = self._zero().to(dtype)
+    def _tools(self, dtype: torch.dtype) -> tuple[Callable[..., Evaluation], Pairs, Try]:
+        """The objective, what is known of its curvature, and what tries a step: as graphs where a GPU has all of it."""
+        objective, like = self.samples.objective(dtype), self._zero().to(dtype)
         affordable = PAIR_BYTES // (3 * like.numel() * like.element_size())
-        return Pairs(max(4, min(self.memory, affordable)), like)
+        pairs = Pairs(max(4, min(self.memory, affordable)), like)
+        attempt = tried(objective, self._metric(dtype), pairs)
+        if isinstance(self.samples.features, Tensor) and self.samples.features.is_cuda:
+            return Graphed(objective), pairs, Graphed(attempt)
+        return objective, pairs, attempt
 
     def _point(self, head: Tensor, evaluation: Evaluation, i: int, l2: float) -> Point:
         found = Measured.of(evaluation, i)
         assert found.curvature is not None
         gap = self._gap(l2, found, found.curvature)
-        return Point(head, found.objective, evaluation.gradient[i], found.curvature, gap)
+        return Point(head, found.objective, evaluation.gradient[i].clone(), found.curvature, gap)
 
     def _add(self, pairs: Pairs, start: Point, other: Point, l2: float) -> None:
-        step, change = other.head - start.head, other.gradient - start.gradient
-        change[:, :-1] -= l2 * step[:, :-1]
-        if bool(torch.isfinite(change).all()):
-            pairs.add(step, change)
+        value = torch.full((1,), l2, dtype=torch.float64, device=start.head.device)
+        pair = pairs.pair(other.head - start.head, other.gradient - start.gradient, value)
+        if Pair.curved(pair.products.double().tolist()):
+            pairs.add(pair)
 
     def _gap(self, l2: float, found: Measured, curvature: ClassAxes) -> float:
         """The duality gap's main term, and what Newton's step says the bias is worth; relative."""
@@ -220,14 +221,27 @@ class Path:
         worth = float((turned.square() / a.clamp_min(1e-12 * float(a[-1]) + 1e-300)).sum())
         return (found.square / (2 * l2) + worth) / max(found.objective, torch.finfo(torch.float64).tiny)
 
-    def _descend(self, objective: Objective, start: Point, pairs: Pairs, l2: float, target: float) -> tuple[Point, int]:
-        values = self.values.to(objective.dtype)
-        axes = None if self.axes is None else self.axes.to(objective.dtype)
-        value = torch.full((1,), l2, dtype=torch.float64, device=values.device)
+    def _descend(self, attempt: Try, start: Point, pairs: Pairs, l2: float, target: float) -> tuple[Point, int]:
+        return minimise(
+            start,
+            attempt,
+            lambda found, curvature: self._gap(l2, found, curvature),
+            pairs,
+            l2,
+            target,
+            self.max_iterations,
+            _PATIENCE if start.head.dtype != torch.float64 else self.max_iterations,
+            # The curvature costs c²·n, and its decomposition c³: nothing for few classes, much for a thousand.
+            lambda i: self.samples.n_classes <= 64 or i in (1, 2, 4, 8) or i % 16 == 0,
+        )
 
-        def metric(curvature: ClassAxes) -> Metric:
-            a = curvature.values.clamp_min(1e-9 * float(curvature.values[-1]) + 1e-30)[:, None]
-            a, turn = (part.to(values.device, values.dtype, non_blocking=True) for part in (a, curvature.vectors))
+    def _metric(self, dtype: torch.dtype) -> Callable[[Tensor, Tensor, Tensor], Metric]:
+        values = self.values.to(dtype)
+        axes = None if self.axes is None else self.axes.to(dtype)
+
+        def metric(a: Tensor, turn: Tensor, l2: Tensor) -> Metric:
+            a = torch.maximum(a, 1e-9 * a[-1] + 1e-30).to(dtype)[:, None]
+            turn, l2 = turn.to(dtype), l2.to(dtype)
             # Eigenvalues beneath float32's resolution of the largest are not known; l2 = 0 needs a floor as well.
             scale, beside = (1 / (a * (v + 1e-6 * values[-1]) + l2) for v in (values, self.rest))
 
@@ -240,19 +254,7 @@ class Path:
 
             return apply
 
-        return minimise(
-            start,
-            lambda head, with_curvature: objective(head[None], value, with_curvature),
-            lambda found, curvature: self._gap(l2, found, curvature),
-            metric,
-            pairs,
-            l2,
-            target,
-            self.max_iterations,
-            _PATIENCE if objective.dtype != torch.float64 else self.max_iterations,
-            # The curvature costs c²·n, and its decomposition c³: nothing for few classes, much for a thousand.
-            lambda i: self.samples.n_classes <= 64 or i in (1, 2, 4, 8) or i % 16 == 0,
-        )
+        return metric
 
 
 def _rungs(values: list[float]) -> list[tuple[float, bool]]:

@@ -20,7 +20,7 @@ _SCORES = 1 << 18
 """Scores computed at a time: their few temporaries then stay in the cache as well."""
 
 _DEVICE_SCORES = 1 << 24
-"""The same on a GPU, which has a call's fixed cost to fear, not the cache's size: 64 MiB in float32."""
+"""The same on a GPU, in one product: there it is a call's fixed cost that counts. 64 MiB in float32."""
 
 
 def basis(c: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "c m"]:
@@ -79,7 +79,7 @@ class SoftmaxObjective:
         for x, labels in in_blocks(self.features, self.targets, self.dtype, p * c):
             k, r, _ = x.shape
             own = labels.view(k, 1, 1, r).expand(k, p, 1, r).reshape(k * p, 1, r)
-            scores = torch.baddbmm(bias.expand(k, p * m, 1), weight.expand(k, p * m, e - 1), x.mT)
+            scores = scored(weight, bias, x)
             u = _expand(scores.view(k * p, m, r))
             u -= u.gather(1, own)
             largest = u.amax(1, keepdim=True)  # at least 0, the own class's
@@ -107,10 +107,20 @@ class SoftmaxObjective:
         return Evaluation(objective, gradient.to(self.dtype), reduced)
 
 
+def scored(
+    weight: Float[Tensor, "q d"], bias: Float[Tensor, "q 1"], x: Float[Tensor, "k r d"]
+) -> Float[Tensor, "k q r"]:
+    """Wx + b for blocks of samples; a GPU's libraries want the samples first, by up to three times."""
+    k, q = len(x), len(weight)
+    if x.device.type == "cpu":
+        return torch.baddbmm(bias.expand(k, q, 1), weight.expand(k, q, -1), x.mT)
+    return torch.baddbmm(bias.T.expand(k, 1, q), x, weight.T.expand(k, -1, q)).mT.contiguous()
+
+
 def in_blocks(
     features: Features, labels: Shaped[Tensor, " n"], dtype: torch.dtype, columns: int
 ) -> Iterator[tuple[Float[Tensor, "k r d"], Shaped[Tensor, "k r"]]]:
-    """All samples, as many products of `_ROWS` at a time as `_SCORES` allows, and at least two.
+    """All samples, as many products of `_ROWS` at a time as `_SCORES` allows, and at least two; on a GPU, one.
 
     Args:
         features: The samples.
@@ -124,8 +134,9 @@ def in_blocks(
     n, d = features.shape
     # A length that divides n leaves no short block behind, which would cost as many calls as a long one.
     length = n if n <= 8 * _ROWS else next((r for r in range(_ROWS * 5 // 4, _ROWS // 2, -1) if n % r == 0), _ROWS)
-    scores = _SCORES if features.device.type == "cpu" else _DEVICE_SCORES
-    at_a_time = length * max(2, scores // (columns * length))
+    at_a_time = length * max(2, _SCORES // (columns * length))
+    if features.device.type != "cpu":
+        length = at_a_time = min(n, max(1, _DEVICE_SCORES // columns))
     # What is read or converted is a copy.
     if not isinstance(features, Tensor) or features.dtype != dtype:
         at_a_time = max(1, min(at_a_time, BLOCK // max(d, 1)))

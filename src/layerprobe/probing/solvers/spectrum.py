@@ -200,16 +200,18 @@ def _placed(features: Features, first: int = 0) -> Iterator[tuple[int, Tensor]]:
 
 
 def _decomposed(gram: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors, in float32 if that can be done.
+    """Eigenvalues and eigenvectors, on the CPU in float32 if that can be done; a GPU takes as long for float64.
 
     Where rounding noise is most of what a layer holds, or many of its features are constant, the single-precision
     algorithm may not converge or return NaN; the matrix is in float64, which then does.
     """
-    try:
-        values, vectors = torch.linalg.eigh(gram.to(dtype))
-        found = bool(values.isfinite().all() and vectors.isfinite().all())
-    except torch.linalg.LinAlgError:
-        found = False
+    found = gram.device.type == "cpu"
+    if found:
+        try:
+            values, vectors = torch.linalg.eigh(gram.to(dtype))
+            found = bool(values.isfinite().all() and vectors.isfinite().all())
+        except torch.linalg.LinAlgError:
+            found = False
     if not found:
         values, vectors = torch.linalg.eigh(gram)
     return values.to(dtype), vectors.to(dtype)
