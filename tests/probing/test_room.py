@@ -48,6 +48,27 @@ def test_what_did_not_fit_is_let_go_before_the_second_try(caplog) -> None:
     assert "documentation" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cusolver error: CUSOLVER_STATUS_NOT_INITIALIZED, when calling `cusolverDnCreate(handle)`",
+    ],
+)
+def test_memory_that_a_library_asks_for_counts_too(message, caplog) -> None:
+    tries = []
+
+    def work(features):
+        tries.append(features)
+        if len(tries) == 1:
+            raise RuntimeError(message)
+        return features.sum()
+
+    assert with_room(work, torch.ones(2, 3), what="layer1") == 6
+    assert message.split(" when")[0][:20] in caplog.text
+
+
 def test_any_other_error_is_not_retried() -> None:
     tries = []
 
@@ -182,5 +203,5 @@ def test_on_a_gpu_that_others_have_nearly_filled(tmp_path) -> None:
     filled = torch.empty(free - 400 * 2**20, dtype=torch.uint8, device="cuda")
     found = layerprobe.probe(network, data, max_memory="8GiB", **options)
     del filled
-    assert (found["status"] == "converged").all()
+    assert (found["status"] == "converged").all(), found["message"].tolist()
     np.testing.assert_allclose(found["test_error"], expected["test_error"], atol=0.01)

@@ -227,11 +227,13 @@ def probe_layer(
         if chosen is None:
             return no_result("every head diverged")
         test = {way: recordings["test"].take(layer.name, way.reduction) for way in ways}
-        found = chosen.measure(test[chosen.fit.way], labels.splits["test"], protocol.task)
+        measure = partial(chosen.measure, targets=labels.splits["test"], task=protocol.task)
+        found = with_room(measure, test[chosen.fit.way], what=f"{layer.name}, test")
         shuffled_error = math.nan
         if control is not None:
             shuffled_labels = variants["shuffled"].splits["test"]
-            shuffled_error = control.measure(test[control.fit.way], shuffled_labels, protocol.task).error
+            measure = partial(control.measure, targets=shuffled_labels, task=protocol.task)
+            shuffled_error = with_room(measure, test[control.fit.way], what=f"{layer.name}, test").error
     except (RuntimeError, ArithmeticError, MemoryError) as error:
         return no_result(f"{type(error).__name__}: {error}")
     finally:

@@ -20,7 +20,7 @@ from layerprobe.probing.features import Reduction, Shape, shape_text
 from layerprobe.probing.inputs import NetworkInputs
 from layerprobe.probing.layers import Layer
 from layerprobe.probing.matrix import Features
-from layerprobe.probing.room import first_line, free_cache
+from layerprobe.probing.room import first_line, free_cache, out_of_memory
 from layerprobe.probing.sequences import token_mask
 from layerprobe.types import LayerName, Split
 
@@ -243,7 +243,9 @@ def _with_room(run: Callable[[], list[LayerName]], make_room: Callable[[], bool]
     while True:
         try:
             return run()
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             reason = first_line(error)
         # Outside of the handler: the exception's traceback would hold on to what did not fit.
         found = make_room()

@@ -17,6 +17,10 @@ T = TypeVar("T")
 log = logging.getLogger("layerprobe")
 
 
+_FULL = ("out of memory", "ALLOC_FAILED", "STATUS_NOT_INITIALIZED")
+"""What errors of CUDA and its libraries say where the memory that they ask for by themselves is not there."""
+
+
 class OnCPU(AbstractRows):
     """Rows that are brought to the CPU as they are read.
 
@@ -57,12 +61,23 @@ def with_room(work: Callable[..., T], *features: Tensor | AbstractRows | None, w
     """
     try:
         return work(*features)
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
         reason = first_line(error)
     # Outside of the handler: the exception's traceback would hold on to what did not fit.
     log.warning("%s: fitted on the CPU, since the GPU's memory is full. %s", what, reason)
     free_cache()
     return work(*map(on_cpu, features))
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that a GPU's memory is full.
+
+    Args:
+        error: The error.
+    """
+    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in _FULL)
 
 
 def free_cache() -> None:

@@ -168,7 +168,8 @@ def sweep_layer(
     sweeps = {name: Sweep() for name in labels}
     for way in ways:
         features = train.take(layer, way.reduction)
-        standardiser = Standardiser.fit(features) if protocol.standardise else Standardiser.none(features)
+        fit_standardiser = Standardiser.fit if protocol.standardise else Standardiser.none
+        standardiser = with_room(fit_standardiser, features, what=layer).to(features.device)
         features = standardiser.applied(features)
         val_features = None if val is None else standardiser.applied(val.take(layer, way.reduction))
         fit_way = partial(_fit_way, way=way, standardiser=standardiser, labels=labels, protocol=protocol, best=sweeps)
