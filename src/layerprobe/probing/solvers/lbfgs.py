@@ -77,7 +77,7 @@ class Pairs:
         self.changes = like.new_zeros(memory, like.numel())
         self.newest = -1
         self._places = torch.arange(memory, device=like.device)
-        self._unpenalised = torch.arange(1, len(like) + 1, device=like.device) * like.shape[1] - 1
+        self._row = like.shape[1]
         # At the newest penalty: changes with its part, and their products with the steps.
         self._whole = like.new_zeros(memory, like.numel())
         self._cross = torch.zeros(memory, memory, dtype=torch.float64, device=like.device)
@@ -140,14 +140,14 @@ class Pairs:
         q = g - self._combined(self._whole, first, order)
         z, turned = metric(torch.stack([q, last]).view(2, *gradient.shape)).flatten(1)
         ratio = diagonal[-1] / (last @ turned).double().clamp_min(torch.finfo(torch.float64).tiny)
-        z = z * torch.where(diagonal[-1] > 0, ratio.clamp(*_SCALE), 1.0).to(z.dtype)
+        z = z * torch.where(diagonal[-1] > 0, ratio.clamp(*_SCALE), torch.ones_like(ratio)).to(z.dtype)
         rest = diagonal * first - (self._whole @ z).double()[order]
         second = torch.linalg.solve_triangular(upper.T, rest[:, None], upper=False)[:, 0]
         return -(z + self._combined(self.steps, second, order)).view_as(gradient)
 
     def _penalty(self, steps: Float[Tensor, "*k s"], l2: Float[Tensor, " 1"]) -> Tensor:
         part = steps * l2.to(steps.dtype)
-        part[..., self._unpenalised] = 0
+        part.unflatten(-1, (-1, self._row))[..., -1].zero_()
         return part
 
     def _combined(self, vectors: Tensor, weights: Tensor, order: Tensor) -> Tensor:
