@@ -27,6 +27,7 @@ from layerprobe.probing.rows import failed, measured
 from layerprobe.probing.sequences import sequence_axes, token_mask
 from layerprobe.probing.side_by_side import side_by_side
 from layerprobe.probing.small import small_layers
+from layerprobe.probing.solvers.precise import full_precision
 from layerprobe.probing.streaming import stream_checkpoint
 from layerprobe.probing.sweep import FeatureWay, Sweep, Ways, feature_ways, features_of, sweep_layer
 from layerprobe.probing.tokens import AbstractTokenReducer
@@ -196,6 +197,7 @@ def record_splits(
     return recordings
 
 
+@full_precision()
 def probe_layer(
     layer: Layer,
     ways: Sequence[FeatureWay],

@@ -62,18 +62,16 @@ def test_the_same_bits_every_time() -> None:
     assert torch.equal(first.iterations, second.iterations)
 
 
-def test_products_that_a_user_allows_to_be_rough_are_certified_all_the_same() -> None:
-    """With TF32 float32's products have 11 bits; float64 goes on where that is too few."""
+def test_products_that_a_user_allows_to_be_rough_change_nothing() -> None:
     x, y = samples(4000, 200, 10)
-    expected = Logistic().solve(x, y, 10, L2)
+    expected = Logistic().solve(x.cuda(), y.cuda(), 10, L2)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
         found = Logistic().solve(x.cuda(), y.cuda(), 10, L2)
     finally:
         torch.set_float32_matmul_precision(before)
-    assert all(status.name == "CONVERGED" for status in found.status)
-    torch.testing.assert_close(found.objective.cpu(), expected.objective, rtol=2e-5, atol=0)
+    assert torch.equal(found.weight, expected.weight)
 
 
 def test_a_graph_computes_what_the_function_does() -> None:

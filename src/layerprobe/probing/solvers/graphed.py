@@ -65,7 +65,7 @@ class _Recorded(Generic[T]):
             try:
                 self.found = function(*self.given, **flags)
             except BaseException:
-                with suppress(RuntimeError):
+                with suppress(RuntimeError, UserWarning):  # of a recording that is broken or empty
                     self.graph.capture_end()
                 raise
             self.graph.capture_end()

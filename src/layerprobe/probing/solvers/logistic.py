@@ -15,6 +15,7 @@ from layerprobe.probing.matrix import Features
 from layerprobe.probing.solvers.duality import certify
 from layerprobe.probing.solvers.operations import Operations
 from layerprobe.probing.solvers.path import Path, Samples
+from layerprobe.probing.solvers.precise import full_precision
 from layerprobe.probing.solvers.softmax import basis
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
@@ -71,7 +72,8 @@ class Logistic(AbstractSolver):
         """See `AbstractSolver.solve`."""
         # One long computation, which is worth all threads where a single evaluation is not.
         spectrum = spectrum or Spectrum.of(features)
-        with threads_for(evaluation_operations(len(features), features.shape[1], n_classes, len(l2))):
+        operations = evaluation_operations(len(features), features.shape[1], n_classes, len(l2))
+        with threads_for(operations), full_precision():
             return self._solve(features, targets, n_classes, l2, spectrum, stop)
 
     def operations(self, n: int, d: int, c: int, p: int) -> Operations:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from layerprobe.probing.matrix import Features, blocks
 from layerprobe.probing.solvers.operations import Operations
+from layerprobe.probing.solvers.precise import full_precision
 
 LARGEST = 6144
 """Largest matrix that is decomposed, about a minute on two cores; beyond it a sample of the rows is."""
@@ -79,6 +80,7 @@ class Spectrum:
     span: Span | None = None
 
     @classmethod
+    @full_precision()
     def of(cls, features: Features) -> Spectrum:
         """Decompose standardised features.
 

@@ -1,0 +1,26 @@
+"""Products in the precision of their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Keep a GPU from rounding float32 products to TF32, whatever the user allows networks to do.
+
+    With 11 bits of each number a fit comes to a stand about 1e-3 above its optimum and has to be finished in float64:
+    on an H100, 1,000 classes × 2,048 features × 50,000 samples took twice as long. The product itself is faster there,
+    but little else of an evaluation is.
+    """
+    matmul = torch.backends.cuda.matmul
+    name, full = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
+    before = getattr(matmul, name)
+    setattr(matmul, name, full)
+    try:
+        yield
+    finally:
+        setattr(matmul, name, before)
