@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 BLOCK = 1 << 24
@@ -53,3 +53,21 @@ def blocks(features: Features, elements: int = BLOCK) -> Iterator[Float[Tensor, 
     rows = max(1, elements // max(d, 1))
     for start in range(0, n, rows):
         yield features[start : min(start + rows, n)]
+
+
+def some_rows(features: Features, which: Int[Tensor, " k"]) -> Float[Tensor, "k d"]:
+    """Some rows, read in blocks.
+
+    Args:
+        features: The matrix.
+        which: Places of the rows, each once.
+
+    Returns:
+        The rows, in the order of the matrix.
+    """
+    wanted, found, start = which.sort().values, [], 0
+    for rows in blocks(features):
+        here = wanted[(wanted >= start) & (wanted < start + len(rows))] - start
+        found.append(rows[here.to(rows.device)])
+        start += len(rows)
+    return torch.cat(found)

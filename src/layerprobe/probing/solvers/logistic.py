@@ -101,16 +101,16 @@ class Logistic(AbstractSolver):
         present, places = targets.unique(return_inverse=True)
         if len(present) < n_classes:
             return self._with_absent(features, places, present, n_classes, l2, spectrum, stop)
-        l2 = l2.to(features.device, torch.float64)
+        asked = l2 = l2.to(features.device, torch.float64)
         if n_classes == 1 or not torch.isfinite(spectrum.values).all():
             return _trivial(len(l2), n_classes, features, finite=n_classes == 1)
         span, vectors = spectrum.span, spectrum.vectors
-        every = vectors if vectors is not None and vectors.shape[0] == vectors.shape[1] else None
+        every = vectors if span is None and vectors is not None and vectors.shape[0] == vectors.shape[1] else None
         fitted_to = features if span is None else span.coordinates
         path = Path(
             Samples(fitted_to, targets, n_classes, features.dtype, every),
             spectrum.values,
-            vectors if every is None else None,
+            vectors if span is None and every is None else None,
             spectrum.rest,
             0.5 * self.tolerance,
             self.max_iterations,
@@ -144,9 +144,12 @@ class Logistic(AbstractSolver):
 
         # The certificate is harder to meet than its estimate during the fit, so a failure also tightens that. Where the
         # evaluations have run out, more precision is not what is missing.
-        for tighter in (0.5, 0.1, 0.02):
+        def failed() -> Tensor:
             on_its_way = iterations.to(l2.device) <= self.max_iterations
-            which = ((gaps() > self.tolerance) & on_its_way & ((l2 > 0) | ~separated)).nonzero().flatten()
+            return ((gaps() > self.tolerance) & on_its_way & ((l2 > 0) | ~separated)).nonzero().flatten()
+
+        for tighter in (0.5, 0.1, 0.02):
+            which = failed()
             if not len(which):
                 break
             heads, more = path.refine(heads64[which], l2[which], tighter * self.tolerance)
@@ -162,6 +165,10 @@ class Logistic(AbstractSolver):
                 objective[k], bound[k] = both.objective[0], torch.maximum(bound[k], both.bound.amax())
                 slope[k], separated[k] = both.slope[1], both.separated[0]
         gap = gaps()
+        if spectrum.narrow and len(failed()):
+            # What lies beside the few dimensions was not nothing.
+            wider = Spectrum.in_all_axes(features)
+            return self._solve(features, targets, n_classes, asked, wider, stop)
         solution = Solution(
             weight=returned[0].to(features.dtype),
             bias=returned[1].to(features.dtype),

@@ -133,7 +133,7 @@ class Ridge(AbstractStreamingSolver):
         n, d = features.shape
         if d > n:
             spectrum = spectrum or Spectrum.of(features)
-        span = None if spectrum is None else spectrum.span
+        span = None if spectrum is None or d <= n else spectrum.span
         held = features if span is None else span.coordinates
         moments = Moments.of(held, targets, c)
         if not torch.isfinite(moments.covariance).all():

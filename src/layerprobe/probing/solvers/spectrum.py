@@ -9,9 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from layerprobe.probing.matrix import Features, blocks
+from layerprobe.probing.matrix import Features, blocks, some_rows
+from layerprobe.probing.solvers.low_rank import low_rank
 from layerprobe.probing.solvers.operations import Operations
 from layerprobe.probing.solvers.precise import full_precision
+from layerprobe.probing.solvers.span import AbstractSpan, SampleSpan
 
 LARGEST = 6144
 """Largest matrix that is decomposed, about a minute on two cores; beyond it a sample of the rows is."""
@@ -24,43 +26,10 @@ _COLUMNS = 1 << 24
 
 
 @dataclass(frozen=True)
-class Span:
-    """The samples in their own span, where d > n: in it lies the optimum of every L2-penalised head.
-
-    With XXᵀ/n = U Λ Uᵀ, the samples have the coordinates U (nΛ)^½ in the orthonormal basis Xᵀ U (nΛ)^-½. In float64.
-
-    Attributes:
-        coordinates: The samples.
-        weights: U (nΛ)^-½: what makes the basis of the samples. The basis itself, d × r, is never held.
-    """
-
-    coordinates: Float[Tensor, "n r"]
-    weights: Float[Tensor, "n r"]
-
-    def back(self, heads: Float[Tensor, "p c r"], features: Features) -> Float[Tensor, "p c d"]:
-        """Carry heads to the features; their norm stays.
-
-        Args:
-            heads: Weights in coordinates, float64.
-            features: The samples that the span was made of.
-
-        Returns:
-            Weights for the features, float64.
-        """
-        p, c, _ = heads.shape
-        shares = (heads @ self.weights.T).reshape(p * c, -1)
-        found = torch.zeros(p * c, features.shape[1], dtype=torch.float64, device=heads.device)
-        start = 0
-        for rows in blocks(features):
-            found += shares[:, start : start + len(rows)] @ rows.double()
-            start += len(rows)
-        return found.view(p, c, -1)
-
-
-@dataclass(frozen=True)
 class Spectrum:
-    """Eigenvalues and eigenvectors of the features' Gram matrix XᵀX/n, in one of three forms.
+    """Eigenvalues and eigenvectors of the features' Gram matrix XᵀX/n, in one of four forms.
 
+    - few dimensions hold all samples: the problem is solved in that `span`, whatever n and d are.
     - d ≤ n: from the d × d Gram matrix, to float32's accuracy, which is enough to precondition.
     - d > n: the n × n matrix XXᵀ/n holds the whole problem, which is solved in the `span` of the samples.
     - both beyond `LARGEST`: the leading axes of a sample of the rows, and one value for all other directions
@@ -69,20 +38,44 @@ class Spectrum:
 
     Attributes:
         values: Eigenvalues in ascending order, none below 0.
-        vectors: Eigenvectors in columns; None where the axes are those of the span.
+        vectors: Eigenvectors in columns; None where d > n, whose axes are those of the span.
         rest: Eigenvalue in the directions beside `vectors`.
-        span: The samples in their span, where d > n; None otherwise.
+        span: The samples in their span, where that is smaller than the features; None otherwise.
     """
 
     values: Float[Tensor, " r"]
     vectors: Float[Tensor, "d r"] | None
     rest: float = 0.0
-    span: Span | None = None
+    span: AbstractSpan | None = None
+
+    @property
+    def narrow(self) -> bool:
+        """Whether few dimensions hold all samples, up to rounding."""
+        return self.span is not None and self.vectors is not None
 
     @classmethod
     @full_precision()
     def of(cls, features: Features) -> Spectrum:
         """Decompose standardised features.
+
+        Args:
+            features: Standardised features.
+
+        Returns:
+            The spectrum; its values are NaN where the features are not finite.
+        """
+        n, d = features.shape
+        within = d > n and n <= LARGEST
+        found = None if within else low_rank(features, 32 * d * d if d <= LARGEST else 16 * SAMPLE * d)
+        if found is not None:
+            values = found.coordinates.square().mean(0, dtype=torch.float64).to(features.dtype)
+            return cls(values, found.axes.to(features.dtype), span=found)
+        return cls.in_all_axes(features)
+
+    @classmethod
+    @full_precision()
+    def in_all_axes(cls, features: Features) -> Spectrum:
+        """Decompose standardised features as if no fewer dimensions held them.
 
         Args:
             features: Standardised features.
@@ -134,7 +127,7 @@ class Spectrum:
             kept[-1] = True
         values, left = values[kept].clamp(min=torch.finfo(torch.float64).tiny), left[:, kept]
         scale = (n * values).sqrt()
-        return cls(values, None, span=Span(left * scale, left / scale))
+        return cls(values, None, span=SampleSpan(left * scale, left / scale))
 
     @classmethod
     def of_sample(cls, features: Features) -> Spectrum:
@@ -149,7 +142,7 @@ class Spectrum:
         n, d = features.shape
         size = min(SAMPLE, n // 2)
         order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
-        first, second = (_rows(features, order[i * size : (i + 1) * size]) for i in range(2))
+        first, second = (some_rows(features, order[i * size : (i + 1) * size]) for i in range(2))
         kernel, trace = first @ first.T / size, float(second.square().sum()) / size
         if not (torch.isfinite(kernel).all() and trace < float("inf")):
             return _unknown(features)
@@ -168,16 +161,6 @@ class Spectrum:
 def _unknown(features: Features) -> Spectrum:
     nan = torch.full((features.shape[1],), torch.nan, dtype=features.dtype, device=features.device)
     return Spectrum(nan, None)
-
-
-def _rows(features: Features, which: Tensor) -> Tensor:
-    """Some rows, read in pieces."""
-    wanted, found, start = which.sort().values, [], 0
-    for rows in blocks(features):
-        here = wanted[(wanted >= start) & (wanted < start + len(rows))] - start
-        found.append(rows[here.to(rows.device)])
-        start += len(rows)
-    return torch.cat(found)
 
 
 def _products(features: Features) -> Tensor:

@@ -1,0 +1,98 @@
+"""Layers whose samples lie in few dimensions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from layerprobe.probing.matrix import AbstractRows
+from layerprobe.probing.solvers.duality import certify
+from layerprobe.probing.solvers.logistic import Logistic
+from layerprobe.probing.solvers.low_rank import low_rank
+from layerprobe.probing.solvers.solution import Status
+from layerprobe.probing.solvers.spectrum import Spectrum
+from layerprobe.probing.standardise import Standardiser
+
+ROOM = 1 << 30
+L2 = torch.tensor([1e-4, 1e-2, 1.0], dtype=torch.float64)
+
+
+def narrow(n: int, d: int, r: int, c: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    """Standardised features that are an affine map of r numbers of very different size, and classes."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(c, (n,), generator=generator)
+    z = torch.randn(n, r, generator=generator, dtype=torch.float64) + 0.5 * torch.eye(c, r).double()[y]
+    z *= torch.logspace(0, -2, r, dtype=torch.float64)
+    x = (z @ torch.randn(r, d, generator=generator, dtype=torch.float64) + 1).float()
+    return Standardiser.fit(x).apply_(x), y
+
+
+class Read(AbstractRows):
+    def __init__(self, rows: torch.Tensor) -> None:
+        self.rows, self.shape, self.dtype, self.device = rows, tuple(rows.shape), rows.dtype, rows.device
+
+    def __getitem__(self, rows: slice) -> torch.Tensor:
+        return self.rows[rows].clone()
+
+
+@pytest.mark.parametrize("kept", [lambda x: x, Read])
+def test_coordinates_are_those_of_an_orthonormal_basis_of_all_samples(kept):
+    x, _ = narrow(900, 300, 20)
+    span = low_rank(kept(x), ROOM)
+    assert span is not None
+    assert span.axes.shape[1] in (20, 21)  # the mean of a finite sample may add one
+    torch.testing.assert_close(span.axes.T @ span.axes, torch.eye(span.axes.shape[1]).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(span.coordinates.double() @ span.axes.T, x.double(), rtol=0, atol=1e-5)
+    moments = span.coordinates.double().T @ span.coordinates.double() / 900
+    torch.testing.assert_close(moments, moments.diagonal().diag(), rtol=0, atol=1e-6 * float(moments.max()))
+
+
+@pytest.mark.parametrize("tolerance", [1e-5, 1e-8])
+@pytest.mark.parametrize("c", [2, 3])
+def test_the_optimum_is_the_one_in_all_axes(tolerance, c):
+    x, y = narrow(900, 300, 20, c)
+    solver = Logistic(tolerance=tolerance)
+    expected = solver.solve(x, y, c, L2, Spectrum.in_all_axes(x))
+    spectrum = Spectrum.of(x)
+    assert spectrum.narrow
+    found = solver.solve(x, y, c, L2, spectrum)
+    assert set(found.status) == {Status.CONVERGED}
+    torch.testing.assert_close(found.objective, expected.objective, rtol=2 * tolerance, atol=0)
+    judged = certify(x, y, found.weight.double(), found.bias.double(), L2)
+    torch.testing.assert_close(found.objective, judged.objective)
+
+
+def test_a_sample_beside_the_others_is_noticed_and_the_fit_made_in_all_axes():
+    """One sample in a thousand has a direction of its own, which is not drawn; its class hangs on it."""
+    x, y = narrow(4000, 300, 20)
+    order = torch.randperm(4000, generator=torch.Generator().manual_seed(1))
+    odd = order[-4:]
+    x[odd] += 30 * torch.randn(300, generator=torch.Generator().manual_seed(5))
+    y[odd] = 2
+    spectrum = Spectrum.of(x)
+    assert spectrum.narrow, "the control of this test: nothing was noticed at first"
+    found = Logistic().solve(x, y, 3, L2, spectrum)
+    expected = Logistic().solve(x, y, 3, L2, Spectrum.in_all_axes(x))
+    assert set(found.status) == {Status.CONVERGED}
+    torch.testing.assert_close(found.objective, expected.objective, rtol=2e-5, atol=0)
+
+
+def test_layers_without_such_a_subspace_have_none():
+    generator = torch.Generator().manual_seed(0)
+    assert low_rank(torch.randn(900, 300, generator=generator), ROOM) is None
+    assert low_rank(narrow(900, 300, 70)[0].contiguous(), ROOM) is None  # as many as are tried, nearly
+    assert low_rank(narrow(900, 200, 5)[0], ROOM) is None  # too few features to be worth it
+    assert low_rank(narrow(100, 300, 5)[0], ROOM) is None  # too few samples to tell
+
+
+def test_no_more_room_is_taken_than_there_is():
+    x, _ = narrow(900, 300, 20)
+    assert low_rank(x, 4 * 900 * 21 + 24 * 300 * 21) is not None
+    assert low_rank(x, 4 * 900 * 20) is None
+
+
+def test_features_that_are_not_finite_or_all_zero_are_left_to_others():
+    x, y = narrow(900, 300, 20)
+    assert low_rank(torch.zeros_like(x), ROOM) is None
+    x[3, 7] = torch.nan
+    assert set(Logistic().solve(x, y, 3, L2).status) == {Status.DIVERGED}
