@@ -11,6 +11,7 @@ import layerprobe
 from layerprobe.probing.matrix import AbstractRows
 from layerprobe.probing.solvers.graphed import Graphed
 from layerprobe.probing.solvers.logistic import Logistic
+from layerprobe.probing.solvers.spectrum import Spectrum
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -55,8 +56,13 @@ def test_rows_that_are_read_come_to_the_same() -> None:
     torch.testing.assert_close(found.objective, expected.objective, rtol=2e-5, atol=0)
 
 
-def test_the_same_bits_every_time() -> None:
-    x, y = (part.cuda() for part in samples(4000, 50, 10))
+@pytest.mark.parametrize("narrow", [False, True])
+def test_the_same_bits_every_time(narrow: bool) -> None:
+    x, y = samples(4000, 50, 10)
+    if narrow:
+        x = x @ torch.randn(50, 400, generator=torch.Generator().manual_seed(1))
+    x, y = x.cuda(), y.cuda()
+    assert Spectrum.of(x).narrow == narrow
     first, second = (Logistic().solve(x, y, 10, L2) for _ in range(2))
     assert torch.equal(first.weight, second.weight)
     assert torch.equal(first.iterations, second.iterations)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from layerprobe.probing.matrix import Features, blocks, some_rows
+from layerprobe.probing.matrix import Features, blocks
 from layerprobe.probing.solvers.span import AxesSpan
 
 _FEWEST = 256
@@ -15,13 +15,13 @@ _SHARE = 4
 """Features for each dimension, at least: for fewer, the coordinates bring too little."""
 
 _DIMENSIONS = 1536
-"""Samples that are tried as a basis, at most."""
+"""Dimensions that are looked for, at most."""
 
-_TESTED = 64
-"""Samples that must lie in it."""
+_TESTS = 64
+"""Mixtures of samples that must lie in them."""
 
 _NOISE = 1e-11
-"""Share of a sample's square that may lie beside it: float32's rounding in a few operations is 1e-14 to 1e-12."""
+"""Share of a mixture's square that may lie beside them: float32's rounding in a few operations is 1e-14 to 1e-12."""
 
 _BLOCK = 1 << 22
 """Elements turned to float64 at a time: 32 MiB."""
@@ -31,9 +31,11 @@ def low_rank(features: Features, room: int) -> AxesSpan | None:
     r"""The samples' coordinates in their own subspace, where that has few dimensions.
 
     A layer that is linear in a narrower one is such a case: the convolution of an image with 32 filters has 32 times
-    the image's numbers and no more dimensions, a transformer's widening map four times. m = d/4 random samples Q span
-    the space of all if its dimension is below m; samples that were not drawn show whether it is. With B the axes of
-    the drawn ones, the coordinates are XB, turned to the eigenvectors of their second moments.
+    the image's numbers and no more dimensions, a transformer's widening map four times. The samples are added up, with
+    random signs, into m = d/4 heaps (a count sketch: Clarkson & Woodruff, 2013), which costs one reading: if the
+    samples have fewer dimensions than m, the heaps span the same space, rare samples included. Another few heaps show
+    whether they do. With B the axes of the space, the coordinates are XB, turned to the eigenvectors of their second
+    moments.
 
     Nothing is lost without being noticed: a head's certificate is that of all features.
 
@@ -46,18 +48,17 @@ def low_rank(features: Features, room: int) -> AxesSpan | None:
     """
     n, d = features.shape
     m = min(d // _SHARE, _DIMENSIONS)
-    if d < _FEWEST or n < m + _TESTED:
+    if d < _FEWEST or n < 2 * m:
         return None
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(1))
-    drawn, tested = (some_rows(features, which).double() for which in (order[:m], order[m : m + _TESTED]))
-    if not (drawn.isfinite().all() and tested.isfinite().all()):
+    heaps = _heaps(features, m)
+    if not heaps.isfinite().all():
         return None
-    axes = torch.linalg.qr(drawn.T)[0]
-    beside = tested - (tested @ axes) @ axes.T
-    if not float(beside.square().sum()) <= _NOISE * float(tested.square().sum()):
+    sketch, tests = heaps[:m], heaps[m:]
+    axes = torch.linalg.qr(sketch.T)[0]
+    beside = tests - (tests @ axes) @ axes.T
+    if not float(beside.square().sum()) <= _NOISE * float(tests.square().sum()):
         return None
-    moments = _moments(drawn @ axes)
-    values, turn = torch.linalg.eigh(moments)
+    values, turn = torch.linalg.eigh(_moments(sketch @ axes))
     kept = values > _NOISE / m * float(values.sum())
     r = int(kept.sum())
     if not 0 < r <= 0.9 * m or features.dtype.itemsize * n * r + 3 * 8 * d * r > room:
@@ -73,6 +74,26 @@ def low_rank(features: Features, room: int) -> AxesSpan | None:
         part = coordinates[start : start + max(1, _BLOCK // r)]
         part.copy_(part.double() @ turn)
     return AxesSpan(coordinates, axes)
+
+
+def _heaps(features: Features, m: int) -> Tensor:
+    """Samples added up into m heaps, and once more into the tests', in float64."""
+    n, d = features.shape
+    generator = torch.Generator().manual_seed(1)
+    signs = (2.0 * torch.randint(2, (2, n), generator=generator) - 1).to(features.device, torch.float64)
+    places = [torch.randint(size, (n,), generator=generator).to(features.device) for size in (m, _TESTS)]
+    found = [torch.zeros(size, d, dtype=torch.float64, device=features.device) for size in (m, _TESTS)]
+    start = 0
+    for part in blocks(features, _BLOCK):
+        rows, which = part.double(), slice(start, start + len(part))
+        for heaps, place, sign in zip(found, places, signs, strict=True):
+            if rows.device.type == "cpu":
+                heaps.index_add_(0, place[which], rows * sign[which, None])
+            else:  # the order in which a GPU adds is never the same; that of a product is
+                shares = rows.new_zeros(len(heaps), len(rows))
+                heaps += shares.scatter_(0, place[None, which], sign[None, which]) @ rows
+        start += len(part)
+    return torch.cat(found)
 
 
 def _coordinates(features: Features, axes: Tensor) -> Tensor:
