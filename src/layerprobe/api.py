@@ -36,6 +36,7 @@ def probe(
     reducer: AbstractReducer | Sequence[AbstractReducer] | None = None,
     solver: AbstractSolver | Sequence[AbstractSolver] | None = None,
     l2: Sequence[float] | ScikitLearnC = L2_GRID,
+    patience: int | None = None,
     standardise: bool = True,
     seed: int = 0,
     controls: Sequence[str] = (),
@@ -63,6 +64,7 @@ def probe(
         solver: How a head is fitted, one way or several; by default logistic regression, and
             least squares where the task is regression.
         l2: L2 values of each head's path, or scikit-learn's `C`.
+        patience: End a path after so many weaker penalties in a row that validation likes less; by default never.
         standardise: Whether features get mean 0 and variance 1 on train.
         seed: Seed of random reducers and shuffled labels.
         controls: `shuffled` fits the same sweep to shuffled labels.
@@ -89,6 +91,7 @@ def probe(
         reducers=_several(reducer, AbstractReducer, AveragePool()),
         solvers=_several(solver, AbstractSolver, Ridge() if isinstance(task, Regression) else Logistic()),
         l2=l2 if isinstance(l2, ScikitLearnC) else tuple(l2),
+        patience=patience,
         standardise=standardise,
         seeds=(seed,),
         controls=controls,
