@@ -96,19 +96,20 @@ def two_loops(steps, changes, gradient):
     return -z
 
 
-@pytest.mark.parametrize("kept", [1, 3, 4, 9])
-def test_the_two_systems_are_the_two_loops(kept):
+@pytest.mark.parametrize("memory", [4, 16, 40])
+@pytest.mark.parametrize("kept", [1, 3, 4, 9, 15, 16, 17, 33, 50])
+def test_the_two_systems_are_the_two_loops(kept, memory):
     """Before the memory is full, when it is, and after pairs have made way."""
     _, _, hessian = quadratic(7, 0.0, 4.0)
     hessian = hessian / hessian.trace() * 7
     generator = torch.Generator().manual_seed(2)
     steps = torch.randn(kept, 7, generator=generator, dtype=torch.float64)
-    changes, pairs = steps @ hessian, Pairs(4, torch.zeros(1, 7).double())
+    changes, pairs = steps @ hessian, Pairs(memory, torch.zeros(1, 7).double())
     for step, change in zip(steps, changes, strict=True):
         pairs.add(pairs.pair(step[None], change[None], torch.zeros(1).double()))
     gradient = torch.randn(7, generator=generator, dtype=torch.float64)
     found = pairs.direction(gradient[None], torch.tensor(pairs.newest), lambda v: v.clone())[0]
-    torch.testing.assert_close(found, two_loops(steps[-4:], changes[-4:], gradient))
+    torch.testing.assert_close(found, two_loops(steps[-memory:], changes[-memory:], gradient))
 
 
 def test_without_a_pair_the_metric_is_taken_as_it_is():

@@ -20,6 +20,9 @@ _SLOPE = 0.9
 _FEW = 64
 """Classes up to which their curvature is decomposed on the CPU: a GPU takes as long for 10 as for 100."""
 
+_CHUNK = 16
+"""Places for pairs that come into use together on the CPU, which has not to multiply those that are empty."""
+
 _SCALE = (0.05, 3.0)
 """How far the metric may be scaled to agree with the newest pair."""
 
@@ -32,16 +35,16 @@ class Pair:
         step: Difference of two points.
         change: Difference of the loss's gradients there, without the penalty's part.
         whole: The same with it.
-        column: Every step's product with `whole`.
-        row: Every whole change's product with `step`.
+        column: Every kept step's product with `whole`.
+        row: Every kept whole change's product with `step`.
         products: step·change, ‖step‖², ‖change‖², step·whole.
     """
 
     step: Float[Tensor, " s"]
     change: Float[Tensor, " s"]
     whole: Float[Tensor, " s"]
-    column: Float[Tensor, " memory"]
-    row: Float[Tensor, " memory"]
+    column: Float[Tensor, " used"]
+    row: Float[Tensor, " used"]
     products: Float[Tensor, " 4"]
 
     @staticmethod
@@ -76,6 +79,8 @@ class Pairs:
         self.steps = like.new_zeros(memory, like.numel())
         self.changes = like.new_zeros(memory, like.numel())
         self.newest = -1
+        # A graph's sizes stay what they are; elsewhere, as many as hold a pair.
+        self.used = memory if like.is_cuda else min(memory, _CHUNK)
         self._places = torch.arange(memory, device=like.device)
         self._row = like.shape[1]
         # At the newest penalty: changes with its part, and their products with the steps.
@@ -93,7 +98,7 @@ class Pairs:
         step, whole = step.flatten(), change.flatten()
         change = whole - self._penalty(step, l2)
         products = torch.stack([step @ change, step @ step, change @ change, step @ whole])
-        return Pair(step, change, whole, self.steps @ whole, self._whole @ step, products)
+        return Pair(step, change, whole, self.steps[: self.used] @ whole, self._whole[: self.used] @ step, products)
 
     def add(self, pair: Pair) -> None:
         """Remember one pair.
@@ -103,8 +108,10 @@ class Pairs:
         """
         slot = self.newest = (self.newest + 1) % len(self.steps)
         self.steps[slot], self.changes[slot], self._whole[slot] = pair.step, pair.change, pair.whole
-        self._cross[:, slot], self._cross[slot] = pair.column, pair.row
+        self._cross[: self.used, slot], self._cross[slot, : self.used] = pair.column, pair.row
         self._cross[slot, slot] = pair.products[3]
+        if slot + 1 >= self.used:
+            self.used = min(len(self.steps), self.used + _CHUNK)
 
     def move(self, l2: Float[Tensor, " 1"], factor: float = 1.0) -> None:
         """Put another penalty's part into what is kept with it.
@@ -113,9 +120,10 @@ class Pairs:
             l2: The penalty.
             factor: New curvature of the loss over old, as when it has become flatter everywhere.
         """
-        self.changes *= factor
-        self._whole.copy_(self.changes + self._penalty(self.steps, l2))
-        self._cross.copy_(self.steps @ self._whole.T)
+        steps, changes, whole = (part[: self.used] for part in (self.steps, self.changes, self._whole))
+        changes *= factor
+        whole.copy_(changes + self._penalty(steps, l2))
+        self._cross[: self.used, : self.used] = steps @ whole.T
 
     def direction(
         self, gradient: Float[Tensor, "m e"], newest: Int[Tensor, ""], metric: Metric
@@ -130,20 +138,21 @@ class Pairs:
         Returns:
             Minus the approximate inverse Hessian times the gradient.
         """
-        order, g = (self._places + newest + 1) % len(self._places), gradient.flatten()
+        steps, whole, g = self.steps[: self.used], self._whole[: self.used], gradient.flatten()
+        order = (self._places[: self.used] + newest + 1) % self.used
         upper = self._cross[order][:, order].triu()
         diagonal = upper.diagonal().clone()
         upper.diagonal().add_(diagonal == 0)
-        along = (self.steps @ g).double()[order, None]
+        along = (steps @ g).double()[order, None]
         first = torch.linalg.solve_triangular(upper, along, upper=True)[:, 0]
-        last = self._whole[order[-1:]][0]
-        q = g - self._combined(self._whole, first, order)
+        last = whole[order[-1:]][0]
+        q = g - self._combined(whole, first, order)
         z, turned = metric(torch.stack([q, last]).view(2, *gradient.shape)).flatten(1)
         ratio = diagonal[-1] / (last @ turned).double().clamp_min(torch.finfo(torch.float64).tiny)
         z = z * torch.where(diagonal[-1] > 0, ratio.clamp(*_SCALE), torch.ones_like(ratio)).to(z.dtype)
-        rest = diagonal * first - (self._whole @ z).double()[order]
+        rest = diagonal * first - (whole @ z).double()[order]
         second = torch.linalg.solve_triangular(upper.T, rest[:, None], upper=False)[:, 0]
-        return -(z + self._combined(self.steps, second, order)).view_as(gradient)
+        return -(z + self._combined(steps, second, order)).view_as(gradient)
 
     def _penalty(self, steps: Float[Tensor, "*k s"], l2: Float[Tensor, " 1"]) -> Tensor:
         part = steps * l2.to(steps.dtype)
