@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import torch
@@ -83,7 +84,8 @@ def out_of_memory(error: RuntimeError) -> bool:
 def free_cache() -> None:
     """Give memory that torch keeps for later back to the GPU."""
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # of torch's own, after a graph whose recording broke
+            torch.cuda.empty_cache()
 
 
 def first_line(error: BaseException) -> str:

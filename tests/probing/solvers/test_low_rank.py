@@ -9,6 +9,7 @@ from layerprobe.probing.matrix import AbstractRows
 from layerprobe.probing.solvers.duality import certify
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.low_rank import low_rank
+from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Status
 from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.standardise import Standardiser
@@ -73,6 +74,61 @@ def test_a_direction_of_a_single_sample_is_among_them():
     torch.testing.assert_close(span.coordinates.double() @ span.axes.T, x.double(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_directions_of_few_samples_are_among_them(seed):
+    x, _ = narrow(4000, 300, 20)
+    generator = torch.Generator().manual_seed(seed)
+    rare = torch.randperm(4000, generator=generator)[:15]
+    x[rare] += 0.1 * torch.randn(15, 300, generator=generator)
+    span = low_rank(x, ROOM)
+    assert span is not None
+    torch.testing.assert_close(span.coordinates.double() @ span.axes.T, x.double(), rtol=0, atol=1e-5)
+
+
+def test_without_a_penalty_all_axes_are_used():
+    """A direction beside the span separates the classes: no bound would tell."""
+    x, _ = narrow(4000, 300, 20, 2)
+    y = torch.randint(2, (4000,), generator=torch.Generator().manual_seed(3))
+    x[:, 1] = x[:, 0] + 3e-6 * (2 * y - 1)
+    x = Standardiser.fit(x).apply_(x)
+    spectrum = Spectrum.of(x)
+    assert spectrum.narrow
+    found = Logistic().solve(x, y, 2, torch.zeros(1).double(), spectrum)
+    assert float(found.objective) < 0.3
+    assert found.status == (Status.STALLED,)
+
+
+def test_values_that_are_certified_in_few_dimensions_are_kept():
+    """Only what fails is fitted again, and only where that is better."""
+    x, _ = narrow(4000, 300, 20)
+    generator = torch.Generator().manual_seed(5)
+    y = torch.randint(2, (4000,), generator=generator)
+    direction = torch.randn(300, generator=generator, dtype=torch.float64)
+    x = x.double() + 1e-6 * torch.outer(2 * y - 1.0, direction / direction.norm())
+    weak, strong = 1e-12, 1e-2
+    both = torch.tensor([weak, strong], dtype=torch.float64)
+    alone = Logistic().solve(x, y, 2, both[1:], Spectrum.of(x))
+    seen = []
+
+    def stop(weight, bias):
+        seen.append(float(weight.norm()))
+        return False
+
+    found = Logistic().solve(x, y, 2, both, Spectrum.of(x), stop)
+    torch.testing.assert_close(found.weight[1], alone.weight[0], rtol=1e-9, atol=1e-12)
+    assert found.iterations[1] == alone.iterations[0]
+    assert float(found.objective[0]) < 0.6, "the control: the weak value does need the direction beside"
+    assert len(seen) == 2, "validation was asked again about a second fit"
+
+
+def test_ridge_beyond_its_decomposition_takes_no_noise_for_a_direction():
+    x, y = narrow(900, 300, 20)
+    l2 = torch.tensor([0.0, 1e-9, 1e-3], dtype=torch.float64)
+    expected, found = (Ridge(largest=size).solve(x, y, 3, l2, Spectrum.of(x)) for size in (6144, 100))
+    assert set(found.status) == {Status.CONVERGED}
+    torch.testing.assert_close(found.objective, expected.objective, rtol=1e-4, atol=0)
+
+
 def test_what_lies_beside_and_still_counts_makes_the_fit_one_in_all_axes():
     """A direction too weak to be seen, on which the class hangs all the same where the penalty is weaker still."""
     x, _ = narrow(4000, 300, 20)
@@ -93,12 +149,11 @@ def test_layers_without_such_a_subspace_have_none():
     assert low_rank(torch.randn(900, 300, generator=generator), ROOM) is None
     assert low_rank(narrow(900, 300, 70)[0].contiguous(), ROOM) is None  # as many as are tried, nearly
     assert low_rank(narrow(900, 200, 5)[0], ROOM) is None  # too few features to be worth it
-    assert low_rank(narrow(100, 300, 5)[0], ROOM) is None  # too few samples to tell
 
 
 def test_no_more_room_is_taken_than_there_is():
     x, _ = narrow(900, 300, 20)
-    assert low_rank(x, 4 * 900 * 21 + 24 * 300 * 21) is not None
+    assert low_rank(x, 4 * 900 * 21 + 28 * 300 * 21) is not None
     assert low_rank(x, 4 * 900 * 20) is None
 
 

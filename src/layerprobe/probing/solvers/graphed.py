@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Generic, TypeVar
+from functools import cache
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -43,6 +44,12 @@ class Graphed(Generic[T]):
         return self._recorded[key](*tensors)
 
 
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One stream of a GPU for all recordings: libraries keep memory for each that they have seen."""
+    return torch.cuda.Stream(device)
+
+
 class _Recorded(Generic[T]):
     def __init__(
         self,
@@ -53,14 +60,25 @@ class _Recorded(Generic[T]):
     ) -> None:
         device = next(part.device for part in tensors if part.is_cuda)
         self.given = [part.to(device, copy=True) for part in tensors]
-        self.graph = torch.cuda.CUDAGraph()
-        now, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+        pool = None if another is None else another.graph.pool()
+        try:
+            self._record(function, flags, pool, _stream(device))
+        except torch.OutOfMemoryError:
+            full = True
+        else:
+            full = False
+        if full:
+            # While it records, the allocator cannot give back what it keeps for later.
+            torch.cuda.empty_cache()
+            self._record(function, flags, pool, _stream(device))
+
+    def _record(self, function: Callable[..., T], flags: dict[str, bool], pool: Any, stream: torch.cuda.Stream) -> None:
+        now, self.graph = torch.cuda.current_stream(stream.device), torch.cuda.CUDAGraph()
         stream.wait_stream(now)
         with torch.cuda.stream(stream):
             # Once beforehand: libraries make their handles at the first call, which cannot be recorded.
             function(*self.given, **flags)
             # Only this thread is kept from calls that would end the recording: others may be loading data.
-            pool = None if another is None else another.graph.pool()
             self.graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
                 self.found = function(*self.given, **flags)

@@ -101,7 +101,10 @@ class Logistic(AbstractSolver):
         present, places = targets.unique(return_inverse=True)
         if len(present) < n_classes:
             return self._with_absent(features, places, present, n_classes, l2, spectrum, stop)
-        asked = l2 = l2.to(features.device, torch.float64)
+        l2 = l2.to(features.device, torch.float64)
+        if spectrum.narrow and bool((l2 == 0).any()):
+            # No bound would tell what the directions beside are worth.
+            spectrum = Spectrum.in_all_axes(features)
         if n_classes == 1 or not torch.isfinite(spectrum.values).all():
             return _trivial(len(l2), n_classes, features, finite=n_classes == 1)
         span, vectors = spectrum.span, spectrum.vectors
@@ -164,11 +167,19 @@ class Logistic(AbstractSolver):
                 # Every bound found is a bound on the same optimum; the best one stands.
                 objective[k], bound[k] = both.objective[0], torch.maximum(bound[k], both.bound.amax())
                 slope[k], separated[k] = both.slope[1], both.separated[0]
-        gap = gaps()
-        if spectrum.narrow and len(failed()):
-            # What lies beside the few dimensions was not nothing.
-            wider = Spectrum.in_all_axes(features)
-            return self._solve(features, targets, n_classes, asked, wider, stop)
+        gap, which = gaps(), failed()
+        if spectrum.narrow and len(which):
+            # What lies beside the few dimensions counts at these values.
+            again = self._solve(features, targets, n_classes, l2[which], Spectrum.in_all_axes(features), None)
+            iterations[which.cpu()] += again.iterations
+            better = again.gap < gap[which]
+            for whole_part, part in (
+                (returned[0], again.weight),
+                (returned[1], again.bias),
+                (objective, again.objective),
+                (gap, again.gap),
+            ):
+                whole_part[which[better]] = part[better].to(whole_part.dtype)
         solution = Solution(
             weight=returned[0].to(features.dtype),
             bias=returned[1].to(features.dtype),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from layerprobe.probing.matrix import Features, blocks
+from layerprobe.probing.matrix import Features, blocks, some_rows
 from layerprobe.probing.solvers.span import AxesSpan
 
 _FEWEST = 256
@@ -20,6 +20,12 @@ _DIMENSIONS = 1536
 _TESTS = 64
 """Mixtures of samples that must lie in them."""
 
+_HEAPS = 3
+"""Heaps that each sample is added to: where two rare samples share one, they do not share the others."""
+
+_CLOSE = 1e-2
+"""Share of some samples' square that may lie beside as many others as there may be dimensions, for a closer look."""
+
 _NOISE = 1e-11
 """Share of a mixture's square that may lie beside them: float32's rounding in a few operations is 1e-14 to 1e-12."""
 
@@ -31,13 +37,14 @@ def low_rank(features: Features, room: int) -> AxesSpan | None:
     r"""The samples' coordinates in their own subspace, where that has few dimensions.
 
     A layer that is linear in a narrower one is such a case: the convolution of an image with 32 filters has 32 times
-    the image's numbers and no more dimensions, a transformer's widening map four times. The samples are added up, with
-    random signs, into m = d/4 heaps (a count sketch: Clarkson & Woodruff, 2013), which costs one reading: if the
-    samples have fewer dimensions than m, the heaps span the same space, rare samples included. Another few heaps show
-    whether they do. With B the axes of the space, the coordinates are XB, turned to the eigenvectors of their second
-    moments.
+    the image's numbers and no more dimensions, a transformer's widening map four times. Whether m = d/4 dimensions may
+    do is seen by a few samples, which have to lie close to the span of m others. Then all samples are added up, with
+    random signs, each into a few of m heaps (a sparse embedding: Nelson & Nguyen, 2013): if they have fewer dimensions
+    than m, the heaps span the same space, with directions in it that few samples have. Other heaps show whether they
+    do. With B the axes of the space, the coordinates are XB, turned to the eigenvectors of their second moments.
 
-    Nothing is lost without being noticed: a head's certificate is that of all features.
+    What lies beside is float32's rounding, or as little. A head's certificate is that of all features, where there is
+    a penalty; without one, nothing would tell.
 
     Args:
         features: Standardised features.
@@ -48,20 +55,23 @@ def low_rank(features: Features, room: int) -> AxesSpan | None:
     """
     n, d = features.shape
     m = min(d // _SHARE, _DIMENSIONS)
-    if d < _FEWEST or n < 2 * m:
+    if d < _FEWEST:
+        return None
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(1))[: m + _TESTS]
+    some = some_rows(features, order).double()
+    if not some.isfinite().all() or _share_beside(some[:-_TESTS], some[-_TESTS:]) > _CLOSE:
         return None
     heaps = _heaps(features, m)
     if not heaps.isfinite().all():
         return None
     sketch, tests = heaps[:m], heaps[m:]
-    axes = torch.linalg.qr(sketch.T)[0]
-    beside = tests - (tests @ axes) @ axes.T
-    if not float(beside.square().sum()) <= _NOISE * float(tests.square().sum()):
+    if not _share_beside(sketch, tests) <= _NOISE:
         return None
+    axes = torch.linalg.qr(sketch.T)[0]
     values, turn = torch.linalg.eigh(_moments(sketch @ axes))
     kept = values > _NOISE / m * float(values.sum())
     r = int(kept.sum())
-    if not 0 < r <= 0.9 * m or features.dtype.itemsize * n * r + 3 * 8 * d * r > room:
+    if not 0 < r <= 0.9 * m or features.dtype.itemsize * n * r + (3 * 8 + 4) * d * r > room:
         return None
     axes = axes @ turn[:, kept]
     coordinates = _coordinates(features, axes)
@@ -76,21 +86,30 @@ def low_rank(features: Features, room: int) -> AxesSpan | None:
     return AxesSpan(coordinates, axes)
 
 
+def _share_beside(basis: Tensor, tests: Tensor) -> float:
+    """Share of the tests' squares that lies beside the span of a basis' rows; NaN where they are zero."""
+    axes = torch.linalg.qr(basis.T)[0]
+    beside = tests - (tests @ axes) @ axes.T
+    return float(beside.square().sum() / tests.square().sum())
+
+
 def _heaps(features: Features, m: int) -> Tensor:
-    """Samples added up into m heaps, and once more into the tests', in float64."""
+    """Samples added up, each into `_HEAPS` of m heaps and one of the tests', in float64."""
     n, d = features.shape
     generator = torch.Generator().manual_seed(1)
-    signs = (2.0 * torch.randint(2, (2, n), generator=generator) - 1).to(features.device, torch.float64)
-    places = [torch.randint(size, (n,), generator=generator).to(features.device) for size in (m, _TESTS)]
+    signs = (2.0 * torch.randint(2, (_HEAPS + 1, n), generator=generator) - 1).to(features.device, torch.float64)
+    sizes = [m] * _HEAPS + [_TESTS]
+    places = [torch.randint(size, (n,), generator=generator).to(features.device) for size in sizes]
     found = [torch.zeros(size, d, dtype=torch.float64, device=features.device) for size in (m, _TESTS)]
     start = 0
     for part in blocks(features, _BLOCK):
         rows, which = part.double(), slice(start, start + len(part))
-        for heaps, place, sign in zip(found, places, signs, strict=True):
+        for i, (size, place, sign) in enumerate(zip(sizes, places, signs, strict=True)):
+            heaps = found[int(i == _HEAPS)]
             if rows.device.type == "cpu":
                 heaps.index_add_(0, place[which], rows * sign[which, None])
             else:  # the order in which a GPU adds is never the same; that of a product is
-                shares = rows.new_zeros(len(heaps), len(rows))
+                shares = rows.new_zeros(size, len(rows))
                 heaps += shares.scatter_(0, place[None, which], sign[None, which]) @ rows
         start += len(part)
     return torch.cat(found)

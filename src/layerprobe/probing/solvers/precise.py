@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 import torch
 
+_LEGACY = ("allow_tf32", False, False)
+"""Before torch 2.9: the flag, its exact value, and the one it has if nobody sets it."""
+
 
 @contextmanager
 def full_precision() -> Iterator[None]:
@@ -17,10 +20,13 @@ def full_precision() -> Iterator[None]:
     but little else of an evaluation is.
     """
     matmul = torch.backends.cuda.matmul
-    name, full = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
+    name, full, unset = ("fp32_precision", "ieee", "none") if hasattr(matmul, "fp32_precision") else _LEGACY
     before = getattr(matmul, name)
     setattr(matmul, name, full)
     try:
         yield
     finally:
-        setattr(matmul, name, before)
+        # What was taken over from `torch.backends.fp32_precision` has to follow that again.
+        setattr(matmul, name, unset)
+        if getattr(matmul, name) != before:
+            setattr(matmul, name, before)

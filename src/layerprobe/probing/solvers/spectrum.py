@@ -69,7 +69,7 @@ class Spectrum:
         found = None if within else low_rank(features, 32 * d * d if d <= LARGEST else 16 * SAMPLE * d)
         if found is not None:
             values = found.coordinates.square().mean(0, dtype=torch.float64).to(features.dtype)
-            return cls(values, found.axes.to(features.dtype), span=found)
+            return cls(values, found.axes.to(features.dtype), 0.1 * float(values[0]), found)
         return cls.in_all_axes(features)
 
     @classmethod
