@@ -11,7 +11,7 @@ from layerprobe.probing.solvers.span import AxesSpan
 _FEWEST = 256
 """Features from which it is worth a look."""
 
-_SHARE = 4
+_SHARE = 3
 """Features for each dimension, at least: for fewer, the coordinates bring too little."""
 
 _DIMENSIONS = 1536
@@ -37,7 +37,7 @@ def low_rank(features: Features, room: int) -> AxesSpan | None:
     r"""The samples' coordinates in their own subspace, where that has few dimensions.
 
     A layer that is linear in a narrower one is such a case: the convolution of an image with 32 filters has 32 times
-    the image's numbers and no more dimensions, a transformer's widening map four times. Whether m = d/4 dimensions may
+    the image's numbers and no more dimensions, a transformer's widening map four times. Whether m = d/3 dimensions may
     do is seen by a few samples, which have to lie close to the span of m others. Then all samples are added up, with
     random signs, each into a few of m heaps (a sparse embedding: Nelson & Nguyen, 2013): if they have fewer dimensions
     than m, the heaps span the same space, with directions in it that few samples have. Other heaps show whether they
