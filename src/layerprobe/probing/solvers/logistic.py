@@ -145,12 +145,12 @@ class Logistic(AbstractSolver):
             relative = ((objective - bound - _NOTHING).clamp_min(0) / objective.clamp_min(_NOTHING)).clamp_max(1.0)
             return torch.where(l2 > 0, relative, slope / first).nan_to_num(torch.inf)
 
-        # The certificate is harder to meet than its estimate during the fit, so a failure also tightens that. Where the
-        # evaluations have run out, more precision is not what is missing.
         def failed() -> Tensor:
+            # Where the evaluations have run out, more precision is not what is missing.
             on_its_way = iterations.to(l2.device) <= self.max_iterations
             return ((gaps() > self.tolerance) & on_its_way & ((l2 > 0) | ~separated)).nonzero().flatten()
 
+        # The certificate is harder to meet than its estimate during the fit, so a failure also tightens that.
         for tighter in (0.5, 0.1, 0.02):
             which = failed()
             if not len(which):
