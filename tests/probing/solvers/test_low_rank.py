@@ -36,6 +36,15 @@ class Read(AbstractRows):
         return self.rows[rows].clone()
 
 
+def with_a_weak_direction() -> tuple[torch.Tensor, torch.Tensor]:
+    """Narrow features, and beside them a direction of 1e-6 that tells two classes apart."""
+    x, _ = narrow(4000, 300, 20)
+    generator = torch.Generator().manual_seed(5)
+    y = torch.randint(2, (4000,), generator=generator)
+    direction = torch.randn(300, generator=generator, dtype=torch.float64)
+    return x.double() + 1e-6 * torch.outer(2 * y - 1.0, direction / direction.norm()), y
+
+
 @pytest.mark.parametrize("kept", [lambda x: x, Read])
 def test_coordinates_are_those_of_an_orthonormal_basis_of_all_samples(kept):
     x, _ = narrow(900, 300, 20)
@@ -100,11 +109,7 @@ def test_without_a_penalty_all_axes_are_used():
 
 def test_values_that_are_certified_in_few_dimensions_are_kept():
     """Only what fails is fitted again, and only where that is better."""
-    x, _ = narrow(4000, 300, 20)
-    generator = torch.Generator().manual_seed(5)
-    y = torch.randint(2, (4000,), generator=generator)
-    direction = torch.randn(300, generator=generator, dtype=torch.float64)
-    x = x.double() + 1e-6 * torch.outer(2 * y - 1.0, direction / direction.norm())
+    x, y = with_a_weak_direction()
     weak, strong = 1e-12, 1e-2
     both = torch.tensor([weak, strong], dtype=torch.float64)
     alone = Logistic().solve(x, y, 2, both[1:], Spectrum.of(x))
@@ -131,11 +136,7 @@ def test_ridge_beyond_its_decomposition_takes_no_noise_for_a_direction():
 
 def test_what_lies_beside_and_still_counts_makes_the_fit_one_in_all_axes():
     """A direction too weak to be seen, on which the class hangs all the same where the penalty is weaker still."""
-    x, _ = narrow(4000, 300, 20)
-    generator = torch.Generator().manual_seed(5)
-    y = torch.randint(2, (4000,), generator=generator)
-    direction = torch.randn(300, generator=generator, dtype=torch.float64)
-    x = x.double() + 1e-6 * torch.outer(2 * y - 1.0, direction / direction.norm())
+    x, y = with_a_weak_direction()
     spectrum, l2 = Spectrum.of(x), torch.tensor([1e-12], dtype=torch.float64)
     assert spectrum.narrow
     found = Logistic().solve(x, y, 2, l2, spectrum)
