@@ -19,7 +19,7 @@ from layerprobe.probing.solvers.precise import full_precision
 from layerprobe.probing.solvers.softmax import basis
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
-from layerprobe.probing.solvers.spectrum import LARGEST, SAMPLE, Spectrum
+from layerprobe.probing.solvers.spectrum import LARGEST, SAMPLE, Spectrum, sampled
 from layerprobe.probing.solvers.threads import evaluation_operations, threads_for
 
 _ABSENT = -60.0
@@ -81,7 +81,7 @@ class Logistic(AbstractSolver):
         span = d > n and n <= LARGEST
         e = n if span else d
         # Heads are turned into all axes and back, or the metric applied through some of them to two vectors.
-        every, some = (0, 0) if span else (d, 0) if min(n, d) <= LARGEST else (0, SAMPLE // 2)
+        every, some = (0, 0) if span else (0, SAMPLE // 2) if sampled(n, d) else (d, 0)
         k = iterations(n, d)
         evaluation = Operations(thin=(n + every) * e * c, scores=n * c, reads=0 if span else n * d)
         step = Operations(steps=1, thin=2 * c * e * some + 4.5 * self.memory * c * e)
