@@ -282,8 +282,7 @@ def adamw(layer: Layer, l2s: list[float]) -> Path_:
     It chooses among learning rates, not penalties: there is no objective to compare, only the validation error.
     """
     device = layer.x.device
-    rates = torch.tensor([1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1])
-    rates = rates.to(device)
+    rates = torch.tensor([1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1], device=device)
     h, d, c = len(rates), layer.x.shape[1], layer.c
     weight, bias = (torch.zeros(size, device=device, requires_grad=True) for size in ((h, c, d), (h, c)))
     generator = torch.Generator().manual_seed(0)

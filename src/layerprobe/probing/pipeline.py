@@ -29,7 +29,8 @@ from layerprobe.probing.side_by_side import side_by_side
 from layerprobe.probing.small import small_layers
 from layerprobe.probing.solvers.precise import full_precision
 from layerprobe.probing.streaming import stream_checkpoint
-from layerprobe.probing.sweep import FeatureWay, Sweep, Ways, feature_ways, features_of, sweep_layer
+from layerprobe.probing.sweep import FeatureWay, Selected, Sweep, Ways, feature_ways, features_of, sweep_layer
+from layerprobe.probing.tasks.task import Measured
 from layerprobe.probing.tokens import AbstractTokenReducer
 from layerprobe.probing.workspace import feature_budget, host_budget, workspace
 from layerprobe.types import SPLITS, CheckpointInfo, LayerName, LayerResult, Split
@@ -229,13 +230,13 @@ def probe_layer(
         if chosen is None:
             return no_result("every head diverged")
         test = {way: recordings["test"].take(layer.name, way.reduction) for way in ways}
-        measure = partial(chosen.measure, targets=labels.splits["test"], task=protocol.task)
-        found = with_room(measure, test[chosen.fit.way], what=f"{layer.name}, test")
-        shuffled_error = math.nan
-        if control is not None:
-            shuffled_labels = variants["shuffled"].splits["test"]
-            measure = partial(control.measure, targets=shuffled_labels, task=protocol.task)
-            shuffled_error = with_room(measure, test[control.fit.way], what=f"{layer.name}, test").error
+
+        def on_test(head: Selected, variant: Labels) -> Measured:
+            measure = partial(head.measure, targets=variant.splits["test"], task=protocol.task)
+            return with_room(measure, test[head.fit.way], what=f"{layer.name}, test")
+
+        found = on_test(chosen, labels)
+        shuffled_error = math.nan if control is None else on_test(control, variants["shuffled"]).error
     except (RuntimeError, ArithmeticError, MemoryError) as error:
         return no_result(f"{type(error).__name__}: {error}")
     finally:

@@ -7,7 +7,7 @@ import torch
 from layerprobe.probing.memory import memory_budget
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.path import PAIR_BYTES
-from layerprobe.probing.solvers.spectrum import LARGEST, SAMPLE
+from layerprobe.probing.solvers.spectrum import decomposition_bytes
 
 _FIXED = 600 * 2**20
 """Scores that a certificate keeps, and blocks of rows in float64."""
@@ -24,8 +24,7 @@ def workspace(d: int, c: int, p: int) -> int:
     Returns:
         Bytes: the decomposition with its working copies, the curvature pairs, and the heads in both precisions.
     """
-    decomposition = 32 * d * d if d <= LARGEST else 16 * SAMPLE * d
-    return _FIXED + decomposition + path_bytes(d, c, p)
+    return _FIXED + decomposition_bytes(d) + path_bytes(d, c, p)
 
 
 def path_bytes(d: int, c: int, p: int) -> int:

@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from layerprobe.probing.room import free_cache
+
 T = TypeVar("T")
 
 
@@ -61,15 +63,14 @@ class _Recorded(Generic[T]):
         device = next(part.device for part in tensors if part.is_cuda)
         self.given = [part.to(device, copy=True) for part in tensors]
         pool = None if another is None else another.graph.pool()
+        full = False
         try:
             self._record(function, flags, pool, _stream(device))
         except torch.OutOfMemoryError:
             full = True
-        else:
-            full = False
         if full:
             # While it records, the allocator cannot give back what it keeps for later.
-            torch.cuda.empty_cache()
+            free_cache()
             self._record(function, flags, pool, _stream(device))
 
     def _record(self, function: Callable[..., T], flags: dict[str, bool], pool: Any, stream: torch.cuda.Stream) -> None:

@@ -59,15 +59,14 @@ def low_rank(features: Features, room: int) -> AxesSpan | None:
         return None
     order = torch.randperm(n, generator=torch.Generator().manual_seed(1))[: m + _TESTS]
     some = some_rows(features, order).double()
-    if not some.isfinite().all() or _share_beside(some[:-_TESTS], some[-_TESTS:]) > _CLOSE:
+    if not some.isfinite().all() or _share_beside(_axes(some[:-_TESTS]), some[-_TESTS:]) > _CLOSE:
         return None
-    heaps = _heaps(features, m)
-    if not heaps.isfinite().all():
+    sketch, tests = _heaps(features, m)
+    if not (sketch.isfinite().all() and tests.isfinite().all()):
         return None
-    sketch, tests = heaps[:m], heaps[m:]
-    if not _share_beside(sketch, tests) <= _NOISE:
+    axes = _axes(sketch)
+    if not _share_beside(axes, tests) <= _NOISE:
         return None
-    axes = torch.linalg.qr(sketch.T)[0]
     values, turn = torch.linalg.eigh(_moments(sketch @ axes))
     kept = values > _NOISE / m * float(values.sum())
     r = int(kept.sum())
@@ -86,33 +85,36 @@ def low_rank(features: Features, room: int) -> AxesSpan | None:
     return AxesSpan(coordinates, axes)
 
 
-def _share_beside(basis: Tensor, tests: Tensor) -> float:
-    """Share of the tests' squares that lies beside the span of a basis' rows; NaN where they are zero."""
-    axes = torch.linalg.qr(basis.T)[0]
+def _axes(rows: Tensor) -> Tensor:
+    """An orthonormal basis of the span of some rows, in columns."""
+    return torch.linalg.qr(rows.T)[0]
+
+
+def _share_beside(axes: Tensor, tests: Tensor) -> float:
+    """Share of the tests' squares that lies beside some axes; NaN where they are zero."""
     beside = tests - (tests @ axes) @ axes.T
     return float(beside.square().sum() / tests.square().sum())
 
 
-def _heaps(features: Features, m: int) -> Tensor:
+def _heaps(features: Features, m: int) -> tuple[Tensor, Tensor]:
     """Samples added up, each into `_HEAPS` of m heaps and one of the tests', in float64."""
     n, d = features.shape
     generator = torch.Generator().manual_seed(1)
     signs = (2.0 * torch.randint(2, (_HEAPS + 1, n), generator=generator) - 1).to(features.device, torch.float64)
-    sizes = [m] * _HEAPS + [_TESTS]
-    places = [torch.randint(size, (n,), generator=generator).to(features.device) for size in sizes]
-    found = [torch.zeros(size, d, dtype=torch.float64, device=features.device) for size in (m, _TESTS)]
+    sketch, tests = (torch.zeros(size, d, dtype=torch.float64, device=features.device) for size in (m, _TESTS))
+    added = [sketch] * _HEAPS + [tests]
+    places = [torch.randint(len(heaps), (n,), generator=generator).to(features.device) for heaps in added]
     start = 0
     for part in blocks(features, _BLOCK):
         rows, which = part.double(), slice(start, start + len(part))
-        for i, (size, place, sign) in enumerate(zip(sizes, places, signs, strict=True)):
-            heaps = found[int(i == _HEAPS)]
+        for heaps, place, sign in zip(added, places, signs, strict=True):
             if rows.device.type == "cpu":
                 heaps.index_add_(0, place[which], rows * sign[which, None])
             else:  # the order in which a GPU adds is never the same; that of a product is
-                shares = rows.new_zeros(size, len(rows))
+                shares = rows.new_zeros(len(heaps), len(rows))
                 heaps += shares.scatter_(0, place[None, which], sign[None, which]) @ rows
         start += len(part)
-    return torch.cat(found)
+    return sketch, tests
 
 
 def _coordinates(features: Features, axes: Tensor) -> Tensor:

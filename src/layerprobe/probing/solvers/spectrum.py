@@ -61,7 +61,6 @@ class Spectrum:
         return self.span is not None and self.vectors is not None
 
     @classmethod
-    @full_precision()
     def of(cls, features: Features) -> Spectrum:
         """Decompose standardised features.
 
@@ -73,7 +72,7 @@ class Spectrum:
         """
         n, d = features.shape
         within = d > n and n <= LARGEST
-        found = None if within else low_rank(features, 32 * d * d if d <= LARGEST else 16 * SAMPLE * d)
+        found = None if within else low_rank(features, decomposition_bytes(d))
         if found is not None:
             values = found.coordinates.square().mean(0, dtype=torch.float64).to(features.dtype)
             return cls(values, found.axes.to(features.dtype), 0.1 * float(values[0]), found)
@@ -163,6 +162,15 @@ class Spectrum:
         # What is left may be nothing but noise of either sign; the directions are still there.
         rest = max((trace - float(along.sum())) / max(d - len(along), 1), 0.1 * float(along[0]))
         return cls(along, vectors[:, places].contiguous(), rest)
+
+
+def decomposition_bytes(d: int) -> int:
+    """What a decomposition and its working copies take at most.
+
+    Args:
+        d: Features.
+    """
+    return 32 * d * d if d <= LARGEST else 16 * SAMPLE * d
 
 
 def sampled(n: int, d: int, device: torch.device | None = None) -> bool:
