@@ -64,7 +64,7 @@ def test_features_of_a_gpu_go_to_ram_and_from_there_to_disk(budget, host, kept_a
 
 
 def test_the_largest_layer_makes_room_until_there_is_none_to_move(tmp_path, caplog) -> None:
-    bank = FeatureBank(1 << 20, tmp_path, host=1_500)
+    bank = FeatureBank(1 << 20, tmp_path, host=1_600)
     parts = {layer: batches(20, d, 20)[0] for layer, d in (("a", 5), ("b", 10), ("c", 2))}
     for layer, part in parts.items():
         bank.append((layer, "train", ""), part.clone())
@@ -73,7 +73,7 @@ def test_the_largest_layer_makes_room_until_there_is_none_to_move(tmp_path, capl
     assert bank.give_way()
     assert (bank.in_ram, bank.on_disk) == ({"a", "b"}, set())
     bank.append(("a", "val", ""), parts["a"].clone())
-    assert (bank.in_ram, bank.on_disk) == ({"a"}, {"b"}), "1,600 bytes exceed what RAM is allowed"
+    assert (bank.in_ram, bank.on_disk) == ({"a"}, {"b"}), "2,000 bytes exceed what RAM is allowed"
     bank.append(("c", "val", ""), parts["c"].clone())
     assert bank.in_ram == {"a", "c"}, "no more stays than did when memory was full"
     assert not bank.give_way()

@@ -11,9 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from layerprobe.probing.batched import Batches, in_ram, whole
+from layerprobe.probing.batched import Batches, whole
 from layerprobe.probing.growing import GrowingRows
+from layerprobe.probing.host import HostRows
 from layerprobe.probing.matrix import Features, blocks
+from layerprobe.probing.pinned import give_back
 from layerprobe.probing.spill import SpilledRows, SpillError, SpillFile
 from layerprobe.types import LayerName, Split
 
@@ -48,6 +50,7 @@ class FeatureBank:
         self._held: dict[Key, GrowingRows | Batches] = {}
         self._bytes: dict[LayerName, int] = {}
         self._taken = 0
+        self._in_host: dict[Key, HostRows] = {}
         self._spilled: dict[Key, SpilledRows] = {}
         self._in_ram: dict[LayerName, int] = {}
         self._on_disk: set[LayerName] = set()
@@ -121,8 +124,8 @@ class FeatureBank:
         Returns:
             The features.
         """
-        if key in self._spilled:
-            rows = self._spilled.pop(key)
+        rows = self._in_host.pop(key, None) or self._spilled.pop(key, None)
+        if rows is not None:
             size = len(rows) * rows.shape[1] * rows.dtype.itemsize
             if size > self.left:
                 return rows
@@ -139,19 +142,21 @@ class FeatureBank:
         self._bytes.pop(layer, None)
         if layer in self._in_ram:
             self._in_ram[layer] = 0
-        for kept in (self._held, self._spilled):
+        for kept in (self._held, self._in_host, self._spilled):
             for key in [key for key in kept if key[0] == layer]:
                 del kept[key]
 
     def close(self) -> None:
         """Forget everything."""
         self._held.clear()
+        self._in_host.clear()
         self._spilled.clear()
         self._bytes.clear()
         self._in_ram.clear()
         if self._file is not None:
             self._file.close()
             self._file = None
+        give_back()
 
     def _move(self, layer: LayerName) -> None:
         """From where features are made to the next place."""
@@ -170,9 +175,11 @@ class FeatureBank:
         del self._in_ram[layer]
         self._on_disk.add(layer)
         try:
-            for key in [key for key in self._spilled if key[0] == layer]:
-                rows = self._spilled[key]
-                self._spilled[key] = rows.moved(self._disk(), self.kept_as or rows.dtype)
+            for key in [key for key in self._in_host if key[0] == layer]:
+                rows = self._in_host.pop(key)
+                on_disk = self._spilled[key] = self._on_disk_as(rows)
+                for piece in rows.pieces():
+                    on_disk.append(piece)
         except SpillError as error:
             self.problems[layer] = str(error)
             self.drop(layer)
@@ -181,19 +188,26 @@ class FeatureBank:
         layer = key[0]
         try:
             for batch in batches:
-                if key not in self._spilled:
-                    self._spilled[key] = self._rows(layer, batch)
-                self._spilled[key].append(batch)
                 if layer in self._in_ram:
-                    self._in_ram[layer] += batch.nbytes
+                    self._keep_in_host(key, batch)
+                else:
+                    if key not in self._spilled:
+                        self._spilled[key] = self._on_disk_as(batch)
+                    self._spilled[key].append(batch)
         except SpillError as error:
             self.problems[layer] = str(error)
             self.drop(layer)
 
-    def _rows(self, layer: LayerName, batch: Tensor) -> SpilledRows:
-        if layer in self._in_ram:
-            return in_ram(batch)
-        return SpilledRows(self._disk(), batch.shape[1], self.kept_as or batch.dtype, batch.dtype, batch.device)
+    def _keep_in_host(self, key: Key, batch: Tensor) -> None:
+        if key not in self._in_host:
+            self._in_host[key] = HostRows(batch.shape[1], batch.dtype, batch.device)
+        rows = self._in_host[key]
+        before = rows.nbytes
+        rows.append(batch)
+        self._in_ram[key[0]] += rows.nbytes - before
+
+    def _on_disk_as(self, like: Tensor | HostRows) -> SpilledRows:
+        return SpilledRows(self._disk(), like.shape[1], self.kept_as or like.dtype, like.dtype, like.device)
 
     def _disk(self) -> SpillFile:
         self._file = self._file or SpillFile(self.directory)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from layerprobe.probing.host import HostStore
+from layerprobe.probing.host import HostRows
 from layerprobe.probing.matrix import Features
 from layerprobe.probing.spill import SpilledRows
 
@@ -40,7 +40,8 @@ class Batches:
 
     def rows(self) -> Features:
         """All rows, in one piece where there is room for it; nothing is here any more afterwards."""
-        return whole(in_ram(self._batches[0]), self.pieces(), len(self))
+        some = self._batches[0]
+        return whole(HostRows(some.shape[1], some.dtype, some.device), self.pieces(), len(self))
 
     def pieces(self) -> Iterator[Float[Tensor, "k d"]]:
         """Batch after batch, each given up with the next."""
@@ -49,19 +50,7 @@ class Batches:
             yield self._batches.pop()
 
 
-def in_ram(like: Float[Tensor, "k d"]) -> SpilledRows:
-    """Room for rows in the machine's own memory.
-
-    Args:
-        like: Some of them.
-
-    Returns:
-        The room, which is empty.
-    """
-    return SpilledRows(HostStore(), like.shape[1], like.dtype, like.dtype, like.device)
-
-
-def whole(rows: SpilledRows, batches: Iterable[Float[Tensor, "k d"]], n: int) -> Features:
+def whole(rows: HostRows | SpilledRows, batches: Iterable[Float[Tensor, "k d"]], n: int) -> Features:
     """Rows in one piece on their device, or in their store where there is no room for that.
 
     Args:

@@ -3,41 +3,97 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
+from functools import cache
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from layerprobe.probing.matrix import AbstractRows
+from layerprobe.probing.pinned import pinned
 
-class HostStore:
-    """What a `SpillFile` is on disk, in memory; it is given back when nothing refers to it any more."""
+_LARGEST = 1 << 26
+"""Bytes of a chunk. The first is as large as a batch, so that little is empty where little is kept."""
 
-    def __init__(self) -> None:
-        self._pieces: list[Tensor] = []
+
+class HostRows(AbstractRows):
+    """Rows that come from a GPU in batches and go back to it as they are read.
+
+    They lie in pinned memory, which a GPU reads and writes by itself: a batch is on its way while the network runs on,
+    in a stream of its own, and is read at the bus' full speed in every pass of a fit. Pinned memory is taken in powers
+    of two, since torch's allocator rounds up to these; a machine that pins no more gives ordinary memory.
+
+    Args:
+        n_features: Length of a row.
+        dtype: Precision.
+        device: Where rows come from; anything but a GPU has no need of pinned memory.
+    """
+
+    def __init__(self, n_features: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.shape, self.dtype, self.device = (0, n_features), dtype, device
+        self._chunks: list[Tensor] = []
         self._starts: list[int] = []
-        self._end = 0
 
-    def write(self, values: Float[Tensor, "k d"]) -> int:
-        """Append rows.
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that are taken; the end of the last chunk may be empty."""
+        return sum(chunk.nbytes for chunk in self._chunks)
 
-        Args:
-            values: The rows, on the CPU; they belong to the store from now on.
-
-        Returns:
-            Where they start, in bytes.
-        """
-        self._pieces.append(values.contiguous())
-        self._starts.append(self._end)
-        self._end += values.nbytes
-        return self._starts[-1]
-
-    def read(self, values: Float[Tensor, "k d"], offset: int) -> None:
-        """Fill rows that were written together.
+    def append(self, rows: Float[Tensor, "k d"]) -> None:
+        """Copy a batch behind the rows that are there.
 
         Args:
-            values: Where to, on the CPU.
-            offset: From where, in bytes; the start of a row.
+            rows: The batch, on the device; not to be written to any more.
         """
-        piece = bisect_right(self._starts, offset) - 1
-        rows = self._pieces[piece]
-        first = (offset - self._starts[piece]) // max(rows.shape[1] * rows.dtype.itemsize, 1)
-        values.copy_(rows[first : first + len(values)])
+        stream = _copies(self.device)
+        if stream is not None:
+            stream.wait_stream(torch.cuda.current_stream(self.device))
+            rows.record_stream(stream)
+        while len(rows):
+            if not self._chunks or len(self) == self._starts[-1] + len(self._chunks[-1]):
+                self._grow(rows.nbytes)
+            place = self._chunks[-1][len(self) - self._starts[-1] :][: len(rows)]
+            with torch.cuda.stream(stream):
+                place.copy_(rows[: len(place)], non_blocking=True)
+            rows, self.shape = rows[len(place) :], (len(self) + len(place), self.shape[1])
+
+    def __getitem__(self, rows: slice) -> Float[Tensor, "k d"]:
+        """See `AbstractRows.__getitem__`."""
+        start, stop, _ = rows.indices(len(self))
+        stream = _copies(self.device)
+        if stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(stream)
+        found = torch.empty(max(stop - start, 0), self.shape[1], dtype=self.dtype, device=self.device)
+        row = start
+        while row < stop:
+            chunk = bisect_right(self._starts, row) - 1
+            piece = self._chunks[chunk][row - self._starts[chunk] :][: stop - row]
+            found[row - start :][: len(piece)].copy_(piece, non_blocking=True)
+            row += len(piece)
+        return found
+
+    def pieces(self) -> Iterator[Float[Tensor, "k d"]]:
+        """The rows on the CPU, piece by piece, each given up with the next; nothing is here any more afterwards."""
+        stream = _copies(self.device)
+        if stream is not None:
+            stream.synchronize()
+        n, self.shape = len(self), (0, self.shape[1])
+        self._chunks.reverse()
+        while self._chunks:
+            piece = self._chunks.pop()[:n]
+            n -= len(piece)
+            yield piece
+        self._starts.clear()
+
+    def _grow(self, wanted: int) -> None:
+        size = 1 << (min(max(wanted, self.nbytes), _LARGEST) - 1).bit_length()
+        shape = (max(1, size // max(self.shape[1] * self.dtype.itemsize, 1)), self.shape[1])
+        self._starts.append(len(self))
+        self._chunks.append(pinned(shape, self.dtype, self.device))
+
+
+@cache
+def _copies(device: torch.device) -> torch.cuda.Stream | None:
+    """The stream in which a GPU's copies run."""
+    return torch.cuda.Stream(device) if device.type == "cuda" else None

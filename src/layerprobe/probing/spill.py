@@ -6,7 +6,6 @@ import os
 import tempfile
 import weakref
 from bisect import bisect_right
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from layerprobe.probing.host import HostStore
 from layerprobe.probing.matrix import AbstractRows
+from layerprobe.probing.pinned import pinned
 
 _AS_BYTES = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -93,10 +92,10 @@ class SpillFile:
 
 
 class SpilledRows(AbstractRows):
-    """Rows in a spill file or a host store, in the pieces that they were written in.
+    """Rows in a spill file, in the pieces that they were written in.
 
     Args:
-        file: The file or store.
+        file: The file.
         n_features: Length of a row.
         kept_as: Precision there.
         dtype: Precision of what is read.
@@ -105,7 +104,7 @@ class SpilledRows(AbstractRows):
 
     def __init__(
         self,
-        file: SpillFile | HostStore,
+        file: SpillFile,
         n_features: int,
         kept_as: torch.dtype,
         dtype: torch.dtype,
@@ -122,32 +121,17 @@ class SpilledRows(AbstractRows):
         Raises:
             SpillError: Where the disk is full or fails.
         """
-        self._offsets.append(self.file.write(rows.to("cpu", self.kept_as)))
+        self._offsets.append(self.file.write(rows.to(self.kept_as).cpu()))
         self._starts.append(self.shape[0])
         self.shape = (self.shape[0] + len(rows), self.shape[1])
-
-    def moved(self, file: SpillFile, kept_as: torch.dtype) -> SpilledRows:
-        """The same rows in another file; on the way they are in no other memory than the machine's own.
-
-        Args:
-            file: The file.
-            kept_as: Precision there.
-
-        Raises:
-            SpillError: Where the disk is full or fails.
-        """
-        found = SpilledRows(file, self.shape[1], kept_as, self.dtype, self.device)
-        for start, stop in pairwise([*self._starts, len(self)]):
-            found.append(self._read(start, stop))
-        return found
 
     def __getitem__(self, rows: slice) -> Float[Tensor, "k d"]:
         """See `AbstractRows.__getitem__`."""
         start, stop, _ = rows.indices(len(self))
-        return self._read(start, stop).to(self.device, self.dtype)
+        return self._read(start, stop).to(self.device, non_blocking=True).to(self.dtype)
 
     def _read(self, start: int, stop: int) -> Float[Tensor, "k d"]:
-        found = torch.empty(max(stop - start, 0), self.shape[1], dtype=self.kept_as)
+        found = pinned((max(stop - start, 0), self.shape[1]), self.kept_as, self.device)
         size = self.shape[1] * self.kept_as.itemsize
         row = start
         while row < stop:

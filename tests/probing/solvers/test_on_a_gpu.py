@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -97,20 +99,20 @@ def test_a_graph_computes_what_the_function_does() -> None:
                 torch.testing.assert_close(total.cpu(), expected[1])
 
 
-def test_an_error_while_recording_is_the_function_s_own_and_leaves_the_gpu_usable() -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_recording_without_room_is_tried_once_more(times: int) -> None:
+    """Then the error is the function's own, and leaves the GPU usable."""
     calls = []
 
     def function(a: torch.Tensor) -> torch.Tensor:
         calls.append(a)
-        if len(calls) == 2:
+        if 1 < len(calls) <= 1 + times:
             raise torch.OutOfMemoryError("no room")
         return a + 1
 
-    with pytest.raises(torch.OutOfMemoryError, match="no room"):
-        Graphed(function)(torch.ones(3, device="cuda"))
-    calls.clear()
-    found = Graphed(lambda a: a + 1)(torch.ones(3, device="cuda"))
-    assert found.tolist() == [2, 2, 2]
+    with nullcontext() if times == 1 else pytest.raises(torch.OutOfMemoryError, match="no room"):
+        assert Graphed(function)(torch.ones(3, device="cuda")).tolist() == [2, 2, 2]
+    assert Graphed(lambda a: a + 1)(torch.ones(3, device="cuda")).tolist() == [2, 2, 2]
 
 
 def test_probing_a_network_on_a_gpu() -> None:
