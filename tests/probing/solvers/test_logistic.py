@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,6 +99,27 @@ def test_a_fit_that_is_cut_short_is_not_called_converged() -> None:
     solution = Logistic(max_iterations=2).solve(x, y, 10, L2)
     assert solution.status[0] is Status.STALLED
     assert solution.gap[0] > 1e-2
+
+
+@pytest.mark.parametrize("field", [{"tolerance": 0.0}, {"max_iterations": 0}, {"memory": 0}])
+def test_a_fit_that_cannot_be_is_refused(field: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"`{next(iter(field))}` of the solver logistic is 0"):
+        Logistic(**field)
+
+
+def test_few_pairs_are_slower_and_no_less_exact() -> None:
+    x, y = CASES["overlapping"]()
+    found = [Logistic(memory=memory).solve(x, y, 5, torch.tensor([1e-5], dtype=torch.float64)) for memory in (1, 100)]
+    assert all(solution.status == (Status.CONVERGED,) for solution in found)
+    assert found[0].iterations > found[1].iterations
+    torch.testing.assert_close(found[0].objective, found[1].objective, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("l2", [1e-310, 5e-324])
+def test_a_penalty_beneath_every_normal_number_is_none(l2: float) -> None:
+    x, y = CASES["overlapping"]()
+    found, unpenalised = (Logistic().solve(x, y, 5, torch.tensor([v], dtype=torch.float64)) for v in (l2, 0.0))
+    torch.testing.assert_close(found.objective, unpenalised.objective, rtol=1e-5, atol=0)
 
 
 def test_no_penalty_on_separable_data_has_no_optimum() -> None:

@@ -48,13 +48,25 @@ class Logistic(AbstractSolver):
     Attributes:
         tolerance: A value has converged when its gap is at most this.
         max_iterations: Evaluations of each value, after which it is left where it is.
-        memory: Pairs that L-BFGS keeps.
+        memory: Pairs that L-BFGS keeps at most; where a head is large, as many as are affordable.
     """
 
     tolerance: float = 1e-5
     max_iterations: int = 500
     memory: int = 100
     name: ClassVar[str] = "logistic"
+
+    def __post_init__(self) -> None:
+        """Refuse a fit that cannot be.
+
+        Raises:
+            ValueError: Naming the field.
+        """
+        if not self.tolerance > 0:
+            raise ValueError(f"`tolerance` of the solver logistic is {self.tolerance}. Give a value above 0.")
+        for name in ("max_iterations", "memory"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` of the solver logistic is {getattr(self, name)}. Give at least 1.")
 
     def losses(self, scores: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Cross-entropy."""

@@ -25,6 +25,9 @@ _PATIENCE = 150
 _RUNG = 30.0
 """Largest ratio of neighbouring L2 values: wider steps are made through values between, solved roughly."""
 
+_LOWEST = 1e-12
+"""An L2 value that standardised features in float32 cannot tell from none: beneath it nothing lies between."""
+
 _ROUGH = 0.03
 """The gap to which such a value is solved."""
 
@@ -192,7 +195,7 @@ class Path:
         """The objective, what is known of its curvature, and what tries a step: as graphs where a GPU has all of it."""
         objective, like = self.samples.objective(dtype), self._zero().to(dtype)
         affordable = PAIR_BYTES // (3 * like.numel() * like.element_size())
-        pairs = Pairs(max(4, min(self.memory, affordable)), like)
+        pairs = Pairs(min(self.memory, max(4, affordable)), like)
         attempt = tried(objective, self._metric(dtype), pairs)
         if isinstance(self.samples.features, Tensor) and self.samples.features.is_cuda:
             return Graphed(objective), pairs, Graphed(attempt)
@@ -263,8 +266,9 @@ def _rungs(values: list[float]) -> list[tuple[float, bool]]:
     above = max(1.0, values[0])
     for value in values:
         if value > 0:
-            between = math.ceil(math.log(above / value) / math.log(_RUNG)) - 1
-            steps += [(above * (value / above) ** (i / (between + 1)), True) for i in range(1, between + 1)]
+            to = min(max(value, _LOWEST), above)
+            between = math.ceil(math.log(above / to) / math.log(_RUNG)) - 1
+            steps += [(above * (to / above) ** (i / (between + 1)), True) for i in range(1, between + 1)]
             above = value
         steps.append((value, False))
     return steps
