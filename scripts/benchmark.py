@@ -125,16 +125,22 @@ def mnist_samples(directory: str, n: int) -> tuple[Tensor, Tensor]:
     return images, read_idx(raw / "train-labels-idx1-ubyte", 1)[:n].long()
 
 
+def trained_mnist(checkpoint: str | None) -> MnistConvNet:
+    """MNIST's network with the weights of a checkpoint of `scripts/train.py`, or as it is built."""
+    network = MnistConvNet().eval()
+    if checkpoint is not None:
+        state = load(Path(checkpoint)).state_dict
+        network.load_state_dict({name.removeprefix("network."): value for name, value in state.items()})
+    return network
+
+
 def mnist(cfg: DictConfig, n: int) -> Iterator[Layer]:
     """The MNIST convnet's ten layers, pooled to at most `max_features` features."""
     if cfg.mnist is None:
         raise ValueError("The case 'mnist' needs the data set. Give mnist=DIR, or leave it out of `cases`.")
     images, y = mnist_samples(cfg.mnist, n + n // 5)
     torch.manual_seed(cfg.seed)
-    network = MnistConvNet().eval()
-    if cfg.checkpoint is not None:
-        state = load(Path(cfg.checkpoint)).state_dict
-        network.load_state_dict({name.removeprefix("network."): value for name, value in state.items()})
+    network = trained_mnist(cfg.checkpoint)
     network.to(cfg.device)
     for layer in discover(network, images[:2].to(cfg.device), granularity="modules"):
         found: list[Tensor] = []

@@ -1,6 +1,7 @@
 """The page in a real browser: what it asks for, what pickers and brush change, what its tooltips say."""
 
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -206,6 +207,33 @@ def test_two_runs_and_two_layers_are_compared_as_in_python(shown, comparison):
     shown.page.wait_for_timeout(200)
     agree(differences(shown), compare_layers(first, "final", "input"))
     assert "other layers" in shown.page.locator("#in-words").inner_text()
+
+
+def test_a_single_run_is_not_compared_with_itself(shown, comparison, tmp_path):
+    run = comparison.runs[0].directory
+    one = shutil.copytree(run, tmp_path / "one")
+    for file in ("results.parquet", "path.parquet", "correct.parquet"):
+        table = pd.read_parquet(run / "probes" / file)
+        table[table["checkpoint"] == "final"].to_parquet(one / "probes" / file)
+
+    def first_seen(directory):
+        file = tmp_path / f"{directory.name}.html"
+        file.write_text(page(compare([directory])))
+        tab = shown.page.context.browser.new_page()
+        tab.goto(file.as_uri())
+        tab.wait_for_function("() => document.querySelector('#in-words').textContent")
+        found = tab.locator("#kind").input_value(), tab.locator("#in-words").inner_text()
+        tab.close()
+        return found
+
+    checkpoints = pd.read_parquet(run / "probes" / "results.parquet")["checkpoint"].unique()
+    kind, words = first_seen(run)
+    assert kind == "runs"
+    assert f"at {checkpoints[0]} and " in words
+    assert f"at {checkpoints[-1]} differ" in words
+    kind, words = first_seen(one)
+    assert kind == "layers"
+    assert "other layers" in words
 
 
 def test_what_can_be_reached_by_keyboard_and_read_aloud(shown):

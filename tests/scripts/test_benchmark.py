@@ -72,3 +72,16 @@ def test_peak_memory_stays_within_each_budget_and_changes_no_result(tmp_path: Pa
     assert (frame["features"] == 6272).all()
     assert frame["test_errors"].nunique() == 1
     assert (frame["peak"] < frame["budget"]).all()
+
+
+@pytest.mark.slow
+def test_plans_are_compared_with_what_they_plan(tmp_path: Path) -> None:
+    """That they come near is for a quiet machine; here only what is said and what was done agree."""
+    done = run(tmp_path, "cases=[digits,gaussian]", "scale=0.05", script="benchmark_plan.py")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "plan.csv").set_index("case")
+    assert table["layers"].to_dict() == {"digits": 10, "gaussian": 1}
+    assert table.loc["gaussian", "samples"] == 500
+    assert (table[["planning", "said", "taken"]] > 0).all(axis=None)
+    assert (table["ratio"] - table["said"] / table["taken"]).abs().max() < 1e-9
+    assert "There is no case 'none'" in run(tmp_path, "cases=[none]", script="benchmark_plan.py").stderr

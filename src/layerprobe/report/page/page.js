@@ -65,6 +65,12 @@ async function differences() {
   options(second, names, Math.min(1, runs.length - 1));
   const of = (select) => runs[Number(select.value)];
   const checkpoints = (run) => [...new Set(run.heads.map(([c]) => c))].map((c) => [c, data.checkpoints[c]]);
+  if (runs.length === 1) {
+    // A run does not differ from itself: its first checkpoint against its last, or one layer against the others.
+    const known = checkpoints(runs[0]);
+    options(at.first, known, known[0][0]);
+    if (known.length === 1) kind.value = "layers";
+  }
   const layers = (run, c) => run.heads.filter(([k]) => k === c).map(([, l]) => [l, data.layers[l]]);
 
   async function show() {

@@ -1,0 +1,150 @@
+"""Compare what the plan says of a probe with what the probe takes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pandas as pd
+import torch
+from benchmark import finish, gaussian, mnist_samples, trained_mnist
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from layerprobe.models.digits_convnet import DigitsConvNet
+from layerprobe.probing.features import AbstractReducer, AveragePool, Flatten
+from layerprobe.probing.pipeline import probe_checkpoint
+from layerprobe.probing.plan import make_plan
+from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.solvers.ridge import Ridge
+from layerprobe.probing.solvers.sgd import SGD
+from layerprobe.types import SPLITS, Split
+
+log = logging.getLogger("layerprobe")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is planned and probed.
+
+    Attributes:
+        network: The network.
+        x: Its inputs.
+        y: Their classes.
+        n: How many of them are for training; the others are for validation and test in equal parts.
+        protocol: The sweep.
+    """
+
+    network: nn.Module
+    x: Tensor
+    y: Tensor
+    n: int
+    protocol: ProbeProtocol
+
+    @property
+    def data(self) -> dict[Split, Any]:
+        """The splits."""
+        others = (len(self.x) - self.n) // 2
+        sizes = [self.n, others, len(self.x) - self.n - others]
+        parts = zip(self.x.split(sizes), self.y.split(sizes), strict=True)
+        return dict(zip(SPLITS, parts, strict=True))
+
+
+def case_of(name: str, cfg: DictConfig) -> Case:
+    """A case by its name.
+
+    Raises:
+        ValueError: There is none, or it needs data that were not given.
+    """
+    if name == "digits":
+        x, y = load_digits(return_X_y=True)
+        images = torch.tensor(x, dtype=torch.float32).view(-1, 1, 8, 8) / 16
+        return Case(DigitsConvNet(), images, torch.tensor(y), 1197, ProbeProtocol())
+    if name in ("gaussian", "hundred_classes"):
+        n, c = (10_000, 10) if name == "gaussian" else (8_000, 100)
+        layer = next(gaussian(int(n * cfg.scale), 512, c, 1, cfg.seed))
+        x, y = torch.cat([layer.x, layer.x_val]), torch.cat([layer.y, layer.y_val])
+        return Case(nn.Identity(), x, y, layer.n, ProbeProtocol().for_features())
+
+    def pooled(n: int, features: int, reducer: AbstractReducer | None = None, **fields: Any) -> Case:
+        if cfg.mnist is None:
+            raise ValueError(f"The case {name!r} needs MNIST. Give mnist=DIR, or leave it out of `cases`.")
+        n = int(n * cfg.scale)
+        x, y = mnist_samples(cfg.mnist, n + n // 5)
+        protocol = ProbeProtocol(reducers=(reducer or AveragePool(max_features=features),), **fields)
+        return Case(trained_mnist(cfg.checkpoint), x, y, n, protocol)
+
+    cases = {
+        "mnist": partial(pooled, 5_000, 256),
+        "on_disk": partial(pooled, 5_000, 256, max_memory="680MB"),
+        "many_samples": partial(pooled, 20_000, 64),
+        "shuffled": partial(pooled, 3_000, 128, controls=["shuffled"]),
+        "ridge": partial(pooled, 10_000, 1_024, solvers=(Ridge(),)),
+        "streamed": partial(pooled, 3_000, 256, solvers=(SGD(),), stream=True),
+        "wide": partial(pooled, 2_000, 0, Flatten(), layers=["conv*"], exclude=["*postpool"]),
+        "patience": partial(pooled, 5_000, 256, patience=3),
+        "all": partial(pooled, 50_000, 0, Flatten()),
+    }
+    if name not in cases:
+        known = ", ".join(["digits", *cases, "gaussian", "hundred_classes"])
+        raise ValueError(f"There is no case {name!r}. There are: {known}.")
+    return cases[name]()
+
+
+def compared(name: str, cfg: DictConfig) -> dict[str, Any]:
+    """Plan a case, then probe it.
+
+    Returns:
+        Seconds said and taken, and their ratio.
+    """
+    torch.manual_seed(cfg.seed)
+    case, device = case_of(name, cfg), torch.device(cfg.device)
+    network = case.network.to(device)
+    begin = time.perf_counter()
+    plan = make_plan(network, case.data, case.protocol)
+    start = time.perf_counter()
+    results = list(probe_checkpoint(network, case.data, case.protocol))
+    finish(device)
+    taken = time.perf_counter() - start
+    failed = [result.record for result in results if result.record.status == "failed"]
+    if failed:
+        raise RuntimeError(f"{name}: {failed[0].layer} could not be probed: {failed[0].message}")
+    return {
+        "case": name,
+        "layers": len(results),
+        "samples": case.n,
+        "features": max(result.record.n_features for result in results),
+        "planning": start - begin,
+        "said": plan.seconds,
+        "taken": taken,
+        "ratio": plan.seconds / taken,
+    }
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark_plan")
+def main(cfg: DictConfig) -> None:
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    rows: list[dict[str, Any]] = []
+    for name in cfg.cases:
+        rows.append(compared(name, cfg))
+        pd.DataFrame(rows).to_csv(directory / "plan.csv", index=False)
+        log.info("%s: said %.1f s, took %.1f s", name, rows[-1]["said"], rows[-1]["taken"])
+    table = Table(title=f"{cfg.device}, {torch.get_num_threads()} threads; seconds")
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column == "case" else "right")
+    for row in rows:
+        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
