@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
 import torch
 
 from layerprobe.probing.machine import measure
@@ -15,9 +16,9 @@ def test_times_every_kind_that_is_asked_for(tmp_path: Path) -> None:
     every = Operations(**{field.name: 1 for field in fields(Operations)})
     found = measure(every, 64, 3, CPU, tmp_path)
     for field in fields(Operations):
-        # A line through two noisy points may have no slope or no start.
+        # A line through two noisy points may have no slope or no start, and a CPU records nothing.
         value = getattr(found, field.name)
-        assert value >= 0 if field.name.split("_")[0] in ("thin", "scores") else value > 0
+        assert value >= 0 if field.name.split("_")[0] in ("thin", "scores", "fits") else value > 0
     assert found.scores + 64 * found.thin > 0
     assert not list(tmp_path.iterdir())
 
@@ -38,3 +39,17 @@ def test_random_numbers_are_its_own() -> None:
     state = torch.get_rng_state()
     measure(Operations(thin=1, scores=1, square=1), 64, 3, CPU)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_s_launches_are_no_work() -> None:
+    """What a sample or a product adds is far beneath what a launch takes: some microseconds."""
+    every = Operations(**{field.name: 1 for field in fields(Operations)})
+    found = measure(every, 1024, 10, torch.device("cuda:0"))
+    for field in fields(Operations):
+        value = getattr(found, field.name)
+        assert value >= 0
+        assert value < (1.0 if field.name in ("fits", "steps") else 1e-7)
+    assert found.fits > 0
+    assert found.steps > 0

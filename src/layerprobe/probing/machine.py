@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,21 +13,44 @@ from torch import Tensor
 
 from layerprobe.probing.matrix import blocks
 from layerprobe.probing.solvers.duality import certify
+from layerprobe.probing.solvers.graphed import Graphed
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.operations import Operations
 from layerprobe.probing.solvers.path import Path as L2Path
 from layerprobe.probing.solvers.path import Samples
+from layerprobe.probing.solvers.softmax import Evaluation
 from layerprobe.probing.solvers.threads import threads_for
 from layerprobe.probing.spill import SpilledRows, SpillFile
 from layerprobe.probing.standardise import StandardisedRows, Standardiser
 
 _NARROW = 32
-_ROWS = 2048
-_PRODUCT = 4e8
-"""Samples × features × columns of the products that are timed, at most."""
 
-_LARGEST = 1024
-"""Largest matrix that is decomposed to see how long that takes."""
+_ENDS = (4, 24)
+"""Iterations of the two fits that tell what one iteration takes and what comes before the first."""
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """How large what is timed is, at most.
+
+    Attributes:
+        rows: Samples of a product.
+        product: Samples × features × columns of one with few columns.
+        matrix: Elements of it.
+        square: Samples of a product of features with themselves.
+        eigen: The matrix that is decomposed.
+    """
+
+    rows: int
+    product: float
+    matrix: int
+    square: int
+    eigen: int
+
+
+_CPU = _Sizes(1 << 11, 4e8, 1 << 30, 1 << 11, 1 << 10)
+_GPU = _Sizes(1 << 17, 1e11, 1 << 27, 1 << 15, 1 << 11)
+"""What is smaller takes as long as it takes to be launched."""
 
 _ENOUGH = 0.05
 """Seconds after which a measurement is not repeated."""
@@ -52,9 +76,8 @@ def measure(
     found: dict[str, float] = {}
     if kinds.scores or kinds.thin:
         found |= bench.evaluation()
-        found["steps"] = bench.step()
-    elif kinds.steps:
-        found["steps"] = bench.step()
+    if kinds.scores or kinds.thin or kinds.steps or kinds.fits:
+        found |= bench.iteration()
     if kinds.scores_double or kinds.thin_double:
         found |= bench.certificate()
     if kinds.square:
@@ -75,10 +98,12 @@ def measure(
 class _Bench:
     def __init__(self, device: torch.device, width: int, columns: int) -> None:
         self.device, self.width, self.columns = device, width, columns
-        self.generator = torch.Generator().manual_seed(0)
+        self.on_gpu = device.type == "cuda"
+        self.sizes = _GPU if self.on_gpu else _CPU
+        self.generator = torch.Generator(device).manual_seed(0)
 
     def made(self, n: int, d: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.randn(n, d, generator=self.generator).to(self.device, dtype)
+        return torch.randn(n, d, generator=self.generator, device=self.device).to(dtype)
 
     def seconds(self, run: Callable[[], object]) -> float:
         """The shortest of a few runs after one that pays for what happens once."""
@@ -93,11 +118,11 @@ class _Bench:
         return min(times)
 
     def _wait(self) -> None:
-        if self.device.type == "cuda":
+        if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
     def rows(self, d: int, columns: int) -> int:
-        return int(min(_ROWS, max(256, _PRODUCT / (d * columns))))
+        return int(min(self.sizes.rows, max(256, self.sizes.product / (d * columns)), max(256, self.sizes.matrix / d)))
 
     def labels(self, n: int) -> Tensor:
         return (torch.arange(n) % self.columns).to(self.device)
@@ -109,9 +134,12 @@ class _Bench:
         for d in widths:
             n = self.rows(d, self.columns)
             samples = Samples(self.made(n, d), self.labels(n), self.columns, torch.float32)
-            objective = samples.objective(torch.float32)
+            evaluate: Callable[..., Evaluation] = samples.objective(torch.float32)
+            if self.on_gpu:
+                evaluate = Graphed(evaluate)
             heads, l2 = 0.01 * self.made(self.columns - 1, d + 1)[None], self.made(1, 1, torch.float64)[0].abs()
-            each.append(self.seconds(partial(objective, heads, l2, self.columns <= 64)) / (n * self.columns))
+            run = partial(evaluate, heads, l2, with_curvature=self.columns <= 64)
+            each.append(self.seconds(run) / (n * self.columns))
         return _line("scores", "thin", widths, each)
 
     def certificate(self) -> dict[str, float]:
@@ -125,35 +153,42 @@ class _Bench:
             each.append(self.seconds(partial(certify, x, y, weight, bias, l2)) / (n * self.columns))
         return _line("scores_double", "thin_double", widths, each)
 
-    def step(self) -> float:
-        """Iterations of a problem with next to no samples and features."""
-        n, iterations = 2 * self.columns, 20
+    def iteration(self) -> dict[str, float]:
+        """Iterations of a problem with next to no samples and features, and on a GPU what comes before the first."""
         c = min(self.columns, 64)
-        x, y = self.made(n, 4), (torch.arange(n) % c).to(self.device)
-        samples = Samples(x, y, c, torch.float32)
-        path = L2Path(samples, torch.ones(4, device=self.device), None, 0.0, -1.0, iterations, Logistic.memory)
+        y = (torch.arange(2 * self.columns) % c).to(self.device)
+        samples = Samples(self.made(len(y), 4), y, c, torch.float32)
         l2 = torch.ones(1, dtype=torch.float64, device=self.device)
-        with threads_for(0.0):
-            return self.seconds(lambda: path.follow(l2)) / iterations
+
+        def fit(iterations: int) -> float:
+            path = L2Path(samples, torch.ones(4, device=self.device), None, 0.0, -1.0, iterations, Logistic.memory)
+            with threads_for(0.0):
+                return self.seconds(lambda: path.follow(l2))
+
+        few, many = _ENDS
+        if not self.on_gpu:
+            return {"steps": fit(many) / many}
+        start, end = fit(few), fit(many)
+        steps = max(end - start, 0.0) / (many - few)
+        return {"steps": steps, "fits": max(start - few * steps, 0.0)}
 
     def square(self, dtype: torch.dtype) -> float:
-        d = min(self.width, _LARGEST)
-        x = self.made(_ROWS, d)
-        return self.seconds(lambda: x.to(dtype).T @ x.to(dtype)) / (_ROWS * d * d)
+        x = self.made(self.sizes.square, min(self.width, _CPU.eigen))
+        return self.seconds(lambda: x.to(dtype).T @ x.to(dtype)) / (len(x) * x.shape[1] ** 2)
 
     def eigen(self, dtype: torch.dtype) -> float:
-        d = min(self.width, _LARGEST)
-        x = self.made(2 * d, d, dtype)
+        d = min(self.width, self.sizes.eigen)
+        x = self.made(2 * d, d, torch.float64 if self.on_gpu else dtype)  # as a GPU's are decomposed
         gram = x.T @ x
         return self.seconds(lambda: torch.linalg.eigh(gram)) / d**3
 
     def standardise(self) -> float:
-        x = self.made(_ROWS, max(min(self.width, _LARGEST), _NARROW))
+        x = self.made(self.sizes.square, max(min(self.width, _CPU.eigen), _NARROW))
         return self.seconds(lambda: Standardiser.fit(x).apply_(x.clone())) / x.numel()
 
     def spill(self, directory: Path | None) -> dict[str, float]:
         """Rows written to disk as they are recorded, and read as they are fitted."""
-        x = self.made(_ROWS, max(min(self.width, _LARGEST), _NARROW))
+        x = self.made(_CPU.rows, max(min(self.width, _CPU.eigen), _NARROW))
         file = SpillFile(directory)
         try:
             rows = SpilledRows(file, x.shape[1], x.dtype, x.dtype, self.device)

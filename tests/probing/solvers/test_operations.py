@@ -57,11 +57,13 @@ def test_the_spectrum_has_three_forms() -> None:
 
 def test_logistic_regression_evaluates_each_value_some_times_and_certifies_it_once() -> None:
     n, d, c, p = 1000, 30, 4, 6
-    solver = Logistic(memory=0)
+    solver = Logistic(memory=1)
     found, k = solver.operations(n, d, c, p), iterations(n, d)
-    assert found.steps == pytest.approx(p * k)
+    assert found.fits == 1
+    assert found.steps == pytest.approx(p * (k + 1))
     assert found.scores == pytest.approx(n * c * p * (k + 1.5))
-    assert found.thin == pytest.approx(found.scores * d + p * (k + 1.5) * c * d * d)
+    pairs = 4.5 * c * d * found.steps
+    assert found.thin == pytest.approx(found.scores * d + p * (k + 1.5) * c * d * d + pairs)
     assert (found.thin_double, found.scores_double) == (n * d * c * p, n * c * p)
 
 

@@ -99,7 +99,7 @@ class Logistic(AbstractSolver):
         step = Operations(steps=1, thin=2 * c * e * some + 4.5 * self.memory * c * e)
         back = n * d * c * p / 2 if span else 0
         certificate = Operations(thin_double=n * d * c * p + back, scores_double=n * c * p, reads=(2 + span) * n * d)
-        return evaluation * (p * (_STARTS + k)) + step * (p * k) + certificate
+        return Operations(fits=1) + evaluation * (p * (_STARTS + k)) + step * (p * (1 + k)) + certificate
 
     def _solve(
         self,

@@ -12,6 +12,7 @@ class Operations:
     A kind is what runs at one speed: a product with few columns and a square one differ by an order of magnitude.
 
     Attributes:
+        fits: Paths that are begun, for what a GPU records of them once.
         steps: Steps of an iteration, for what they cost however few the samples.
         thin: Samples × features × columns of two products with few columns, there and back, in the features' precision.
         thin_double: Likewise in float64.
@@ -26,6 +27,7 @@ class Operations:
         writes: Features that are written to disk, where they are kept there.
     """
 
+    fits: int | float = 0
     steps: int | float = 0
     thin: int | float = 0
     thin_double: int | float = 0
