@@ -5,6 +5,7 @@ import torch
 
 from layerprobe.probing.bank import FeatureBank
 from layerprobe.probing.host import HostRows
+from layerprobe.probing.pinned import pinned
 
 CPU = torch.device("cpu")
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -32,12 +33,43 @@ def test_rows_come_back_whatever_chunks_they_lie_in(n: int, d: int, size: int, d
     assert (len(rows), rows.nbytes) == (0, 0)
 
 
-def test_at_most_as_much_is_empty_as_is_full() -> None:
-    rows = HostRows(100, torch.float32, CPU)
-    for part in parts(5000, 100, 64):
+@pytest.mark.parametrize("d", [100, 1024])
+def test_little_of_what_is_taken_is_empty(d: int) -> None:
+    """A quarter of what is full at most, and what no whole row fits in; all of it is accounted for."""
+    rows = HostRows(d, torch.float32, CPU)
+    for part in parts(5000, d, 64):
         rows.append(part)
-        assert rows.nbytes <= 4 * len(rows) * 400
-    assert rows.nbytes <= 2 * 5000 * 400
+        assert rows.nbytes <= 1.25 * 1.05 * len(rows) * d * 4 + 64 * d * 4
+    assert all(size & (size - 1) == 0 for size in (chunk.untyped_storage().nbytes() for chunk in rows._chunks))
+
+
+def test_rows_as_long_as_a_chunk_are_accounted_for_with_what_is_empty_behind_them() -> None:
+    rows = HostRows(9 << 20, torch.float32, CPU)
+    rows.append(torch.zeros(2, 9 << 20))
+    assert rows.nbytes == 2 << 26, "36 MiB each, in 64 MiB"
+
+
+def test_a_machine_that_pins_no_more_gives_ordinary_memory(monkeypatch) -> None:
+    empty, asked = torch.empty, []
+
+    def refuse(*size, pin_memory=False, **options):
+        asked.append(pin_memory)
+        if pin_memory:
+            raise RuntimeError("CUDA error: out of memory")
+        return empty(*size, **options)
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    found = pinned(3, torch.float32, torch.device("cuda:0"))
+    assert (found.shape, found.device) == ((3,), CPU)
+    assert asked == [True, True, False], "tried once more, when what torch keeps has been given back"
+
+
+def test_a_split_without_rows_comes_back(tmp_path) -> None:
+    bank = FeatureBank(0, tmp_path, host=1 << 30)
+    for split, n in (("train", 3), ("test", 0)):
+        bank.append(("a", split, ""), torch.ones(n, 4))
+    assert bank.take(("a", "test", "")).shape == (0, 4)
+    assert bank.take(("a", "train", "")).shape == (3, 4)
 
 
 @pytest.mark.gpu

@@ -124,8 +124,9 @@ class FeatureBank:
         Returns:
             The features.
         """
-        rows = self._in_host.pop(key, None) or self._spilled.pop(key, None)
-        if rows is not None:
+        kept = self._in_host if key in self._in_host else self._spilled
+        if key in kept:
+            rows = kept.pop(key)
             size = len(rows) * rows.shape[1] * rows.dtype.itemsize
             if size > self.left:
                 return rows
@@ -145,6 +146,8 @@ class FeatureBank:
         for kept in (self._held, self._in_host, self._spilled):
             for key in [key for key in kept if key[0] == layer]:
                 del kept[key]
+        if layer in self._in_ram:
+            give_back()
 
     def close(self) -> None:
         """Forget everything."""

@@ -14,15 +14,18 @@ from layerprobe.probing.matrix import AbstractRows
 from layerprobe.probing.pinned import pinned
 
 _LARGEST = 1 << 26
-"""Bytes of a chunk. The first is as large as a batch, so that little is empty where little is kept."""
+"""Bytes of a chunk at most, where a row has no more."""
+
+_SHARE = 4
+"""What is held is so many times a new chunk, so that at most a part in so many is empty; the first holds a batch."""
 
 
 class HostRows(AbstractRows):
     """Rows that come from a GPU in batches and go back to it as they are read.
 
     They lie in pinned memory, which a GPU reads and writes by itself: a batch is on its way while the network runs on,
-    in a stream of its own, and is read at the bus' full speed in every pass of a fit. Pinned memory is taken in powers
-    of two, since torch's allocator rounds up to these; a machine that pins no more gives ordinary memory.
+    in a stream of its own, and is read at the bus' full speed in every pass of a fit. Chunks are powers of two, since
+    torch takes these for pinned memory whatever is asked for; a machine that pins no more gives ordinary memory.
 
     Args:
         n_features: Length of a row.
@@ -38,7 +41,7 @@ class HostRows(AbstractRows):
     @property
     def nbytes(self) -> int:
         """Bytes of memory that are taken; the end of the last chunk may be empty."""
-        return sum(chunk.nbytes for chunk in self._chunks)
+        return sum(chunk.untyped_storage().nbytes() for chunk in self._chunks)
 
     def append(self, rows: Float[Tensor, "k d"]) -> None:
         """Copy a batch behind the rows that are there.
@@ -86,11 +89,15 @@ class HostRows(AbstractRows):
             yield piece
         self._starts.clear()
 
-    def _grow(self, wanted: int) -> None:
-        size = 1 << (min(max(wanted, self.nbytes), _LARGEST) - 1).bit_length()
-        shape = (max(1, size // max(self.shape[1] * self.dtype.itemsize, 1)), self.shape[1])
+    def _grow(self, batch: int) -> None:
+        d, item = self.shape[1], self.dtype.itemsize
+        least = max(self.nbytes // _SHARE if self._chunks else batch, 1)
+        size = 1 << (min(least, _LARGEST).bit_length() - 1)
+        while size < d * item:
+            size *= 2
+        rows = size // max(d * item, 1)
         self._starts.append(len(self))
-        self._chunks.append(pinned(shape, self.dtype, self.device))
+        self._chunks.append(pinned(size // item, self.dtype, self.device)[: rows * d].view(rows, d))
 
 
 @cache

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from layerprobe.probing.matrix import blocks
+from layerprobe.probing.room import free_cache
 from layerprobe.probing.solvers.duality import certify
 from layerprobe.probing.solvers.graphed import Graphed
 from layerprobe.probing.solvers.logistic import Logistic
@@ -73,25 +74,28 @@ def measure(
         gives: a spill of more than the free memory is slower.
     """
     bench = _Bench(device, max(width, 1), max(columns, 2))
-    found: dict[str, float] = {}
-    if kinds.scores or kinds.thin:
-        found |= bench.evaluation()
-    if kinds.scores or kinds.thin or kinds.steps or kinds.fits:
-        found |= bench.iteration()
-    if kinds.scores_double or kinds.thin_double:
-        found |= bench.certificate()
-    if kinds.square:
-        found["square"] = bench.square(torch.float32)
-    if kinds.square_double:
-        found["square_double"] = bench.square(torch.float64)
-    if kinds.eigen:
-        found["eigen"] = bench.eigen(torch.float32)
-    if kinds.eigen_double:
-        found["eigen_double"] = bench.eigen(torch.float64)
-    if kinds.elements:
-        found["elements"] = bench.standardise()
-    if kinds.writes:
-        found |= bench.spill(spill_directory)
+    try:
+        found: dict[str, float] = {}
+        if kinds.scores or kinds.thin:
+            found |= bench.evaluation()
+        if kinds.scores or kinds.thin or kinds.steps or kinds.fits:
+            found |= bench.iteration()
+        if kinds.scores_double or kinds.thin_double:
+            found |= bench.certificate()
+        if kinds.square:
+            found["square"] = bench.square(torch.float32)
+        if kinds.square_double:
+            found["square_double"] = bench.square(torch.float64)
+        if kinds.eigen:
+            found["eigen"] = bench.eigen(torch.float32)
+        if kinds.eigen_double:
+            found["eigen_double"] = bench.eigen(torch.float64)
+        if kinds.elements:
+            found["elements"] = bench.standardise()
+        if kinds.writes:
+            found |= bench.spill(spill_directory)
+    finally:
+        free_cache()  # what the largest product took is for features
     return Operations(**found)
 
 

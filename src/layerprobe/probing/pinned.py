@@ -6,24 +6,28 @@ import torch
 from torch import Tensor
 
 
-def pinned(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+def pinned(elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Memory for what a device is sent or sends.
 
     Args:
-        shape: Of the matrix.
-        dtype: Its precision.
+        elements: How many numbers; torch takes the next power of two of their bytes.
+        dtype: Their precision.
         device: The device.
 
     Returns:
-        A matrix with nothing in it: pinned where the device is a GPU and the machine has such memory left.
+        A vector with nothing in it: pinned where the device is a GPU and the machine has such memory left.
     """
-    try:
-        return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
-    except RuntimeError:
-        return torch.empty(shape, dtype=dtype)
+    for again in (True, False) if device.type == "cuda" else ():
+        try:
+            return torch.empty(elements, dtype=dtype, pin_memory=True)
+        except RuntimeError:
+            if again:
+                give_back()
+    return torch.empty(elements, dtype=dtype)
 
 
 def give_back() -> None:
     """Return pinned memory that is no longer used to the system; torch keeps it for later otherwise."""
-    if torch.cuda.is_available() and hasattr(torch.accelerator, "empty_host_cache"):  # torch >= 2.12
-        torch.accelerator.empty_host_cache()
+    if torch.cuda.is_available():
+        before_2_12 = getattr(torch._C, "_host_emptyCache", lambda: None)
+        getattr(torch.accelerator, "empty_host_cache", before_2_12)()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import weakref
@@ -121,17 +122,18 @@ class SpilledRows(AbstractRows):
         Raises:
             SpillError: Where the disk is full or fails.
         """
-        self._offsets.append(self.file.write(rows.to(self.kept_as).cpu()))
+        self._offsets.append(self.file.write(rows.to("cpu", self.kept_as)))
         self._starts.append(self.shape[0])
         self.shape = (self.shape[0] + len(rows), self.shape[1])
 
     def __getitem__(self, rows: slice) -> Float[Tensor, "k d"]:
         """See `AbstractRows.__getitem__`."""
         start, stop, _ = rows.indices(len(self))
-        return self._read(start, stop).to(self.device, non_blocking=True).to(self.dtype)
+        return self._read(start, stop).to(self.device).to(self.dtype)
 
     def _read(self, start: int, stop: int) -> Float[Tensor, "k d"]:
-        found = pinned((max(stop - start, 0), self.shape[1]), self.kept_as, self.device)
+        shape = max(stop - start, 0), self.shape[1]
+        found = pinned(math.prod(shape), self.kept_as, self.device).view(shape)
         size = self.shape[1] * self.kept_as.itemsize
         row = start
         while row < stop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -77,6 +78,11 @@ class Standardiser:
         found = cls.fit(features)
         return cls(torch.zeros_like(found.mean), torch.ones_like(found.scale), found.constant)
 
+    @cached_property
+    def _some_constant(self) -> bool:
+        """Read once: a GPU would be waited for at every block."""
+        return bool(self.constant.any())
+
     def to(self, device: torch.device) -> Standardiser:
         """The same on another device."""
         return Standardiser(self.mean.to(device), self.scale.to(device), self.constant.to(device))
@@ -84,7 +90,7 @@ class Standardiser:
     def apply_(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Standardise features in place and return them."""
         features.sub_(self.mean).div_(self.scale)
-        if self.constant.any():
+        if self._some_constant:
             features[:, self.constant] = 0
         return features
 

@@ -122,6 +122,12 @@ def test_a_penalty_beneath_every_normal_number_is_none(l2: float) -> None:
     torch.testing.assert_close(found.objective, unpenalised.objective, rtol=1e-5, atol=0)
 
 
+def test_penalties_as_far_apart_as_numbers_are() -> None:
+    x, y = CASES["overlapping"]()
+    found = Logistic().solve(x, y, 5, torch.tensor([1e300, 1e-5], dtype=torch.float64))
+    assert found.status == (Status.CONVERGED, Status.CONVERGED)
+
+
 def test_no_penalty_on_separable_data_has_no_optimum() -> None:
     x, y = CASES["separable"]()
     solution = Logistic(max_iterations=50).solve(x, y, 4, torch.tensor([0.0, 1e-2], dtype=torch.float64))

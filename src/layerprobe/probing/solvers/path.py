@@ -267,7 +267,7 @@ def _rungs(values: list[float]) -> list[tuple[float, bool]]:
     for value in values:
         if value > 0:
             to = min(max(value, _LOWEST), above)
-            between = math.ceil(math.log(above / to) / math.log(_RUNG)) - 1
+            between = math.ceil((math.log(above) - math.log(to)) / math.log(_RUNG)) - 1
             steps += [(above * (to / above) ** (i / (between + 1)), True) for i in range(1, between + 1)]
             above = value
         steps.append((value, False))
