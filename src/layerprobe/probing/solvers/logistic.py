@@ -250,7 +250,8 @@ def iterations(n: int, d: int) -> float:
         n: Samples.
         d: Features.
     """
-    return 2.2 * math.sqrt(min(n, d)) * min(1.0, n / (30 * min(n, d))) ** 0.4
+    m = min(n, d)
+    return 2.2 * math.sqrt(min(m, 256)) * max(1.0, m / 256) ** 0.35 * min(1.0, n / (30 * m)) ** 0.4
 
 
 def _with_skipped(found: Solution, fitted: Bool[Tensor, " p"]) -> Solution:
