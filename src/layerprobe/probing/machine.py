@@ -26,6 +26,9 @@ from layerprobe.probing.standardise import StandardisedRows, Standardiser
 
 _NARROW = 32
 
+_WIDTH = 1 << 10
+"""Features of a product of features with themselves, and of what is standardised, at most."""
+
 _ENDS = (4, 24)
 """Iterations of the two fits that tell what one iteration takes and what comes before the first."""
 
@@ -177,7 +180,7 @@ class _Bench:
         return {"steps": steps, "fits": max(start - few * steps, 0.0)}
 
     def square(self, dtype: torch.dtype) -> float:
-        x = self.made(self.sizes.square, min(self.width, _CPU.eigen))
+        x = self.made(self.sizes.square, min(self.width, _WIDTH))
         return self.seconds(lambda: x.to(dtype).T @ x.to(dtype)) / (len(x) * x.shape[1] ** 2)
 
     def eigen(self, dtype: torch.dtype) -> float:
@@ -187,12 +190,12 @@ class _Bench:
         return self.seconds(lambda: torch.linalg.eigh(gram)) / d**3
 
     def standardise(self) -> float:
-        x = self.made(self.sizes.square, max(min(self.width, _CPU.eigen), _NARROW))
+        x = self.made(self.sizes.square, max(min(self.width, _WIDTH), _NARROW))
         return self.seconds(lambda: Standardiser.fit(x).apply_(x.clone())) / x.numel()
 
     def spill(self, directory: Path | None) -> dict[str, float]:
         """Rows written to disk as they are recorded, and read as they are fitted."""
-        x = self.made(_CPU.rows, max(min(self.width, _CPU.eigen), _NARROW))
+        x = self.made(_CPU.rows, max(min(self.width, _WIDTH), _NARROW))
         file = SpillFile(directory)
         try:
             rows = SpilledRows(file, x.shape[1], x.dtype, x.dtype, self.device)
