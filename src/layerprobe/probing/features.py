@@ -35,7 +35,7 @@ class Reduction:
 
     n_features: int
     description: str
-    function: Callable[[Float[Tensor, n * shape]], Float[Tensor, "n d"]]
+    function: Callable[[Float[Tensor, " n *shape"]], Float[Tensor, "n d"]]
     axes: tuple[int, ...] = ()
     choose: Callable[[Tensor, Tensor | None], Tensor] | None = None
 
@@ -46,7 +46,7 @@ class Reduction:
         )
 
     def __call__(
-        self, activations: Float[Tensor, n * shape], mask: Bool[Tensor, "n t"] | None = None
+        self, activations: Float[Tensor, " n *shape"], mask: Bool[Tensor, "n t"] | None = None
     ) -> Float[Tensor, "n d"]:
         """Reduce a batch, to float32 at least; the result never shares memory with `activations`."""
         if self.choose is not None:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from layerprobe.probing.matrix import Features, blocks
+from layerprobe.probing.matrix import Features, blocks, placed_blocks
 
 Losses = Callable[[Float[Tensor, "n c"], Int[Tensor, " n"]], Float[Tensor, " n"]]
 """Loss of each sample, from scores and class indices."""
@@ -71,10 +71,8 @@ class Heads:
         """
         p, c, d = self.weight.shape
         weight, bias = self.weight.reshape(p * c, d), self.bias.reshape(p * c)
-        start = 0
-        for part in blocks(features, _SCORES * d // max(p * c, d)):
-            yield slice(start, start + len(part)), torch.addmm(bias, part, weight.T).view(len(part), p, c)
-            start += len(part)
+        for place, part in placed_blocks(features, _SCORES * d // max(p * c, d)):
+            yield place, torch.addmm(bias, part, weight.T).view(len(part), p, c)
 
     def scores(self, features: Features) -> Float[Tensor, "n c"]:
         """Scores of the first head of the path.

@@ -46,13 +46,27 @@ def blocks(features: Features, elements: int = BLOCK) -> Iterator[Float[Tensor, 
         features: The matrix.
         elements: Numbers in one block.
 
-    Yields:
+    Returns:
         The blocks, not to be written to.
+    """
+    return (rows for _, rows in placed_blocks(features, elements))
+
+
+def placed_blocks(features: Features, elements: int = BLOCK) -> Iterator[tuple[slice, Float[Tensor, "k d"]]]:
+    """All rows in order as `blocks` gives them.
+
+    Args:
+        features: The matrix.
+        elements: Numbers in one block.
+
+    Yields:
+        Which rows these are, and the block, not to be written to.
     """
     n, d = features.shape
     rows = max(1, elements // max(d, 1))
     for start in range(0, n, rows):
-        yield features[start : min(start + rows, n)]
+        place = slice(start, min(start + rows, n))
+        yield place, features[place]
 
 
 def some_rows(features: Features, which: Int[Tensor, " k"]) -> Float[Tensor, "k d"]:
@@ -65,9 +79,8 @@ def some_rows(features: Features, which: Int[Tensor, " k"]) -> Float[Tensor, "k 
     Returns:
         The rows, in the order of the matrix.
     """
-    wanted, found, start = which.sort().values, [], 0
-    for rows in blocks(features):
-        here = wanted[(wanted >= start) & (wanted < start + len(rows))] - start
+    wanted, found = which.sort().values, []
+    for place, rows in placed_blocks(features):
+        here = wanted[(wanted >= place.start) & (wanted < place.stop)] - place.start
         found.append(rows[here.to(rows.device)])
-        start += len(rows)
     return torch.cat(found)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from layerprobe.probing.features import AbstractReducer, Reduction, Shape

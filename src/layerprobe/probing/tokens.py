@@ -29,7 +29,7 @@ class AbstractTokenReducer(AbstractReducer):
         """What is taken, such as "last token"."""
 
     @abstractmethod
-    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, n * rest]:
+    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
         """Reduce the tokens of each sample.
 
         Args:
@@ -71,7 +71,7 @@ class LastToken(AbstractTokenReducer):
     is_random: ClassVar[bool] = False
     phrase: ClassVar[str] = "last token"
 
-    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, n * rest]:
+    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
         """See `AbstractTokenReducer.pick`."""
         return _at(tokens, _places(mask, -1))
 
@@ -84,7 +84,7 @@ class FirstToken(AbstractTokenReducer):
     is_random: ClassVar[bool] = False
     phrase: ClassVar[str] = "first token"
 
-    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, n * rest]:
+    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
         """See `AbstractTokenReducer.pick`."""
         return _at(tokens, _places(mask, 0))
 
@@ -97,7 +97,7 @@ class MeanToken(AbstractTokenReducer):
     is_random: ClassVar[bool] = False
     phrase: ClassVar[str] = "mean token"
 
-    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, n * rest]:
+    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
         """See `AbstractTokenReducer.pick`."""
         wide = torch.promote_types(tokens.dtype, torch.float32)
         counted = mask.view(*mask.shape, *[1] * (tokens.ndim - 2))
@@ -123,7 +123,7 @@ class TokenIndex(AbstractTokenReducer):
         """What is taken."""
         return f"token {self.index}"
 
-    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, n * rest]:
+    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
         """See `AbstractTokenReducer.pick`."""
         return _at(tokens, _places(mask, self.index))
 
@@ -146,5 +146,5 @@ def _places(mask: Bool[Tensor, "n t"], index: int) -> Int[Tensor, " n"]:
     return found.int().argmax(1)
 
 
-def _at(tokens: Float[Tensor, "n t *rest"], places: Int[Tensor, " n"]) -> Float[Tensor, n * rest]:
+def _at(tokens: Float[Tensor, "n t *rest"], places: Int[Tensor, " n"]) -> Float[Tensor, " n *rest"]:
     return tokens[torch.arange(len(tokens), device=tokens.device), places]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from layerprobe.probing.matrix import Features, blocks, some_rows
+from layerprobe.probing.matrix import Features, blocks, placed_blocks, some_rows
 from layerprobe.probing.solvers.span import AxesSpan
 
 _FEWEST = 256
@@ -104,26 +104,22 @@ def _heaps(features: Features, m: int) -> tuple[Tensor, Tensor]:
     sketch, tests = (torch.zeros(size, d, dtype=torch.float64, device=features.device) for size in (m, _TESTS))
     added = [sketch] * _HEAPS + [tests]
     places = [torch.randint(len(heaps), (n,), generator=generator).to(features.device) for heaps in added]
-    start = 0
-    for part in blocks(features, _BLOCK):
-        rows, which = part.double(), slice(start, start + len(part))
+    for which, part in placed_blocks(features, _BLOCK):
+        rows = part.double()
         for heaps, place, sign in zip(added, places, signs, strict=True):
             if rows.device.type == "cpu":
                 heaps.index_add_(0, place[which], rows * sign[which, None])
             else:  # the order in which a GPU adds is never the same; that of a product is
                 shares = rows.new_zeros(len(heaps), len(rows))
                 heaps += shares.scatter_(0, place[None, which], sign[None, which]) @ rows
-        start += len(part)
     return sketch, tests
 
 
 def _coordinates(features: Features, axes: Tensor) -> Tensor:
     """XB, whose products are of float64: weak directions are far beneath float32's rounding of strong ones."""
     found = torch.empty(len(features), axes.shape[1], dtype=features.dtype, device=axes.device)
-    start = 0
-    for rows in blocks(features, _BLOCK):
-        found[start : start + len(rows)] = rows.double() @ axes
-        start += len(rows)
+    for place, rows in placed_blocks(features, _BLOCK):
+        found[place] = rows.double() @ axes
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from layerprobe.probing.matrix import Features, blocks
+from layerprobe.probing.matrix import Features, placed_blocks
 
 _BLOCK = 1 << 22
 
@@ -27,10 +27,8 @@ def pairs(
     Yields:
         Features and targets of the same samples.
     """
-    start = 0
-    for rows in blocks(features, elements):
-        yield rows.double(), targets(slice(start, start + len(rows))).double()
-        start += len(rows)
+    for place, rows in placed_blocks(features, elements):
+        yield rows.double(), targets(place).double()
 
 
 @dataclass(frozen=True)

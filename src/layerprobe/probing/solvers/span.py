@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from layerprobe.probing.matrix import Features, blocks
+from layerprobe.probing.matrix import Features, placed_blocks
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,8 @@ class SampleSpan(AbstractSpan):
         p, c, _ = heads.shape
         shares = (heads @ self.weights.T).reshape(p * c, -1)
         found = torch.zeros(p * c, features.shape[1], dtype=torch.float64, device=heads.device)
-        start = 0
-        for rows in blocks(features):
-            found += shares[:, start : start + len(rows)] @ rows.double()
-            start += len(rows)
+        for place, rows in placed_blocks(features):
+            found += shares[:, place] @ rows.double()
         return found.view(p, c, -1)
 
 
