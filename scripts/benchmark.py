@@ -50,6 +50,7 @@ from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.standardise import Standardiser
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.training.checkpoints import load
+from layerprobe.types import SPLITS, Split
 
 log = logging.getLogger("layerprobe")
 
@@ -123,6 +124,13 @@ def mnist_samples(directory: str, n: int) -> tuple[Tensor, Tensor]:
     raw = Path(directory) / "MNIST" / "raw"
     images = read_idx(raw / "train-images-idx3-ubyte", 3)[:n, None].float() / 255 - 0.5
     return images, read_idx(raw / "train-labels-idx1-ubyte", 1)[:n].long()
+
+
+def in_splits(x: Tensor, y: Tensor, n: int) -> dict[Split, Any]:
+    """The first n samples for training, half of the others for validation and half for test."""
+    others = (len(x) - n) // 2
+    sizes = [n, others, len(x) - n - others]
+    return dict(zip(SPLITS, zip(x.split(sizes), y.split(sizes), strict=True), strict=True))
 
 
 def trained_mnist(checkpoint: str | None) -> MnistConvNet:

@@ -15,7 +15,7 @@ import hydra
 import pandas as pd
 import psutil
 import torch
-from benchmark import mnist_samples
+from benchmark import in_splits, mnist_samples
 from benchmark_recording import peak_resident
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -75,8 +75,7 @@ def measured(cfg: dict[str, Any], budget: str) -> dict[str, Any]:
     network = MnistConvNet()
     n = cfg["n"]
     images, labels = mnist_samples(cfg["mnist"], n + n // 5)
-    parts = {"train": slice(0, n), "val": slice(n, n + n // 10), "test": slice(n + n // 10, n + n // 5)}
-    data = {split: (images[part], labels[part]) for split, part in parts.items()}
+    data = in_splits(images, labels, n)
     before, start = psutil.Process().memory_info().rss, time.perf_counter()
     results = probe(
         network,

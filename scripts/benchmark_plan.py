@@ -12,7 +12,7 @@ from typing import Any
 import hydra
 import pandas as pd
 import torch
-from benchmark import finish, gaussian, mnist_samples, trained_mnist
+from benchmark import finish, gaussian, in_splits, mnist_samples, trained_mnist
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
@@ -27,7 +27,6 @@ from layerprobe.probing.plan import make_plan
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.sgd import SGD
-from layerprobe.types import SPLITS, Split
 
 log = logging.getLogger("layerprobe")
 
@@ -50,14 +49,6 @@ class Case:
     n: int
     protocol: ProbeProtocol
 
-    @property
-    def data(self) -> dict[Split, Any]:
-        """The splits."""
-        others = (len(self.x) - self.n) // 2
-        sizes = [self.n, others, len(self.x) - self.n - others]
-        parts = zip(self.x.split(sizes), self.y.split(sizes), strict=True)
-        return dict(zip(SPLITS, parts, strict=True))
-
 
 def case_of(name: str, cfg: DictConfig) -> Case:
     """A case by its name.
@@ -75,24 +66,23 @@ def case_of(name: str, cfg: DictConfig) -> Case:
         x, y = torch.cat([layer.x, layer.x_val]), torch.cat([layer.y, layer.y_val])
         return Case(nn.Identity(), x, y, layer.n, ProbeProtocol().for_features())
 
-    def pooled(n: int, features: int, reducer: AbstractReducer | None = None, **fields: Any) -> Case:
+    def of_mnist(n: int, reducer: AbstractReducer, **fields: Any) -> Case:
         if cfg.mnist is None:
             raise ValueError(f"The case {name!r} needs MNIST. Give mnist=DIR, or leave it out of `cases`.")
         n = int(n * cfg.scale)
         x, y = mnist_samples(cfg.mnist, n + n // 5)
-        protocol = ProbeProtocol(reducers=(reducer or AveragePool(max_features=features),), **fields)
-        return Case(trained_mnist(cfg.checkpoint), x, y, n, protocol)
+        return Case(trained_mnist(cfg.checkpoint), x, y, n, ProbeProtocol(reducers=(reducer,), **fields))
 
     cases = {
-        "mnist": partial(pooled, 5_000, 256),
-        "on_disk": partial(pooled, 5_000, 256, max_memory="680MB"),
-        "many_samples": partial(pooled, 20_000, 64),
-        "shuffled": partial(pooled, 3_000, 128, controls=["shuffled"]),
-        "ridge": partial(pooled, 10_000, 1_024, solvers=(Ridge(),)),
-        "streamed": partial(pooled, 3_000, 256, solvers=(SGD(),), stream=True),
-        "wide": partial(pooled, 2_000, 0, Flatten(), layers=["conv*"], exclude=["*postpool"]),
-        "patience": partial(pooled, 5_000, 256, patience=3),
-        "all": partial(pooled, 50_000, 0, Flatten()),
+        "mnist": partial(of_mnist, 5_000, AveragePool(256)),
+        "on_disk": partial(of_mnist, 5_000, AveragePool(256), max_memory="680MB"),
+        "many_samples": partial(of_mnist, 20_000, AveragePool(64)),
+        "shuffled": partial(of_mnist, 3_000, AveragePool(128), controls=["shuffled"]),
+        "ridge": partial(of_mnist, 10_000, AveragePool(1_024), solvers=(Ridge(),)),
+        "streamed": partial(of_mnist, 3_000, AveragePool(256), solvers=(SGD(),), stream=True),
+        "wide": partial(of_mnist, 2_000, Flatten(), layers=["conv*"], exclude=["*postpool"]),
+        "patience": partial(of_mnist, 5_000, AveragePool(256), patience=3),
+        "all": partial(of_mnist, 50_000, Flatten()),
     }
     if name not in cases:
         known = ", ".join(["digits", *cases, "gaussian", "hundred_classes"])
@@ -108,11 +98,11 @@ def compared(name: str, cfg: DictConfig) -> dict[str, Any]:
     """
     torch.manual_seed(cfg.seed)
     case, device = case_of(name, cfg), torch.device(cfg.device)
-    network = case.network.to(device)
+    network, data = case.network.to(device), in_splits(case.x, case.y, case.n)
     begin = time.perf_counter()
-    plan = make_plan(network, case.data, case.protocol)
+    plan = make_plan(network, data, case.protocol)
     start = time.perf_counter()
-    results = list(probe_checkpoint(network, case.data, case.protocol))
+    results = list(probe_checkpoint(network, data, case.protocol))
     finish(device)
     taken = time.perf_counter() - start
     failed = [result.record for result in results if result.record.status == "failed"]
