@@ -46,6 +46,7 @@ from layerprobe.training.progress import ProbeProgress
 from layerprobe.training.splits import splits_of_datamodule
 from layerprobe.training.stop import StopSignals
 from layerprobe.training.weights import put_weights
+from layerprobe.trusted import BY_HAND, merged, plain_precision
 from layerprobe.types import CheckpointInfo
 
 log = logging.getLogger("layerprobe")
@@ -252,14 +253,20 @@ class Session:
     def _config(self, checkpoint: FrozenCheckpoint) -> dict[str, Any]:
         """What a result depends on besides the weights, of plain values."""
         own, cfg = checkpoint.config, self.cfg
-        config = {name: _merged(cfg[name], own.get(name)) for name in ("model", "data")}
+        config: dict[str, Any] = {}
+        for name in ("model", "data"):
+            part: Any = OmegaConf.to_container(cfg[name], resolve=True, throw_on_missing=True)
+            if isinstance(own.get(name), Mapping) and "_target_" not in part:
+                source = f"The checkpoint {checkpoint.info.name!r}"
+                part = merged(name, own[name], part, source, trust=cfg.trust_checkpoint)
+            config[name] = part
         for name, part in config.items():
             if "_target_" not in part:
                 raise ValueError(
                     f"Nothing says what {name} to build for the checkpoint {checkpoint.info.name!r}. Choose one "
                     f"of conf/{name}, {name}=NAME, or any class: '+{name}._target_=package.Class' and its arguments."
                 )
-        precision = cfg.trainer.get("precision") or own.get("trainer", {}).get("precision") or "32-true"
+        precision = cfg.trainer.get("precision") or plain_precision(own) or "32-true"
         rest = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("probe", "loaders")}
         return config | rest | {"precision": precision, "seed": cfg.seed, "prefix": cfg.prefix}
 
@@ -279,8 +286,14 @@ class Session:
         _, data = self._read(config)
         part = config["model"]
         parameters = inspect.signature(hydra.utils.get_object(part["_target_"])).parameters
-        kept = {k: v for k, v in checkpoint.hyper_parameters.items() if k in parameters and k not in part}
+        said = {*part, *BY_HAND}
+        kept = {k: v for k, v in checkpoint.hyper_parameters.items() if k in parameters and k not in said}
         network = hydra.utils.instantiate(part, _partial_=True)(**kept) if kept else hydra.utils.instantiate(part)
+        if not isinstance(network, nn.Module):
+            raise TypeError(
+                f"model._target_={part['_target_']} gave a {type(network).__name__}, wanted is a network "
+                "(torch.nn.Module). Name its class or a function that returns it, without _partial_."
+            )
         if checkpoint.state_dict:
             put_weights(network, checkpoint.state_dict, prefix=self.cfg.prefix)
         settings: Any = OmegaConf.to_container(self.cfg.trainer, resolve=True)
@@ -290,13 +303,6 @@ class Session:
         if getattr(network, "hf_device_map", None) is None and trainer.strategy.root_device.type != "cpu":
             network.to(trainer.strategy.root_device)
         return network, data, hydra.utils.instantiate(self.cfg.probe), trainer.precision_plugin
-
-
-def _merged(given: DictConfig, own: Mapping[str, Any] | None) -> Any:
-    """What the command line says, on top of what the checkpoint says where the class is the same."""
-    if own and "_target_" not in given:
-        return OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(dict(own)), given), resolve=True)
-    return OmegaConf.to_container(given, resolve=True, throw_on_missing=True)
 
 
 if __name__ == "__main__":

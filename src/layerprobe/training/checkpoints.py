@@ -111,15 +111,19 @@ def load(path: Path, *, trust: bool = False) -> FrozenCheckpoint:
         raise CheckpointError(
             f"{path} is no checkpoint: wanted a `state_dict`, found the keys {keys}. Save what `state_dict()` gives."
         )
-    own = content.get(_KEY, {})
+    own = content.get(_KEY) or {}
     named = {
         "name": path.stem,
         "step": content.get("global_step", _step_in(path.stem)),
         "epoch": content.get("epoch", 0),
     }
-    return FrozenCheckpoint(
-        CheckpointInfo(**own.get("checkpoint", named)), state_dict, own.get("config", {}), _hyper_parameters(content)
-    )
+    try:
+        info, config = _checked_info(own.get("checkpoint", named)), dict(own.get("config", {}))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} does not say what it is as a run of layerprobe does ({error}). Save its `state_dict()` alone."
+        ) from error
+    return FrozenCheckpoint(info, state_dict, config, _hyper_parameters(content))
 
 
 def content_hash(path: Path) -> str:
@@ -159,8 +163,16 @@ def _unreadable(path: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"{path} cannot be read as a checkpoint; is it cut short? {first}. Copy the file again.")
 
 
+def _checked_info(found: Mapping[str, Any]) -> CheckpointInfo:
+    info = CheckpointInfo(**found)
+    if not isinstance(info.name, str) or not info.name:
+        raise ValueError(f"its name is {info.name!r}")
+    return CheckpointInfo(info.name, int(info.step), int(info.epoch))
+
+
 def _hyper_parameters(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    found = content.get("hyper_parameters") or {}
+    found = content.get("hyper_parameters")
+    found = found if isinstance(found, Mapping) else {}
     name = content.get("hparams_name")
     plain = dict(found)
     return {name: AttributeDict(plain)} if name not in (None, "kwargs") else plain
