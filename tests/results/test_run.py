@@ -123,3 +123,18 @@ def test_a_run_that_failed_before_it_probed(tmp_path):
     assert (run.status, run.error) == ("failed", "boom")
     assert run.results.empty
     assert find_runs([tmp_path]) == [directory]
+
+
+def test_links_are_followed_once_and_without_loops(tmp_path):
+    real = made_runs.write_run(tmp_path / "elsewhere" / "run")
+    outputs = tmp_path / "outputs"
+    kept = made_runs.write_run(outputs / "z", seed=1)
+    (outputs / "x").symlink_to(real)
+    (outputs / "a_latest").symlink_to(kept)
+    (outputs / "loop").symlink_to(outputs)
+    (outputs / "gone").symlink_to(tmp_path / "nowhere")
+    (outputs / "again").symlink_to(tmp_path / "elsewhere")
+    for roots in ([outputs], [str(outputs / "*")], [tmp_path / "outputs", tmp_path / "elsewhere"]):
+        assert sorted(path.resolve() for path in find_runs(roots)) == sorted([real, kept])
+    assert kept in find_runs([outputs])
+    assert find_runs([outputs / "x"]) == [outputs / "x"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,24 +111,46 @@ def find_runs(roots: Iterable[str | Path]) -> list[Path]:
         roots: Directories to search, runs themselves, or glob patterns of either (`**` searches any depth).
 
     Returns:
-        Each run's directory once, in the order of the roots, then by name, numbers by their value.
+        Each run's directory once, in the order of the roots, then by name, numbers by their value. Symbolic links are
+        followed; a run that has a path without one goes by that path.
     """
     found: dict[Path, Path] = {}
     for root in roots:
         matches = [Path(match) for match in glob.glob(os.path.expanduser(str(root)), recursive=True)]
-        for match in sorted((m for m in matches if m.is_dir()), key=_natural):
-            for directory in _walk(match):
-                found.setdefault(directory.resolve(), directory)
+        seen: set[Path] = set()
+        here: dict[Path, Path] = {}
+        for match in sorted((m for m in matches if m.is_dir()), key=lambda m: (m.is_symlink(), _natural(m))):
+            here |= {real: directory for real, directory in _walk(match, seen) if real not in found}
+        found |= dict(sorted(here.items(), key=lambda item: _natural(item[1])))
     return list(found.values())
 
 
-def _walk(directory: Path) -> Iterator[Path]:
-    if _is_run(directory):
-        yield directory
-    folders = (child for child in directory.iterdir() if child.is_dir() and not child.is_symlink())
-    for child in sorted(folders, key=_natural):
-        if child.name not in _PASSED_OVER and not child.name.startswith("."):
-            yield from _walk(child)
+def _walk(directory: Path, seen: set[Path]) -> Iterator[tuple[Path, Path]]:
+    """Every run below, as its real path and the one that leads to it; what was seen is not entered again.
+
+    Links come after everything else, so that neither a loop nor a second way to a run is followed.
+    """
+    links = deque([directory])
+    while links:
+        folders = [links.popleft()]
+        while folders:
+            folder = folders.pop()
+            real = folder.resolve()
+            if real in seen:
+                continue
+            seen.add(real)
+            if _is_run(folder):
+                yield real, folder
+            for child in sorted(_folders(folder), key=_natural, reverse=True):
+                (links if child.is_symlink() else folders).append(child)
+
+
+def _folders(directory: Path) -> list[Path]:
+    try:
+        children = list(directory.iterdir())
+        return [c for c in children if c.name not in _PASSED_OVER and not c.name.startswith(".") and c.is_dir()]
+    except OSError:
+        return []
 
 
 def _is_run(directory: Path) -> bool:
