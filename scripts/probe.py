@@ -242,7 +242,7 @@ class Session:
         console = Console()
         console.print(plan_table(layers))
         for line in found.lines():
-            console.print(f"{source[1].name}: {line}", highlight=False, soft_wrap=True)
+            console.print(f"{source[1].name}: {line}", highlight=False, soft_wrap=True, markup=False)
 
     def _open(self, source: Source) -> FrozenCheckpoint:
         file, info = source

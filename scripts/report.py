@@ -18,7 +18,7 @@ from layerprobe.report.watch import changes
 from layerprobe.report.write import write_report
 from layerprobe.results.wandb_views import default_entity, report, save, workspace
 
-console = Console(soft_wrap=True, highlight=False)
+console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")

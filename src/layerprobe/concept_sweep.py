@@ -42,7 +42,9 @@ class ConceptDepthReport(Callback):
         save(concept_depth_chart(rows), directory / "concept_depth")
         Console().print(concept_table(summary))
         Console().print(points_table(summary))
-        Console().print(f"Concept depth: {directory / 'concept_depth.png'}", highlight=False, soft_wrap=True)
+        Console().print(
+            f"Concept depth: {directory / 'concept_depth.png'}", highlight=False, soft_wrap=True, markup=False
+        )
 
 
 def concept_runs(jobs: list[Path]) -> list[tuple[dict[str, str], pd.DataFrame]]:

@@ -78,13 +78,14 @@ class SweepTable(Callback):
         shown = jobs if len(jobs) <= _MOST_JOBS else jobs[open_jobs]
         if len(shown):
             console.print(jobs_table(shown))
-        console.print(f"Every job: {record.directory / 'sweep.csv'}", highlight=False, soft_wrap=True)
+        console.print(f"Every job: {record.directory / 'sweep.csv'}", highlight=False, soft_wrap=True, markup=False)
         if open_jobs.any():
             command = shlex.join(["uv", "run", "scripts/sweep.py", f"continue={record.directory}"])
             console.print(
                 f"{open_jobs.sum()} of {len(jobs)} jobs are not done. To go on: {command}",
                 highlight=False,
                 soft_wrap=True,
+                markup=False,
             )
             console.file.flush()
             raise SystemExit(1)
@@ -111,10 +112,11 @@ class SweepCurves(Callback):
         results = sweep_results(SweepRecord.read(directory))
         missing = [key for key in self._keys if key not in results]
         if missing:
-            Console().print(f"No picture of the sweep: no job that is done sets {', '.join(missing)}.", highlight=False)
+            message = f"No picture of the sweep: no job that is done sets {', '.join(missing)}."
+            Console().print(message, highlight=False, markup=False)
             return
         files = save(sweep_curves(results, *self._keys, title=self._title), directory / "depth_curves")
-        Console().print(f"Every layer: {files[0]}", highlight=False, soft_wrap=True)
+        Console().print(f"Every layer: {files[0]}", highlight=False, soft_wrap=True, markup=False)
 
 
 def sweep_results(record: SweepRecord) -> pd.DataFrame:

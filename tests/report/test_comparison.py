@@ -76,6 +76,9 @@ def test_joined_rows_are_the_records(sweep):
         ("status != 'done'", 0),
         ("`optimizer.lr` == 0.1", 4),
         ("test_error < 1", 12),
+        ("0 <= seed < 1 | ~(model.width == 16)", 9),
+        ("model.width / 2 > 8 and seed in [0, 1]", 6),
+        ("model.width in (16, 64) and not (experiment == 'a@b`c.d')", 6),
     ],
 )
 def test_conditions(sweep, where, runs):
@@ -84,6 +87,42 @@ def test_conditions(sweep, where, runs):
         return
     with pytest.raises(ReportError, match="leaves none of 12 runs: status is done"):
         compare([sweep], where)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "@pd.io.common.os.system('touch hole') == 0",
+        "@Path('hole').write_text('x') == 1",
+        "run.to_csv('hole') == 1",
+        "`run`.to_csv('hole') == 1",
+        "(run).to_csv('hole') == 1",
+        "[run][0].to_csv('hole') == 1",
+        "run . to_csv('hole') == 1",
+        "`run.to_csv('hole')` == 1",
+        "seed == `@Path('hole').write_text('x')`",
+        "run.__class__.__name__ == 'Series'",
+        "('{0.__class__}').format(run) == ''",
+        "(lambda: 1)() == 1",
+        "[x for x in run] == 1",
+        "(x := run) == 1",
+        "run == f'{run.to_csv(1)}'",
+        "index == 0; seed == 0",
+        "x = seed",
+        "sin(seed) == 0",
+        "seed == 9**9**9**9",
+        "'a' * 10000000000 == run",
+        "seed\n.to_csv('hole') == 1",
+        "seed == 0 # comment",
+        "run == b'x'",
+        "(" * 5000 + "seed" + ")" * 5000,
+    ],
+)
+def test_a_condition_reaches_nothing_but_the_values_of_the_runs(sweep, tmp_path, monkeypatch, where):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ReportError, match=r"cannot be understood.*Next step"):
+        compare([sweep], where)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("where", ["sed == 0", "seed ==", "seed < 'x'", "__import__('os')"])

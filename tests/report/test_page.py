@@ -3,9 +3,11 @@
 import json
 import re
 import xml.etree.ElementTree as ET
+from html import escape, unescape
 
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 
 import made_runs
 from layerprobe.report.comparison import ReportError, compare
@@ -14,6 +16,7 @@ from layerprobe.report.page.layer_map import row_labels
 from layerprobe.report.page.samples import samples
 from layerprobe.report.page.spec import single_view
 from layerprobe.report.page.tables import tables
+from layerprobe.report.summary import summary
 from layerprobe.report.write import write_report
 
 
@@ -175,3 +178,22 @@ def axis_of_best_layer(tmp_path, values):
 def test_short_values_are_named_level_and_long_ones_slanted(tmp_path):
     assert '"key0": true' in axis_of_best_layer(tmp_path / "numbers", [16, 32, 64])
     assert '"key0": false' in axis_of_best_layer(tmp_path / "texts", [f"a_rather_long_name_{i}" for i in range(4)])
+
+
+def test_names_stand_in_the_markdown_summary_as_they_are(tmp_path):
+    names = [
+        "a|b", "`code`", "<img src=x onerror=alert(1)>", "**x** __y__ ~z~", "[link](http://x) ![p](y)",
+        "two\nlines\n# head", "back\\|slash", "a_b_c", "&amp; @someone", "$x$",
+    ]  # fmt: skip
+    for i, name in enumerate(names):
+        made_runs.write_run(tmp_path / str(i), overrides={"model.width": name, "seed": 0}, checkpoints=[("final", 9)])
+    comparison = compare([tmp_path])
+    html = (
+        MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(summary(comparison, list(comparison.names)))
+    )
+    shown = [" ".join(name.split()) for name in comparison.names]
+    cells = [escape(name, quote=False) for name in shown]
+    rows = re.findall(r"<tr>\s*<td>(.*?)</td>", html)
+    assert [unescape(row) for row in rows] == [unescape(cell) for cell in cells]
+    assert [unescape(name) for name in re.findall(r"<li><strong>(.*?)</strong>", html)] == shown
+    assert not re.search(r"<(img|code|em|a|s|h1)\b", html)

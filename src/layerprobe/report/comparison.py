@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from layerprobe.report.condition import ConditionError, fulfilling
 from layerprobe.report.differing import SEED, differing_keys, short_keys, text
 from layerprobe.results.run import Run, find_runs
 
@@ -85,8 +86,8 @@ def compare(roots: Iterable[str | Path], where: str | None = None) -> Comparison
 
     Args:
         roots: Directories, runs or glob patterns.
-        where: A condition on the configuration and on the columns of `Comparison.table`, in the language of
-            `pandas.DataFrame.query`, such as "model == 'digits_convnet' and optimizer.lr < 0.01".
+        where: A condition on the configuration and on the columns of `Comparison.table`, as `fulfilling` takes it, such
+            as "model == 'digits_convnet' and optimizer.lr < 0.01".
 
     Returns:
         The comparison.
@@ -190,21 +191,22 @@ def _matching(runs: Sequence[Run], where: str) -> list[Run]:
     config = pd.DataFrame([dict(run.config) for run in runs])
     table = pd.concat([table.drop(columns=[name for name in table if name in config]), config], axis=1)
     known = [str(name) for name in table]
-    condition = where
-    for name in sorted((n for n in known if "." in n), key=len, reverse=True):
-        condition = re.sub(rf"(?<![\w.`'\"]){re.escape(name)}(?![\w.`'\"])", f"`{name}`", condition)
     try:
-        kept = table.query(condition, engine="python").index
-    except Exception as error:
+        kept = fulfilling(table, where)
+    except ConditionError as error:
         near = [n for word in re.findall(r"[A-Za-z_][\w.]*", where) for n in get_close_matches(word, known, 3, 0.5)]
         names = list(dict.fromkeys([*near, *side_by_side(runs).keys, "run", "status", "best_layer", "test_error"]))
         raise ReportError(
-            f"where={where!r} cannot be understood: {error}. It is a condition in the language of pandas' query, such "
-            f"as where=\"model=='digits_convnet' and seed<3\", on any key of the configuration. Next step: use names "
+            f"where={where!r} cannot be understood: {error}. It is a condition such as "
+            f"where=\"model=='digits_convnet' and seed<3\", on any key of the configuration. Next step: use names "
             f"such as {', '.join(names)}."
         ) from error
     if len(kept) == 0:
-        values = {n: ", ".join(sorted({text(v) for v in table[n]})[:8]) for n in known if re.search(rf"\b{n}\b", where)}
+        values = {
+            n: ", ".join(sorted({text(v) for v in table[n]})[:8])
+            for n in known
+            if re.search(rf"\b{re.escape(n)}\b", where)
+        }
         found = "; ".join(f"{name} is {value}" for name, value in values.items())
         raise ReportError(f"where={where!r} leaves none of {len(runs)} runs: {found or 'none fulfils it'}.")
     return [runs[i] for i in kept]

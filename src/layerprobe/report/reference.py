@@ -112,7 +112,8 @@ def reference_table(compared: pd.DataFrame, name: str) -> Table:
     Returns:
         The table: mean and largest absolute difference, and the layer of the largest, in percentage points.
     """
-    table = Table(box=box.SIMPLE_HEAD, title=f"Distance from {name}, percentage points", title_justify="left")
+    title = Text(f"Distance from {name}, percentage points", style="table.title")
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("checkpoint")
     for column in ("layers", "mean", "mean of signed", "largest"):
         table.add_column(column, justify="right")

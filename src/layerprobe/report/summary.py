@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 from layerprobe.report.comparison import Comparison
@@ -11,6 +12,8 @@ from layerprobe.report.frames import group_mean
 from layerprobe.report.words import depth_in_words
 
 _MOST_RUNS = 40
+_MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
+"""Signs that mean something in Markdown; an underscore between letters does not."""
 
 
 def summary(comparison: Comparison, differences: Sequence[str] = ()) -> str:
@@ -48,7 +51,7 @@ def summary(comparison: Comparison, differences: Sequence[str] = ()) -> str:
         ]
         parts.append(_markdown(["setting", "runs", "mean test error", "95% interval"], lines))
     if differences:
-        parts += ["### Differences", *differences]
+        parts += ["### Differences", *map(_escaped, differences)]
     parts.append("### Does the error fall with depth?")
     pairs = list(zip(comparison.names, comparison.runs, strict=True))[:_MOST_RUNS]
     parts.append("\n".join(f"- **{_escaped(name)}**: {_escaped(depth_in_words(run))}" for name, run in pairs))
@@ -69,4 +72,7 @@ def _share(value: float) -> str:
 
 
 def _escaped(content: str) -> str:
-    return content.replace("|", "\\|").replace("\n", " ")
+    """Write a text so that Markdown shows it as it is: no markup, no HTML, no cell or line of its own."""
+    one_line = " ".join(content.split())
+    as_html = one_line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")
+    return _MARKUP.sub(r"\\\g<0>", as_html)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import altair as alt
 
 from layerprobe.report.page.pickers import group_legend, group_scale
@@ -68,5 +70,5 @@ def l2_path(tables: Tables, *, linked: bool = True, width: int = 430, height: in
         width=width,
         height=height,
         description=DESCRIPTION,
-        title=alt.TitleParams(alt.ExprRef(f"'L2 path of ' + {list(tables.layer_names)}[layer]")),
+        title=alt.TitleParams(alt.ExprRef(f"'L2 path of ' + {json.dumps(tables.layer_names)}[layer]")),
     )
