@@ -1,8 +1,9 @@
-"""Images in folders, one for each class, as ImageNet lies on disk."""
+"""Images in folders, one for each class."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,36 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import ImageFolder
-from torchvision.models import get_weight
+from torchvision.models import get_model_weights, get_weight, list_models
+from torchvision.transforms._presets import ImageClassification
 
 from layerprobe.data.errors import DataNotFoundError
 from layerprobe.data.order import ShuffledOrder
-from layerprobe.types import Split
+from layerprobe.types import SPLITS, Split
+
+log = logging.getLogger("layerprobe")
+
+
+_VAL = ("val", "valid", "validation")
+_DEFAULT_SHARE, _DEFAULT_MOST = 0.2, 10_000
+_LAYOUTS = (
+    "Wanted is DIR/CLASS/IMAGE, which is divided; or DIR/train/CLASS/IMAGE with the same classes in DIR/val, in "
+    "DIR/test, or in both. Say where it lies: data.root=DIR"
+)
 
 
 class ImageFolderDataModule(pl.LightningDataModule):
-    """`root/train/CLASS/*` and `root/val/CLASS/*`, read and transformed image by image.
+    """Images in a folder for each class, read and transformed one by one.
 
-    The labelled images of `val`, ImageNet's own test set for all that is published about it, are the test split.
-    Validation is held out of `train`, at random but the same for every run seed, as is the choice of the images where a
-    size below the folder's is asked for.
+    What is in `root` says which split is which, and the log repeats it:
+
+    - `train`, `val` and `test`: as they are called;
+    - `train` and `test`: validation is held out of `train`;
+    - `train` and `val`, as ImageNet lies on disk: its labelled `val` is the test split, as in all that is published
+      about it, and validation is held out of `train`;
+    - `train` alone, or the class folders themselves: divided into all three.
+
+    What is held out or chosen has the classes in their shares, and is the same for every run seed.
 
     Attributes:
         n_classes: Number of classes, known after `setup`.
@@ -33,10 +51,10 @@ class ImageFolderDataModule(pl.LightningDataModule):
     def __init__(
         self,
         root: str | Path,
-        transform: Callable[[Any], torch.Tensor],
-        train_size: int | None = None,
-        val_size: int = 10_000,
-        test_size: int | None = None,
+        transform: Callable[[Any], torch.Tensor] | None = None,
+        train_size: int | float | None = None,
+        val_size: int | float | None = None,
+        test_size: int | float | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
         split_seed: int = 0,
@@ -45,11 +63,13 @@ class ImageFolderDataModule(pl.LightningDataModule):
         """Read nothing yet.
 
         Args:
-            root: Folder that holds `train` and `val`.
-            transform: Makes the network's input of a PIL image, such as `weights.transforms()` of torchvision.
-            train_size: Training images; by default all that validation leaves.
-            val_size: Validation images, held out of `train`.
-            test_size: Test images; by default all of `val`.
+            root: The folder.
+            transform: Makes the network's input of a PIL image; by default `prescribed_transform()`.
+            train_size: Training images, as a number or a share of the folder that they are chosen from; by default all
+                that are left.
+            val_size: Validation images, likewise; by default all of a folder of their own, else a fifth of the images,
+                10,000 at most.
+            test_size: Test images, likewise.
             batch_size: Images in a batch.
             num_workers: Worker processes of each loader.
             split_seed: Seed of which images are chosen and held out.
@@ -59,8 +79,8 @@ class ImageFolderDataModule(pl.LightningDataModule):
         self.root = Path(root).expanduser()
         self.batch_size = batch_size
         self.n_classes = 0
-        self._transform = transform
-        self._sizes: dict[Split, int | None] = {"train": train_size, "val": val_size, "test": test_size}
+        self._transform = transform or prescribed_transform()
+        self._sizes: dict[Split, int | float | None] = {"train": train_size, "val": val_size, "test": test_size}
         self._num_workers = num_workers
         self._split_seed = split_seed
         self._seed = seed
@@ -74,35 +94,68 @@ class ImageFolderDataModule(pl.LightningDataModule):
 
         Raises:
             DataNotFoundError: If a folder is missing or has no class with an image.
-            ValueError: If the two folders have different classes, or fewer images than asked for.
+            ValueError: If the folders have different classes, or fewer images than asked for.
         """
         if self._splits:
             return
-        held, test = self._folder("train"), self._folder("val")
-        if held.classes != test.classes:
-            differing = sorted(set(held.classes) ^ set(test.classes))
-            raise ValueError(
-                f"{self.root}/train and {self.root}/val have different classes: {', '.join(differing[:5])} in one "
-                "only. Give both the same folders."
+        found = {path: (self._folder(path), splits) for path, splits in self._layout().items()}
+        (first, (own, _)), *others = found.items()
+        for path, (folder, _) in others:
+            if folder.classes != own.classes:
+                differing = sorted(set(folder.classes) ^ set(own.classes))
+                raise ValueError(
+                    f"{first} and {path} have different classes: {', '.join(differing[:5])} in one only. Give both "
+                    "the same folders."
+                )
+        self.n_classes = len(own.classes)
+        if self.n_classes < 2:
+            raise ValueError(f"{first} has one class only, {own.classes[0]}; a probe tells classes apart. {_LAYOUTS}")
+        divided: dict[Split, Dataset[Any]] = {}
+        for i, (path, (folder, splits)) in enumerate(found.items()):
+            parts = self._divide(path, np.array(folder.targets), splits, i)
+            divided |= {split: Subset(folder, sorted(part.tolist())) for split, part in parts.items()}
+            log.info("%s: %s", path, ", ".join(f"{len(parts[split]):,} images for {split}" for split in splits))
+        self._splits = {split: divided[split] for split in SPLITS}
+
+    def _layout(self) -> dict[Path, list[Split]]:
+        """Which splits each folder is for."""
+        if not self.root.is_dir():
+            raise DataNotFoundError(f"There is no folder {self.root.absolute()}.\n{_LAYOUTS}")
+        train, test = self.root / "train", self.root / "test"
+        val = next((self.root / name for name in _VAL if (self.root / name).is_dir()), None)
+        if not train.is_dir():
+            held = [path.name for path in (val, test) if path is not None and path.is_dir()]
+            if held:
+                raise DataNotFoundError(
+                    f"There is no folder {train.absolute()} beside {' and '.join(held)}.\n{_LAYOUTS}"
+                )
+            return {self.root: ["train", "val", "test"]}
+        if test.is_dir():
+            return (
+                {train: ["train"], val: ["val"], test: ["test"]} if val else {train: ["train", "val"], test: ["test"]}
             )
-        self.n_classes = len(held.classes)
-        order = np.random.default_rng(self._split_seed).permutation(len(held))
-        val_size = self._sizes["val"] or 0
-        train_size = len(held) - val_size if self._sizes["train"] is None else self._sizes["train"]
-        if val_size < 1 or train_size < 1 or val_size + train_size > len(held):
-            raise ValueError(
-                f"{self.root}/train has {len(held):,} images, too few for data.train_size={train_size:,} and "
-                f"data.val_size={val_size:,}. Choose sizes of at least 1 that fit into them."
-            )
-        chosen = np.random.default_rng((self._split_seed, 1)).permutation(len(test))
-        test_size = len(test) if self._sizes["test"] is None else self._sizes["test"]
-        if not 1 <= test_size <= len(test):
-            raise ValueError(f"data.test_size={test_size:,}: {self.root}/val has 1 to {len(test):,} images to choose.")
-        self._splits = {
-            "train": _subset(held, order[val_size : val_size + train_size]),
-            "val": _subset(held, order[:val_size]),
-            "test": _subset(test, chosen[:test_size]),
+        return {train: ["train", "val"], val: ["test"]} if val else {train: ["train", "val", "test"]}
+
+    def _divide(self, path: Path, targets: np.ndarray, splits: list[Split], part: int) -> dict[Split, np.ndarray]:
+        """Choose so many images for each split of a folder, held-out ones first."""
+        n = len(targets)
+        alone, fifth = len(splits) == 1, min(round(_DEFAULT_SHARE * n), _DEFAULT_MOST)
+        sizes: dict[Split, int] = {
+            split: _count(self._sizes[split], n, n if alone else fifth) for split in splits if split != "train"
         }
+        if "train" in splits:
+            sizes["train"] = _count(self._sizes["train"], n, n - sum(sizes.values()))
+        if min(sizes.values()) < 1 or sum(sizes.values()) > n:
+            wanted = ", ".join(f"{max(size, 0):,} for {split} (data.{split}_size)" for split, size in sizes.items())
+            raise ValueError(
+                f"{path} has {n:,} images; it cannot give {wanted}. Choose numbers of at least 1 that fit into them, "
+                "or shares such as 0.2."
+            )
+        order, start = _stratified(targets, np.random.default_rng((self._split_seed, part))), 0
+        chosen: dict[Split, np.ndarray] = {}
+        for split, size in sizes.items():
+            chosen[split], start = order[start : start + size], start + size
+        return chosen
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Build the loader of the training split, in training order."""
@@ -117,15 +170,12 @@ class ImageFolderDataModule(pl.LightningDataModule):
         """Build the loader of the test split, in its fixed order."""
         return self._loader(self._splits["test"])
 
-    def _folder(self, name: str) -> ImageFolder:
-        folder = self.root / name
-        advice = "Wanted is ImageNet's layout, train/CLASS/IMAGE and val/CLASS/IMAGE; say where it lies: data.root=DIR"
-        if not folder.is_dir():
-            raise DataNotFoundError(f"There is no folder {folder.absolute()}.\n{advice}")
+    def _folder(self, path: Path) -> ImageFolder:
         try:
-            return ImageFolder(str(folder), self._transform)
+            return ImageFolder(str(path), self._transform)
         except FileNotFoundError as error:
-            raise DataNotFoundError(f"{folder.absolute()} cannot be used: {error}\n{advice}") from error
+            reason = str(error).splitlines()[0]
+            raise DataNotFoundError(f"{path.absolute()} cannot be used: {reason}\n{_LAYOUTS}") from error
 
     def _loader(self, dataset: Dataset[Any], sampler: ShuffledOrder | None = None) -> DataLoader[Any]:
         # With a generator of its own, no loop over the data moves the random numbers of training.
@@ -139,27 +189,69 @@ class ImageFolderDataModule(pl.LightningDataModule):
         )
 
 
-def _subset(folder: ImageFolder, indices: Sequence[int] | np.ndarray) -> Subset[Any]:
-    """The images in the order of their files, which is what a disk reads fastest."""
-    return Subset(folder, sorted(int(i) for i in indices))
+def _count(size: int | float | None, n: int, default: int) -> int:
+    """A share below 1, or a number."""
+    if size is None:
+        return default
+    return round(size * n) if 0 < size < 1 else int(size)
 
 
-def prescribed_transform(weights: str) -> Callable[[Any], torch.Tensor]:
-    """Give the transform that published weights were trained for: size, crop and normalisation.
+def _stratified(targets: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """An order of which every part has the classes in their shares, to within an image or two.
+
+    The i-th of the n images of a class stands at (i + u)/n of the way, with u in [0, 1) drawn for each class.
+    """
+    place = np.empty(len(targets))
+    for target in np.unique(targets):
+        rows = random.permutation(np.flatnonzero(targets == target))
+        place[rows] = (np.arange(len(rows)) + random.random()) / len(rows)
+    return np.argsort(place, kind="stable")
+
+
+def prescribed_transform(
+    weights: str | None = None, network: str | None = None, size: int | None = None
+) -> Callable[[Any], torch.Tensor]:
+    """Give the transform that fits a network: size, crop and normalisation.
 
     Args:
-        weights: Name of torchvision weights, such as `ResNet50_Weights.IMAGENET1K_V2`; nothing is downloaded.
+        weights: Name of torchvision weights, such as `ResNet50_Weights.IMAGENET1K_V2`, or `IMAGENET1K_V2` where
+            `network` says whose; nothing is downloaded.
+        network: Name of one of torchvision's networks, such as `resnet50`, or the dotted name of the function that
+            builds it: without `weights`, the transform is that of its first published weights. Other names are of no
+            effect.
+        size: Height and width of the network's input; by default what the weights prescribe, or else 224.
 
     Returns:
-        Maps a PIL image to the network's input.
+        Maps a PIL image to the network's input. Without weights or a network of torchvision's: the shorter side to
+        8/7 of `size`, the middle, to [0, 1], ImageNet's mean and deviation.
 
     Raises:
-        ValueError: If there are no such weights.
+        ValueError: If there are no such weights, or their transform takes no size.
     """
+    name = (network or "").rpartition(".")[2].lower()
+    prescribed: Any = None
     try:
-        return get_weight(weights).transforms()
+        if weights and "." in weights:
+            prescribed = get_weight(weights).transforms
+        elif name in list_models():
+            of_network = get_model_weights(name)
+            prescribed = (of_network[weights] if weights else next(iter(of_network))).transforms
     except (AttributeError, KeyError, ValueError) as error:
+        known = f" {name} has {', '.join(get_model_weights(name).__members__)}." if name in list_models() else ""
         raise ValueError(
-            f"torchvision has no weights {weights!r} ({error}). Give a name such as ResNet50_Weights.IMAGENET1K_V2 "
+            f"torchvision has no weights {weights!r}.{known} Give a name such as ResNet50_Weights.IMAGENET1K_V2 "
             "(data.transform.weights)."
         ) from error
+    if prescribed is None:
+        size = size or 224
+        return ImageClassification(crop_size=size, resize_size=round(size * 8 / 7))
+    if size is None:
+        return prescribed()
+    found = prescribed()
+    if not isinstance(found, ImageClassification):
+        raise ValueError(
+            f"The transform of {network or weights} is {type(found).__name__}, which takes no size. Leave out "
+            "data.transform.size, or give a transform of your own: data.transform._target_=…"
+        )
+    resize = round(size * found.resize_size[0] / found.crop_size[0])
+    return prescribed(crop_size=size, resize_size=resize)
