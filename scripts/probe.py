@@ -256,9 +256,10 @@ class Session:
         config: dict[str, Any] = {}
         for name in ("model", "data"):
             part: Any = OmegaConf.to_container(cfg[name], resolve=True, throw_on_missing=True)
-            if isinstance(own.get(name), Mapping) and "_target_" not in part:
+            of_file = own.get(name)
+            if isinstance(of_file, Mapping) and part.get("_target_") in (None, of_file.get("_target_")):
                 source = f"The checkpoint {checkpoint.info.name!r}"
-                part = merged(name, own[name], part, source, trust=cfg.trust_checkpoint)
+                part = merged(name, of_file, part, source, trust=cfg.trust_checkpoint)
             config[name] = part
         for name, part in config.items():
             if "_target_" not in part:

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from layerprobe.config import register
 from layerprobe.job import run_job
+from layerprobe.models.classifier import trainable
 from layerprobe.report.depth_view import DepthView
 from layerprobe.report.figures import write_run_figures
 from layerprobe.report.terminal import results_table
@@ -58,7 +59,8 @@ def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision(cfg.matmul_precision)
     datamodule: pl.LightningDataModule = hydra.utils.instantiate(cfg.data)
-    model: pl.LightningModule = hydra.utils.instantiate(cfg.model)
+    rule, schedule = hydra.utils.instantiate(cfg.optimizer), hydra.utils.instantiate(cfg.scheduler)
+    model = trainable(hydra.utils.instantiate(cfg.model), rule, schedule)
     trainer: pl.Trainer = hydra.utils.instantiate(cfg.trainer)
     view: DepthView = hydra.utils.instantiate(cfg.report)
     start(trainer.loggers)

@@ -27,7 +27,7 @@ class TrainConfig:
         objective: A partial that makes one number of the results, for a sweeper to make small.
         matmul_precision: Precision of float32 matrix products on a GPU: `highest`, `high` or `medium`.
         data: A LightningDataModule.
-        model: A LightningModule.
+        model: A LightningModule; any other network is trained as a classifier, with `optimizer` and `scheduler`.
         optimizer: A partial that takes the network's named parameters.
         scheduler: A partial that takes the optimizer, or nothing.
         trainer: The Lightning trainer.

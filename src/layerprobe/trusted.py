@@ -70,8 +70,8 @@ def merged(name: str, own: Mapping[str, Any], given: Mapping[str, Any], source: 
         if path.endswith(".trust_remote_code") and value:
             log.warning("%s asks for %s, which no file may. To allow it yourself: '+%s=true'", source, path, path)
     own = _without_by_hand(own)
-    found: Any = OmegaConf.merge(OmegaConf.create(own), OmegaConf.create(dict(given)))
-    plain: dict[str, Any] = OmegaConf.to_container(found, resolve=True, throw_on_missing=True)
+    found = OmegaConf.merge(OmegaConf.create(dict(own)), OmegaConf.create(dict(given)))
+    plain: Any = OmegaConf.to_container(found, resolve=True, throw_on_missing=True)
     if not trust:
         for path, node in _targets(plain, given, name):
             if (reason := _refused(node)) is not None:
@@ -165,5 +165,5 @@ def _advice(name: str, path: str) -> str:
     nested = "" if path == name or not path.startswith(f"{name}.") else f", or '+{path}._target_=package.Class'"
     return (
         f"If you trust whoever made the file: trust_checkpoint=true; else name the {name} on the command line: "
-        f"{name}=NAME, or '+{name}._target_=package.Class' and its arguments{nested}."
+        f"{name}=NAME, or '+{name}._target_=package.Class'{nested}; of the same class, the file says the arguments."
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, final
+from typing import Any, Literal, final
 
+import pytorch_lightning as pl
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -38,9 +39,30 @@ class Classifier(AbstractLearner):
         self.val_loss, self.val_error = MeanMetric(), MeanMetric()
         self.test_loss, self.test_error = MeanMetric(), MeanMetric()
 
-    def objective(self, outputs: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> Float[Tensor, ""]:
-        """Compute the loss of a batch of scores."""
-        return self.loss(outputs, targets)
+    def objective(self, outputs: Any, targets: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+        """Compute the loss of a batch of scores.
+
+        Args:
+            outputs: What the network gave; checked, since any network may be trained so.
+            targets: Class indices.
+
+        Raises:
+            TypeError: If the network gives anything but scores.
+            ValueError: If it has fewer scores than there are classes.
+        """
+        if not isinstance(outputs, Tensor) or outputs.ndim < 2:
+            found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+            raise TypeError(
+                f"Training a classifier needs one score for each class (n c), {type(self.network).__name__} gave "
+                f"{found}. Wrap the network in one that returns its scores, or write a LightningModule of your own."
+            )
+        try:
+            return self.loss(outputs, targets)
+        except IndexError as error:
+            raise ValueError(
+                f"{type(self.network).__name__} gives {outputs.shape[1]} scores, found the class {int(targets.max())}. "
+                "Give it as many outputs as there are classes, such as +model.num_classes=N of torchvision's networks."
+            ) from error
 
     def track(
         self,
@@ -56,3 +78,33 @@ class Classifier(AbstractLearner):
         error.update((outputs.argmax(dim=1) != targets).float())
         self.log(f"{split}/loss", mean_loss, batch_size=len(targets))
         self.log(f"{split}/error", error, batch_size=len(targets), prog_bar=True)
+
+
+def trainable(network: Any, optimizer: OptimizerFactory, scheduler: SchedulerFactory | None) -> pl.LightningModule:
+    """Make a network one that a trainer takes.
+
+    Args:
+        network: Any network.
+        optimizer: As for `Classifier`.
+        scheduler: As for `Classifier`.
+
+    Returns:
+        A LightningModule as it is; any other network in a `Classifier` with cross-entropy.
+
+    Raises:
+        TypeError: If it is no network, or a LightningModule of the other package, `lightning`.
+    """
+    if isinstance(network, pl.LightningModule):
+        return network
+    kinds = {f"{kind.__module__.split('.')[0]}.{kind.__name__}" for kind in type(network).__mro__}
+    if "lightning.LightningModule" in kinds:
+        raise TypeError(
+            f"{type(network).__name__} is a LightningModule of the package `lightning`, the trainer is one of "
+            "`pytorch_lightning`: import pytorch_lightning in the class, or use layerprobe.probe(network, data)."
+        )
+    if not isinstance(network, nn.Module):
+        raise TypeError(
+            f"`model` gave a {type(network).__name__}, wanted is a network (torch.nn.Module). Name its class or a "
+            "function that returns it in model._target_."
+        )
+    return Classifier(network, optimizer, scheduler, nn.CrossEntropyLoss())
