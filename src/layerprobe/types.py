@@ -64,7 +64,7 @@ class ProbeRecord:
         solver: Name of the solver.
         l2: The selected L2 value.
         status: `converged`, `stalled`, `diverged` or `failed`.
-        message: What the status says; empty when converged.
+        message: What the status says, and what else a reader of the figures has to know; mostly empty.
         gap: Bound on (objective - optimum) / objective at the selected head.
         task: `classification`, `multi_label` or `regression`: what the errors are.
         n_classes: Number of classes, of labels, or of values.
@@ -80,8 +80,9 @@ class ProbeRecord:
         test_error_high: Upper end of its 95 % interval.
         test_loss: As `val_loss`, on test.
         test_f1: F1 on test: of the second class where there are two, else the mean over the classes.
-        test_auc: Area under the ROC curve on test, the second class against the first; NaN unless there are two.
-            With several labels at once, F1 and area are means over the labels.
+        test_auc: Area under the ROC curve on test, over the samples whose class train has: with two classes the second
+            against the first, with more the mean over the classes of each against the rest. With several labels at
+            once, F1 and area are means over the labels. NaN where there is nothing to rank.
         test_r2: R² on test, 1 - `test_error`; NaN unless numbers are predicted.
         majority_error: Test error of the best constant answer that train knows: its most frequent class, its mean.
         shuffled_error: Test error of the same sweep on shuffled labels; NaN where that control is off.

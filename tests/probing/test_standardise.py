@@ -18,9 +18,10 @@ def test_a_large_mean_costs_the_variance_nothing() -> None:
     torch.testing.assert_close(Standardiser.fit(x).scale.double(), x.double().std(0, correction=0), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
-def test_a_constant_feature_becomes_zero(value: float) -> None:
-    x = torch.randn(100, 2)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.3, 1 / 3, -7.7, 1e6, 12345.678, 1e-20])
+def test_a_constant_feature_becomes_zero(value: float, dtype: torch.dtype) -> None:
+    x = torch.randn(10_007, 2, dtype=dtype)
     x[:, 1] = value
     standardiser = Standardiser.fit(x)
     assert standardiser.constant.tolist() == [False, True]

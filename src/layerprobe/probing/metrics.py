@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import torch
@@ -100,7 +101,34 @@ def roc_auc(scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> float:
     n_negative = len(positive) - n_positive
     if not n_positive or not n_negative:
         return math.nan
-    _, place, count = torch.unique(scores, return_inverse=True, return_counts=True)
-    last = count.cumsum(0).double()
-    ranks = (last - (count - 1) / 2)[place]
-    return (ranks[positive].sum().item() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+    ordered, found = scores.sort().values, scores[positive].contiguous()
+    below, not_above = (torch.searchsorted(ordered, found, right=right) for right in (False, True))
+    ranks = (below + not_above + 1).double() / 2
+    return (ranks.sum().item() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+
+
+def class_auc(ranking: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> float:
+    """Area under the ROC curve of a classifier.
+
+    A sample of a class that train does not have is left out: it is neither a case of a class that the head knows nor
+    evidence against one. With two classes the area is that of the second against the first, with more the mean over the
+    classes of each against the rest, which is scikit-learn's `multi_class="ovr"`. A class without a sample is left out.
+
+    Args:
+        ranking: For each class, what grows with its probability.
+        targets: Places of the true classes; -1 for a class that train does not have.
+
+    Returns:
+        The area in [0, 1]; NaN where no class has both samples and others to be told from.
+    """
+    known = targets >= 0
+    ranking, targets = ranking[known], targets[known]
+    classes = [1] if ranking.shape[1] == 2 else range(ranking.shape[1])
+    areas = [roc_auc(ranking[:, one], targets == one) for one in classes]
+    return mean_of_known(areas)
+
+
+def mean_of_known(values: Sequence[float]) -> float:
+    """Mean of the values that are not NaN; NaN where there is none."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan

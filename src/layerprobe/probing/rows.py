@@ -43,7 +43,7 @@ def measured(
     Returns:
         The result.
     """
-    way, message = chosen.fit.way, chosen.status.message
+    way, message = chosen.fit.way, "; ".join(filter(None, (chosen.status.message, test.message)))
     if chosen.standardiser.constant.all():
         message = "no feature varies on train: the head can only answer one class"
     record = ProbeRecord(

@@ -106,3 +106,14 @@ def test_probing_a_network_for_several_labels() -> None:
     assert (found["test_error"] < found["majority_error"]).all()
     assert (found["shuffled_error"] > found["test_error"]).all()
     assert found["test_r2"].isna().all()
+
+
+def test_a_label_that_train_never_has_is_no_part_of_the_area() -> None:
+    x = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.stack([x[:, 0] > 0, x[:, 1] > 0, x[:, 2] > 0], 1).long()
+    unseen = labels.clone()
+    unseen[:, 2] = 0
+    data = {"train": (x[:100], unseen[:100]), "val": (x[100:200], labels[100:200]), "test": (x[200:], labels[200:])}
+    found = layerprobe.probe(torch.nn.Identity(), data, layers="input", task=MultiLabel(), l2=[1e-2])
+    assert found["test_auc"].item() > 0.98, "with the area of the third label, 0.5, it is 0.83"
+    assert found["test_error"].item() > 0.1, "its errors count all the same"

@@ -94,3 +94,59 @@ def test_a_target_without_variance_and_a_solver_without_numbers_are_refused() ->
         layerprobe.probe(nn.Linear(5, 5), data, task=Regression())
     with pytest.raises(ValueError, match=r"solver 'logistic'.*solver=\[ridge\]"):
         ProbeProtocol(task=Regression(), solvers=(Logistic(),))
+
+
+def rounded(constant: float, n: int, dtype: torch.dtype) -> Tensor:
+    """A constant as computing it in two ways gives it: neighbouring numbers."""
+    values = torch.full((n,), constant, dtype=dtype)
+    values[::2] = torch.nextafter(values[::2], torch.tensor(torch.inf, dtype=dtype))
+    return values
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("constant", [0.0, 0.1, 0.3, -7.7, 1e-30, 12345.678, 1e20, 1 / 3])
+def test_every_constant_is_found(constant: float, dtype: torch.dtype) -> None:
+    varying = torch.linspace(0, 1, 97, dtype=dtype)
+    for values in (torch.full((97,), constant, dtype=dtype), rounded(constant, 97, dtype) if constant else None):
+        if values is None:
+            continue
+        column = Regression().read(values, "train")
+        with pytest.raises(ValueError, match="one value only on the train split, "):
+            Regression().labels({"train": column})
+        both = Regression().read(torch.stack([varying, values], 1), "train")
+        with pytest.raises(ValueError, match=r"train split \(column 1 of 2\)"):
+            Regression().labels({"train": both})
+        with pytest.raises(ValueError, match="one value only on the val split"):
+            Regression().labels({"train": Regression().read(varying, "train"), "val": column})
+    # The negative control: what varies little, by more than rounding, varies.
+    few = torch.full((97,), constant, dtype=dtype)
+    few[3] += max(abs(constant), 1e-30) * 1000 * torch.finfo(dtype).eps
+    assert Regression().labels({"train": Regression().read(few, "train")}).splits["train"].std(
+        correction=0
+    ) == pytest.approx(1, abs=1e-2)
+
+
+def test_half_precision_and_whole_numbers_vary_where_they_differ() -> None:
+    for values in (torch.tensor([1000.0, 1001.0] * 20).half(), torch.tensor([2**40, 2**40 + 1] * 20)):
+        assert Regression().labels({"train": Regression().read(values, "train")}).splits["train"].std(
+            correction=0
+        ) == pytest.approx(1, abs=1e-2)
+
+
+def test_a_constant_on_test_has_no_r2_and_says_so() -> None:
+    data = made()
+    x, y = data["test"]
+    data["test"] = x, torch.stack([torch.full_like(y[:, 0], 0.1), y[:, 1]], 1)
+    found = layerprobe.probe(nn.Identity(), data, layers="input", task=Regression(), l2=[1e-2]).iloc[0]
+    assert found["message"].startswith("1 of 2 values are constant on test")
+    one = {split: (x, y[:, 1]) for split, (x, y) in data.items()}
+    alone = layerprobe.probe(nn.Identity(), one, layers="input", task=Regression(), l2=[1e-2]).iloc[0]
+    assert found["test_r2"] == pytest.approx(alone["test_r2"]), "the other value's"
+    assert alone["message"] == ""
+
+    none = {split: (x, y[:, 0]) for split, (x, y) in data.items()}
+    found = layerprobe.probe(nn.Identity(), none, layers="input", task=Regression(), l2=[1e-2]).iloc[0]
+    assert found["status"] == "converged"
+    assert found["message"].startswith("the target is constant on test")
+    assert np.isfinite(found["test_loss"])
+    assert found[["test_error", "test_error_low", "test_error_high", "test_r2", "majority_error"]].isna().all()

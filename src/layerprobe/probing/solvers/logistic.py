@@ -16,7 +16,7 @@ from layerprobe.probing.solvers.duality import certify
 from layerprobe.probing.solvers.operations import Operations
 from layerprobe.probing.solvers.path import Path, Samples
 from layerprobe.probing.solvers.precise import full_precision
-from layerprobe.probing.solvers.softmax import basis
+from layerprobe.probing.solvers.softmax import basis, log_odds
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
 from layerprobe.probing.solvers.spectrum import LARGEST, SAMPLE, Spectrum, sampled
@@ -71,6 +71,10 @@ class Logistic(AbstractSolver):
     def losses(self, scores: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Cross-entropy."""
         return F.cross_entropy(scores, targets, reduction="none")
+
+    def ranking(self, scores: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """Log-odds of the softmax's probabilities."""
+        return log_odds(scores)
 
     def solve(
         self,

@@ -62,6 +62,10 @@ class Ridge(AbstractStreamingSolver):
         """Half the squared distance to the one-hot target."""
         return 0.5 * (scores - F.one_hot(targets, scores.shape[1])).square().sum(1)
 
+    def ranking(self, scores: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """The scores: they sum to 1, as the one-hot targets do."""
+        return scores
+
     def solve(
         self,
         features: Features,

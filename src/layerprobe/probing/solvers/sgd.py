@@ -14,6 +14,7 @@ from torch import Tensor
 
 from layerprobe.probing.matrix import Features
 from layerprobe.probing.solvers.operations import Operations
+from layerprobe.probing.solvers.softmax import log_odds
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import Stop
 from layerprobe.probing.solvers.spectrum import LARGEST, Spectrum
@@ -67,6 +68,10 @@ class SGD(AbstractStreamingSolver):
     def losses(self, scores: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Cross-entropy."""
         return F.cross_entropy(scores, targets, reduction="none")
+
+    def ranking(self, scores: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """Log-odds of the softmax's probabilities."""
+        return log_odds(scores)
 
     def solve(
         self,

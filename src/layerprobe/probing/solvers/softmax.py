@@ -107,6 +107,24 @@ class SoftmaxObjective:
         return Evaluation(objective, gradient.to(self.dtype), reduced)
 
 
+def log_odds(scores: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    """Log-odds, log p/(1 - p), for the softmax p of scores, in float64; apart also where p rounds to 0 or 1.
+
+    Args:
+        scores: Scores of the classes, at least two.
+
+    Returns:
+        The log-odds of each class against all others.
+    """
+    z = scores.double()
+    first = z.argmax(1, keepdim=True)
+    log_p = z.log_softmax(1)
+    # Every class but the first has p ≤ ½, where log(1 - p) loses nothing.
+    odds = log_p - torch.log1p(-log_p.exp().clamp_max(0.5))
+    others = z.scatter(1, first, -torch.inf).logsumexp(1, keepdim=True)
+    return odds.scatter(1, first, z.gather(1, first) - others)
+
+
 def scored(
     weight: Float[Tensor, "q d"], bias: Float[Tensor, "q 1"], x: Float[Tensor, "k r d"]
 ) -> Float[Tensor, "k q r"]:

@@ -73,3 +73,14 @@ class AbstractSolver(ABC):
         Returns:
             Loss of each sample.
         """
+
+    @abstractmethod
+    def ranking(self, scores: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+        """What orders samples by the probability of each class.
+
+        Args:
+            scores: Scores of the classes.
+
+        Returns:
+            For each class, a number that grows with its probability and can be compared between samples.
+        """

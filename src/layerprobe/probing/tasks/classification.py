@@ -15,7 +15,7 @@ from layerprobe.probing.controls import majority_error
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.labels import Labels
 from layerprobe.probing.matrix import Features
-from layerprobe.probing.metrics import f1_score, roc_auc, wilson_interval
+from layerprobe.probing.metrics import class_auc, f1_score, wilson_interval
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
 from layerprobe.probing.solvers.spectrum import Spectrum
@@ -83,7 +83,7 @@ class Classification(AbstractTask):
         targets: Shaped[Tensor, "n ..."],
         solver: AbstractSolver,
     ) -> Measured:
-        """See `AbstractTask.measure`; the area under the ROC curve is that of the second of two classes."""
+        """See `AbstractTask.measure`; `metrics.class_auc` says which area is meant."""
         correct, loss = heads.evaluate(features, targets, solver.losses)
         scores = heads.scores(features)
         errors, n = int((~correct).sum()), len(targets)
@@ -95,7 +95,7 @@ class Classification(AbstractTask):
             loss=float(loss[0]),
             correct=correct[0],
             f1=f1_score(scores.argmax(1), targets, scores.shape[1]),
-            auc=roc_auc(scores[:, 1] - scores[:, 0], targets == 1) if scores.shape[1] == 2 else math.nan,
+            auc=class_auc(solver.ranking(scores), targets),
             r2=math.nan,
         )
 

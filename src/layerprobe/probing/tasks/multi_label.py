@@ -14,7 +14,7 @@ from torch import Tensor
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.labels import Labels
 from layerprobe.probing.matrix import Features
-from layerprobe.probing.metrics import f1_score, roc_auc, wilson_interval
+from layerprobe.probing.metrics import f1_score, mean_of_known, roc_auc, wilson_interval
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
 from layerprobe.probing.solvers.spectrum import Spectrum
@@ -82,11 +82,13 @@ class MultiLabel(AbstractTask):
     ) -> Solution:
         """Fit the labels one by one; a head's score is that of having the label less that of not having it.
 
-        Status and gap are those of the worst label, the objective is the sum.
+        Status and gap are those of the worst label, the objective is the sum. The weights of a label that all training
+        samples have, or none, are exactly 0: its head answers what they answer.
         """
         found = [solver.solve(features, column, 2, l2, spectrum) for column in targets.unbind(1)]
+        varies = (targets.amin(0) != targets.amax(0))[:, None]
         return Solution(
-            weight=torch.stack([part.weight[:, 1] - part.weight[:, 0] for part in found], 1),
+            weight=torch.stack([part.weight[:, 1] - part.weight[:, 0] for part in found], 1) * varies,
             bias=torch.stack([part.bias[:, 1] - part.bias[:, 0] for part in found], 1),
             objective=torch.stack([part.objective for part in found]).sum(0),
             gap=torch.stack([part.gap for part in found]).amax(0),
@@ -122,7 +124,10 @@ class MultiLabel(AbstractTask):
         targets: Shaped[Tensor, "n ..."],
         solver: AbstractSolver,
     ) -> Measured:
-        """See `AbstractTask.measure`; F1 and the area under the ROC curve are means over the labels that have one."""
+        """See `AbstractTask.measure`; F1 and the area under the ROC curve are means over the labels.
+
+        A label has no area where all test samples, or all training samples, have it or none does.
+        """
         _, loss = self.evaluate(heads, features, targets, solver)
         scores = heads.scores(features)
         wrong = (scores > 0) != (targets == 1)
@@ -135,7 +140,11 @@ class MultiLabel(AbstractTask):
         low, high = wilson_interval(error * effective, effective)
         columns = list(zip(scores.unbind(1), targets.unbind(1), strict=True))
         f1 = [f1_score((score > 0).long(), truth, 2) for score, truth in columns]
-        areas = [area for score, truth in columns if not math.isnan(area := roc_auc(score, truth == 1))]
+        areas = [
+            roc_auc(score, truth == 1)
+            for (score, truth), ranks in zip(columns, heads.weight[0].any(1).tolist(), strict=True)
+            if ranks
+        ]
         return Measured(
             error=error,
             low=low,
@@ -143,7 +152,7 @@ class MultiLabel(AbstractTask):
             loss=float(loss[0]),
             correct=~wrong.any(1),
             f1=sum(f1) / len(f1),
-            auc=sum(areas) / len(areas) if areas else math.nan,
+            auc=mean_of_known(areas),
             r2=math.nan,
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from layerprobe.probing.heads import Heads
@@ -32,6 +32,9 @@ class Regression(AbstractTask):
     the mean of the split itself; several values count alike. 0 is perfect, 1 is no better than the mean, and it can be
     larger. Its interval is `metrics.unexplained_interval`. The loss is half the squared distance in units of the
     training targets' standard deviation.
+
+    A value that is constant on a split has no R² there and is left out of it, with a message. Constant is what is no
+    more than rounding apart, in the precision that it came in.
     """
 
     name: ClassVar[str] = "regression"
@@ -47,9 +50,10 @@ class Regression(AbstractTask):
         if isinstance(targets, Tensor):
             found = f"{str(targets.dtype).removeprefix('torch.')} of shape {tuple(targets.shape)}"
             if targets.ndim in (1, 2) and targets.numel() and not targets.is_complex():
-                values = targets.detach().to("cpu", torch.float64)
+                # Single precision stays, since it says what its rounding can have done to a constant.
+                values = targets.detach().to("cpu", targets.dtype if targets.dtype == torch.float32 else torch.float64)
                 if values.isfinite().all():
-                    return values.view(len(values), -1)
+                    return values.reshape(len(values), -1)
                 found = "a value that is not finite"
         raise TypeError(
             f"Regression needs one finite number or a row of numbers for each sample, found {found} in the {split} "
@@ -57,17 +61,20 @@ class Regression(AbstractTask):
         )
 
     def labels(self, targets: Mapping[Split, Shaped[Tensor, "n ..."]]) -> Labels:
-        """See `AbstractTask.labels`."""
-        for split, values in targets.items():
-            if (values.var(0, correction=0) == 0).any():
+        """See `AbstractTask.labels`; values that are constant on train, or all that are on validation, are refused."""
+        level = {split: _level(values) for split, values in targets.items()}
+        for split, values in level.items():
+            constant = ~_varies(values)
+            if (split == "train" and constant.any()) or (split == "val" and constant.all()):
+                which = f" (column {constant.nonzero()[0].item()} of {len(constant)})" if len(constant) > 1 else ""
                 raise ValueError(
-                    f"A regression target has one value only on the {split} split, and R² needs a variance. "
+                    f"A regression target has one value only on the {split} split{which}, and R² needs a variance. "
                     "Give more samples, or another property as `targets`."
                 )
-        centre, scale = targets["train"].mean(0), targets["train"].std(0, correction=0)
+        centre, scale = level["train"].mean(0), level["train"].std(0, correction=0)
         return Labels(
             torch.arange(len(scale)),
-            {split: (values - centre) / scale for split, values in targets.items()},
+            {split: (values - centre) / scale for split, values in level.items()},
             {"target_mean": centre, "target_scale": scale},
         )
 
@@ -105,8 +112,9 @@ class Regression(AbstractTask):
         squares = torch.zeros(heads.bias.shape, dtype=torch.float64, device=features.device)
         for rows, scores in heads.blocks(features):
             squares += (scores.double() - targets[rows, None]).square().sum(0)
-        variance = targets.var(0, correction=0)
-        return (squares / len(targets) / variance).mean(1), 0.5 * squares.sum(1) / len(targets)
+        mean_squares = squares / len(targets)
+        unexplained = mean_squares / targets.var(0, correction=0)
+        return unexplained[:, _varies(targets)].mean(1), 0.5 * mean_squares.sum(1)
 
     def measure(
         self,
@@ -117,7 +125,14 @@ class Regression(AbstractTask):
     ) -> Measured:
         """See `AbstractTask.measure`."""
         error, loss = self.evaluate(heads, features, targets, solver)
-        low, high = unexplained_interval(heads.scores(features).double(), targets)
+        varies, message = _varies(targets), ""
+        if varies.any():
+            low, high = unexplained_interval(heads.scores(features).double()[:, varies], targets[:, varies])
+        else:
+            low = high = math.nan
+        if not varies.all():
+            left_out = f"{int((~varies).sum())} of {len(varies)} values are" if len(varies) > 1 else "the target is"
+            message = f"{left_out} constant on test, where R² has no meaning; give more test samples, or see test_loss"
         return Measured(
             error=float(error[0]),
             low=low,
@@ -127,9 +142,25 @@ class Regression(AbstractTask):
             f1=math.nan,
             auc=math.nan,
             r2=1 - float(error[0]),
+            message=message,
         )
 
     def constant_error(self, labels: Labels) -> float:
         """Test error of always answering the training mean."""
         test = labels.splits["test"]
-        return float((test.square().mean(0) / test.var(0, correction=0)).mean())
+        return float((test.square().mean(0) / test.var(0, correction=0))[_varies(test)].mean())
+
+
+def _level(values: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    """Values in float64, those columns levelled whose values are no more than two roundings of their own apart.
+
+    A constant that was computed comes in neighbouring numbers; its variance is that of rounding, and not 0.
+    """
+    wide, eps = values.double(), torch.finfo(values.dtype).eps
+    spread, size = wide.amax(0) - wide.amin(0), wide.abs().amax(0)
+    return torch.where(spread > 2 * eps * size, wide, wide[:1])
+
+
+def _varies(values: Float[Tensor, "n c"]) -> Bool[Tensor, " c"]:
+    """Which columns hold more than one value."""
+    return values.amax(0) > values.amin(0)

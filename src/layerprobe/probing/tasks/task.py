@@ -32,6 +32,7 @@ class Measured:
         f1: See `metrics.f1_score`; NaN where the task has none.
         auc: See `metrics.roc_auc`; NaN where the task has none.
         r2: Coefficient of determination; NaN where the task has none.
+        message: What a reader of these figures has to know; empty where there is nothing.
     """
 
     error: float
@@ -42,6 +43,7 @@ class Measured:
     f1: float
     auc: float
     r2: float
+    message: str = ""
 
 
 class AbstractTask(ABC):
