@@ -33,6 +33,7 @@ def write_run(
     n_test: int = 400,
     seed: int = 0,
     l2: Sequence[float] = (1e-4, 1e-3, 1e-2),
+    samples: str = "made",
 ) -> Path:
     """Write one run; `shift` is added to every error, and the heads of two runs err on mostly the same samples."""
     overrides = {"experiment": "made", "model": "convnet", "optimizer.lr": 0.01, "seed": seed} | dict(overrides or {})
@@ -69,7 +70,7 @@ def write_run(
             )  # fmt: skip
             records.append(record)
             paths += made.path(record, l2)
-            correct.append((name, step, depth, layer, 0, right))
+            correct.append((name, step, depth, layer, 0, samples, right))
     pq.write_table(to_table(records, ProbeRecord), probes / "results.parquet")
     pq.write_table(to_table(paths, PathRecord), probes / "path.parquet")
     columns = [pa.array([row[i] for row in correct], field.type) for i, field in enumerate(CORRECT)]

@@ -192,9 +192,11 @@ class LayerResult:
             `classes` (c), or where numbers are predicted with the units of its outputs, `target_mean`, `target_scale`.
         correct: Whether the selected head is right (on all labels), for each test sample in the order of the test
             split; empty where numbers are predicted.
+        samples: Fingerprint of these test samples in this order; empty where it is not known.
     """
 
     record: ProbeRecord
     path: tuple[PathRecord, ...]
     head: Mapping[str, Tensor]
     correct: Bool[Tensor, " n"]
+    samples: str = ""

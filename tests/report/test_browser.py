@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 
 import made_runs
-from browser import opened
+from browser import Opened, opened
 from layerprobe.report.comparison import compare
 from layerprobe.report.difference import compare_layers, compare_runs
 from layerprobe.report.mcnemar import holm, mcnemar_p
+from layerprobe.report.newcombe import two_sample_p
 from layerprobe.report.page.document import page
 
 pytestmark = pytest.mark.browser
@@ -176,6 +177,9 @@ def test_mcnemar_and_holm_agree_with_python(shown):
     expected = [mcnemar_p(b, c) for b, c in pairs]
     assert found == pytest.approx(expected, rel=1e-6)
     assert shown.page.evaluate("(p) => report.holm(p)", expected) == pytest.approx(holm(expected))
+    counts = [(0, 8, 0, 9), (3, 8, 1, 9), (12, 400, 60, 400), (5, 10_000, 400, 10_000), (7, 7, 9, 9)]
+    found = shown.page.evaluate("(counts) => counts.map((c) => report.pearson(...c))", counts)
+    assert found == pytest.approx([two_sample_p(*c) for c in counts], rel=1e-6)
 
 
 def differences(shown):
@@ -186,7 +190,8 @@ def differences(shown):
 def agree(rows, table):
     assert [row[0] for row in rows] == table["layer"].tolist()
     for row, expected in zip(rows, table.to_dict("records"), strict=True):
-        assert [int(row[4]), int(row[5])] == [expected["only_first"], expected["only_second"]]
+        only = [expected["only_first"], expected["only_second"]]
+        assert row[4:6] == ["" if pd.isna(count) else str(count) for count in only]
         assert row[1:3] == [f"{expected['first_error']:.2%}", f"{expected['second_error']:.2%}"]
         assert float(row[6]) == pytest.approx(expected["p_holm"], abs=6e-4)
         assert (row[7] == "differ") == expected["differs"]
@@ -207,6 +212,23 @@ def test_two_runs_and_two_layers_are_compared_as_in_python(shown, comparison):
     shown.page.wait_for_timeout(200)
     agree(differences(shown), compare_layers(first, "final", "input"))
     assert "other layers" in shown.page.locator("#in-words").inner_text()
+
+
+@pytest.mark.parametrize(("kept", "said"), [(True, "were tested on other samples"), (False, "cannot be known")])
+def test_heads_on_other_samples_are_not_paired(shown, tmp_path, kept, said):
+    for i in range(2):
+        made_runs.write_run(tmp_path / "runs" / str(i), seed=i, shift=0.1 * i, samples=str(i) if kept else "")
+    comparison = compare([tmp_path / "runs"])
+    file = tmp_path / "report.html"
+    file.write_text(page(comparison))
+    tab = shown.page.context.browser.new_page()
+    tab.goto(file.as_uri())
+    tab.wait_for_function("() => document.querySelector('#in-words').textContent")
+    agree(differences(Opened(tab)), compare_runs(*comparison.runs, "final"))
+    words = tab.locator("#in-words").inner_text()
+    tab.close()
+    assert said in words
+    assert "Pearson's test" in words
 
 
 def test_a_single_run_is_not_compared_with_itself(shown, comparison, tmp_path):

@@ -14,6 +14,7 @@ from layerprobe.report.comparison import ReportError, compare, side_by_side
 from layerprobe.report.difference import compare_layers, compare_runs, in_words
 from layerprobe.report.differing import differing_keys, ordered_values, short_keys
 from layerprobe.report.mcnemar import holm, mcnemar_p
+from layerprobe.report.newcombe import newcombe_interval, two_sample_p
 from layerprobe.report.words import depth_in_words
 from layerprobe.results.run import Run
 from layerprobe.results.store import ProbeStore
@@ -224,15 +225,57 @@ def test_a_run_does_not_differ_from_its_copy(tmp_path):
     run = Run.read(made_runs.write_run(tmp_path / "a"))
     table = compare_runs(run, run, "final")
     assert not table["differs"].any()
-    assert "do not differ at any of 4 layers" in in_words(table, "a", "b")
+    assert "no difference shown at any of 4 layers" in in_words(table, "a", "b")
+    assert (table["low"] < 0).all()
+    assert (table["high"] > 0).all()
 
 
-def test_other_test_samples_are_not_paired(tmp_path):
-    splits = [Run.read(made_runs.write_run(tmp_path / str(i), overrides={"data.split_seed": i})) for i in range(2)]
-    assert compare_runs(*splits, "final").empty
-    assert "cannot be compared" in in_words(compare_runs(*splits, "final"), "a", "b")
+def _without_fingerprints(run):
+    file = run.directory / "probes" / "correct.parquet"
+    pq.write_table(pq.read_table(file).drop_columns(["samples"]), file)
+    return run
+
+
+def test_runs_on_other_test_samples_are_compared_as_independent_ones_and_it_is_said(tmp_path):
+    # The same configuration: only the fingerprints say that a seed has drawn two splits.
+    runs = [Run.read(made_runs.write_run(tmp_path / f"{i}", seed=i, samples=str(i), shift=0.3 * i)) for i in range(2)]
+    table = compare_runs(*runs, "final")
+    assert (table["samples"] == "other").all()
+    assert table["only_first"].isna().all()
+    for row in table.itertuples():
+        wrong = [round(400 * error) for error in (row.first_error, row.second_error)]
+        assert row.p == two_sample_p(wrong[0], 400, wrong[1], 400)
+        assert (row.low, row.high) == newcombe_interval(wrong[0], 400, wrong[1], 400)
+    words = in_words(table, "a", "b")
+    assert "differ at 4 of 4 layers (Pearson's test" in words
+    assert words.endswith("tested on other samples, so they are compared as independent ones, not in pairs.")
     sizes = [Run.read(made_runs.write_run(tmp_path / f"n{n}", n_test=n)) for n in (100, 200)]
-    assert compare_runs(*sizes, "final").empty
+    assert (compare_runs(*sizes, "final")["samples"] == "other").all()
+
+
+def test_without_fingerprints_it_cannot_be_known_whether_the_samples_are_the_same(tmp_path):
+    old, new = (Run.read(made_runs.write_run(tmp_path / f"{i}", seed=i)) for i in range(2))
+    assert (compare_runs(old, new, "final")["samples"] == "same").all()
+    _without_fingerprints(old)
+    for pair in ((old, new), (new, old)):
+        table = compare_runs(*pair, "final")
+        assert (table["samples"] == "unknown").all()
+        assert "cannot be known" in in_words(table, "a", "b")
+    assert (compare_runs(old, old, "initial", "final")["samples"] == "unknown").all()
+    assert (compare_layers(old, "final", "input")["samples"] == "same").all()
+
+
+def test_eight_samples_show_no_difference_and_do_not_say_that_there_is_none(tmp_path):
+    runs = [Run.read(made_runs.write_run(tmp_path / f"{i}", seed=i, n_test=8)) for i in range(2)]
+    table = compare_runs(*runs, "final")
+    assert "no difference shown at any of 4 layers" in in_words(table, "a", "b")
+    assert (table["high"] - table["low"] > 0.3).all()
+
+
+def test_runs_without_a_common_layer_are_not_compared(tmp_path):
+    runs = [Run.read(made_runs.write_run(tmp_path / layer, layers=[layer])) for layer in ("a", "b")]
+    assert compare_runs(*runs, "final").empty
+    assert "cannot be compared" in in_words(compare_runs(*runs, "final"), "a", "b")
 
 
 def test_one_layer_against_the_others(tmp_path):

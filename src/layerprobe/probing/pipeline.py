@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from itertools import count, groupby, islice
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn
 
 from layerprobe.probing.bank import FeatureBank
 from layerprobe.probing.batches import Data, check_splits, in_order
+from layerprobe.probing.fingerprint import Fingerprint
 from layerprobe.probing.frozen import frozen
 from layerprobe.probing.inputs import device_of
 from layerprobe.probing.labels import Labels, n_outputs
@@ -74,13 +76,15 @@ def probe_checkpoint(
     ways = find_ways(network, first, protocol, context, done)
     if not ways:
         return
+    samples = Fingerprint()
     if protocol.stream:
         info = checkpoint or CheckpointInfo()
-        yield from stream_checkpoint(network, data, protocol, ways, info, on_progress, context)
+        for result in stream_checkpoint(network, data, protocol, ways, info, on_progress, context, samples):
+            yield replace(result, samples=samples.digest())
         return
     bank = feature_bank(network, first, protocol, ways)
     try:
-        recordings = record_splits(network, data, protocol, ways, bank, on_progress, context)
+        recordings = record_splits(network, data, protocol, ways, bank, on_progress, context, samples)
         labels = protocol.task.labels({split: recording.targets for split, recording in recordings.items()})
         info, layers = checkpoint or CheckpointInfo(), list(ways)
         small, workers = small_layers(
@@ -103,7 +107,7 @@ def probe_checkpoint(
         for together, some in groupby(begun(), lambda i: layers[i] in small):
             for result in side_by_side(some, fit, workers if together else 1):
                 bank.drop(result.record.layer)  # a process beside this one has dropped its own copy alone
-                yield result
+                yield replace(result, samples=samples.digest())
         on_progress("probe layers", len(ways), len(ways))
     finally:
         bank.close()
@@ -170,8 +174,9 @@ def record_splits(
     bank: FeatureBank,
     on_progress: Progress,
     context: Context = nullcontext,
+    samples: Fingerprint | None = None,
 ) -> dict[Split, Recording]:
-    """One pass over each split, for all layers and reducers together."""
+    """One pass over each split, for all layers and reducers together; `samples` takes in those of test."""
     reductions = {layer: [way.reduction for way in ways[layer]] for layer in ways}
     recordings: dict[Split, Recording] = {}
     for split in SPLITS:
@@ -179,6 +184,8 @@ def record_splits(
             continue
         with frozen(network, seed=protocol.seeds[0]):
             batches, number = in_order(data[split], protocol.batch_size, protocol.seeds[0]), count(1)
+            if samples is not None and split == "test":
+                batches = samples.watch(batches)
 
             def on_batch(split: Split = split, number: Iterator[int] = number) -> None:
                 on_progress(f"record {split}", next(number), None)

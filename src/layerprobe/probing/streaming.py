@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from layerprobe.probing.bank import FeatureBank
 from layerprobe.probing.batches import Data, in_order, reshuffled
 from layerprobe.probing.features import Reduction
+from layerprobe.probing.fingerprint import Fingerprint
 from layerprobe.probing.frozen import frozen
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.inputs import device_of
@@ -59,6 +60,7 @@ class _Passes:
     protocol: ProbeProtocol
     on_progress: Progress
     context: Context
+    samples: Fingerprint | None = None
     problems: dict[LayerName, str] = field(default_factory=dict)
 
     def run(
@@ -84,9 +86,10 @@ class _Passes:
         protocol, number = self.protocol, count(1)
         seed, source, size = protocol.seeds[0], self.data[split], protocol.batch_size
         with frozen(self.network, seed=seed):
+            batches = in_order(source, size, seed) if order is None else reshuffled(source, size, order)
             found = run_split(
                 self.network,
-                in_order(source, size, seed) if order is None else reshuffled(source, size, order),
+                self.samples.watch(batches) if self.samples is not None and split == "test" else batches,
                 split,
                 {
                     layer: [way.reduction for way in ways]
@@ -112,6 +115,7 @@ def stream_checkpoint(
     checkpoint: CheckpointInfo,
     on_progress: Progress,
     context: Context = nullcontext,
+    samples: Fingerprint | None = None,
 ) -> Iterator[LayerResult]:
     """Probe every layer with memory that does not grow with the number of samples.
 
@@ -126,12 +130,13 @@ def stream_checkpoint(
         checkpoint: Which frozen network this is.
         on_progress: Told how far the work is.
         context: Makes what the network's passes run in.
+        samples: Takes in the samples of test.
 
     Yields:
         One result for each layer. The training error is not known.
     """
     start = time.perf_counter()
-    passes = _Passes(network, data, protocol, on_progress, context)
+    passes = _Passes(network, data, protocol, on_progress, context, samples)
     device = device_of(network) or torch.device("cpu")
     l2 = torch.tensor(protocol.l2_values(0, 0), dtype=torch.float64)
     courses = {

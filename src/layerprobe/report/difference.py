@@ -1,41 +1,56 @@
-"""Two runs, or the layers of one, compared sample by sample."""
+"""Two runs, or the layers of one, compared sample by sample where both were tested on the same samples."""
 
 from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from layerprobe.report.mcnemar import holm, mcnemar_p
+from layerprobe.report.newcombe import newcombe_interval, two_sample_p
+from layerprobe.report.tango import tango_interval
 from layerprobe.results.run import Run
 
 LEVEL = 0.05
 """Probability of calling any of the layers different where none is."""
 
-_SPLIT_FREE = ("data.batch_size", "data.num_workers", "data.seed", "data.root", "data.download")
+Samples: TypeAlias = Literal["same", "other", "unknown"]
+"""Whether two heads were tested on the same samples in the same order."""
+
+
+class Tested(NamedTuple):
+    """How a head did on its test samples.
+
+    Attributes:
+        right: Whether it is right, for each sample.
+        samples: Their fingerprint; empty where it is not known.
+    """
+
+    right: np.ndarray
+    samples: str
 
 
 def compare_runs(first: Run, second: Run, checkpoint: str, other: str | None = None) -> pd.DataFrame:
-    """Compare two runs layer by layer on the same test samples.
+    """Compare two runs layer by layer: on the same test samples in pairs, else as independent samples.
 
     Args:
         first: A run.
-        second: Another, probed on the same test split.
+        second: Another.
         checkpoint: The checkpoint of the first run.
         other: The checkpoint of the second; by default that of the same name.
 
     Returns:
-        One row for each layer that both have, in order of depth: `layer`, `first_error`, `second_error`,
-        `only_first` and `only_second` (samples that only one of the two heads gets right), `p` (McNemar's mid-p),
-        `p_holm` (corrected for the number of layers), `differs`. No row where the test splits differ.
+        One row for each layer that both have, in order of depth: `layer`, `first_error`, `second_error`, `low` and
+        `high` (95 % interval of the second less the first: Tango's for pairs, else Newcombe's), `only_first` and
+        `only_second` (samples that only one of the two heads gets right; missing where they are not in pairs), `p`
+        (McNemar's mid-p for pairs, else Pearson's), `p_holm` (corrected for the number of layers), `differs`, and
+        `samples`: `same`, `other`, or `unknown` where a run was written by a version that kept no fingerprint.
     """
-    if split_of(first) != split_of(second):
-        return _table([])
-    pairs = [
-        (layer, right, other_right)
-        for layer, right in _correct(first, checkpoint).items()
-        if (other_right := _correct(second, other or checkpoint).get(layer)) is not None
-    ]
-    return _table(pairs)
+    others = _tested(second, other or checkpoint)
+    pairs = [(layer, tested, others[layer]) for layer, tested in _tested(first, checkpoint).items() if layer in others]
+    one_pass = first.directory.resolve() == second.directory.resolve() and checkpoint == (other or checkpoint)
+    return _table(pairs, one_pass=one_pass)
 
 
 def compare_layers(run: Run, checkpoint: str, layer: str) -> pd.DataFrame:
@@ -49,16 +64,10 @@ def compare_layers(run: Run, checkpoint: str, layer: str) -> pd.DataFrame:
     Returns:
         As `compare_runs`; `layer` is the other layer, which is the second of the two.
     """
-    correct = _correct(run, checkpoint)
-    if layer not in correct:
-        return _table([])
-    return _table([(name, correct[layer], right) for name, right in correct.items() if name != layer])
-
-
-def split_of(run: Run) -> str:
-    """Write down what decides on a run's test samples: two runs are paired where this is equal."""
-    data = {key: value for key, value in run.config.items() if key == "data" or key.startswith("data.")}
-    return repr(sorted((key, str(value)) for key, value in data.items() if key not in _SPLIT_FREE))
+    tested = _tested(run, checkpoint)
+    if layer not in tested:
+        return _table([], one_pass=True)
+    return _table([(name, tested[layer], at) for name, at in tested.items() if name != layer], one_pass=True)
 
 
 def in_words(table: pd.DataFrame, first: str, second: str) -> str:
@@ -74,44 +83,74 @@ def in_words(table: pd.DataFrame, first: str, second: str) -> str:
     """
     n = len(table)
     if n == 0:
-        return f"{first} and {second} cannot be compared: they have no layer in common, or other test samples."
-    rule = f"McNemar's mid-p, Holm over {n} layer{'s' if n > 1 else ''}, {LEVEL:.0%}"
+        return f"{first} and {second} cannot be compared: they have no layer in common whose answers were kept."
+    paired = (table["samples"] == "same").all()
+    test = "McNemar's mid-p" if paired else "Pearson's test"
+    rule = f"{test}, Holm over {n} layer{'s' if n > 1 else ''}, {LEVEL:.0%}"
+    remark = "" if paired else f" {_REMARKS['other' if (table['samples'] == 'other').any() else 'unknown']}"
     found = table[table["differs"]]
     if found.empty:
         return (
-            f"{first} and {second} do not differ at any of {n} layers ({rule}); smallest p {table['p_holm'].min():.2g}."
+            f"{first} and {second}: no difference shown at any of {n} layers ({rule}); "
+            f"smallest p {table['p_holm'].min():.2g}.{remark}"
         )
     parts = [
         f"{row['layer']} ({row['first_error']:.2%} against {row['second_error']:.2%}, p {row['p_holm']:.2g})"
         for row in found.to_dict("records")
     ]
     named = ", ".join(parts[:6]) + (f" and {len(parts) - 6} more" if len(parts) > 6 else "")
-    return f"{first} and {second} differ at {len(found)} of {n} layers ({rule}): {named}."
+    return f"{first} and {second} differ at {len(found)} of {n} layers ({rule}): {named}.{remark}"
 
 
-def _correct(run: Run, checkpoint: str) -> dict[str, np.ndarray]:
+_REMARKS = {
+    "other": "They were tested on other samples, so they are compared as independent ones, not in pairs.",
+    "unknown": (
+        "Whether they were tested on the same samples cannot be known, since a run was written by a version that kept "
+        "no fingerprint of them: they are compared as independent ones, not in pairs."
+    ),
+}
+
+
+def _tested(run: Run, checkpoint: str) -> dict[str, Tested]:
     depth = dict(zip(run.results["layer"], run.results["depth"], strict=True))
     rows = run.correct()
     rows = rows[(rows["checkpoint"] == checkpoint) & rows["layer"].isin(list(depth))]
     found = {
-        layer: np.asarray(right, dtype=bool)
-        for layer, right in zip(rows["layer"], rows["correct"], strict=True)
+        layer: Tested(np.asarray(right, dtype=bool), samples or "")
+        for layer, samples, right in zip(rows["layer"], rows["samples"], rows["correct"], strict=True)
         if right is not None and len(right)
     }
     return dict(sorted(found.items(), key=lambda item: depth[item[0]]))
 
 
-def _table(pairs: list[tuple[str, np.ndarray, np.ndarray]]) -> pd.DataFrame:
+def _samples(first: Tested, second: Tested, one_pass: bool) -> Samples:
+    if len(first.right) != len(second.right):
+        return "other"
+    if not first.samples or not second.samples:
+        return "same" if one_pass and first.samples == second.samples else "unknown"
+    return "same" if first.samples == second.samples else "other"
+
+
+def _table(pairs: list[tuple[str, Tested, Tested]], *, one_pass: bool) -> pd.DataFrame:
+    """Compare pairs of heads; one pass over the data has the same samples for all, fingerprint or not."""
     rows = []
     for layer, first, second in pairs:
-        if len(first) != len(second):
-            continue
-        only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-        rows.append(
-            (layer, 1 - first.mean(), 1 - second.mean(), only_first, only_second, mcnemar_p(only_first, only_second))
-        )
-    columns = ["layer", "first_error", "second_error", "only_first", "only_second", "p"]
-    table = pd.DataFrame(rows, columns=columns)
+        samples = _samples(first, second, one_pass)
+        wrong, n = int((~first.right).sum()), len(first.right)
+        other_wrong, other_n = int((~second.right).sum()), len(second.right)
+        only: tuple[int | None, int | None] = (None, None)
+        if samples == "same":
+            b, c = int((first.right & ~second.right).sum()), int((second.right & ~first.right).sum())
+            only, p = (b, c), mcnemar_p(b, c)
+            low, high = (float(end) for end in tango_interval(b, c, n))
+        else:
+            p = two_sample_p(wrong, n, other_wrong, other_n)
+            low, high = newcombe_interval(wrong, n, other_wrong, other_n)
+        rows.append((layer, wrong / n, other_wrong / other_n, low, high, *only, p, samples))
+    columns = [
+        "layer", "first_error", "second_error", "low", "high", "only_first", "only_second", "p", "samples",
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=columns).astype({"only_first": "Int64", "only_second": "Int64"})
     table["p_holm"] = holm(table["p"].tolist())
     table["differs"] = table["p_holm"] < LEVEL
     return table

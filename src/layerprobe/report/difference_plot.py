@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import altair as alt
-import numpy as np
 import pandas as pd
 
 from layerprobe.report import style
@@ -12,29 +11,21 @@ from layerprobe.report.layer_axis import layer_axis
 from layerprobe.report.save import AnyChart
 
 
-def difference_plot(
-    table: pd.DataFrame, n_test: int, first: str, second: str, width: int = 265, height: int = 170
-) -> AnyChart:
-    """Draw the difference of two test errors over depth, with the 95% interval of a paired difference.
-
-    With b and c the samples that only one of n is right on, the difference is (b - c) / n and its variance
-    (b + c - (b - c)² / n) / n².
+def difference_plot(table: pd.DataFrame, first: str, second: str, width: int = 265, height: int = 170) -> AnyChart:
+    """Draw the difference of two test errors over depth, with its 95% interval.
 
     Args:
         table: From `compare_runs`.
-        n_test: Test samples.
         first: Name of the first run.
         second: Name of the second.
         width: Pixels.
         height: Pixels.
 
     Returns:
-        The chart; a filled point differs by McNemar's test after Holm's correction.
+        The chart; a filled point differs by the test after Holm's correction.
     """
-    b, c = table["only_first"], table["only_second"]
-    middle = (b - c) / n_test
-    half = 1.96 * np.sqrt(np.maximum(b + c - (b - c) ** 2 / n_test, 0)) / n_test
-    frame = table.assign(difference=middle, low=middle - half, high=middle + half, position=range(len(table)))
+    shown = table[["layer", "low", "high", "p_holm", "differs"]]
+    frame = shown.assign(difference=table["second_error"] - table["first_error"], position=range(len(table)))
     labels = short_names(table["layer"].tolist())
     x = alt.X(
         "position:Q",
@@ -51,7 +42,9 @@ def difference_plot(
         fill=alt.when(alt.datum.differs).then(alt.value(style.TRAINED[0])).otherwise(alt.value("white")),
         tooltip=["layer:N", alt.Tooltip("difference:Q", format="+.2%"), alt.Tooltip("p_holm:Q", format=".2g")],
     )
-    notes = [f"first: {first}", f"second: {second}", "filled: they differ (McNemar, Holm)"]
+    paired = bool((table["samples"] == "same").all())
+    test = "McNemar, Holm" if paired else "independent samples, Pearson, Holm"
+    notes = [f"first: {first}", f"second: {second}", f"filled: they differ ({test})", "95% intervals"]
     return (
         alt.layer(zero, interval, points)
         .properties(width=width, height=height, title=alt.TitleParams("Difference by layer", subtitle=notes))

@@ -66,7 +66,7 @@ def write_report(
         one, other = (f"{comparison.names[k]} at {checkpoint}" for k, checkpoint in zip((i, j), at, strict=True))
         sentences.append(in_words(table, one, other))
         if len(table):
-            plots.append(difference_plot(table, int(first.results["n_test"].max()), one, other))
+            plots.append(difference_plot(table, one, other))
     films: dict[str, dict[str, Any]] = {}
     for run, name in zip(comparison.runs, comparison.names, strict=True):
         if len(films) < _MOST_FILMS and (spec := film(run)) is not None:

@@ -70,7 +70,8 @@ def read_correct(file: Path, parts: Iterable[Path] = ()) -> pd.DataFrame:
         parts: Files of single layers, as for `read_any_version`.
 
     Returns:
-        checkpoint, layer, and `correct`, a bool array (n); no row where nothing was kept.
+        checkpoint, layer, `samples` (the fingerprint of the test samples, empty where an older version wrote none) and
+        `correct`, a bool array (n); no row where nothing was kept.
 
     Raises:
         SchemaError: If a file is no Parquet, or lacks these columns.
@@ -82,9 +83,11 @@ def read_correct(file: Path, parts: Iterable[Path] = ()) -> pd.DataFrame:
     for table in tables:
         if missing := [name for name in columns if name not in table.column_names]:
             raise SchemaError(f"{file} lacks the columns {', '.join(missing)}. Next step: move it away.")
+    columns.insert(2, "samples")
     if not tables:
         return pd.DataFrame(columns=columns)
-    rows = pd.concat([table.select(columns).to_pandas() for table in tables], ignore_index=True)
+    frames = [table.select([name for name in columns if name in table.column_names]).to_pandas() for table in tables]
+    rows = pd.concat([frame.assign(samples=frame.get("samples", "")) for frame in frames], ignore_index=True)[columns]
     return rows.drop_duplicates(["checkpoint", "layer"], ignore_index=True)
 
 

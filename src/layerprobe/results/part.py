@@ -20,6 +20,7 @@ CORRECT = stamp(
             pa.field("depth", pa.int64()),
             pa.field("layer", pa.string()),
             pa.field("seed", pa.int64()),
+            pa.field("samples", pa.string()),
             pa.field("correct", pa.list_(pa.bool_())),
         ]
     ),
@@ -47,6 +48,7 @@ def to_part(result: LayerResult) -> pa.Table:
         "depth": [record.depth],
         "layer": [record.layer],
         "seed": [record.seed],
+        "samples": [result.samples],
         "correct": [result.correct.detach().cpu().numpy()],
     }
     rows = {

@@ -94,11 +94,11 @@ class Run:
             return read_any_version(Path(os.devnull, "none"), PathRecord)[0]
 
     def correct(self) -> pd.DataFrame:
-        """Return checkpoint, layer and the bool array `correct` (n) of each selected head."""
+        """Return checkpoint, layer, `samples` and the bool array `correct` (n) of each selected head."""
         try:
             return read_correct(self.directory / "probes" / "correct.parquet", self._parts())
         except SchemaError:
-            return pd.DataFrame(columns=["checkpoint", "layer", "correct"])
+            return pd.DataFrame(columns=["checkpoint", "layer", "samples", "correct"])
 
     def _parts(self) -> list[Path]:
         return sorted((self.directory / "probes" / "parts").glob("*/[!.]*.parquet"))

@@ -175,8 +175,8 @@ class ProbeStore:
         """Return which test samples each selected head gets right, in the order of `results`.
 
         Returns:
-            Columns checkpoint, step, depth, layer, seed, and `correct`: a bool array (n) in the test split's order,
-            empty for a failed layer.
+            Columns checkpoint, step, depth, layer, seed, `samples` (the fingerprint of the test samples in their order,
+            empty where it is not known) and `correct`: a bool array (n) in that order, empty for a failed layer.
         """
         return self._combined("correct", read_parts(self._parts())).to_pandas()
 

@@ -15,7 +15,7 @@ async function heads(run) {
   for (let k = 0; k < run.heads.length; k++) {
     const row = packed.subarray(k * width, (k + 1) * width);
     if (k) for (let j = 0; j < width; j++) row[j] ^= packed[(k - 1) * width + j];
-    found.set(run.heads[k].join(), row);
+    found.set(run.heads[k].slice(0, 2).join(), { row, samples: run.heads[k][2] });
   }
   return found;
 }
@@ -33,6 +33,19 @@ function mcnemar(b, c) {
   return 2 * below + Math.exp(log);
 }
 
+// erfc(x) for x >= 0 to a relative 1.2e-7: Press et al., Numerical Recipes, erfcc.
+function erfc(x) {
+  const t = 1 / (1 + x / 2), terms = [0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807, -0.18628806, 0.09678418, 0.37409196, 1.00002368, -1.26551223];
+  return t * Math.exp(-x * x + terms.reduce((sum, term) => sum * t + term, 0));
+}
+
+// Pearson's test of two shares of independent samples, with the factor (N - 1) / N.
+function pearson(x, n, y, m) {
+  const N = n + m, both = (x + y) / N;
+  if (both === 0 || both === 1) return 1;
+  return erfc(Math.sqrt((N - 1) / N * (y / m - x / n) ** 2 / (both * (1 - both) * (1 / n + 1 / m)) / 2));
+}
+
 // Holm's step-down correction for the number of tests.
 function holm(p) {
   const order = p.map((_, i) => i).sort((i, j) => p[i] - p[j]), out = [];
@@ -41,6 +54,7 @@ function holm(p) {
   return out;
 }
 
+const points = (x) => x.toFixed(2).replace(/^-(?=0\.00$)/, "");
 const percent = (x) => (100 * x).toFixed(2) + "%";
 const small = (p) => (p >= 0.001 ? p.toFixed(3) : p.toExponential(1));
 
@@ -85,30 +99,33 @@ async function differences() {
     const name = (run, c) => `${data.names[run.run]} at ${data.checkpoints[c]}`;
     const body = $("differences").tBodies[0], words = $("in-words");
     body.replaceChildren();
-    if (a.split !== b.split) {
-      words.textContent = `${name(a, ca)} and ${name(b, cb)} have other test samples, so they cannot be paired.`;
-      return;
-    }
     const [ha, hb] = [await heads(a), await heads(b)], chosen = Number(layer.value);
     const found = layers(a, ca).flatMap(([l, text]) => {
       const x = ha.get(`${ca},${between ? l : chosen}`), y = hb.get(`${cb},${l}`);
-      return x && y && (between || l !== chosen) ? [{ text, x: right(x), y: right(y), b: only(x, y), c: only(y, x) }] : [];
+      if (!x || !y || (!between && l === chosen)) return [];
+      const wrong = { text, x: a.n - right(x.row), y: b.n - right(y.row) };
+      return [x.samples === y.samples ? { ...wrong, paired: true, b: only(x.row, y.row), c: only(y.row, x.row) }
+        : { ...wrong, paired: false, known: a.n !== b.n || (x.samples >= 0 && y.samples >= 0), b: "", c: "" }];
     });
-    const p = holm(found.map((f) => mcnemar(f.b, f.c)));
+    const p = holm(found.map((f) => f.paired ? mcnemar(f.b, f.c) : pearson(f.x, a.n, f.y, b.n)));
+    const alone = found.filter((f) => !f.paired);
     const which = between ? [name(a, ca), name(b, cb)] : [data.layers[chosen], "the other layer"];
     const apart = found.map((f, i) => [f, p[i]]).filter(([, q]) => q < 0.05);
-    const rule = `McNemar's mid-p, Holm over ${found.length} layers, 5%`;
+    const rule = `${alone.length ? "Pearson's test" : "McNemar's mid-p"}, Holm over ${found.length} layers, 5%`;
+    const remark = alone.length === 0 ? ""
+      : alone.some((f) => f.known) ? " They were tested on other samples, so they are compared as independent ones, not in pairs."
+      : " Whether they were tested on the same samples cannot be known, since a run was written by a version that kept no fingerprint of them: they are compared as independent ones, not in pairs.";
     const subject = between ? `${which[0]} and ${which[1]}` : `In ${name(a, ca)}, ${which[0]}`;
     if (found.length === 0) words.textContent = `${subject}: no layer in common.`;
     else if (apart.length === 0)
-      words.textContent = between ? `${subject} do not differ at any of ${found.length} layers (${rule}).`
-        : `${subject} does not differ from any of ${found.length} other layers (${rule}).`;
+      words.textContent = `${subject}: no difference shown ${between ? "at" : "against"} any of ${found.length} ${between ? "" : "other "}layers (${rule}).`;
     else words.textContent = `${subject} ${between ? "differ at" : "differs from"} ${apart.length} of ${found.length} `
       + `${between ? "" : "other "}layers (${rule}): `
-      + apart.slice(0, 6).map(([f, q]) => `${f.text} (${percent(1 - f.x / a.n)} against ${percent(1 - f.y / a.n)}, p ${small(q)})`).join(", ")
+      + apart.slice(0, 6).map(([f, q]) => `${f.text} (${percent(f.x / a.n)} against ${percent(f.y / b.n)}, p ${small(q)})`).join(", ")
       + (apart.length > 6 ? ` and ${apart.length - 6} more.` : ".");
+    words.textContent += found.length ? remark : "";
     found.forEach((f, i) => body.appendChild(row([
-      f.text, percent(1 - f.x / a.n), percent(1 - f.y / a.n), (100 * (f.x - f.y) / a.n).toFixed(2), f.b, f.c, small(p[i]),
+      f.text, percent(f.x / a.n), percent(f.y / b.n), points(100 * (f.y / b.n - f.x / a.n)), f.b, f.c, small(p[i]),
       p[i] < 0.05 ? "differ" : "no difference shown",
     ])));
   }
@@ -165,6 +182,6 @@ function remember(view) {
   await view.runAsync();
   await differences();
   for (const [i, film] of data.films.entries()) await vegaEmbed(`#film-${i}`, film, { ...embed, renderer: "canvas" });
-  window.report = { view, mcnemar, holm };
+  window.report = { view, mcnemar, holm, pearson };
   document.documentElement.dataset.ready = Math.round(performance.now());
 })();

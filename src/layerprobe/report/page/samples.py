@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from layerprobe.report.comparison import Comparison
-from layerprobe.report.difference import split_of
 from layerprobe.report.page.tables import Tables
 
 
@@ -26,23 +25,29 @@ def samples(comparison: Comparison, tables: Tables, budget: int = 900_000) -> tu
             fit.
 
     Returns:
-        For each run with samples: `run` (its number), `split` (number of the test split), `n` (samples), `heads` (pairs
-        of numbers of checkpoint and layer name) and `bits` (base64). And what was left out, in words.
+        For each run with samples: `run` (its number), `n` (samples), `heads` (numbers of checkpoint, layer name and
+        test samples) and `bits` (base64). Heads are compared in pairs where the numbers of their samples are equal; a
+        negative one stands for a pass over samples that have no fingerprint. And what was left out, in words.
     """
     checkpoints = {name: i for i, name in enumerate(tables.checkpoints)}
     names = {name: i for i, name in enumerate(tables.layer_names)}
-    splits: dict[tuple[str, int], int] = {}
+    known: dict[tuple[str, int], int] = {}
     every, last = [], []
     for i, run in enumerate(comparison.runs):
         rows = run.correct()
         rows = rows[rows["checkpoint"].isin(checkpoints) & rows["layer"].isin(names)]
-        rows = rows[[right is not None and len(right) > 0 for right in rows["correct"]]]
+        rows = rows[[right is not None and len(right) > 0 for right in rows["correct"]]].fillna({"samples": ""})
         if rows.empty or rows["correct"].map(len).nunique() > 1:
             continue
         about = {"run": i, "n": len(rows["correct"].iloc[0])}
-        about["split"] = splits.setdefault((split_of(run), about["n"]), len(splits))
-        every.append(about | _packed(rows, checkpoints, names))
         order = rows["checkpoint"].map(checkpoints)
+        rows = rows.assign(
+            samples=[
+                known.setdefault((samples, about["n"]), len(known)) if samples else -1 - i * len(checkpoints) - at
+                for samples, at in zip(rows["samples"], order, strict=True)
+            ]
+        )
+        every.append(about | _packed(rows, checkpoints, names))
         last.append(about | _packed(rows[order == order.max()], checkpoints, names))
     if _size(every) <= budget:
         return every, []
@@ -56,14 +61,17 @@ def samples(comparison: Comparison, tables: Tables, budget: int = 900_000) -> tu
 
 def _packed(rows: Any, checkpoints: dict[str, int], names: dict[str, int]) -> dict[str, Any]:
     heads = [
-        (checkpoints[c], names[layer], np.asarray(right, dtype=bool))
-        for c, layer, right in rows[["checkpoint", "layer", "correct"]].itertuples(index=False)
+        (checkpoints[c], names[layer], samples, np.asarray(right, dtype=bool))
+        for c, layer, samples, right in rows[["checkpoint", "layer", "samples", "correct"]].itertuples(index=False)
     ]
     heads.sort(key=lambda head: head[:2])
-    bits = np.stack([right for _, _, right in heads])
+    bits = np.stack([right for *_, right in heads])
     changes = np.concatenate([bits[:1], bits[1:] ^ bits[:-1]])
     content = zlib.compress(np.packbits(changes, axis=1).tobytes(), level=9)
-    return {"heads": [[c, layer] for c, layer, _ in heads], "bits": base64.b64encode(content).decode()}
+    return {
+        "heads": [[c, layer, samples] for c, layer, samples, _ in heads],
+        "bits": base64.b64encode(content).decode(),
+    }
 
 
 def _size(packed: list[dict[str, Any]]) -> int:

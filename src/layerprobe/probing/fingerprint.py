@@ -1,0 +1,108 @@
+"""A fingerprint of the samples of a split, by which two runs know whether they were tested on the same ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_MOST_VALUES = 64
+"""Values of a sample that are read, evenly spaced over it: enough to tell it from another, and soon done."""
+_MASK = "attention_mask"
+
+
+class Fingerprint:
+    """Hashes samples in their order as their batches pass by, however they are divided into batches.
+
+    Of each tensor of a batch, inputs and targets alike, it reads up to 64 values of each sample, and of texts and
+    numbers in a list all. Where a mapping holds an `attention_mask`, padding is left out.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no sample."""
+        self._parts: dict[str, Any] = {}
+        self._readable = True
+
+    def watch(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Take in batches on their way.
+
+        Args:
+            batches: Batches of any make, samples first.
+
+        Yields:
+            The same batches.
+        """
+        for batch in batches:
+            self.update(batch)
+            yield batch
+
+    def update(self, batch: Any) -> None:
+        """Take in the samples of a batch; one that cannot be read leaves them all without a fingerprint.
+
+        Args:
+            batch: A batch of any make, samples first.
+        """
+        try:
+            if self._readable:
+                self._walk(batch, "", {})
+        except (RuntimeError, TypeError, ValueError):
+            self._readable = False
+
+    def digest(self) -> str:
+        """Return 32 hexadecimal digits, equal for equal samples in equal order; empty where nothing could be read."""
+        if not self._parts or not self._readable:
+            return ""
+        whole = hashlib.blake2b(digest_size=16)
+        for path in sorted(self._parts):
+            whole.update(f"{path}\0".encode() + self._parts[path].digest())
+        return whole.hexdigest()
+
+    def _walk(self, value: Any, path: str, siblings: Mapping[str, Any]) -> None:
+        if isinstance(value, Tensor | np.ndarray):
+            self._add(path, value, siblings)
+        elif isinstance(value, str | bytes | int | float):
+            self._hash(path).update(f"{value!r}\0".encode())
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                self._walk(item, f"{path}/{key}", {str(k): v for k, v in value.items()})
+        elif isinstance(value, list | tuple):
+            single = all(isinstance(item, str | bytes | int | float) for item in value)
+            for i, item in enumerate(value):
+                self._walk(item, path if single else f"{path}/{i}", {})
+        elif is_dataclass(value) and not isinstance(value, type):
+            of = {field.name: getattr(value, field.name, None) for field in fields(value)}
+            for key, item in of.items():
+                self._walk(item, f"{path}/{key}", of)
+
+    def _add(self, path: str, value: Tensor | np.ndarray, siblings: Mapping[str, Any]) -> None:
+        if isinstance(value, np.ndarray) and value.dtype.kind not in "biuf":
+            for item in value.ravel().tolist():
+                self._walk(item, path, {})
+            return
+        tensor = torch.as_tensor(value).detach()
+        if tensor.is_complex():
+            tensor = torch.view_as_real(tensor)
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+            raise TypeError(f"a tensor of layout {tensor.layout}")
+        key = path.rsplit("/", 1)[-1]
+        mask = siblings.get(f"decoder_{_MASK}" if key.startswith("decoder_") else _MASK)
+        if isinstance(mask, Tensor) and mask.ndim == 2 and tensor.shape[:2] == mask.shape:
+            held = mask.bool().to(tensor.device)
+            self._hash(f"{path}#").update(_bytes(held.sum(1)))
+            rows = tensor[held].flatten(1) if tensor.ndim > 2 else tensor[held][:, None]
+        else:
+            rows = tensor.flatten(1) if tensor.ndim > 1 else tensor.reshape(-1, 1)
+        self._hash(path).update(_bytes(rows[:, :: max(1, -(-rows.shape[1] // _MOST_VALUES))]))
+
+    def _hash(self, path: str) -> Any:
+        return self._parts.setdefault(path, hashlib.blake2b(digest_size=16))
+
+
+def _bytes(values: Tensor) -> bytes:
+    plain = values.to("cpu", torch.float32 if values.is_floating_point() else torch.int64)
+    return plain.contiguous().numpy().tobytes()

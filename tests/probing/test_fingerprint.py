@@ -1,0 +1,108 @@
+"""Fingerprints of samples: equal for equal ones in equal order, and for no others."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from layerprobe.probing.fingerprint import Fingerprint
+from layerprobe.probing.pipeline import probe_checkpoint
+from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.solvers.ridge import Ridge
+
+
+@dataclass
+class _Graphs:
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+def _drawn(seed: int = 0, n: int = 30) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 3, 8, 8, generator=generator), torch.randint(0, 3, (n,), generator=generator)
+
+
+def _of(batches) -> str:
+    fingerprint = Fingerprint()
+    assert len(list(fingerprint.watch(batches))) == len(batches)
+    return fingerprint.digest()
+
+
+def _split(size: int, *parts):
+    return list(zip(*(part.split(size) for part in parts), strict=True))
+
+
+def test_the_same_samples_have_one_fingerprint_however_they_are_batched():
+    x, y = _drawn()
+    whole = _of([(x, y)])
+    assert len(whole) == 32
+    assert _of(_split(7, x, y)) == _of(_split(1, x, y)) == whole
+    assert _of([(x.double().numpy(), y.int().numpy())]) == whole
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x, y: (x.flip(0), y.flip(0)),
+        lambda x, y: (x[1:], y[1:]),
+        lambda x, y: (x, y.roll(1)),
+        lambda x, y: (x.roll(1, 0), y),
+        lambda x, y: (x + 1e-3, y),
+        lambda x, y: _drawn(1),
+    ],
+)
+def test_others_or_another_order_have_another(change):
+    x, y = _drawn()
+    assert _of([change(x, y)]) != _of([(x, y)])
+
+
+def test_padding_of_a_batch_is_no_part_of_its_samples():
+    generator = torch.Generator().manual_seed(0)
+    texts = [
+        torch.randint(1, 50, (int(k),), generator=generator) for k in torch.randint(2, 12, (20,), generator=generator)
+    ]
+
+    def batch(some):
+        ids = nn.utils.rnn.pad_sequence(some, batch_first=True)
+        return {"input_ids": ids, "attention_mask": (ids != 0).long()}, torch.zeros(len(some))
+
+    whole = _of([batch(texts)])
+    assert _of([batch(texts[i : i + 3]) for i in range(0, 20, 3)]) == whole
+    assert _of([batch(texts[::-1])]) != whole
+
+
+def test_dataclasses_texts_and_lists_are_read_too():
+    x, y = _drawn()
+    assert _of([_Graphs(x, y)]) != _of([_Graphs(x.flip(0), y)])
+    assert _of([(["a", "b"], [1, 2])]) == _of([(["a"], [1]), (["b"], [2])]) != _of([(["b", "a"], [1, 2])])
+    assert _of([{"id": np.array(["a", "b"])}]) != _of([{"id": np.array(["b", "a"])}])
+
+
+def test_what_cannot_be_read_has_none():
+    class Strange(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            raise TypeError("no function takes this")
+
+    x, y = _drawn()
+    assert _of([]) == _of([object()]) == _of([(x, y), x.as_subclass(Strange)]) == ""
+
+
+@pytest.mark.parametrize(("solver", "stream"), [(Ridge(), False), (Ridge(), True)])
+def test_every_layer_says_which_samples_it_was_tested_on(solver, stream):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.ReLU())
+
+    def samples(test: int, batch_size: int = 8) -> set[str]:
+        data = {
+            split: DataLoader(TensorDataset(*_drawn(seed)), batch_size=batch_size)
+            for split, seed in {"train": 1, "val": 2, "test": test}.items()
+        }
+        protocol = ProbeProtocol(solvers=[solver], l2=[1e-2], stream=stream)
+        return {result.samples for result in probe_checkpoint(network, data, protocol)}
+
+    (first,) = samples(3)
+    assert {first} == samples(3, 30) == {_of([_drawn(3)])}
+    assert {first} != samples(4)
