@@ -72,12 +72,13 @@ def test_older_and_newer_columns_are_filled_and_kept(directory):
 def test_a_broken_file_is_named_and_leaves_the_other_runs_alone(directory, content):
     (directory / "probes" / "results.parquet").write_bytes(content)
     (directory / "probes" / "path.parquet").write_bytes(content)
-    (directory / "run.json").write_text("{")
+    for file in (directory / "run.json", directory / ".copies" / "run.json"):
+        file.write_text("{")
     run = Run.read(directory)
     assert run.results.empty
     assert run.path().empty
     assert run.status == "unfinished"
-    assert "run.json cannot be read" in run.notes
+    assert any("run.json is damaged" in note for note in run.notes)
     assert any("results.parquet is not a readable Parquet file" in note for note in run.notes)
 
 

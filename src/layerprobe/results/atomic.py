@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _SUFFIX = ".tmp"
+_STRAY = re.compile(r"\..+\.([0-9a-f]{4}|[0-9a-f]{8}|\d+)\.tmp")
+"""Names of `atomic`, and of `ProgressFile`, whose number is that of its process."""
 
 
 @contextmanager
@@ -53,12 +56,16 @@ def write_bytes(path: Path, data: bytes) -> None:
 def remove_stray(directory: Path) -> None:
     """Remove the temporary files that killed processes left in a folder and below it.
 
+    Call it where no other process writes there. A folder below that is a run's own (with a `run.lock`) is left alone.
+
     Args:
         directory: The folder; it may be missing.
     """
-    for stray in directory.rglob(f".*{_SUFFIX}"):
-        with suppress(FileNotFoundError):
-            stray.unlink()
+    for folder, inner, files in os.walk(directory):
+        inner[:] = [name for name in inner if not os.path.exists(os.path.join(folder, name, "run.lock"))]
+        for name in filter(_STRAY.fullmatch, files):
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
 
 
 def _sync(path: Path) -> None:

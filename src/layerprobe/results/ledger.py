@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from layerprobe.results.atomic import write_bytes
+from layerprobe.results.state_file import DamagedFileError, aside, read_state, restore_state, write_state
 
 FILE = "checkpoints.json"
 
@@ -42,11 +42,21 @@ class Ledger:
 
         Args:
             directory: The folder of the results.
+
+        Raises:
+            OtherResultsError: Where the file and its copy are damaged.
         """
         self._file = Path(directory) / FILE
         self._entries: dict[str, Entry] = {}
         if self._file.exists():
-            self._entries = {name: Entry(**entry) for name, entry in json.loads(self._file.read_text()).items()}
+            restore_state(self._file, _entries)
+            try:
+                self._entries = read_state(self._file, _entries)
+            except DamagedFileError as error:
+                raise OtherResultsError(
+                    f"{error} It says which network and protocol each result belongs to; the results are intact. "
+                    f"Give another run_dir=DIR; or move it away ({aside(self._file)}) and probe again with force=true."
+                ) from error
 
     def is_complete(self, name: str, entry: Entry, *, has_results: bool) -> bool:
         """Tell whether there is nothing left to do.
@@ -78,7 +88,11 @@ class Ledger:
         """Keep an entry, atomically."""
         self._entries[name] = entry
         content = {name: asdict(entry) for name, entry in self._entries.items()}
-        write_bytes(self._file, json.dumps(content, indent=1, default=str).encode())
+        write_state(self._file, json.dumps(content, indent=1, default=str).encode())
+
+
+def _entries(content: bytes) -> dict[str, Entry]:
+    return {name: Entry(**entry) for name, entry in json.loads(content).items()}
 
 
 def _taken(name: str, how: str) -> str:

@@ -59,11 +59,10 @@ class Run:
             The run. Files that cannot be read are named in `notes` and leave the results empty.
         """
         directory, notes = Path(directory), []
-        try:
-            summary = RunSummary.read(directory)
-        except (ValueError, TypeError, KeyError):
+        summary = RunSummary.read(directory)
+        if summary is not None and summary.status == "unreadable":
+            notes.append(summary.error)
             summary = None
-            notes.append("run.json cannot be read")
         probes = directory / "probes"
         parts = sorted((probes / "parts").glob("*/[!.]*.parquet"))
         try:

@@ -12,16 +12,29 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
+import re
 import secrets
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from layerprobe.results.atomic import write_bytes
+from layerprobe.results.atomic import remove_stray
+from layerprobe.results.state_file import (
+    COPIES,
+    DamagedFileError,
+    aside,
+    read_state,
+    remove_state,
+    restore_state,
+    write_state,
+)
 from layerprobe.results.summary import FILE, RunSummary
+
+log = logging.getLogger("layerprobe")
 
 Rerun = Literal["failed", "all"] | None
 """Which runs start from the beginning: failed ones, all; by default none, and finished ones are left alone."""
@@ -72,9 +85,35 @@ class RunDirectory:
     def id(self) -> str:
         """The run's id in the dashboard, made up when it is first asked for."""
         file = self.path / _ID
-        if not file.exists():
-            write_bytes(file, secrets.token_hex(4).encode())
-        return file.read_text().strip()
+        if file.exists():
+            with suppress(DamagedFileError):
+                return read_state(file, _parse_id)
+        made = self._id_of_logs() or secrets.token_hex(4)
+        write_state(file, f"{made}\n".encode())
+        return made
+
+    def _id_of_logs(self) -> str | None:
+        """The id that the logs of earlier starts are named by, `wandb/[offline-]run-<date>-<id>`, where there are any.
+
+        A file that is half written is not enough to tell; one that is not there is a run that has never had an id.
+        """
+        if not self.has_id:
+            return None
+        logs = sorted(self.path.glob("wandb/*run-*-*"), key=lambda log: log.name.split("run-", 1)[1])
+        return logs[-1].name.split("run-", 1)[1].split("-", 1)[1] if logs else None
+
+    def restore(self) -> None:
+        """Clear what killed processes left half-written, and write damaged small files anew from their copies.
+
+        Call it where the directory is claimed.
+        """
+        remove_stray(self.path)
+        restore_state(self.path / FILE, RunSummary.parse)
+        restore_state(self.path / _ID, _parse_id)
+        restore_state(self.path / _CONFIG, _parse_config)
+        summary = self.summary
+        if summary is not None and summary.status == "unreadable":
+            log.warning("%s How the run ended is not known; it goes on, and no layer is probed again.", summary.error)
 
     def is_busy(self) -> bool:
         """Whether a process is at work in the directory."""
@@ -110,11 +149,20 @@ class RunDirectory:
 
         Returns:
             `key: old -> new` for each key whose value changes what is computed.
+
+        Raises:
+            RunDirectoryError: Where `config.json` and its copy are damaged.
         """
         try:
-            old = json.loads((self.path / _CONFIG).read_text())
+            old = read_state(self.path / _CONFIG, _parse_config)
         except FileNotFoundError:
             return []
+        except DamagedFileError as error:
+            raise RunDirectoryError(
+                f"{error} It says which configuration the results belong to; they are intact. If this command is the "
+                f"one that the run was started with, it goes on once the file is moved away ({aside(error.path)}); "
+                "rerun=all starts anew."
+            ) from error
         new = comparable(config, self.path)
         keys = sorted(old.keys() | new.keys())
         return [
@@ -135,7 +183,7 @@ class RunDirectory:
         """
         summary = self.summary
         if rerun == "all" or (rerun == "failed" and summary is not None and summary.status == "failed"):
-            self._set_aside()
+            self._setaside()
         elif differing := self.differences(config):
             shown = "\n  ".join(differing[:5] + [f"and {len(differing) - 5} more"] * (len(differing) > 5))
             raise RunDirectoryError(
@@ -144,8 +192,8 @@ class RunDirectory:
                 f"with rerun=all, which moves what is there to {_PREVIOUS}/."
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / FILE).unlink(missing_ok=True)
-        write_bytes(self.path / _CONFIG, json.dumps(comparable(config, self.path), indent=2).encode())
+        remove_state(self.path / FILE)
+        write_state(self.path / _CONFIG, json.dumps(comparable(config, self.path), indent=2).encode())
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -170,18 +218,31 @@ class RunDirectory:
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
+            self.restore()
             yield
 
-    def _set_aside(self) -> None:
+    def _setaside(self) -> None:
         """Move everything but the logs, which the run that begins has opened, to a folder of its own."""
         entries = [entry for entry in self.path.glob("*") if entry.name not in (_LOCK, _PREVIOUS)]
         entries = [entry for entry in entries if entry.suffix != ".log" and not entry.name.startswith(".")]
+        entries += list(self.path.glob(COPIES))
         if not entries:
             return
         target = self.path / _PREVIOUS / str(len(list((self.path / _PREVIOUS).glob("*"))))
         target.mkdir(parents=True)
         for entry in entries:
             entry.rename(target / entry.name)
+
+
+def _parse_id(content: bytes) -> str:
+    text = content.decode()
+    if not re.fullmatch(r"[\w-]{8,128}\n?", text, re.ASCII):
+        raise ValueError(f"{text[:20]!r} is no id")
+    return text.strip()
+
+
+def _parse_config(content: bytes) -> dict[str, Any]:
+    return dict(json.loads(content).items())
 
 
 def comparable(config: Mapping[str, Any], path: Path) -> dict[str, Any]:

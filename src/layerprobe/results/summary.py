@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from layerprobe.results.atomic import write_bytes
+from layerprobe.results.state_file import DamagedFileError, read_state, write_state
 
 FILE = "run.json"
 
@@ -20,7 +20,7 @@ class RunSummary:
     """The end of a run.
 
     Attributes:
-        status: `done`, `failed` or `interrupted`.
+        status: `done`, `failed`, `interrupted` or `killed`; `unreadable` where the file is damaged.
         overrides: The command line's overrides.
         metrics: The network's own last metrics, and the best layer's test error.
         best_layer: The layer with the lowest validation error at the last checkpoint; empty where none was probed.
@@ -40,7 +40,7 @@ class RunSummary:
         content = asdict(self)
         content["metrics"] = {k: v if math.isfinite(v) else None for k, v in self.metrics.items()}
         content["objective"] = self.objective if math.isfinite(self.objective) else None
-        write_bytes(directory / FILE, json.dumps(content, indent=2).encode())
+        write_state(directory / FILE, json.dumps(content, indent=2).encode())
 
     @classmethod
     def read(cls, directory: Path) -> RunSummary | None:
@@ -50,16 +50,31 @@ class RunSummary:
             directory: The run's directory.
 
         Returns:
-            The summary; None where the run has not ended.
+            The summary; None where the run has not ended. One that is damaged, with its copy, has the status
+            `unreadable`, and `error` names the file.
         """
         try:
-            content = json.loads((directory / FILE).read_text())
+            return read_state(directory / FILE, cls.parse)
         except FileNotFoundError:
             return None
-        content["metrics"] = {k: math.nan if v is None else v for k, v in content["metrics"].items()}
-        if content.get("objective") is None:
-            content["objective"] = math.nan
-        return cls(**content)
+        except DamagedFileError as error:
+            return cls("unreadable", error=str(error))
+
+    @classmethod
+    def parse(cls, content: bytes) -> RunSummary:
+        """Read the content of a `run.json`.
+
+        Args:
+            content: The file's bytes.
+
+        Raises:
+            ValueError: Where they are no summary; `TypeError`, `KeyError` and `AttributeError` say the same.
+        """
+        fields = json.loads(content)
+        fields["metrics"] = {k: math.nan if v is None else float(v) for k, v in fields["metrics"].items()}
+        if fields.get("objective") is None:
+            fields["objective"] = math.nan
+        return cls(**fields)
 
 
 def best_layer(results: pd.DataFrame) -> tuple[str, float]:
