@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,3 +42,11 @@ def test_properties_made_of_targets() -> None:
 def test_what_is_not_there(take: Item | Column | Lookup, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         take(BATCH)
+
+
+def test_an_attribute_of_a_batch_is_taken_by_its_name() -> None:
+    batch = SimpleNamespace(image=torch.zeros(2, 3), labels=SimpleNamespace(parity=torch.tensor([0, 1])))
+    assert Item("image")(batch) is batch.image
+    assert Item("labels.parity")((batch, batch)[0]) is batch.labels.parity
+    with pytest.raises(ValueError, match="found a SimpleNamespace in place of 'target'"):
+        Item("target")(batch)

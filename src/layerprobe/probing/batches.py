@@ -17,6 +17,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
+from layerprobe.probing.nesting import map_tensors, tensors
 from layerprobe.types import SPLITS, Split
 
 Source: TypeAlias = "DataLoader[Any] | tuple[Any, Tensor] | Iterable[Any]"
@@ -90,7 +91,8 @@ def reshuffled(source: Source, batch_size: int | None = None, seed: int = 0) -> 
         batches = _reader(source, batch_size, seed, generator)
     elif isinstance(source, tuple | list) and len(source) == 2 and isinstance(source[1], Tensor):
         order = torch.randperm(len(source[1]), generator=generator)
-        batches = ((_take(source[0], rows), source[1][rows]) for rows in order.split(batch_size or 256))
+        size, n = batch_size or 256, len(source[1])
+        batches = ((_take(source[0], rows, n), source[1][rows]) for rows in order.split(size))
     return _ordinary(batches)
 
 
@@ -109,9 +111,10 @@ def n_samples(source: Source) -> int:
 
 
 def _size(batch: Any) -> int:
-    while isinstance(batch, Mapping | tuple | list):
+    first = tensors(batch)[:1]
+    while not first and isinstance(batch, Mapping | tuple | list):
         batch = next(iter(batch.values() if isinstance(batch, Mapping) else batch))
-    return len(batch)
+    return len(first[0] if first else batch)
 
 
 def _ordinary(batches: Iterable[Any]) -> Iterator[Any]:
@@ -170,15 +173,12 @@ def _peek(sampler: Iterable[int]) -> list[int]:
 def _slices(inputs: Any, targets: Tensor, size: int) -> Iterator[tuple[Any, Tensor]]:
     for start in range(0, len(targets), size):
         part = slice(start, start + size)
-        yield _take(inputs, part), targets[part]
+        yield _take(inputs, part, len(targets)), targets[part]
 
 
-def _take(inputs: Any, part: slice | Tensor) -> Any:
-    if isinstance(inputs, Mapping):
-        return {key: value[part] for key, value in inputs.items()}
-    if isinstance(inputs, tuple | list):
-        return tuple(value[part] for value in inputs)
-    return inputs[part]
+def _take(inputs: Any, part: slice | Tensor, n: int) -> Any:
+    """Some of n samples: of every tensor with n along its first axis, however deep it lies."""
+    return map_tensors(inputs, lambda tensor: tensor[part] if tensor.ndim and len(tensor) == n else tensor)
 
 
 def inputs_of(batch: Any) -> Any:

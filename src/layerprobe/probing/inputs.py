@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeAlias
@@ -10,10 +10,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from layerprobe.probing.nesting import Path, map_tensors, named_tensors
+from layerprobe.probing.nesting import Path, map_tensors, named_tensors, sealed
 
-NetworkInputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
-"""A tensor, positional arguments (`network(*inputs)`) or keyword arguments (`network(**inputs)`); batch axis first."""
+NetworkInputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any] | Any
+"""A tensor, positional arguments (`network(*inputs)`) or keyword arguments (`network(**inputs)`); any other object that
+holds tensors, such as a dataclass, is the only argument (`network(inputs)`). The batch axis comes first."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Arguments:
         """Read the arguments from what a user gives.
 
         Raises:
-            TypeError: The inputs are not a tensor, tuple, list or mapping.
+            TypeError: The inputs are nothing that a network can be called with, or hold data in something that cannot
+                be looked into.
             ValueError: There is no tensor with a batch axis, or the batch is empty.
         """
         args: tuple[Any, ...] = ()
@@ -46,12 +48,22 @@ class Arguments:
             kwargs = dict(inputs)
         elif isinstance(inputs, tuple | list):
             args = tuple(inputs)
+        elif named_tensors(inputs, state=True):
+            args = (inputs,)
         else:
             raise TypeError(
                 f"the network's inputs are a {type(inputs).__name__}, which it cannot be called with. Give a tensor, "
-                "a tuple or list of positional arguments, or a mapping of keyword arguments."
+                "a tuple or list of positional arguments, a mapping of keyword arguments, or an object that holds "
+                "tensors."
             )
-        sizes = [tensor.shape[0] for _, tensor in named_tensors((args, kwargs)) if tensor.ndim]
+        if closed := sealed((args, kwargs)):
+            path, part = closed[0]
+            raise TypeError(
+                f"the network's inputs hold a {type(part).__name__} at {'.'.join(path[1:])!r}, which cannot be looked "
+                "into: its samples can be neither chosen nor copied. Give tensors instead, also inside tuples, lists, "
+                "mappings, dataclasses or other objects with attributes, or leave it out with `inputs`."
+            )
+        sizes = [tensor.shape[0] for _, tensor in named_tensors((args, kwargs), state=True) if tensor.ndim]
         if not sizes:
             raise ValueError(
                 "the network's inputs hold no tensor with a batch axis. "
@@ -69,7 +81,7 @@ class Arguments:
                 return tensor.detach().clone()
             return tensor.detach().index_select(0, torch.tensor(rows, device=tensor.device))
 
-        return Arguments(map_tensors(self.args, pick), map_tensors(self.kwargs, pick), len(rows))
+        return self._mapped(pick, len(rows))
 
     def copy_to(self, device: torch.device | None) -> Arguments:
         """The same call on copies, on a device: a network that works in place on its input leaves the given one."""
@@ -78,12 +90,16 @@ class Arguments:
             moved = tensor.detach() if device is None else tensor.detach().to(device)
             return moved.clone() if moved.device == tensor.device else moved
 
-        return Arguments(map_tensors(self.args, move), map_tensors(self.kwargs, move), self.batch_size)
+        return self._mapped(move, self.batch_size)
+
+    def _mapped(self, function: Callable[[Tensor], Tensor], batch_size: int) -> Arguments:
+        args, kwargs = map_tensors((self.args, self.kwargs), function)
+        return Arguments(args, kwargs, batch_size)
 
     def named(self) -> list[tuple[Path, Tensor]]:
         """Every tensor with its key or index; the path is `()` if there is one tensor only."""
         positional = {str(index): value for index, value in enumerate(self.args)}
-        return named_tensors({**positional, **self.kwargs})
+        return named_tensors({**positional, **self.kwargs}, state=True)
 
     def holds_batch(self, tensor: Tensor) -> bool:
         """Whether the first axis of one of the tensors runs over samples."""

@@ -1,60 +1,164 @@
-"""Tensors inside the nested values that networks take and return."""
+"""Tensors inside the nested values that networks take and return.
+
+Looked into are tuples, lists and deques, named tuples, mappings (also those of a class of their own), dataclasses, and
+any other object with attributes. One table, `_parts`, says what there is inside a value, for whoever reads the tensors
+and for whoever replaces them.
+"""
 
 from __future__ import annotations
 
+import copy
+import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from enum import Enum
+from types import ModuleType
 from typing import Any, TypeAlias, no_type_check
 
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 Path: TypeAlias = tuple[str, ...]
-"""Keys, indices and field names that lead to a tensor inside a nested value."""
+"""Keys, indices and names of fields or attributes that lead to a tensor inside a nested value."""
+
+_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, slice})
+_CLOSED = (Tensor, str, bytes, Enum, type, ModuleType, nn.Module, torch.Generator, torch.Size, np.generic, range)
+"""What is not looked into, whatever attributes it has: tensors themselves, and what holds none of a batch."""
 
 
 def tensors(value: object) -> list[Tensor]:
-    """The tensors inside a tensor, or nested tuples, lists, mappings and dataclasses, in order."""
+    """The tensors inside a value, in order; see `named_tensors`."""
     if isinstance(value, Tensor):
         return [value]
     return [tensor for _, tensor in _walk(value, ())]
 
 
-def named_tensors(value: object) -> list[tuple[Path, Tensor]]:
-    """The same tensors with their paths; a tensor that is alone has the path `()`, however deep it lies."""
+def named_tensors(value: object, *, state: bool = False) -> list[tuple[Path, Tensor]]:
+    """The tensors inside a value with their paths; one that is alone has the path `()`, however deep it lies.
+
+    Args:
+        value: Anything.
+        state: Whether to look also into objects that are attributes of other objects. Of what a module returns, those
+            are its state (the layers of a cache of keys and values) and no output.
+    """
     if isinstance(value, Tensor):
         return [((), value)]
-    found = list(_walk(value, ()))
+    found = list(_walk(value, (), state=state))
     return [((), found[0][1])] if len(found) == 1 else found
 
 
 def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """A copy of nested tuples, lists and mappings with every tensor replaced; anything else stays itself."""
+    """A copy of a value, to any depth, with every tensor replaced, and every NumPy array of numbers as if it were one.
+
+    What appears twice inside the value is one thing in the copy too. What is not looked into stays itself.
+
+    Raises:
+        TypeError: An object inside cannot be copied.
+    """
     if isinstance(value, Tensor):
         return function(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(item, function) for item in value))
-    if type(value) in (tuple, list):
-        return type(value)(map_tensors(item, function) for item in value)
-    if isinstance(value, Mapping):
-        return {key: map_tensors(item, function) for key, item in value.items()}
-    return value
+    made: dict[int, Any] = {}
+    for _, part in _leaves(value, (), {}):
+        if type(part) not in _PLAIN and id(part) not in made:
+            made[id(part)] = _replaced(part, function)
+    try:
+        return copy.deepcopy(value, made)
+    except Exception as error:
+        raise TypeError(
+            f"the network's inputs hold an object that cannot be copied ({error}), and a network may overwrite what it "
+            "is given. Take the tensors out of it with `inputs`, as a mapping or a tuple."
+        ) from error
+
+
+def _replaced(part: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(part, Tensor):
+        return function(part)
+    return function(torch.from_numpy(part.copy())).cpu().numpy() if _is_array(part) else part
+
+
+def sealed(value: object) -> list[tuple[Path, object]]:
+    """The parts of a value that may hold data but cannot be looked into, with their paths."""
+    return [(path, part) for path, part in _leaves(value, (), {}) if not _is_plain(part)]
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value without parts is a tensor, an array of numbers, or known to hold no data of a batch."""
+    if isinstance(value, _CLOSED) or callable(value) or _is_array(value):
+        return True
+    if isinstance(value, set | frozenset):
+        return all(_is_plain(item) and not isinstance(item, Tensor) for item in value)
+    if isinstance(value, Iterator | memoryview | bytearray) or hasattr(value, "__array__"):
+        return False
+    return type(value).__module__.split(".")[0] in sys.stdlib_module_names | {"numpy", "torch"}
+
+
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "biufc"
 
 
 @no_type_check  # called for every argument and result
-def _walk(value: object, path: Path) -> Iterator[tuple[Path, Tensor]]:
+def _parts(value: object) -> list[tuple[object, object]] | None:
+    """What there is inside a value, by key, index or name; None where there is nothing to look into."""
+    if type(value) in _PLAIN:
+        return None
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return list(zip(value._fields, value, strict=True))
+    if isinstance(value, tuple | list | deque) and not isinstance(value, torch.Size):
+        return list(enumerate(value))
+    return _attributes(value) if _has_attributes(value) else None
+
+
+def _has_attributes(value: object) -> bool:
+    """Whether a value is an object with attributes of its own, a dataclass among them."""
+    if isinstance(value, _CLOSED) or hasattr(value, "__array__"):
+        return False
+    if isinstance(value, Iterator) or callable(value):
+        return is_dataclass(value)
+    return hasattr(value, "__dict__") or bool(_slots(value)) or is_dataclass(value)
+
+
+def _slots(value: object) -> list[str]:
+    names = []
+    for kind in reversed(type(value).__mro__):
+        own = kind.__dict__.get("__slots__", ())
+        for name in (own,) if isinstance(own, str) else own:
+            private = name.startswith("__") and not name.endswith("__")
+            names.append(f"_{kind.__name__.lstrip('_')}{name}" if private else name)
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
+
+
+def _attributes(value: Any) -> list[tuple[object, object]]:
+    declared = [field.name for field in fields(value)] if is_dataclass(value) else []
+    names = dict.fromkeys([*declared, *_slots(value), *getattr(value, "__dict__", ())])
+    return [(name, getattr(value, name)) for name in names if hasattr(value, name)]
+
+
+@no_type_check  # called for every argument and result
+def _walk(value: object, path: Path, *, state: bool = False, above: tuple[int, ...] = (), inside: bool = False):
     if isinstance(value, Tensor):
         yield path, value
         return
-    items: Iterator[tuple[object, object]]
-    if isinstance(value, Mapping):
-        items = iter(value.items())
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        items = zip(value._fields, value, strict=True)
-    elif isinstance(value, tuple | list):
-        items = enumerate(value)
-    elif is_dataclass(value) and not isinstance(value, type):
-        items = ((field.name, getattr(value, field.name, None)) for field in fields(value))
-    else:
+    if type(value) in _PLAIN or id(value) in above:
         return
-    for key, item in items:
-        yield from _walk(item, (*path, str(key)))
+    is_object = not isinstance(value, Mapping | tuple | list | deque) and not is_dataclass(value)
+    if is_object and inside and not state:
+        return
+    parts = _parts(value)
+    if parts:
+        above = (*above, id(value))
+        for key, part in parts:
+            yield from _walk(part, (*path, str(key)), state=state, above=above, inside=inside or is_object)
+
+
+def _leaves(value: object, path: Path, seen: dict[int, object]) -> Iterator[tuple[Path, object]]:
+    parts = _parts(value)
+    if parts is None:
+        yield path, value
+    elif id(value) not in seen:
+        seen[id(value)] = value
+        for key, part in parts:
+            yield from _leaves(part, (*path, str(key)), seen)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 Path: TypeAlias = int | str
-"""Where something is in a batch: an index, a key, or several of them with dots between, such as "1.age"."""
+"""Where something is in a batch: an index, a key or an attribute, or several with dots between, such as "1.age"."""
 
 
 class AbstractTake(ABC):
@@ -125,7 +125,7 @@ def _at(batch: Any, path: Path) -> Any:
     found = batch
     for step in str(path).split("."):
         try:
-            found = found[step] if isinstance(found, Mapping) and step in found else found[int(step)]
+            found = _step(found, step)
         except (KeyError, IndexError, ValueError, TypeError) as error:
             if isinstance(found, Mapping):
                 here = f"the keys {', '.join(map(str, found))}"
@@ -138,3 +138,9 @@ def _at(batch: Any, path: Path) -> Any:
                 "Say with `inputs` and `targets` where things are, such as inputs.path=image."
             ) from error
     return found
+
+
+def _step(found: Any, step: str) -> Any:
+    if isinstance(found, Mapping) and step in found:
+        return found[step]
+    return getattr(found, step) if step.isidentifier() and hasattr(found, step) else found[int(step)]
