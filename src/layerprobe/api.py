@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 import pandas as pd
-import pytorch_lightning as pl
 from torch import nn
 
+from layerprobe.nearest import nearest
 from layerprobe.probing.batches import Take, inputs_of, targets_of
 from layerprobe.probing.features import AbstractReducer, AveragePool
 from layerprobe.probing.layers import Granularity
@@ -17,24 +18,34 @@ from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import L2_GRID, ProbeProtocol
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
+from layerprobe.probing.solvers.sgd import SGD as SGD
 from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.take import Item, Items
 from layerprobe.probing.tasks.classification import Classification
+from layerprobe.probing.tasks.multi_label import MultiLabel as MultiLabel
 from layerprobe.probing.tasks.regression import Regression
 from layerprobe.probing.tasks.task import AbstractTask
 from layerprobe.results.record import to_frame
 from layerprobe.training.progress import ProbeProgress
-from layerprobe.training.splits import splits_of_datamodule
+from layerprobe.training.splits import splits_of
+
+Kind = TypeVar("Kind")
+Named: TypeAlias = Kind | type[Kind] | str
+"""An object, its class, or its name."""
+
+Taken: TypeAlias = Take | str | int | Sequence[str | int] | Mapping[str, str | int]
+"""A function of a batch, or where something is in it."""
 
 
 def probe(
     network: nn.Module,
-    data: pl.LightningDataModule | Mapping[str, Any],
+    data: Any,
     *,
     layers: str | Sequence[str] = "*",
     exclude: str | Sequence[str] = (),
     granularity: Granularity = "modules",
-    reducer: AbstractReducer | Sequence[AbstractReducer] | None = None,
-    solver: AbstractSolver | Sequence[AbstractSolver] | None = None,
+    reducer: Named[AbstractReducer] | Sequence[Named[AbstractReducer]] | None = None,
+    solver: Named[AbstractSolver] | Sequence[Named[AbstractSolver]] | None = None,
     l2: Sequence[float] | ScikitLearnC = L2_GRID,
     patience: int | None = None,
     standardise: bool = True,
@@ -42,10 +53,10 @@ def probe(
     controls: Sequence[str] = (),
     batch_size: int | None = None,
     max_memory: int | float | str | None = None,
-    inputs: Take = inputs_of,
-    targets: Take = targets_of,
-    task: AbstractTask | None = None,
-    mask: Take | None = None,
+    inputs: Taken = inputs_of,
+    targets: Taken = targets_of,
+    task: Named[AbstractTask] | None = None,
+    mask: Taken | None = None,
     progress: bool | None = None,
 ) -> pd.DataFrame:
     """Measure how linearly separable the classes are in every layer of a network.
@@ -55,25 +66,30 @@ def probe(
 
     Args:
         network: Any network, on any device.
-        data: A LightningDataModule, or `{"train": …, "val": …, "test": …}` of DataLoaders or (inputs, targets) pairs.
+        data: A data module of `pytorch_lightning` or `lightning`; or `{"train": …, "val": …, "test": …}` of
+            DataLoaders, Datasets or (inputs, targets) pairs. A pair holds tensors, NumPy arrays, pandas columns or
+            lists, the inputs also several of them by name or in a tuple; targets may be words, which are numbered in
+            sorted order. One pair or Dataset is divided with `seed`: three fifths for train, one for val, one for test.
         layers: Glob pattern(s) of the layers to probe.
         exclude: Glob pattern(s) of the layers to leave out.
         granularity: `ops` for every intermediate tensor, `modules` for the outputs of modules, `blocks` for those of
             repeated blocks.
-        reducer: How features are made of a layer, one way or several; by default average-pooled to at most 1,024.
-        solver: How a head is fitted, one way or several; by default logistic regression, and
-            least squares where the task is regression.
+        reducer: How features are made of a layer, one way or several, as objects or by their names such as `flatten`;
+            by default average-pooled to at most 1,024.
+        solver: How a head is fitted, likewise; by default logistic regression, and least squares where the task is
+            regression.
         l2: L2 values of each head's path, or scikit-learn's `C`.
         patience: End a path after so many weaker penalties in a row that validation likes less; by default never.
         standardise: Whether features get mean 0 and variance 1 on train.
-        seed: Seed of random reducers and shuffled labels.
+        seed: Seed of random reducers, shuffled labels, and the division of data that have no splits.
         controls: `shuffled` fits the same sweep to shuffled labels.
         batch_size: Samples in one forward pass; by default what the loader has, or 256.
         max_memory: What probing may take beside the network: bytes, `8GiB`, or a share of the free memory such as
             `0.3`; by default half of it. Features beyond it are kept in a temporary file.
-        inputs: Takes the network's inputs out of a batch.
-        targets: Takes the property to be probed out of a batch.
-        task: What kind of property that is: by default `Classification()`; or `MultiLabel()`, `Regression()`.
+        inputs: Takes the network's inputs out of a batch: a function, a key or index, or a list or mapping of these.
+        targets: Takes the property to be probed out of a batch, likewise.
+        task: What kind of property that is: by default `Classification()`; or `MultiLabel()`, `Regression()`, or its
+            name.
         mask: Takes out of a batch which places of a sequence hold a token; by default the inputs' `attention_mask`.
         progress: Whether to show a progress bar; by default only on a terminal.
 
@@ -84,31 +100,60 @@ def probe(
         TypeError: Where a batch is not (input, target), or targets are not what the task predicts.
         ValueError: Where a split is missing or empty, train has nothing to learn, or a pattern matches no layer.
     """
+    chosen = _named(task, AbstractTask, "task") if task is not None else Classification()
     protocol = ProbeProtocol(
         layers=layers,
         exclude=exclude,
         granularity=granularity,
-        reducers=_several(reducer, AbstractReducer, AveragePool()),
-        solvers=_several(solver, AbstractSolver, Ridge() if isinstance(task, Regression) else Logistic()),
-        l2=l2 if isinstance(l2, ScikitLearnC) else tuple(l2),
+        reducers=_several(reducer, AbstractReducer, "reducer", AveragePool()),
+        solvers=_several(solver, AbstractSolver, "solver", Ridge() if isinstance(chosen, Regression) else Logistic()),
+        l2=(l2,) if isinstance(l2, int | float) else l2 if isinstance(l2, ScikitLearnC) else tuple(l2),
         patience=patience,
         standardise=standardise,
         seeds=(seed,),
-        controls=controls,
+        controls=(controls,) if isinstance(controls, str) else controls,
         batch_size=batch_size,
         max_memory=max_memory,
-        inputs=inputs,
-        targets=targets,
-        task=task or Classification(),
-        mask=mask,
+        inputs=_taken(inputs),
+        targets=_taken(targets),
+        task=chosen,
+        mask=None if mask is None else _taken(mask),
     )
-    splits: Any = splits_of_datamodule(data) if isinstance(data, pl.LightningDataModule) else data
+    splits = splits_of(data, network, seed=seed)
     with ProbeProgress("Probing", progress) as bar:
         results = list(probe_checkpoint(network, splits, protocol, on_progress=bar))
     return to_frame([result.record for result in results])
 
 
-def _several(given: Any, kind: type, default: Any) -> tuple[Any, ...]:
+def _several(given: Any, kind: Any, what: str, default: Any) -> tuple[Any, ...]:
     if given is None:
         return (default,)
-    return (given,) if isinstance(given, kind) or not isinstance(given, list | tuple) else tuple(given)
+    return tuple(_named(one, kind, what) for one in (given if isinstance(given, list | tuple) else [given]))
+
+
+def _named(given: Any, kind: Any, what: str) -> Any:
+    """An object of a kind, where it is one, or a class of the kind, or the name of one."""
+    known = {one.name: one for one in _classes(kind) if "name" in vars(one)}
+    found: Any = known.get(given) if isinstance(given, str) else given
+    if inspect.isclass(found) and issubclass(found, kind):
+        required = [p.name for p in inspect.signature(found).parameters.values() if p.default is p.empty]
+        if required:
+            raise ValueError(
+                f"The {what} {found.__name__} needs `{required[0]}`: give {found.__name__}({required[0]}=…)."
+            )
+        found = found()
+    if isinstance(found, kind):
+        return found
+    raise ValueError(f"The {what} {given!r} is not known. {nearest(str(given), known)} Or give an object.")
+
+
+def _classes(kind: Any) -> Iterator[Any]:
+    for found in kind.__subclasses__():
+        yield from (found, *_classes(found))
+
+
+def _taken(given: Taken) -> Take:
+    """What takes something out of a batch, where it is given as a function or by where it is."""
+    if callable(given):
+        return given
+    return Item(given) if isinstance(given, int | str) else Items(given)

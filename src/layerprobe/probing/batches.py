@@ -215,23 +215,31 @@ def class_indices(targets: Any, split: Split) -> Int[Tensor, " n"]:
         split: Where they come from, for the error.
 
     Returns:
-        The targets as int64 on the CPU.
+        The targets as int64 on the CPU; numbers such as 1.0 and a column (n, 1) are taken too.
 
     Raises:
         TypeError: Where they are not one non-negative integer for each sample.
     """
-    if isinstance(targets, Tensor) and targets.ndim == 1 and not targets.is_floating_point() | targets.is_complex():
-        indices = targets.detach().to("cpu", torch.int64)
-        if not len(indices) or indices.min() >= 0:
-            return indices
-        found = f"the negative value {int(indices.min())}"
-    elif isinstance(targets, Tensor):
+    found, example = f"a {type(targets).__name__}", ""
+    if isinstance(targets, Tensor):
         found = f"{str(targets.dtype).removeprefix('torch.')} of shape {tuple(targets.shape)}"
-    else:
-        found = f"a {type(targets).__name__}"
+        values = targets.detach().cpu()
+        if values.ndim == 2 and values.shape[1] == 1:
+            values = values.squeeze(1)
+        if values.ndim == 1 and not values.is_complex():
+            indices = values.to(torch.int64)
+            if not len(indices) or (indices.min() >= 0 and torch.equal(indices.to(values.dtype), values)):
+                return indices
+            wrong = values[(indices < 0) | (indices.to(values.dtype) != values)][0].item()
+            if wrong < 0 or not values.is_floating_point():
+                found = f"the negative value {wrong}"
+            else:
+                example = f", such as {wrong:.6g}"
     raise TypeError(
         f"Probing needs class indices as targets (one integer >= 0 for each sample), found {found} in the {split} "
-        "split. Map the batch to its class with `targets=lambda batch: …`."
+        f"split{example}. Map the batch to its class with `targets=lambda batch: …`, or choose the task: "
+        "task=regression for numbers, task=multi_label for rows of zeros and ones. Words are taken of "
+        "(inputs, targets) pairs alone."
     )
 
 

@@ -18,6 +18,7 @@ from layerprobe.probing.sequences import attention_mask
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.solvers.streaming import AbstractStreamingSolver
+from layerprobe.probing.sources import as_targets
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.task import AbstractTask
 from layerprobe.types import Split
@@ -155,7 +156,7 @@ class ProbeProtocol:
 
     def targets_of(self, batch: Any, split: Split) -> Tensor:
         """The property to be probed of each sample of a batch, checked, on the CPU."""
-        return self.task.read(self.targets(batch), split)
+        return self.task.read(as_targets(self.targets(batch)), split)
 
     def mask_of(self, batch: Any) -> Any:
         """Which places of a batch hold a token, not yet checked; None where nothing says so."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -58,7 +58,7 @@ class ProbeCallback(pl.Callback):
         at_end: bool = True,
         when: When = "now",
         directory: str | Path | None = None,
-        data: Data | None = None,
+        data: Any = None,
         loaders: Loaders | None = None,
         config: Config | None = None,
         progress: bool | None = None,
@@ -75,7 +75,8 @@ class ProbeCallback(pl.Callback):
             at_end: Freeze the network that training ends with, as `final`.
             when: Probe as soon as a checkpoint is frozen (`now`) or all of them after training (`end`).
             directory: Where checkpoints and results go; by default the trainer's log directory.
-            data: The splits to probe on; by default those of the trainer's own data module and loaders.
+            data: The splits to probe on, as `layerprobe.probe` takes them; by default those of the trainer's own data
+                module and loaders.
             loaders: Which loader of a split to probe on, by split, where there are several; by default the first.
             config: The run's resolved configuration, kept in each checkpoint.
             progress: Whether to show a progress bar; by default only on a terminal.
@@ -135,7 +136,7 @@ class ProbeCallback(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the results before anything is computed, so that a directory that cannot be written costs nothing."""
-        if self._given is not None:
+        if isinstance(self._given, Mapping):
             check_splits(self._given, chooses=self.protocol.chooses)
         self._root = self.directory or Path(trainer.log_dir or trainer.default_root_dir)
         self._guard = next((other for other in trainer.callbacks if isinstance(other, Guard)), None)  # type: ignore[attr-defined]
@@ -181,7 +182,7 @@ class ProbeCallback(pl.Callback):
 
     def _find_data(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         with frozen(pl_module), torch.inference_mode(False):
-            self._data = self._given or splits_of_trainer(trainer, pl_module, self._loaders)
+            self._data = splits_of_trainer(trainer, pl_module, self._loaders)
         check_splits(self._data, chooses=self.protocol.chooses)
 
     def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

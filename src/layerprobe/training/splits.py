@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import pytorch_lightning as pl
+import torch
+from torch import nn
 
 from layerprobe.probing.batches import Data
+from layerprobe.probing.sources import sources_of
 from layerprobe.types import SPLITS, Split
 
+_LIGHTNING = ("pytorch_lightning", "lightning")
 _STAGE: dict[Split, str] = {"train": "fit", "val": "fit", "test": "test"}
 
 
@@ -41,31 +45,46 @@ def splits_of_trainer(trainer: pl.Trainer, module: pl.LightningModule, loaders: 
     return {split: _one(found[split], split, loaders or {}) for split in SPLITS}
 
 
-def splits_of_datamodule(datamodule: pl.LightningDataModule, loaders: Loaders | None = None) -> Data:
+def splits_of(given: Any, network: nn.Module, *, seed: int = 0, loaders: Loaders | None = None) -> Data:
+    """The data of whatever may be given as such.
+
+    Args:
+        given: A data module, or what `sources_of` takes.
+        network: The network that is to be called, for the type of its inputs.
+        seed: As for `sources_of`.
+        loaders: As for `splits_of_datamodule`.
+    """
+    if hasattr(given, "train_dataloader") and hasattr(given, "setup"):
+        return splits_of_datamodule(given, loaders)
+    floating = (parameter.dtype for parameter in network.parameters() if parameter.is_floating_point())
+    return sources_of(given, seed=seed, dtype=next(floating, torch.float32))
+
+
+def splits_of_datamodule(datamodule: Any, loaders: Loaders | None = None) -> Data:
     """The data of a data module outside a run: prepared, set up, and read.
 
     Args:
-        datamodule: Any data module; it is left as it is.
+        datamodule: Any data module, of `pytorch_lightning`, `lightning` or with their methods; it is left as it is.
         loaders: Which of several loaders to take; by default the first.
 
     Returns:
         The three splits, None for one that is missing.
     """
-    datamodule.prepare_data()
+    if hasattr(datamodule, "prepare_data"):
+        datamodule.prepare_data()
     return {split: _one(_from_hooks(datamodule, split), split, loaders or {}) for split in SPLITS}
 
 
-def _from_hooks(owner: pl.LightningDataModule | pl.LightningModule | None, split: Split) -> Any:
-    hook = f"{split}_dataloader"
-    if owner is None or getattr(type(owner), hook) in (
-        getattr(pl.LightningDataModule, hook),
-        getattr(pl.LightningModule, hook),
-    ):
+def _from_hooks(owner: Any, split: Split) -> Any:
+    name = f"{split}_dataloader"
+    hook = getattr(owner, name, None)
+    own = name in vars(owner)  # as `LightningDataModule.from_datasets` leaves it
+    if hook is None or (not own and getattr(hook, "__module__", "").partition(".")[0] in _LIGHTNING):
         return None
-    if isinstance(owner, pl.LightningDataModule):
+    if not isinstance(owner, nn.Module):  # a data module: what `setup` sets is left out of the one that trains
         owner = copy.copy(owner)
         owner.setup(_STAGE[split])
-    return getattr(owner, hook)()
+    return getattr(owner, name)()
 
 
 def _one(found: Any, split: Split, loaders: Loaders) -> Any:

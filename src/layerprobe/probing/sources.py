@@ -1,0 +1,209 @@
+"""What a split may be given as, and the batches or the pair of tensors that it is read as."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+
+from layerprobe.probing.batches import Data
+from layerprobe.types import SPLITS, Split
+
+ACCEPTED = (
+    'a data module; or {"train": …, "val": …, "test": …} of DataLoaders, Datasets, or pairs (inputs, targets) of '
+    "tensors, NumPy arrays, pandas columns or lists; or one Dataset or pair, which is divided"
+)
+_BATCH = 256
+
+
+def sources_of(data: Any, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Data:
+    """Lay out what was given as the data of each split.
+
+    Arrays become tensors; numbers that are floating in NumPy, pandas or a list get the network's type, so that NumPy's
+    float64 does not meet a float32 network. Labels that are words are numbered in sorted order, over all splits.
+
+    Args:
+        data: The splits, or one data set without splits: three fifths of it are for train, one for val, one for test,
+            with the classes in their shares where targets are a pair's and few.
+        seed: Seed of that division.
+        dtype: What floating-point inputs become.
+
+    Returns:
+        A DataLoader, a pair of tensors or what was given, for each split that is not None.
+
+    Raises:
+        TypeError: If it is nothing of the kind; naming what is accepted.
+        ValueError: If inputs and targets are not equally many, or a split has another name.
+    """
+    if isinstance(data, Mapping):
+        if unknown := [name for name in data if name not in SPLITS]:
+            raise ValueError(f"The data have a split {unknown[0]!r}. Call them train, val and test.")
+        words = _words({split: given for split, given in data.items() if _is_pair(given)})
+        return {
+            split: _source(given, split, dtype, words) for split in SPLITS if (given := data.get(split)) is not None
+        }
+    if _is_pair(data):
+        inputs, targets = _source(data, "train", dtype, _words({"train": data}))
+        parts = _fifths(len(targets), seed, targets)
+        return {split: (_rows(inputs, rows), targets[rows]) for split, rows in parts.items()}
+    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
+        return sources_of(data.tensors, seed=seed, dtype=dtype)
+    if isinstance(data, Dataset) and hasattr(data, "__len__"):
+        parts = _fifths(len(data), seed, None)
+        return {split: _loader(Subset(data, rows.tolist())) for split, rows in parts.items()}
+    raise TypeError(f"The data are {_described(data)}. Give {ACCEPTED}.")
+
+
+def as_targets(given: Any) -> Any:
+    """Turn an array or a list of numbers into a tensor, and leave anything else as it is."""
+    if isinstance(given, Tensor) or not _are_targets(given):
+        return given
+    found = _array(given)
+    return _tensor(found, torch.float64) if found.dtype.kind in "biuf" else given
+
+
+def _source(given: Any, split: Split, dtype: torch.dtype, words: Sequence[str] | None) -> Any:
+    if isinstance(given, TensorDataset) and len(given.tensors) == 2:
+        given = given.tensors
+    if _is_pair(given):
+        inputs, targets = _inputs(given[0], len(given[1]), dtype), _targets(given[1], words)
+        count = {len(part) for part in _parts(inputs)}
+        if count != {len(targets)}:
+            raise ValueError(
+                f"The {split} split has {' and '.join(f'{n:,}' for n in sorted(count))} inputs and {len(targets):,} "
+                "targets. Give one target for each sample, with the samples along the first axis."
+            )
+        return inputs, targets
+    if isinstance(given, Dataset):
+        return _loader(given)
+    alone = isinstance(given, str | Mapping | Tensor) or _is_array(given)
+    if isinstance(given, Iterable) and not alone:
+        return given
+    raise TypeError(f"The {split} split is {_described(given)}. Give {ACCEPTED}.")
+
+
+def _is_pair(given: Any) -> bool:
+    return isinstance(given, tuple | list) and len(given) == 2 and _are_targets(given[1]) and given[0] is not None
+
+
+def _are_targets(given: Any) -> bool:
+    if isinstance(given, Tensor) or _is_array(given):
+        return len(given.shape) > 0
+    plain = isinstance(given, list | tuple) and bool(given)
+    return plain and all(isinstance(value, str | int | float | np.generic) or _is_row(value) for value in given)
+
+
+def _is_row(value: Any) -> bool:
+    """A row of labels, or a number as a tensor."""
+    if isinstance(value, Tensor):
+        return value.ndim == 0
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(x, int | float) for x in value)
+
+
+def _is_array(given: Any) -> bool:
+    """NumPy, pandas, or whatever else turns into an array."""
+    return isinstance(given, np.ndarray) or (hasattr(given, "to_numpy") and hasattr(given, "shape"))
+
+
+def _array(given: Any) -> np.ndarray:
+    found = given if isinstance(given, np.ndarray) else given.to_numpy() if hasattr(given, "to_numpy") else None
+    if found is None:
+        found = np.asarray([value.item() if isinstance(value, Tensor) else value for value in given])
+    if found.dtype == object and len(found):  # pandas' columns that once held something else
+        found = np.array(found.tolist())
+    return found
+
+
+def _inputs(given: Any, n: int, dtype: torch.dtype) -> Any:
+    if isinstance(given, Mapping):
+        return {name: _inputs(part, n, dtype) for name, part in given.items()}
+    if isinstance(given, Tensor):
+        return given
+    if _is_array(given):
+        return _tensor(_array(given), dtype)
+    if isinstance(given, list | tuple) and given:
+        of_samples = len(given) == n and not isinstance(given[0], Mapping | str)
+        if of_samples and all(isinstance(part, Tensor) for part in given):
+            return torch.stack(list(given))
+        if of_samples:
+            return _tensor(np.asarray([_array(part) if _is_array(part) else part for part in given]), dtype)
+        return tuple(_inputs(part, n, dtype) for part in given)
+    raise TypeError(f"The inputs are {_described(given)}. Give {ACCEPTED}.")
+
+
+def _targets(given: Any, words: Sequence[str] | None) -> Tensor:
+    if isinstance(given, Tensor):
+        return given
+    found = _array(given)
+    if words is not None:
+        found = np.searchsorted(np.array(words), found.astype(str))
+    return _tensor(found, torch.float64)
+
+
+def _tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
+    if array.dtype.kind not in "biuf":
+        raise TypeError(
+            f"An array of {array.dtype} cannot be read: wanted are numbers, and words for targets alone. "
+            "Tokenise or encode the inputs first, and leave out samples without a value."
+        )
+    tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _words(pairs: Mapping[Any, Any]) -> list[str] | None:
+    """The labels of all splits where they are words, sorted; None where they are numbers."""
+    found = [_array(given[1]) for given in pairs.values() if not isinstance(given[1], Tensor)]
+    worded = [array for array in found if array.dtype.kind == "U"]
+    if not worded:
+        return None
+    if len(worded) < len(pairs):
+        raise TypeError(
+            "The targets of one split are words and those of another numbers. Give words or numbers in all."
+        )
+    return sorted(set().union(*(array.ravel().tolist() for array in worded)))
+
+
+def _fifths(n: int, seed: int, targets: Tensor | None) -> dict[Split, Tensor]:
+    """Rows of train, val and test, ascending."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(n, generator=generator)
+    targets = None if targets is None else targets.cpu()
+    if targets is not None and targets.ndim == 1 and len(kinds := targets.unique()) <= max(2, n // 5):
+        place = torch.empty(n, dtype=torch.float64)
+        for kind in kinds:
+            rows = order[targets[order] == kind]
+            start = torch.rand((), generator=generator, dtype=torch.float64)
+            place[rows] = (torch.arange(len(rows), dtype=torch.float64) + start) / len(rows)
+        order = place.argsort(stable=True)
+    if n < 5:
+        raise ValueError(f"{n} samples cannot be divided into train, val and test. Give {ACCEPTED}.")
+    fifth = round(n / 5)
+    test, val, train = order[:fifth], order[fifth : 2 * fifth], order[2 * fifth :]
+    return {"train": train.sort().values, "val": val.sort().values, "test": test.sort().values}
+
+
+def _loader(dataset: Dataset[Any]) -> DataLoader[Any]:
+    return DataLoader(dataset, batch_size=_BATCH, generator=torch.Generator().manual_seed(0))
+
+
+def _parts(inputs: Any) -> list[Tensor]:
+    if isinstance(inputs, Tensor):
+        return [inputs]
+    return [part for value in (inputs.values() if isinstance(inputs, Mapping) else inputs) for part in _parts(value)]
+
+
+def _rows(inputs: Any, rows: Tensor) -> Any:
+    if isinstance(inputs, Mapping):
+        return {name: _rows(part, rows) for name, part in inputs.items()}
+    return inputs[rows] if isinstance(inputs, Tensor) else tuple(_rows(part, rows) for part in inputs)
+
+
+def _described(given: Any) -> str:
+    if isinstance(given, tuple | list):
+        kinds = ", ".join(type(part).__name__ for part in given[:4]) + (", …" if len(given) > 4 else "")
+        return f"a {type(given).__name__} of {len(given)} ({kinds})"
+    return "None" if given is None else f"a {type(given).__name__}"

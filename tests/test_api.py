@@ -1,0 +1,268 @@
+"""What `layerprobe.probe` takes: everything that a user would pass, with the same records."""
+
+from __future__ import annotations
+
+import math
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+import layerprobe
+from layerprobe.probing.sources import sources_of
+
+SIZES = {"train": 60, "val": 30, "test": 40}
+
+
+def made(dtype: torch.dtype = torch.float32) -> dict[str, tuple[Tensor, Tensor]]:
+    random = torch.Generator().manual_seed(0)
+    data = {}
+    for split, n in SIZES.items():
+        x = torch.randn(n, 5, generator=random, dtype=torch.float32).to(dtype)
+        data[split] = (x, (x[:, 0] + 0.7 * torch.randn(n, generator=random) > 0).long() + 2 * (x[:, 1] > 0.5))
+    return data
+
+
+def network(dtype: torch.dtype = torch.float32) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)).to(dtype)
+
+
+def probed(data: Any, net: nn.Module | None = None, **options: Any) -> pd.DataFrame:
+    found = layerprobe.probe(net or network(), data, l2=[1e-2, 1e-1], progress=False, **options)
+    return found.drop(columns="seconds")
+
+
+class Pairs(Dataset[Any]):
+    def __init__(self, pair: tuple[Tensor, Tensor]) -> None:
+        self.pair = pair
+
+    def __len__(self) -> int:
+        return len(self.pair[1])
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return self.pair[0][i], int(self.pair[1][i])
+
+
+class Stream(IterableDataset[Any]):
+    def __init__(self, pair: tuple[Tensor, Tensor]) -> None:
+        self.pair = pair
+
+    def __iter__(self) -> Any:
+        yield from zip(*self.pair, strict=True)
+
+
+WORDS = np.array(["ant", "bee", "cat", "dog"])
+WAYS = {
+    "numpy": lambda x, y: (x.numpy().astype(np.float64), y.numpy()),
+    "numpy of few bits": lambda x, y: (x.numpy(), y.numpy().astype(np.int8)),
+    "mixed": lambda x, y: (x, y.numpy()),
+    "pandas": lambda x, y: (pd.DataFrame(x.numpy(), index=range(7, 7 + len(x))), pd.Series(y.numpy(), name="label")),
+    "lists": lambda x, y: (x.tolist(), y.tolist()),
+    "a list of tensors": lambda x, y: [list(x), list(y)],
+    "whole floats": lambda x, y: (x, y.double()),
+    "a column": lambda x, y: (x.numpy(), y.numpy()[:, None]),
+    "words": lambda x, y: (x, WORDS[y.numpy()]),
+    "a list of words": lambda x, y: (x, WORDS[y.numpy()].tolist()),
+    "pandas' words": lambda x, y: (x, pd.Series(WORDS[y.numpy()]).astype("category")),
+    "a TensorDataset": TensorDataset,
+    "a Dataset": lambda x, y: Pairs((x, y)),
+    "a stream": lambda x, y: Stream((x, y)),
+    "a DataLoader": lambda x, y: DataLoader(TensorDataset(x, y), batch_size=16, shuffle=True),
+    "a list of batches": lambda x, y: [(x[:9], y[:9]), (x[9:], y[9:])],
+    "a loader of NumPy targets": lambda x, y: DataLoader(
+        Pairs((x, y)), 16, collate_fn=lambda rows: (torch.stack([r[0] for r in rows]), np.array([r[1] for r in rows]))
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def expected() -> pd.DataFrame:
+    found = probed(made())
+    assert found["layer"].tolist() == ["input", "0", "1", "2"]
+    assert found["test_error"].between(0.01, 0.6).all()
+    return found
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_give_a_split_gives_the_same_records(expected: pd.DataFrame, way: str) -> None:
+    pd.testing.assert_frame_equal(probed({split: WAYS[way](*pair) for split, pair in made().items()}), expected)
+
+
+def test_one_way_for_each_split(expected: pd.DataFrame) -> None:
+    x = made()
+    data = {"train": WAYS["numpy"](*x["train"]), "val": WAYS["a Dataset"](*x["val"]), "test": x["test"]}
+    pd.testing.assert_frame_equal(probed(data), expected)
+
+
+def test_numbers_become_what_the_network_computes_in() -> None:
+    net = network(torch.float64)
+    as_tensors = probed(made(torch.float64), net)
+    as_arrays = probed({s: (x.numpy(), y.numpy()) for s, (x, y) in made().items()}, net)
+    pd.testing.assert_frame_equal(as_arrays, as_tensors)
+    with pytest.raises(RuntimeError, match="same dtype"):
+        probed(made(), net)  # the negative control: a tensor is taken as it is
+
+
+def test_several_inputs_by_name_or_place() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = network()
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return self.body(torch.cat([a, b], 1))
+
+    cut = {split: (x[:, :2], x[:, 2:], y) for split, (x, y) in made().items()}
+    by_name = probed({s: ({"a": a.numpy(), "b": b.tolist()}, y) for s, (a, b, y) in cut.items()}, Two())
+    by_place = probed({s: ((a.numpy(), b), y) for s, (a, b, y) in cut.items()}, Two())
+    whole = probed(made(), network())
+    names = ["body.0", "body.1", "body.2"]
+    for found in (by_name, by_place):
+        columns = ["test_error", "test_loss", "l2"]
+        assert found.set_index("layer").loc[names, columns].to_numpy() == pytest.approx(
+            whole.set_index("layer").loc[["0", "1", "2"], columns].to_numpy()
+        )
+
+
+@pytest.mark.parametrize("way", ["pair", "words", "TensorDataset", "Dataset"])
+def test_data_without_splits_are_divided_by_the_seed(way: str) -> None:
+    x, y = (torch.cat([pair[i] for pair in made().values()]) for i in (0, 1))
+    y = (y > 2).long()  # few of one class
+    given: Any = {
+        "pair": (x.numpy(), y.numpy()),
+        "words": (x, WORDS[y.numpy()]),
+        "TensorDataset": TensorDataset(x, y),
+        "Dataset": Pairs((x, y)),
+    }[way]
+    first = probed(given, layers="2")
+    assert first[["n_train", "n_val", "n_test"]].to_numpy().tolist() == [[78, 26, 26]]
+    pd.testing.assert_frame_equal(probed(given, layers="2"), first)
+    assert not probed(given, layers="2", seed=1).equals(first)
+    if way != "Dataset":
+        parts: Any = sources_of(given)
+        shares = [float(parts[split][1].float().mean()) for split in ("train", "val", "test")]
+        assert max(shares) - min(shares) < 1.5 / 26, "stratified"
+        assert sorted(torch.cat([part[0][:, 0] for part in parts.values()]).tolist()) == sorted(x[:, 0].tolist())
+
+
+def test_names_stand_for_what_is_called_so(expected: pd.DataFrame) -> None:
+    named = probed(made(), reducer="flatten", solver=["ridge", "logistic"], task="classification")
+    objects = probed(
+        made(), reducer=layerprobe.Flatten(), solver=[layerprobe.Ridge(), layerprobe.Logistic],
+        task=layerprobe.Classification,
+    )  # fmt: skip
+    pd.testing.assert_frame_equal(named, objects)
+    assert not named.equals(expected)
+    y = {split: (x, x[:, 0].double().numpy()) for split, (x, _) in made().items()}
+    assert set(probed(y, task="regression", solver="ridge")["task"]) == {"regression"}
+    assert set(probed(y, task="regression")["solver"]) == {"ridge"}
+    rows = {s: (x, torch.stack([y > 1, y == 0], 1).numpy().tolist()) for s, (x, y) in made().items()}
+    assert set(probed(rows, task="multi_label")["n_classes"]) == {2}
+    with pytest.raises(
+        ValueError, match=r"reducer 'flattn' is not known. Did you mean flatten\? There is: average_pool"
+    ):
+        probed(made(), reducer="flattn")
+    with pytest.raises(ValueError, match=r"solver 'svm' is not known. There is: logistic, ridge, sgd"):
+        probed(made(), solver=["svm"])
+    with pytest.raises(ValueError, match=r"TokenIndex needs `index`: give TokenIndex\(index=…\)"):
+        probed(made(), reducer="token_index")
+
+
+def test_a_batch_is_taken_apart_by_keys(expected: pd.DataFrame) -> None:
+    batches = {s: [{"x": x, "y": y, "z": 1}] for s, (x, y) in made().items()}
+    pd.testing.assert_frame_equal(probed(batches, inputs="x", targets="y"), expected)
+    pd.testing.assert_frame_equal(probed(batches, inputs=["x"], targets="y"), expected)
+
+
+class _Theirs(pl.LightningDataModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.data: Any = None
+
+    def setup(self, stage: str) -> None:
+        self.data = made()
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(TensorDataset(*self.data["train"]), 16, shuffle=True)
+
+    def val_dataloader(self) -> Any:
+        return DataLoader(TensorDataset(*self.data["val"]), 16)
+
+    def test_dataloader(self) -> Any:
+        return [DataLoader(TensorDataset(*self.data["test"]), 16)]
+
+
+def other_package(monkeypatch: pytest.MonkeyPatch) -> type:
+    """Lightning's data module as the other package has it: classes of its own, with the same methods."""
+    module = ModuleType("lightning.pytorch.core.datamodule")
+    copies = {}
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader", "prepare_data", "setup"):
+
+        def hook(self: Any, *args: Any) -> None:
+            raise NotImplementedError("not overridden")
+
+        hook.__module__ = module.__name__
+        copies[name] = hook
+    base = type("LightningDataModule", (), copies)
+    base.__module__ = module.__name__
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    overridden = {k: v for k, v in vars(_Theirs).items() if k.endswith("_dataloader") or k == "setup"}
+    return type("Theirs", (base,), overridden | {"prepare_data": lambda self: None, "data": None})
+
+
+def test_data_modules_of_either_package(expected: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    pd.testing.assert_frame_equal(probed(_Theirs()), expected)
+    theirs = other_package(monkeypatch)
+    assert not issubclass(theirs, pl.LightningDataModule)
+    pd.testing.assert_frame_equal(probed(theirs()), expected)
+    del theirs.val_dataloader
+    with pytest.raises(ValueError, match="val: the head of each layer is chosen on it"):
+        probed(theirs())
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")
+def test_a_data_module_made_of_data_sets(expected: pd.DataFrame) -> None:
+    sets = {f"{s}_dataset": TensorDataset(*pair) for s, pair in made().items()}
+    module = pl.LightningDataModule.from_datasets(**sets, batch_size=32)
+    pd.testing.assert_frame_equal(probed(module), expected)
+
+
+WRONG = [
+    ({"train": 3, "val": 3, "test": 3}, "The train split is a int. Give a data module; or"),
+    ({"train": (torch.ones(4, 5), torch.zeros(3)), "val": 1, "test": 1}, "has 4 inputs and 3 targets"),
+    ({"training": 3}, "have a split 'training'. Call them train, val and test"),
+    ([1, 2, 3], "The data are a list of 3"),
+    (torch.ones(3, 5), "The data are a Tensor. Give a data module; or"),
+    (None, "The data are None"),
+    ((np.array([["a"], ["b"]] * 5), np.arange(10) % 2), "An array of <U1 cannot be read"),
+    ((torch.ones(3, 5), [0, 1, 0]), "3 samples cannot be divided"),
+    (
+        {"train": (torch.ones(2, 5), ["a", "b"]), "val": (torch.ones(2, 5), [0, 1])},
+        "words and those of another numbers",
+    ),
+]
+
+
+@pytest.mark.parametrize(("data", "message"), WRONG, ids=[message[:20] for _, message in WRONG])
+def test_what_is_none_of_these_is_told_what_is(data: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        probed(data)
+
+
+@pytest.mark.parametrize(
+    ("bad", "found"), [(math.nan, "such as nan"), (0.5, r"such as 0\.5"), (-1.0, r"the negative value -1\.0")]
+)
+def test_numbers_that_are_no_classes_are_refused(bad: float, found: str) -> None:
+    data = {s: (x.numpy(), y.double().numpy()) for s, (x, y) in made().items()}
+    data["train"][1][3] = bad
+    with pytest.raises(TypeError, match=rf"found .* in the train split.*{found}|found {found} in the train split"):
+        probed(data)
