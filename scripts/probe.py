@@ -300,6 +300,8 @@ class Session:
         settings: Any = OmegaConf.to_container(self.cfg.trainer, resolve=True)
         settings |= {"precision": config["precision"], "logger": False, "callbacks": []}
         trainer: pl.Trainer = hydra.utils.instantiate(settings)
+        if isinstance(network, pl.LightningModule):
+            network.trainer = trainer  # some ask it for the epoch in their forward pass
         network = trainer.precision_plugin.convert_module(network)
         if getattr(network, "hf_device_map", None) is None and trainer.strategy.root_device.type != "cpu":
             network.to(trainer.strategy.root_device)

@@ -203,15 +203,31 @@ def test_what_the_callee_computes_is_not_taken_for_the_network() -> None:
         torch.testing.assert_close(total, found[name].sum() * 6)
 
 
-def test_hooks_of_the_user_run_and_count() -> None:
+def test_hooks_of_the_user_run_and_what_they_gather_is_put_back() -> None:
     network = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
     calls: list[int] = []
     network[0].register_forward_hook(lambda module, args, output: calls.append(1) or output * 2)
     x = torch.randn(2, 3)
     found = activations(network, x)
-    assert calls
+    assert not calls
     torch.testing.assert_close(found["0"], 2 * (x @ network[0].weight.T + network[0].bias).detach())
     assert len(network[0]._forward_hooks) == 1
+
+
+def test_a_layer_is_ordinary_whatever_the_network_turns_on() -> None:
+    class Net(nn.Module):
+        def __init__(self, mode: torch.inference_mode | torch.enable_grad) -> None:
+            super().__init__()
+            self.fc, self.mode = nn.Linear(3, 3), mode
+
+        def forward(self, x: Tensor) -> Tensor:
+            with self.mode:
+                return self.fc(x)
+
+    for mode in (torch.inference_mode(), torch.enable_grad()):
+        (found,) = activations(Net(mode), torch.randn(2, 3), "fc").values()
+        assert not found.requires_grad
+        assert not found.is_inference()
 
 
 def test_the_input_is_left_alone_and_recorded_as_given() -> None:
@@ -273,4 +289,4 @@ def test_inputs_are_moved_to_the_network_s_device() -> None:
     network.register_forward_hook(lambda module, args, output: found.append(args[0].device))
     with frozen(network):
         record(network, torch.randn(2, 3), (), lambda layer, activation: None)
-    assert found == [torch.device("meta")]
+        assert found == [torch.device("meta")]

@@ -117,7 +117,8 @@ def test_without_it_nothing_is_back(network: Eventful) -> None:
 def test_inside_it_is_in_eval_mode_without_gradients(network: Eventful) -> None:
     with frozen(network):
         assert not any(module.training for module in network.modules())
-        assert torch.is_inference_mode_enabled()
+        assert not torch.is_grad_enabled()
+        assert not network.fc.weight.detach().clone().is_inference()
         plain = nn.Sequential(network.fc, network.drop)
         assert torch.equal(plain(torch.ones(2, 4)), plain(torch.ones(2, 4)))
 

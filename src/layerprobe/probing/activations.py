@@ -58,7 +58,12 @@ def record(
             shape = tuple(activation.shape)[1:]
             if shape == layer.shape or (not same_shape and len(shape) == len(layer.shape)):
                 missing.pop(layer.name, None)
-                with torch.autocast(activation.device.type, enabled=False):
+                # Whatever modes the network has turned on: what is made of its layers is ordinary.
+                with (
+                    torch.inference_mode(False),
+                    torch.no_grad(),
+                    torch.autocast(activation.device.type, enabled=False),
+                ):
                     on_activation(layer, activation)
 
     visit(network, arguments, by_site.keys(), hand_out)
@@ -100,8 +105,7 @@ def activations(
     recorded: dict[LayerName, Tensor] = {}
 
     def copy(layer: Layer, activation: Tensor) -> None:
-        with torch.inference_mode(False), torch.no_grad():
-            recorded[layer.name] = activation.clone(memory_format=torch.contiguous_format)
+        recorded[layer.name] = activation.clone(memory_format=torch.contiguous_format)
 
     with frozen(network):
         record(network, inputs, shown, copy)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from copy import copy
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from jaxtyping import Int
@@ -18,6 +20,7 @@ from torch.utils.data import (
 )
 
 from layerprobe.probing.nesting import map_tensors, tensors
+from layerprobe.probing.snapshot import Snapshot, put_back
 from layerprobe.types import SPLITS, Split
 
 Source: TypeAlias = "DataLoader[Any] | tuple[Any, Tensor] | Iterable[Any]"
@@ -52,11 +55,12 @@ def check_splits(data: Mapping[Any, Any], *, chooses: bool = True) -> None:
             )
 
 
-def in_order(source: Source, batch_size: int | None = None, seed: int = 0) -> Iterator[Any]:
-    """The batches of a split, without shuffling, without dropping a sample, and without touching a sampler's state.
+def in_order(source: Source, batch_size: int | None = None, seed: int = 0) -> Generator[Any, None, None]:
+    """The batches of a split, without shuffling, without dropping a sample, and without leaving a trace in it.
 
     A DataLoader over a map-style data set is read through a loader of its own: the samples that its sampler covers,
-    in the order of the data set. Anything else is iterated as it is.
+    in the order of the data set. Anything else is iterated as it is, and put back when the last batch has been read
+    or the iterator is closed (see `undisturbed`).
 
     Args:
         source: The split.
@@ -66,15 +70,10 @@ def in_order(source: Source, batch_size: int | None = None, seed: int = 0) -> It
     Returns:
         The batches.
     """
-    batches: Iterable[Any] = source
-    if isinstance(source, DataLoader):
-        batches = _reader(source, batch_size, seed)
-    elif isinstance(source, tuple | list) and len(source) == 2 and isinstance(source[1], Tensor):
-        batches = _slices(source[0], source[1], batch_size or 256)
-    return _ordinary(batches)
+    return _read(source, batch_size, seed, None)
 
 
-def reshuffled(source: Source, batch_size: int | None = None, seed: int = 0) -> Iterator[Any]:
+def reshuffled(source: Source, batch_size: int | None = None, seed: int = 0) -> Generator[Any, None, None]:
     """The samples of a split, each once, in an order drawn from a seed.
 
     Args:
@@ -85,15 +84,7 @@ def reshuffled(source: Source, batch_size: int | None = None, seed: int = 0) -> 
     Returns:
         The batches.
     """
-    generator = torch.Generator().manual_seed(seed)
-    batches: Iterable[Any] = source
-    if isinstance(source, DataLoader):
-        batches = _reader(source, batch_size, seed, generator)
-    elif isinstance(source, tuple | list) and len(source) == 2 and isinstance(source[1], Tensor):
-        order = torch.randperm(len(source[1]), generator=generator)
-        size, n = batch_size or 256, len(source[1])
-        batches = ((_take(source[0], rows, n), source[1][rows]) for rows in order.split(size))
-    return _ordinary(batches)
+    return _read(source, batch_size, seed, torch.Generator().manual_seed(seed))
 
 
 def n_samples(source: Source) -> int:
@@ -102,12 +93,34 @@ def n_samples(source: Source) -> int:
     Args:
         source: The split.
     """
-    if isinstance(source, tuple | list) and len(source) == 2 and isinstance(source[1], Tensor):
+    if _is_pair(source):
         return len(source[1])
-    reader = _reader(source, None, 0) if isinstance(source, DataLoader) else source
-    if isinstance(reader, DataLoader) and reader is not source:
-        return len(reader.sampler)  # type: ignore[arg-type]
-    return sum(_size(batch) for batch in _ordinary(reader))
+    if isinstance(source, DataLoader) and not _as_it_is(source):
+        with undisturbed(source):
+            return len(_reader(source, None, 0).sampler)  # type: ignore[arg-type]
+    with closing(in_order(source)) as batches:
+        return sum(_size(batch) for batch in batches)
+
+
+@contextmanager
+def undisturbed(source: Any, name: str = "data") -> Iterator[None]:
+    """Leave a source of data as it was: positions, random generators, caches, of its data set, sampler and collation.
+
+    What has changed and cannot be put back is named in a warning. Large arrays are shared, not copied.
+
+    Args:
+        source: What is read inside.
+        name: What it is called in the warning.
+    """
+    snapshot = Snapshot(source, name, each=1024**2, total=64 * 1024**2)
+    try:
+        yield
+    finally:
+        put_back(snapshot)
+
+
+def _is_pair(source: Any) -> TypeGuard[tuple[Any, Tensor]]:
+    return isinstance(source, tuple | list) and len(source) == 2 and isinstance(source[1], Tensor)
 
 
 def _size(batch: Any) -> int:
@@ -117,31 +130,52 @@ def _size(batch: Any) -> int:
     return len(first[0] if first else batch)
 
 
-def _ordinary(batches: Iterable[Any]) -> Iterator[Any]:
-    """Load outside inference mode: a data set may keep what it makes, and train with it later."""
-    with torch.inference_mode(False):
-        iterator = iter(batches)
-    while True:
-        with torch.inference_mode(False):
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-        yield batch
+def _read(
+    source: Source, batch_size: int | None, seed: int, shuffle: torch.Generator | None
+) -> Generator[Any, None, None]:
+    if _is_pair(source):
+        inputs, targets = source
+        size = batch_size or 256
+        order = None if shuffle is None else torch.randperm(len(targets), generator=shuffle)
+        for start in range(0, len(targets), size):
+            part = slice(start, start + size) if order is None else order[start : start + size]
+            yield _take(inputs, part, len(targets)), targets[part]
+        return
+    with undisturbed(source):
+        # As training loads: a data set may keep what it makes, and train with it later.
+        with torch.inference_mode(False), torch.enable_grad():
+            iterator = iter(_reader(source, batch_size, seed, shuffle) if isinstance(source, DataLoader) else source)
+        while True:
+            with torch.inference_mode(False), torch.enable_grad():
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+            yield batch
+
+
+def _as_it_is(loader: DataLoader[Any]) -> bool:
+    """Whether a loader's own batches are read, for want of samples to make batches of."""
+    return isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None
 
 
 def _reader(
     loader: DataLoader[Any], batch_size: int | None, seed: int, shuffle: torch.Generator | None = None
-) -> Iterable[Any]:
+) -> DataLoader[Any]:
     dataset: Dataset[Any] = loader.dataset
-    if isinstance(dataset, IterableDataset) or loader.batch_sampler is None:
-        return loader
+    generator = torch.Generator().manual_seed(seed)
+    if _as_it_is(loader):
+        # A copy: the workers of the loader itself may be in the middle of an epoch, which they would leave.
+        reader = copy(loader)
+        vars(reader).update(generator=generator, persistent_workers=False, _iterator=None)
+        return reader
     sampler: Any = loader.sampler
     size = batch_size or loader.batch_size
     if loader.batch_size is None:
-        sampler = getattr(loader.batch_sampler, "sampler", None) or [i for batch in loader.batch_sampler for i in batch]
-        size = size or getattr(loader.batch_sampler, "batch_size", 256)
-    order: Sequence[int] | None = None if isinstance(sampler, _WHOLE) else sorted(set(_peek(sampler)))
+        batches: Any = loader.batch_sampler
+        sampler = getattr(batches, "sampler", None) or [i for batch in batches for i in batch]
+        size = size or getattr(batches, "batch_size", 256)
+    order: Sequence[int] | None = None if isinstance(sampler, _WHOLE) else sorted({int(i) for i in sampler})
     if shuffle is not None:
         order = range(len(dataset)) if order is None else order  # type: ignore[arg-type]
         order = [order[i] for i in torch.randperm(len(order), generator=shuffle).tolist()]
@@ -155,25 +189,8 @@ def _reader(
         timeout=loader.timeout,
         worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context,
-        generator=torch.Generator().manual_seed(seed),
+        generator=generator,
     )
-
-
-def _peek(sampler: Iterable[int]) -> list[int]:
-    """The samples that a sampler covers, its generator put back."""
-    generator = getattr(sampler, "generator", None)
-    state = generator.get_state() if generator is not None else None
-    try:
-        return [int(i) for i in sampler]
-    finally:
-        if generator is not None:
-            generator.set_state(state)
-
-
-def _slices(inputs: Any, targets: Tensor, size: int) -> Iterator[tuple[Any, Tensor]]:
-    for start in range(0, len(targets), size):
-        part = slice(start, start + size)
-        yield _take(inputs, part, len(targets)), targets[part]
 
 
 def _take(inputs: Any, part: slice | Tensor, n: int) -> Any:

@@ -14,18 +14,20 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from layerprobe.probing.flags import keep_flags
-from layerprobe.probing.snapshot import Snapshot
+from layerprobe.probing.silence import silence
+from layerprobe.probing.snapshot import Snapshot, put_back
 
 
 @contextmanager
 def frozen(network: nn.Module, *, seed: int | None = None) -> Iterator[nn.Module]:
-    """Freeze a network: inside, it is in eval mode under inference mode, and compiled code runs eagerly.
+    """Freeze a network: inside, it is in eval mode without gradients, compiled code is eager, and nothing is logged.
 
     Afterwards, whatever happened inside, these are as before, bit for bit: the train/eval flag of every submodule
     (they may differ), every buffer (its value and its place in memory), `requires_grad`, the modules' attributes
-    and hooks, the random states of Python, NumPy and torch (CPU and every accelerator in use), the grad mode, and
-    torch's flags for cuDNN, matrix products, determinism and fused attention.
-    The values of parameters are not copied: a network whose forward pass trains itself is not undone.
+    and hooks and all that they lead to (see `Snapshot`), the random states of Python, NumPy and torch (CPU and every
+    accelerator in use), the grad mode, and torch's flags for cuDNN, matrix products, determinism and fused attention.
+    What has changed and cannot be put back is named in a warning: the values of parameters, for one, are not copied,
+    so that a network whose forward pass trains itself is not undone.
 
     Args:
         network: Any module.
@@ -47,7 +49,8 @@ def frozen(network: nn.Module, *, seed: int | None = None) -> Iterator[nn.Module
                 "Call the network once on a batch before freezing it, and before its optimizer is made."
             )
         keep_flags(restore)
-        restore.callback(Snapshot(network).restore)
+        restore.callback(put_back, Snapshot(network))
+        silence(network, restore)
         for module in network.modules():
             # Not `network.eval()`: some networks override `train` to merge weights, which does not undo exactly.
             module.training = False
@@ -56,7 +59,9 @@ def frozen(network: nn.Module, *, seed: int | None = None) -> Iterator[nn.Module
             _seed_everything(seed)
         if "torch._dynamo" in sys.modules:  # otherwise nothing is compiled, and importing it takes seconds
             restore.enter_context(torch.compiler.set_stance("force_eager"))
-        restore.enter_context(torch.inference_mode())
+        # Not inference mode: a tensor that the network keeps, in whatever place, has to be of use to training later.
+        restore.enter_context(torch.inference_mode(False))
+        restore.enter_context(torch.no_grad())
         yield network
 
 

@@ -215,9 +215,9 @@ def survey(
 
 
 def _run(network: nn.Module, arguments: Arguments, on_tensor: Callable[[Site, Tensor], None] | None = None) -> Trace:
-    with frozen(network, seed=0), torch.inference_mode(False), torch.no_grad():
+    with frozen(network, seed=0):
         try:
-            # Copies made here have version counters, and whatever the network does to them ends with this pass.
+            # Whatever the network does to copies ends with this pass.
             return trace(network, arguments.copy_to(None), on_tensor)
         except Exception as error:
             error.add_note(f"(raised by the network on {arguments.batch_size} samples, run to find its layers)")

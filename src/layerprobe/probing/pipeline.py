@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import count, groupby, islice
+from itertools import count, groupby
 from typing import Any
 
 import torch
@@ -115,8 +115,11 @@ def probe_checkpoint(
 
 def first_batch(network: nn.Module, data: Data, protocol: ProbeProtocol) -> Any:
     """The first training batch, read without moving a random generator."""
-    with frozen(network, seed=protocol.seeds[0]):
-        batch = next(islice(in_order(data["train"], protocol.batch_size), 1), None)
+    with (
+        frozen(network, seed=protocol.seeds[0]),
+        closing(in_order(data["train"], protocol.batch_size, protocol.seeds[0])) as batches,
+    ):
+        batch = next(batches, None)
     if batch is None:
         raise ValueError("The train split is empty. Probing needs samples in train, val and test.")
     return batch
@@ -182,10 +185,12 @@ def record_splits(
     for split in SPLITS:
         if data.get(split) is None:
             continue
-        with frozen(network, seed=protocol.seeds[0]):
-            batches, number = in_order(data[split], protocol.batch_size, protocol.seeds[0]), count(1)
-            if samples is not None and split == "test":
-                batches = samples.watch(batches)
+        with (
+            frozen(network, seed=protocol.seeds[0]),
+            closing(in_order(data[split], protocol.batch_size, protocol.seeds[0])) as read,
+        ):
+            batches = samples.watch(read) if samples is not None and split == "test" else read
+            number = count(1)
 
             def on_batch(split: Split = split, number: Iterator[int] = number) -> None:
                 on_progress(f"record {split}", next(number), None)

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -326,13 +326,14 @@ def _record_some(network: nn.Module, data: Data, protocol: ProbeProtocol, ways: 
 
     def some() -> Iterator[Any]:
         began = start = time.perf_counter()
-        for batch in reshuffled(data["train"], protocol.batch_size, protocol.seeds[0]):
-            yield batch
-            now = time.perf_counter()
-            times.append(now - start)
-            if len(times) > 1 and (sum(sizes) >= _SAMPLES or now - began > _SECONDS):
-                break
-            start = now
+        with closing(reshuffled(data["train"], protocol.batch_size, protocol.seeds[0])) as batches:
+            for batch in batches:
+                yield batch
+                now = time.perf_counter()
+                times.append(now - start)
+                if len(times) > 1 and (sum(sizes) >= _SAMPLES or now - began > _SECONDS):
+                    break
+                start = now
 
     kept: list[Tensor] = []
 

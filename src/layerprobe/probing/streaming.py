@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
@@ -85,8 +85,8 @@ class _Passes:
         """
         protocol, number = self.protocol, count(1)
         seed, source, size = protocol.seeds[0], self.data[split], protocol.batch_size
-        with frozen(self.network, seed=seed):
-            batches = in_order(source, size, seed) if order is None else reshuffled(source, size, order)
+        read = in_order(source, size, seed) if order is None else reshuffled(source, size, order)
+        with frozen(self.network, seed=seed), closing(read) as batches:
             found = run_split(
                 self.network,
                 self.samples.watch(batches) if self.samples is not None and split == "test" else batches,

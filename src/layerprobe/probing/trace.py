@@ -143,7 +143,7 @@ class _Tracer(AbstractObserver):
         shape = tuple(tensor.shape)
         self.occurrences.append(Occurrence(site, value, shape, tensor.dtype, len(self.occurrences), call))
         if self.on_tensor is not None:
-            self.on_tensor(site, tensor)
+            self.on_tensor(site, tensor.detach())
 
     def _value(self, tensor: Tensor) -> int:
         key = self.identities.key(tensor)

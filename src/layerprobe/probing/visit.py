@@ -63,4 +63,4 @@ class _Visitor(AbstractObserver):
         for path, tensor in named_tensors(value):
             site = Site(place.module, place.call, place.function, place.index, path)
             if site in self.sites:
-                self.on_tensor(site, tensor)
+                self.on_tensor(site, tensor.detach())  # some networks turn gradients on

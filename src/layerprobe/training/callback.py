@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from layerprobe.training.precision import with_converted_inputs
 from layerprobe.training.progress import ProbeProgress
 from layerprobe.training.ranks import Ranks
 from layerprobe.training.schedule import Schedule
-from layerprobe.training.splits import Loaders, splits_of_trainer
+from layerprobe.training.splits import Loaders, splits_of, splits_of_trainer
 from layerprobe.types import CheckpointInfo, Config, LayerName
 
 log = logging.getLogger("layerprobe")
@@ -181,8 +182,11 @@ class ProbeCallback(pl.Callback):
         self._finish(trainer, pl_module)
 
     def _find_data(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        with frozen(pl_module), torch.inference_mode(False):
-            self._data = splits_of_trainer(trainer, pl_module, self._loaders)
+        with frozen(pl_module):
+            if self._given is None:
+                self._data = splits_of_trainer(trainer, pl_module, self._loaders)
+            else:
+                self._data = splits_of(self._given, pl_module, loaders=self._loaders)
         check_splits(self._data, chooses=self.protocol.chooses)
 
     def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -225,13 +229,16 @@ class ProbeCallback(pl.Callback):
 
     def _probe_from_file(self, trainer: pl.Trainer, pl_module: pl.LightningModule, info: CheckpointInfo) -> None:
         """Probe an earlier network: its weights are put in, and the final ones put back."""
-        final: dict[str, Tensor] = {name: value.clone() for name, value in pl_module.state_dict().items()}
-        with frozen(pl_module):
-            try:
-                pl_module.load_state_dict(load(self._path(info)).state_dict)
+        final: dict[str, Any] = {
+            name: value.clone() if isinstance(value, Tensor) else deepcopy(value)
+            for name, value in pl_module.state_dict().items()
+        }
+        try:
+            pl_module.load_state_dict(load(self._path(info)).state_dict)
+            with frozen(pl_module):
                 self._probe(trainer, pl_module, info, self._store.done(info.name) if self._store else ())
-            finally:
-                pl_module.load_state_dict(final)
+        finally:
+            pl_module.load_state_dict(final)
 
     def _probe(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, info: CheckpointInfo, done: Collection[LayerName]

@@ -53,7 +53,7 @@ class PlaneCallback(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the untrained network."""
-        with frozen(pl_module), torch.inference_mode(False):
+        with frozen(pl_module):
             batches = list(in_order(splits_of_trainer(trainer, pl_module)["test"]))
             self._points = torch.cat([inputs_of(batch) for batch in batches])
             self._labels = torch.cat([targets_of(batch) for batch in batches])

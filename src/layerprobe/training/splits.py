@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from layerprobe.probing.batches import Data
+from layerprobe.probing.batches import Data, undisturbed
 from layerprobe.probing.sources import sources_of
 from layerprobe.types import SPLITS, Split
 
@@ -27,7 +27,7 @@ def splits_of_trainer(trainer: pl.Trainer, module: pl.LightningModule, loaders: 
     """The data of a run that is going on.
 
     Training and validation data are the loaders that the run itself uses. The test loader comes from a shallow copy of
-    the data module, so that its `setup("test")` leaves the one that trains alone.
+    the data module, so that its `setup("test")` leaves the one that trains alone; what the two share is put back.
 
     Args:
         trainer: A trainer inside `fit`.
@@ -39,9 +39,10 @@ def splits_of_trainer(trainer: pl.Trainer, module: pl.LightningModule, loaders: 
     """
     datamodule: pl.LightningDataModule | None = getattr(trainer, "datamodule", None)
     found: dict[Split, Any] = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
-    for split in SPLITS:
-        if found.get(split) is None:
-            found[split] = _from_hooks(datamodule, split) or _from_hooks(module, split)
+    with undisturbed(datamodule, "datamodule"):
+        for split in SPLITS:
+            if found.get(split) is None:
+                found[split] = _from_hooks(datamodule, split) or _from_hooks(module, split)
     return {split: _one(found[split], split, loaders or {}) for split in SPLITS}
 
 
@@ -72,7 +73,8 @@ def splits_of_datamodule(datamodule: Any, loaders: Loaders | None = None) -> Dat
     """
     if hasattr(datamodule, "prepare_data"):
         datamodule.prepare_data()
-    return {split: _one(_from_hooks(datamodule, split), split, loaders or {}) for split in SPLITS}
+    with undisturbed(datamodule, "datamodule"):
+        return {split: _one(_from_hooks(datamodule, split), split, loaders or {}) for split in SPLITS}
 
 
 def _from_hooks(owner: Any, split: Split) -> Any:
