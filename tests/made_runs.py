@@ -34,8 +34,12 @@ def write_run(
     seed: int = 0,
     l2: Sequence[float] = (1e-4, 1e-3, 1e-2),
     samples: str = "made",
+    columns: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write one run; `shift` is added to every error, and the heads of two runs err on mostly the same samples."""
+    """Write one run; `shift` is added to every error, and the heads of two runs err on mostly the same samples.
+
+    `columns` are columns of `ProbeRecord` with the value that all records have in place of the made one.
+    """
     overrides = {"experiment": "made", "model": "convnet", "optimizer.lr": 0.01, "seed": seed} | dict(overrides or {})
     probes = directory / "probes"
     probes.mkdir(parents=True)
@@ -64,10 +68,11 @@ def write_run(
             right = 0.7 * shared + 0.3 * generator.random(n_test) > np.quantile(0.7 * shared + 0.15, min(wanted, 0.99))
             error = float(1 - right.mean())
             half = 1.96 * float(np.sqrt(error * (1 - error) / n_test))
-            record = made.record(
-                name, step, depth, layer, test_error=error, val_error=min(1.0, error + 0.01), n_test=n_test,
-                test_error_low=max(0.0, error - half), test_error_high=error + half, shuffled_error=0.6,
-            )  # fmt: skip
+            made_up = {
+                "test_error": error, "val_error": min(1.0, error + 0.01), "n_test": n_test, "shuffled_error": 0.6,
+                "test_error_low": max(0.0, error - half), "test_error_high": error + half,
+            }  # fmt: skip
+            record = made.record(name, step, depth, layer, **made_up | dict(columns or {}))
             records.append(record)
             paths += made.path(record, l2)
             correct.append((name, step, depth, layer, 0, samples, right))

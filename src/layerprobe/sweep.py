@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rich.console import Console
 from layerprobe.report.jobs_table import jobs_table
 from layerprobe.report.save import save
 from layerprobe.report.sweep_curves import sweep_curves
-from layerprobe.report.sweep_table import sweep_table
+from layerprobe.report.sweep_table import YES_OR_NO, sweep_table
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.summary import RunSummary
 from layerprobe.results.sweep_record import SweepRecord
@@ -31,13 +32,15 @@ class SweepTable(Callback):
     It leaves with exit code 1 where a job is not done. Every job is a row of `sweep.csv`.
     """
 
-    def __init__(self, over: str = "seed") -> None:
+    def __init__(self, over: str = "seed", yes_or_no: Sequence[str] = YES_OR_NO) -> None:
         """Choose what is averaged over.
 
         Args:
             over: The key whose values are repetitions of one experiment.
+            yes_or_no: As for `sweep_table`.
         """
         self._over = over
+        self._yes_or_no = tuple(yes_or_no)
         self._claim = ExitStack()
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -74,7 +77,7 @@ class SweepTable(Callback):
         open_jobs = jobs["status"].ne("done")
         console = Console()
         if self._over in jobs and jobs[self._over].nunique() > 1:
-            console.print(sweep_table(jobs, over=self._over))
+            console.print(sweep_table(jobs, over=self._over, yes_or_no=self._yes_or_no))
         shown = jobs if len(jobs) <= _MOST_JOBS else jobs[open_jobs]
         if len(shown):
             console.print(jobs_table(shown))

@@ -63,7 +63,7 @@ def marks(shown):
 
 def drawn(shown):
     """What the tooltips of the curves' points say."""
-    return [mark["tip"] for mark in marks(shown) if {"layer", "95% from", "run"} <= set(mark["tip"])]
+    return [mark["tip"] for mark in marks(shown) if {"layer", "95% interval", "run"} <= set(mark["tip"])]
 
 
 def test_asks_for_nothing_and_complains_about_nothing(shown):
@@ -80,8 +80,7 @@ def test_tooltips_say_what_the_parquet_says(shown, comparison):
         for row in pd.read_parquet(run.directory / "probes" / "results.parquet").to_dict("records"):
             tip = found[name, row["checkpoint"], row["layer"]]
             assert tip["test error"] == f"{row['test_error']:.2%}"
-            assert tip["95% from"] == f"{row['test_error_low']:.2%}"
-            assert tip["95% to"] == f"{row['test_error_high']:.2%}"
+            assert tip["95% interval"] == f"{row['test_error_low']:.2%} to {row['test_error_high']:.2%}"
             assert tip["l2"].replace("−", "-") == f"{row['l2']:.2e}".replace("e-0", "e-")
             assert (tip["shape"], tip["kind"], tip["status"]) == (row["shape"], row["kind"], row["status"])
             assert tip["features"] == "64 of 128"
@@ -212,6 +211,54 @@ def test_two_runs_and_two_layers_are_compared_as_in_python(shown, comparison):
     shown.page.wait_for_timeout(200)
     agree(differences(shown), compare_layers(first, "final", "input"))
     assert "other layers" in shown.page.locator("#in-words").inner_text()
+
+
+def test_controls_are_those_of_the_data_that_they_belong_to(shown, tmp_path):
+    nan = float("nan")
+    majorities = {"digits": 0.9, "words": 0.5}
+    for i, (data, majority) in enumerate([*majorities.items()] * 2):
+        columns = {"majority_error": majority, "shuffled_error": majority - 0.05}
+        columns |= {"test_error_low": nan, "test_error_high": nan} if data == "words" else {}
+        made_runs.write_run(
+            tmp_path / "runs" / str(i), overrides={"data": data, "seed": i // 2}, seed=i, shift=0.1 * (data == "words"),
+            columns=columns,
+        )  # fmt: skip
+    comparison = compare([tmp_path / "runs"])
+    file = tmp_path / "report.html"
+    file.write_text(page(comparison))
+    tab = shown.page.context.browser.new_page()
+    tab.goto(file.as_uri())
+    tab.wait_for_function("() => document.documentElement.dataset.ready")
+    other = Opened(tab)
+    other.signal("controls", True)
+    tips = [mark["tip"] for mark in marks(other)]
+    points = drawn(other)
+    heat = {(tip["network"], tip["layer"], tip["checkpoint"]): tip for tip in tips if "network" in tip}
+    text = tab.locator("#views").text_content()
+    tab.close()
+    assert {tip["95% interval"] for tip in points if tip["data"] == "words"} == {"–"}
+    assert all(" to " in tip["95% interval"] for tip in points if tip["data"] == "digits")
+    found = {(tip["control"], tip["test error"]) for tip in tips if "control" in tip}
+    errors = (
+        pd.concat([run.results.assign(data=run.config["data"]) for run in comparison.runs], ignore_index=True)
+        .groupby(["data", "checkpoint", "layer"])["test_error"]
+        .mean()
+    )
+    for data, majority in majorities.items():
+        assert (f"majority · data {data}", f"{majority:.2%}") in found
+        assert (f"shuffled · data {data}", f"{majority - 0.05:.2%}") in found
+        assert f"majority · data {data}" in text
+        untrained = {float(error.rstrip("%")) for control, error in found if control == f"untrained · data {data}"}
+        expected = [100 * errors[data, "initial", layer] for layer in made_runs.LAYERS]
+        assert untrained
+        assert all(min(abs(error - one) for one in expected) < 0.006 for error in untrained)
+        for layer in made_runs.LAYERS:
+            tip = heat[f"convnet (data {data})", layer, "final"]
+            assert float(tip["mean test error"].rstrip("%")) == pytest.approx(
+                100 * errors[data, "final", layer], abs=0.006
+            )
+            assert tip["runs"] == "2"
+    assert len({control for control, _ in found}) == 6
 
 
 @pytest.mark.parametrize(("kept", "said"), [(True, "were tested on other samples"), (False, "cannot be known")])

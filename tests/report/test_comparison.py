@@ -15,6 +15,7 @@ from layerprobe.report.difference import compare_layers, compare_runs, in_words
 from layerprobe.report.differing import differing_keys, ordered_values, short_keys
 from layerprobe.report.mcnemar import holm, mcnemar_p
 from layerprobe.report.newcombe import newcombe_interval, two_sample_p
+from layerprobe.report.summary import summary
 from layerprobe.report.words import depth_in_words
 from layerprobe.results.run import Run
 from layerprobe.results.store import ProbeStore
@@ -181,17 +182,28 @@ def test_a_failed_run_without_results_stays_in_the_table(tmp_path):
 def test_depth_in_words_agrees_with_the_records(tmp_path):
     errors = [0.5, 0.3, 0.35, 0.2, 0.4]
     for i, error in enumerate(errors):
-        half = 0.04
-        ProbeStore(tmp_path / "probes").add(
-            made.result(
-                depth=i, layer=f"l{i}", test_error=error, test_error_low=error - half, test_error_high=error + half
-            )
-        )
+        ends = {"test_error_low": error - 0.04, "test_error_high": error + 0.04}
+        chosen = {"val_error": 0.1 if i == 1 else error}
+        ProbeStore(tmp_path / "probes").add(made.result(depth=i, layer=f"l{i}", test_error=error, **ends, **chosen))
     ProbeStore(tmp_path / "probes").merge()
+    # Validation prefers l1, though another one has the lowest test error.
     assert depth_in_words(Run.read(tmp_path)) == (
-        "At final the test error goes from 50.00% (l0) to 40.00% (l4); it is lowest at l3 (20.00%). It rises 2 times, "
-        "at most by 20.00 points (l3 to l4); beyond the 95% intervals: l3 to l4 (+20.00)."
+        "At final the test error goes from 50.00% (l0) to 40.00% (l4); validation prefers l1 (30.00%). It rises 2 "
+        "times, at most by 20.00 points (l3 to l4); beyond the 95% intervals: l3 to l4 (+20.00)."
     )
+
+
+def test_errors_without_intervals_are_not_said_to_stay_inside_them(tmp_path):
+    nan = float("nan")
+    store = ProbeStore(tmp_path / "probes")
+    for i, error in enumerate([0.0, 0.25, 0.25]):
+        ends = {"test_error_low": nan, "test_error_high": nan} if i < 2 else {}
+        store.add(made.result(depth=i, layer=f"l{i}", test_error=error, val_error=error, **ends))
+    words = depth_in_words(Run.read(tmp_path))
+    assert words.endswith("at most by 25.00 points (l0 to l1) (no interval, so nothing is said of chance).")
+    text = summary(compare([tmp_path]))
+    assert "| l0 (final) | 0.00% | – |" in text
+    assert "nan" not in text
 
 
 def test_two_runs_by_a_plain_count(tmp_path):

@@ -53,7 +53,8 @@ def test_the_published_points_and_peaks_are_found_from_the_published_curves(shar
 
 def results(n: int = 12, *, words: bool = True) -> pd.DataFrame:
     rows = [made.record("pretrained", 0, 0, "input")]
-    rows += [made.record("pretrained", 0, i, f"layer{i}", test_error=0.5 - 0.03 * i) for i in range(1, n + 1)]
+    errors = {i: 0.5 - 0.03 * i for i in range(1, n + 1)}
+    rows += [made.record("pretrained", 0, i, f"layer{i}", test_error=e, val_error=e) for i, e in errors.items()]
     rows += [made.record("bag_of_words", 0, 0, "input", test_error=0.3, test_auc=0.75)] if words else []
     return to_frame(rows)
 
@@ -69,6 +70,13 @@ def test_the_layers_leave_input_and_baselines_out() -> None:
     assert (found.peak_layer, found.peak_depth, found.n_layers) == ("layer12", 1.0, 12)
     assert (found.bag_of_words_accuracy, found.bag_of_words_auc) == pytest.approx((0.7, 0.75))
     assert math.isnan(concept_depth(results(words=False)).bag_of_words_accuracy)
+
+
+def test_the_peak_is_chosen_on_validation() -> None:
+    found = results()
+    found.loc[found["layer"] == "layer5", "val_error"] = 0.01
+    peak = concept_depth(found)
+    assert (peak.peak_layer, peak.peak_accuracy) == ("layer5", pytest.approx(0.65))
 
 
 def test_a_failed_layer_and_nothing_at_all() -> None:
@@ -101,3 +109,20 @@ def test_the_table_reads_the_papers_depths_and_the_chart_is_drawn(tmp_path: Path
     svg = files[1].read_text()
     assert svg.count("majority class") == 2
     assert "bag of words" in svg
+
+
+def test_a_baseline_is_not_averaged_over_kinds_of_noise(tmp_path: Path) -> None:
+    about = {"model": "net", "precision": "fp32", "data": "a"}
+    noisy = results()
+    noisy.loc[noisy["checkpoint"] == "bag_of_words", "test_error"] = 0.4
+    rows = concept_rows([(about | {"noise": "no noise"}, results()), (about | {"noise": "aaa/bbb"}, noisy)])
+    svg = save(concept_depth_chart(rows), tmp_path / "concept")[1].read_text()
+    assert svg.count(">bag of words<") == 2
+    assert svg.count(">majority class<") == 1
+
+
+def test_accuracies_without_intervals_are_drawn(tmp_path: Path) -> None:
+    about = {"model": "net", "precision": "fp32", "data": "a", "noise": "no noise"}
+    without = results().assign(test_error_low=math.nan, test_error_high=math.nan)
+    svg = save(concept_depth_chart(concept_rows([(about, without)])), tmp_path / "concept")[1].read_text()
+    assert "NaN" not in svg

@@ -7,6 +7,7 @@ from scipy import stats
 
 import made_results as made
 from layerprobe.report.frames import group_mean, monotonicity, prepare, shared_folder, short_names, usual_top
+from layerprobe.report.percent import interval, plain
 from layerprobe.results.record import to_frame
 
 LONG = [f"encoder.stack.layer.{i}.{name}" for i in range(2) for name in ("attention.self", "intermediate_act_fn")]
@@ -90,6 +91,49 @@ def test_mean_and_student_interval_agree_with_scipy():
 
 def test_rates_have_wilsons_interval():
     jobs = pd.DataFrame({"solved": [1.0] * 7 + [0.0] * 3})
-    found = group_mean(jobs, "solved", []).iloc[0]
+    found = group_mean(jobs, "solved", [], yes_or_no=True).iloc[0]
     expected = stats.binomtest(7, 10).proportion_ci(method="wilson")
     assert [found["low"], found["high"]] == pytest.approx([expected.low, expected.high], abs=1e-6)
+
+
+def test_an_error_that_is_0_or_1_for_every_seed_is_no_draw_of_0_or_1():
+    for values in ([0.0, 0.0, 0.0], [1.0, 1.0], [0.1, 0.1, 0.1]):
+        found = group_mean(pd.DataFrame({"error": values}), "error", []).iloc[0]
+        assert found["mean"] == pytest.approx(values[0])
+        assert found[["low", "high"]].isna().all()
+    found = group_mean(pd.DataFrame({"error": [0.0, 1.0, 1.0]}), "error", [], bounds=(0.0, 1.0)).iloc[0]
+    assert (found["low"], found["high"]) == (0, 1)
+    low, high = stats.t.interval(0.95, 2, loc=2 / 3, scale=stats.sem([0, 1, 1]))
+    assert low < 0
+    assert high > 1
+    one_sided = group_mean(pd.DataFrame({"error": [0.9, 1.4]}), "error", [], bounds=(0.0, math.inf)).iloc[0]
+    assert one_sided["low"] == 0
+    assert one_sided["high"] > 1.4
+
+
+def test_no_run_of_two_that_solves_has_an_interval_from_a_plain_zero():
+    found = group_mean(pd.DataFrame({"solved": [0.0, 0.0]}), "solved", [], yes_or_no=True).iloc[0]
+    assert math.copysign(1, found["low"]) == 1
+    assert found["low"] == 0
+    assert found["high"] == pytest.approx(0.6576, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "text"),
+    [
+        (-5e-17, ".0%", "0%"),
+        (-0.0, ".2%", "0.00%"),
+        (-0.004, ".2%", "-0.40%"),
+        (-0.0, ".4g", "0"),
+        (-1e-300, ".4g", "-1e-300"),
+        (math.nan, ".2%", "–"),
+        (-1e-9, ".1f", "0.0"),
+    ],
+)
+def test_rounding_leaves_no_negative_zero(value, form, text):
+    assert plain(value, form) == text
+
+
+def test_an_interval_as_text():
+    assert interval(-5e-17, 0.6576) == "0.00% to 65.76%"
+    assert interval(math.nan, 0.5) == interval(0.5, math.nan) == ""

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from html import escape, unescape
 
@@ -197,3 +198,44 @@ def test_names_stand_in_the_markdown_summary_as_they_are(tmp_path):
     assert [unescape(row) for row in rows] == [unescape(cell) for cell in cells]
     assert [unescape(name) for name in re.findall(r"<li><strong>(.*?)</strong>", html)] == shown
     assert not re.search(r"<(img|code|em|a|s|h1)\b", html)
+
+
+def test_runs_without_a_configuration_are_told_apart_by_their_records(tmp_path):
+    for i, columns in enumerate([{}, {}, {"n_classes": 10}, {"task": "regression", "test_error": 1.4}]):
+        shutil.rmtree(made_runs.write_run(tmp_path / str(i), seed=i, columns=columns) / ".hydra")
+    shutil.rmtree(made_runs.write_run(tmp_path / "4", layers=("input", "other")) / ".hydra")
+    comparison = compare([tmp_path])
+    assert comparison.keys == ()
+    kind = "400 test samples"
+    assert comparison.problems == [f"3 classes, {kind}"] * 2 + [f"10 classes, {kind}", f"3 values, {kind}"] + [
+        f"3 classes, {kind}"
+    ]
+    assert len(set(comparison.settings)) == 4
+    assert comparison.settings[0] == comparison.settings[1]
+    found = tables(comparison)
+    assert found.runs["network"].tolist() == [0, 0, 1, 2, 3]
+    assert found.highest_error == float("inf")
+    means = summary(comparison).split("### Mean over seeds, best layer")[1].split("###")[0]
+    assert [line.split(" | ")[1] for line in means.strip().splitlines()[2:]] == ["2", "1", "1", "1"]
+
+
+def test_seeds_of_one_problem_stay_repetitions(comparison, tmp_path):
+    assert set(comparison.problems) == {""}
+    for i in range(2):
+        made_runs.write_run(tmp_path / str(i), overrides={"data": "d", "data.seed": i, "seed": i}, seed=i)
+    found = compare([tmp_path])
+    assert found.problems == ["", ""]
+    assert found.settings == ["all runs"] * 2
+
+
+def test_seeds_that_are_all_alike_have_no_interval_and_the_others_stay_shares(tmp_path):
+    for name, errors in {"same": (0.0, 0.0), "wide": (0.0, 0.5)}.items():
+        for seed, error in enumerate(errors):
+            made_runs.write_run(
+                tmp_path / f"{name}{seed}", overrides={"optimizer.lr": name, "seed": seed},
+                columns={"test_error": error, "val_error": error},
+            )  # fmt: skip
+    text = summary(compare([tmp_path]))
+    assert "| lr same | 2 | 0.00% | – |" in text
+    assert "| lr wide | 2 | 25.00% | 0.00% to 100.00% |" in text
+    assert "-0" not in text

@@ -56,3 +56,18 @@ def test_a_failed_layer_leaves_its_place_out(sweep):
     drawn = pd.DataFrame(rows)
     assert "layers.0" not in set(drawn["layer"])
     assert drawn.loc[drawn["layer"] == "layers.1", "position"].unique().tolist() == [2]
+
+
+def test_jobs_on_other_data_are_not_averaged(sweep):
+    sweep.loc[sweep["directory"].str.endswith("1"), ["n_test", "test_error"]] = [99, 0.5]
+    spec = sweep_curves(sweep, *keys()).to_dict()
+    (rows,) = (rows for rows in spec["datasets"].values() if "position" in rows[0])
+    drawn = pd.DataFrame(rows)
+    assert sorted(drawn["test_error"].unique()) == pytest.approx([0.1, 0.5])
+    assert (drawn["input"] == drawn["test_error"]).all()
+
+
+def test_without_the_input_no_rule_stands_for_it(sweep):
+    spec = sweep_curves(sweep[sweep["depth"] > 0], *keys()).to_dict()
+    (rows,) = (rows for rows in spec["datasets"].values() if "position" in rows[0])
+    assert pd.DataFrame(rows)["input"].isna().all()

@@ -108,3 +108,39 @@ def test_many_metrics_are_cut_with_a_note():
     text = printed(sweep_table(frame))
     assert "3 more metrics in sweep.csv" in text
     assert "test/success" in text
+
+
+def test_seeds_that_all_have_one_error_have_no_interval_and_rates_no_negative_zero():
+    frame = pd.DataFrame(
+        {
+            "seed": ["0", "1"],
+            "status": "done",
+            "test/solved": [0.0, 0.0],
+            "probe/best_layer_test_error": [0.0, 0.0],
+            "test/acc": [1.0, 1.0],
+        }
+    )
+    text = printed(sweep_table(frame))
+    assert line_with(text, " 2 ") == ["2", "0%", "[0%,", "66%]", "1", "0"]
+
+
+def test_intervals_that_end_at_0_or_are_missing():
+    nan = float("nan")
+    rows = [
+        made.record(depth=0, layer="a", test_error=0.0, test_error_low=0.0, test_error_high=0.35),
+        made.record(depth=1, layer="b", test_error=0.0, test_error_low=-5e-17, test_error_high=0.0035),
+        made.record(depth=2, layer="c", test_error=0.25, test_error_low=nan, test_error_high=nan),
+        made.record(depth=3, layer="d", test_error=1.0, test_error_low=0.65, test_error_high=1.0),
+        made.record(depth=4, layer="e", test_error=0.2, test_error_low=0.1, test_error_high=0.31),
+    ]
+    text = printed(results_table(to_frame(rows), width=140))
+    assert "nan" not in text
+    assert "0.0 [0.0, 35.0]" in line_of(text, "a")
+    assert "0.00 [0.00, 0.35]" in line_of(text, "b")
+    assert line_of(text, "c").split()[6:9] == ["64", "25.00", "1e-03"]
+    assert "100.0 [65.0, 100.0]" in line_of(text, "d")
+    assert "20.0 ±10.5" in line_of(text, "e")
+
+
+def line_of(text, layer):
+    return next(line for line in text.splitlines() if line.split()[1:2] == [layer])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import pandas as pd
 
 from layerprobe.report.condition import ConditionError, fulfilling
 from layerprobe.report.differing import SEED, differing_keys, short_keys, text
+from layerprobe.report.page.networks import networks
+from layerprobe.report.problems import problems, size, told_apart
 from layerprobe.results.run import Run, find_runs
 
 
@@ -34,14 +38,25 @@ class Comparison:
     names: tuple[str, ...]
     keys: tuple[str, ...]
 
-    @property
+    @cached_property
     def settings(self) -> list[str]:
-        """For each run what tells it from others, its seed apart: runs of one setting are repetitions."""
+        """For each run what tells it from others, its seed apart: runs of one setting are repetitions.
+
+        Runs whose configuration says nothing, or the same, are told apart by what their records say of the data and of
+        the network.
+        """
         keys = [key for key in self.keys if key != SEED]
         short = short_keys(keys)
-        return [
-            ", ".join(f"{short[key]} {text(run.config.get(key))}" for key in keys) or "all runs" for run in self.runs
-        ]
+        told = [", ".join(f"{short[key]} {text(run.config.get(key))}" for key in keys) for run in self.runs]
+        told = told_apart(told, [size(run, "train", "test") for run in self.runs])
+        different, numbers = networks(self.runs, self.problems)
+        named = [different[number].name if different[number].layers else "" for number in numbers]
+        return [name or "all runs" for name in told_apart(told, named)]
+
+    @cached_property
+    def problems(self) -> list[str]:
+        """For each run what tells its data, and what is asked of them, from those of others: see `problems`."""
+        return problems(self.runs)
 
     def table(self) -> pd.DataFrame:
         """Lay out the runs.
@@ -139,6 +154,11 @@ def last_whole_checkpoint(run: Run) -> str:
         return ""
     order = usable.sort_values("step", kind="stable")["checkpoint"].unique().tolist()
     return next((name for name in reversed(order) if name not in run.unmerged), order[-1])
+
+
+def error_bounds(runs: Sequence[Run]) -> tuple[float, float]:
+    """Tell what the test errors of runs cannot go beyond: a share ends at 1, unexplained variance does not."""
+    return 0.0, math.inf if any("regression" in set(run.results["task"]) for run in runs) else 1.0
 
 
 def _best(run: Run) -> dict[str, Any]:

@@ -79,7 +79,8 @@ class ConceptDepth:
 
     Attributes:
         n_layers: Number of layers.
-        peak_layer: Name of the layer with the highest accuracy, the first of several.
+        peak_layer: Name of the layer that validation prefers, the first of several. The published tables take the
+            layer that is best on the reported samples themselves, which is better than it would be on others.
         peak_depth: Its relative depth, in (0, 1].
         peak_accuracy: Its accuracy.
         jump_point: See `jump_point`.
@@ -113,11 +114,10 @@ def concept_layers(results: pd.DataFrame) -> pd.DataFrame:
         (0, 1]), `accuracy`, `low`, `high` (95 % interval), `f1`, `auc`, and, the same in each row, `majority` and
         `bag_of_words`: accuracies of the baselines, the second NaN where the run has none.
     """
-    network = results[(results["checkpoint"] != BAG_OF_WORDS) & (results["depth"] > 0) & results["test_error"].notna()]
+    network = _layers_of_network(results)
     columns = ["layer", "number", "depth", "accuracy", "low", "high", "f1", "auc", "majority", "bag_of_words"]
     if network.empty:
         return pd.DataFrame(columns=columns)
-    network = network[network["checkpoint"] == network["checkpoint"].iloc[-1]].sort_values("depth")
     words = results.loc[results["checkpoint"] == BAG_OF_WORDS, "test_error"]
     number = np.arange(1, len(network) + 1)
     frame = pd.DataFrame(
@@ -154,7 +154,8 @@ def concept_depth(results: pd.DataFrame) -> ConceptDepth:
         raise ValueError("The results hold no layer with a test error, so there is no depth to tell. Probe one first.")
     accuracies = layers["accuracy"].tolist()
     words = results[results["checkpoint"] == BAG_OF_WORDS]
-    peak = layers.iloc[int(layers["accuracy"].to_numpy().argmax())]
+    chosen = _layers_of_network(results)["val_error"].to_numpy(dtype=float)
+    peak = layers.iloc[int(np.nan_to_num(chosen, nan=np.inf).argmin())]
     return ConceptDepth(
         n_layers=len(layers),
         peak_layer=str(peak["layer"]),
@@ -166,4 +167,14 @@ def concept_depth(results: pd.DataFrame) -> ConceptDepth:
         majority_accuracy=float(peak["majority"]),
         bag_of_words_accuracy=float(1 - words["test_error"].iloc[0]) if len(words) else math.nan,
         bag_of_words_auc=float(words["test_auc"].iloc[0]) if len(words) else math.nan,
+    )
+
+
+def _layers_of_network(results: pd.DataFrame) -> pd.DataFrame:
+    """The layers of the last checkpoint that is none of the baselines, but the input, in order of depth."""
+    network = results[(results["checkpoint"] != BAG_OF_WORDS) & (results["depth"] > 0) & results["test_error"].notna()]
+    return (
+        network[network["checkpoint"] == network["checkpoint"].iloc[-1]].sort_values("depth")
+        if len(network)
+        else network
     )

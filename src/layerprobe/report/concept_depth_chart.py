@@ -22,7 +22,7 @@ def concept_depth_chart(rows: pd.DataFrame) -> alt.FacetChart:
 
     Returns:
         The chart. Bands are 95 % intervals; the grey lines across each panel are the majority class and, dashed, the
-        bag of words.
+        bag of words, one for each noise where they differ by it.
     """
     told = ["model", "precision"] if rows["precision"].nunique() > 1 else ["model"]
     frame = rows.assign(network=rows[told].agg(" · ".join, axis=1))
@@ -39,21 +39,24 @@ def concept_depth_chart(rows: pd.DataFrame) -> alt.FacetChart:
         scale=alt.Scale(domain=noises, range=list(_DASHES[: len(noises)])),
         legend=_legend() if len(noises) > 1 else None,
     )
-    lowest = float(frame[["low", "majority", "bag_of_words"]].min().min())
+    lowest = float(frame[["low", "accuracy", "majority", "bag_of_words"]].min().min())
     scale = alt.Scale(domain=[max(0.0, lowest - 0.03), 1.0], nice=False, zero=False)
     axis = alt.Axis(format=".0%", tickCount=5, title="accuracy", domain=False, ticks=False)
 
     x = alt.X("depth:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format=".0%", title="depth", grid=False))
     base = alt.Chart().encode(x=x, color=colour, detail="run:N")
-    band = base.mark_area(opacity=0.08).encode(y=alt.Y("low:Q", scale=scale, axis=axis), y2="high:Q")
+    with_interval = base.transform_filter("isValid(datum.low) && isValid(datum.high)")
+    band = with_interval.mark_area(opacity=0.08).encode(y=alt.Y("low:Q", scale=scale, axis=axis), y2="high:Q")
     line = base.mark_line(strokeWidth=1.8).encode(y=alt.Y("accuracy:Q", scale=scale, axis=axis), strokeDash=dash)
     points = base.mark_point(filled=True, opacity=1, size=20).encode(
         y=alt.Y("accuracy:Q", scale=scale, axis=axis),
         tooltip=["run:N", "layer:N", "accuracy:Q", "f1:Q", "auc:Q"],
     )
-    layers = [*_baseline("majority", "majority class", "bag_of_words", [1, 0], scale, axis), band, line, points]
+    frame["majority_name"] = _names(frame, "majority", "majority class")
+    frame["bag_of_words_name"] = _names(frame, "bag_of_words", "bag of words")
+    layers = [*_baseline("majority", "bag_of_words", [1, 0], scale, axis), band, line, points]
     if frame["bag_of_words"].notna().any():
-        layers[:0] = _baseline("bag_of_words", "bag of words", "majority", [4, 3], scale, axis)
+        layers[:0] = _baseline("bag_of_words", "majority", [4, 3], scale, axis)
     panels = alt.Facet("data:N", title=None, sort=list(dict.fromkeys(frame["data"])))
     subtitle = f"accuracy of one linear head for each of {frame['number'].max()} layers, 95% interval"
     return (
@@ -69,19 +72,33 @@ def _legend() -> alt.Legend:
     return alt.Legend(title=None, orient="top", direction="horizontal", columns=2, symbolType="stroke")
 
 
-def _baseline(
-    column: str, label: str, other: str, dash: list[int], scale: alt.Scale, axis: alt.Axis
-) -> list[alt.Chart]:
-    """A line across the panel, named beside it; of two near names the higher one goes up and the lower one down."""
-    y = alt.Y(f"mean({column}):Q", scale=scale, axis=axis)
-    known = alt.Chart().transform_filter(f"isValid(datum.{column})")
+def _names(frame: pd.DataFrame, column: str, name: str) -> list[str]:
+    """Name a baseline by the noise of the data, where a panel has several values of it."""
+    noises = frame.groupby(["data", column], sort=False, dropna=False)["noise"].agg(
+        lambda some: " and ".join(dict.fromkeys(some))
+    )
+    several = frame.groupby("data")[column].nunique()
+    return [
+        f"{name}\n{noises[data, value]}" if several[data] > 1 and value == value else name
+        for data, value in zip(frame["data"], frame[column], strict=True)
+    ]
+
+
+def _baseline(column: str, other: str, dash: list[int], scale: alt.Scale, axis: alt.Axis) -> list[alt.Chart]:
+    """A line across the panel for each value, named beside it; of two near names the higher one goes up."""
+    y = alt.Y(f"{column}:Q", scale=scale, axis=axis)
+    # No mean: two runs of one panel may have another noise, and so another baseline.
+    known = (
+        alt.Chart()
+        .transform_filter(f"isValid(datum.{column})")
+        .transform_aggregate(least="min(" + other + ")", groupby=[column, f"{column}_name", "data"])
+    )
     marks = [known.mark_rule(color=style.QUIET, strokeWidth=1, strokeDash=dash).encode(y=y)]
-    higher = f"!isValid(datum.{other}) || datum.{column} >= datum.{other}"
+    higher = f"!isValid(datum.least) || datum.{column} >= datum.least"
     sides: list[tuple[str, Literal["bottom", "top"]]] = [(higher, "bottom"), (f"!({higher})", "top")]
     for condition, baseline in sides:
         text = known.transform_filter(condition).mark_text(
-            align="left", baseline=baseline, fontSize=10, color=style.QUIET,
-            text=label,
-        )  # fmt: skip
-        marks.append(text.encode(x=alt.value(_WIDTH + 5), y=y))
+            align="left", baseline=baseline, fontSize=10, color=style.QUIET, limit=_BESIDE, lineBreak="\n", aria=False
+        )
+        marks.append(text.encode(x=alt.value(_WIDTH + 5), y=y, text=f"{column}_name:N"))
     return marks

@@ -9,7 +9,7 @@ import altair as alt
 import pandas as pd
 
 from layerprobe.report import style
-from layerprobe.report.frames import prepare, shared_folder, usual_top
+from layerprobe.report.frames import prepare, shared_folder, usual_top, with_texts
 from layerprobe.report.layer_axis import layer_axis, layer_names, layer_step
 from layerprobe.report.measure import TEST, Measure
 from layerprobe.report.reference import Reference
@@ -17,6 +17,7 @@ from layerprobe.report.reference import Reference
 _COLUMNS = [
     "position", "label", "caption", "colour", "checkpoint", "step", "layer", "depth", "kind", "shape", "n_features",
     "l2", "status", "train_error", "test_error", "test_error_low", "test_error_high",
+    "error_text", "interval", "l2_text",
 ]  # fmt: skip
 _HEIGHT = 300
 _MARKED = 25
@@ -39,7 +40,7 @@ def depth_curve(results: pd.DataFrame, measure: Measure = TEST, reference: Refer
     Raises:
         ReferenceCurveError: If the reference does not fit the run.
     """
-    frame = prepare(results)
+    frame = with_texts(prepare(results))
     labels = layer_names(frame)
     checkpoints = frame.drop_duplicates("checkpoint")
     look = style.lines(checkpoints["untrained"].tolist())
@@ -112,7 +113,8 @@ def depth_curve(results: pd.DataFrame, measure: Measure = TEST, reference: Refer
 
 def _top(frame: pd.DataFrame, majority: float, measure: Measure, reference: float) -> float:
     """End of the error axis: the curves fill it, and the majority's line is on it if that does not flatten them."""
-    highest = max(usual_top(frame[(measure.interval or (measure.column,))[-1]]), reference)
+    ends = frame[(measure.interval or (measure.column,))[-1]].fillna(frame[measure.column])
+    highest = max(usual_top(ends), reference)
     if majority <= 1.7 * highest:
         highest = max(highest, majority)
     return float(min(1.0, max(1.07 * highest, 0.005)))
@@ -202,7 +204,7 @@ def _literal(captions: list[str], values: list[list[int]]) -> Any:
 
 
 def tooltip() -> list[alt.Tooltip]:
-    """Return what a row of `prepare` says when it is pointed at."""
+    """Return what a row of `with_texts` says when it is pointed at."""
     return [
         alt.Tooltip("layer:N"),
         alt.Tooltip("depth:Q"),
@@ -210,10 +212,9 @@ def tooltip() -> list[alt.Tooltip]:
         alt.Tooltip("shape:N"),
         alt.Tooltip("n_features:Q", title="features"),
         alt.Tooltip("caption:N", title="checkpoint"),
-        alt.Tooltip("test_error:Q", title="test error", format=".2%"),
-        alt.Tooltip("test_error_low:Q", title="95% from", format=".2%"),
-        alt.Tooltip("test_error_high:Q", title="95% to", format=".2%"),
-        alt.Tooltip("l2:Q", format=".2e"),
+        alt.Tooltip("error_text:N", title="test error"),
+        alt.Tooltip("interval:N", title="95% interval"),
+        alt.Tooltip("l2_text:N", title="l2"),
         alt.Tooltip("status:N"),
     ]
 

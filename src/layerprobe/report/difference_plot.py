@@ -8,6 +8,7 @@ import pandas as pd
 from layerprobe.report import style
 from layerprobe.report.frames import short_names
 from layerprobe.report.layer_axis import layer_axis
+from layerprobe.report.percent import plain
 from layerprobe.report.save import AnyChart
 
 
@@ -24,8 +25,14 @@ def difference_plot(table: pd.DataFrame, first: str, second: str, width: int = 2
     Returns:
         The chart; a filled point differs by the test after Holm's correction.
     """
-    shown = table[["layer", "low", "high", "p_holm", "differs"]]
-    frame = shown.assign(difference=table["second_error"] - table["first_error"], position=range(len(table)))
+    difference = table["second_error"] - table["first_error"]
+    ends = [[plain(100 * end, "+.2f") for end in table[name]] for name in ("low", "high")]
+    frame = table[["layer", "low", "high", "p_holm", "differs"]].assign(
+        difference=difference,
+        points=[plain(100 * value, "+.2f") for value in difference],
+        interval=[f"{low} to {high}" for low, high in zip(*ends, strict=True)],
+        position=range(len(table)),
+    )
     labels = short_names(table["layer"].tolist())
     x = alt.X(
         "position:Q",
@@ -40,7 +47,12 @@ def difference_plot(table: pd.DataFrame, first: str, second: str, width: int = 2
         x=x,
         y=alt.Y("difference:Q", axis=axis),
         fill=alt.when(alt.datum.differs).then(alt.value(style.TRAINED[0])).otherwise(alt.value("white")),
-        tooltip=["layer:N", alt.Tooltip("difference:Q", format="+.2%"), alt.Tooltip("p_holm:Q", format=".2g")],
+        tooltip=[
+            "layer:N",
+            alt.Tooltip("points:N", title="points"),
+            alt.Tooltip("interval:N", title="95% interval"),
+            alt.Tooltip("p_holm:Q", format=".2g"),
+        ],
     )
     paired = bool((table["samples"] == "same").all())
     test = "McNemar, Holm" if paired else "independent samples, Pearson, Holm"

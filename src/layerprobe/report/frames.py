@@ -9,6 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from layerprobe.report.newcombe import wilson_interval
+from layerprobe.report.percent import interval, percent, plain
+
 _LONGEST = 30
 
 
@@ -33,6 +36,25 @@ def prepare(results: pd.DataFrame) -> pd.DataFrame:
     frame["untrained"] = _untrained(frame)
     frame["caption"] = frame["checkpoint"].map(captions(frame)).astype("str")
     return frame
+
+
+def with_texts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add figures as a reader is told them: a format of Vega would make "0.00%" of a missing one.
+
+    Args:
+        frame: Rows in the columns of `ProbeRecord`.
+
+    Returns:
+        The rows with `error_text`, `interval` (the 95 % interval of the test error) and `l2_text`; "–" where there is
+        none.
+    """
+    ends = zip(frame["test_error_low"], frame["test_error_high"], strict=True)
+    texts = {
+        "error_text": [percent(error) for error in frame["test_error"]],
+        "interval": [interval(low, high) or "–" for low, high in ends],
+        "l2_text": [plain(l2, ".2e") for l2 in frame["l2"]],
+    }
+    return frame.assign(**{name: pd.Series(text, index=frame.index, dtype="str") for name, text in texts.items()})
 
 
 def captions(frame: pd.DataFrame) -> dict[str, str]:
@@ -74,8 +96,8 @@ def monotonicity(results: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row for each rise: `checkpoint`, `step`, `depth_before`, `layer_before`, `depth`, `layer`, `error_before`,
-        `error`, `rise` (difference of the two, a share), and `beyond_interval`: whether the two 95 % intervals are
-        apart, which is stricter than a test of their difference.
+        `error`, `rise` (difference of the two, a share), `with_interval`: whether both errors have a 95 % interval, and
+        `beyond_interval`: whether these are apart, which is stricter than a test of their difference.
     """
     frame = prepare(results[results["test_error"].notna()])
     before = frame.groupby("checkpoint", sort=False).shift()
@@ -90,29 +112,44 @@ def monotonicity(results: pd.DataFrame) -> pd.DataFrame:
             "error_before": before["test_error"],
             "error": frame["test_error"],
             "rise": frame["test_error"] - before["test_error"],
+            "with_interval": frame["test_error_low"].notna() & before["test_error_high"].notna(),
             "beyond_interval": frame["test_error_low"] > before["test_error_high"],
         }
     )
     return rises[rises["rise"] > 0].astype({"depth_before": "int64"}).reset_index(drop=True)
 
 
-def group_mean(frame: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
+def group_mean(
+    frame: pd.DataFrame,
+    value: str,
+    by: Sequence[str],
+    *,
+    yes_or_no: bool = False,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> pd.DataFrame:
     """Average a value over the rows of each group, such as the seeds of one setting.
 
     Args:
         frame: One row for each job.
         value: Name of the column to average; rows without it are passed over.
         by: Names of the columns that tell the groups apart; none makes one group of all.
+        yes_or_no: Whether each row's value is one draw of 0 or 1, such as whether a run has solved its task. A test
+            error is no such draw, also where it is exactly 0 or 1.
+        bounds: What the value cannot go beyond, nor can an end of the interval.
 
     Returns:
         One row for each group, in order of first appearance: the columns of `by`, `n`, `mean`, `low` and `high`, the
-        ends of a 95 % interval: Wilson's for values that are all 0 or 1, else Student's; NaN where `n` is below 2.
+        ends of a 95 % interval of the mean over rows: Wilson's for draws of 0 or 1, else Student's. They are NaN where
+        `n` is below 2, and for Student's where all values are the same: these say nothing of how others would vary.
     """
     groups = frame.groupby(list(by), sort=False, dropna=False) if by else [((), frame)]
     rows = []
     for key, group in groups:
         values = group[value].dropna().to_numpy(dtype=float)
-        rows.append((*key, len(values), *_mean_interval(values)))
+        low, high = _interval_of_mean(values, yes_or_no)
+        rows.append(
+            (*key, len(values), values.mean() if len(values) else math.nan, *np.clip((low, high), *bounds).tolist())
+        )
     return pd.DataFrame(rows, columns=[*by, "n", "mean", "low", "high"])
 
 
@@ -193,19 +230,15 @@ def _caption(checkpoint: str, step: int, untrained: bool) -> str:
     return f"{checkpoint} (step {step:,})" if step else checkpoint
 
 
-def _mean_interval(values: np.ndarray) -> tuple[float, float, float]:
+def _interval_of_mean(values: np.ndarray, yes_or_no: bool) -> tuple[float, float]:
     n = len(values)
-    if n == 0:
-        return (np.nan, np.nan, np.nan)
-    mean = float(values.mean())
-    if n == 1:
-        return (mean, np.nan, np.nan)
-    if np.isin(values, (0.0, 1.0)).all():
-        z = 1.959964
-        centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * np.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-        return (mean, float(centre - half), float(centre + half))
+    if n < 2:
+        return math.nan, math.nan
+    if yes_or_no:
+        return wilson_interval(int(values.sum()), n)
+    if np.ptp(values) <= 1e-12 * np.abs(values).max():
+        return math.nan, math.nan
     from scipy.special import stdtrit
 
-    half = float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / np.sqrt(n))
-    return (mean, mean - half, mean + half)
+    mean, half = values.mean(), stdtrit(n - 1, 0.975) * values.std(ddof=1) / math.sqrt(n)
+    return float(mean - half), float(mean + half)

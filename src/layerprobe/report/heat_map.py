@@ -9,12 +9,12 @@ import pandas as pd
 
 from layerprobe.report import style
 from layerprobe.report.depth_curve import tooltip
-from layerprobe.report.frames import clipped, prepare, shared_folder, usual_top
+from layerprobe.report.frames import clipped, prepare, shared_folder, usual_top, with_texts
 from layerprobe.report.layer_axis import layer_names, thinned
 
 _COLUMNS = [
     "position", "caption", "layer", "depth", "kind", "shape", "n_features", "l2", "status", "test_error",
-    "test_error_low", "test_error_high", "text",
+    "error_text", "interval", "l2_text", "text",
 ]  # fmt: skip
 _TALLEST = 920
 _LETTER = 6.2
@@ -29,7 +29,7 @@ def heat_map(results: pd.DataFrame) -> alt.LayerChart:
     Returns:
         The chart. Cells that are tall enough carry their figure; a failed layer's cell is white with a cross.
     """
-    frame = prepare(results)
+    frame = with_texts(prepare(results))
     names = layer_names(frame)
     captions = frame.drop_duplicates("checkpoint")["caption"].tolist()
     top = max(usual_top(frame["test_error"]), 0.005)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 
-from layerprobe.report.comparison import Comparison
+from layerprobe.report.comparison import Comparison, error_bounds
 from layerprobe.report.differing import short_keys, text
 from layerprobe.report.frames import group_mean
+from layerprobe.report.percent import interval, percent
 from layerprobe.report.words import depth_in_words
 
 _MOST_RUNS = 40
@@ -34,19 +34,19 @@ def summary(comparison: Comparison, differences: Sequence[str] = ()) -> str:
     rows = [
         [
             row["run"], row["status"], *(text(run.config.get(key)) for key in comparison.keys),
-            f"{row['best_layer']} ({row['checkpoint']})" if row["best_layer"] else "–", _share(row["test_error"]),
-            f"{_share(row['test_error_low'])} to {_share(row['test_error_high'])}",
+            f"{row['best_layer']} ({row['checkpoint']})" if row["best_layer"] else "–", percent(row["test_error"]),
+            interval(row["test_error_low"], row["test_error_high"]) or "–",
         ]
         for run, row in zip(comparison.runs, table.to_dict("records"), strict=True)
     ]  # fmt: skip
     parts.append(_markdown(heads, rows[:_MOST_RUNS]))
     if len(rows) > _MOST_RUNS:
         parts.append(f"{len(rows) - _MOST_RUNS} more runs are in the table of results.")
-    means = group_mean(table, "test_error", ["setting"])
+    means = group_mean(table, "test_error", ["setting"], bounds=error_bounds(comparison.runs))
     if (means["n"] > 1).any():
         parts.append("### Mean over seeds, best layer")
         lines = [
-            [r["setting"], str(r["n"]), _share(r["mean"]), f"{_share(max(0.0, r['low']))} to {_share(r['high'])}"]
+            [r["setting"], str(r["n"]), percent(r["mean"]), interval(r["low"], r["high"]) or "–"]
             for r in means.to_dict("records")
         ]
         parts.append(_markdown(["setting", "runs", "mean test error", "95% interval"], lines))
@@ -65,10 +65,6 @@ def summary(comparison: Comparison, differences: Sequence[str] = ()) -> str:
 def _markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(_escaped(str(cell)) for cell in line)} |" for line in lines)
-
-
-def _share(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2%}"
 
 
 def _escaped(content: str) -> str:

@@ -18,7 +18,8 @@ def sweep_curves(
 
     Args:
         results: The rows of all jobs at one checkpoint each, in the columns of `ProbeRecord`, and a column of texts for
-            each of the three keys. Jobs that differ in other keys, such as the seed, are averaged.
+            each of the three keys. Jobs that differ in other keys, such as the seed, are averaged, but not jobs on
+            other data: those with other tasks, classes or numbers of samples are lines of their own.
         row: Key whose values are the rows of panels.
         column: Key whose values are the columns.
         line: Key whose values are the lines, in order of appearance from light to dark.
@@ -26,16 +27,17 @@ def sweep_curves(
         title: What the picture is to show; by default what is drawn.
 
     Returns:
-        The chart. A dashed rule is the error of the first layer, the input where it is probed.
+        The chart. A dashed rule is the error of the input, where it is probed.
     """
     frame = results.rename(columns={row: "row", column: "column", line: "line"})
-    keys = ["row", "column", "line"]
+    frame["problem"] = frame.groupby(["task", "n_classes", "n_train", "n_test"], sort=False).ngroup()
+    keys = ["row", "column", "line", "problem"]
     frame["position"] = frame.groupby([*keys, "directory"], sort=False)["depth"].rank(method="dense") - 1
     frame = frame.dropna(subset=[measure.column])
-    frame = frame.groupby([*keys, "position", "layer"], sort=False)[measure.column].mean().reset_index()
-    panels = ["row", "column"]
-    first = frame[frame["position"] == 0].groupby(panels, sort=False)[measure.column].mean()
-    frame = frame.merge(first.rename("input").reset_index(), on=panels, how="left")
+    means = frame.groupby([*keys, "position", "layer"], sort=False)
+    frame = means.agg(**{measure.column: (measure.column, "mean"), "depth": ("depth", "min")}).reset_index()
+    first = frame.loc[frame["depth"] == 0, [*keys, measure.column]]
+    frame = frame.merge(first.rename(columns={measure.column: "input"}), on=keys, how="left")
 
     lines = frame["line"].unique().tolist()
     scheme = alt.SchemeParams(name="viridis", extent=[0.85, 0.0])
@@ -54,8 +56,10 @@ def sweep_curves(
     error = alt.Tooltip(f"{measure.column}:Q", title=measure.title, format=".2%")
     tips = [alt.Tooltip("layer:N"), alt.Tooltip("line:O", title=name), error]
     panel = alt.layer(
-        base.mark_rule(color=style.QUIET, strokeDash=[4, 3], strokeWidth=1).encode(y="mean(input):Q"),
-        base.mark_line(strokeWidth=1.8).encode(x=x, y=y, color=colour),
+        base.mark_rule(color=style.QUIET, strokeDash=[4, 3], strokeWidth=1).encode(
+            y="mean(input):Q", detail=["line:N", "problem:N"]
+        ),
+        base.mark_line(strokeWidth=1.8).encode(x=x, y=y, color=colour, detail="problem:N"),
         base.mark_point(filled=True, opacity=1, size=28).encode(x=x, y=y, color=colour, tooltip=tips),
     ).properties(width=_WIDTH, height=_HEIGHT)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -13,11 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from layerprobe.report.frames import group_mean
+from layerprobe.report.percent import percent, plain
 
 _ABOUT = ("directory", "status", "best_layer", "error")
 _ORDER = ("test", "probe", "val")
 _MOST_METRICS = 5
-_CONTINUOUS = re.compile("loss|error|mse")
+YES_OR_NO = ("solved", "success")
+"""Last parts of the names of metrics that are one draw of 0 or 1 in each job."""
 
 
 def sweep_table(
@@ -25,6 +26,7 @@ def sweep_table(
     over: str = "seed",
     overrides: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
+    yes_or_no: Sequence[str] = YES_OR_NO,
 ) -> Table:
     """Lay out a sweep: a line for each setting, the mean and 95% interval of its metrics over the seeds.
 
@@ -33,11 +35,12 @@ def sweep_table(
             has none), `status`, and perhaps `directory`, `best_layer` and `error`.
         over: The column that is averaged over.
         overrides: Columns that tell settings apart; by default the text columns with more than one value.
-        metrics: Columns to average; by default the numeric ones, test metrics first, five at most. One whose values
-            are all 0 or 1, errors and losses apart, is shown as a rate.
+        metrics: Columns to average; by default the numeric ones, test metrics first, five at most.
+        yes_or_no: Last parts of the names of metrics that say yes or no, 1 or 0: they are shown as rates.
 
     Returns:
-        The table, in order of first appearance; every status but "done" counts as failed.
+        The table, in order of first appearance; every status but "done" counts as failed. There is no interval where
+        there is nothing to infer one from: one job, or a number that is the same in all.
     """
     texts, numbers = _sorted_columns(jobs, over)
     by = list(overrides) if overrides is not None else [name for name in texts if jobs[name].nunique(dropna=False) > 1]
@@ -55,8 +58,8 @@ def sweep_table(
     for name in shown:
         table.add_column(Text(name), justify="right", no_wrap=True)
         values = jobs.assign(**{name: jobs[name].astype(float)})
-        rate = not _CONTINUOUS.search(name) and bool(values[name].dropna().isin((0.0, 1.0)).all())
-        columns.append([_mean(row, rate) for row in group_mean(values, name, by).to_dict("records")])
+        rate = name.rsplit("/", 1)[-1] in yes_or_no and bool(values[name].dropna().isin((0.0, 1.0)).all())
+        columns.append([_mean(row, rate) for row in group_mean(values, name, by, yes_or_no=rate).to_dict("records")])
     groups = list(jobs.groupby(by, sort=False, dropna=False)) if by else [((), jobs)]
     for i, (key, group) in enumerate(groups):
         line = [*map(str, key), str(len(group))]
@@ -78,8 +81,8 @@ def _sorted_columns(jobs: pd.DataFrame, over: str) -> tuple[list[str], list[str]
 
 def _mean(row: Mapping[Hashable, Any], rate: bool) -> str:
     mean, low, high = row["mean"], row["low"], row["high"]
-    if math.isnan(mean):
-        return "–"
+    if math.isnan(low):
+        return percent(mean, 0) if rate else plain(mean)
     if rate:
-        return f"{mean:.0%}" if math.isnan(low) else f"{mean:.0%} [{low:.0%}, {high:.0%}]"
-    return f"{mean:.4g}" if math.isnan(low) else f"{mean:.4g} ±{high - mean:.2g}"
+        return f"{percent(mean, 0)} [{percent(low, 0)}, {percent(high, 0)}]"
+    return f"{plain(mean)} ±{high - mean:.2g}"

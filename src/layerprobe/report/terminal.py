@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layerprobe.report.frames import prepare
+from layerprobe.report.percent import plain
 
 _COMPACT = 24
 _MOST_CHECKPOINTS = 6
@@ -79,11 +80,17 @@ def _table(frame: pd.DataFrame, rows: int, *, compact: bool) -> Table:
 
 
 def _error(row: pd.Series) -> str:
-    if math.isnan(row["test_error"]):
+    error, low, high = (100 * float(row[name]) for name in ("test_error", "test_error_low", "test_error_high"))
+    if math.isnan(error):
         return "failed"
-    half = 50 * (row["test_error_high"] - row["test_error_low"])
+    if math.isnan(low) or math.isnan(high):
+        return plain(error, ".2f")
+    half = (high - low) / 2
     digits = 2 if half < 1 else 1
-    return f"{100 * row['test_error']:.{digits}f} ±{half:.{digits}f}"
+    # An interval that ends at 0 or 1 is not as wide on both sides.
+    if error < half or (error + half > 100 >= high):
+        return f"{plain(error, f'.{digits}f')} [{plain(low, f'.{digits}f')}, {plain(high, f'.{digits}f')}]"
+    return f"{error:.{digits}f} ±{half:.{digits}f}"
 
 
 def _features(full: int, kept: int) -> str:

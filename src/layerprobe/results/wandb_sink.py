@@ -62,7 +62,7 @@ class WandbSink:
             step = {_STEP: int(rows["step"].iloc[0])}
             curve = f"probe/test_error/{rows['checkpoint'].iloc[0]}"
             self._define(_DEPTH, hidden=True, summary="none")
-            self._define(curve, step_metric=_DEPTH, step_sync=True, summary="min,last")
+            self._define(curve, step_metric=_DEPTH, step_sync=True, summary="last")
             for depth, error in zip(rows["depth"], rows["test_error"], strict=True):
                 self._run.log({_DEPTH: int(depth), curve: float(error), **step})
             for key in points:

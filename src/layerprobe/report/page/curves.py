@@ -8,7 +8,7 @@ import altair as alt
 
 from layerprobe.report import style
 from layerprobe.report.page.pickers import group_legend, group_scale
-from layerprobe.report.page.sources import chosen_rows, layer_x, with_layers
+from layerprobe.report.page.sources import TEXTS, chosen_rows, layer_x, with_layers, with_texts
 from layerprobe.report.page.tables import Tables
 from layerprobe.report.save import AnyChart
 
@@ -28,7 +28,7 @@ def curves(tables: Tables, *, linked: bool = True, width: int = 620, height: int
         height: Pixels.
 
     Returns:
-        The chart. A cross on the axis is a failed layer; thin lines are the means of the controls over the chosen runs.
+        The chart. A cross on the axis is a failed layer; thin lines are the controls.
     """
     x = layer_x(tables, width)
     percent = alt.Axis(format="%", tickCount=6, title="test error", domain=False, ticks=False)
@@ -38,10 +38,11 @@ def curves(tables: Tables, *, linked: bool = True, width: int = 620, height: int
     colour = alt.Color("group:N", scale=scales["color"], legend=legend)
     dash = alt.StrokeDash("group:N", scale=scales["dash"], legend=legend)
     line = ["run:N", "checkpoint:N"]
-    base = with_layers(chosen_rows(tables, "rows", linked=linked), tables)
+    base = with_texts(with_layers(chosen_rows(tables, "rows", linked=linked), tables), "error", "low", "high")
+    base = base.transform_calculate(l2_text="isValid(datum.l2) ? format(datum.l2, '.2e') : '–'")
     usable = base.transform_filter("isValid(datum.error)")
     band = (
-        usable.transform_filter("intervals")
+        usable.transform_filter("intervals && isValid(datum.low) && isValid(datum.high)")
         .mark_area(opacity=0.13, clip=True, aria=False)
         .encode(
             x=x, y=alt.Y("low:Q", axis=percent), y2="high:Q", color=alt.Color("group:N", scale=scales["color"]),
@@ -83,40 +84,47 @@ def curves(tables: Tables, *, linked: bool = True, width: int = 620, height: int
 
 
 def controls(tables: Tables, x: alt.X, percent: alt.Axis, linked: bool) -> list[alt.Chart]:
-    """Draw what a curve has to be compared with, as thin grey lines: the means over the chosen runs."""
+    """Draw what a curve has to be compared with, as thin grey lines.
+
+    The majority's error is a line for each problem; those of shuffled labels and of the untrained network, which depend
+    on the network too, are a line for each setting. Each is a mean over the chosen runs of its kind alone.
+    """
     marks = []
     everywhere = with_layers(chosen_rows(tables, "rows", linked=linked, every_checkpoint=True), tables)
     here = with_layers(chosen_rows(tables, "rows", linked=linked), tables)
-    sources: list[tuple[alt.Chart, str, list[int], Literal["left", "right"]]] = [
-        (here, "majority", [1, 0], "right"),
-        (here, "shuffled", [2, 2], "left"),
+    sources: list[tuple[alt.Chart, str, list[str | alt.FieldName], list[int], Literal["left", "right"]]] = [
+        (here, "majority", ["problem"], [1, 0], "right"),
+        (here, "shuffled", ["problem", "setting", "network"], [2, 2], "left"),
     ]
     if "initial" in tables.checkpoints:
         untrained = everywhere.transform_filter(f"datum.checkpoint == {tables.checkpoints.index('initial')}")
-        sources.append((untrained.transform_calculate(untrained="datum.error"), "untrained", [6, 3], "left"))
-    for chart, column, dash, side in sources:
+        untrained = untrained.transform_calculate(untrained="datum.error")
+        sources.append((untrained, "untrained", ["problem", "setting", "network"], [6, 3], "left"))
+    for chart, column, apart, dash, side in sources:
         if column in tables.rows and not tables.rows[column].notna().any():
             continue
         mean = (
             chart.transform_filter(f"controls && isValid(datum.{column})")
-            .transform_aggregate(value=f"mean({column})", groupby=["position"])
-            .transform_calculate(control=f"'{column}'")
+            .transform_aggregate(value=f"mean({column})", runs="distinct(run)", groupby=["position", *apart])
+            .transform_calculate(control=f"'{column}' + (datum.problem ? ' · ' + datum.problem : '')")
         )
         y = alt.Y("value:Q", axis=percent)
+        told = [alt.Tooltip("control:N"), alt.Tooltip("value:Q", title="test error", format=".2%")]
+        if "setting" in apart:
+            told.insert(1, alt.Tooltip("setting:N"))
         marks.append(
             mean.mark_line(strokeWidth=1, color=style.QUIET, strokeDash=dash, clip=True, aria=False).encode(
-                x=x,
-                y=y,
-                tooltip=[
-                    alt.Tooltip("control:N", title="control, mean of the runs"),
-                    alt.Tooltip("value:Q", title="test error", format=".2%"),
-                ],
+                x=x, y=y, detail=[f"{field}:N" for field in apart],
+                tooltip=[*told, alt.Tooltip("runs:Q", title="mean of runs")],
             )
-        )
+        )  # fmt: skip
+        # Lines that end at one place have one name.
         marks.append(
-            mean.transform_joinaggregate(end=f"{'max' if side == 'right' else 'min'}(position)")
+            mean.transform_joinaggregate(end=f"{'max' if side == 'right' else 'min'}(position)", groupby=apart)
             .transform_filter("datum.position == datum.end")
-            .mark_text(align=side, baseline="bottom", dy=-2, fontSize=10, color=style.QUIET, aria=False)
+            .transform_calculate(place="round(datum.value * 100)")
+            .transform_aggregate(value="max(value)", position="max(position)", groupby=["control", "place"])
+            .mark_text(align=side, baseline="bottom", dy=-2, fontSize=10, limit=200, color=style.QUIET, aria=False)
             .encode(x=x, y=y, text="control:N")
         )
     return marks
@@ -135,9 +143,7 @@ def tooltip(tables: Tables) -> list[alt.Tooltip]:
         alt.Tooltip("kind:N"),
         alt.Tooltip("shape:N"),
         alt.Tooltip("features:N"),
-        alt.Tooltip("l2:Q", format=".2e"),
-        alt.Tooltip("error:Q", title="test error", format=".2%"),
-        alt.Tooltip("low:Q", title="95% from", format=".2%"),
-        alt.Tooltip("high:Q", title="95% to", format=".2%"),
+        alt.Tooltip("l2_text:N", title="l2"),
+        *TEXTS,
         alt.Tooltip("status:N"),
     ]

@@ -18,6 +18,7 @@ from layerprobe.report.differing import short_keys, text
 from layerprobe.report.page.samples import samples
 from layerprobe.report.page.spec import linked_views
 from layerprobe.report.page.tables import tables
+from layerprobe.report.percent import interval, percent
 from layerprobe.report.words import depth_in_words
 
 _DRAWN_AS_SVG = 4000
@@ -111,7 +112,7 @@ def _rows(comparison: Comparison) -> list[list[Cell]]:
     rows = []
     for run, row in zip(comparison.runs, comparison.table().to_dict("records"), strict=True):
         error, known = row["test_error"], not math.isnan(row["test_error"])
-        interval = f"{row['test_error_low']:.2%} to {row['test_error_high']:.2%}" if known else ""
+        ends = interval(row["test_error_low"], row["test_error_high"])
         remarks = "; ".join(filter(None, (row["error"], row["notes"])))
         rows.append(
             [
@@ -120,8 +121,8 @@ def _rows(comparison: Comparison) -> list[list[Cell]]:
                 *(Cell(text(run.config.get(key))) for key in comparison.keys),
                 Cell(row["checkpoint"]),
                 Cell(row["best_layer"]),
-                Cell(f"{error:.2%}" if known else "", error if known else ""),
-                Cell(interval, row["test_error_low"] if known else ""),
+                Cell(percent(error) if known else "", error if known else ""),
+                Cell(ends, row["test_error_low"] if ends else ""),
                 Cell(str(row["n_checkpoints"])),
                 Cell(remarks, kind="wrap" if remarks else ""),
                 Cell(row["directory"], kind="path"),

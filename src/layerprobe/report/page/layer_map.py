@@ -1,4 +1,4 @@
-"""Test error of every layer at every checkpoint, averaged over the chosen runs."""
+"""Test error of every layer at every checkpoint, averaged over the chosen runs of one network and one problem."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from layerprobe.report.save import AnyChart
 
 DESCRIPTION = (
     "Heat map: rows are layers from the input down, one network below the other; columns are checkpoints in the order "
-    "of training; colour and figure are the mean test error of the chosen runs; dark is high."
+    "of training; colour and figure are the mean test error of the chosen runs of a network on the same data; dark "
+    "is high."
 )
 
 
@@ -93,7 +94,8 @@ def layer_map(tables: Tables, *, linked: bool = True, width: int = 620, height: 
         height=height,
         description=DESCRIPTION,
         title=alt.TitleParams(
-            "Test error by layer and checkpoint", subtitle=f"mean of the chosen runs; darkest: {top:.1%} and above"
+            "Test error by layer and checkpoint",
+            subtitle=f"mean of the chosen runs of a network; darkest: {top:.1%} and above",
         ),
     )
 

@@ -105,7 +105,7 @@ _VIRIDIS = (
 def _fits(tables: Tables) -> bool:
     """Whether the controls leave the curves some height."""
     last = tables.rows[tables.rows["checkpoint"] == len(tables.checkpoints) - 1]
-    return bool(tables.rows["majority"].max() <= 2.5 * last["high"].max())
+    return bool(tables.rows["majority"].max() <= 2.5 * last["high"].fillna(last["error"]).max())
 
 
 def _layer(tables: Tables) -> int:

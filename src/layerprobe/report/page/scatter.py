@@ -7,7 +7,7 @@ import json
 import altair as alt
 
 from layerprobe.report.page.pickers import CHOSEN, group_scale
-from layerprobe.report.page.sources import source
+from layerprobe.report.page.sources import TEXTS, source, with_texts
 from layerprobe.report.page.tables import Key, Tables
 from layerprobe.report.save import AnyChart
 
@@ -49,12 +49,13 @@ def scatter(tables: Tables, *, linked: bool = True, width: int = 330, height: in
     )
     percent = alt.Axis(format="%", tickCount=5, title="test error of the best layer", domain=False, ticks=False)
     y = alt.Y("best_error:Q", axis=percent, scale=alt.Scale(zero=False, padding=8))
-    base = (
+    base = with_texts(
         alt.Chart(source(tables, "runs"))
         .transform_filter("isValid(datum.best_error)")
         .transform_filter(CHOSEN)
-        .transform_calculate(group="datum[colour]", swept_place="datum[swept + '_place'] + datum.offset")
-    )
+        .transform_calculate(group="datum[colour]", swept_place="datum[swept + '_place'] + datum.offset"),
+        "best_error", "best_low", "best_high",
+    )  # fmt: skip
     scales = group_scale()
     legend = alt.Legend(title=None, orient="bottom", symbolLimit=8, columns=max(1, width // 110))
     interval = base.mark_rule(strokeWidth=1.2, opacity=0.6, aria=False).encode(
@@ -71,9 +72,7 @@ def scatter(tables: Tables, *, linked: bool = True, width: int = 330, height: in
         tooltip=[
             alt.Tooltip("name:N", title="run"), *keys, alt.Tooltip("status:N"),
             alt.Tooltip("best_layer:N", title="best layer"),
-            alt.Tooltip("best_error:Q", title="test error", format=".2%"),
-            alt.Tooltip("best_low:Q", title="95% from", format=".2%"),
-            alt.Tooltip("best_high:Q", title="95% to", format=".2%"),
+            *TEXTS,
         ],
     )  # fmt: skip
     if linked:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import altair as alt
 from scipy.special import stdtrit
 
 from layerprobe.report import style
 from layerprobe.report.page.pickers import group_legend, group_scale
-from layerprobe.report.page.sources import chosen_rows, layer_x, with_layers
+from layerprobe.report.page.sources import TEXTS, chosen_rows, layer_x, with_layers, with_texts
 from layerprobe.report.page.tables import Tables
 from layerprobe.report.save import AnyChart
 
@@ -28,30 +30,37 @@ def seed_mean(tables: Tables, *, linked: bool = True, width: int = 470, height: 
         height: Pixels.
 
     Returns:
-        The chart; a setting with one run has no band.
+        The chart; a setting with one run, or whose runs all have the same error, has no band.
     """
     x = layer_x(tables, width)
     percent = alt.Axis(format="%", tickCount=5, title="mean test error", domain=False, ticks=False)
-    by: list[str | alt.FieldName] = ["group", "setting", "checkpoint", "checkpoint_name", "position"]
+    top = "MAX_VALUE" if math.isinf(tables.highest_error) else f"{tables.highest_error:g}"
+    by: list[str | alt.FieldName] = ["group", "setting", "network", "checkpoint", "checkpoint_name", "position"]
     base = (
         with_layers(chosen_rows(tables, "rows", linked=linked), tables)
         .transform_filter("isValid(datum.error)")
         .transform_aggregate(
             mean="mean(error)", spread="stdev(error)", runs="count()", layer_text="min(layer_text)", groupby=by
         )
+        # Equal errors say nothing of how those of other seeds would vary.
+        .transform_calculate(known="datum.runs > 1 && datum.spread > 1e-12 * datum.mean")
         .transform_calculate(
-            half=f"datum.runs < 2 ? null : {_QUANTILES}[min(datum.runs, {len(_QUANTILES) + 1}) - 2]"
-            " * datum.spread / sqrt(datum.runs)"
+            half=f"datum.known ? {_QUANTILES}[min(datum.runs, {len(_QUANTILES) + 1}) - 2]"
+            " * datum.spread / sqrt(datum.runs) : null"
         )
-        .transform_calculate(low="datum.mean - datum.half", high="datum.mean + datum.half")
+        .transform_calculate(
+            low="datum.known ? max(0, datum.mean - datum.half) : null",
+            high=f"datum.known ? min({top}, datum.mean + datum.half) : null",
+        )
     )
+    base = with_texts(base, "mean", "low", "high")
     scales = group_scale()
     legend = None if linked else group_legend(width)
     colour = alt.Color("group:N", scale=scales["color"], legend=legend)
-    detail = ["setting:N", "checkpoint:N"]
+    detail = ["setting:N", "network:N", "checkpoint:N"]
     y = alt.Y("mean:Q", axis=percent, scale=alt.Scale(domainMin=0))
     band = (
-        base.transform_filter("isValid(datum.half)")
+        base.transform_filter("datum.known")
         .mark_area(opacity=0.18, clip=True, aria=False)
         .encode(x=x, y=alt.Y("low:Q", axis=percent), y2="high:Q", color=colour, detail=detail)
     )
@@ -66,8 +75,7 @@ def seed_mean(tables: Tables, *, linked: bool = True, width: int = 470, height: 
         tooltip=[
             alt.Tooltip("setting:N"), alt.Tooltip("checkpoint_name:N", title="checkpoint"),
             alt.Tooltip("layer_text:N", title="layer"), alt.Tooltip("runs:Q"),
-            alt.Tooltip("mean:Q", title="mean test error", format=".2%"),
-            alt.Tooltip("low:Q", title="95% from", format=".2%"), alt.Tooltip("high:Q", title="95% to", format=".2%"),
+            alt.Tooltip("error_text:N", title="mean test error"), TEXTS[1],
         ],
     )  # fmt: skip
     return alt.layer(band, line, points).properties(

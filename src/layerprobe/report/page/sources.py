@@ -10,7 +10,7 @@ from layerprobe.report.layer_axis import layer_axis
 from layerprobe.report.page.pickers import CHOSEN, shown
 from layerprobe.report.page.tables import Tables, as_csv
 
-_RUN = ["name", "status", "setting", "network", "best_layer", "best_error", "offset"]
+_RUN = ["name", "status", "setting", "problem", "network", "best_layer", "best_error", "offset"]
 _LAYER = ["name", "position", "depth", "kind", "shape", "features"]
 
 
@@ -34,7 +34,7 @@ def source(tables: Tables, name: str) -> alt.NamedData:
         tables: What the page draws.
         name: `rows`, `runs`, `layers`, `paths` or `checkpoints`.
     """
-    texts = {"name", "status", "setting", "last", "best_layer", "kind", "shape", "features"}
+    texts = {"name", "status", "setting", "problem", "last", "best_layer", "kind", "shape", "features"}
     frame = {"checkpoints": pd.DataFrame(columns=["checkpoint", "name"])}.get(name)
     columns = list(frame if frame is not None else getattr(tables, name))
     keys = {key.field for key in tables.keys}
@@ -55,7 +55,7 @@ def chosen_rows(tables: Tables, name: str, *, linked: bool, every_checkpoint: bo
         every_checkpoint: Whether to keep the checkpoints that are not shown.
 
     Returns:
-        A chart with the columns of the source, and `run_name`, `setting`, `network`, `run_status`,
+        A chart with the columns of the source, and `run_name`, `setting`, `problem`, `network`, `run_status`,
         `best_error`, `checkpoint_name`, `group` (text of the key that colours) and `swept_place`.
     """
     places = [f"{key.field}_place" for key in tables.keys]
@@ -89,6 +89,32 @@ def with_layers(chart: alt.Chart, tables: Tables) -> alt.Chart:
         from_=alt.LookupData(data=source(tables, "layers"), key="layer", fields=_LAYER),
         as_=["layer_text", *_LAYER[1:]],
     )
+
+
+def with_texts(chart: alt.Chart, error: str, low: str, high: str) -> alt.Chart:
+    """Add an error and its interval as texts, `error_text` and `interval`: a format makes "0.00%" of a missing number.
+
+    Args:
+        chart: A view of rows.
+        error: Field of the error.
+        low: Field of the lower end of its 95 % interval.
+        high: Field of the upper end.
+
+    Returns:
+        The view; the texts are "–" where there is nothing to say.
+    """
+
+    def text(field: str) -> str:
+        return f"format(datum.{field}, '.2%')"
+
+    return chart.transform_calculate(
+        error_text=f"isValid(datum.{error}) ? {text(error)} : '–'",
+        interval=f"isValid(datum.{low}) && isValid(datum.{high}) ? {text(low)} + ' to ' + {text(high)} : '–'",
+    )
+
+
+TEXTS = (alt.Tooltip("error_text:N", title="test error"), alt.Tooltip("interval:N", title="95% interval"))
+"""What tooltips say of the fields that `with_texts` makes."""
 
 
 def layer_x(tables: Tables, width: int) -> alt.X:

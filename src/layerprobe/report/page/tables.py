@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from layerprobe.report.comparison import Comparison, last_whole_checkpoint
+from layerprobe.report.comparison import Comparison, error_bounds, last_whole_checkpoint
 from layerprobe.report.differing import SEED, ordered_values, short_keys, text
 from layerprobe.report.page.networks import Network, networks
 
@@ -42,7 +42,7 @@ class Tables:
     """What the page draws.
 
     Attributes:
-        runs: One row for each run: `run` (number), `name`, `status`, `setting`,
+        runs: One row for each run: `run` (number), `name`, `status`, `setting`, `problem`,
             `network` (number), `last` (its last whole checkpoint), `best_layer`, `best_error`,
             `offset` (beside the place of a value), and the text and place of each key.
         layers: One row for each layer: `layer` (number), `layer_name` (number), `name`, `depth`,
@@ -57,6 +57,7 @@ class Tables:
         networks: The networks of the runs.
         same_layers: Whether a depth is the same layer in every run.
         left_out: What the page does not hold, in words.
+        highest_error: What a test error cannot go beyond.
     """
 
     runs: pd.DataFrame
@@ -69,6 +70,7 @@ class Tables:
     networks: tuple[Network, ...]
     same_layers: bool
     left_out: tuple[str, ...]
+    highest_error: float
 
 
 def tables(comparison: Comparison, path_budget: int = 1_000_000) -> Tables:
@@ -103,7 +105,7 @@ def tables(comparison: Comparison, path_budget: int = 1_000_000) -> Tables:
     same = bool(layers.groupby("depth")["name"].nunique().max() == 1) if len(layers) else True
     depths = {depth: place for place, depth in enumerate(sorted(set(layers["depth"])))}
     layers.insert(4, "position", layers["depth"].map(depths) if same else layers["depth"])
-    different, network = networks(comparison.runs)
+    different, network = networks(comparison.runs, comparison.problems)
     return Tables(
         runs=_runs(comparison, keys).assign(network=network),
         layers=layers,
@@ -115,6 +117,7 @@ def tables(comparison: Comparison, path_budget: int = 1_000_000) -> Tables:
         networks=tuple(different),
         same_layers=same,
         left_out=tuple(left_out),
+        highest_error=error_bounds(comparison.runs)[1],
     )
 
 
@@ -164,7 +167,7 @@ def _keys(comparison: Comparison) -> tuple[Key, ...]:
     for i, key in enumerate(comparison.keys):
         values = ordered_values([run.config.get(key) for run in comparison.runs])
         found.append(Key(f"key{i}", short[key], tuple(values)))
-    if len(set(comparison.settings)) > 1 and len([key for key in comparison.keys if key != SEED]) > 1:
+    if len(set(comparison.settings)) > 1 and len([key for key in comparison.keys if key != SEED]) != 1:
         found.append(Key("setting", "setting", tuple(dict.fromkeys(comparison.settings))))
     return (*found, Key("name", "run", comparison.names))
 
@@ -177,6 +180,7 @@ def _runs(comparison: Comparison, keys: Sequence[Key]) -> pd.DataFrame:
             "name": comparison.names,
             "status": table["status"],
             "setting": comparison.settings,
+            "problem": comparison.problems,
             "last": [last_whole_checkpoint(run) for run in comparison.runs],
             "best_layer": table["best_layer"],
             "best_error": table["test_error"],
