@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import os
-import runpy
 import subprocess
 import sys
-import traceback
-import warnings
 from collections.abc import Sequence
-from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from hydra.core.global_hydra import GlobalHydra
+import forked
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,20 +17,13 @@ def run(
     script: str, *overrides: str, cwd: Path, check: bool = True, path: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a script in a folder, without what the environment says about Weights & Biases; `path` is one of modules."""
-    result = subprocess.run(
-        _command(script, overrides),
-        cwd=cwd,
-        env=_environment(cwd, path),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    result = forked.run(_command(script, overrides), cwd=cwd, env=_environment(cwd, path))
     assert not check or result.returncode == 0, result.stdout + result.stderr
     return result
 
 
 def start(script: str, *overrides: str, cwd: Path, path: Path | None = None) -> subprocess.Popen[str]:
-    """Start a script as `run` does, and leave it going; both streams are `stdout`."""
+    """Start a script in a fresh interpreter and leave it going; both streams are `stdout`."""
     return subprocess.Popen(
         _command(script, overrides),
         cwd=cwd,
@@ -48,33 +35,9 @@ def start(script: str, *overrides: str, cwd: Path, path: Path | None = None) -> 
 
 
 def call(script: str, *overrides: str, cwd: Path) -> tuple[int, str]:
-    """Run a script in this process, which saves the seconds that its imports take; its exit code and what it prints.
-
-    An error that leaves the script is shown as its traceback.
-    """
-    arguments, path, root = sys.argv, sys.path[:], logging.getLogger()
-    handlers, level, raises = root.handlers[:], root.level, logging.raiseExceptions
-    output, code = io.StringIO(), 0
-    sys.argv = _command(script, overrides)[1:]
-    with chdir(cwd), redirect_stdout(output), redirect_stderr(output), warnings.catch_warnings():
-        try:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-            if isinstance(end.code, str):
-                print(end.code)
-        except BaseException:
-            code = 1
-            traceback.print_exc()
-        finally:
-            GlobalHydra.instance().clear()
-            for handler in set(root.handlers) - set(handlers):
-                handler.close()
-            root.handlers[:] = handlers
-            root.setLevel(level)
-            logging.raiseExceptions = raises
-            sys.argv, sys.path[:] = arguments, path
-    return code, output.getvalue()
+    """Run a script as `run` does; its exit code and what it prints on both streams."""
+    result = run(script, *overrides, cwd=cwd, check=False)
+    return result.returncode, result.stdout + result.stderr
 
 
 def _command(script: str, overrides: Sequence[str]) -> list[str]:

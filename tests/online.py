@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+import forked
 import wandb_log
 from wandb_server import StoredRun, WandbServer, serving
 
@@ -29,8 +30,8 @@ def environment(cwd: Path, server: WandbServer | None = None) -> dict[str, str]:
 
 
 def run(arguments: list[str], cwd: Path, server: WandbServer | None) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
-    return subprocess.run(arguments, cwd=cwd, env=environment(cwd, server), capture_output=True, text=True, timeout=400)
+    """Run a script to its end."""
+    return forked.run(arguments, cwd=cwd, env=environment(cwd, server), timeout=400)
 
 
 def train(cwd: Path, server: WandbServer | None, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -56,7 +57,7 @@ def synced(cwd: Path, **about: Any) -> StoredRun:
     """What a server has after `wandb sync` of the log in the folder `run`."""
     with serving(**about) as server:
         sync = [str(Path(sys.executable).with_name("wandb")), "sync", "--include-online", str(log_of(cwd))]
-        done = run(sync, cwd, server)
+        done = subprocess.run(sync, cwd=cwd, env=environment(cwd, server), capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stdout + done.stderr
         (stored,) = server.stored.runs.values()
         return stored

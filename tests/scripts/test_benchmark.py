@@ -7,12 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import forked
+
 ROOT = Path(__file__).parents[2]
 
 
 def run(directory: Path, *overrides: str, script: str = "benchmark.py") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, f"scripts/{script}", f"hydra.run.dir={directory}", *overrides]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return forked.run(command, cwd=ROOT)
 
 
 @pytest.mark.slow

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import forked
 from layerprobe.results.record import to_frame
 from layerprobe.training.log import ProbeLog
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def train(cwd: Path, logger: str) -> pd.DataFrame:
     options = ["experiment=xor_mlp", "data.repeats=20", "probe.l2=[1e-3]", "hydra.run.dir=run", f"logger={logger}"]
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), *options]
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    result = forked.run(command, cwd=cwd)
     assert result.returncode == 0, result.stderr
     results = pd.read_parquet(cwd / "run" / "probes" / "results.parquet")
     return results.assign(key="probe/" + results["layer"] + "/test_error")[["key", "step", "test_error"]]

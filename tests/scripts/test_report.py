@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 import made_results as made
 import made_runs
 from layerprobe.results.store import ProbeStore
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def report(cwd: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "scripts" / "report.py"), *overrides]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    return forked.run(command, cwd=cwd)
 
 
 def test_a_report_of_some_runs_leaves_nothing_else_behind(tmp_path: Path) -> None:

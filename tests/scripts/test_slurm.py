@@ -256,7 +256,7 @@ def test_two_tasks_leave_together_and_go_on(cluster: Cluster, tmp_path: Path) ->
     assert text.count("Probed final") == 1
     assert text.count("Going on from") == 1
     starts = [folder.name.rsplit("-", 1)[1] for folder in (sweep / "1" / "wandb").glob("offline-run-*")]
-    assert starts == [(sweep / "1" / "run_id").read_text()] * 2, "not one run in the dashboard"
+    assert starts == [(sweep / "1" / "run_id").read_text().strip()] * 2, "not one run in the dashboard"
 
 
 def test_a_time_limit_again_and_again(cluster: Cluster, tmp_path: Path) -> None:
@@ -396,4 +396,4 @@ def test_every_disturbance(cluster: Cluster, tmp_path: Path) -> None:
         warned = number not in (killed, node_down)
         print(f"job {number}: {check_like(sweep / str(number), sweep / str(alone), warned=warned)} steps repeated")
         ids = {folder.name.rsplit("-", 1)[1] for folder in (sweep / str(number) / "wandb").glob("offline-run-*")}
-        assert ids == {(sweep / str(number) / "run_id").read_text()}, "a run has several ids in the dashboard"
+        assert ids == {(sweep / str(number) / "run_id").read_text().strip()}, "a run has several ids in the dashboard"

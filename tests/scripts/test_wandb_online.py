@@ -50,7 +50,7 @@ def test_five_jobs_of_which_one_fails_are_five_runs_and_one_is_marked(tmp_path: 
     assert "the sweep goes on" in result.stdout + result.stderr
     for number, size in enumerate(sizes):
         directory = tmp_path / "sweep" / str(number)
-        stored = runs.pop((directory / "run_id").read_text())
+        stored = runs.pop((directory / "run_id").read_text().strip())
         failed = size == 0
         assert stored.exit_code == (1 if failed else 0)
         assert json.loads((directory / "run.json").read_text())["status"] == ("failed" if failed else "done")
@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on_under_its_id(tmp_path: Path) -> None:
         result = train(tmp_path, server, *options)
         assert result.returncode == 0, result.stderr
         (stored,) = server.stored.runs.values()
-    assert stored.id == (tmp_path / "run" / "run_id").read_text()
+    assert stored.id == (tmp_path / "run" / "run_id").read_text().strip()
     assert stored.exit_code == 0
     results = pd.read_parquet(tmp_path / "run" / "probes" / "results.parquet")
     final = results[results["checkpoint"] == "final"]
