@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +22,7 @@ from pytorch_lightning.plugins.precision import Precision
 from rich.console import Console
 from torch import nn
 
-from layerprobe.config import register
+from layerprobe.config import as_typed, register
 from layerprobe.job import attended, explained, reason
 from layerprobe.probing.batches import Data
 from layerprobe.probing.pipeline import probe_checkpoint
@@ -309,5 +310,6 @@ class Session:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = as_typed(sys.argv[1:])
     register()
     main()

@@ -10,7 +10,8 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from layerprobe.config import register
+from layerprobe.command_line import override
+from layerprobe.config import as_typed, register
 from layerprobe.report.comparison import Comparison, ReportError, compare
 from layerprobe.report.page.tables import tables
 from layerprobe.report.summary import summary
@@ -116,12 +117,11 @@ def as_text(argument: str) -> str:
         and value != "null"
         and (key == "where" or (key in ("runs", "out") and set(value) & set("*?[ =")))
     ):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'{key}="{escaped}"'
+        return override(key, value)
     return argument
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = map(as_text, sys.argv[1:])
+    sys.argv[1:] = as_typed([as_text(argument) for argument in sys.argv[1:]])
     register()
     main()

@@ -7,11 +7,14 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from omegaconf import DictConfig
 from rich.console import Console
 
+from layerprobe.command_line import command, override
+from layerprobe.config import as_typed
 from layerprobe.report.status_table import status_table
 from layerprobe.results.merge import merge_results
 from layerprobe.results.record import SchemaError
@@ -37,11 +40,35 @@ def main(cfg: DictConfig) -> None:
         print(f"{count} results: {record.directory / 'probes' / 'results.parquet'}")
         return
     if cfg["continue"]:
-        command = [*record.command, *([f"rerun={cfg.rerun}"] if cfg.rerun else [])]
-        print(f"Going on: {shlex.join(command)}", flush=True)
-        os.chdir(record.cwd)
-        os.execv(sys.executable, [sys.executable, *command])
+        go_on(record, cfg.rerun)
     Console().print(status_table(job_states(record)))
+
+
+def go_on(record: SweepRecord, rerun: str | None) -> NoReturn:
+    """Become the command that started a sweep, where the sweep is now.
+
+    Args:
+        record: The sweep.
+        rerun: Which ended jobs start from the beginning.
+
+    Raises:
+        SystemExit: Where there is nothing to become.
+    """
+    script = Path(record.command[0])
+    if not script.exists():  # the sweep has been moved with the checkout that it was started from
+        script = Path(__file__).with_name(script.name)
+    if not script.exists() or not Path(record.cwd).is_dir():
+        gone = record.cwd if script.exists() else record.command[0]
+        raise SystemExit(
+            f"{gone}, from where this sweep was started, is gone. Give its command again, in a folder where the paths "
+            "in it are right: "
+            + command(script.stem, *record.command[1:], override("hydra.sweep.dir", record.directory))
+        )
+    words = [str(script), *record.command[1:], override("hydra.sweep.dir", record.directory)]
+    words += [f"rerun={rerun}"] if rerun else []
+    print(f"Going on: {shlex.join(words)}", flush=True)
+    os.chdir(record.cwd)
+    os.execv(sys.executable, [sys.executable, *words])
 
 
 def shares(record: SweepRecord) -> list[Path]:
@@ -60,4 +87,5 @@ def shares(record: SweepRecord) -> list[Path]:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    sys.argv[1:] = as_typed(sys.argv[1:])
     main()

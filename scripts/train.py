@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from layerprobe.config import register
+from layerprobe.config import as_typed, register
 from layerprobe.job import run_job
 from layerprobe.models.classifier import trainable
 from layerprobe.report.depth_view import DepthView
@@ -109,5 +110,6 @@ def report(run_dir: Path, trainer: pl.Trainer, view: DepthView) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = as_typed(sys.argv[1:])
     register()
     main()

@@ -15,6 +15,7 @@ from layerprobe.report.concept_depth_chart import concept_depth_chart
 from layerprobe.report.concept_depth_table import concept_rows, concept_summary, concept_table, points_table
 from layerprobe.report.save import save
 from layerprobe.results.store import ProbeStore
+from layerprobe.results.sweep_record import SweepRecord
 
 _FORMATS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
@@ -29,8 +30,7 @@ class ConceptDepthReport(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Report every job of a sweep that has results."""
         directory = Path(config.hydra.sweep.dir)
-        jobs = sorted(directory.glob("*/"), key=lambda path: (len(path.name), path.name))
-        self._report(directory, jobs)
+        self._report(directory, SweepRecord.read(directory.absolute()).folders())
 
     def _report(self, directory: Path, jobs: list[Path]) -> None:
         runs = concept_runs(jobs)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 
+from layerprobe.command_line import quoted
+from layerprobe.directories import short_path
 from layerprobe.results.run_label import run_group, run_name, run_tags
 from layerprobe.results.wandb_mode import default_mode
 
@@ -158,6 +163,37 @@ class ReportConfig:
     entity: str | None = None
 
 
+def as_typed(arguments: Sequence[str]) -> list[str]:
+    """Take values that are no sentence of Hydra's grammar as the text that they are: `checkpoint=epoch=1-step=2.ckpt`.
+
+    With `-m` each part between commas is a value. What begins with a bracket or a quote is left for Hydra to refuse:
+    there a bracket or a quote is missing.
+
+    Args:
+        arguments: A script's arguments.
+
+    Returns:
+        The same, with such values in quotes.
+    """
+    parser, many = OverridesParser.create(), {"-m", "--multirun"} & set(arguments)
+
+    def parses(argument: str) -> bool:
+        try:
+            parser.parse_override(argument)
+        except HydraException:
+            return False
+        return True
+
+    found = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and value[:1] not in {*"'\"([{"} and parses(f"{key}=") and not parses(argument):
+            parts = value.split(",") if many else [value]
+            argument = f"{key}={','.join(part if parses(f'{key}={part}') else quoted(part) for part in parts)}"
+        found.append(argument)
+    return found
+
+
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; before `hydra.main` is called."""
     store = ConfigStore.instance()
@@ -166,6 +202,6 @@ def register() -> None:
     store.store(name="report_schema", node=ReportConfig)
     OmegaConf.register_new_resolver("is_terminal", sys.stderr.isatty, replace=True)
     OmegaConf.register_new_resolver("wandb_mode", default_mode, replace=True)
-    for label in (run_name, run_group):
+    for label in (run_name, run_group, short_path):
         OmegaConf.register_new_resolver(label.__name__, label, replace=True)
     OmegaConf.register_new_resolver("run_tags", lambda *about: OmegaConf.create(run_tags(*about)), replace=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import math
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from hydra.types import RunMode
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
+from layerprobe.command_line import command, override
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
 from layerprobe.results.summary import RunSummary
 from layerprobe.results.wandb_sink import finish_run
@@ -177,13 +177,9 @@ def continue_command() -> str:
     """The command that goes on with this job, or with the sweep that it is a part of."""
     config = HydraConfig.get()
     if config.mode == RunMode.MULTIRUN:
-        return f"uv run scripts/sweep.py {_quoted('continue', Path(config.sweep.dir).absolute())}"
-    words = [*config.overrides.task, f"hydra.run.dir={Path(config.runtime.output_dir)}"]
-    return shlex.join(["uv", "run", f"scripts/{config.job.name}.py", *words])
-
-
-def _quoted(key: str, value: Any) -> str:
-    return shlex.quote(f"{key}={value}")
+        return command("sweep", override("continue", Path(config.sweep.dir).absolute()))
+    own = [word for word in config.overrides.hydra if not word.startswith(("hydra.run.dir=", "hydra.mode="))]
+    return command(config.job.name, *config.overrides.task, *own, override("hydra.run.dir", config.runtime.output_dir))
 
 
 def _be_quiet() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,6 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from rich.console import Console
 
+from layerprobe.command_line import command, override
 from layerprobe.report.jobs_table import jobs_table
 from layerprobe.report.save import save
 from layerprobe.report.sweep_curves import sweep_curves
@@ -42,6 +41,7 @@ class SweepTable(Callback):
         self._over = over
         self._yes_or_no = tuple(yes_or_no)
         self._claim = ExitStack()
+        self._directory: Path | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write down the command that continues the sweep, and keep a second start of it out."""
@@ -50,17 +50,26 @@ class SweepTable(Callback):
         if not self._claim.enter_context(record.claimed()):
             raise SystemExit(
                 f"A sweep is going on in {directory}. Wait for it, look at it with "
-                f"{shlex.join(['uv', 'run', 'scripts/sweep.py', f'status={directory}'])}, "
+                f"{command('sweep', override('status', directory))}, "
                 "or give another directory: hydra.sweep.dir=DIR."
             )
+        self._directory = directory
         try:
             record = SweepRecord.read(directory)
         except FileNotFoundError:
             record = SweepRecord(directory)
-        arguments = [a for a in sys.argv[1:] if not a.startswith(("hydra.sweep.dir=", "rerun="))]
-        record.command = [os.path.abspath(sys.argv[0]), *arguments, f"hydra.sweep.dir={directory}"]
-        record.cwd = os.getcwd()
-        record.write()
+        record.begin(sys.argv)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write down a job that runs in this process, so that it is known even if it is killed."""
+        if self._directory is None:
+            return
+        hydra = config.hydra
+        overrides = [word for word in hydra.overrides.task if not word.startswith("rerun=")]
+        job = {"overrides": overrides, "directory": str(hydra.runtime.output_dir)}
+        record = SweepRecord.read(self._directory)
+        if record.jobs.get(str(hydra.job.num)) != job:
+            record.add({str(hydra.job.num): job})
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the tables."""
@@ -83,9 +92,9 @@ class SweepTable(Callback):
             console.print(jobs_table(shown))
         console.print(f"Every job: {record.directory / 'sweep.csv'}", highlight=False, soft_wrap=True, markup=False)
         if open_jobs.any():
-            command = shlex.join(["uv", "run", "scripts/sweep.py", f"continue={record.directory}"])
+            again = command("sweep", override("continue", record.directory))
             console.print(
-                f"{open_jobs.sum()} of {len(jobs)} jobs are not done. To go on: {command}",
+                f"{open_jobs.sum()} of {len(jobs)} jobs are not done. To go on: {again}",
                 highlight=False,
                 soft_wrap=True,
                 markup=False,

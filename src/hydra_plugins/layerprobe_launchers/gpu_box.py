@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from omegaconf import DictConfig
 
 from hydra_plugins.layerprobe_launchers.jobs import Job, jobs_of, returned, to_do
 from hydra_plugins.layerprobe_launchers.slots import Slot, Taken, gpu_slots, take
+from layerprobe.command_line import command, override
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +108,10 @@ class _Box:
                 time.sleep(_POLL)
         except KeyboardInterrupt:
             self._stop()
-            command = shlex.join(["uv", "run", "scripts/sweep.py", f"continue={self._sweep}"])
-            print(f"\nThe sweep was interrupted. To go on: {command}", flush=True)
+            print(
+                f"\nThe sweep was interrupted. To go on: {command('sweep', override('continue', self._sweep))}",
+                flush=True,
+            )
             raise SystemExit(130) from None
         finally:
             for number, handler in before.items():

@@ -14,6 +14,8 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from layerprobe.command_line import override
+
 # What the launching process alone is asked for.
 _LAUNCHING = (
     "hydra/launcher",
@@ -86,8 +88,7 @@ def jobs_of(context: HydraContext, config: DictConfig, job_overrides: Sequence[S
             HydraConfig.instance().set_config(composed)
             task = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
             kept = [o for o in overrides if not o.startswith("rerun=")]
-            run_dir = str(directory).replace("\\", "\\\\").replace("'", "\\'")
-            words = [*kept, *own, "hydra.mode=RUN", f"hydra.run.dir='{run_dir}'"]
+            words = [*kept, *own, "hydra.mode=RUN", override("hydra.run.dir", directory)]
             script = os.path.abspath(sys.argv[0])
             resolved: Any = OmegaConf.to_container(task, resolve=True)
             jobs.append(Job(number, kept, directory, [script, *flags, *words], resolved))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import runpy
-import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.layerprobe_launchers.jobs import Job, jobs_of, returned, to_do
+from layerprobe.command_line import command, override
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +91,8 @@ class SlurmLauncher(Launcher):
             where = record.directory
             print(
                 "\nThe jobs go on without this process."
-                f"\nTo look at them:  {shlex.join(['uv', 'run', 'scripts/sweep.py', f'status={where}'])}"
-                f"\nTo wait for them: {shlex.join(['uv', 'run', 'scripts/sweep.py', f'continue={where}'])}"
+                f"\nTo look at them:  {command('sweep', override('status', where))}"
+                f"\nTo wait for them: {command('sweep', override('continue', where))}"
                 f"\nTo cancel them:   scancel {' '.join(sorted({job.split('_')[0] for job in watched.values()}))}",
                 flush=True,
             )
@@ -163,10 +163,10 @@ def slurm_states(slurm_jobs: Sequence[str]) -> dict[str, str]:
     if not slurm_jobs:
         return {}
     arrays = ",".join(sorted({job.split("_")[0] for job in slurm_jobs}))
-    command = ["squeue", "--noheader", "--array", "--format=%i %T", f"--jobs={arrays}"]
+    asked = ["squeue", "--noheader", "--array", "--format=%i %T", f"--jobs={arrays}"]
     while True:
         with suppress(subprocess.TimeoutExpired):
-            answer = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            answer = subprocess.run(asked, capture_output=True, text=True, timeout=120)
             if answer.returncode == 0:
                 found = dict(line.split(maxsplit=1) for line in answer.stdout.splitlines() if line.strip())
                 return {job: found[job] for job in slurm_jobs if job in found}
@@ -184,12 +184,12 @@ def last_state(slurm_job: str) -> str:
     Returns:
         Such as `FAILED`; `unknown` where neither the accounting nor the controller remembers.
     """
-    for command, read in (
+    for asked, read in (
         (["sacct", "-X", "-n", "-P", "-o", "State", "-j", slurm_job], lambda out: out.split("\n")[0].strip()),
         (["scontrol", "--oneliner", "show", "job", slurm_job], _shown_state),
     ):
         with suppress(OSError, subprocess.TimeoutExpired):
-            answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            answer = subprocess.run(asked, capture_output=True, text=True, timeout=60)
             state = read(answer.stdout) if answer.returncode == 0 else ""
             if state and state.replace(" ", "").isalpha() and state != "State":
                 return state

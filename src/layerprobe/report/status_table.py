@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich import box
 from rich.table import Table
@@ -14,6 +14,7 @@ from rich.text import Text
 _STYLE = {"done": "green", "running": "cyan", "failed": "red", "killed": "red", "lost": "red", "interrupted": "yellow"}
 
 
+@runtime_checkable
 class _State(Protocol):
     @property
     def name(self) -> str: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,9 +20,11 @@ FILE, _LOCK = "sweep.json", "sweep.lock"
 class SweepRecord:
     """A sweep.
 
+    The file holds what lies in the sweep's directory relative to it, so that the directory can be moved.
+
     Attributes:
         directory: Its directory.
-        command: The script and its arguments, which continue it when run again.
+        command: The script and its arguments, without the directory.
         cwd: Where the command was run.
         jobs: For each job's number its `overrides`, its `directory` and, on SLURM, its `slurm_job`.
     """
@@ -47,11 +50,42 @@ class SweepRecord:
                 f"{directory} is not the directory of a sweep: there is no {FILE} in it. "
                 "Give the directory that the sweep printed, such as multirun/NAME/DATE."
             )
-        return cls(directory, **json.loads((directory / FILE).read_text()))
+        content: dict[str, Any] = json.loads((directory / FILE).read_text())
+        before, command = content.get("directory", ""), []
+        for word in content["command"]:
+            if word.startswith("hydra.sweep.dir="):  # as earlier versions wrote it
+                before = before or word.partition("=")[2]
+            else:
+                command.append(word)
+        jobs = content["jobs"]
+        for job in jobs.values():
+            inside = os.path.relpath(job["directory"], before) if before else job["directory"]
+            if not inside.startswith(".."):
+                job["directory"] = os.path.normpath(directory / inside)
+        cwd = content["cwd"]
+        if not os.path.isdir(cwd) and "cwd_from_here" in content:
+            cwd = os.path.normpath(directory / content["cwd_from_here"])
+        return cls(directory, command, cwd, jobs)
+
+    def begin(self, command: Sequence[str]) -> None:
+        """Write down how the sweep is started.
+
+        Args:
+            command: The script and its arguments.
+        """
+        words = [word for word in command[1:] if not word.lstrip("+").startswith(("hydra.sweep.dir=", "rerun="))]
+        self.command, self.cwd = [os.path.abspath(command[0]), *words], os.getcwd()
+        self.write()
 
     def write(self) -> None:
         """Write the record, atomically."""
-        content = {"command": list(self.command), "cwd": self.cwd, "jobs": self.jobs}
+        content = {
+            "directory": str(self.directory),
+            "command": list(self.command),
+            "cwd": self.cwd,
+            "cwd_from_here": os.path.relpath(self.cwd, self.directory),
+            "jobs": self.jobs,
+        }
         write_bytes(self.directory / FILE, json.dumps(content, indent=1).encode())
 
     def add(self, jobs: Mapping[str, dict[str, Any]]) -> None:
@@ -63,7 +97,10 @@ class SweepRecord:
     def folders(self) -> list[Path]:
         """The directories of the sweep's jobs, those with a `run.json` included that no launcher has written down."""
         known = [Path(job["directory"]) for _, job in sorted(self.jobs.items(), key=lambda item: int(item[0]))]
-        found = {file.parent for file in self.directory.glob("*/run.json")} - set(known)
+        found: list[Path] = []
+        for file in sorted(self.directory.glob("**/run.json"), key=lambda path: (len(path.parts), str(path))):
+            if not set(file.parents) & {*known, *found}:  # but not what a run has set aside
+                found.append(file.parent)
         return known + sorted(found, key=lambda path: (len(path.name), path.name))
 
     @contextmanager

@@ -1,0 +1,68 @@
+"""Command lines that can be typed again: quoted for Hydra's grammar, and for the shell."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+# Of what Hydra reads as text without quotes; `null`, `true`, `nan` and numbers it reads as values.
+_PLAIN = re.compile(
+    r"(?!(?:null|true|false|nan|inf)\Z)(?:/|\.{1,2}/|[A-Za-z])[A-Za-z0-9_./-]*", re.IGNORECASE | re.ASCII
+)
+
+
+def override(key: str, value: Any) -> str:
+    """An override that gives a key a text, whatever is in it.
+
+    Args:
+        key: The key.
+        value: The text, such as a path.
+
+    Returns:
+        `key=value` in Hydra's grammar, with quotes where they are needed.
+    """
+    return f"{key}={quoted(str(value))}"
+
+
+def quoted(text: str) -> str:
+    r"""A text in Hydra's grammar.
+
+    `${` would refer to another value, and gets a backslash; backslashes are doubled before it, before a quote and at
+    the end, where they would escape what follows, and nowhere else.
+
+    Args:
+        text: Any text without line breaks.
+
+    Returns:
+        The text as it is where Hydra reads it so, else in single quotes.
+    """
+    if _PLAIN.fullmatch(text):
+        return text
+    return expression(re.sub(r"(\\*)\$\{", r"\1\1\\${", text))
+
+
+def expression(text: str) -> str:
+    """A text in Hydra's grammar that may refer to other values.
+
+    Args:
+        text: Any text without line breaks; `${key}` in it stands for a value.
+
+    Returns:
+        The text in single quotes.
+    """
+    text = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    return f"'{text}'"
+
+
+def command(script: str, *words: str) -> str:
+    """A command for a shell.
+
+    Args:
+        script: Name of the script, without its suffix.
+        words: Its arguments.
+
+    Returns:
+        The command, quoted for the shell.
+    """
+    return shlex.join(["uv", "run", f"scripts/{script}.py", *words])

@@ -1,0 +1,95 @@
+"""Directories of runs and sweeps: new ones for new starts, under names that a file system takes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from tests.command import call
+
+from layerprobe.command_line import override
+from layerprobe.directories import new_directory, short_path
+
+SHORT = ("logger=none", "trainer.limit_train_batches=1", "callbacks=none")
+
+
+def test_starts_within_one_second_get_a_directory_each(tmp_path: Path) -> None:
+    wanted = str(tmp_path / "outputs" / "2026-01-02_03-04-05")
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        made = pool.map(new_directory, [wanted] * 40, chunksize=1)
+    assert len(set(made)) == 40
+    assert wanted in made
+    later = new_directory(str(tmp_path / "outputs" / "2026-01-02_03-04-06"))
+    assert sorted([later, *made])[-1] == later
+
+
+def test_long_names_are_cut_in_a_way_that_tells_them_apart() -> None:
+    long = "model.width=" + "ü" * 200
+    cut, other = short_path(f"a/{long}/b"), short_path(f"a/{long}x/b")
+    assert cut == short_path(f"a/{long}/b") != other
+    assert [len(name.encode()) <= 255 for name in cut.split("/")] == [True] * 3
+    assert cut.startswith("a/model.width=üü") and cut.endswith("/b")
+    assert short_path("a/seed=3/b") == "a/seed=3/b"
+
+
+@pytest.mark.slow
+def test_two_runs_without_a_directory_have_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    OmegaConf.register_new_resolver("now", lambda form: "2026-01-02_03-04-05", replace=True, use_cache=True)
+    monkeypatch.setattr("hydra.core.utils.setup_globals", lambda: None)
+    monkeypatch.setattr("hydra._internal.hydra.setup_globals", lambda: None)
+    for _ in range(2):
+        code, output = call("train.py", "experiment=xor_linear", *SHORT, cwd=tmp_path)
+        assert code == 0, output
+    names = sorted(path.name for path in (tmp_path / "outputs" / "xor_linear").iterdir())
+    assert names == ["2026-01-02_03-04-05", "2026-01-02_03-04-05-02"]
+    code, output = call("train.py", "experiment=xor_linear", *SHORT, "hydra.run.dir=outputs/mine", cwd=tmp_path)
+    code, output = call("train.py", "experiment=xor_linear", *SHORT, "hydra.run.dir=outputs/mine", cwd=tmp_path)
+    assert code == 0 and "Done before" in output
+
+
+def test_a_reference_in_a_parent_folder_is_refused(tmp_path: Path) -> None:
+    (folder := tmp_path / "a${b}").mkdir()
+    code, output = call("train.py", "experiment=xor_linear", *SHORT, cwd=folder)
+    assert code != 0
+    assert "hydra.run.dir=DIR" in output and "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_a_sweep_in_a_hostile_folder_goes_on_where_it_is_moved_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := tmp_path / "mü=a,b (c) $d{e} 'x'").mkdir()
+    long = "a" * 130
+    code, output = call(
+        "train.py", "-m", "experiment=xor_linear,xor_mlp", f"name={long}", "seed=0,1", *SHORT,
+        "hydra.sweep.subdir=s/${hydra.job.override_dirname}", cwd=folder,
+    )  # fmt: skip
+    assert code == 0, output
+    (sweep,) = (folder / "multirun").glob("*/*")
+    jobs = sorted(file.parent for file in sweep.glob("s/*/run.json"))
+    assert len(jobs) == 4
+    (jobs[1] / "run.json").unlink()  # as if killed
+    (elsewhere := tmp_path / "else=where").mkdir()
+    moved = Path(shutil.move(sweep, elsewhere / "moved"))
+
+    def become(program: str, words: list[str]) -> None:
+        again.extend(words[1:])
+        raise SystemExit(0)
+
+    again: list[Any] = []
+    monkeypatch.setattr("os.execv", become)
+    before = Path.cwd()
+    code, output = call("sweep.py", override("continue", moved), cwd=tmp_path)
+    assert code == 0 and again, output
+    assert Path.cwd() == before
+    code, output = call("train.py", *again[1:], cwd=folder)
+    assert code == 0, output
+    assert output.count("Done before") == 3
+    assert not sweep.exists()
+    assert sorted(file.parent.name for file in moved.glob("s/*/run.json")) == [job.name for job in jobs]
+    code, output = call("sweep.py", override("status", moved), cwd=tmp_path)
+    assert "4 done" in output
