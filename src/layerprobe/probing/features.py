@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from layerprobe.probing.patterns import matches
 
 Shape = tuple[int, ...]
 
@@ -65,17 +67,51 @@ class AbstractReducer(ABC):
     """Whether the probe's seed changes the features."""
 
     @abstractmethod
-    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = ()) -> Reduction:
+    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = (), channel_axis: int | None = None) -> Reduction:
         """Fix what is done to activations of this shape.
 
         Args:
             shape: Shape of one sample's activation.
             seed: The probe's seed.
             sequence: Which of its axes run over tokens; of use to token reducers only.
+            channel_axis: Which of them the network treats as channels; None where that is not known.
 
         Returns:
             The reduction.
         """
+
+
+class AbstractChannelReducer(AbstractReducer):
+    """Keeps channels apart, and averages over the other axes.
+
+    Attributes:
+        channel_axis: Axis of the channels in one sample's activation: by default the one that the network treats as
+            such, in each layer; where nothing says so, 0 for three axes and more (images) and the last for two (tokens
+            by features). A number holds for every layer, a mapping from patterns of names for the layers that match,
+            the first that does.
+    """
+
+    channel_axis: int | Mapping[str, int] | None
+
+    def axis_of(self, names: Sequence[str], found: int | None) -> int | None:
+        """The channel axis of a layer, as it was asked for or found; None where it is not known.
+
+        Args:
+            names: The layer's name and its aliases.
+            found: Which axis the network treats as channels.
+        """
+        if not isinstance(self.channel_axis, Mapping):
+            return found if self.channel_axis is None else self.channel_axis
+        for pattern, axis in self.channel_axis.items():
+            if any(matches(name, pattern) for name in names):
+                return axis
+        return found
+
+    def is_guess(self, shape: Shape, axis: int | None) -> bool:
+        """Whether the features depend on the channel axis, which is not known and not plain from the shape."""
+        if axis is not None or len({self.fit(shape, 0, channel_axis=i).description for i in range(len(shape))}) < 2:
+            return False
+        return not (len(shape) > 2 and len(set(shape[1:])) == 1 and shape[0] != shape[1])
 
 
 @dataclass(frozen=True)
@@ -85,14 +121,14 @@ class Flatten(AbstractReducer):
     name: ClassVar[str] = "flatten"
     is_random: ClassVar[bool] = False
 
-    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = ()) -> Reduction:
+    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = (), channel_axis: int | None = None) -> Reduction:
         """See `AbstractReducer.fit`."""
         size = math.prod(shape)
         return Reduction(size, f"flatten {shape_text(shape)} -> {size}", lambda x: x.reshape(len(x), -1))
 
 
 @dataclass(frozen=True)
-class AveragePool(AbstractReducer):
+class AveragePool(AbstractChannelReducer):
     """Average neighbouring units until the layer fits a budget of features.
 
     Space (or time) is pooled as finely as the budget allows, the same factor along each axis; channels are kept.
@@ -100,12 +136,11 @@ class AveragePool(AbstractReducer):
 
     Attributes:
         max_features: The budget.
-        channel_axis: Axis of the channels in one sample's activation; by default 0 for three axes and more
-            (images) and the last for two (tokens by features).
+        channel_axis: See `AbstractChannelReducer`.
     """
 
     max_features: int = 1024
-    channel_axis: int | None = None
+    channel_axis: int | Mapping[str, int] | None = field(default=None, hash=False)
     name: ClassVar[str] = "average_pool"
     is_random: ClassVar[bool] = False
 
@@ -113,11 +148,11 @@ class AveragePool(AbstractReducer):
         """Refuse a budget that holds no feature."""
         _positive("max_features", self.max_features)
 
-    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = ()) -> Reduction:
+    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = (), channel_axis: int | None = None) -> Reduction:
         """See `AbstractReducer.fit`."""
         if math.prod(shape) <= self.max_features:
             return Flatten().fit(shape, seed)
-        axis = _channel_axis(shape, self.channel_axis)
+        axis, said = _channel_axis(shape, self.axis_of((), channel_axis))
         channels, space = shape[axis], shape[:axis] + shape[axis + 1 :]
         pooled = _shrink(space, max(self.max_features // channels, 1))
         kept = min(channels, self.max_features)
@@ -130,28 +165,29 @@ class AveragePool(AbstractReducer):
 
         size = kept * math.prod(pooled)
         target = (*pooled[:axis], kept, *pooled[axis:])
-        return Reduction(size, f"average {shape_text(shape)} -> {shape_text(target)}", pool)
+        return Reduction(size, f"average {shape_text(shape)} -> {shape_text(target)}{said}", pool)
 
 
 @dataclass(frozen=True)
-class ChannelMean(AbstractReducer):
+class ChannelMean(AbstractChannelReducer):
     """One feature for each channel: its mean over space (or time), as Alain & Bengio (2018) do for ResNet-50.
 
     Attributes:
-        channel_axis: As for `AveragePool`.
+        channel_axis: See `AbstractChannelReducer`.
     """
 
-    channel_axis: int | None = None
+    channel_axis: int | Mapping[str, int] | None = field(default=None, hash=False)
     name: ClassVar[str] = "channel_mean"
     is_random: ClassVar[bool] = False
 
-    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = ()) -> Reduction:
+    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = (), channel_axis: int | None = None) -> Reduction:
         """See `AbstractReducer.fit`."""
         if len(shape) < 2:
             return Flatten().fit(shape, seed)
-        axis = _channel_axis(shape, self.channel_axis)
+        axis, said = _channel_axis(shape, self.axis_of((), channel_axis))
         others = tuple(i + 1 for i in range(len(shape)) if i != axis)
-        return Reduction(shape[axis], f"mean {shape_text(shape)} -> {shape[axis]}", lambda x: x.mean(dim=others))
+        description = f"mean {shape_text(shape)} -> {shape[axis]}{said}"
+        return Reduction(shape[axis], description, lambda x: x.mean(dim=others))
 
 
 @dataclass(frozen=True)
@@ -172,7 +208,7 @@ class RandomSubset(AbstractReducer):
         """Refuse an empty choice."""
         _positive("n_features", self.n_features)
 
-    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = ()) -> Reduction:
+    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = (), channel_axis: int | None = None) -> Reduction:
         """See `AbstractReducer.fit`."""
         size = math.prod(shape)
         if size <= self.n_features:
@@ -191,12 +227,15 @@ def _positive(name: str, value: int) -> None:
         raise ValueError(f"{name} must be at least 1, found {value}. Give the number of features to keep.")
 
 
-def _channel_axis(shape: Shape, axis: int | None) -> int:
+def _channel_axis(shape: Shape, axis: int | None) -> tuple[int, str]:
+    """The channel axis, and what a description says of it: nothing where it is the usual one."""
+    usual = 0 if len(shape) != 2 else 1
     if axis is None:
-        return 0 if len(shape) != 2 else 1
+        return usual, ""
     if not -len(shape) <= axis < len(shape):
         raise ValueError(f"channel_axis {axis} is not an axis of a layer of shape {shape_text(shape)}.")
-    return axis % len(shape)
+    axis %= len(shape)
+    return axis, "" if axis == usual else f" (channel axis {axis})"
 
 
 def _shrink(space: Shape, budget: int) -> Shape:

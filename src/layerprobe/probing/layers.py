@@ -34,6 +34,8 @@ class Tap:
         shape: Shape of one sample.
         batch_axis: The axis that runs over samples.
         fold: How many entries of that axis belong to each sample, one sample after the other; 1 in the plain case.
+        channel_axis: Which axis of one sample the network treats as channels; None where nothing says so, or where
+            there are not several.
     """
 
     site: Site
@@ -41,6 +43,7 @@ class Tap:
     shape: tuple[int, ...]
     batch_axis: int
     fold: int
+    channel_axis: int | None = None
 
     def samples_first(self, tensor: Tensor, n_samples: int) -> Tensor:
         """A view with an axis over samples first; a folded axis is split, and the rest of it stays in place.
@@ -82,6 +85,11 @@ class Layer:
     def names(self) -> tuple[LayerName, ...]:
         """The layer's name and its aliases."""
         return (self.name, *self.aliases)
+
+    @property
+    def channel_axis(self) -> int | None:
+        """Which axis of one sample the network treats as channels; None where that is not known."""
+        return self.taps[0].channel_axis
 
     def under(self, name: LayerName) -> Layer:
         """The same layer shown under one of its names, with the shape that it has there."""
@@ -206,7 +214,8 @@ def survey(
         if _belongs(candidate, granularity, blocks):
             axis, fold = axes[occurrence.site] or (0, 1)
             shape = _sample_shape(occurrence.shape, axis, fold)
-            tap = Tap(occurrence.site, naming.kind(occurrence), shape, axis, fold)
+            channel = _sample_axis(found.channel_axes.get(occurrence.site), len(shape), axis, fold)
+            tap = Tap(occurrence.site, naming.kind(occurrence), shape, axis, fold, channel)
             groups[occurrence.value].append((names[occurrence], tap))
     reasons = {names[occurrence]: reason for occurrence, reason in left_out.items()}
     for name, reason in reasons.items():
@@ -287,6 +296,13 @@ def _belongs(candidate: Candidate, granularity: Granularity, blocks: set[str]) -
 def _sample_shape(shape: tuple[int, ...], axis: int, fold: int) -> tuple[int, ...]:
     folded = (fold,) if fold > 1 else ()
     return (*shape[:axis], *folded, *shape[axis + 1 :])
+
+
+def _sample_axis(axis: int | None, n_axes: int, batch: int, fold: int) -> int | None:
+    """Where an axis of a batch is in one sample; None for that over samples."""
+    if axis is None or axis == batch or n_axes < 2:
+        return None
+    return axis - 1 if axis > batch and fold == 1 else axis
 
 
 def _in_order(groups: list[list[tuple[str, Tap]]]) -> tuple[Layer, ...]:

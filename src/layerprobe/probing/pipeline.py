@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import count, groupby
 from typing import Any
 
@@ -16,11 +17,13 @@ from torch import nn
 
 from layerprobe.probing.bank import FeatureBank
 from layerprobe.probing.batches import Data, check_splits, in_order
+from layerprobe.probing.features import AbstractChannelReducer, shape_text
 from layerprobe.probing.fingerprint import Fingerprint
 from layerprobe.probing.frozen import frozen
 from layerprobe.probing.inputs import device_of
 from layerprobe.probing.labels import Labels, n_outputs
 from layerprobe.probing.layers import Layer, discover
+from layerprobe.probing.patterns import SHOWN, select
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Context, Progress, Recording, record_split
 from layerprobe.probing.refit import refit
@@ -36,6 +39,8 @@ from layerprobe.probing.tasks.task import Measured
 from layerprobe.probing.tokens import AbstractTokenReducer
 from layerprobe.probing.workspace import feature_budget, host_budget, workspace
 from layerprobe.types import SPLITS, CheckpointInfo, LayerName, LayerResult, Split
+
+log = logging.getLogger(__name__)
 
 
 def probe_checkpoint(
@@ -155,7 +160,36 @@ def find_ways(
         layers = [layer for layer in found if layer.name not in done]
         if layers and any(isinstance(reducer, AbstractTokenReducer) for reducer in protocol.reducers):
             sequence = sequence_axes(network, inputs, token_mask(protocol.mask_of(first)), layers)
-    return {layer: feature_ways(layer.shape, protocol, sequence.get(layer, ())) for layer in layers}
+    for reducer in protocol.reducers:
+        if isinstance(reducer, AbstractChannelReducer):
+            _check_channel_axes(reducer, found)
+    return {layer: feature_ways(layer, protocol, sequence.get(layer, ())) for layer in layers}
+
+
+def _check_channel_axes(reducer: AbstractChannelReducer, layers: Sequence[Layer]) -> None:
+    """Warn of layers of which nothing says which axis holds their channels.
+
+    Raises:
+        ValueError: Where a pattern of channel axes matches no layer.
+    """
+    if isinstance(reducer.channel_axis, Mapping):
+        select([layer.names for layer in layers], tuple(reducer.channel_axis), ())
+    guessed = [
+        layer for layer in layers if reducer.is_guess(layer.shape, reducer.axis_of(layer.names, layer.channel_axis))
+    ]
+    if guessed:
+        shown = ", ".join(f"{layer.name} ({shape_text(layer.shape)})" for layer in guessed[:SHOWN])
+        more = f" and {len(guessed) - SHOWN} more" if len(guessed) > SHOWN else ""
+        _warn_once(
+            f"Nothing that the network does says which axis of these layers holds the channels: {shown}{more}. "
+            f"{reducer.name} takes the first of three axes and more, the last of two. Say it with "
+            f"reducer.{reducer.name}.channel_axis={{PATTERN: AXIS}}, in Python channel_axis={{'PATTERN': AXIS}}."
+        )
+
+
+@cache
+def _warn_once(message: str) -> None:
+    log.warning(message)
 
 
 def feature_bank(network: nn.Module, first: Any, protocol: ProbeProtocol, ways: Ways) -> FeatureBank:

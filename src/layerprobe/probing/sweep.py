@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from layerprobe.probing.features import AbstractReducer, Reduction, Shape
+from layerprobe.probing.features import AbstractChannelReducer, AbstractReducer, Reduction
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.labels import Labels
 from layerprobe.probing.layers import Layer
@@ -48,18 +48,23 @@ def features_of(ways: Sequence[FeatureWay]) -> int:
     return max(way.reduction.n_features for way in ways)
 
 
-def feature_ways(shape: Shape, protocol: ProbeProtocol, sequence: Sequence[int] = ()) -> tuple[FeatureWay, ...]:
+def feature_ways(layer: Layer, protocol: ProbeProtocol, sequence: Sequence[int] = ()) -> tuple[FeatureWay, ...]:
     """Every distinct way; a reducer that changes nothing, or that no seed changes, counts once.
 
     Args:
-        shape: Shape of one sample's activation.
+        layer: The layer.
         protocol: The sweep.
         sequence: Which of its axes run over tokens.
     """
     ways: dict[str, FeatureWay] = {}
     for seed in protocol.seeds:
         for reducer in protocol.reducers:
-            reduction = reducer.fit(shape, seed, sequence)
+            axis = (
+                reducer.axis_of(layer.names, layer.channel_axis)
+                if isinstance(reducer, AbstractChannelReducer)
+                else None
+            )
+            reduction = reducer.fit(layer.shape, seed, sequence, axis)
             ways.setdefault(reduction.description, FeatureWay(reducer, reduction, seed))
     return tuple(ways.values())
 

@@ -43,7 +43,7 @@ class AbstractTokenReducer(AbstractReducer):
             ValueError: Where a sample does not have the token that is wanted.
         """
 
-    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = ()) -> Reduction:
+    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = (), channel_axis: int | None = None) -> Reduction:
         """See `AbstractReducer.fit`."""
         if not sequence:
             return Flatten().fit(shape, seed)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layerprobe.probing.channels import ChannelEvidence, Node
 from layerprobe.probing.identity import Identities, Key, ignores_data, source
 from layerprobe.probing.inputs import Arguments
 from layerprobe.probing.nesting import named_tensors, tensors
@@ -45,10 +46,13 @@ class Trace:
         occurrences: Every tensor that may depend on the input, in order of time.
         root: The call in which names begin: the network's own, or that of the only module that it does nothing but
             hand its input to and whose output it returns.
+        channel_axes: Which axis of a tensor the network treats as channels, the axis over samples counted, by where
+            it appears; absent where nothing says so.
     """
 
     occurrences: tuple[Occurrence, ...]
     root: Call
+    channel_axes: Mapping[Site, int]
 
 
 def trace(network: nn.Module, arguments: Arguments, on_tensor: Callable[[Site, Tensor], None] | None = None) -> Trace:
@@ -64,7 +68,7 @@ def trace(network: nn.Module, arguments: Arguments, on_tensor: Callable[[Site, T
     tracer.begin(arguments)
     with watch(network, tracer, functions=True):
         network(*arguments.args, **arguments.kwargs)
-    return Trace(tuple(tracer.occurrences), tracer.root(network))
+    return Trace(tuple(tracer.occurrences), tracer.root(network), tracer.channel_axes())
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ class _Tracer(AbstractObserver):
         self.constants: set[Key | None] = {self.identities.key(tensor) for tensor in weights}
         self.given: dict[Call, list[tuple[int, tuple[int, ...]]]] = {}
         self.exchanges: list[_Exchange] = []
+        self.channels = ChannelEvidence(self.identities, self._is_constant)
+        self.nodes: dict[Site, Node | None] = {}
 
     def begin(self, arguments: Arguments) -> None:
         for path, tensor in arguments.named():
@@ -106,10 +112,13 @@ class _Tracer(AbstractObserver):
         given = [*tensors(args), *tensors(kwargs)]
         constant = ignores_data(name) or (bool(given) and all(self._is_constant(tensor) for tensor in given))
         handed_on = None if constant else source(name, args, kwargs)
-        return constant, None if handed_on is None else (self._value(handed_on), handed_on.numel())
+        of_channels = None if constant else self.channels.before(name, args, kwargs)
+        return constant, None if handed_on is None else (self._value(handed_on), handed_on.numel()), of_channels
 
     def after(self, call: Call, name: str, index: int, given: Any, result: object) -> None:
-        constant, handed_on = given
+        constant, handed_on, of_channels = given
+        if of_channels is not None:
+            self.channels.after(name, of_channels, result)
         for path, tensor in named_tensors(result):
             key = self.identities.key(tensor)
             if constant:
@@ -122,6 +131,11 @@ class _Tracer(AbstractObserver):
             else:
                 value = self._value(tensor)
             self._note(Site(call.module, call.index, name, index, path), tensor, value, call)
+
+    def channel_axes(self) -> dict[Site, int]:
+        """The channel axis of what appears at each site, where it is known."""
+        axes = self.channels.axes()
+        return {site: axes[node] for site, node in self.nodes.items() if node in axes}
 
     def root(self, network: nn.Module) -> Call:
         """The call in which names begin."""
@@ -142,6 +156,7 @@ class _Tracer(AbstractObserver):
     def _note(self, site: Site, tensor: Tensor, value: int, call: Call | None) -> None:
         shape = tuple(tensor.shape)
         self.occurrences.append(Occurrence(site, value, shape, tensor.dtype, len(self.occurrences), call))
+        self.nodes[site] = self.channels.node(tensor)
         if self.on_tensor is not None:
             self.on_tensor(site, tensor.detach())
 
