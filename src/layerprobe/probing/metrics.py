@@ -10,6 +10,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+_FEWEST = 10
+"""Samples beneath which resampling says nothing."""
+
+_RESAMPLES = 1000
+
+_DRAWN = 1 << 22
+"""Numbers in resamples at a time."""
+
 
 def wilson_interval(errors: int | float, n: int | float, confidence: float = 0.95) -> tuple[float, float]:
     """Interval for an error rate from independent samples.
@@ -45,22 +53,50 @@ def unexplained_interval(
 
     For one value, u = A / B with A = mean (ŷ - y)² and B = mean (y - ȳ)². To first order in 1/√n (the delta method)
     u is the mean of its influences ψ_i = ((ŷ_i - y_i)² - u (y_i - ȳ)²) / B, whose mean is 0; ȳ itself adds nothing of
-    that order. So Var(u) = Var(ψ) / n, for the mean over several values with the mean of their ψ, and the interval is
-    u ± z·√Var(u), not below 0.
+    that order. So Var(u) = Var(ψ) / n, for the mean over several values with the mean of their ψ.
+
+    Squared errors are skewed, and under heavy tails their variance may be infinite: u ± 1.96·√Var(u) then covers 70 to
+    85 %. So the quantiles of t = (log u* - log u) / s* are those of resamples, each with its own standard error s*, and
+    the interval is u·exp(-s·t). A resample has m = n^0.65 samples: of n of them, t would not have the right
+    distribution where the variance is infinite, of m ≪ n it does (Hall & LePage, 1996; Romano & Wolf, 1999). For normal
+    errors the interval is about a tenth wider than 1.96 standard errors.
 
     Args:
         predicted: What a head says.
         targets: What is true; each value varies.
-        confidence: Coverage wanted, for large n.
+        confidence: Coverage wanted.
 
     Returns:
-        Lower and upper end.
+        Lower and upper end; NaN for fewer than ten samples.
     """
+    n = len(targets)
+    if n < _FEWEST:
+        return math.nan, math.nan
     squares, spread = (predicted - targets).square(), (targets - targets.mean(0)).square()
-    error = squares.mean(0) / spread.mean(0)
-    influence = ((squares - error * spread) / spread.mean(0)).mean(1)
-    half = NormalDist().inv_cdf((1 + confidence) / 2) * float(influence.square().mean()) ** 0.5 / len(targets) ** 0.5
-    return max(float(error.mean()) - half, 0.0), float(error.mean()) + half
+    error, log_error = _log_unexplained(squares[None], spread[None])
+    if not float(error[0]) > 0:
+        return 0.0, 0.0
+    generator, m, t = torch.Generator().manual_seed(0), math.ceil(n**0.65), []
+    for size in torch.arange(_RESAMPLES).split(max(1, _DRAWN // (m * targets.shape[1]))):
+        rows = torch.randint(n, (len(size), m), generator=generator).to(targets.device)
+        found, deviation = _log_unexplained(squares[rows], spread[rows])
+        t.append((found.log() - error.log()) / deviation)
+    known = torch.cat(t)
+    tail = (1 - confidence) / 2
+    low, high = known[known.isfinite()].quantile(known.new_tensor([tail, 1 - tail])).tolist()
+    value, own = float(error[0]), float(log_error[0])
+    return value * math.exp(-own * high), value * math.exp(-own * low)
+
+
+def _log_unexplained(
+    squares: Float[Tensor, "r m c"], spread: Float[Tensor, "r m c"]
+) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"]]:
+    """1 - R² of several sets of samples, and the standard errors of its logarithm."""
+    variance, m = spread.mean(1, keepdim=True), squares.shape[1]
+    errors = squares.mean(1, keepdim=True) / variance
+    influence = ((squares - errors * spread) / variance).mean(2)
+    error = errors.mean((1, 2))
+    return error, (influence.square().sum(1) / (m * (m - 1))).sqrt() / error
 
 
 def f1_score(predicted: Int[Tensor, " n"], targets: Int[Tensor, " n"], n_classes: int) -> float:
