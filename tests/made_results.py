@@ -27,7 +27,7 @@ def record(
         "n_train": 60, "n_val": 20, "n_test": 20, "train_error": error / 2,
         "val_error": error, "val_loss": 2 * error, "test_error": error, "test_error_low": error * 0.8,
         "test_error_high": error * 1.2, "test_loss": 2 * error, "test_f1": 1 - error,
-        "test_auc": 1 - error / 2, "test_r2": NAN, "majority_error": 0.6, "shuffled_error": NAN,
+        "test_auc": 1 - error / 2, "test_r2": NAN, "majority_error": 0.6, "shuffled_error": NAN, "control_error": NAN,
         "selectivity": NAN, "seconds": 0.1, "seed": 0,
     }  # fmt: skip
     return ProbeRecord(**row | others)

@@ -51,6 +51,7 @@ def probe(
     standardise: bool = True,
     seed: int = 0,
     controls: Sequence[str] = (),
+    control_key: Take | None = None,
     batch_size: int | None = None,
     max_memory: int | float | str | None = None,
     inputs: Taken = inputs_of,
@@ -81,8 +82,10 @@ def probe(
         l2: L2 values of each head's path, or scikit-learn's `C`.
         patience: End a path after so many weaker penalties in a row that validation likes less; by default never.
         standardise: Whether features get mean 0 and variance 1 on train.
-        seed: Seed of random reducers, shuffled labels, and the division of data that have no splits.
-        controls: `shuffled` fits the same sweep to shuffled labels.
+        seed: Seed of random reducers, the controls' labels, and the division of data that have no splits.
+        controls: `control_task` fits the same sweep to a random label for each type of sample, `shuffled` to labels in
+            random order; see `ProbeProtocol`.
+        control_key: Takes out of a batch what samples of one type share; by default the inputs.
         batch_size: Samples in one forward pass; by default what the loader has, or 256.
         max_memory: What probing may take beside the network: bytes, `8GiB`, or a share of the free memory such as
             `0.3`; by default half of it. Features beyond it are kept in a temporary file.
@@ -112,6 +115,7 @@ def probe(
         standardise=standardise,
         seeds=(seed,),
         controls=(controls,) if isinstance(controls, str) else controls,
+        control_key=None if control_key is None else _taken(control_key),
         batch_size=batch_size,
         max_memory=max_memory,
         inputs=_taken(inputs),

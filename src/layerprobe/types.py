@@ -85,8 +85,11 @@ class ProbeRecord:
             once, F1 and area are means over the labels. NaN where there is nothing to rank.
         test_r2: R² on test, 1 - `test_error`; NaN unless numbers are predicted.
         majority_error: Test error of the best constant answer that train knows: its most frequent class, its mean.
-        shuffled_error: Test error of the same sweep on shuffled labels; NaN where that control is off.
-        selectivity: `shuffled_error - test_error`; NaN where that control is off.
+        shuffled_error: Test error of the same sweep on labels in random order, a check of leakage: chance, and less
+            only where something leaks. NaN where that control is off.
+        control_error: Test error of the same sweep on the control task of Hewitt & Liang (2019), a random label for
+            each type of sample; NaN where that control is off.
+        selectivity: `control_error - test_error`; NaN where that control is off.
         seconds: Wall-clock seconds for reducing, fitting, selecting and testing this layer.
         seed: The probe's seed.
         refit: Whether the head was fitted once more, to train and validation together, after it was chosen.
@@ -126,6 +129,7 @@ class ProbeRecord:
     test_r2: float
     majority_error: float
     shuffled_error: float
+    control_error: float
     selectivity: float
     seconds: float
     seed: int
@@ -145,7 +149,7 @@ class PathRecord:
         reducer: Name of the reducer.
         solver: Name of the solver.
         seed: The probe's seed.
-        control: `none`, or `shuffled` for a head fitted to shuffled labels.
+        control: `none`; `shuffled` or `control_task` for a head fitted to that control's labels.
         l2: The L2 value.
         status: `converged`, `stalled`, `diverged` or `failed`.
         message: What the status says; empty when converged.

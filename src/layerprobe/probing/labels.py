@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from layerprobe.probing.controls import shuffled
+from layerprobe.probing.controls import by_type, shuffled
 from layerprobe.types import SPLITS, Split
 
 
@@ -74,3 +74,13 @@ class Labels:
             },
             self.extra,
         )
+
+    def by_type(self, keys: Mapping[Split, Int[Tensor, " n"]], seed: int) -> Labels:
+        """A random label for each type of sample, the same on every split.
+
+        Args:
+            keys: The type of each sample, by split.
+            seed: Seed of the labels.
+        """
+        train = self.splits["train"]
+        return Labels(self.outputs, {split: by_type(train, keys[split], seed) for split in self.splits}, self.extra)

@@ -14,6 +14,8 @@ _FEWEST = 10
 """Samples beneath which resampling says nothing."""
 
 _RESAMPLES = 1000
+_SMALLEST = 25
+"""Resamples, and the samples of one at least."""
 
 _DRAWN = 1 << 22
 """Numbers in resamples at a time."""
@@ -57,9 +59,9 @@ def unexplained_interval(
 
     Squared errors are skewed, and under heavy tails their variance may be infinite: u ± 1.96·√Var(u) then covers 70 to
     85 %. So the quantiles of t = (log u* - log u) / s* are those of resamples, each with its own standard error s*, and
-    the interval is u·exp(-s·t). A resample has m = n^0.65 samples: of n of them, t would not have the right
-    distribution where the variance is infinite, of m ≪ n it does (Hall & LePage, 1996; Romano & Wolf, 1999). For normal
-    errors the interval is about a tenth wider than 1.96 standard errors.
+    the interval is u·exp(-s·t). A resample has m = n^0.65 samples, 25 at least: of n of them, t would not have the
+    right distribution where the variance is infinite, of m ≪ n it does (Hall & LePage, 1996; Romano & Wolf, 1999). For
+    normal errors the interval is about a tenth wider than 1.96 standard errors.
 
     Args:
         predicted: What a head says.
@@ -76,7 +78,8 @@ def unexplained_interval(
     error, log_error = _log_unexplained(squares[None], spread[None])
     if not float(error[0]) > 0:
         return 0.0, 0.0
-    generator, m, t = torch.Generator().manual_seed(0), math.ceil(n**0.65), []
+    generator, t = torch.Generator().manual_seed(0), []
+    m = min(n, max(_SMALLEST, math.ceil(n**0.65)))
     for size in torch.arange(_RESAMPLES).split(max(1, _DRAWN // (m * targets.shape[1]))):
         rows = torch.randint(n, (len(size), m), generator=generator).to(targets.device)
         found, deviation = _log_unexplained(squares[rows], spread[rows])

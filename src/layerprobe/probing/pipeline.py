@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
@@ -41,6 +40,9 @@ from layerprobe.probing.workspace import feature_budget, host_budget, workspace
 from layerprobe.types import SPLITS, CheckpointInfo, LayerName, LayerResult, Split
 
 log = logging.getLogger(__name__)
+
+_MANY_SEEN = 0.5
+"""Share of test samples whose type train has, below which a control task says little of what heads memorise."""
 
 
 def probe_checkpoint(
@@ -240,6 +242,7 @@ def record_splits(
                 bank,
                 on_batch,
                 context,
+                protocol.keys_of if "control_task" in protocol.controls else None,
             )
     return recordings
 
@@ -256,7 +259,13 @@ def probe_layer(
     """Fit on train, choose on validation, and only then look at test."""
     start = time.perf_counter() - sum(recording.seconds[layer.name] for recording in recordings.values())
     seed = protocol.seeds[0]
-    variants = {"none": labels} | {control: labels.shuffled(seed) for control in protocol.controls}
+    variants, seen = {"none": labels}, 1.0
+    if "shuffled" in protocol.controls:
+        variants["shuffled"] = labels.shuffled(seed)
+    if "control_task" in protocol.controls:
+        keys = {split: recording.keys for split, recording in recordings.items() if recording.keys is not None}
+        variants["control_task"] = labels.by_type(keys, seed)
+        seen = float(torch.isin(keys["test"], keys["train"]).double().mean())
     sweeps: dict[str, Sweep] = {}
 
     def no_result(message: str) -> LayerResult:
@@ -272,7 +281,7 @@ def probe_layer(
                 again = partial(refit, sweep.selected, labels=variants[name], protocol=protocol)
                 sweep.selected = with_room(again, *sweep.kept, what=f"{layer.name}, once more")
                 sweep.kept = None
-        chosen, control = sweeps["none"].selected, sweeps.get("shuffled", Sweep()).selected
+        chosen = sweeps["none"].selected
         if chosen is None:
             return no_result("every head diverged")
         test = {way: recordings["test"].take(layer.name, way.reduction) for way in ways}
@@ -282,11 +291,18 @@ def probe_layer(
             return with_room(measure, test[head.fit.way], what=f"{layer.name}, test")
 
         found = on_test(chosen, labels)
-        shuffled_error = math.nan if control is None else on_test(control, variants["shuffled"]).error
+        errors = {
+            name: on_test(sweep.selected, variants[name]).error
+            for name, sweep in sweeps.items()
+            if name != "none" and sweep.selected is not None
+        }
+        if seen < _MANY_SEEN:
+            note = f"selectivity: {seen:.0%} of the test samples are of a type that train has; see control_key"
+            found = replace(found, message="; ".join(filter(None, (found.message, note))))
     except (RuntimeError, ArithmeticError, MemoryError) as error:
         return no_result(f"{type(error).__name__}: {error}")
     finally:
         for recording in recordings.values():
             recording.drop(layer.name)
     seconds = time.perf_counter() - start
-    return measured(layer, checkpoint, labels, protocol.task, sweeps, chosen, found, shuffled_error, seconds)
+    return measured(layer, checkpoint, labels, protocol.task, sweeps, chosen, found, errors, seconds)

@@ -10,12 +10,14 @@ from typing import Any, Literal
 from torch import Tensor
 
 from layerprobe.probing.batches import Take, inputs_of, targets_of
+from layerprobe.probing.controls import CONTROLS, type_keys
 from layerprobe.probing.features import AbstractReducer, AveragePool, Flatten
 from layerprobe.probing.layers import Granularity
 from layerprobe.probing.memory import memory_budget
 from layerprobe.probing.penalty import ScikitLearnC
 from layerprobe.probing.sequences import attention_mask
 from layerprobe.probing.solvers.logistic import Logistic
+from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.solvers.streaming import AbstractStreamingSolver
 from layerprobe.probing.sources import as_targets
@@ -38,8 +40,12 @@ class ProbeProtocol:
         reducers: Ways to make features.
         solvers: Ways to fit a head.
         l2: The path of every head, in any order: L2 values, or scikit-learn's `C`.
-        seeds: Seeds of the random reducers and of the shuffled labels.
-        controls: `shuffled` fits the same sweep to shuffled labels.
+        seeds: Seeds of the random reducers; the first is that of the controls' labels too.
+        controls: What else the same sweep is fitted to. `control_task`: a random label for each type of sample, the
+            same on every split (Hewitt & Liang, 2019), whose test error less the task's is the selectivity. `shuffled`:
+            labels in random order on every split, whose error is chance unless something leaks.
+        control_key: Takes out of a batch what samples of one type share: a tensor with the samples first, or a list of
+            words. By default the inputs, without their padding: then only equal inputs are of one type.
         standardise: Whether features get mean 0 and variance 1 on train. An L2 penalty weighs a feature by its scale.
         batch_size: Samples in one forward pass; by default what the data's loader has.
         inputs: Takes the network's inputs out of a batch.
@@ -66,6 +72,7 @@ class ProbeProtocol:
     l2: Sequence[float] | ScikitLearnC = L2_GRID
     seeds: Sequence[int] = (0,)
     controls: Sequence[str] = ()
+    control_key: Take | None = None
     standardise: bool = True
     batch_size: int | None = None
     inputs: Take = inputs_of
@@ -104,8 +111,44 @@ class ProbeProtocol:
         memory_budget(self.max_memory)
         if self.stream:
             self._check_stream()
-        if unknown := set(self.controls) - {"shuffled"}:
-            raise ValueError(f"`controls` of the probe holds {sorted(unknown)[0]!r}. There is: shuffled.")
+        if unknown := set(self.controls) - set(CONTROLS):
+            raise ValueError(f"`controls` of the probe holds {sorted(unknown)[0]!r}. There is: {', '.join(CONTROLS)}.")
+        self._check_use()
+
+    def _check_use(self) -> None:
+        """Refuse what would have no effect.
+
+        Raises:
+            ValueError: Naming the field, and what to do.
+        """
+        if self.control_key is not None and "control_task" not in self.controls:
+            raise ValueError("`control_key` is of use to the control task only. Set controls=[control_task] as well.")
+        ridge = [solver.name for solver in self.solvers if isinstance(solver, Ridge)]
+        if isinstance(self.l2, ScikitLearnC) and ridge:
+            raise ValueError(
+                "scikit-learn's C is that of LogisticRegression; least squares (solver ridge) has none. Give `l2` "
+                "values, of which l2 = alpha / n_train is what scikit-learn's Ridge calls alpha, or solver=[logistic]."
+            )
+        if self.patience is not None:
+            logistic = any(isinstance(solver, Logistic) for solver in self.solvers)
+            if self.stream or not logistic or not isinstance(self.task, Classification):
+                found = "a stream" if self.stream else f"the task {self.task.name}"
+                if isinstance(self.task, Classification) and not self.stream:
+                    found = f"solver {', '.join(solver.name for solver in self.solvers)}"
+                raise ValueError(
+                    f"`patience` ends the path of logistic regression on classes; with {found} it has no effect, since "
+                    "all values are there at once. Set patience=null."
+                )
+        if len(self.seeds) > 1 and not any(reducer.is_random for reducer in self.reducers):
+            names = ", ".join(reducer.name for reducer in self.reducers)
+            raise ValueError(
+                f"`seeds` holds {len(self.seeds)} seeds, but no reducer is random ({names}): one head would count for "
+                "all. Give one seed, or add reducer=[random_subset]; runs of several seeds are a sweep (-m seed=0,1,2)."
+            )
+        if self.spill_dtype is not None and self.stream:
+            raise ValueError("`spill_dtype` is that of features on disk; a stream keeps none. Set spill_dtype=null.")
+        if self.stream and any(isinstance(solver, Ridge) and solver.leave_one_out for solver in self.solvers):
+            raise ValueError("`leave_one_out` needs features that are kept. Leave it out, or set stream=false.")
 
     def _check_stream(self) -> None:
         """Refuse what needs features that are kept.
@@ -157,6 +200,13 @@ class ProbeProtocol:
     def targets_of(self, batch: Any, split: Split) -> Tensor:
         """The property to be probed of each sample of a batch, checked, on the CPU."""
         return self.task.read(as_targets(self.targets(batch)), split)
+
+    def keys_of(self, batch: Any) -> Tensor:
+        """The type of each sample of a batch, for the control task."""
+        if self.control_key is not None:
+            return type_keys(self.control_key(batch))
+        mask = self.mask_of(batch)
+        return type_keys(self.inputs(batch), mask if isinstance(mask, Tensor) and mask.ndim == 2 else None)
 
     def mask_of(self, batch: Any) -> Any:
         """Which places of a batch hold a token, not yet checked; None where nothing says so."""

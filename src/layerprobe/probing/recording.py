@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
 from layerprobe.probing.activations import record
@@ -46,11 +46,13 @@ class Run:
         targets: What the task reads for each sample, on the CPU.
         problems: Why a layer has no usable features, by layer.
         seconds: Wall-clock seconds spent on reducing, by layer.
+        keys: The type of each sample, where that was asked for.
     """
 
     targets: Shaped[Tensor, "n ..."] = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     problems: dict[LayerName, str] = field(default_factory=dict)
     seconds: dict[LayerName, float] = field(default_factory=lambda: defaultdict(float))
+    keys: Int[Tensor, " n"] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Recording:
         problems: Why a layer has no usable features, by layer.
         seconds: Wall-clock seconds spent on reducing, by layer.
         bank: Where the features are.
+        keys: The type of each sample, where that was asked for.
     """
 
     split: Split
@@ -70,6 +73,7 @@ class Recording:
     targets: Shaped[Tensor, "n ..."]
     problems: Mapping[LayerName, str]
     seconds: Mapping[LayerName, float]
+    keys: Int[Tensor, " n"] | None = None
 
     def take(self, layer: LayerName, reduction: Reduction) -> Features:
         """The features of one layer; they are handed over, not kept."""
@@ -91,6 +95,7 @@ def record_split(
     bank: FeatureBank,
     on_batch: Callable[[], None] = lambda: None,
     context: Context = nullcontext,
+    keys: Callable[[Any], Tensor] | None = None,
 ) -> Recording:
     """Run every batch through the network once and keep the features of every layer.
 
@@ -105,6 +110,7 @@ def record_split(
         bank: Where the features go.
         on_batch: As for `run_split`.
         context: As for `run_split`.
+        keys: As for `run_split`.
 
     Returns:
         The recording. A layer that was not reached, changed shape, holds NaN or found no room is among its problems.
@@ -130,9 +136,10 @@ def record_split(
         return bank.give_way()
 
     found = run_split(
-        network, batches, split, reductions, inputs, targets, mask, keep, bank.drop, keep_batch, context, make_room
-    )
-    return Recording(split, bank, found.targets, found.problems | bank.problems, found.seconds)
+        network, batches, split, reductions, inputs, targets, mask, keep, bank.drop, keep_batch, context, make_room,
+        keys,
+    )  # fmt: skip
+    return Recording(split, bank, found.targets, found.problems | bank.problems, found.seconds, found.keys)
 
 
 def run_split(
@@ -148,6 +155,7 @@ def run_split(
     on_batch: Callable[[], None] = lambda: None,
     context: Context = nullcontext,
     make_room: Callable[[], bool] = lambda: False,
+    keys: Callable[[Any], Tensor] | None = None,
 ) -> Run:
     """Run every batch through the network once and reduce every layer as it is made.
 
@@ -164,6 +172,7 @@ def run_split(
         on_batch: Called after each batch.
         context: Makes what the network runs in; reducing never does.
         make_room: Called where a GPU runs out of memory in a batch. Whether it is worth running the batch again.
+        keys: Names the type of each sample of a batch; not asked for by default.
 
     Returns:
         The targets, and the layers that were not reached, changed their shape or hold NaN.
@@ -173,10 +182,17 @@ def run_split(
         ValueError: Where the split is empty, or inputs and targets differ in number.
         MemoryError: Where a batch does not fit into the GPU's memory.
     """
-    run, seen = Run(), []
+    run, seen, types = Run(), [], []
     by_tokens = any(reduction.axes for found in reductions.values() for reduction in found)
     for batch in batches:
         seen.append(targets(batch, split))
+        if keys is not None:
+            types.append(keys(batch))
+            if len(types[-1]) != len(seen[-1]):
+                raise ValueError(
+                    f"A batch of the {split} split has {len(seen[-1])} targets and {len(types[-1])} keys of the "
+                    "control task. Each sample needs one: choose with `control_key` what has samples first."
+                )
         held = token_mask(mask(batch)) if by_tokens else None
         first = sum(map(len, seen[:-1]))
 
@@ -224,6 +240,7 @@ def run_split(
     if not sum(map(len, seen)):
         raise ValueError(f"The {split} split is empty. Probing needs samples in train, val and test.")
     run.targets = torch.cat(seen)
+    run.keys = torch.cat(types) if types else None
     return run
 
 

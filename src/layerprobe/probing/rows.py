@@ -24,7 +24,7 @@ def measured(
     sweeps: Mapping[str, Sweep],
     chosen: Selected,
     test: Measured,
-    shuffled_error: float,
+    controls: Mapping[str, float],
     seconds: float,
 ) -> LayerResult:
     """The result of a layer that was fitted, selected and measured.
@@ -37,7 +37,7 @@ def measured(
         sweeps: All fits, by control.
         chosen: The selected head.
         test: What it comes to on test.
-        shuffled_error: Test error of the control; NaN where it is off.
+        controls: Test error of each control that is on.
         seconds: Wall-clock seconds spent on this layer.
 
     Returns:
@@ -66,8 +66,9 @@ def measured(
         test_f1=test.f1,
         test_auc=test.auc,
         test_r2=test.r2,
-        shuffled_error=shuffled_error,
-        selectivity=shuffled_error - test.error,
+        shuffled_error=controls.get("shuffled", math.nan),
+        control_error=controls.get("control_task", math.nan),
+        selectivity=controls.get("control_task", math.nan) - test.error,
         seconds=seconds,
         seed=way.seed,
         refit=chosen.refitted is not None,
@@ -122,6 +123,7 @@ def failed(
         test_auc=math.nan,
         test_r2=math.nan,
         shuffled_error=math.nan,
+        control_error=math.nan,
         selectivity=math.nan,
         n_features=0,
         reducer="",

@@ -220,7 +220,7 @@ def stream_checkpoint(
                 {"none": sweep},
                 sweep.selected,
                 found,
-                math.nan,
+                {},
                 seconds,
             )
             bank.drop(layer.name)
