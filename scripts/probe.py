@@ -44,7 +44,7 @@ from layerprobe.training.log import ProbeLog
 from layerprobe.training.plan import announce
 from layerprobe.training.precision import with_converted_inputs
 from layerprobe.training.progress import ProbeProgress
-from layerprobe.training.splits import splits_of_datamodule
+from layerprobe.training.splits import of_population, splits_of_datamodule
 from layerprobe.training.stop import StopSignals
 from layerprobe.training.weights import put_weights
 from layerprobe.trusted import BY_HAND, merged, plain_precision
@@ -285,7 +285,7 @@ class Session:
     ) -> tuple[nn.Module, Data, ProbeProtocol, Precision]:
         """The network with the checkpoint's weights, where the trainer puts it; the data, the sweep, the precision."""
         pl.seed_everything(self.cfg.seed, workers=True, verbose=False)
-        _, data = self._read(config)
+        datamodule, data = self._read(config)
         part = config["model"]
         parameters = inspect.signature(hydra.utils.get_object(part["_target_"])).parameters
         said = {*part, *BY_HAND}
@@ -306,7 +306,8 @@ class Session:
         network = trainer.precision_plugin.convert_module(network)
         if getattr(network, "hf_device_map", None) is None and trainer.strategy.root_device.type != "cpu":
             network.to(trainer.strategy.root_device)
-        return network, data, hydra.utils.instantiate(self.cfg.probe), trainer.precision_plugin
+        protocol = of_population(hydra.utils.instantiate(self.cfg.probe), datamodule)
+        return network, data, protocol, trainer.precision_plugin
 
 
 if __name__ == "__main__":

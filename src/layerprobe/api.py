@@ -27,7 +27,7 @@ from layerprobe.probing.tasks.regression import Regression
 from layerprobe.probing.tasks.task import AbstractTask
 from layerprobe.results.record import to_frame
 from layerprobe.training.progress import ProbeProgress
-from layerprobe.training.splits import splits_of
+from layerprobe.training.splits import of_population, splits_of
 
 Kind = TypeVar("Kind")
 Named: TypeAlias = Kind | type[Kind] | str
@@ -51,13 +51,14 @@ def probe(
     standardise: bool = True,
     seed: int = 0,
     controls: Sequence[str] = (),
-    control_key: Take | None = None,
+    control_key: Taken | None = None,
     batch_size: int | None = None,
     max_memory: int | float | str | None = None,
     inputs: Taken = inputs_of,
     targets: Taken = targets_of,
     task: Named[AbstractTask] | None = None,
     mask: Taken | None = None,
+    population: bool = False,
     progress: bool | None = None,
 ) -> pd.DataFrame:
     """Measure how linearly separable the classes are in every layer of a network.
@@ -94,6 +95,8 @@ def probe(
         task: What kind of property that is: by default `Classification()`; or `MultiLabel()`, `Regression()`, or its
             name.
         mask: Takes out of a batch which places of a sequence hold a token; by default the inputs' `attention_mask`.
+        population: Whether the test split is all that there is and no sample of more, so that its errors are exact: no
+            intervals. A data module says so by an attribute of this name.
         progress: Whether to show a progress bar; by default only on a terminal.
 
     Returns:
@@ -122,8 +125,9 @@ def probe(
         targets=_taken(targets),
         task=chosen,
         mask=None if mask is None else _taken(mask),
+        population=population,
     )
-    splits = splits_of(data, network, seed=seed)
+    splits, protocol = splits_of(data, network, seed=seed), of_population(protocol, data)
     with ProbeProgress("Probing", progress) as bar:
         results = list(probe_checkpoint(network, splits, protocol, on_progress=bar))
     return to_frame([result.record for result in results])

@@ -76,8 +76,8 @@ class ProbeRecord:
         val_error: Likewise on validation.
         val_loss: Mean cross-entropy (logistic) or squared error (ridge) on validation.
         test_error: Likewise on test.
-        test_error_low: Lower end of its 95 % interval.
-        test_error_high: Upper end of its 95 % interval.
+        test_error_low: Lower end of its 95 % interval; NaN where the test split is the whole population.
+        test_error_high: Upper end; likewise.
         test_loss: As `val_loss`, on test.
         test_f1: F1 on test: of the second class where there are two, else the mean over the classes.
         test_auc: Area under the ROC curve on test, over the samples whose class train has: with two classes the second

@@ -17,11 +17,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import layerprobe
+from layerprobe.data.xor import XorDataModule
 from layerprobe.probing.features import Flatten, RandomSubset
+from layerprobe.probing.penalty import ScikitLearnC
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
+from layerprobe.probing.solvers.sgd import SGD
+from layerprobe.probing.tasks.multi_label import MultiLabel
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
 
@@ -86,7 +90,7 @@ def test_shuffled_labels_give_chance(digits: Pairs, network: nn.Module) -> None:
     found = layerprobe.probe(network, digits, layers=["input", "1"], l2=[1e-2, 1.0], controls=["shuffled"])
     assert (found["test_error"] < 0.2).all(), "positive control: digits are nearly separable"
     assert (found["shuffled_error"] > 0.8).all(), "negative control: nothing can be learnt of shuffled labels"
-    assert np.allclose(found["selectivity"], found["shuffled_error"] - found["test_error"])
+    assert found["selectivity"].isna().all(), "that is the control task's"
     assert (found["majority_error"] > 0.85).all()
 
 
@@ -208,12 +212,26 @@ def test_a_class_that_train_does_not_have_is_always_wrong(digits: Pairs, network
         ({"l2": ()}, "`l2` of the probe is empty"),
         ({"l2": (-1.0,)}, "holds -1.0"),
         ({"reducers": ()}, "`reducers` of the probe is empty"),
-        ({"controls": ("random",)}, "There is: shuffled"),
+        ({"controls": ("random",)}, "There is: shuffled, control_task"),
+        ({"l2": ScikitLearnC(), "solvers": (Ridge(),)}, r"C is that of LogisticRegression.*solver=\[logistic\]"),
+        ({"l2": ScikitLearnC(), "solvers": (Logistic(), Ridge())}, "alpha / n_train"),
+        ({"patience": 2, "solvers": (Ridge(),)}, "with solver ridge it has no effect"),
+        ({"patience": 2, "task": MultiLabel()}, "with the task multi_label it has no effect"),
+        ({"patience": 2, "solvers": (SGD(),), "stream": True}, "with a stream it has no effect"),
+        ({"seeds": (0, 1)}, r"no reducer is random \(average_pool\)"),
+        ({"solvers": (Ridge(),), "stream": True, "spill_dtype": "bfloat16"}, "a stream keeps none"),
+        ({"solvers": (Ridge(leave_one_out=True),), "stream": True}, "`leave_one_out` needs features that are kept"),
     ],
 )
 def test_a_protocol_that_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ProbeProtocol(**options)
+
+
+def test_a_second_fit_needs_a_validation_split(digits: Pairs, network: nn.Module) -> None:
+    data = {split: digits[split] for split in ("train", "test")}
+    with pytest.raises(ValueError, match="found train, test"):
+        list(probe_checkpoint(network, data, ProbeProtocol(layers="input", l2=(1e-2,), refit=True)))
 
 
 @pytest.mark.parametrize("budget", [0, 200_000])
@@ -279,3 +297,17 @@ def test_the_selected_head_can_be_refitted_to_train_and_validation(
     np.testing.assert_allclose(torch.tensor(scores).softmax(1), expected, atol=5e-3)
     assert found.record.train_error == pytest.approx(1 - head.score(scaler.transform(both), y), abs=2e-3)
     assert not chosen["refit"].any()
+
+
+def test_a_data_module_that_is_the_whole_population_gives_no_interval() -> None:
+    """The four points of exclusive or are all that there is."""
+    network = nn.Sequential(nn.Linear(2, 8), nn.ReLU())
+    ends = ["test_error_low", "test_error_high"]
+    found = layerprobe.probe(network, XorDataModule(), layers=["input", "1"], l2=[1e-3])
+    assert found[ends].isna().all(axis=None)
+    assert found["test_error"].notna().all()
+    points = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 1, 1, 0])
+    data = {"train": points, "val": points, "test": points}
+    assert layerprobe.probe(network, data, layers="1", l2=[1e-3], population=True)[ends].isna().all(axis=None)
+    sample = layerprobe.probe(network, data, layers="1", l2=[1e-3])
+    assert (sample["test_error_high"] - sample["test_error_low"] > 0.4).all(), "the negative control"

@@ -216,3 +216,12 @@ def test_a_run_is_drawn_from_its_folder(tmp_path):
     stems = ("depth_curve", "heat_map", "path_curve", "surface", "hidden")
     assert [file.name for file in files] == [stem + ending for stem in stems for ending in (".png", ".svg")]
     assert all(file.stat().st_size > 2000 for file in files)
+
+
+def test_errors_of_a_population_are_drawn_without_intervals(tmp_path):
+    results = made.results(LAYERS, CHECKPOINTS)
+    assert "95% interval" in str(depth_curve(results).to_dict()["title"]), "the negative control"
+    chart = depth_curve(results.assign(test_error_low=np.nan, test_error_high=np.nan))
+    assert "95% interval" not in str(chart.to_dict()["title"])
+    file = next(file for file in save(chart, tmp_path / "curve") if file.suffix == ".svg")
+    assert "NaN" not in file.read_text()

@@ -142,5 +142,13 @@ def test_intervals_that_end_at_0_or_are_missing():
     assert "20.0 ±10.5" in line_of(text, "e")
 
 
+def test_an_error_that_has_no_meaning_is_no_failure():
+    results = made.results(["input", "fc"], CHECKPOINTS)
+    results.loc[results["layer"] == "fc", ["test_error", "test_error_low", "test_error_high"]] = float("nan")
+    text = printed(results_table(results))
+    assert "–" in line_with(text, "fc")
+    assert "failed" not in line_with(text, "fc")
+
+
 def line_of(text, layer):
     return next(line for line in text.splitlines() if line.split()[1:2] == [layer])

@@ -17,7 +17,12 @@ class XorDataModule(AbstractInMemoryDataModule):
     """Exclusive or of two bits: (0, 0), (0, 1), (1, 0), (1, 1) with targets 0, 1, 1, 0.
 
     Train, validation and test are the same four points: they are the whole problem. Nothing is shuffled.
+
+    Attributes:
+        population: Tells probing that the test split is all that there is: its errors are exact, without an interval.
     """
+
+    population = True
 
     def __init__(self, repeats: int = 5000, batch_size: int = 4, num_workers: int = 0) -> None:
         """Describe an epoch.

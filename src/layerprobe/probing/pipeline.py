@@ -305,4 +305,6 @@ def probe_layer(
         for recording in recordings.values():
             recording.drop(layer.name)
     seconds = time.perf_counter() - start
-    return measured(layer, checkpoint, labels, protocol.task, sweeps, chosen, found, errors, seconds)
+    return measured(
+        layer, checkpoint, labels, protocol.task, sweeps, chosen, found, errors, seconds, protocol.population
+    )

@@ -60,6 +60,7 @@ class ProbeProtocol:
         spill_dtype: Precision on disk; by default that of the features.
         patience: End a path from strong to weak penalties after so many heads in a row that validation likes less, see
             `PastBest`; the rest is `skipped`. By default every value is fitted. Logistic regression on classes only.
+        population: Whether the test split is all that there is and no sample of more: there are then no intervals.
         refit: Fit the selected head once more, to train and validation together.
         stream: Keep no features: heads learn from each batch as it passes by, with solvers that can (ridge, sgd).
     """
@@ -85,6 +86,7 @@ class ProbeProtocol:
     stream: bool = False
     patience: int | None = None
     refit: bool = False
+    population: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a sweep with nothing in it, and values that cannot be.
@@ -175,8 +177,8 @@ class ProbeProtocol:
 
     @property
     def chooses(self) -> bool:
-        """Whether there are several heads for a layer, of which validation chooses one."""
-        return any(len(part) > 1 for part in (self.reducers, self.solvers, self.l2, self.seeds))
+        """Whether validation has a part: there are several heads for a layer to choose from, or it is fitted to."""
+        return self.refit or any(len(part) > 1 for part in (self.reducers, self.solvers, self.l2, self.seeds))
 
     def for_features(self) -> ProbeProtocol:
         """The same sweep for data whose inputs are features already, all of them used."""

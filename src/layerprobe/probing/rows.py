@@ -26,6 +26,7 @@ def measured(
     test: Measured,
     controls: Mapping[str, float],
     seconds: float,
+    population: bool = False,
 ) -> LayerResult:
     """The result of a layer that was fitted, selected and measured.
 
@@ -39,6 +40,7 @@ def measured(
         test: What it comes to on test.
         controls: Test error of each control that is on.
         seconds: Wall-clock seconds spent on this layer.
+        population: Whether the test split is no sample, so that its error is exact.
 
     Returns:
         The result.
@@ -60,8 +62,8 @@ def measured(
         val_error=chosen.candidate.val_error,
         val_loss=chosen.candidate.val_loss,
         test_error=test.error,
-        test_error_low=test.low,
-        test_error_high=test.high,
+        test_error_low=math.nan if population else test.low,
+        test_error_high=math.nan if population else test.high,
         test_loss=test.loss,
         test_f1=test.f1,
         test_auc=test.auc,

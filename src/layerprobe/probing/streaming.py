@@ -222,6 +222,7 @@ def stream_checkpoint(
                 found,
                 {},
                 seconds,
+                protocol.population,
             )
             bank.drop(layer.name)
     finally:

@@ -222,7 +222,8 @@ def tooltip() -> list[alt.Tooltip]:
 def _title(
     frame: pd.DataFrame, majority: float, top: float, width: int, measure: Measure, reference: Reference | None
 ) -> alt.TitleParams:
-    interval = ", 95% interval" if measure.interval else ""
+    bounded = measure.interval and frame[measure.interval[-1]].notna().any()
+    interval = ", 95% interval" if bounded else ""
     split = measure.title.removesuffix(" error")
     notes = [f"one linear head per layer, {frame[measure.samples].max():,} {split} samples{interval}"]
     if reference is not None:

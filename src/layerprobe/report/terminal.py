@@ -82,7 +82,7 @@ def _table(frame: pd.DataFrame, rows: int, *, compact: bool) -> Table:
 def _error(row: pd.Series) -> str:
     error, low, high = (100 * float(row[name]) for name in ("test_error", "test_error_low", "test_error_high"))
     if math.isnan(error):
-        return "failed"
+        return "failed" if row["status"] == "failed" else "–"
     if math.isnan(low) or math.isnan(high):
         return plain(error, ".2f")
     half = (high - low) / 2

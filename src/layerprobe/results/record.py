@@ -15,7 +15,7 @@ from layerprobe.types import PathRecord, ProbeRecord
 
 Record: TypeAlias = ProbeRecord | PathRecord
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Raised whenever a column is added, removed, renamed or changes its meaning."""
 
 _VERSION_KEY = b"layerprobe.schema"

@@ -28,7 +28,7 @@ from layerprobe.training.precision import with_converted_inputs
 from layerprobe.training.progress import ProbeProgress
 from layerprobe.training.ranks import Ranks
 from layerprobe.training.schedule import Schedule
-from layerprobe.training.splits import Loaders, splits_of, splits_of_trainer
+from layerprobe.training.splits import Loaders, of_population, splits_of, splits_of_trainer
 from layerprobe.types import CheckpointInfo, Config, LayerName
 
 log = logging.getLogger("layerprobe")
@@ -255,6 +255,8 @@ class ProbeCallback(pl.Callback):
         """Probe what is not done; False where a signal has come in between."""
         assert self._data is not None
         protocol = with_converted_inputs(self.protocol, trainer.precision_plugin)
+        source = getattr(trainer, "datamodule", None) if self._given is None else self._given
+        protocol = of_population(protocol, source)
         context = trainer.precision_plugin.forward_context
         if not self._announced:
             self._announced = True

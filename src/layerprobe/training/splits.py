@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import pytorch_lightning as pl
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from layerprobe.probing.batches import Data, undisturbed
+from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.sources import sources_of
 from layerprobe.types import SPLITS, Split
 
@@ -75,6 +77,19 @@ def splits_of_datamodule(datamodule: Any, loaders: Loaders | None = None) -> Dat
         datamodule.prepare_data()
     with undisturbed(datamodule, "datamodule"):
         return {split: _one(_from_hooks(datamodule, split), split, loaders or {}) for split in SPLITS}
+
+
+def of_population(protocol: ProbeProtocol, owner: Any) -> ProbeProtocol:
+    """Leave intervals out where a data module says that its test split is the whole population.
+
+    Args:
+        protocol: The sweep.
+        owner: What gives the data; its attribute `population` says so.
+
+    Returns:
+        The sweep for these data.
+    """
+    return replace(protocol, population=True) if getattr(owner, "population", False) else protocol
 
 
 def _from_hooks(owner: Any, split: Split) -> Any:

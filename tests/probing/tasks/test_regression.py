@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 import torch
@@ -61,18 +64,47 @@ def test_what_is_not_in_the_layer_is_not_found() -> None:
     assert (found["test_error_high"] > 1).all()
 
 
-def test_the_interval_covers_the_true_value() -> None:
-    """ŷ = x for y = x + noise with variances 1 and 0.25: u = 0.2."""
-    generator = torch.Generator().manual_seed(0)
-    covered, width = 0, 0.0
-    for _ in range(400):
-        x = torch.randn(200, 1, dtype=torch.float64, generator=generator)
-        y = x + 0.5 * torch.randn(200, 1, dtype=torch.float64, generator=generator)
+def noise(kind: str, n: int, generator: torch.Generator) -> Tensor:
+    """Noise of variance 1."""
+    z = torch.randn(n, 1, dtype=torch.float64, generator=generator)
+    if kind == "lognormal":
+        return (z.exp() - math.exp(0.5)) / math.sqrt((math.e - 1) * math.e)
+    if kind == "t3":
+        square = torch.randn(n, 3, dtype=torch.float64, generator=generator).square().sum(1, keepdim=True)
+        return z / square.sqrt()
+    return z
+
+
+@pytest.mark.parametrize(
+    ("kind", "least", "before"), [("normal", 0.91, 0.99), ("t3", 0.85, 0.84), ("lognormal", 0.9, 0.84)]
+)
+def test_the_interval_covers_the_true_value(kind: str, least: float, before: float) -> None:
+    """ŷ = x for y = x + noise with variances 1 and 0.25: u = 0.2, also under heavy tails and skewness."""
+    generator, z = torch.Generator().manual_seed(0), NormalDist().inv_cdf(0.975)
+    n, covered, wald, widths = 200, 0, 0, []
+    for _ in range(150):
+        x = torch.randn(n, 1, dtype=torch.float64, generator=generator)
+        y = x + 0.5 * noise(kind, n, generator)
         low, high = unexplained_interval(x, y)
         covered += low <= 0.2 <= high
-        width += (high - low) / 400
-    assert covered >= 0.9 * 400
-    assert width < 0.12
+        widths.append(high - low)
+        squares, spread = (x - y).square(), (y - y.mean()).square()
+        u = float(squares.mean() / spread.mean())
+        half = z * float(((squares - u * spread) / spread.mean()).square().mean() / n) ** 0.5
+        wald += u - half <= 0.2 <= u + half
+    assert covered >= least * 150
+    assert wald <= before * 150, "the positive control: u ± 1.96 standard errors covers less"
+    assert kind != "normal" or sum(widths) / 150 < 0.13
+
+
+def test_the_interval_of_several_values_and_of_too_few_samples() -> None:
+    x = torch.randn(300, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = x + torch.randn(300, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    low, high = unexplained_interval(x, y)
+    assert low < 0.5 < high < low + 0.2
+    assert (low, high) == unexplained_interval(x, y), "seeded"
+    assert all(math.isnan(end) for end in unexplained_interval(x[:9], y[:9]))
+    assert unexplained_interval(x, x) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -86,8 +86,9 @@ def curves(tables: Tables, *, linked: bool = True, width: int = 620, height: int
 def controls(tables: Tables, x: alt.X, percent: alt.Axis, linked: bool) -> list[alt.Chart]:
     """Draw what a curve has to be compared with, as thin grey lines.
 
-    The majority's error is a line for each problem; those of shuffled labels and of the untrained network, which depend
-    on the network too, are a line for each setting. Each is a mean over the chosen runs of its kind alone.
+    The majority's error is a line for each problem; those of shuffled labels, of the control task and of the untrained
+    network, which depend on the network too, are a line for each setting. Each is a mean over the chosen runs of its
+    kind alone.
     """
     marks = []
     everywhere = with_layers(chosen_rows(tables, "rows", linked=linked, every_checkpoint=True), tables)
@@ -95,6 +96,7 @@ def controls(tables: Tables, x: alt.X, percent: alt.Axis, linked: bool) -> list[
     sources: list[tuple[alt.Chart, str, list[str | alt.FieldName], list[int], Literal["left", "right"]]] = [
         (here, "majority", ["problem"], [1, 0], "right"),
         (here, "shuffled", ["problem", "setting", "network"], [2, 2], "left"),
+        (here, "control_task", ["problem", "setting", "network"], [4, 2], "left"),
     ]
     if "initial" in tables.checkpoints:
         untrained = everywhere.transform_filter(f"datum.checkpoint == {tables.checkpoints.index('initial')}")
@@ -106,7 +108,7 @@ def controls(tables: Tables, x: alt.X, percent: alt.Axis, linked: bool) -> list[
         mean = (
             chart.transform_filter(f"controls && isValid(datum.{column})")
             .transform_aggregate(value=f"mean({column})", runs="distinct(run)", groupby=["position", *apart])
-            .transform_calculate(control=f"'{column}' + (datum.problem ? ' · ' + datum.problem : '')")
+            .transform_calculate(control=f"'{column.replace('_', ' ')}' + (datum.problem ? ' · ' + datum.problem : '')")
         )
         y = alt.Y("value:Q", axis=percent)
         told = [alt.Tooltip("control:N"), alt.Tooltip("value:Q", title="test error", format=".2%")]

@@ -51,7 +51,7 @@ def pickers(tables: Tables, bound: bool = True) -> list[alt.Parameter]:
         select("layer", "L2 path of layer ", range(len(tables.layer_names)), tables.layer_names, _layer(tables)),
         *(check(f"checkpoint_{i}", name, name in ends) for i, name in enumerate(tables.checkpoints)),
         check("intervals", "95% intervals", len(tables.runs) <= _MOST_BANDS),
-        check("controls", "controls (majority, shuffled, untrained)", _fits(tables)),
+        check("controls", "controls (majority, shuffled, control task, untrained)", _fits(tables)),
     ]
 
 

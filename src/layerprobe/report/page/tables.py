@@ -48,7 +48,7 @@ class Tables:
         layers: One row for each layer: `layer` (number), `layer_name` (number), `name`, `depth`,
             `position` (its place on an axis), `kind`, `shape`, `features`.
         rows: One row for each run, checkpoint and layer, as numbers; with `step`, `error`, `low`, `high`, `l2`,
-            `status`, `majority` and `shuffled`.
+            `status`, `majority`, `shuffled` and `control_task`.
         paths: One row for each path: `run`, `checkpoint`, `layer_name`, `l2` and `val_error` (numbers, with
             spaces between) and `selected` (place of the chosen one).
         keys: What runs can be coloured by, the most telling first.
@@ -157,6 +157,7 @@ def _rows(results: pd.DataFrame) -> pd.DataFrame:
         "run": "run", "checkpoint": "checkpoint", "layer": "layer", "step": "step", "error": "test_error",
         "low": "test_error_low", "high": "test_error_high", "l2": "l2", "status": "status",
         "majority": "majority_error", "shuffled": "shuffled_error",
+        "control_task": "control_error",
     }  # fmt: skip
     return pd.DataFrame({name: results[column] for name, column in columns.items()})
 
