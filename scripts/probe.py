@@ -41,6 +41,7 @@ from layerprobe.shard import share
 from layerprobe.training.checkpoints import FrozenCheckpoint, content_hash, load
 from layerprobe.training.find import find_checkpoints
 from layerprobe.training.log import ProbeLog
+from layerprobe.training.origin import as_built
 from layerprobe.training.plan import announce
 from layerprobe.training.precision import with_converted_inputs
 from layerprobe.training.progress import ProbeProgress
@@ -57,9 +58,6 @@ logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARN
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 
 Source = tuple[Path | None, CheckpointInfo]
-PRETRAINED: Source = (None, CheckpointInfo("pretrained"))
-"""What stands for a checkpoint where the network is probed as it is built."""
-
 EXPECTED = (ValueError, TypeError, LookupError, OSError, RuntimeError, InstantiationException)
 """What a wrong file or a wrong word on the command line leads to."""
 
@@ -83,8 +81,10 @@ def sources_of(cfg: DictConfig) -> Sequence[Source]:
     Args:
         cfg: The configuration.
     """
-    found = find_checkpoints(cfg.checkpoint, trust=cfg.trust_checkpoint) if cfg.checkpoint else [PRETRAINED]
-    return share(found, cfg.shard)
+    if cfg.checkpoint:
+        return share(find_checkpoints(cfg.checkpoint, trust=cfg.trust_checkpoint), cfg.shard)
+    model: Any = OmegaConf.to_container(cfg.model, resolve=True) if cfg.model else {}
+    return share([(None, as_built(model, hydra.utils.get_object))], cfg.shard)
 
 
 def probe(cfg: DictConfig, run: RunDirectory) -> RunSummary:
@@ -171,7 +171,7 @@ class Session:
         """Build a network and its data, and probe every layer that has no result yet.
 
         Args:
-            source: The checkpoint's file and name, or `PRETRAINED`.
+            source: The checkpoint's file, none where the network is probed as it is built, and name.
 
         Returns:
             Whether there was anything left to do.
@@ -233,7 +233,7 @@ class Session:
         """Print what would be probed, and what it would cost.
 
         Args:
-            source: The checkpoint's file and name, or `PRETRAINED`.
+            source: The checkpoint's file, none where the network is probed as it is built, and name.
         """
         checkpoint = self._open(source)
         network, data, protocol, precision = self._build(checkpoint, self._config(checkpoint))

@@ -29,6 +29,13 @@ def test_rows_are_ordered_by_training_then_depth_and_captioned():
     assert frame["untrained"].tolist() == [True, False, False, False]
 
 
+def test_a_network_that_was_only_built_is_called_untrained_once():
+    frame = prepare(to_frame([made.record("untrained", 0)]))
+    assert frame["caption"].tolist() == ["untrained"]
+    assert frame["untrained"].all()
+    assert not prepare(to_frame([made.record("as_built", 0), made.record("pretrained", 0)]))["untrained"].any()
+
+
 def test_a_lone_network_whose_step_is_unknown_is_not_called_untrained():
     frame = prepare(to_frame([made.record("network", 0)]))
     assert frame["caption"].tolist() == ["network"]

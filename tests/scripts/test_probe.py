@@ -28,7 +28,7 @@ QUICK = ("probe.l2=[1e-2]", "reducer=channel_mean", "logger=none", "hydra.run.di
 def test_a_network_without_a_checkpoint_is_probed_as_it_is_built(tmp_path: Path) -> None:
     run("probe.py", "model=digits_convnet", "data=digits", *QUICK, cwd=tmp_path)
     results = pd.read_parquet(tmp_path / "run" / "probes" / "results.parquet")
-    assert set(results["checkpoint"]) == {"pretrained"}
+    assert set(results["checkpoint"]) == {"untrained"}
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "done"
     assert (tmp_path / "run" / "figures" / "depth_curve.png").exists()
 

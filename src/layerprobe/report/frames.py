@@ -13,6 +13,8 @@ from layerprobe.report.newcombe import wilson_interval
 from layerprobe.report.percent import interval, percent, plain
 
 _LONGEST = 30
+UNTRAINED = ("initial", "untrained")
+"""Checkpoints of a network before its training: of a run that trains it, and of one that only builds it."""
 
 
 def prepare(results: pd.DataFrame) -> pd.DataFrame:
@@ -221,12 +223,12 @@ def clipped(name: str, longest: int) -> str:
 
 def _untrained(frame: pd.DataFrame) -> pd.Series:
     """A step of 0 says so only where other checkpoints have more: a file may not know its step."""
-    return (frame["checkpoint"] == "initial") | ((frame["step"] == 0) & (frame["step"].max() > 0))
+    return frame["checkpoint"].isin(UNTRAINED) | ((frame["step"] == 0) & (frame["step"].max() > 0))
 
 
 def _caption(checkpoint: str, step: int, untrained: bool) -> str:
     if untrained:
-        return f"{checkpoint} (untrained)"
+        return checkpoint if checkpoint == "untrained" else f"{checkpoint} (untrained)"
     return f"{checkpoint} (step {step:,})" if step else checkpoint
 
 

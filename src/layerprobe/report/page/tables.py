@@ -15,6 +15,7 @@ import pandas as pd
 
 from layerprobe.report.comparison import Comparison, error_bounds, last_whole_checkpoint
 from layerprobe.report.differing import SEED, ordered_values, short_keys, text
+from layerprobe.report.frames import UNTRAINED
 from layerprobe.report.page.networks import Network, networks
 
 _MOST_CHECKPOINTS = 12
@@ -122,9 +123,9 @@ def tables(comparison: Comparison, path_budget: int = 1_000_000) -> Tables:
 
 
 def _checkpoints(results: pd.DataFrame) -> list[str]:
-    """In the order of training of all runs: `initial` first, `final` last, the others by their usual step."""
+    """In the order of training of all runs: untrained ones first, `final` last, the others by their usual step."""
     steps = results.groupby("checkpoint", sort=False)["step"].median()
-    ends = {"initial": -1, "final": 1}
+    ends = dict.fromkeys(UNTRAINED, -1) | {"final": 1}
     return sorted(steps.index, key=lambda name: (ends.get(name, 0), steps[name]))
 
 

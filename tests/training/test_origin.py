@@ -1,0 +1,59 @@
+"""What a network is called that no checkpoint was given for."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from command import ROOT
+from layerprobe.config import register
+from layerprobe.training.origin import as_built
+
+FOREIGN = {"_target_": "foreign.ForeignNet"}
+
+
+def _name(*overrides: str) -> str:
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("probe", ["data=digits", "run_dir=run", "logger=none", *overrides])
+    return as_built(OmegaConf.to_container(cfg.model, resolve=True), get_object).name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["model=digits_convnet"], "untrained"),
+        (["model=xor_mlp"], "untrained"),
+        (["model=deep_mlp"], "untrained"),
+        (["model=inception_v3"], "untrained"),
+        (["model=torchvision", "model.name=resnet18"], "untrained"),
+        (["model=torchvision", "model.name=resnet18", "model.weights=DEFAULT"], "pretrained"),
+        (["model=inception_v3", "model.network.weights=IMAGENET1K_V1"], "pretrained"),
+        (["model=hf_encoder", "model.name=x"], "pretrained"),
+        (["model=hf_encoder", "model.name=x", "model.weights=random"], "untrained"),
+        (["model=hf_lm", "model.name=x", "model.weights=random"], "untrained"),
+    ],
+)
+def test_every_model_of_the_configuration(overrides: list[str], name: str) -> None:
+    assert _name(*overrides) == name
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ({"_target_": "torchvision.models.resnet18"}, "untrained"),
+        ({"_target_": "torchvision.models.get_model", "name": "resnet18"}, "as_built"),
+        ({"_target_": "torchvision.models.resnet18", "weights": "DEFAULT"}, "pretrained"),
+        ({"_target_": "timm.create_model", "model_name": "x", "pretrained": False}, "untrained"),
+        ({"_target_": "timm.create_model", "model_name": "x", "pretrained": True}, "pretrained"),
+        ({"_target_": "transformers.AutoModel.from_pretrained", "name": "x"}, "pretrained"),
+        ({"_target_": "torch.hub.load", "repo_or_dir": "x", "model": "y"}, "as_built"),
+        (FOREIGN, "as_built"),
+        ({"_target_": "layerprobe.models.classifier.Classifier", "network": FOREIGN}, "as_built"),
+        ({"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.nn.Linear"}]}, "untrained"),
+        ({"_target_": "no.such.Class"}, "as_built"),
+        ({}, "as_built"),
+    ],
+)  # fmt: skip
+def test_networks_of_others(model: dict, name: str) -> None:
+    assert as_built(model, get_object).name == name
