@@ -126,9 +126,9 @@ def probe(cfg: DictConfig, run: RunDirectory) -> RunSummary:
                 failures[name] = reason(failure)
                 if len(sources) > 1:
                     log.error("%s was not probed: %s", name, failures[name])
-            if store.done(name) and (new or not logged):
+            if store.done(name):
                 results = store.results()
-                sinks.checkpoint(results[results["checkpoint"] == name])
+                sinks.checkpoint(results[results["checkpoint"] == name], new=new or not logged)
     results = store.results()
     if len(results):
         sinks.finish(store)

@@ -17,14 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from layerprobe.config import as_typed, register
-from layerprobe.job import run_job
+from layerprobe.job import continue_command, run_job
 from layerprobe.models.classifier import trainable
 from layerprobe.report.depth_view import DepthView
 from layerprobe.report.figures import write_run_figures
 from layerprobe.report.terminal import results_table
 from layerprobe.results.run_directory import RunDirectory
+from layerprobe.results.state_file import DamagedFileError, aside
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.summary import RunSummary, best_layer
+from layerprobe.training.checkpoints import damage
 from layerprobe.training.log import ProbeLog, start
 from layerprobe.training.ranks import leave
 
@@ -72,6 +74,8 @@ def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
             callback.config = config
     last = run.checkpoint if run.checkpoint.exists() else None
     if last is not None:
+        if problem := damage(last):
+            raise DamagedFileError(last, problem, _without(last, run))
         log.info("Going on from %s", last)
     trainer.fit(model, datamodule=datamodule, ckpt_path=last)
     trainer.test(model, datamodule=datamodule, verbose=False)
@@ -84,6 +88,16 @@ def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
     layer, metrics["probe/best_layer_test_error"] = best_layer(results)
     objective = hydra.utils.instantiate(cfg.objective)(results)
     return RunSummary("done", overrides, metrics, layer, objective=objective)
+
+
+def _without(last: Path, run: RunDirectory) -> str:
+    """What is left to a run whose `last.ckpt` is damaged."""
+    results = ProbeStore(run.path / "probes").results()
+    return (
+        f"The training cannot go on from it, only begin again. Intact: {len(results)} results of "
+        f"{results['checkpoint'].nunique()} checkpoints in {run.path / 'probes'}; a layer whose network comes out the "
+        f"same is not probed again. To begin again: {aside(last)} && {continue_command()}"
+    )
 
 
 def report(run_dir: Path, trainer: pl.Trainer, view: DepthView) -> pd.DataFrame:

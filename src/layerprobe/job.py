@@ -17,9 +17,13 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from layerprobe.command_line import command, override
+from layerprobe.results.record import DamagedTableError, SchemaError
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
+from layerprobe.results.state_file import DamagedFileError
+from layerprobe.results.store import restore_results
 from layerprobe.results.summary import RunSummary
 from layerprobe.results.wandb_sink import finish_run
+from layerprobe.training.checkpoints import CheckpointError
 from layerprobe.training.stop import Stopped, leaving_on_sigterm
 
 log = logging.getLogger("layerprobe")
@@ -30,6 +34,9 @@ Work = Callable[[DictConfig, RunDirectory], RunSummary]
 
 Expected = tuple[type[BaseException], ...]
 """Errors whose message is all that a user needs."""
+
+_TOLD: Expected = (OSError, SchemaError, DamagedFileError, CheckpointError)
+"""Files that cannot be written or read."""
 
 
 def run_job(cfg: DictConfig, work: Work) -> float:
@@ -52,12 +59,14 @@ def run_job(cfg: DictConfig, work: Work) -> float:
         _be_quiet()
         return math.nan if run.finished(config) else work(cfg, run).objective
     with explained(), run.claimed():
+        if cfg.rerun != "all" and (run.path / "probes").is_dir():
+            restore_results(run.path / "probes")
         if cfg.rerun != "all" and (summary := run.finished(config)):
             log.info("Done before, left alone: %s (rerun=all starts anew)", run.path)
             return summary.objective
         run.begin(config, cfg.rerun)
         cfg.run_id = cfg.run_id or run.id
-        objective = attended(cfg, run, work)
+        objective = attended(cfg, run, work, _TOLD)
         if run.finished(config):
             run.checkpoint.unlink(missing_ok=True)
         return objective
@@ -68,7 +77,7 @@ def explained() -> Iterator[None]:
     """A directory that cannot be used is the user's to decide about: a message, and no trace of the program."""
     try:
         yield
-    except RunDirectoryError as error:
+    except (RunDirectoryError, DamagedTableError) as error:
         raise SystemExit(str(error)) from error
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from layerprobe.results.state_file import aside
 from layerprobe.types import PathRecord, ProbeRecord
 
 Record: TypeAlias = ProbeRecord | PathRecord
@@ -25,6 +26,10 @@ _ARROW: dict[type, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.
 
 class SchemaError(ValueError):
     """A results file that this version of layerprobe cannot read."""
+
+
+class DamagedTableError(SchemaError):
+    """A results file that is cut short, or holds something else than a table."""
 
 
 def schema(kind: type[Record]) -> pa.Schema:
@@ -106,18 +111,45 @@ def read_table(path: Path, expected: pa.Schema) -> pa.Table:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        SchemaError: If the file is not Parquet, holds something else, or was written under another schema.
+        SchemaError: If the file holds something else, or was written under another schema; where it is not Parquet, a
+            `DamagedTableError`.
     """
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise SchemaError(
-            f"{path} is not a readable Parquet file ({error}). "
-            f"Next step: move it away and probe these checkpoints again."
-        ) from error
-    with file:
+    with _opened(path) as file:
         _check(file.schema_arrow, path, expected)
-        return file.read()
+        try:
+            return file.read()
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from error
+
+
+def check_table(path: Path) -> None:
+    """See that a results file is not cut short, without reading its rows.
+
+    Args:
+        path: A Parquet file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        DamagedTableError: If the file is not Parquet.
+    """
+    _opened(path).close()
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DamagedTableError:
+    reason = str(error).splitlines()[0].split(". ")[0].rstrip(".")
+    return DamagedTableError(
+        f"{path} is not a readable Parquet file ({reason}). Next step: move it away ({aside(path)}); "
+        "what else is in the directory is intact, and the same command goes on without it."
+    )
 
 
 def read_frame(path: Path, kind: type[Record] = ProbeRecord) -> pd.DataFrame:

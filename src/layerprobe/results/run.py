@@ -192,7 +192,7 @@ def _configuration(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
 def _yaml(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
 

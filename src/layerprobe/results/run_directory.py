@@ -89,7 +89,7 @@ class RunDirectory:
             with suppress(DamagedFileError):
                 return read_state(file, _parse_id)
         made = self._id_of_logs() or secrets.token_hex(4)
-        write_state(file, f"{made}\n".encode())
+        write_state(file, made.encode())
         return made
 
     def _id_of_logs(self) -> str | None:
@@ -235,10 +235,10 @@ class RunDirectory:
 
 
 def _parse_id(content: bytes) -> str:
-    text = content.decode()
-    if not re.fullmatch(r"[\w-]{8,128}\n?", text, re.ASCII):
+    text = content.decode().strip()
+    if not re.fullmatch(r"[\w-]{8,128}", text, re.ASCII):
         raise ValueError(f"{text[:20]!r} is no id")
-    return text.strip()
+    return text
 
 
 def _parse_config(content: bytes) -> dict[str, Any]:

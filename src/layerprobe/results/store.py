@@ -12,6 +12,7 @@ times its size, only by `merge`.
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -30,9 +31,19 @@ from torch import Tensor
 
 from layerprobe.results.atomic import atomic, remove_stray
 from layerprobe.results.names import safe_name
-from layerprobe.results.part import RESULTS, ROWS, read_parts, to_part
-from layerprobe.results.record import from_table, read_table, to_frame, to_table
+from layerprobe.results.part import CORRECT, RESULTS, ROWS, read_parts, to_part
+from layerprobe.results.record import (
+    DamagedTableError,
+    SchemaError,
+    check_table,
+    from_table,
+    read_table,
+    to_frame,
+    to_table,
+)
 from layerprobe.types import LayerName, LayerResult, ProbeRecord
+
+log = logging.getLogger("layerprobe")
 
 
 class StoreError(OSError):
@@ -58,10 +69,11 @@ class ProbeStore:
         self.directory = Path(directory)
         self._prepared = False
         self._records: dict[tuple[str, LayerName], ProbeRecord] = {}
-        records = from_table(read_table(self._results, RESULTS)) if self._results.exists() else []
         # A process killed between the part and the results has left a row that only the part has.
-        for record in records + from_table(read_parts(self._parts())["record"]):
+        for record in self._read_results() + from_table(read_parts(self._parts())["record"]):
             self._records[record.checkpoint, record.layer] = record
+        if lost := set(self._damaged_parts()):
+            self._records = {key: r for key, r in self._records.items() if self._part(r) not in lost}
 
     def __enter__(self) -> ProbeStore:
         """Return the store itself."""
@@ -80,12 +92,14 @@ class ProbeStore:
 
         Raises:
             StoreError: If the folder cannot be made or written.
+            DamagedTableError: If `path.parquet` or `correct.parquet` is damaged, which nothing else holds.
         """
         if self._prepared:
             return
         with self._explained():
             self.directory.mkdir(parents=True, exist_ok=True)
             remove_stray(self.directory)
+            self._mend()
             trial = self.directory / ".writable"
             with atomic(trial) as temporary:
                 temporary.touch()
@@ -215,11 +229,56 @@ class ProbeStore:
     def _results(self) -> Path:
         return self.directory / "results.parquet"
 
+    def _read_results(self) -> list[ProbeRecord]:
+        """The rows of `results.parquet`, or those of `results.csv`, which are the same, where the former is damaged."""
+        if not self._results.exists():
+            return []
+        try:
+            return from_table(read_table(self._results, RESULTS))
+        except DamagedTableError:
+            file = self.directory / "results.csv"
+            types = pc.ConvertOptions(
+                column_types={column.name: column.type for column in RESULTS},
+                include_columns=RESULTS.names,
+                null_values=[],
+                strings_can_be_null=False,
+            )
+            table, merged = None, CORRECT.empty_table()
+            with suppress(pa.ArrowException, OSError):
+                table = pc.read_csv(file, convert_options=types)
+            with suppress(FileNotFoundError, SchemaError):
+                merged = read_table(self.directory / "correct.parquet", CORRECT)
+            if table is None or not set(_keys(merged)) <= set(_keys(table)):
+                raise
+            log.warning("%s is damaged; its %d rows are read from %s.", self._results, len(table), file.name)
+            return from_table(table)
+
+    def _mend(self) -> None:
+        """Write a damaged `results.parquet` anew, and remove damaged parts, whose layers are probed again."""
+        for name in ("path", "correct"):
+            with suppress(FileNotFoundError):
+                check_table(self.directory / f"{name}.parquet")
+        restore_results(self.directory)
+        for part in self._damaged_parts():
+            log.warning("%s is damaged; its layer is probed again.", part)
+            part.unlink()
+
     def _part(self, record: ProbeRecord) -> Path:
         return self.directory / "parts" / safe_name(record.checkpoint) / f"{safe_name(record.layer)}.parquet"
 
     def _parts(self) -> list[Path]:
+        damaged = set(self._damaged_parts())
+        return [part for part in self._all_parts() if part not in damaged]
+
+    def _all_parts(self) -> list[Path]:
         return sorted((self.directory / "parts").glob("*/[!.]*.parquet"))
+
+    def _damaged_parts(self) -> Iterator[Path]:
+        for part in self._all_parts():
+            try:
+                check_table(part)
+            except DamagedTableError:
+                yield part
 
     def _head(self, record: ProbeRecord) -> Path:
         name = f"{record.depth:03d}_{safe_name(record.layer)}.safetensors"
@@ -289,6 +348,23 @@ class ProbeStore:
                 f"Next step: choose a run directory that you may write to and that has space left "
                 f"(hydra.run.dir=... on the command line); what was written before is intact."
             ) from error
+
+
+def restore_results(directory: Path) -> None:
+    """Write a damaged `results.parquet` anew from `results.csv`; call it where nobody else writes.
+
+    Args:
+        directory: The folder of the results.
+
+    Raises:
+        DamagedTableError: Where both are damaged.
+    """
+    try:
+        check_table(directory / "results.parquet")
+    except FileNotFoundError:
+        return
+    except DamagedTableError:
+        ProbeStore(directory)._write_results()
 
 
 def _remove_empty(folder: Path) -> None:

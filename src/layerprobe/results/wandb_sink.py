@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import sys
@@ -15,6 +17,7 @@ import pandas as pd
 
 from layerprobe.results.record import SCHEMA_VERSION
 from layerprobe.results.scalars import scalars
+from layerprobe.results.wandb_history import WandbHistory, close_histories
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -35,15 +38,18 @@ class WandbSink:
     Every key is defined by its exact name: that wins over the logger's own `*`, a second pattern does not.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run | WandbHistory) -> None:
         """Log to a run that is going on.
 
         Args:
-            run: A run of `wandb.init`, or `WandbLogger.experiment`.
+            run: A run of `wandb.init`, or `WandbLogger.experiment`; or its history, which survives a kill.
         """
-        self._run = run
-        self._defined: set[str] = set()
+        self._history = run if isinstance(run, WandbHistory) else WandbHistory(run)
         self._warned = False
+
+    @property
+    def _run(self) -> Run:
+        return self._history.run
 
     def log_checkpoint(self, frame: pd.DataFrame) -> None:
         """Log one checkpoint: its curve over depth, and each layer's test error at its training step.
@@ -61,13 +67,13 @@ class WandbSink:
             rows = frame[frame["test_error"].notna()].sort_values("depth", kind="stable")
             step = {_STEP: int(rows["step"].iloc[0])}
             curve = f"probe/test_error/{rows['checkpoint'].iloc[0]}"
-            self._define(_DEPTH, hidden=True, summary="none")
-            self._define(curve, step_metric=_DEPTH, step_sync=True, summary="last")
+            self._history.define(_DEPTH, hidden=True, summary="none")
+            self._history.define(curve, step_metric=_DEPTH, step_sync=True, summary="last")
             for depth, error in zip(rows["depth"], rows["test_error"], strict=True):
-                self._run.log({_DEPTH: int(depth), curve: float(error), **step})
+                self._log({_DEPTH: int(depth), curve: float(error), **step})
             for key in points:
-                self._define(key, step_metric=_STEP, step_sync=True)
-            self._run.log({**points, **step})
+                self._history.define(key, step_metric=_STEP, step_sync=True)
+            self._log({**points, **step})
 
     def log_figures(self, figures: Sequence[Path]) -> None:
         """Log pictures as `figures/<stem>`.
@@ -78,9 +84,12 @@ class WandbSink:
         with self._guarded("log the figures"):
             import wandb
 
-            images = {f"figures/{file.stem}": wandb.Image(str(file)) for file in figures if file.suffix == ".png"}
-            if images:
-                self._run.log(images)
+            pictures = [file for file in figures if file.suffix == ".png"]
+            if pictures:
+                content = _digest(file.read_bytes() for file in pictures)
+                self._history.log_made(
+                    lambda: {f"figures/{file.stem}": wandb.Image(str(file)) for file in pictures}, f"figures {content}"
+                )
 
     def finish(self, results: pd.DataFrame, directory: Path, figures: Sequence[Path] = ()) -> None:
         """Log what there is at the end of the run: one table, the figures, and one artifact of the results' files.
@@ -93,36 +102,47 @@ class WandbSink:
             figures: Pictures to log too, as by `log_figures`; for those that exist only later, call that.
         """
         self.log_figures(figures)
-        with self._guarded("log the table and the artifact"), self._data_in_run_directory(), self._in_log():
+        with self._guarded("log the table and the artifact"):
             import wandb
 
-            self._summarise(results)
-            self._run.log({TABLE: wandb.Table(columns=list(results.columns), data=_plain_rows(results))})
-            artifact = wandb.Artifact(
-                f"probes-{self._run.id}",
-                type="probes",
-                metadata={"schema": SCHEMA_VERSION, "checkpoints": results["checkpoint"].unique().tolist()},
-            )
-            for file in _files(Path(directory)):
-                artifact.add_file(str(file), name=file.relative_to(directory).as_posix())
-            self._run.log_artifact(artifact)
+            columns: list[str | int] = list(results.columns)
+            rows = _plain_rows(results)
+            self._history.attempt(lambda run: self._log_artifact(run, results, Path(directory)))
+            with self._data_in_run_directory(), self._in_log():
+                self._history.log_made(
+                    lambda: {TABLE: wandb.Table(columns=columns, data=rows)},
+                    f"{TABLE} {_digest([json.dumps(rows).encode()])}",
+                )
 
-    def _summarise(self, results: pd.DataFrame) -> None:
+    def _log_artifact(self, run: Run, results: pd.DataFrame, directory: Path) -> None:
+        """Log the files; the same content again is no new version."""
+        import wandb
+
+        self._summarise(run, results)
+        artifact = wandb.Artifact(
+            f"probes-{run.id}",
+            type="probes",
+            metadata={"schema": SCHEMA_VERSION, "checkpoints": results["checkpoint"].unique().tolist()},
+        )
+        with self._data_in_run_directory(), self._in_log():
+            for file in _files(directory):
+                artifact.add_file(str(file), name=file.relative_to(directory).as_posix())
+            run.log_artifact(artifact)
+
+    def _summarise(self, run: Run, results: pd.DataFrame) -> None:
         """Name the layer that validation prefers at the last checkpoint, for tables and scatter plots of runs."""
         usable = results[results["test_error"].notna() & results["val_error"].notna()]
         if usable.empty:
             return
         final = usable[usable["checkpoint"] == usable["checkpoint"].iloc[usable["step"].argmax()]]
         best = final.iloc[final["val_error"].argmin()]
-        self._run.summary.update(
+        run.summary.update(
             {"probe/best_layer": str(best["layer"]), "probe/best_layer_test_error": float(best["test_error"])}
         )
 
-    def _define(self, key: str, **options: Any) -> None:
-        if key not in self._defined:
-            # wandb reads a bare dot as a step into a nested value, and then the definition matches nothing.
-            self._run.define_metric(key.replace(".", r"\."), **options)
-            self._defined.add(key)
+    def _log(self, row: dict[str, Any]) -> None:
+        """Log a row unless an earlier process of the run has logged the same values."""
+        self._history.log(row, json.dumps(row))
 
     @contextmanager
     def _guarded(self, intent: str) -> Iterator[None]:
@@ -191,7 +211,9 @@ def finish_run(exit_code: int = 0, preempted: bool = False) -> None:
         run = wandb.run
         if preempted:
             run.mark_preempting()
-        run.finish(exit_code=exit_code)
+        close_histories(lambda run: run.finish(exit_code=exit_code))
+        if wandb.run is not None:
+            wandb.run.finish(exit_code=exit_code)
         if run.settings.mode == "online":
             log.info("Should anything be missing on Weights & Biases: wandb sync --include-online %s", _log_of(run))
     except Exception as error:
@@ -200,6 +222,13 @@ def finish_run(exit_code: int = 0, preempted: bool = False) -> None:
 
 def _log_of(run: Run) -> str:
     return os.path.relpath(run.settings.sync_dir)
+
+
+def _digest(contents: Iterable[bytes]) -> str:
+    found = hashlib.sha256()
+    for content in contents:
+        found.update(content)
+    return found.hexdigest()
 
 
 def _plain_rows(frame: pd.DataFrame) -> list[Iterable[Any]]:

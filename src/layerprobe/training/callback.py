@@ -19,8 +19,9 @@ from layerprobe.probing.frozen import frozen
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.results.run_directory import comparable
+from layerprobe.results.state_file import DamagedFileError, aside
 from layerprobe.results.store import ProbeStore
-from layerprobe.training.checkpoints import freeze, load
+from layerprobe.training.checkpoints import CheckpointError, FrozenCheckpoint, damage, freeze, load
 from layerprobe.training.guard import Guard, ProbingStopped
 from layerprobe.training.log import ProbeLog
 from layerprobe.training.plan import announce
@@ -146,10 +147,15 @@ class ProbeCallback(pl.Callback):
             self._store = ProbeStore(self._root / "probes")
             self._store.prepare()
             self._log = ProbeLog(trainer.loggers)
+            self._warn_of_damaged()
+            for name in self._probed:  # by a process that may have been killed before it had logged them
+                self._log_checkpoint(name, new=False)
         if self._ended and not self._finished:  # the run was stopped after training, which will not start again
             self._find_data(trainer, pl_module)
             with self._guard.signals.listening() if self._guard else nullcontext():
                 self._finish(trainer, pl_module)
+        elif self._finished and self._store is not None:
+            self._log.finish(self._store)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freeze the untrained network; probe what a run that was stopped had frozen and not probed."""
@@ -220,7 +226,11 @@ class ProbeCallback(pl.Callback):
         """Layers whose results are those of this very network: a run that was killed had come this far before."""
         if self._store is None or not self.config or not self._path(info).exists():
             return ()
-        kept, state = load(self._path(info)), pl_module.state_dict()
+        try:
+            kept, state = load(self._path(info)), pl_module.state_dict()
+        except CheckpointError as error:
+            log.warning("%s Its network is frozen and probed again.", error)
+            return ()
         same = kept.info == info and kept.state_dict.keys() == state.keys()
         same = same and comparable(kept.config, self._root) == comparable(self.config, self._root)
         if same and all(torch.equal(value, state[name].cpu()) for name, value in kept.state_dict.items()):
@@ -287,9 +297,35 @@ class ProbeCallback(pl.Callback):
             finally:
                 self.store.merge()
                 log.info("Probed %s at step %d: %d layers, %d done before", info.name, info.step, new, len(done))
-        results = self.store.results()
-        self._log.checkpoint(results[results["checkpoint"] == info.name])
+        self._log_checkpoint(info.name)
         return True
+
+    def _log_checkpoint(self, name: str, *, new: bool = True) -> None:
+        results = self.store.results()
+        self._log.checkpoint(results[results["checkpoint"] == name], new=new)
+
+    def _load(self, info: CheckpointInfo) -> FrozenCheckpoint:
+        try:
+            return load(self._path(info))
+        except (CheckpointError, FileNotFoundError) as error:
+            last = f" and the run's last.ckpt ({aside(self._guard.path)})" if self._guard else ""
+            raise DamagedFileError(
+                self._path(info),
+                "it holds a network that is still to be probed",
+                f"Only training from the start makes it again: move it away ({aside(self._path(info))}){last}, and "
+                "start the run again; results that are there are kept.",
+            ) from error
+
+    def _warn_of_damaged(self) -> None:
+        """Name the checkpoints that are damaged and no longer needed: nothing else would say so."""
+        for info in self._frozen:
+            path = self._path(info)
+            if info.name in self._probed and path.exists() and (problem := damage(path)):
+                log.warning(
+                    "%s is damaged (%s). Its results are intact; only training from the start makes it again.",
+                    path,
+                    problem,
+                )
 
     def _path(self, info: CheckpointInfo) -> Path:
         return self._root / "checkpoints" / f"{info.name}.ckpt"

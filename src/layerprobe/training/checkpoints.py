@@ -126,6 +126,25 @@ def load(path: Path, *, trust: bool = False) -> FrozenCheckpoint:
     return FrozenCheckpoint(info, state_dict, config, _hyper_parameters(content))
 
 
+def damage(path: Path) -> str:
+    """Tell what is wrong with a file that torch has written, without loading it.
+
+    Args:
+        path: The file; it must be there.
+
+    Returns:
+        What is wrong, in a few words; empty where the file is whole.
+    """
+    if not path.stat().st_size:
+        return "it is empty"
+    try:
+        with zipfile.ZipFile(path) as file:
+            broken = file.testzip()
+    except (zipfile.BadZipFile, OSError) as error:
+        return str(error) or "it is cut short"
+    return f"the checksum of {broken} in it is wrong" if broken else ""
+
+
 def content_hash(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 
 from layerprobe.results.atomic import atomic
+
+log = logging.getLogger("layerprobe")
 
 
 class ContinuedCsvLogger(CSVLogger):
@@ -33,6 +36,7 @@ class ContinuedCsvLogger(CSVLogger):
         """The writer of the file."""
         if self._experiment is None:
             os.makedirs(self.log_dir, exist_ok=True)
+            _set_aside_damaged(Path(self.log_dir) / ExperimentWriter.NAME_METRICS_FILE)
             self._experiment = _Writer(self.log_dir)
         return self._experiment
 
@@ -86,3 +90,23 @@ class _Writer(ExperimentWriter):
         if os.path.isfile(self.metrics_file_path):
             with open(self.metrics_file_path, newline="") as file:
                 self.metrics_keys = next(csv.reader(file), [])
+
+
+def _set_aside_damaged(file: Path) -> None:
+    """Move a file that is no table out of the way; a last row that is cut short is only left out."""
+    try:
+        with open(file, newline="") as content:
+            rows = list(csv.reader(content))
+    except FileNotFoundError:
+        return
+    except (ValueError, csv.Error):
+        rows = []
+    if rows and "step" in rows[0]:
+        whole = [row for row in rows if len(row) == len(rows[0])]
+        if len(whole) < len(rows):
+            with atomic(file) as temporary, open(temporary, "w", newline="") as out:
+                csv.writer(out).writerows(whole)
+        return
+    aside = file.with_name(f"{file.name}.damaged")
+    file.rename(aside)
+    log.warning("%s is damaged and was moved to %s; the metrics of earlier steps are no longer in it.", file, aside)

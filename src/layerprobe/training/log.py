@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 from pytorch_lightning.loggers import Logger, MLFlowLogger, WandbLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from layerprobe.results.scalars import scalars
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.wandb_sink import WandbSink
 from layerprobe.results.wandb_start import start_or_go_offline
+from layerprobe.training.wandb_logger import SteadyWandbLogger
 
 
 def start(loggers: Sequence[Logger]) -> None:
@@ -24,6 +26,8 @@ def start(loggers: Sequence[Logger]) -> None:
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             start_or_go_offline(partial(getattr, logger, "experiment"), logger._wandb_init)
+        if isinstance(logger, SteadyWandbLogger) and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            _ = logger.history
 
 
 class ProbeLog:
@@ -36,17 +40,24 @@ class ProbeLog:
             loggers: The trainer's loggers.
         """
         start(loggers)
-        self._sinks = [WandbSink(logger.experiment) for logger in loggers if isinstance(logger, WandbLogger)]
+        self._sinks = [
+            WandbSink(logger.history if isinstance(logger, SteadyWandbLogger) else logger.experiment)
+            for logger in loggers
+            if isinstance(logger, WandbLogger)
+        ]
         self._others = [logger for logger in loggers if not isinstance(logger, WandbLogger)]
 
-    def checkpoint(self, frame: pd.DataFrame) -> None:
+    def checkpoint(self, frame: pd.DataFrame, *, new: bool = True) -> None:
         """Log each layer's test error at one checkpoint.
 
         Args:
             frame: Results of one checkpoint, in the columns of `ProbeRecord`.
+            new: Whether it has never been logged; else it goes only to loggers that recognise what they have.
         """
         for sink in self._sinks:
             sink.log_checkpoint(frame)
+        if not new:
+            return
         for logger in self._others:
             if points := scalars(frame):
                 if isinstance(logger, MLFlowLogger):
