@@ -4,6 +4,8 @@ import pandas as pd
 from rich.console import Console
 
 import made_results as made
+from layerprobe.report.depth_curve import depth_curve
+from layerprobe.report.save import save
 from layerprobe.report.sweep_table import sweep_table
 from layerprobe.report.terminal import results_table
 from layerprobe.results.record import to_frame
@@ -152,3 +154,10 @@ def test_an_error_that_has_no_meaning_is_no_failure():
 
 def line_of(text, layer):
     return next(line for line in text.splitlines() if line.split()[1:2] == [layer])
+
+
+def test_each_checkpoint_with_data_of_its_own_has_its_majority(tmp_path):
+    frame = to_frame([made.record("a", majority_error=0.3), made.record("b", majority_error=0.4)])
+    assert "majority class 30.0% and 40.0%" in printed(results_table(frame))
+    drawing = save(depth_curve(frame), tmp_path / "curve")[1].read_text()
+    assert drawing.count(">majority class 30.0%<") == drawing.count(">majority class 40.0%<") == 1

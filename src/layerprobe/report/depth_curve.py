@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -46,7 +47,9 @@ def depth_curve(results: pd.DataFrame, measure: Measure = TEST, reference: Refer
     look = style.lines(checkpoints["untrained"].tolist())
     step = layer_step(labels)
     width = step * len(labels)
-    majority = frame["majority_error"].max()
+    # One value, unless checkpoints brought data of their own along.
+    majorities = sorted(frame["majority_error"].dropna().unique().tolist())
+    majority = max(majorities, default=float("nan"))
     compared = None if reference is None else reference.compared(results, measure)
     top = _top(frame, majority, measure, 0.0 if compared is None else float(compared["reference"].max()))
 
@@ -97,7 +100,7 @@ def depth_curve(results: pd.DataFrame, measure: Measure = TEST, reference: Refer
     )
     layers = [
         *bands,
-        *_majority_line(majority, top, len(labels)),
+        *_majority_lines(majorities, top, len(labels)),
         line,
         points,
         *_reference_lines(compared, x, height, percent),
@@ -106,7 +109,7 @@ def depth_curve(results: pd.DataFrame, measure: Measure = TEST, reference: Refer
     ]
     return (
         alt.layer(*layers)
-        .properties(width=width, height=_HEIGHT, title=_title(frame, majority, top, width, measure, reference))
+        .properties(width=width, height=_HEIGHT, title=_title(frame, majorities, top, width, measure, reference))
         .configure(**style.theme())
     )
 
@@ -120,14 +123,15 @@ def _top(frame: pd.DataFrame, majority: float, measure: Measure, reference: floa
     return float(min(1.0, max(1.07 * highest, 0.005)))
 
 
-def _majority_line(majority: float, top: float, n_layers: int) -> list[alt.Chart]:
-    if not majority <= top:
+def _majority_lines(majorities: Sequence[float], top: float, n_layers: int) -> list[alt.Chart]:
+    rows = [(error, n_layers - 0.6, f"majority class {error:.1%}") for error in majorities if error <= top]
+    if not rows:
         return []
-    chart = alt.Chart(pd.DataFrame({"majority_error": [majority], "position": [n_layers - 0.6]}))
+    chart = alt.Chart(pd.DataFrame(rows, columns=["majority_error", "position", "name"]))
     return [
         chart.mark_rule(color=style.QUIET, strokeWidth=1).encode(y="majority_error:Q"),
         chart.mark_text(align="right", baseline="bottom", dy=-3, fontSize=10.5, color=style.QUIET)
-        .encode(x="position:Q", y="majority_error:Q", text=alt.value(f"majority class {majority:.1%}")),
+        .encode(x="position:Q", y="majority_error:Q", text="name:N"),
     ]  # fmt: skip
 
 
@@ -220,7 +224,12 @@ def tooltip() -> list[alt.Tooltip]:
 
 
 def _title(
-    frame: pd.DataFrame, majority: float, top: float, width: int, measure: Measure, reference: Reference | None
+    frame: pd.DataFrame,
+    majorities: Sequence[float],
+    top: float,
+    width: int,
+    measure: Measure,
+    reference: Reference | None,
 ) -> alt.TitleParams:
     bounded = measure.interval and frame[measure.interval[-1]].notna().any()
     interval = ", 95% interval" if bounded else ""
@@ -228,8 +237,8 @@ def _title(
     notes = [f"one linear head per layer, {frame[measure.samples].max():,} {split} samples{interval}"]
     if reference is not None:
         notes.append(f"thin and black: {reference.name}")
-    if majority > top:
-        notes.append(f"majority class {majority:.1%}, beyond the axis")
+    if beyond := [f"{error:.1%}" for error in majorities if error > top]:
+        notes.append(f"majority class {' and '.join(beyond)}, beyond the axis")
     if (frame[measure.column] > top).any():
         notes.append("triangle: beyond the axis")
     if frame["test_error"].isna().any():

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layerprobe.report.frames import prepare
-from layerprobe.report.percent import plain
+from layerprobe.report.percent import percent, plain
 
 _COMPACT = 24
 _MOST_CHECKPOINTS = 6
@@ -118,7 +118,8 @@ def _even(items: list, most: int) -> list:
 
 
 def _caption(frame: pd.DataFrame, kept: int, layers: int, shown: int, checkpoints: int) -> str:
-    notes = [f"majority class {100 * frame['majority_error'].max():.1f}%"]
+    majorities = dict.fromkeys(percent(error, 1) for error in sorted(frame["majority_error"].dropna()))
+    notes = [f"majority class {' and '.join(majorities)}"] if majorities else []
     notes.append("bold: preferred by validation")
     if kept < layers or shown < checkpoints:
         notes.append(f"{kept} of {layers} layers and {shown} of {checkpoints} checkpoints; all of them in results.csv")

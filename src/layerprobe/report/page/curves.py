@@ -87,16 +87,16 @@ def controls(tables: Tables, x: alt.X, percent: alt.Axis, linked: bool) -> list[
     """Draw what a curve has to be compared with, as thin grey lines.
 
     The majority's error is a line for each problem; those of shuffled labels, of the control task and of the untrained
-    network, which depend on the network too, are a line for each setting. Each is a mean over the chosen runs of its
-    kind alone.
+    network, which depend on the network too, are a line for each setting, the first two at each shown checkpoint. Each
+    is a mean over the chosen runs of its kind alone.
     """
     marks = []
     everywhere = with_layers(chosen_rows(tables, "rows", linked=linked, every_checkpoint=True), tables)
     here = with_layers(chosen_rows(tables, "rows", linked=linked), tables)
     sources: list[tuple[alt.Chart, str, list[str | alt.FieldName], list[int], Literal["left", "right"]]] = [
         (here, "majority", ["problem"], [1, 0], "right"),
-        (here, "shuffled", ["problem", "setting", "network"], [2, 2], "left"),
-        (here, "control_task", ["problem", "setting", "network"], [4, 2], "left"),
+        (here, "shuffled", ["problem", "setting", "network", "checkpoint"], [2, 2], "left"),
+        (here, "control_task", ["problem", "setting", "network", "checkpoint"], [4, 2], "left"),
     ]
     if "initial" in tables.checkpoints:
         untrained = everywhere.transform_filter(f"datum.checkpoint == {tables.checkpoints.index('initial')}")
