@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from layerprobe.probing.matrix import Features
+from layerprobe.probing.solvers.centred import FLOOR, Centred
 from layerprobe.probing.solvers.duality import certify
 from layerprobe.probing.solvers.operations import Operations
 from layerprobe.probing.solvers.path import Path, Samples
@@ -166,15 +167,8 @@ class Logistic(AbstractSolver):
             on_its_way = iterations.to(l2.device) <= self.max_iterations
             return ((gaps() > self.tolerance) & on_its_way & ((l2 > 0) | ~separated)).nonzero().flatten()
 
-        # The certificate is harder to meet than its estimate during the fit, so a failure also tightens that.
-        for tighter in (0.5, 0.1, 0.02):
-            which = failed()
-            if not len(which):
-                break
-            heads, more = path.refine(heads64[which], l2[which], tighter * self.tolerance)
-            heads64[which] = heads
-            iterations[which.cpu()] += more
-            exact = whole(heads)
+        def take(which: Tensor, exact: tuple[Tensor, Tensor]) -> None:
+            """Return other heads than the first, and keep the better bound."""
             rounded = tuple(part.to(features.dtype).double() for part in exact)
             for i, k in enumerate(which.tolist()):
                 pair = [torch.stack([r[i], e[i]]) for r, e in zip(rounded, exact, strict=True)]
@@ -183,6 +177,22 @@ class Logistic(AbstractSolver):
                 # Every bound found is a bound on the same optimum; the best one stands.
                 objective[k], bound[k] = both.objective[0], torch.maximum(bound[k], both.bound.amax())
                 slope[k], separated[k] = both.slope[1], both.separated[0]
+
+        # The certificate is harder to meet than its estimate during the fit, so a failure also tightens that.
+        for tighter in (0.5, 0.1, 0.02):
+            which = failed()
+            if not len(which):
+                break
+            heads, more = path.refine(heads64[which], l2[which], tighter * self.tolerance)
+            heads64[which] = heads
+            iterations[which.cpu()] += more
+            take(which, whole(heads))
+        which = ((gaps() > self.tolerance) & (l2 > 0)).nonzero().flatten()
+        centred = Centred.of(fitted_to) if len(which) else None
+        if centred is not None:
+            weight, bias, more = self._about_means(centred, targets, n_classes, l2[which])
+            iterations[which.cpu()] += more
+            take(which, (weight if span is None else span.back(weight, features), bias))
         gap, which = gaps(), failed()
         if spectrum.narrow and len(which):
             # What lies beside the few dimensions counts at these values.
@@ -208,6 +218,29 @@ class Logistic(AbstractSolver):
             ),
         )
         return solution if fitted.all() else _with_skipped(solution, fitted)
+
+    def _about_means(
+        self, centred: Centred, targets: Tensor, n_classes: int, l2: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Fit anew in float64, about the means and in the axes of the covariance; see `Centred`.
+
+        Returns:
+            Weights and biases for the features as they are, and the evaluations spent.
+        """
+        path = Path(
+            Samples(centred.rows, targets, n_classes, torch.float64, centred.axes),
+            centred.values,
+            None,
+            0.0,
+            0.1 * self.tolerance,
+            self.max_iterations,
+            self.memory,
+            FLOOR,
+        )
+        heads, iterations = path.follow(l2)
+        weight, bias = _every_class(heads, n_classes)
+        weight = weight @ centred.axes.T
+        return weight, bias - weight @ centred.mean, iterations
 
     def _status(self, objective: float, gap: float, l2: float, separated: bool) -> Status:
         if not math.isfinite(objective):

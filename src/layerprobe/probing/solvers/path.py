@@ -104,6 +104,7 @@ class Path:
         target: The gap to reach.
         max_iterations: Evaluations of each value at most.
         memory: Pairs kept.
+        floor: Least curvature that is counted on, over the largest; float32 does not resolve less.
     """
 
     samples: Samples
@@ -113,6 +114,7 @@ class Path:
     target: float
     max_iterations: int
     memory: int
+    floor: float = 1e-6
 
     def follow(
         self, l2: Float[Tensor, " p"], stop: Callable[[Float[Tensor, "m e"]], bool] | None = None
@@ -246,7 +248,7 @@ class Path:
             a = torch.maximum(a, 1e-9 * a[-1] + 1e-30).to(dtype)[:, None]
             turn, l2 = turn.to(dtype), l2.to(dtype)
             # Eigenvalues beneath float32's resolution of the largest are not known; l2 = 0 needs a floor as well.
-            scale, beside = (1 / (a * (v + 1e-6 * values[-1]) + l2) for v in (values, self.rest))
+            scale, beside = (1 / (a * (v + self.floor * values[-1]) + l2) for v in (values, self.rest))
 
             def apply(vectors: Tensor) -> Tensor:
                 turned = turn.T @ vectors
