@@ -15,9 +15,11 @@ from transformers import BatchEncoding
 from transformers.modeling_outputs import BaseModelOutput
 
 import layerprobe
+from layerprobe.probing.fingerprint import Fingerprint
 from layerprobe.probing.inputs import Arguments
 from layerprobe.probing.layers import discover
 from layerprobe.probing.nesting import map_tensors, named_tensors
+from layerprobe.probing.sources import sources_of
 
 
 @dataclass
@@ -183,3 +185,17 @@ def test_what_an_object_keeps_in_another_object_is_its_state_and_no_output() -> 
     outer = Graph(torch.zeros(1))
     outer.inner = Graph(torch.ones(1))
     assert [path for path, _ in named_tensors((outer, torch.zeros(2)))] == [("0", "_store", "x"), ("1",)]
+
+
+def test_objects_are_divided_into_splits_and_their_samples_told_apart() -> None:
+    x, y = torch.arange(30.0).reshape(10, 3), torch.arange(10) % 2
+    splits = sources_of((Graph(x), y), seed=0)
+    parts = [splits[split][0].x for split in ("train", "val", "test")]
+    assert sorted(torch.cat(parts)[:, 0].tolist()) == x[:, 0].tolist()
+
+    def digest(inputs: Any) -> str:
+        fingerprint = Fingerprint()
+        fingerprint.update((inputs, y))
+        return fingerprint.digest()
+
+    assert digest(Graph(x)) == digest(Graph(x.clone())) != digest(Graph(x + 1))

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from layerprobe.probing.nesting import named_tensors
+
 _MOST_VALUES = 64
 """Values of a sample that are read, evenly spaced over it: enough to tell it from another, and soon done."""
 _MASK = "attention_mask"
@@ -78,6 +80,10 @@ class Fingerprint:
             of = {field.name: getattr(value, field.name, None) for field in fields(value)}
             for key, item in of.items():
                 self._walk(item, f"{path}/{key}", of)
+        else:
+            held = {".".join(steps): tensor for steps, tensor in named_tensors(value, state=True)}
+            for key, item in held.items():
+                self._walk(item, f"{path}/{key}", held)
 
     def _add(self, path: str, value: Tensor | np.ndarray, siblings: Mapping[str, Any]) -> None:
         if isinstance(value, np.ndarray) and value.dtype.kind not in "biuf":

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from layerprobe.probing.batches import Data
+from layerprobe.probing.nesting import map_tensors, named_tensors
 from layerprobe.types import SPLITS, Split
 
 ACCEPTED = (
@@ -119,10 +120,10 @@ def _array(given: Any) -> np.ndarray:
 
 
 def _inputs(given: Any, n: int, dtype: torch.dtype) -> Any:
+    if type(given) not in (dict, list, tuple) and named_tensors(given, state=True):
+        return given  # a tensor, or a dataclass or another object that a network takes whole
     if isinstance(given, Mapping):
         return {name: _inputs(part, n, dtype) for name, part in given.items()}
-    if isinstance(given, Tensor):
-        return given
     if _is_array(given):
         return _tensor(_array(given), dtype)
     if isinstance(given, list | tuple) and given:
@@ -193,13 +194,18 @@ def _loader(dataset: Dataset[Any]) -> DataLoader[Any]:
 def _parts(inputs: Any) -> list[Tensor]:
     if isinstance(inputs, Tensor):
         return [inputs]
+    if not isinstance(inputs, Mapping | tuple):
+        return [tensor for _, tensor in named_tensors(inputs, state=True)][:1]
     return [part for value in (inputs.values() if isinstance(inputs, Mapping) else inputs) for part in _parts(value)]
 
 
 def _rows(inputs: Any, rows: Tensor) -> Any:
     if isinstance(inputs, Mapping):
         return {name: _rows(part, rows) for name, part in inputs.items()}
-    return inputs[rows] if isinstance(inputs, Tensor) else tuple(_rows(part, rows) for part in inputs)
+    if isinstance(inputs, tuple):
+        return tuple(_rows(part, rows) for part in inputs)
+    n = len(_parts(inputs)[0])
+    return map_tensors(inputs, lambda tensor: tensor[rows] if tensor.ndim and len(tensor) == n else tensor)
 
 
 def _described(given: Any) -> str:
