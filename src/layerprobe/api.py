@@ -94,7 +94,8 @@ def probe(
         targets: Takes the property to be probed out of a batch, likewise.
         task: What kind of property that is: by default `Classification()`; or `MultiLabel()`, `Regression()`, or its
             name.
-        mask: Takes out of a batch which places of a sequence hold a token; by default the inputs' `attention_mask`.
+        mask: Takes out of a batch which places of a sequence hold a token; by default the inputs' `attention_mask`
+            and `decoder_attention_mask`. For several sequences, a mapping from the inputs' names to their masks.
         population: Whether the test split is all that there is and no sample of more, so that its errors are exact: no
             intervals. A data module says so by an attribute of this name.
         progress: Whether to show a progress bar; by default only on a terminal.

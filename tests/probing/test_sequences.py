@@ -14,7 +14,7 @@ from layerprobe.probing.bank import FeatureBank
 from layerprobe.probing.frozen import frozen
 from layerprobe.probing.layers import discover
 from layerprobe.probing.recording import record_split
-from layerprobe.probing.sequences import attention_mask, sequence_axes, token_mask
+from layerprobe.probing.sequences import attention_masks, sequence_axes, token_mask, token_masks
 from layerprobe.probing.tokens import FirstToken, LastToken, MeanToken, TokenIndex
 
 REDUCERS = (LastToken(), FirstToken(), MeanToken(), TokenIndex(1))
@@ -28,7 +28,7 @@ def features(network: nn.Module, batches: list[Batch]) -> dict[tuple[str, str], 
     bank = FeatureBank(1 << 30)
     with frozen(network):
         layers = discover(network, inputs)
-        axes = sequence_axes(network, inputs, token_mask(attention_mask(inputs)), layers)
+        axes = sequence_axes(network, inputs, token_masks(inputs, attention_masks(inputs)), layers)
         reductions = {
             layer: list({r.description: r for r in (one.fit(layer.shape, 0, axes[layer]) for one in REDUCERS)}.values())
             for layer in layers
@@ -36,7 +36,7 @@ def features(network: nn.Module, batches: list[Batch]) -> dict[tuple[str, str], 
         bank = FeatureBank(2**30)
         recording = record_split(
             network, batches, "train", reductions,
-            lambda b: b[0], lambda b, split: b[1], lambda b: attention_mask(b[0]), bank,
+            lambda b: b[0], lambda b, split: b[1], lambda b: attention_masks(b[0]), bank,
         )  # fmt: skip
     assert not recording.problems
     return {
@@ -117,10 +117,12 @@ def test_the_axes_of_every_kind_of_layer_are_found_even_where_sizes_coincide() -
     ids, mask = torch.randint(20, (4, 6)), torch.ones(4, 6, dtype=torch.int64)
     network, inputs = reader(width=6), {"ids": ids, "attention_mask": mask}
     layers = discover(network, inputs)
-    axes = {layer.name: axis for layer, axis in sequence_axes(network, inputs, token_mask(mask), layers).items()}
-    assert axes["embed"] == axes["mix"] == (0,), "the width is 6 too, but does not shrink"
-    assert axes["attend"] == (0, 1)
-    assert axes["pool"] == axes["score"] == ()
+    axes = {
+        layer.name: axis for layer, axis in sequence_axes(network, inputs, {"attention_mask": mask}, layers).items()
+    }
+    assert axes["embed"] == axes["mix"] == {0: "attention_mask"}, "the width is 6 too, but does not shrink"
+    assert axes["attend"] == dict.fromkeys((0, 1), "attention_mask")
+    assert axes["pool"] == axes["score"] == {}
 
 
 def test_one_token_is_a_sequence_too() -> None:
@@ -128,9 +130,9 @@ def test_one_token_is_a_sequence_too() -> None:
     network, inputs = reader(), {"ids": ids, "attention_mask": mask}
     axes = {
         layer.name: axis
-        for layer, axis in sequence_axes(network, inputs, token_mask(mask), discover(network, inputs)).items()
+        for layer, axis in sequence_axes(network, inputs, {"attention_mask": mask}, discover(network, inputs)).items()
     }
-    assert (axes["embed"], axes["pool"]) == ((0,), ())
+    assert (axes["embed"], axes["pool"]) == ({0: "attention_mask"}, {})
 
 
 def test_a_network_of_one_length_is_told_by_size() -> None:
@@ -144,15 +146,16 @@ def test_a_network_of_one_length_is_told_by_size() -> None:
 
     inputs = {"x": torch.randn(2, 5, 3), "attention_mask": torch.ones(2, 5)}
     layers = discover(Fixed(), inputs)
-    axes = {layer.name: axis for layer, axis in sequence_axes(Fixed(), inputs, torch.ones(2, 5).bool(), layers).items()}
+    masks = token_masks(inputs, inputs["attention_mask"])
+    axes = {layer.name: tuple(axis) for layer, axis in sequence_axes(Fixed(), inputs, masks, layers).items()}
     assert axes["along"] == (0,)
     assert axes["across"] == (1,)
 
 
 def test_without_a_mask_a_layer_of_two_axes_is_tokens_by_features() -> None:
     network, x = nn.Sequential(nn.Linear(3, 4), nn.Flatten()), torch.randn(2, 5, 3)
-    axes = {layer.name: axis for layer, axis in sequence_axes(network, x, None, discover(network, x)).items()}
-    assert axes == {"input": (0,), "0": (0,)}
+    axes = {layer.name: axis for layer, axis in sequence_axes(network, x, {}, discover(network, x)).items()}
+    assert axes == {"input": {0: ""}, "0": {0: ""}}
 
 
 def texts(n: int, generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:

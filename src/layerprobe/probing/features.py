@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,11 @@ from torch import Tensor
 from layerprobe.probing.patterns import matches
 
 Shape = tuple[int, ...]
+TokenAxes: TypeAlias = Sequence[int] | Mapping[int, str]
+"""Axes of one sample that run over tokens; in a mapping, each with the name of the mask of its sequence."""
+
+Masks: TypeAlias = Tensor | Mapping[str, Tensor] | None
+"""Which places of a batch's sequences hold a token: one mask for all, one for each name, or none without padding."""
 
 
 def shape_text(shape: Shape) -> str:
@@ -32,14 +37,28 @@ class Reduction:
         description: What is done, for the record. Two reductions with one description are one and the same.
         function: Maps activations to features.
         axes: Axes of one sample that run over tokens; their size may differ from batch to batch.
-        choose: Takes those axes away first: maps activations and the mask of their tokens to activations.
+        choose: Takes those axes away first: maps activations and the masks of their tokens to activations.
+        masks: Which sequence each of those axes runs over: the name of its mask, empty where there is one at most.
     """
 
     n_features: int
     description: str
     function: Callable[[Float[Tensor, " n *shape"]], Float[Tensor, "n d"]]
     axes: tuple[int, ...] = ()
-    choose: Callable[[Tensor, Tensor | None], Tensor] | None = None
+    choose: Callable[[Tensor, Masks], Tensor] | None = None
+    masks: tuple[str, ...] = ()
+
+    def unmasked(self, found: Shape, masks: Masks) -> str | None:
+        """The first sequence of several tokens that there is no mask of, though there are masks; None if all have one.
+
+        Args:
+            found: Shape of one sample.
+            masks: Masks of the batch, by name.
+        """
+        if not masks or isinstance(masks, Tensor):
+            return None
+        lengths = zip(self.masks, self.axes, strict=False)
+        return next((name for name, axis in lengths if name not in masks and found[axis] > 1), None)
 
     def fits(self, found: Shape, fitted: Shape) -> bool:
         """Whether activations of a shape can be reduced, by a reduction that was fitted to another one."""
@@ -48,7 +67,7 @@ class Reduction:
         )
 
     def __call__(
-        self, activations: Float[Tensor, " n *shape"], mask: Bool[Tensor, "n t"] | None = None
+        self, activations: Float[Tensor, " n *shape"], mask: Bool[Tensor, "n t"] | Mapping[str, Tensor] | None = None
     ) -> Float[Tensor, "n d"]:
         """Reduce a batch, to float32 at least; the result never shares memory with `activations`."""
         if self.choose is not None:
@@ -67,13 +86,14 @@ class AbstractReducer(ABC):
     """Whether the probe's seed changes the features."""
 
     @abstractmethod
-    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = (), channel_axis: int | None = None) -> Reduction:
+    def fit(self, shape: Shape, seed: int, sequence: TokenAxes = (), channel_axis: int | None = None) -> Reduction:
         """Fix what is done to activations of this shape.
 
         Args:
             shape: Shape of one sample's activation.
             seed: The probe's seed.
-            sequence: Which of its axes run over tokens; of use to token reducers only.
+            sequence: Which of its axes run over tokens; of use to token reducers only. In a mapping, each has the name
+                of the mask of its sequence.
             channel_axis: Which of them the network treats as channels; None where that is not known.
 
         Returns:
@@ -121,7 +141,7 @@ class Flatten(AbstractReducer):
     name: ClassVar[str] = "flatten"
     is_random: ClassVar[bool] = False
 
-    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = (), channel_axis: int | None = None) -> Reduction:
+    def fit(self, shape: Shape, seed: int, sequence: TokenAxes = (), channel_axis: int | None = None) -> Reduction:
         """See `AbstractReducer.fit`."""
         size = math.prod(shape)
         return Reduction(size, f"flatten {shape_text(shape)} -> {size}", lambda x: x.reshape(len(x), -1))
@@ -148,7 +168,7 @@ class AveragePool(AbstractChannelReducer):
         """Refuse a budget that holds no feature."""
         _positive("max_features", self.max_features)
 
-    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = (), channel_axis: int | None = None) -> Reduction:
+    def fit(self, shape: Shape, seed: int, sequence: TokenAxes = (), channel_axis: int | None = None) -> Reduction:
         """See `AbstractReducer.fit`."""
         if math.prod(shape) <= self.max_features:
             return Flatten().fit(shape, seed)
@@ -180,7 +200,7 @@ class ChannelMean(AbstractChannelReducer):
     name: ClassVar[str] = "channel_mean"
     is_random: ClassVar[bool] = False
 
-    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = (), channel_axis: int | None = None) -> Reduction:
+    def fit(self, shape: Shape, seed: int, sequence: TokenAxes = (), channel_axis: int | None = None) -> Reduction:
         """See `AbstractReducer.fit`."""
         if len(shape) < 2:
             return Flatten().fit(shape, seed)
@@ -208,7 +228,7 @@ class RandomSubset(AbstractReducer):
         """Refuse an empty choice."""
         _positive("n_features", self.n_features)
 
-    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = (), channel_axis: int | None = None) -> Reduction:
+    def fit(self, shape: Shape, seed: int, sequence: TokenAxes = (), channel_axis: int | None = None) -> Reduction:
         """See `AbstractReducer.fit`."""
         size = math.prod(shape)
         if size <= self.n_features:

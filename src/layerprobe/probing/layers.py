@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -267,7 +268,8 @@ def _mixing(
 
         def keep(site: Site, tensor: Tensor) -> None:
             axis, _ = axes[site] or (0, 1)
-            found[site] = excerpt(tensor, axis, arguments.batch_size)
+            with suppress(ValueError):  # another way through the network, such as without a mask of no padding
+                found[site] = excerpt(tensor, axis, arguments.batch_size)
 
         with frozen(network, seed=seed):
             visit(network, arguments.copy_to(None), sites, keep)

@@ -28,7 +28,7 @@ from layerprobe.probing.recording import Context, Progress, Recording, record_sp
 from layerprobe.probing.refit import refit
 from layerprobe.probing.room import with_room
 from layerprobe.probing.rows import failed, measured
-from layerprobe.probing.sequences import sequence_axes, token_mask
+from layerprobe.probing.sequences import sequence_axes, token_masks
 from layerprobe.probing.side_by_side import side_by_side
 from layerprobe.probing.small import small_layers
 from layerprobe.probing.solvers.precise import full_precision
@@ -154,14 +154,14 @@ def find_ways(
     Raises:
         ValueError: Where a pattern matches no layer.
     """
-    inputs, sequence = protocol.inputs(first), {}
+    inputs, sequence = protocol.inputs(first), dict[Layer, dict[int, str]]()
     with frozen(network, seed=protocol.seeds[0]), context():
         found = discover(
             network, inputs, granularity=protocol.granularity, include=protocol.layers, exclude=protocol.exclude
         )
         layers = [layer for layer in found if layer.name not in done]
         if layers and any(isinstance(reducer, AbstractTokenReducer) for reducer in protocol.reducers):
-            sequence = sequence_axes(network, inputs, token_mask(protocol.mask_of(first)), layers)
+            sequence = sequence_axes(network, inputs, token_masks(inputs, protocol.mask_of(first)), layers)
     for reducer in protocol.reducers:
         if isinstance(reducer, AbstractChannelReducer):
             _check_channel_axes(reducer, found)

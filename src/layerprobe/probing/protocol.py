@@ -15,7 +15,7 @@ from layerprobe.probing.features import AbstractReducer, AveragePool, Flatten
 from layerprobe.probing.layers import Granularity
 from layerprobe.probing.memory import memory_budget
 from layerprobe.probing.penalty import ScikitLearnC
-from layerprobe.probing.sequences import attention_mask
+from layerprobe.probing.sequences import attention_masks
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solver import AbstractSolver
@@ -52,7 +52,8 @@ class ProbeProtocol:
         targets: Takes the property to be probed out of a batch.
         task: What kind of property that is.
         mask: Takes out of a batch which places of a sequence hold a token, nonzero in (samples, tokens), for token
-            reducers; by default the inputs' entry `attention_mask`.
+            reducers; by default the inputs' entries `attention_mask`, `decoder_attention_mask` and the like. Where a
+            network has several sequences, a mapping from the names of the inputs to their masks.
         max_memory: What features and fits may take beside the network: bytes, a size such as `8GiB`, or a share of the
             free memory such as `0.3`; by default half of what is free. On a GPU it holds for its memory and for the
             machine's own each: features that exceed the one are kept in the other, and beyond that on disk.
@@ -211,5 +212,5 @@ class ProbeProtocol:
         return type_keys(self.inputs(batch), mask if isinstance(mask, Tensor) and mask.ndim == 2 else None)
 
     def mask_of(self, batch: Any) -> Any:
-        """Which places of a batch hold a token, not yet checked; None where nothing says so."""
-        return attention_mask(self.inputs(batch)) if self.mask is None else self.mask(batch)
+        """Which places of a batch's sequences hold a token, not yet checked; nothing where nothing says so."""
+        return attention_masks(self.inputs(batch)) if self.mask is None else self.mask(batch)

@@ -21,7 +21,7 @@ from layerprobe.probing.inputs import NetworkInputs
 from layerprobe.probing.layers import Layer
 from layerprobe.probing.matrix import Features
 from layerprobe.probing.room import first_line, free_cache, out_of_memory
-from layerprobe.probing.sequences import token_mask
+from layerprobe.probing.sequences import no_mask, token_masks
 from layerprobe.types import LayerName, Split
 
 Context: TypeAlias = Callable[[], AbstractContextManager[Any]]
@@ -166,7 +166,7 @@ def run_split(
         reductions: What to make of each layer.
         inputs: Takes the inputs out of a batch.
         targets: Takes the targets out of a batch of the split, checked, on the CPU.
-        mask: Takes out of a batch which places of a sequence hold a token; used where a reduction is of tokens.
+        mask: Takes out of a batch which places of its sequences hold a token; used where a reduction is of tokens.
         use: Gets a layer, what was made of it, the features, and the batch's targets.
         lose: Told of a layer that is no longer used.
         on_batch: Called after each batch.
@@ -193,7 +193,8 @@ def run_split(
                     f"A batch of the {split} split has {len(seen[-1])} targets and {len(types[-1])} keys of the "
                     "control task. Each sample needs one: choose with `control_key` what has samples first."
                 )
-        held = token_mask(mask(batch)) if by_tokens else None
+        given = inputs(batch)
+        held = token_masks(given, mask(batch)) if by_tokens else {}
         first = sum(map(len, seen[:-1]))
 
         def give(
@@ -201,7 +202,7 @@ def run_split(
             activation: Tensor,
             first: int = first,
             truth: Tensor = seen[-1],
-            held: Tensor | None = held,
+            held: Mapping[str, Tensor] = held,
         ) -> None:
             if layer.name in run.problems:
                 return
@@ -217,6 +218,10 @@ def run_split(
                     run.problems[layer.name] = _other_shape(layer, shape, split)
                     lose(layer.name)
                     return
+                if name := reduction.unmasked(shape, held):
+                    run.problems[layer.name] = no_mask(name)
+                    lose(layer.name)
+                    return
                 features = reduction(activation, held)
                 if features.device.type in WITHOUT_DOUBLE:
                     features = features.cpu()
@@ -228,7 +233,6 @@ def run_split(
                 use(layer, reduction, features, truth)
             run.seconds[layer.name] += time.perf_counter() - start
 
-        given = inputs(batch)
         missing = _with_room(
             lambda given=given, give=give: _recorded(network, given, reductions, give, context),  # type: ignore[misc]
             make_room,

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from layerprobe.probing.features import AbstractChannelReducer, AbstractReducer, Reduction
+from layerprobe.probing.features import AbstractChannelReducer, AbstractReducer, Reduction, TokenAxes
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.labels import Labels
 from layerprobe.probing.layers import Layer
@@ -48,13 +48,13 @@ def features_of(ways: Sequence[FeatureWay]) -> int:
     return max(way.reduction.n_features for way in ways)
 
 
-def feature_ways(layer: Layer, protocol: ProbeProtocol, sequence: Sequence[int] = ()) -> tuple[FeatureWay, ...]:
+def feature_ways(layer: Layer, protocol: ProbeProtocol, sequence: TokenAxes = ()) -> tuple[FeatureWay, ...]:
     """Every distinct way; a reducer that changes nothing, or that no seed changes, counts once.
 
     Args:
         layer: The layer.
         protocol: The sweep.
-        sequence: Which of its axes run over tokens.
+        sequence: Which of its axes run over tokens, with the names of their masks.
     """
     ways: dict[str, FeatureWay] = {}
     for seed in protocol.seeds:

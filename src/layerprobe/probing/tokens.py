@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from layerprobe.probing.features import AbstractReducer, Flatten, Reduction, Shape
+from layerprobe.probing.features import AbstractReducer, Flatten, Masks, Reduction, Shape, TokenAxes
 
 
 class AbstractTokenReducer(AbstractReducer):
@@ -43,7 +43,7 @@ class AbstractTokenReducer(AbstractReducer):
             ValueError: Where a sample does not have the token that is wanted.
         """
 
-    def fit(self, shape: Shape, seed: int, sequence: Sequence[int] = (), channel_axis: int | None = None) -> Reduction:
+    def fit(self, shape: Shape, seed: int, sequence: TokenAxes = (), channel_axis: int | None = None) -> Reduction:
         """See `AbstractReducer.fit`."""
         if not sequence:
             return Flatten().fit(shape, seed)
@@ -51,16 +51,17 @@ class AbstractTokenReducer(AbstractReducer):
         kept = math.prod(size for i, size in enumerate(shape) if i not in axes)
         named = "x".join("T" if i in axes else str(size) for i, size in enumerate(shape))
 
-        def choose(x: Tensor, mask: Tensor | None) -> Tensor:
-            for axis in axes:
+        masks = tuple(sequence[axis] if isinstance(sequence, Mapping) else "" for axis in axes)
+
+        def choose(x: Tensor, given: Masks) -> Tensor:
+            for axis, name in zip(axes, masks, strict=True):
                 x = x.movedim(axis + 1, 1)
-                places = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask.to(x.device)
-                x = self.pick(x, places)
+                mask = given.get(name) if isinstance(given, Mapping) else given
+                x = self.pick(x, _held(x, mask, name))
             return x
 
-        return Reduction(
-            kept, f"{self.phrase} of {named} -> {kept}", lambda x: x.reshape(len(x), -1), axes=axes, choose=choose
-        )
+        description = f"{self.phrase} of {named} -> {kept}"
+        return Reduction(kept, description, lambda x: x.reshape(len(x), -1), axes, choose, masks)
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,17 @@ class TokenIndex(AbstractTokenReducer):
     def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
         """See `AbstractTokenReducer.pick`."""
         return _at(tokens, _places(mask, self.index))
+
+
+def _held(tokens: Float[Tensor, "n t *rest"], mask: Tensor | None, name: str) -> Bool[Tensor, "n t"]:
+    if mask is None:
+        return tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+    if mask.shape != tokens.shape[:2]:
+        raise ValueError(
+            f"The mask {name or 'given'} is of {tuple(mask.shape)} samples and tokens, and a layer has "
+            f"{tuple(tokens.shape[:2])}. Give the mask of the sequence that the layer runs over."
+        )
+    return mask.to(tokens.device)
 
 
 def _places(mask: Bool[Tensor, "n t"], index: int) -> Int[Tensor, " n"]:
