@@ -18,6 +18,7 @@ from layerprobe.config import as_typed
 from layerprobe.report.status_table import status_table
 from layerprobe.results.merge import merge_results
 from layerprobe.results.record import SchemaError
+from layerprobe.results.state_file import DamagedFileError
 from layerprobe.results.summary import RunSummary
 from layerprobe.results.sweep_record import SweepRecord
 from layerprobe.status import job_states
@@ -30,7 +31,7 @@ def main(cfg: DictConfig) -> None:
         raise SystemExit("Give the directory of a sweep: sweep.py status=DIR, continue=DIR or merge=DIR")
     try:
         record = SweepRecord.read(Path(chosen).absolute())
-    except FileNotFoundError as error:
+    except (FileNotFoundError, DamagedFileError) as error:
         raise SystemExit(str(error)) from error
     if cfg.merge:
         try:

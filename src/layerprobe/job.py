@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +19,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from layerprobe.command_line import command, override
+from layerprobe.results.atomic import write_bytes
 from layerprobe.results.record import DamagedTableError, SchemaError
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
 from layerprobe.results.state_file import DamagedFileError
@@ -31,6 +34,9 @@ log = logging.getLogger("layerprobe")
 Work = Callable[[DictConfig, RunDirectory], RunSummary]
 """What a job does: given its configuration and its directory, it returns how it ended."""
 
+
+_MOST_IN_VAIN = 3
+"""How often in a row a job is requeued without having come further."""
 
 Expected = tuple[type[BaseException], ...]
 """Errors whose message is all that a user needs."""
@@ -72,6 +78,28 @@ def run_job(cfg: DictConfig, work: Work) -> float:
         return objective
 
 
+def times_stopped_at(run: RunDirectory, stop: Stopped) -> int:
+    """Count how often in a row a run was stopped where it is, and keep the count in its directory.
+
+    Args:
+        run: The run's directory.
+        stop: What stops it now.
+
+    Returns:
+        1 where it has come further since it was stopped before: another step, another layer probed.
+    """
+    file = run.path / "stops.json"
+    results = sorted(str(path.relative_to(run.path)) for path in (run.path / "probes").rglob("[!.]*.parquet"))
+    here = {"where": stop.where, "results": results}
+    try:
+        before = dict(json.loads(file.read_text()))
+    except (OSError, ValueError):
+        before = {}
+    times = int(before.pop("times", 0)) + 1 if {**before, "times": 0} == {**here, "times": 0} else 1
+    write_bytes(file, json.dumps(here | {"times": times}).encode())
+    return times
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """A directory that cannot be used is the user's to decide about: a message, and no trace of the program."""
@@ -106,6 +134,14 @@ def attended(cfg: DictConfig, run: RunDirectory, work: Work, expected: Expected 
         finish_run(exit_code=int(stop.code or 1), preempted=True)
         RunSummary("interrupted", overrides, error=str(stop)).write(run.path)
         log.warning("The run was %s\nTo go on: %s", stop, continue_command())
+        if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and (times := times_stopped_at(run, stop)) > _MOST_IN_VAIN:
+            error = (
+                f"{stop}; not requeued, since this job was stopped {times} times in a row without having come further. "
+                "Give it more time (hydra.launcher.timeout_min) or warn it later (hydra.launcher.signal_delay_s)"
+            )
+            RunSummary("interrupted", overrides, error=error).write(run.path)
+            log.error("%s.", error)
+            raise
         try:
             stop.requeue()
         except Exception as error:

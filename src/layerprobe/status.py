@@ -19,7 +19,7 @@ class JobState:
 
     Attributes:
         name: What tells it apart.
-        state: `waiting`, `running`, `done`, `failed`, `interrupted`, `killed` or `lost`.
+        state: `waiting`, `running`, `done`, `failed`, `interrupted`, `killed`, `lost` or `unreadable`.
         where: How far it is: epoch, step, checkpoint and layer; or what went wrong.
         directory: Where it writes.
     """
@@ -48,7 +48,7 @@ def job_states(record: SweepRecord) -> list[JobState]:
 def _state(folder: Path, record: SweepRecord, slurm_job: str, queue: dict[str, str], launching: bool) -> JobState:
     summary, progress = RunSummary.read(folder), read_progress(folder)
     known: dict[str, list[str]] = {job["directory"]: job.get("overrides", []) for job in record.jobs.values()}
-    overrides = list(summary.overrides) if summary else known.get(str(folder), [])
+    overrides = list(summary.overrides if summary else ()) or known.get(str(folder), [])
     name = f"{folder.name}: {' '.join(overrides)}"
     order = ("epoch", "step", "checkpoint", "layer")
     where = ", ".join(

@@ -18,6 +18,7 @@ from layerprobe.report.jobs_table import jobs_table
 from layerprobe.report.save import save
 from layerprobe.report.sweep_curves import sweep_curves
 from layerprobe.report.sweep_table import YES_OR_NO, sweep_table
+from layerprobe.results.state_file import DamagedFileError
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.summary import RunSummary
 from layerprobe.results.sweep_record import SweepRecord
@@ -56,7 +57,7 @@ class SweepTable(Callback):
         self._directory = directory
         try:
             record = SweepRecord.read(directory)
-        except FileNotFoundError:
+        except (FileNotFoundError, DamagedFileError):
             record = SweepRecord(directory)
         record.begin(sys.argv)
 
@@ -164,7 +165,8 @@ def sweep_frame(record: SweepRecord) -> pd.DataFrame:
     rows = []
     for folder in record.folders():
         summary = RunSummary.read(folder) or RunSummary("lost", known.get(folder, []), error="it has left no run.json")
-        overrides = dict(override.lstrip("+").split("=", 1) for override in summary.overrides if "=" in override)
+        words = summary.overrides or known.get(folder, [])
+        overrides = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
         rows.append(
             {"directory": str(folder), "status": summary.status, **overrides, **summary.metrics}
             | {"best_layer": summary.best_layer, "error": summary.error}

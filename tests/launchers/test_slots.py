@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -82,3 +87,46 @@ def test_own_jobs_are_counted_where_there_are_no_locks(tmp_path: Path) -> None:
     assert taken is not None
     assert taken.slot == slots[1]
     assert take(slots, slots, tmp_path) is None
+
+
+def test_a_file_system_without_locks_has_places_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(descriptor: int, kind: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    slots = gpu_slots(["0", "1"], 1)
+    first = take(slots, [], tmp_path)
+    assert first is not None
+    second = take(slots, [first.slot], tmp_path)
+    assert second is not None and second.slot != first.slot
+    assert "lock_dir" in caplog.text
+    for taken in (first, second):
+        taken.hand_over()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes two users")
+@pytest.mark.parametrize("mode", [0o666, 0o644])
+def test_the_lock_of_another_user_is_seen_in_a_folder_of_all(mode: int) -> None:
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    folder.chmod(0o1777)
+    file = folder / "layerprobe-gpu-0-0.lock"
+    file.touch()
+    file.chmod(mode)
+    slots = gpu_slots(["0"], 1)
+    try:
+        results = []
+        for held in (False, True):
+            taken = take(slots, [], folder) if held else None
+            child = os.fork()
+            if child == 0:
+                os.setgid(12345)
+                os.setuid(12345)
+                os._exit(0 if (take(slots, [], folder) is None) == held else 1)
+            results.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+            if taken:
+                taken.hand_over()
+        assert results == [0, 0]
+    finally:
+        shutil.rmtree(folder)

@@ -11,6 +11,8 @@ import pytest
 
 pytest.importorskip("submitit")
 
+from hydra_plugins.layerprobe_launchers.slurm import SlurmLauncher
+
 APP = Path(__file__).with_name("app.py")
 
 
@@ -29,3 +31,15 @@ def test_a_machine_without_sbatch_is_told_once_and_nothing_is_left(launcher: str
     assert "hydra/launcher=gpu_box" in output
     assert "Traceback" not in output
     assert not (tmp_path / "marks").exists()
+
+
+@pytest.mark.parametrize(
+    ("minutes", "delay", "refused"), [(1, 120, True), (3, 120, True), (4, 120, False), (2, 30, False)]
+)
+def test_a_warning_that_comes_as_the_job_starts_is_refused(
+    minutes: int, delay: int, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    launcher = SlurmLauncher("logs", timeout_min=minutes, signal_delay_s=delay)
+    with pytest.raises(SystemExit, match="timeout_min=4 or more" if refused else "sbatch is not on this machine"):
+        launcher.launch([["number=0"]], 0)

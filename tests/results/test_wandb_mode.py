@@ -62,3 +62,14 @@ def test_settings_files(home, monkeypatch):
     assert default_mode() == "offline"
     (home.parent / "work" / "wandb" / "settings").write_text("no section\n")
     assert default_mode() == "online"
+
+
+def test_neither_a_home_nor_a_known_user(home, monkeypatch):
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert default_mode() == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    assert default_mode() == "online"

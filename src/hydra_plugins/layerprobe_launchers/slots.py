@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,16 +96,44 @@ def _locked(slot: Slot, folder: Path) -> tuple[int, ...] | None:
     locks: list[int] = []
     for device in slot.devices:
         path = folder / f"layerprobe-gpu-{device.replace('/', '_')}-{slot.index}.lock"
-        mask = os.umask(0)
-        try:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        finally:
-            os.umask(mask)
+        lock = _opened(path)
         locks.append(lock)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            for opened in locks:
-                os.close(opened)
-            return None
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                for opened in locks:
+                    os.close(opened)
+                return None
+            _warn_without_locks(folder)
     return tuple(locks)
+
+
+def _opened(path: Path) -> int:
+    """Open a lock's file, of whichever user.
+
+    In a folder for all users (`/tmp`) Linux refuses `O_CREAT` for a file of somebody else (`fs.protected_regular`), so
+    that it is made only where it is not there; and to lock a file it need not be writable.
+    """
+    refused: OSError | None = None
+    for flags in (os.O_RDWR, os.O_RDWR | os.O_CREAT | os.O_EXCL, os.O_RDWR, os.O_RDONLY):
+        mask = os.umask(0)
+        try:
+            return os.open(path, flags, 0o666)
+        except OSError as error:
+            refused = error
+        finally:
+            os.umask(mask)
+    raise SystemExit(
+        f"The lock {path} of a GPU cannot be opened: {refused}. Have its owner remove it, or agree on another folder "
+        "with the others who use this machine's GPUs: hydra.launcher.lock_dir=DIR."
+    )
+
+
+@cache
+def _warn_without_locks(folder: Path) -> None:
+    log.warning(
+        "%s has no file locks: sweeps beside one another do not see which GPUs are taken. "
+        "A folder that has them: hydra.launcher.lock_dir=DIR",
+        folder,
+    )

@@ -35,6 +35,8 @@ _COMMON = (
     "stderr_to_stdout",
 )
 _POLL, _SLOWEST_POLL = 1.0, 20.0
+_EARLY = 60
+"""Seconds by which SLURM may send a warning before its time (`man sbatch`, `--signal`)."""
 
 
 class SlurmLauncher(Launcher):
@@ -68,6 +70,7 @@ class SlurmLauncher(Launcher):
         """Send what is to be done and not on its way already, and wait until all have ended."""
         from layerprobe.results.sweep_record import SweepRecord
 
+        _check_warning(self._parameters)
         _check_machine()
         jobs = jobs_of(self._context, self._config, job_overrides, initial_job_idx)
         record = SweepRecord.read(Path(self._config.hydra.sweep.dir).absolute())
@@ -213,6 +216,17 @@ def _close(job: Job, slurm_job: str) -> None:
         log.info("done     %s", job.name)
     else:
         log.warning("%-8s %s: %s", summary.status, job.name, summary.error)
+
+
+def _check_warning(parameters: Mapping[str, Any]) -> None:
+    """A job that is warned as soon as it starts would be requeued for ever and never come further."""
+    limit, delay = parameters.get("timeout_min"), parameters.get("slurm_signal_delay_s")
+    if limit is not None and delay is not None and delay + _EARLY >= 60 * limit:
+        raise SystemExit(
+            f"hydra.launcher.signal_delay_s={delay} warns a job {delay} s before its time limit, and SLURM up to "
+            f"{_EARLY} s earlier; with hydra.launcher.timeout_min={limit} it would be warned as it starts, and never "
+            f"come further. Give timeout_min={(delay + _EARLY) // 60 + 1} or more, or a shorter signal_delay_s."
+        )
 
 
 def _check_machine() -> None:

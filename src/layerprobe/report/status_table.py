@@ -11,7 +11,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-_STYLE = {"done": "green", "running": "cyan", "failed": "red", "killed": "red", "lost": "red", "interrupted": "yellow"}
+_STYLE = {
+    "done": "green",
+    "running": "cyan",
+    "failed": "red",
+    "killed": "red",
+    "lost": "red",
+    "interrupted": "yellow",
+    "unreadable": "red",
+}
 
 
 @runtime_checkable

@@ -10,19 +10,18 @@ previous/      what was there before a `rerun`
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import re
 import secrets
-import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from layerprobe.results.atomic import remove_stray
+from layerprobe.results.lock import HeldError, is_held, lock
 from layerprobe.results.state_file import (
     COPIES,
     DamagedFileError,
@@ -83,12 +82,12 @@ class RunDirectory:
 
     @property
     def id(self) -> str:
-        """The run's id in the dashboard, made up when it is first asked for."""
+        """The run's id in the dashboard: that of a sweep's agent, else made up when it is first asked for."""
         file = self.path / _ID
         if file.exists():
             with suppress(DamagedFileError):
                 return read_state(file, _parse_id)
-        made = self._id_of_logs() or secrets.token_hex(4)
+        made = self._id_of_logs() or _id_of_agent() or secrets.token_hex(4)
         write_state(file, made.encode())
         return made
 
@@ -117,14 +116,7 @@ class RunDirectory:
 
     def is_busy(self) -> bool:
         """Whether a process is at work in the directory."""
-        try:
-            with open(self.path / _LOCK) as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return is_held(self.path / _LOCK)
 
     def finished(self, config: Mapping[str, Any]) -> RunSummary | None:
         """The summary of a run that is done, under the same configuration, with its results in place.
@@ -203,28 +195,21 @@ class RunDirectory:
             RunDirectoryError: Where another process is at work in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / _LOCK, "a+") as file:
+        with ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.seek(0)
+                held.enter_context(lock(self.path / _LOCK))
+            except HeldError as error:
                 raise RunDirectoryError(
-                    f"Another process is at work in {self.path} ({file.read().strip() or 'unknown'}). "
+                    f"Another process is at work in {self.path} ({error}). "
                     "Wait for it, or give another directory: hydra.run.dir=DIR, hydra.sweep.dir=DIR."
                 ) from error
-            except OSError:  # a file system without locks
-                yield
-                return
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
             self.restore()
             yield
 
     def _setaside(self) -> None:
         """Move everything but the logs, which the run that begins has opened, to a folder of its own."""
-        entries = [entry for entry in self.path.glob("*") if entry.name not in (_LOCK, _PREVIOUS)]
-        entries = [entry for entry in entries if entry.suffix != ".log" and not entry.name.startswith(".")]
+        entries = [entry for entry in self.path.glob("*") if not entry.name.startswith((_LOCK, _PREVIOUS, "."))]
+        entries = [entry for entry in entries if entry.suffix != ".log"]
         entries += list(self.path.glob(COPIES))
         if not entries:
             return
@@ -232,6 +217,11 @@ class RunDirectory:
         target.mkdir(parents=True)
         for entry in entries:
             entry.rename(target / entry.name)
+
+
+def _id_of_agent() -> str | None:
+    """The id that an agent of a W&B sweep has given to the run that it starts; it waits for a run of that id."""
+    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
 
 
 def _parse_id(content: bytes) -> str:

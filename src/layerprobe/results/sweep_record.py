@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layerprobe.results.atomic import write_bytes
+from layerprobe.results.lock import HeldError, lock
+from layerprobe.results.state_file import COPIES, read_state, write_state
 
 FILE, _LOCK = "sweep.json", "sweep.lock"
 
@@ -43,6 +43,7 @@ class SweepRecord:
 
         Raises:
             FileNotFoundError: Where there is none.
+            DamagedFileError: Where it is damaged, and its copy too.
         """
         directory = Path(directory)
         if not (directory / FILE).exists():
@@ -50,7 +51,7 @@ class SweepRecord:
                 f"{directory} is not the directory of a sweep: there is no {FILE} in it. "
                 "Give the directory that the sweep printed, such as multirun/NAME/DATE."
             )
-        content: dict[str, Any] = json.loads((directory / FILE).read_text())
+        content = read_state(directory / FILE, _parse)
         before, command = content.get("directory", ""), []
         for word in content["command"]:
             if word.startswith("hydra.sweep.dir="):  # as earlier versions wrote it
@@ -86,7 +87,7 @@ class SweepRecord:
             "cwd_from_here": os.path.relpath(self.cwd, self.directory),
             "jobs": self.jobs,
         }
-        write_bytes(self.directory / FILE, json.dumps(content, indent=1).encode())
+        write_state(self.directory / FILE, json.dumps(content, indent=1).encode())
 
     def add(self, jobs: Mapping[str, dict[str, Any]]) -> None:
         """Add jobs, or what is new about them, and write."""
@@ -99,7 +100,10 @@ class SweepRecord:
         known = [Path(job["directory"]) for _, job in sorted(self.jobs.items(), key=lambda item: int(item[0]))]
         found: list[Path] = []
         for file in sorted(self.directory.glob("**/run.json"), key=lambda path: (len(path.parts), str(path))):
-            if not set(file.parents) & {*known, *found}:  # but not what a run has set aside
+            if COPIES not in file.parts and not set(file.parents) & {
+                *known,
+                *found,
+            }:  # but not what a run has set aside
                 found.append(file.parent)
         return known + sorted(found, key=lambda path: (len(path.name), path.name))
 
@@ -107,12 +111,15 @@ class SweepRecord:
     def claimed(self) -> Iterator[bool]:
         """Keep other launchers out of the sweep; yields whether that worked."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        with open(self.directory / _LOCK, "a") as file:
+        with ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                held.enter_context(lock(self.directory / _LOCK))
+            except HeldError:
                 yield False
                 return
-            except OSError:  # a file system without locks
-                pass
             yield True
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    parsed = json.loads(content)
+    return {key: parsed[key] for key in ("command", "cwd", "jobs")} | dict(parsed)

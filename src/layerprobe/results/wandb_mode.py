@@ -29,7 +29,7 @@ def default_mode() -> str:
 
 def _settings() -> dict[str, str]:
     """Settings of `wandb login` and `wandb offline`: the user's, then the working directory's on top."""
-    config = Path(os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb")
+    config = Path(os.environ.get("WANDB_CONFIG_DIR") or _home() / ".config" / "wandb")
     work = Path(os.environ.get("WANDB_DIR") or ".")
     found: dict[str, str] = {}
     for file in (config / "settings", work / "wandb" / "settings", work / ".wandb" / "settings"):
@@ -43,9 +43,14 @@ def _settings() -> dict[str, str]:
     return found
 
 
+def _home() -> Path:
+    """The user's folder; `~` as it stands where neither HOME nor the user is known, as in some containers."""
+    return Path(os.path.expanduser("~"))
+
+
 def _in_netrc(host: str) -> bool:
     named = os.environ.get("NETRC")
-    files = [Path(named).expanduser()] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]
+    files = [Path(os.path.expanduser(named))] if named else [_home() / ".netrc", _home() / "_netrc"]
     for file in files:
         try:
             if netrc.netrc(file).authenticators(urlsplit(host).netloc):

@@ -55,7 +55,7 @@ class StopSignals:
             number: The signal; with several processes, the same for all.
             where: Where the run was stopped, and what it has saved.
         """
-        return Stopped(number, self._before.get(signal.SIGUSR2), f"stopped by {signal.Signals(number).name} {where}")
+        return Stopped(number, self._before.get(signal.SIGUSR2), where)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == signal.SIGINT:
@@ -86,24 +86,25 @@ class Stopped(SystemExit):
 
     Attributes:
         signal: The number of the signal.
+        where: Where the run was stopped, and what it has saved.
     """
 
-    def __init__(self, number: int, handler: Any, message: str) -> None:
+    def __init__(self, number: int, handler: Any, where: str) -> None:
         """Remember who has to be told.
 
         Args:
             number: The signal.
             handler: Whatever handled SIGUSR2 before; under submitit, what requeues the job.
-            message: What was saved, and where.
+            where: Where the run was stopped, and what it has saved.
         """
         super().__init__(128 + number)
         self.signal = number
-        self.message = message
+        self.where = where
         self._handler = handler
 
     def __str__(self) -> str:
         """The message."""
-        return self.message
+        return f"stopped by {signal.Signals(self.signal).name} {self.where}"
 
     def requeue(self) -> None:
         """Have the job queued again where it should be and SLURM has not decided yet; call it when all is written.
