@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,14 @@ from layerprobe.probing.snapshot import Snapshot, put_back
 
 TABLE: dict[str, int] = {}
 COUNTED = 0
+
+
+class Counting(type):
+    made = 0
+
+
+class OfCounting(metaclass=Counting):
+    pass
 
 
 class Slotted:
@@ -141,6 +150,16 @@ STATES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], Callable[[Any],
         lambda d: str(d["i"].__reduce__()),
     ),
     "file": (lambda: io.StringIO("a\nb\n"), lambda f: f.readline(), lambda f: f.tell()),
+    "file that is iterated": (
+        lambda: io.TextIOWrapper(io.BytesIO(b"a\nb\n")),
+        next,
+        lambda f: f.buffer.tell(),
+    ),
+    "class of a class": (
+        OfCounting,
+        lambda o: setattr(Counting, "made", Counting.made + 1),
+        lambda o: Counting.made,
+    ),
     "parameter's data": (
         lambda: nn.Linear(1, 1),
         lambda m: setattr(m.weight, "data", m.weight.data * 2),
@@ -201,6 +220,16 @@ def test_an_iterator_that_somebody_else_holds_is_left_alone() -> None:
     [
         (lambda: drawn(5), next, "network.helper.stream (a generator, was moved on)"),
         (lambda: (iter([1, 2]),), lambda t: next(t[0]), "network.helper.stream (an iterator, was moved on)"),
+        (
+            lambda: np.random.SeedSequence(0),
+            lambda s: s.spawn(1),
+            "network.helper.stream (a seed sequence, was spawned from)",
+        ),
+        (
+            lambda: pd.DataFrame({"a": [1, 2]}),
+            lambda d: d.__setitem__("a", 0),
+            "network.helper.stream._mgr (a BlockManager, holds other objects)",
+        ),
         (lambda: torch.zeros(1000), lambda t: t.add_(1), "network.helper.stream (a large tensor, was written to)"),
         (lambda: np.zeros(1000), lambda a: a.__iadd__(1), "network.helper.stream (a large array, was written to)"),
     ],
@@ -221,11 +250,12 @@ def test_what_cannot_be_put_back_is_named_once(
     assert "random generators" in str(warning.message)
 
 
-def test_a_network_that_trains_itself_is_named() -> None:
+@pytest.mark.parametrize("through_data", [False, True])
+def test_a_network_that_trains_itself_is_named(through_data: bool) -> None:
     class Trains(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
             with torch.no_grad():
-                self.weight.mul_(0.9)
+                (self.weight.data if through_data else self.weight).mul_(0.9)
             return super().forward(x)
 
     network = nn.Sequential(Trains(2, 2))

@@ -136,11 +136,12 @@ class KeptTensor(AbstractKept):
 class KeptParameter(AbstractKept):
     """A parameter, whose values are held but not copied: that would double a large network."""
 
-    __slots__ = ("alias", "grad", "grad_version", "requires_grad", "version")
+    __slots__ = ("alias", "grad", "grad_version", "requires_grad", "some", "version")
 
     def __init__(self, thing: Tensor) -> None:
         self.thing, self.requires_grad = thing, thing.requires_grad
         self.alias, self.version = thing.detach(), _version(thing)
+        self.some = _some(self.alias)
         self.grad = thing.grad if thing.is_leaf else None
         self.grad_version = 0 if self.grad is None else _version(self.grad)
 
@@ -154,7 +155,10 @@ class KeptParameter(AbstractKept):
             parameter.grad = self.grad
         if self.grad is not None and _version(self.grad) != self.grad_version:
             return "a parameter's gradient, was written to"
-        return "a parameter, was written to" if _version(parameter) != self.version else None
+        # What is written through `.data` is not counted.
+        now = _some(self.alias)
+        unlike = self.some is not None and now is not None and not _same_bits(self.some, now)
+        return "a parameter, was written to" if unlike or _version(parameter) != self.version else None
 
 
 class KeptArray(AbstractKept):
@@ -262,7 +266,7 @@ class Watched(AbstractKept):
         self.thing, self.mark, self.what = thing, mark, what
         self.before = mark(thing)
         # Told apart by their addresses: these must not be used again.
-        self.holds = gc.get_referents(thing) if hasattr(type(thing), "__next__") else None
+        self.holds = gc.get_referents(thing) if hasattr(type(thing), "__next__") or mark is held_mark else None
 
     def put_back(self) -> str | None:
         """Say whether it has changed."""
@@ -353,6 +357,11 @@ def iterator_mark(iterator: Iterator[Any]) -> Any:
     return shown, length_hint(iterator, -1), [id(held) for held in gc.get_referents(iterator)]
 
 
+def held_mark(thing: Any) -> Any:
+    """Which objects an object of an extension holds."""
+    return [id(held) for held in gc.get_referents(thing)]
+
+
 def size_mark(container: Any) -> Any:
     """How many items a large container has, and which are some of them."""
     some = container[:: max(len(container) // _SAMPLED, 1)] if isinstance(container, list) else islice(container, 1)
@@ -372,6 +381,13 @@ def tensor_mark(tensor: Tensor) -> Any:
         flat = tensor.detach().view(-1)[:: max(tensor.numel() // _SAMPLED, 1)]
         some = flat.contiguous().view(torch.uint8).numpy().tobytes()
     return _version(tensor), tensor.shape, some
+
+
+def _some(parameter: Tensor) -> Tensor | None:
+    """A few of a parameter's values."""
+    if parameter.is_meta or not (type(parameter) is Tensor and parameter.is_contiguous() and parameter.numel()):
+        return None
+    return parameter.view(-1)[:: max(parameter.numel() // 16, 1)].clone()
 
 
 def _version(tensor: Tensor) -> int:

@@ -18,6 +18,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache, lru_cache, partial
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,6 +46,7 @@ from layerprobe.probing.kept import (
     array_mark,
     class_attributes,
     generator_mark,
+    held_mark,
     is_plain_iterator,
     iterator_mark,
     size_mark,
@@ -273,7 +275,7 @@ class Snapshot:
         for value in vars(thing).values():
             functions = (value.fget, value.fset) if isinstance(value, property) else (_plain_function(value),)
             self.look_into((f for f in functions if isinstance(f, types.FunctionType)), thing)
-        self.look_into(thing.__bases__, thing)
+        self.look_into((type(thing), *thing.__bases__), thing)
 
     def keep_function(self, thing: types.FunctionType) -> None:
         """Keep what a function outside of installed packages closes over, and its defaults and globals."""
@@ -326,8 +328,12 @@ class Snapshot:
         elif isinstance(thing, np.random.BitGenerator):
             state = partial(getattr, thing, "state")
             self._kept.append(KeptState(thing, state, partial(setattr, thing, "state")))
+            self.look_into((thing.seed_seq,), thing)
         elif isinstance(thing, np.random.Generator):
             self.look_into((thing.bit_generator,), thing)
+        elif isinstance(thing, np.random.SeedSequence):
+            spawned = attrgetter("n_children_spawned")
+            self._kept.append(Watched(thing, spawned, "a seed sequence, was spawned from"))
         elif isinstance(thing, np.random.RandomState):
             self._kept.append(KeptState(thing, thing.get_state, thing.set_state))
         elif not isinstance(thing, random.SystemRandom):
@@ -367,8 +373,12 @@ def put_back(snapshot: Snapshot) -> None:
 
 
 def _seek(file: Any, place: int) -> None:
-    if not file.closed and file.tell() != place:
-        file.seek(place)
+    if file.closed:
+        return
+    with suppress(OSError):  # a text file that has been iterated
+        if file.tell() == place:
+            return
+    file.seek(place)
 
 
 def _article(thing: Any) -> str:
@@ -381,7 +391,10 @@ def _plain_function(value: Any) -> Any:
     return getattr(value, "__wrapped__", value) if not isinstance(value, types.FunctionType) else value
 
 
-_RANDOM = torch.Generator | np.random.Generator | np.random.BitGenerator | np.random.RandomState | random.Random
+_RANDOM = (
+    torch.Generator | np.random.Generator | np.random.BitGenerator | np.random.RandomState | random.Random
+    | np.random.SeedSequence
+)  # fmt: skip
 _STATES = (
     dict, list, deque, set, tuple, bytearray, array, Tensor, nn.Module, np.ndarray, partial, types.GeneratorType,
     torch.Generator, np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random,
@@ -445,6 +458,12 @@ def _and_object(keep: Callable[[Snapshot, Any], None], kind: type, *exact: type)
 
 def _keep_items(snapshot: Snapshot, thing: Any) -> None:
     snapshot.look_into_items(thing, thing)
+
+
+def _keep_extension(snapshot: Snapshot, thing: Any) -> None:
+    """An object of an extension that shows what it holds to the garbage collector alone."""
+    snapshot._kept.append(Watched(thing, held_mark, f"a {type(thing).__name__}, holds other objects"))
+    snapshot.look_into(gc.get_referents(thing), thing)
 
 
 def _keep_bytes(snapshot: Snapshot, thing: Any) -> None:
@@ -511,4 +530,6 @@ def _how(kind: Any) -> Keep | None:
         return _and_object(_keep_bytes, kind, bytearray, array)
     if issubclass(kind, io.IOBase):
         return Snapshot.keep_file
+    if kind.__module__.startswith(("pandas._libs.internals", "pandas.core.internals")):  # the columns of a frame
+        return _keep_extension
     return None if kind.__module__ == "builtins" else Snapshot.keep_object

@@ -41,7 +41,8 @@ class ProbeCallback(pl.Callback):
     """Freezes the network at a schedule, probes every layer of it, and changes nothing about the run.
 
     Works with any trainer and module whose batches are (input, target). Weights, optimizer state, metrics, the order
-    of the data and every random draw are bit-identical with and without it.
+    of the data and every random draw are bit-identical with and without it; state that cannot be put back is named in
+    a warning.
 
     The network is called as the trainer's precision calls it (bf16-mixed, …); features and heads are float32 at least.
 
