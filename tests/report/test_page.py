@@ -8,10 +8,13 @@ from html import escape, unescape
 
 import pandas as pd
 import pytest
+import vl_convert
 from markdown_it import MarkdownIt
 
+import made_results as made
 import made_runs
 from layerprobe.report.comparison import ReportError, compare
+from layerprobe.report.depth_curve import depth_curve
 from layerprobe.report.page.document import page
 from layerprobe.report.page.layer_map import row_labels
 from layerprobe.report.page.samples import samples
@@ -19,6 +22,7 @@ from layerprobe.report.page.spec import single_view
 from layerprobe.report.page.tables import tables
 from layerprobe.report.summary import summary
 from layerprobe.report.write import write_report
+from layerprobe.results.names import printable
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +86,27 @@ def test_text_from_a_run_cannot_become_markup(tmp_path):
     html = page(compare([run]))
     assert name not in html
     assert content_of(html)["layers"] == ["input", name]
+
+
+@pytest.mark.parametrize(
+    "name", ["it's", 'q"\\', "two\nlines", "\u2028a\u2028", "\U000e0001tag", "'] + alert(1) + ['", "a.b[0]"]
+)
+def test_any_name_can_be_drawn(tmp_path, name):
+    layers, checkpoints = ("input", name), [("initial", 0), (name, 10)]
+    for i in range(2):
+        made_runs.write_run(
+            tmp_path / str(i), overrides={"model": f"{name}{i}", "optimizer.lr": name, "seed": i}, layers=layers,
+            checkpoints=checkpoints,
+        )  # fmt: skip
+    comparison = compare([tmp_path])
+    drawn = tables(comparison)
+    for view in ("curves", "best_layer", "seed_mean", "l2_path", "layer_map"):
+        drawing = unescape(vl_convert.vegalite_to_svg(single_view(drawn, view, 300, 200)))
+        assert printable(name) in drawing or view in ("best_layer", "l2_path")
+    assert len(samples(comparison, drawn)[0]) == 2
+    frame = made.results(layers, [(name, 10), ("x", 20)])
+    drawing = vl_convert.vegalite_to_svg(depth_curve(frame).to_dict())
+    assert drawing.count("stroke-dasharray") >= 1
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from layerprobe.report.condition import ConditionError, fulfilling
 from layerprobe.report.differing import SEED, differing_keys, short_keys, text
 from layerprobe.report.page.networks import networks
 from layerprobe.report.problems import problems, size, told_apart
+from layerprobe.results.names import printable
 from layerprobe.results.run import Run, find_runs
 
 
@@ -188,7 +189,8 @@ def _names(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     short = short_keys(keys)
     named = [key for key in keys if any(key in run.overrides for run in runs)][:4] or list(keys[:3])
     bases = [
-        str(run.config.get("experiment") or run.config.get("name") or run.directory.resolve().name) for run in runs
+        printable(str(run.config.get("experiment") or run.config.get("name") or run.directory.resolve().name))
+        for run in runs
     ]
     names = []
     for run, base in zip(runs, bases, strict=True):
@@ -202,7 +204,7 @@ def _names(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
         for i, (name, run) in enumerate(zip(names, runs, strict=True)):
             if name in repeated:
                 folders = run.directory.resolve().parts[-depth:]
-                names[i] = f"{name.partition(' · ')[0]} · {'/'.join(folders)}"
+                names[i] = f"{name.partition(' · ')[0]} · {printable('/'.join(folders))}"
     return names
 
 

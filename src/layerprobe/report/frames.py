@@ -11,6 +11,7 @@ import pandas as pd
 
 from layerprobe.report.newcombe import wilson_interval
 from layerprobe.report.percent import interval, percent, plain
+from layerprobe.results.names import with_printable_names
 
 _LONGEST = 30
 UNTRAINED = ("initial", "untrained")
@@ -28,7 +29,7 @@ def prepare(results: pd.DataFrame) -> pd.DataFrame:
         `position` (place of the layer among the probed ones, from 0), `label` (the layer's name, shortened),
         `checkpoint_order` (from 0), `caption` (the checkpoint's name and its training step), `untrained`.
     """
-    frame = results.copy()
+    frame = with_printable_names(results)
     order = {name: i for i, name in enumerate(captions(frame))}
     frame["checkpoint_order"] = frame["checkpoint"].map(order).astype("int64")
     frame = frame.sort_values(["checkpoint_order", "depth"], kind="stable", ignore_index=True)

@@ -1,9 +1,11 @@
-"""Names of checkpoints and layers as names of files."""
+"""Names of checkpoints and layers as names of files, and as they are shown."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+
+import pandas as pd
 
 _LONGEST = 96
 
@@ -21,3 +23,24 @@ def safe_name(name: str) -> str:
     if plain == name:
         return name
     return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def printable(name: str) -> str:
+    """Turn any name into one line that can be drawn, and stand inside an expression of Vega.
+
+    Args:
+        name: Any name.
+
+    Returns:
+        The name; a blank for each line break and unusual blank, and "\ufffd" for each sign that has no shape.
+    """
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in name)
+
+
+def with_printable_names(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a copy of rows in which the names of checkpoints and layers can be printed."""
+    return rows.assign(
+        **{column: rows[column].map(printable).astype(rows[column].dtype) for column in ("checkpoint", "layer")}
+    )

@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 
 from layerprobe.results.any_version import read_any_version, read_correct
+from layerprobe.results.names import printable, with_printable_names
 from layerprobe.results.record import SchemaError
 from layerprobe.results.summary import RunSummary
 from layerprobe.types import PathRecord, ProbeRecord
@@ -34,7 +35,8 @@ class Run:
         config: The configuration with dotted keys; `model`, `data`, … are the chosen files of the groups. A value that
             only repeats another, or that tells where the run wrote, is left out.
         overrides: Keys that the command line changed.
-        results: One row for each checkpoint and layer, in the columns of `ProbeRecord` and perhaps more.
+        results: One row for each checkpoint and layer, in the columns of `ProbeRecord` and perhaps more. Names,
+            here and in the configuration, are as they can be printed.
         unmerged: Checkpoints whose layers may not all be there, since the run ended while they were probed.
         notes: What a reader should know about the files, such as columns that an older version did not write.
     """
@@ -72,7 +74,7 @@ class Run:
             notes.append(str(error))
         if absent:
             notes.append(f"written by another version, without {', '.join(absent)}")
-        unmerged = {checkpoint for checkpoint, _ in _keys_of(parts)} if parts else set()
+        unmerged = {printable(checkpoint) for checkpoint, _ in _keys_of(parts)} if parts else set()
         config, overrides = _configuration(directory / ".hydra")
         return cls(
             directory,
@@ -80,7 +82,7 @@ class Run:
             summary.error if summary else "",
             config,
             overrides,
-            results,
+            with_printable_names(results),
             frozenset(unmerged),
             tuple(notes),
         )
@@ -88,14 +90,15 @@ class Run:
     def path(self) -> pd.DataFrame:
         """Return every swept head, in the columns of `PathRecord`; no row where the run kept none."""
         try:
-            return read_any_version(self.directory / "probes" / "path.parquet", PathRecord, self._parts())[0]
+            rows, _ = read_any_version(self.directory / "probes" / "path.parquet", PathRecord, self._parts())
         except SchemaError:
-            return read_any_version(Path(os.devnull, "none"), PathRecord)[0]
+            rows, _ = read_any_version(Path(os.devnull, "none"), PathRecord)
+        return with_printable_names(rows)
 
     def correct(self) -> pd.DataFrame:
         """Return checkpoint, layer, `samples` and the bool array `correct` (n) of each selected head."""
         try:
-            return read_correct(self.directory / "probes" / "correct.parquet", self._parts())
+            return with_printable_names(read_correct(self.directory / "probes" / "correct.parquet", self._parts()))
         except SchemaError:
             return pd.DataFrame(columns=["checkpoint", "layer", "samples", "correct"])
 
@@ -183,7 +186,7 @@ def _configuration(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     }
     for group, choice in choices.items():
         if not group.startswith("hydra/") and choice is not None and group not in _NO_PART:
-            flat[group.replace("/", ".")] = choice
+            flat[group.replace("/", ".")] = printable(choice) if isinstance(choice, str) else choice
     task = runtime.get("overrides", {}).get("task", [])
     overrides = tuple(item.lstrip("+~").split("=", 1)[0].replace("/", ".") for item in task if "=" in item)
     return flat, overrides
@@ -202,11 +205,12 @@ def _flat(node: Any, at: tuple[str, ...]) -> dict[str, Any]:
     if at and at[0] in _NO_PART:
         return {}
     if not isinstance(node, dict):
-        return {".".join(at): str(node) if isinstance(node, list) else node}
+        node = str(node) if isinstance(node, list) else node
+        return {".".join(at): printable(node) if isinstance(node, str) else node}
     found: dict[str, Any] = {}
     for key, value in node.items():
         if key == "_target_":
             found[".".join(at)] = str(value).rsplit(".", 1)[-1]
         elif not str(key).startswith("_"):
-            found |= _flat(value, (*at, str(key)))
+            found |= _flat(value, (*at, printable(str(key))))
     return found
