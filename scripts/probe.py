@@ -22,8 +22,9 @@ from pytorch_lightning.plugins.precision import Precision
 from rich.console import Console
 from torch import nn
 
+from layerprobe.composing import run_script
 from layerprobe.config import as_typed, register
-from layerprobe.job import attended, explained, reason
+from layerprobe.job import attended, checked, explained, plain, reason
 from layerprobe.probing.batches import Data
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.plan import make_plan
@@ -64,6 +65,7 @@ EXPECTED = (ValueError, TypeError, LookupError, OSError, RuntimeError, Instantia
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="probe")
 def main(cfg: DictConfig) -> float:
+    checked(cfg, whole=False)
     run = RunDirectory(cfg.run_dir)
     if cfg.plan:
         try:
@@ -256,7 +258,7 @@ class Session:
         own, cfg = checkpoint.config, self.cfg
         config: dict[str, Any] = {}
         for name in ("model", "data"):
-            part: Any = OmegaConf.to_container(cfg[name], resolve=True, throw_on_missing=True)
+            part = plain(cfg[name])
             of_file = own.get(name)
             if isinstance(of_file, Mapping) and part.get("_target_") in (None, of_file.get("_target_")):
                 source = f"The checkpoint {checkpoint.info.name!r}"
@@ -313,4 +315,4 @@ class Session:
 if __name__ == "__main__":
     sys.argv[1:] = as_typed(sys.argv[1:])
     register()
-    main()
+    run_script(main)

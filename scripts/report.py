@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from layerprobe.command_line import override
+from layerprobe.composing import run_script
 from layerprobe.config import as_typed, register
 from layerprobe.report.comparison import Comparison, ReportError, compare
 from layerprobe.report.page.tables import tables
@@ -26,7 +27,7 @@ console = Console(soft_wrap=True, highlight=False, markup=False)
 def main(cfg: DictConfig) -> None:
     roots = [str(root) for root in (cfg.runs if OmegaConf.is_list(cfg.runs) else [cfg.runs])]
     try:
-        for _ in changes(roots, cfg.interval):
+        for _ in changes(roots, float(cfg.interval)):
             comparison = make(cfg, roots)
             n = going_on(cfg, comparison)
             if n == 0:
@@ -36,7 +37,7 @@ def main(cfg: DictConfig) -> None:
         if cfg.wandb:
             for address in upload(cfg, comparison):
                 console.print(address)
-    except ReportError as error:
+    except (ReportError, OSError) as error:
         raise SystemExit(f"report.py: {error}") from None
     except KeyboardInterrupt:
         console.print("stopped watching; the page is as of the last line above")
@@ -124,4 +125,4 @@ def as_text(argument: str) -> str:
 if __name__ == "__main__":
     sys.argv[1:] = as_typed([as_text(argument) for argument in sys.argv[1:]])
     register()
-    main()
+    run_script(main)

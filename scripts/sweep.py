@@ -14,18 +14,22 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from layerprobe.command_line import command, override
+from layerprobe.composing import run_script
 from layerprobe.config import as_typed
+from layerprobe.nearest import nearest
 from layerprobe.report.status_table import status_table
 from layerprobe.results.merge import merge_results
 from layerprobe.results.record import SchemaError
 from layerprobe.results.state_file import DamagedFileError
-from layerprobe.results.summary import RunSummary
+from layerprobe.results.summary import RERUNS, RunSummary
 from layerprobe.results.sweep_record import SweepRecord
 from layerprobe.status import job_states
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sweep")
 def main(cfg: DictConfig) -> None:
+    if cfg.rerun not in (None, *RERUNS):
+        raise SystemExit(f"rerun is {cfg.rerun!r}. {nearest(str(cfg.rerun), RERUNS)}")
     chosen = cfg["continue"] or cfg.status or cfg.merge
     if not chosen:
         raise SystemExit("Give the directory of a sweep: sweep.py status=DIR, continue=DIR or merge=DIR")
@@ -89,4 +93,4 @@ def shares(record: SweepRecord) -> list[Path]:
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     sys.argv[1:] = as_typed(sys.argv[1:])
-    main()
+    run_script(main)

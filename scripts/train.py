@@ -13,12 +13,16 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
+from layerprobe.composing import run_script
 from layerprobe.config import as_typed, register
 from layerprobe.job import continue_command, run_job
 from layerprobe.models.classifier import trainable
+from layerprobe.nearest import nearest
 from layerprobe.report.depth_view import DepthView
 from layerprobe.report.figures import write_run_figures
 from layerprobe.report.terminal import results_table
@@ -40,10 +44,16 @@ warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 warnings.filterwarnings("ignore", message="The .srun. command is available")
 
 
+EXPECTED = (ValueError, OSError, InstantiationException, MisconfigurationException)
+"""What a wrong file or a wrong word on the command line leads to, besides what layerprobe says itself."""
+
+MATMUL_PRECISIONS = ("highest", "high", "medium")
+
+
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(cfg: DictConfig) -> float:
     try:
-        return run_job(cfg, train)
+        return run_job(cfg, train, EXPECTED)
     finally:
         leave()
 
@@ -59,7 +69,14 @@ def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
         How it ended: the network's metrics, the best layer and its test error.
     """
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    for name in ("model", "data", "trainer"):
+        if "_target_" not in config[name]:
+            raise ValueError(f"Nothing says what {name} to build. Choose one of conf/{name}: {name}=NAME")
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    if cfg.matmul_precision not in MATMUL_PRECISIONS:
+        raise ValueError(
+            f"matmul_precision is {cfg.matmul_precision!r}. {nearest(cfg.matmul_precision, MATMUL_PRECISIONS)}"
+        )
     torch.set_float32_matmul_precision(cfg.matmul_precision)
     datamodule: pl.LightningDataModule = hydra.utils.instantiate(cfg.data)
     rule, schedule = hydra.utils.instantiate(cfg.optimizer), hydra.utils.instantiate(cfg.scheduler)
@@ -126,4 +143,4 @@ def report(run_dir: Path, trainer: pl.Trainer, view: DepthView) -> pd.DataFrame:
 if __name__ == "__main__":
     sys.argv[1:] = as_typed(sys.argv[1:])
     register()
-    main()
+    run_script(main)

@@ -34,9 +34,9 @@ def start(script: str, *overrides: str, cwd: Path, path: Path | None = None) -> 
     )
 
 
-def call(script: str, *overrides: str, cwd: Path) -> tuple[int, str]:
+def call(script: str, *overrides: str, cwd: Path, path: Path | None = None) -> tuple[int, str]:
     """Run a script as `run` does; its exit code and what it prints on both streams."""
-    result = run(script, *overrides, cwd=cwd, check=False)
+    result = run(script, *overrides, cwd=cwd, check=False, path=path)
     return result.returncode, result.stdout + result.stderr
 
 

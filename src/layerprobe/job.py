@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,14 +18,17 @@ from hydra.errors import CompactHydraException, InstantiationException
 from hydra.types import RunMode
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from layerprobe.command_line import command, override
+from layerprobe.config_check import wrong_values
+from layerprobe.nearest import nearest
 from layerprobe.results.atomic import write_bytes
 from layerprobe.results.record import DamagedTableError, SchemaError
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
 from layerprobe.results.state_file import DamagedFileError
 from layerprobe.results.store import restore_results
-from layerprobe.results.summary import RunSummary
+from layerprobe.results.summary import RERUNS, RunSummary
 from layerprobe.results.wandb_sink import finish_run
 from layerprobe.training.checkpoints import CheckpointError
 from layerprobe.training.stop import Stopped, leaving_on_sigterm
@@ -45,12 +49,13 @@ _TOLD: Expected = (OSError, SchemaError, DamagedFileError, CheckpointError)
 """Files that cannot be written or read."""
 
 
-def run_job(cfg: DictConfig, work: Work) -> float:
+def run_job(cfg: DictConfig, work: Work, expected: Expected = ()) -> float:
     """Do a job unless it is done, and write down how it ended.
 
     Args:
         cfg: Its configuration, with `run_dir`, `run_id` and `rerun`.
         work: What there is to do.
+        expected: As for `attended`.
 
     Returns:
         The job's objective, for a sweeper.
@@ -60,7 +65,7 @@ def run_job(cfg: DictConfig, work: Work) -> float:
         Stopped: Where a signal asked the job to stop; what it had is saved.
     """
     run = RunDirectory(cfg.run_dir)
-    config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    config = checked(cfg)
     if getattr(rank_zero_only, "rank", 0) != 0:
         _be_quiet()
         return math.nan if run.finished(config) else work(cfg, run).objective
@@ -72,7 +77,7 @@ def run_job(cfg: DictConfig, work: Work) -> float:
             return summary.objective
         run.begin(config, cfg.rerun)
         cfg.run_id = cfg.run_id or run.id
-        objective = attended(cfg, run, work, _TOLD)
+        objective = attended(cfg, run, work, (*_TOLD, *expected))
         if run.finished(config):
             run.checkpoint.unlink(missing_ok=True)
         return objective
@@ -100,6 +105,48 @@ def times_stopped_at(run: RunDirectory, stop: Stopped) -> int:
     return times
 
 
+def plain(cfg: DictConfig, *, whole: bool = True) -> Any:
+    """Resolve a configuration.
+
+    Args:
+        cfg: The configuration, or a part of one.
+        whole: Whether a value that is missing is refused.
+
+    Raises:
+        CompactHydraException: Naming the key that is missing, or what cannot be resolved.
+    """
+    try:
+        return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=whole)
+    except MissingMandatoryValue as error:
+        key = error.full_key or "A key"
+        raise CompactHydraException(f"{key} has no value. Give one: {key}=VALUE") from None
+    except InterpolationResolutionError as error:
+        raise CompactHydraException(str(error).splitlines()[0]) from None
+
+
+def checked(cfg: DictConfig, *, whole: bool = True) -> Any:
+    """Resolve a configuration, and refuse values that the classes in it cannot take.
+
+    Args:
+        cfg: The configuration.
+        whole: Whether a value that is missing is refused too.
+
+    Returns:
+        The same, of plain values.
+
+    Raises:
+        CompactHydraException: Naming the key and the next step.
+    """
+    config = plain(cfg, whole=whole)
+    if config["rerun"] not in (None, *RERUNS):
+        raise CompactHydraException(f"rerun is {config['rerun']!r}. {nearest(str(config['rerun']), RERUNS)}")
+    if wrong := wrong_values(config):
+        said = [word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task]
+        key = min(wrong, key=lambda path: (path not in said, path.count(".")))
+        raise CompactHydraException(f"{key} {wrong[key]}")
+    return config
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """A directory that cannot be used is the user's to decide about: a message, and no trace of the program."""
@@ -107,6 +154,8 @@ def explained() -> Iterator[None]:
         yield
     except (RunDirectoryError, DamagedTableError) as error:
         raise SystemExit(str(error)) from error
+    except OSError as error:
+        raise SystemExit(f"The run's directory cannot be used: {error}. Give another: hydra.run.dir=DIR") from error
 
 
 @leaving_on_sigterm()
@@ -117,7 +166,8 @@ def attended(cfg: DictConfig, run: RunDirectory, work: Work, expected: Expected 
         cfg: Its configuration.
         run: Its directory, claimed.
         work: What there is to do.
-        expected: Errors that end with their message alone; the traceback is in the job's log.
+        expected: Errors that end with their message alone; the traceback is in the job's log. An error that this
+            package raises itself does so too.
 
     Returns:
         The job's objective.
@@ -157,17 +207,17 @@ def attended(cfg: DictConfig, run: RunDirectory, work: Work, expected: Expected 
         with suppress(Exception):
             finish_run(exit_code=1)
         cause = _cause(error)
-        told = isinstance(cause, expected)
+        told = isinstance(error, expected) or isinstance(cause, expected) or _of_this_package(cause)
         with suppress(OSError):  # a full disk must not hide the error
             first = f"{type(cause).__name__}: {cause}".splitlines()[0]
             RunSummary("failed", overrides, error=first).write(run.path)
         if told:
             _log_traceback(error)
         if in_sweep() and isinstance(error, Exception):
-            log.error("This job failed; the sweep goes on.%s", f" {reason(cause)}" if told else "", exc_info=not told)
+            log.error("This job failed; the sweep goes on.%s", f" {reason(error)}" if told else "", exc_info=not told)
             return math.nan
         if told:
-            raise CompactHydraException(_advised(cause, run)) from None
+            raise CompactHydraException(_advised(error, run) + _where_the_trace_is()) from None
         raise
     finish_run()
     summary.write(run.path)
@@ -184,7 +234,26 @@ def reason(error: BaseException) -> str:
         Its message; with its kind where the message alone would say too little.
     """
     cause = _cause(error)
-    return str(cause) if isinstance(cause, ValueError | OSError | RuntimeError) else f"{type(cause).__name__}: {cause}"
+    if isinstance(cause, ValueError | OSError | RuntimeError) or _of_this_package(cause):
+        return str(cause)
+    if not isinstance(error, InstantiationException):
+        return f"{type(cause).__name__}: {cause}"
+    key = re.search(r"full_key: (\S+)", str(error))
+    where = key[1] if key else "the configuration"
+    if absent := re.match(r"Error locating target '(.*?)'", str(error)):
+        return f"{where}._target_={absent[1]} cannot be found. Is its package installed, or on PYTHONPATH?"
+    return f"{where}: {type(cause).__name__}: {cause}. To set an argument: {where}.NAME=VALUE, or +{where}.NAME=VALUE"
+
+
+def _of_this_package(error: BaseException) -> bool:
+    """Whether an error is a message of this package: of a kind that carries one, and raised by its own code."""
+    if not isinstance(error, ValueError | TypeError | LookupError | RuntimeError | ImportError):
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return module.partition(".")[0] == "layerprobe" and not isinstance(error, KeyError | IndexError)
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -194,13 +263,21 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _advised(error: BaseException, run: RunDirectory) -> str:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    cause = _cause(error)
+    full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if not full:
         return reason(error)
     return (
         f"Writing to {run.path.absolute()} failed: {reason(error)}.\n"
         f"What was saved before is intact. Make room, then go on: {continue_command()}"
     )
+
+
+def _where_the_trace_is() -> str:
+    files = [
+        handler.baseFilename for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)
+    ]
+    return f"\nThe traceback is in {files[0]}" if files else ""
 
 
 def _log_traceback(error: BaseException) -> None:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from layerprobe.command_line import command, override
+from layerprobe.composing import composed
 from layerprobe.report.jobs_table import jobs_table
 from layerprobe.report.save import save
 from layerprobe.report.sweep_curves import sweep_curves
@@ -44,8 +45,13 @@ class SweepTable(Callback):
         self._claim = ExitStack()
         self._directory: Path | None = None
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Leave errors to the job: its configuration is composed."""
+        composed()
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write down the command that continues the sweep, and keep a second start of it out."""
+        composed()
         directory = Path(config.hydra.sweep.dir).absolute()
         record = SweepRecord(directory)
         if not self._claim.enter_context(record.claimed()):

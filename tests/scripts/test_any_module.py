@@ -35,14 +35,13 @@ def results(run_dir: Path) -> pd.DataFrame:
 
 
 def done(script: str, *words: str, cwd: Path) -> str:
-    code, output = call(script, *words, *QUICK, cwd=cwd)
+    code, output = call(script, *words, *QUICK, cwd=cwd, path=cwd)
     assert code == 0, output
     return output
 
 
-def test_a_class_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "tiny_networks.py").write_text(TINY)
-    monkeypatch.syspath_prepend(tmp_path)
     own = ("model=module", "model._target_=tiny_networks.Net", "+model.width=6", "trainer.max_epochs=2")
     done("train.py", *own, "optimizer=sgd", "scheduler=cosine", "hydra.run.dir=run", cwd=tmp_path)
     trained = results(tmp_path / "run")

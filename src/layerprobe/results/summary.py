@@ -15,6 +15,10 @@ from layerprobe.results.state_file import DamagedFileError, read_state, write_st
 FILE = "run.json"
 
 
+RERUNS = ("failed", "all")
+"""Which ended runs may be started anew."""
+
+
 @dataclass(frozen=True)
 class RunSummary:
     """The end of a run.

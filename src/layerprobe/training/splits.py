@@ -107,6 +107,10 @@ def _from_hooks(owner: Any, split: Split) -> Any:
 def _one(found: Any, split: Split, loaders: Loaders) -> Any:
     found = getattr(found, "iterables", found)  # Lightning's CombinedLoader
     if not isinstance(found, list | tuple | Mapping):
+        if loaders.get(split) not in (None, 0):
+            raise ValueError(
+                f"The {split} loader {loaders[split]!r} was wanted, found one without a name. Leave it out."
+            )
         return found
     by_name = dict(found) if isinstance(found, Mapping) else dict(enumerate(found))
     if not by_name:

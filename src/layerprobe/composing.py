@@ -1,0 +1,149 @@
+"""The command line of the scripts: what cannot be composed is answered with what there is, and without a traceback."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from layerprobe.nearest import nearest
+
+_FULL = "HYDRA_FULL_ERROR"
+"""With it, Hydra hands an error over and does not print it."""
+
+_EXTRAS = {"hydra/sweeper/optuna": "optuna", "hydra/launcher/submitit_slurm": "slurm"}
+"""Choices that come with an optional dependency."""
+
+
+def run_script(main: Callable[[], Any]) -> None:
+    """Run a script whose `main` is Hydra's.
+
+    An error while the configuration is composed ends with a message: what there is not, which names are near, and the
+    next step. `HYDRA_FULL_ERROR=1` shows tracebacks as ever.
+
+    Args:
+        main: The function.
+
+    Raises:
+        SystemExit: With code 1 after such a message.
+    """
+    if os.environ.get(_FULL) == "1":
+        main()
+        return
+    flags = [word for word in sys.argv[1:] if word in ("-m", "--multirun")]
+    sys.argv[1:] = flags + [word for word in sys.argv[1:] if word not in flags]  # argparse takes them first or last
+    os.environ[_FULL] = "1"
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if os.environ.get(_FULL) != "1":
+            raise
+        sys.stderr.write(f"{Path(sys.argv[0]).name}: {_explain(error, sys.argv[1:])}\n")
+        raise SystemExit(1) from None
+    except SystemExit as end:
+        if isinstance(
+            end.__context__, ConfigCompositionException | OverrideParseException
+        ):  # of a later job of a sweep
+            sys.stderr.write(f"{Path(sys.argv[0]).name}: {_explain(end.__context__, sys.argv[1:])}\n")
+        raise
+    finally:
+        composed()
+
+
+def composed() -> None:
+    """Say that the configuration is composed: errors from here on, and of the jobs' processes, Hydra shows."""
+    os.environ.pop(_FULL, None)
+
+
+def _explain(error: Exception, words: list[str]) -> str:
+    plain = str(error).strip()
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _no_choice(str(error.missing_cfg_file), list(error.options or []))
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override!r} cannot be read: {plain.splitlines()[0]}. Close every bracket and quote; put a value "
+            "with blanks, commas or = in quotes of its own, and the whole in those of the shell: 'KEY=\"VALUE\"'."
+        )
+    if "Config group override must be" in plain:
+        chosen = [word for word in words if (_conf() / word.partition("=")[0]).is_dir() and "=" in word]
+        wrong = next((w for w in chosen if re.fullmatch(r"null|~|\d*|true|false", w.partition("=")[2])), "")
+        group = wrong.partition("=")[0]
+        if group:
+            return f"{wrong}: {group} is a group; choose one of it, or leave it out with ~{group}. {_all(group, [])}"
+        return f"{plain}. An override is KEY=VALUE or GROUP=NAME; --help lists the groups."
+    match = re.match(r"Could not override '([^']+)'|Error merging override (\S+)", plain)
+    if match is not None and match[1]:
+        return _no_key(match[1], words)
+    cause = error.__cause__
+    if match is not None and match[2] and cause is not None:
+        return f"{match[2]}: {str(cause).splitlines()[0]}."
+    more = str(cause).strip() if isinstance(cause, OmegaConfBaseException) and str(cause).strip() not in plain else ""
+    lines = [line for line in f"{plain}\n{more}".splitlines() if not re.match(r"\s*(object|reference)_type=", line)]
+    return "\n".join(lines).strip() + "\n--help lists the groups, --cfg job every value."
+
+
+def _no_choice(missing: str, options: list[str]) -> str:
+    group, _, name = missing.removesuffix(".yaml").rpartition("/")
+    if (extra := _EXTRAS.get(f"{group}/{name}")) is not None:
+        return f"{group}={name} needs a package that is not installed: uv sync --extra {extra}"
+    if not group:
+        return f"There is no configuration {name!r}."
+    return f"There is no {group} {name!r}. {_all(group, options, name)}"
+
+
+def _all(group: str, options: list[str], name: str = "") -> str:
+    known = {path.stem for path in (_conf() / group).glob("*.yaml")} | set(options)
+    return nearest(name, known) if name else f"There is: {', '.join(sorted(known))}."
+
+
+def _no_key(path: str, words: list[str]) -> str:
+    """Say which key of which part is not there, and what is like it there or of the same name elsewhere."""
+    found = _base([word for word in words if word.lstrip("+~").partition("=")[0] != path])
+    node, steps = found, path.split(".")
+    for i, step in enumerate(steps):
+        if isinstance(node, DictConfig) and step in node:
+            node = node._get_node(step)
+            continue
+        known = list(map(str, node)) if isinstance(node, DictConfig) else []
+        part = ".".join(steps[:i])
+        where = f"{part} has no {step!r}" if part else f"There is no {step!r}"
+        same = [full for full in _paths(found) if full.rpartition(".")[2] == steps[-1] and full != path]
+        advice = f"Did you mean {' or '.join(same[:4])}?" if same else nearest(step, known)
+        add = f" To add an argument that is not in the configuration: +{path}=…" if part else ""
+        return f"{where}. {advice}{add}"
+    return f"{path!r} cannot be overridden. --cfg job shows every value."
+
+
+def _base(words: list[str]) -> Any:
+    """The configuration with the rest of the command line, or without it where that cannot be composed either."""
+    script = Path(sys.argv[0]).stem
+    for overrides in ([word for word in words if not word.startswith("-") and "hydra" not in word], []):
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(_conf()), version_base="1.3"):
+                return compose(script, overrides)
+        except Exception:
+            continue
+    return OmegaConf.create()
+
+
+def _paths(node: Any, path: str = "") -> Iterator[str]:
+    if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+        for key in map(str, node):
+            full = f"{path}.{key}".lstrip(".")
+            yield full
+            if not OmegaConf.is_interpolation(node, key):
+                yield from _paths(node._get_node(key), full)
+
+
+def _conf() -> Path:
+    return Path(sys.argv[0]).resolve().parent.parent / "conf"

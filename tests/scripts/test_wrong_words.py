@@ -1,0 +1,146 @@
+"""Wrong words on the command line, and wrong files: a message with what is near and the next step, no traceback."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from command import call
+from layerprobe.config_check import wrong_values
+from layerprobe.nearest import nearest
+
+TRAIN = [
+    ("reducer=[flattn]", "There is no reducer 'flattn'. Did you mean flatten? There is: average_pool"),
+    ("model=digits_convnt", "There is no model 'digits_convnt'. Did you mean digits_convnet?"),
+    ("experiment=nmist", "Did you mean mnist?"),
+    ("model=null", "model=null: model is a group; choose one of it, or leave it out with ~model"),
+    ("trainer.max_epoch=3", "trainer has no 'max_epoch'. Did you mean max_epochs?"),
+    ("sead=3", "There is no 'sead'. Did you mean seed?"),
+    ("lr=0.1", "There is no 'lr'. Did you mean optimizer.lr?"),
+    ("trainr.max_epochs=3", "There is no 'trainr'. Did you mean trainer.max_epochs?"),
+    ("seed=x", "seed=x: Value 'x' of type 'str' could not be converted to Integer"),
+    ("seed=${nothing}", "Interpolation key 'nothing' not found"),
+    ("probe.l2=[1e-2", "'probe.l2=[1e-2' cannot be read"),
+    ("trainer.max_epochs=abc", "trainer.max_epochs is 'abc', wanted is a whole number or null."),
+    ("trainer.max_epochs=1.5", "trainer.max_epochs is 1.5, wanted is a whole number or null."),
+    ("probe.l2=foo", "probe.l2 is 'foo', wanted is a list whose items are each a number or a ScikitLearnC."),
+    ("probe.l2=0.1", "probe.l2 is 0.1, wanted is a list"),
+    ("optimizer.lr=fast", "optimizer.lr is 'fast', wanted is a number or a Tensor."),
+    (
+        "probe.granularity=layer",
+        "probe.granularity is 'layer', wanted is one of a few words. There is: blocks, modules",
+    ),
+    ("trainer.precision=bf16mixed", "wanted is one of a few words. Did you mean bf16-mixed"),
+    (
+        "callbacks.probe.when=later",
+        "callbacks.probe.when is 'later', wanted is one of a few words. There is: end, now.",
+    ),
+    ("model=module", "model._target_ has no value. Give one: model._target_=VALUE"),
+    (
+        "model=module model._target_=nopackage.Net",
+        "model._target_=nopackage.Net cannot be found. Is its package installed",
+    ),
+    ("model=module model._target_=torch.nn.Linear", "model: TypeError: Linear.__init__() missing 2 required"),
+    ("rerun=fialed", "rerun is 'fialed'. Did you mean failed? There is: all, failed."),
+    ("~data", "Nothing says what data to build. Choose one of conf/data: data=NAME"),
+    ("matmul_precision=medum", "Did you mean medium?"),
+    ("optimizer.lr=-1", "Invalid learning rate: -1"),
+    ("experiment=mnist data.root=nowhere", "MNIST is not there"),
+    ("data=image_folder data.root=nowhere", "Wanted is DIR/CLASS/IMAGE"),
+    ("task=regression", "Choose solver=[ridge]"),
+    ("probe.layers=nolayer", "no layer matches the pattern 'nolayer'"),
+    ("run_dir=/proc/x", "The run's directory cannot be used"),
+]
+OTHERS = [
+    ("probe.py", "model=torchvision data=digits", "model.name has no value. Give one: model.name=VALUE"),
+    ("probe.py", "chekpoint=x", "There is no 'chekpoint'. Did you mean checkpoint"),
+    ("probe.py", "model=digits_convnet data=digits loaders.test=two", "The test loader 'two' was wanted, found one"),
+    ("probe.py", "model=digits_convnet", "Nothing says what data to build"),
+    ("probe.py", "plan=maybe", "plan=maybe: Value 'maybe' is not a valid bool"),
+    ("probe.py", "checkpoint=nowhere.ckpt", "No checkpoint at nowhere.ckpt. Give a file"),
+    (
+        "probe.py",
+        "plan=true model=digits_convnet data=digits solver=svm",
+        "There is no solver 'svm'. There is: logistic",
+    ),
+    ("report.py", "intervall=3", "There is no 'intervall'. Did you mean interval?"),
+    ("report.py", "interval=soon", "interval=soon: Value 'soon' of type 'str'"),
+    ("report.py", "runs=nowhere", "No runs in nowhere"),
+    ("sweep.py", "state=x", "There is no 'state'. Did you mean status?"),
+    ("sweep.py", "status=x rerun=fialed", "rerun is 'fialed'. Did you mean failed?"),
+]
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "message"), [*(("train.py", *case) for case in TRAIN), *OTHERS], ids=lambda value: value[:40]
+)
+def test_a_wrong_word_is_answered_with_a_message(tmp_path: Path, script: str, words: str, message: str) -> None:
+    logs = ["logger=none", f"hydra.run.dir={tmp_path}/run"] if script in ("train.py", "probe.py") else []
+    code, output = call(script, *words.split(" "), *logs, cwd=tmp_path)
+    assert code == 1
+    assert message in output
+    assert "Traceback" not in output
+    assert os.environ.get("HYDRA_FULL_ERROR") is None
+
+
+def test_the_traceback_is_in_the_log(tmp_path: Path) -> None:
+    code, output = call(
+        "train.py", "experiment=mnist", "data.root=no", "logger=none", "hydra.run.dir=run", cwd=tmp_path
+    )
+    assert code == 1
+    assert f"The traceback is in {tmp_path / 'run' / 'train.log'}" in output
+    assert "Traceback" in (tmp_path / "run" / "train.log").read_text()
+
+
+def test_the_error_of_a_network_of_ones_own_keeps_its_traceback(tmp_path: Path) -> None:
+    (tmp_path / "broken_networks.py").write_text(
+        "from torch import nn\n\nclass Net(nn.Linear):\n    def __init__(self):\n        super().__init__(3, 2)\n"
+    )
+    words = ("model=module", "model._target_=broken_networks.Net", "logger=none", "callbacks=none")
+    code, output = call("train.py", *words, "hydra.run.dir=run", cwd=tmp_path, path=tmp_path)
+    assert code == 1
+    assert "Traceback" in output, "the negative control: a mistake in the network is for who wrote it"
+
+
+def test_a_choice_that_needs_a_package_says_which(tmp_path: Path) -> None:
+    code, output = call("train.py", "hydra/sweeper=optuna", "-m", "logger=none", cwd=tmp_path)
+    if code != 1:
+        pytest.skip("the package is installed")
+    assert "uv sync --extra optuna" in output
+
+
+def test_a_later_job_of_a_sweep_too(tmp_path: Path) -> None:
+    words = ("-m", "model=digits_convnet", "reducer=flatten,[flattn]", "experiment=nothing", "hydra.sweep.dir=sweep")
+    code, output = call("train.py", *words, "logger=none", cwd=tmp_path)
+    assert code == 1
+    assert "There is no experiment 'nothing'" in output or "Did you mean flatten?" in output
+
+
+def test_values_that_may_be_meant_are_left_alone() -> None:
+    fine = {
+        "_target_": "pytorch_lightning.Trainer",
+        "max_epochs": None, "devices": "auto", "precision": 32, "gradient_clip_val": 1, "deterministic": "warn",
+        "limit_train_batches": 0.5, "max_time": "00:01:00:00", "default_root_dir": "x", "callbacks": [],
+        "logger": False,
+    }  # fmt: skip
+    assert wrong_values({"trainer": fine}) == {}
+    torchvision = {"_target_": "torchvision.models.resnet18", "weights": "DEFAULT", "num_classes": 3}
+    layer = {
+        "_target_": "torch.nn.Conv2d",
+        "in_channels": 1,
+        "out_channels": 2,
+        "kernel_size": [3, 3],
+        "padding": "same",
+    }
+    assert wrong_values({"a": [torchvision, layer, {"_target_": "no.such.Thing", "x": "y"}]}) == {}
+    assert wrong_values({"a": layer | {"out_channels": "many"}}) == {
+        "a.out_channels": "is 'many', wanted is a whole number."
+    }
+
+
+def test_near_names() -> None:
+    assert nearest("relu", ["relu6", "tanh"]) == "Did you mean relu6? There is: relu6, tanh."
+    assert nearest("x", []) == ""
+    assert nearest("layer1", [f"layer{i}" for i in range(30)]).count("layer") == 3
