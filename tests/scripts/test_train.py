@@ -94,7 +94,7 @@ def test_a_mistyped_override_is_named(override: str, message: str) -> None:
 def test_a_mistake_on_the_command_line_is_one_message(tmp_path: Path) -> None:
     result = run("train.py", "sead=3", cwd=tmp_path, check=False)
     assert result.returncode == 1
-    assert "Could not override 'sead'" in result.stderr
+    assert "There is no 'sead'. Did you mean seed?" in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.rglob("run.json"))
 
