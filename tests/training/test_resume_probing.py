@@ -17,8 +17,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.ridge import Ridge
+from layerprobe.results.state_file import DamagedFileError
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.callback import ProbeCallback
+from layerprobe.training.checkpoints import damage, load
 from layerprobe.training.guard import Guard
 from layerprobe.training.stop import Stopped
 
@@ -140,3 +142,28 @@ def test_another_network_is_not_taken_for_the_one_that_was_probed(tmp_path: Path
     content["state_dict"]["net.0.bias"][0] += 1e-6
     torch.save(content, checkpoint)
     assert run(tmp_path, "now", lambda count: None)[:2] == expected
+
+
+@pytest.mark.parametrize("content", [b"", b"PK cut short", b"\xff" * 999])
+def test_a_damaged_checkpoint_is_made_again_where_its_network_is_there(tmp_path: Path, content: bytes) -> None:
+    run(tmp_path / "whole", "now", lambda count: None)
+    run(tmp_path / "again", "now", killed(2))
+    damaged = tmp_path / "again" / "checkpoints" / "initial.ckpt"
+    assert damage(damaged) == ""
+    damaged.write_bytes(content)
+    assert damage(damaged)
+    run(tmp_path / "again", "now", lambda count: None)
+    assert (tmp_path / "again" / "ended").exists()
+    found, wanted = (load(tmp_path / name / "checkpoints" / "initial.ckpt") for name in ("again", "whole"))
+    assert all(torch.equal(value, wanted.state_dict[name]) for name, value in found.state_dict.items())
+    results = [ProbeStore(tmp_path / name / "probes").results().drop(columns="seconds") for name in ("again", "whole")]
+    pd.testing.assert_frame_equal(*results)
+
+
+def test_a_damaged_checkpoint_that_only_training_makes_again_is_named(tmp_path: Path, caplog) -> None:
+    run(tmp_path, "end", signalled(6))
+    for name in ("initial", "step_3"):
+        (tmp_path / "checkpoints" / f"{name}.ckpt").write_bytes(b"")
+    with pytest.raises(DamagedFileError, match=r"step_3\.ckpt is damaged .*mv -- .*last\.ckpt.*results .* are kept"):
+        run(tmp_path, "end", lambda count: None)
+    assert "initial.ckpt is damaged (it is empty). Its results are intact" in caplog.text

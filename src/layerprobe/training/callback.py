@@ -245,7 +245,7 @@ class ProbeCallback(pl.Callback):
             for name, value in pl_module.state_dict().items()
         }
         try:
-            pl_module.load_state_dict(load(self._path(info)).state_dict)
+            pl_module.load_state_dict(self._load(info).state_dict)
             with frozen(pl_module):
                 self._probe(trainer, pl_module, info, self._store.done(info.name) if self._store else ())
         finally:
