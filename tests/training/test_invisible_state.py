@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, SubsetRandomSampler
 from torchmetrics import MeanMetric
 
+from layerprobe.probing.activations import activations
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.training.callback import ProbeCallback
 
@@ -373,3 +374,17 @@ def test_workers_that_stay_are_not_called_back(tmp_path: Path) -> None:
     alone, _ = train(tmp_path, loader(), probed=False)
     probed, _ = train(tmp_path / "1", loader(), probed=True)
     assert probed == alone
+
+
+def test_logging_where_a_trainer_never_fits() -> None:
+    """As in scripts/probe.py."""
+    learner = Learner()
+    learner.logs = True
+    learner.trainer = pl.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False, max_epochs=1)
+    before = dict(vars(learner))
+    assert "fc" in activations(learner, X)
+    assert vars(learner) == before
+    assert learner.trainer.loggers == []
+    assert learner.kept._update_count == 0
+    with pytest.raises(Exception, match="log"):  # positive control
+        learner(X)
