@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -73,7 +74,7 @@ def result(
 
 def of(row: ProbeRecord) -> LayerResult:
     if row.status == "failed":
-        return LayerResult(row, (), {}, torch.zeros(0, dtype=torch.bool))
+        return LayerResult(row, (), {}, np.zeros(0, dtype=bool))
     generator = torch.Generator().manual_seed(row.depth)
     head = {
         "weight": torch.randn(row.n_classes, row.n_features, generator=generator),
@@ -81,7 +82,8 @@ def of(row: ProbeRecord) -> LayerResult:
         "mean": torch.randn(row.n_features, generator=generator),
         "scale": torch.rand(row.n_features, generator=generator) + 0.5,
     }
-    return LayerResult(row, path(row), head, torch.rand(row.n_test, generator=generator) > row.test_error)
+    correct = torch.rand(row.n_test, generator=generator) > row.test_error
+    return LayerResult(row, path(row), {name: values.numpy() for name, values in head.items()}, correct.numpy())
 
 
 def results(layers: Sequence[str], checkpoints: Sequence[tuple[str, int]], **others: Any) -> pd.DataFrame:

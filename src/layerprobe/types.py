@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 from jaxtyping import Bool
-from torch import Tensor
 
 Split: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -201,6 +201,6 @@ class LayerResult:
 
     record: ProbeRecord
     path: tuple[PathRecord, ...]
-    head: Mapping[str, Tensor]
-    correct: Bool[Tensor, " n"]
+    head: Mapping[str, np.ndarray]
+    correct: Bool[np.ndarray, " n"]
     samples: str = ""

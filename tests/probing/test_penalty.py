@@ -36,7 +36,7 @@ def test_one_head_without_scaling_and_validation_is_scikit_learns(n_classes: int
     assert (record.n_train, record.n_val, record.n_test) == (200, 0, len(y) - 200)
     assert np.isnan(record.val_error)
     assert record.status == "converged"
-    weight = head["weight"].numpy()
+    weight = head["weight"]
     if n_classes == 2:
         assert np.allclose(weight[1] - weight[0], expected.coef_[0], atol=2e-3)
     else:

@@ -134,10 +134,11 @@ def test_sweep_over_reducers_solvers_and_seeds(digits: Pairs, network: nn.Module
 
 def test_a_head_can_be_used_on_raw_features(digits: Pairs, network: nn.Module) -> None:
     (result,) = probe_checkpoint(network, digits, ProbeProtocol(layers="input", l2=(1e-3,)))
-    head, (x, y) = result.head, digits["test"]
+    head = {name: torch.from_numpy(values) for name, values in result.head.items()}
+    x, y = digits["test"]
     scores = ((x - head["mean"]) / head["scale"]) @ head["weight"].T + head["bias"]
     correct = head["classes"][scores.argmax(1)] == y
-    assert torch.equal(correct, result.correct)
+    assert np.array_equal(correct.numpy(), result.correct)
     assert 1 - correct.double().mean().item() == pytest.approx(result.record.test_error)
 
 
@@ -291,8 +292,8 @@ def test_the_selected_head_can_be_refitted_to_train_and_validation(
     scaler = StandardScaler().fit(both)
     head = LogisticRegression(C=1 / (found.record.l2 * len(y)), tol=1e-8, max_iter=10_000)
     head.fit(scaler.transform(both), y)
-    scaled = (x["test"] - found.head["mean"].double().numpy()) / found.head["scale"].double().numpy()
-    scores = scaled @ found.head["weight"].double().numpy().T + found.head["bias"].double().numpy()
+    scaled = (x["test"] - found.head["mean"].astype(float)) / found.head["scale"].astype(float)
+    scores = scaled @ found.head["weight"].astype(float).T + found.head["bias"].astype(float)
     expected = head.predict_proba(scaler.transform(x["test"]))
     np.testing.assert_allclose(torch.tensor(scores).softmax(1), expected, atol=5e-3)
     assert found.record.train_error == pytest.approx(1 - head.score(scaler.transform(both), y), abs=2e-3)

@@ -22,10 +22,11 @@ CHECKPOINTS = [("initial", 0), ("step_5", 5), ("final", 9)]
 
 def head(units, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return {
+    tensors = {
         "weight": torch.randn(2, units, generator=generator), "bias": torch.randn(2, generator=generator),
         "mean": torch.randn(units, generator=generator), "scale": torch.rand(units, generator=generator) + 0.5,
     }  # fmt: skip
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
 def states(units, layer="hidden", seed=0):
@@ -45,7 +46,7 @@ def run(tmp_path):
     for name, step in CHECKPOINTS:
         for depth, units in ((1, 2), (2, 3)):
             record = made.record(name, step, depth, f"units{units}", n_classes=2)
-            store.add(LayerResult(record, (), head(units, step), torch.ones(4, dtype=torch.bool)))
+            store.add(LayerResult(record, (), head(units, step), np.ones(4, dtype=bool)))
     store.merge()
     hidden = pd.concat([states(2, "units2"), states(3, "units3")], ignore_index=True)
     hidden.to_parquet(probes / "hidden.parquet")

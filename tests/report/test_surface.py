@@ -109,21 +109,22 @@ def test_the_line_is_drawn_from_edge_to_edge_of_the_panel(line):
 
 def test_line_of_a_head_is_where_its_two_scores_are_equal():
     generator = torch.Generator().manual_seed(0)
-    head = {name: torch.randn(2, generator=generator) for name in ("bias", "mean")}
-    head |= {"weight": torch.randn(2, 2, generator=generator), "scale": torch.rand(2, generator=generator) + 0.5}
+    head = {name: torch.randn(2, generator=generator).numpy() for name in ("bias", "mean")}
+    head |= {"weight": torch.randn(2, 2, generator=generator).numpy()}
+    head |= {"scale": torch.rand(2, generator=generator).numpy() + 0.5}
     w1, w2, bias = separating_line(head)
     for _ in range(20):
-        h = torch.randn(2, generator=generator)
+        h = torch.randn(2, generator=generator).numpy()
         scores = head["weight"] @ ((h - head["mean"]) / head["scale"]) + head["bias"]
         assert w1 * h[0] + w2 * h[1] + bias == pytest.approx(float(scores[1] - scores[0]), abs=1e-5)
 
 
 def test_lines_come_from_the_stores_heads_where_there_are_fitting_ones(tmp_path):
     _, _, hidden = frames()
-    head = {"weight": torch.tensor([[0.0, 0.0], [2.0, 2.0]]), "bias": torch.tensor([0.0, -1.0])}
-    head |= {"mean": torch.zeros(2), "scale": torch.ones(2)}
+    head = {"weight": np.array([[0.0, 0.0], [2.0, 2.0]]), "bias": np.array([0.0, -1.0])}
+    head |= {"mean": np.zeros(2), "scale": np.ones(2)}
     store = ProbeStore(tmp_path)
-    store.add(LayerResult(made.record(layer="hidden"), (), head, torch.ones(4, dtype=torch.bool)))
+    store.add(LayerResult(made.record(layer="hidden"), (), head, np.ones(4, dtype=bool)))
     store.add(made.result(layer="wide"))
     asked = pd.concat([hidden, hidden.assign(layer="wide"), hidden.assign(layer="absent")])
     assert separating_lines(store, asked).to_numpy().tolist() == [["final", "hidden", 2.0, 2.0, -1.0]]

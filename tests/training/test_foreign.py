@@ -65,7 +65,7 @@ def test_the_network_is_called_in_the_trainer_s_precision(tmp_path: Path, precis
     record = probe.results().set_index("layer").loc["head"]
     assert record["n_test"] == 500
     assert record["status"] == "converged"
-    head = probe.store.head("final", "head")
+    head = {name: torch.from_numpy(values) for name, values in probe.store.head("final", "head").items()}
 
     records = Records(slice(1200, 1700))
     device = module.device.type

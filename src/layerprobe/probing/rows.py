@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
+import numpy as np
 
 from layerprobe.probing.features import shape_text
 from layerprobe.probing.labels import Labels
@@ -85,8 +85,8 @@ def measured(
     return LayerResult(
         record,
         path_records(layer, checkpoint, sweeps),
-        {name: tensor.cpu().contiguous() for name, tensor in head.items()},
-        test.correct.cpu(),
+        {name: tensor.cpu().contiguous().numpy() for name, tensor in head.items()},
+        test.correct.cpu().numpy(),
     )
 
 
@@ -137,7 +137,7 @@ def failed(
         seed=seed,
         refit=False,
     )
-    return LayerResult(record, path_records(layer, checkpoint, sweeps), {}, torch.empty(0, dtype=torch.bool))
+    return LayerResult(record, path_records(layer, checkpoint, sweeps), {}, np.empty(0, dtype=bool))
 
 
 def path_records(layer: Layer, checkpoint: CheckpointInfo, sweeps: Mapping[str, Sweep]) -> tuple[PathRecord, ...]:

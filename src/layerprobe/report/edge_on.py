@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from layerprobe.report.separating_line import LINES, boundary
 
-Head = Callable[[str, str], Mapping[str, Tensor]]
+Head = Callable[[str, str], Mapping[str, np.ndarray]]
 """Gives the head of a checkpoint and layer; raises KeyError where there is none."""
 
 

@@ -11,7 +11,7 @@ import altair as alt
 import pandas as pd
 import vl_convert
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.numpy import load_file
 
 from layerprobe.report import plane, style
 from layerprobe.report.edge_on import in_the_plane

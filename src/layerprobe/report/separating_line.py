@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from layerprobe.results.store import ProbeStore
 
@@ -14,7 +13,7 @@ LINES = ["checkpoint", "layer", "w1", "w2", "bias"]
 """Columns of a frame of lines: w1·h1 + w2·h2 + bias = 0."""
 
 
-def separating_line(head: Mapping[str, Tensor]) -> tuple[float, float, float]:
+def separating_line(head: Mapping[str, np.ndarray]) -> tuple[float, float, float]:
     """Find where a head of two classes over two features changes its answer.
 
     With standardised features (h - mean) / scale, class 1 wins over class 0 where
@@ -38,7 +37,7 @@ def separating_line(head: Mapping[str, Tensor]) -> tuple[float, float, float]:
     return float(normal[0]), float(normal[1]), bias
 
 
-def boundary(head: Mapping[str, Tensor]) -> tuple[np.ndarray, float]:
+def boundary(head: Mapping[str, np.ndarray]) -> tuple[np.ndarray, float]:
     """Find the hyperplane on which a head of two classes changes its answer, in the layer's own units.
 
     Args:

@@ -49,7 +49,7 @@ def to_part(result: LayerResult) -> pa.Table:
         "layer": [record.layer],
         "seed": [record.seed],
         "samples": [result.samples],
-        "correct": [result.correct.detach().cpu().numpy()],
+        "correct": [result.correct],
     }
     rows = {
         "record": to_table([record], ProbeRecord),

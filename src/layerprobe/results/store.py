@@ -26,8 +26,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.numpy import load_file, save_file
 
 from layerprobe.results.atomic import atomic, remove_stray
 from layerprobe.results.names import safe_name
@@ -194,7 +193,7 @@ class ProbeStore:
         """
         return self._combined("correct", read_parts(self._parts())).to_pandas()
 
-    def head(self, checkpoint: str, layer: LayerName) -> dict[str, Tensor]:
+    def head(self, checkpoint: str, layer: LayerName) -> dict[str, np.ndarray]:
         """Load the selected head of a layer.
 
         Args:
@@ -202,7 +201,7 @@ class ProbeStore:
             layer: Name of the layer.
 
         Returns:
-            The tensors as they were added: `weight` (c d), `bias` (c), `mean` (d), `scale` (d).
+            The arrays as they were added: `weight` (c d), `bias` (c), `mean` (d), `scale` (d).
 
         Raises:
             KeyError: If there is no such result, or the layer failed and has no head.
@@ -222,7 +221,7 @@ class ProbeStore:
         Raises:
             KeyError: If there is no such result, or the layer failed and has no head.
         """
-        with safe_open(self._head_of(checkpoint, layer), "pt") as file:
+        with safe_open(self._head_of(checkpoint, layer), "numpy") as file:
             return dict(file.metadata())
 
     @property
@@ -313,7 +312,7 @@ class ProbeStore:
         order = np.argsort([rank.get(key, len(rank)) for key in _keys(table)], kind="stable")
         return table.take(pa.array(order, pa.int64()))
 
-    def _write_head(self, record: ProbeRecord, head: Mapping[str, Tensor]) -> None:
+    def _write_head(self, record: ProbeRecord, head: Mapping[str, np.ndarray]) -> None:
         file = self._head(record)
         same_layer = re.compile(rf"\d+_{re.escape(safe_name(record.layer))}\.safetensors")
         stale = [old for old in file.parent.glob("*.safetensors") if same_layer.fullmatch(old.name)]
@@ -321,7 +320,7 @@ class ProbeStore:
             about = ("checkpoint", "layer", "solver", "l2", "reducer", "reduction")
             with atomic(file) as temporary:
                 save_file(
-                    {name: tensor.detach().cpu().contiguous() for name, tensor in head.items()},
+                    {name: np.ascontiguousarray(values) for name, values in head.items()},
                     temporary,
                     metadata={name: str(getattr(record, name)) for name in about},
                 )
