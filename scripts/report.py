@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -13,18 +14,18 @@ from rich.console import Console
 from layerprobe.command_line import override
 from layerprobe.composing import run_script
 from layerprobe.config import as_typed, register
-from layerprobe.report.comparison import Comparison, ReportError, compare
-from layerprobe.report.page.tables import tables
-from layerprobe.report.summary import summary
-from layerprobe.report.watch import changes
-from layerprobe.report.write import write_report
-from layerprobe.results.wandb_views import default_entity, report, save, workspace
+
+if TYPE_CHECKING:
+    from layerprobe.report.comparison import Comparison
 
 console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")
 def main(cfg: DictConfig) -> None:
+    from layerprobe.report.comparison import ReportError
+    from layerprobe.report.watch import changes
+
     roots = [str(root) for root in (cfg.runs if OmegaConf.is_list(cfg.runs) else [cfg.runs])]
     try:
         for _ in changes(roots, float(cfg.interval)):
@@ -53,6 +54,9 @@ def make(cfg: DictConfig, roots: list[str]) -> Comparison:
     Returns:
         The runs in it.
     """
+    from layerprobe.report.comparison import compare
+    from layerprobe.report.write import write_report
+
     comparison = compare(roots, cfg.where)
     watched = going_on(cfg, comparison) > 0
     written = write_report(
@@ -80,6 +84,11 @@ def upload(cfg: DictConfig, comparison: Comparison) -> list[str]:
     Raises:
         ReportError: If they cannot be uploaded.
     """
+    from layerprobe.report.comparison import ReportError
+    from layerprobe.report.page.tables import tables
+    from layerprobe.report.summary import summary
+    from layerprobe.results.wandb_views import default_entity, report, save, workspace
+
     drawn = tables(comparison)
     about = (drawn.checkpoints, drawn.layer_names, comparison.keys)
     try:

@@ -18,8 +18,6 @@ from layerprobe.composing import run_script
 from layerprobe.config import as_typed
 from layerprobe.nearest import nearest
 from layerprobe.report.status_table import status_table
-from layerprobe.results.merge import merge_results
-from layerprobe.results.record import SchemaError
 from layerprobe.results.state_file import DamagedFileError
 from layerprobe.results.summary import RERUNS, RunSummary
 from layerprobe.results.sweep_record import SweepRecord
@@ -38,6 +36,9 @@ def main(cfg: DictConfig) -> None:
     except (FileNotFoundError, DamagedFileError) as error:
         raise SystemExit(str(error)) from error
     if cfg.merge:
+        from layerprobe.results.merge import merge_results
+        from layerprobe.results.record import SchemaError
+
         try:
             count = merge_results(shares(record), record.directory / "probes")
         except (FileNotFoundError, SchemaError) as error:

@@ -26,10 +26,11 @@ from layerprobe.nearest import nearest
 from layerprobe.report.depth_view import DepthView
 from layerprobe.report.figures import write_run_figures
 from layerprobe.report.terminal import results_table
+from layerprobe.results.best import best_layer
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.state_file import DamagedFileError, aside
 from layerprobe.results.store import ProbeStore
-from layerprobe.results.summary import RunSummary, best_layer
+from layerprobe.results.summary import RunSummary
 from layerprobe.training.checkpoints import damage
 from layerprobe.training.log import ProbeLog, start
 from layerprobe.training.ranks import leave

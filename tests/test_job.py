@@ -12,7 +12,7 @@ from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.summary import RunSummary
 from layerprobe.results.sweep_record import SweepRecord
 from layerprobe.status import job_states
-from layerprobe.sweep import sweep_frame
+from layerprobe.results.sweep_frame import sweep_frame
 from layerprobe.training.stop import Stopped
 
 

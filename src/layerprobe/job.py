@@ -24,13 +24,9 @@ from layerprobe.command_line import command, override
 from layerprobe.config_check import wrong_values
 from layerprobe.nearest import nearest
 from layerprobe.results.atomic import write_bytes
-from layerprobe.results.record import DamagedTableError, SchemaError
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
-from layerprobe.results.state_file import DamagedFileError
-from layerprobe.results.store import restore_results
+from layerprobe.results.state_file import UnusableFileError
 from layerprobe.results.summary import RERUNS, RunSummary
-from layerprobe.results.wandb_sink import finish_run
-from layerprobe.training.checkpoints import CheckpointError
 from layerprobe.training.stop import Stopped, leaving_on_sigterm
 
 log = logging.getLogger("layerprobe")
@@ -45,7 +41,7 @@ _MOST_IN_VAIN = 3
 Expected = tuple[type[BaseException], ...]
 """Errors whose message is all that a user needs."""
 
-_TOLD: Expected = (OSError, SchemaError, DamagedFileError, CheckpointError)
+_TOLD: Expected = (OSError, UnusableFileError)
 """Files that cannot be written or read."""
 
 
@@ -71,6 +67,8 @@ def run_job(cfg: DictConfig, work: Work, expected: Expected = ()) -> float:
         return math.nan if run.finished(config) else work(cfg, run).objective
     with explained(), run.claimed():
         if cfg.rerun != "all" and (run.path / "probes").is_dir():
+            from layerprobe.results.store import restore_results  # pandas and pyarrow: only for what is there
+
             restore_results(run.path / "probes")
         if cfg.rerun != "all" and (summary := run.finished(config)):
             log.info("Done before, left alone: %s (rerun=all starts anew)", run.path)
@@ -152,7 +150,7 @@ def explained() -> Iterator[None]:
     """A directory that cannot be used is the user's to decide about: a message, and no trace of the program."""
     try:
         yield
-    except (RunDirectoryError, DamagedTableError) as error:
+    except (RunDirectoryError, UnusableFileError) as error:
         raise SystemExit(str(error)) from error
     except OSError as error:
         raise SystemExit(f"The run's directory cannot be used: {error}. Give another: hydra.run.dir=DIR") from error
@@ -176,6 +174,8 @@ def attended(cfg: DictConfig, run: RunDirectory, work: Work, expected: Expected 
         CompactHydraException: Where one of the expected errors has ended it.
         Stopped: Where a signal asked the job to stop; what it had is saved.
     """
+    from layerprobe.results.wandb_sink import finish_run  # likewise
+
     logging.raiseExceptions = False  # a log that cannot be written, as on a full disk, must not hide what happened
     overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("rerun=")]
     try:

@@ -1,4 +1,7 @@
-"""The beginning and the end of a multirun: its record, and the table of what became of its jobs."""
+"""The beginning and the end of a multirun: its record, and the table of what became of its jobs.
+
+Hydra makes a callback for `--cfg` too: what draws and tabulates is imported when there is something to show.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.console import Console
 
 from layerprobe.command_line import command, override
 from layerprobe.composing import composed
-from layerprobe.report.jobs_table import jobs_table
-from layerprobe.report.save import save
-from layerprobe.report.sweep_curves import sweep_curves
-from layerprobe.report.sweep_table import YES_OR_NO, sweep_table
 from layerprobe.results.state_file import DamagedFileError
-from layerprobe.results.store import ProbeStore
-from layerprobe.results.summary import RunSummary
 from layerprobe.results.sweep_record import SweepRecord
 
 _MOST_JOBS = 60
@@ -33,15 +28,15 @@ class SweepTable(Callback):
     It leaves with exit code 1 where a job is not done. Every job is a row of `sweep.csv`.
     """
 
-    def __init__(self, over: str = "seed", yes_or_no: Sequence[str] = YES_OR_NO) -> None:
+    def __init__(self, over: str = "seed", yes_or_no: Sequence[str] | None = None) -> None:
         """Choose what is averaged over.
 
         Args:
             over: The key whose values are repetitions of one experiment.
-            yes_or_no: As for `sweep_table`.
+            yes_or_no: As for `sweep_table`; by default what it takes.
         """
         self._over = over
-        self._yes_or_no = tuple(yes_or_no)
+        self._yes_or_no = yes_or_no
         self._claim = ExitStack()
         self._directory: Path | None = None
 
@@ -80,6 +75,12 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Print the tables."""
+        from rich.console import Console
+
+        from layerprobe.report.jobs_table import jobs_table
+        from layerprobe.report.sweep_table import YES_OR_NO, sweep_table
+        from layerprobe.results.sweep_frame import sweep_frame
+
         record = SweepRecord.read(Path(config.hydra.sweep.dir).absolute())
         jobs = sweep_frame(record)
         self._claim.close()
@@ -93,7 +94,7 @@ class SweepTable(Callback):
         open_jobs = jobs["status"].ne("done")
         console = Console()
         if self._over in jobs and jobs[self._over].nunique() > 1:
-            console.print(sweep_table(jobs, over=self._over, yes_or_no=self._yes_or_no))
+            console.print(sweep_table(jobs, over=self._over, yes_or_no=tuple(self._yes_or_no or YES_OR_NO)))
         shown = jobs if len(jobs) <= _MOST_JOBS else jobs[open_jobs]
         if len(shown):
             console.print(jobs_table(shown))
@@ -127,6 +128,12 @@ class SweepCurves(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Draw the last checkpoint of every job that is done."""
+        from rich.console import Console
+
+        from layerprobe.report.save import save
+        from layerprobe.report.sweep_curves import sweep_curves
+        from layerprobe.results.sweep_frame import sweep_results
+
         directory = Path(config.hydra.sweep.dir).absolute()
         results = sweep_results(SweepRecord.read(directory))
         missing = [key for key in self._keys if key not in results]
@@ -136,45 +143,3 @@ class SweepCurves(Callback):
             return
         files = save(sweep_curves(results, *self._keys, title=self._title), directory / "depth_curves")
         Console().print(f"Every layer: {files[0]}", highlight=False, soft_wrap=True, markup=False)
-
-
-def sweep_results(record: SweepRecord) -> pd.DataFrame:
-    """Collect the results of a sweep's jobs.
-
-    Args:
-        record: The sweep.
-
-    Returns:
-        The rows of the last checkpoint of every job that is done, in the columns of `ProbeRecord`, with `directory` and
-        a column for each overridden key.
-    """
-    jobs = sweep_frame(record)
-    frames = []
-    for job in jobs[jobs["status"] == "done"].to_dict("records") if len(jobs) else []:
-        results = ProbeStore(Path(job["directory"]) / "probes").results()
-        last = results[results["step"] == results["step"].max()]
-        frames.append(last.assign(**{str(key): str(value) for key, value in job.items() if key not in results}))
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def sweep_frame(record: SweepRecord) -> pd.DataFrame:
-    """Collect what became of a sweep's jobs.
-
-    Args:
-        record: The sweep.
-
-    Returns:
-        One row for each job: directory, status, error, best_layer, a column for each overridden key and one for each
-        metric. A job without a summary has the status `lost`.
-    """
-    known = {Path(job["directory"]): job.get("overrides", []) for job in record.jobs.values()}
-    rows = []
-    for folder in record.folders():
-        summary = RunSummary.read(folder) or RunSummary("lost", known.get(folder, []), error="it has left no run.json")
-        words = summary.overrides or known.get(folder, [])
-        overrides = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
-        rows.append(
-            {"directory": str(folder), "status": summary.status, **overrides, **summary.metrics}
-            | {"best_layer": summary.best_layer, "error": summary.error}
-        )
-    return pd.DataFrame(rows)

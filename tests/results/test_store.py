@@ -3,7 +3,6 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 import made_results as made
 from layerprobe.results.record import SchemaError, read_frame, to_frame

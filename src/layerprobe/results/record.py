@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from layerprobe.results.state_file import aside
+from layerprobe.results.state_file import UnusableFileError, aside
 from layerprobe.types import PathRecord, ProbeRecord
 
 Record: TypeAlias = ProbeRecord | PathRecord
@@ -24,7 +24,7 @@ _KIND_KEY = b"layerprobe.record"
 _ARROW: dict[type, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
-class SchemaError(ValueError):
+class SchemaError(UnusableFileError):
     """A results file that this version of layerprobe cannot read."""
 
 

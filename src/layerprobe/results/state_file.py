@@ -18,7 +18,11 @@ Content = TypeVar("Content")
 log = logging.getLogger("layerprobe")
 
 
-class DamagedFileError(ValueError):
+class UnusableFileError(ValueError):
+    """A file that cannot be read or gone on from; the message ends with the next step."""
+
+
+class DamagedFileError(UnusableFileError):
     """A file that holds something else than it should.
 
     Attributes:

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import pandas as pd
-
 from layerprobe.results.state_file import DamagedFileError, read_state, write_state
 
 FILE = "run.json"
@@ -79,20 +77,3 @@ class RunSummary:
         if fields.get("objective") is None:
             fields["objective"] = math.nan
         return cls(**fields)
-
-
-def best_layer(results: pd.DataFrame) -> tuple[str, float]:
-    """Find the layer that validation prefers at the last checkpoint.
-
-    Args:
-        results: Results of one run, in the columns of `ProbeRecord`.
-
-    Returns:
-        Its name and its test error; "" and NaN where no layer was probed.
-    """
-    usable = results[results["val_error"].notna()]
-    if usable.empty:
-        return "", math.nan
-    last = usable[usable["checkpoint"] == usable["checkpoint"].iloc[-1]]
-    best = last.loc[last["val_error"].idxmin()]
-    return str(best["layer"]), float(best["test_error"])

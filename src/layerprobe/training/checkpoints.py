@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from layerprobe.results.atomic import atomic
+from layerprobe.results.state_file import UnusableFileError
 from layerprobe.types import CheckpointInfo, Config
 
 _KEY = "layerprobe"
@@ -26,7 +27,7 @@ _WEIGHTS = ("state_dict", "model_state_dict", "model")
 """Where the files of others keep the weights."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UnusableFileError):
     """A file that cannot be used as a checkpoint; the message ends with the next step."""
 
 

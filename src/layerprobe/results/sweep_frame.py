@@ -1,0 +1,53 @@
+"""What became of the jobs of a sweep, and their results, as data frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from layerprobe.results.store import ProbeStore
+from layerprobe.results.summary import RunSummary
+from layerprobe.results.sweep_record import SweepRecord
+
+
+def sweep_results(record: SweepRecord) -> pd.DataFrame:
+    """Collect the results of a sweep's jobs.
+
+    Args:
+        record: The sweep.
+
+    Returns:
+        The rows of the last checkpoint of every job that is done, in the columns of `ProbeRecord`, with `directory` and
+        a column for each overridden key.
+    """
+    jobs = sweep_frame(record)
+    frames = []
+    for job in jobs[jobs["status"] == "done"].to_dict("records") if len(jobs) else []:
+        results = ProbeStore(Path(job["directory"]) / "probes").results()
+        last = results[results["step"] == results["step"].max()]
+        frames.append(last.assign(**{str(key): str(value) for key, value in job.items() if key not in results}))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def sweep_frame(record: SweepRecord) -> pd.DataFrame:
+    """Collect what became of a sweep's jobs.
+
+    Args:
+        record: The sweep.
+
+    Returns:
+        One row for each job: directory, status, error, best_layer, a column for each overridden key and one for each
+        metric. A job without a summary has the status `lost`.
+    """
+    known = {Path(job["directory"]): job.get("overrides", []) for job in record.jobs.values()}
+    rows = []
+    for folder in record.folders():
+        summary = RunSummary.read(folder) or RunSummary("lost", known.get(folder, []), error="it has left no run.json")
+        words = summary.overrides or known.get(folder, [])
+        overrides = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
+        rows.append(
+            {"directory": str(folder), "status": summary.status, **overrides, **summary.metrics}
+            | {"best_layer": summary.best_layer, "error": summary.error}
+        )
+    return pd.DataFrame(rows)
