@@ -2,143 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
-from pathlib import Path
-from typing import Any
 
 import hydra
-import pandas as pd
-import pytorch_lightning as pl
-import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
-from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from rich.console import Console
+from omegaconf import DictConfig
 
 from layerprobe.composing import run_script
 from layerprobe.config import as_typed, register
-from layerprobe.job import continue_command, run_job
-from layerprobe.models.classifier import trainable
-from layerprobe.nearest import nearest
-from layerprobe.report.depth_view import DepthView
-from layerprobe.report.figures import write_run_figures
-from layerprobe.report.terminal import results_table
-from layerprobe.results.best import best_layer
-from layerprobe.results.run_directory import RunDirectory
-from layerprobe.results.state_file import DamagedFileError, aside
-from layerprobe.results.store import ProbeStore
-from layerprobe.results.summary import RunSummary
-from layerprobe.training.checkpoints import damage
-from layerprobe.training.log import ProbeLog, start
-from layerprobe.training.ranks import leave
-
-log = logging.getLogger("layerprobe")
-
-# Lightning's own advertisements, and its use of an API that torch is about to drop.
-logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-logging.getLogger("pytorch_lightning.trainer.connectors.checkpoint_connector").setLevel(logging.WARNING)
-warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-warnings.filterwarnings("ignore", message="The .srun. command is available")
-
-
-EXPECTED = (ValueError, OSError, InstantiationException, MisconfigurationException)
-"""What a wrong file or a wrong word on the command line leads to, besides what layerprobe says itself."""
-
-MATMUL_PRECISIONS = ("highest", "high", "medium")
+from layerprobe.job import run_job
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(cfg: DictConfig) -> float:
+    from layerprobe.jobs.train import EXPECTED, train
+    from layerprobe.training.ranks import leave
+
     try:
         return run_job(cfg, train, EXPECTED)
     finally:
         leave()
-
-
-def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
-    """Train, test, probe and report one run, from where it has got to.
-
-    Args:
-        cfg: The run's configuration.
-        run: Where it writes.
-
-    Returns:
-        How it ended: the network's metrics, the best layer and its test error.
-    """
-    config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    for name in ("model", "data", "trainer"):
-        if "_target_" not in config[name]:
-            raise ValueError(f"Nothing says what {name} to build. Choose one of conf/{name}: {name}=NAME")
-    pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    if cfg.matmul_precision not in MATMUL_PRECISIONS:
-        raise ValueError(
-            f"matmul_precision is {cfg.matmul_precision!r}. {nearest(cfg.matmul_precision, MATMUL_PRECISIONS)}"
-        )
-    torch.set_float32_matmul_precision(cfg.matmul_precision)
-    datamodule: pl.LightningDataModule = hydra.utils.instantiate(cfg.data)
-    rule, schedule = hydra.utils.instantiate(cfg.optimizer), hydra.utils.instantiate(cfg.scheduler)
-    model = trainable(hydra.utils.instantiate(cfg.model), rule, schedule)
-    trainer: pl.Trainer = hydra.utils.instantiate(cfg.trainer)
-    view: DepthView = hydra.utils.instantiate(cfg.report)
-    start(trainer.loggers)
-    for logger in trainer.loggers:
-        logger.log_hyperparams(config)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if hasattr(callback, "config"):
-            callback.config = config
-    last = run.checkpoint if run.checkpoint.exists() else None
-    if last is not None:
-        if problem := damage(last):
-            raise DamagedFileError(last, problem, _without(last, run))
-        log.info("Going on from %s", last)
-    trainer.fit(model, datamodule=datamodule, ckpt_path=last)
-    trainer.test(model, datamodule=datamodule, verbose=False)
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    log.info("Network: %s", ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
-    overrides = list(HydraConfig.get().overrides.task)
-    if not trainer.is_global_zero or not (run.path / "probes").is_dir():
-        return RunSummary("done", overrides, metrics)
-    results = report(run.path, trainer, view)
-    layer, metrics["probe/best_layer_test_error"] = best_layer(results)
-    objective = hydra.utils.instantiate(cfg.objective)(results)
-    return RunSummary("done", overrides, metrics, layer, objective=objective)
-
-
-def _without(last: Path, run: RunDirectory) -> str:
-    """What is left to a run whose `last.ckpt` is damaged."""
-    results = ProbeStore(run.path / "probes").results()
-    return (
-        f"The training cannot go on from it, only begin again. Intact: {len(results)} results of "
-        f"{results['checkpoint'].nunique()} checkpoints in {run.path / 'probes'}; a layer whose network comes out the "
-        f"same is not probed again. To begin again: {aside(last)} && {continue_command()}"
-    )
-
-
-def report(run_dir: Path, trainer: pl.Trainer, view: DepthView) -> pd.DataFrame:
-    """Draw, print and log what the probes found.
-
-    Args:
-        run_dir: The run's directory.
-        trainer: The trainer, for its loggers.
-        view: What the figure over depth shows.
-
-    Returns:
-        The results, in the columns of `ProbeRecord`.
-    """
-    store = ProbeStore(run_dir / "probes")
-    results = store.results()
-    figures = write_run_figures(run_dir / "probes", run_dir / "figures", view)
-    ProbeLog(trainer.loggers).figures(figures)
-    Console().print(results_table(results))
-    if (distance := view.distance(results, run_dir / "figures")) is not None:
-        Console().print(distance)
-    log.info("Results: %s", run_dir / "probes" / "results.parquet")
-    log.info("Figures: %s", run_dir / "figures")
-    return results
 
 
 if __name__ == "__main__":

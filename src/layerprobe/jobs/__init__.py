@@ -1,0 +1,1 @@
+"""What the scripts do once their configuration is composed; the scripts themselves import nothing heavy."""
