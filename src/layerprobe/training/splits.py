@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-import pytorch_lightning as pl
 import torch
 from torch import nn
 
@@ -25,7 +24,7 @@ Loaders: TypeAlias = Mapping[str, int | str | None]
 """Which loader of a split to take where there are several: its index or its key, by split."""
 
 
-def splits_of_trainer(trainer: pl.Trainer, module: pl.LightningModule, loaders: Loaders | None = None) -> Data:
+def splits_of_trainer(trainer: Any, module: nn.Module, loaders: Loaders | None = None) -> Data:
     """The data of a run that is going on.
 
     Training and validation data are the loaders that the run itself uses. The test loader comes from a shallow copy of
@@ -39,7 +38,7 @@ def splits_of_trainer(trainer: pl.Trainer, module: pl.LightningModule, loaders: 
     Returns:
         The three splits, None for one that is missing.
     """
-    datamodule: pl.LightningDataModule | None = getattr(trainer, "datamodule", None)
+    datamodule: Any = getattr(trainer, "datamodule", None)
     found: dict[Split, Any] = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
     with undisturbed(datamodule, "datamodule"):
         for split in SPLITS:
