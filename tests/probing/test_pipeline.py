@@ -182,7 +182,7 @@ def changed(split: str, change: Callable[[Tensor, Tensor], Any]) -> Callable[[Pa
         (changed("train", lambda x, y: (x, y * 0 + 3)), ValueError, "the class 3 only"),
         (changed("test", lambda x, y: (x[:0], y[:0])), ValueError, "The test split is empty"),
         (changed("train", lambda x, y: (x[:0], y[:0])), ValueError, "The train split is empty"),
-        (changed("val", lambda x, y: (x, y.float())), TypeError, "found float32 of shape .* in the val split"),
+        (changed("val", lambda x, y: (x, y + 0.5)), TypeError, "found float32 of shape .* in the val split"),
         (changed("val", lambda x, y: [x]), TypeError, r"batches of \(input, target\), found a Tensor"),
         (changed("val", lambda x, y: (x[:-1], y)), ValueError, "inputs and .* targets"),
     ],

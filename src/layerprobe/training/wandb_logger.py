@@ -30,6 +30,16 @@ class SteadyWandbLogger(WandbLogger):
     _history: WandbHistory | None = None
     _hyper_parameters: dict[str, Any] | Namespace | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take what Lightning's logger takes.
+
+        Args:
+            *args: As for `WandbLogger`.
+            **kwargs: Likewise.
+        """
+        super().__init__(*args, **kwargs)
+        self._wandb_init.pop("anonymous", None)  # wandb warns of it, even where nobody has chosen it
+
     @property
     def history(self) -> WandbHistory:
         """The history of the run, which is started where it has not been; only in the first process."""
