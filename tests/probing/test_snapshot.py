@@ -294,3 +294,26 @@ def test_large_data_are_shared_and_small_state_is_kept(tmp_path: Path) -> None:
     assert len(snapshot._kept) < 20
     assert snapshot.restore() == []
     assert data.generator.normal() == first
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CS:UserWarning", "ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.parametrize("layout", ["sparse_coo", "sparse_csr", "sparse_csc", "quantised"])
+def test_tensors_of_other_layouts_are_put_back_without_a_word(layout: str) -> None:
+    """A graph network holds its adjacency as a sparse tensor."""
+
+    def made(value: float) -> Tensor:
+        if layout == "quantised":
+            return torch.quantize_per_tensor(value * torch.eye(3), 0.1, 0, torch.qint8)
+        return (value * torch.eye(3)).to_sparse(layout=getattr(torch, layout))
+
+    def dense(tensor: Tensor) -> Tensor:
+        return tensor.dequantize() if layout == "quantised" else tensor.to_dense()
+
+    network = nn.Linear(3, 3)
+    network.adjacency = made(1.0)
+    snapshot = Snapshot(network)
+    assert snapshot.restore() == []
+    network.adjacency.copy_(made(2.0))
+    assert not torch.equal(dense(network.adjacency), torch.eye(3)), "the negative control"
+    assert snapshot.restore() == []
+    torch.testing.assert_close(dense(network.adjacency), torch.eye(3))

@@ -20,6 +20,15 @@ import torch
 from torch import Tensor
 
 _INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_ROWS, _COLUMNS = ("crow_indices", "col_indices", "values"), ("ccol_indices", "row_indices", "values")
+_SPARSE = {
+    torch.sparse_coo: ("_indices", "_values"),
+    torch.sparse_csr: _ROWS,
+    torch.sparse_bsr: _ROWS,
+    torch.sparse_csc: _COLUMNS,
+    torch.sparse_bsc: _COLUMNS,
+}
+"""What a tensor of each sparse layout is made of."""
 _ABSENT = object()
 _SAMPLED = 4096
 
@@ -125,9 +134,13 @@ class KeptTensor(AbstractKept):
     def put_back(self) -> None:
         """Write the values where one differs."""
         # Writing only where something changed: a write tells autograd that a tensor it saved is no longer valid.
-        if not _same_bits(self.alias, self.values):
+        # A write to a sparse tensor may give it other indices and values, which the alias does not follow.
+        held = self.alias if self.thing.layout is torch.strided else self.thing.detach()
+        if not _same_bits(held, self.values):
             with torch.no_grad():
-                self.alias.copy_(self.values)
+                held.copy_(self.values)
+                if held is not self.alias:
+                    self.thing.data = held
         _put_in_place(self.thing, self.alias)
         if self.thing.requires_grad != self.requires_grad:
             self.thing.requires_grad_(self.requires_grad)
@@ -406,7 +419,13 @@ def _put_in_place(tensor: Tensor, alias: Tensor) -> None:
 def _same_bits(left: Tensor, right: Tensor) -> bool:
     if left.is_meta:
         return True
-    if left.layout is not torch.strided or left.is_complex() or left.element_size() not in _INTEGER_OF_SIZE:
+    if (parts := _SPARSE.get(left.layout)) is not None:
+        if left.shape != right.shape or left.layout is not right.layout or left._nnz() != right._nnz():
+            return False
+        return all(_same_bits(getattr(left, part)(), getattr(right, part)()) for part in parts)
+    # A quantised tensor that is viewed as integers is not valid.
+    strided = left.layout is torch.strided and not left.is_quantized and not left.is_complex()
+    if not strided or left.element_size() not in _INTEGER_OF_SIZE:
         return torch.equal(left, right)
     integer = _INTEGER_OF_SIZE[left.element_size()]
     return torch.equal(left.view(integer), right.view(integer))
