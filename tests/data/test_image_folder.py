@@ -200,3 +200,15 @@ def test_the_configuration_says_it_too(words, size):
         cfg = compose("probe", ["data=image_folder", "logger=none", *words])
     data = hydra.utils.instantiate(cfg.data)
     assert data._transform(Image.new("RGB", (300, 300))).shape == (3, size, size)
+
+
+def test_the_share_of_one_is_everything(root: Path) -> None:
+    whole, one = module(root, test_size=1.0), module(root, test_size=1)
+    for data in (whole, one):
+        data.setup()
+    assert len(one.test_dataloader().dataset) == 1  # type: ignore[arg-type]
+    assert len(whole.test_dataloader().dataset) == len(module_test(root))  # type: ignore[arg-type]
+
+
+def module_test(root: Path) -> list[Path]:
+    return [path for path in (root / "val").rglob("*") if path.is_file()]

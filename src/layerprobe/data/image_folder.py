@@ -190,10 +190,10 @@ class ImageFolderDataModule(pl.LightningDataModule):
 
 
 def _count(size: int | float | None, n: int, default: int) -> int:
-    """A share below 1, or a number."""
+    """A share of at most 1.0, or a whole number."""
     if size is None:
         return default
-    return round(size * n) if 0 < size < 1 else int(size)
+    return round(size * n) if isinstance(size, float) and 0 < size <= 1 else int(size)
 
 
 def _stratified(targets: np.ndarray, random: np.random.Generator) -> np.ndarray:
