@@ -65,13 +65,23 @@ def test_a_type_has_one_label_on_every_split_by_the_training_distribution() -> N
 
 
 def test_equal_samples_are_of_one_type_whatever_their_padding_and_their_batch() -> None:
+
+    def keys(inputs: Any, mask: Any = None) -> Tensor:
+        return ProbeProtocol(mask=mask, inputs=Item(0)).keys_of((inputs, 0))
+
     ids = torch.tensor([[5, 6, 0, 0], [5, 6, 7, 0], [5, 6, 9, 9]])
     mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 0, 0]])
-    first = type_keys({"input_ids": ids, "attention_mask": mask}, mask)
+    first = keys({"input_ids": ids, "attention_mask": mask})
     longer = {"input_ids": torch.tensor([[5, 6, 0, 0, 0, 0]]), "attention_mask": torch.tensor([[1, 1, 0, 0, 0, 0]])}
-    assert first[0] == first[2] == type_keys(longer, longer["attention_mask"])[0]
+    assert first[0] == first[2] == keys(longer)[0]
     assert len(first.unique()) == 2
     assert len(type_keys(ids).unique()) == 3, "the negative control: without the mask, padding counts"
+    pairs = torch.tensor([[5, 6, 3], [5, 6, 4], [5, 6, 3]])
+    both = {"input_ids": ids, "decoder_input_ids": pairs}
+    with_masks = keys({**both, "attention_mask": mask, "decoder_attention_mask": torch.tensor([[1, 1, 0]] * 3)})
+    assert with_masks[0] == with_masks[2] != with_masks[1], "each sequence by its own mask"
+    assert keys({**both, "attention_mask": mask})[0] != keys({**both, "attention_mask": mask})[1]
+    assert torch.equal(keys(ids, lambda _: mask), keys(ids[:, :3], lambda _: mask[:, :3])), "a mask that is a function"
     image = torch.randn(3, 2, 4, 4)
     assert torch.equal(type_keys(image[1:]), type_keys(image)[1:])
     assert torch.equal(type_keys(torch.zeros(2)), type_keys(-torch.zeros(2)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import starmap
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from layerprobe.probing.nesting import tensors
+from layerprobe.probing.nesting import named_tensors
 
 CONTROLS = ("shuffled", "control_task")
 """`shuffled`: labels without any order, a check of leakage. `control_task`: a random label for each type."""
@@ -62,13 +64,14 @@ def by_type(train_targets: Shaped[Tensor, "n ..."], keys: Int[Tensor, " m"], see
     return train_targets[torch.from_numpy(drawn.astype(np.int64)).to(train_targets.device)]
 
 
-def type_keys(values: Any, mask: Tensor | None = None) -> Int[Tensor, " n"]:
+def type_keys(values: Any, masks: Mapping[str, Tensor] = MappingProxyType({})) -> Int[Tensor, " n"]:
     """Name the type of each sample of a batch: samples with the same values are of one type.
 
     Args:
         values: Tensors or arrays with the samples first, nested as the inputs of a network are; or a list of words or
             numbers, one for each sample.
-        mask: Which places of a sequence hold a token, (n, t). What stands at the others does not count.
+        masks: Which places of a sequence hold a token, (n, t), by where the sequence is among the values. What stands
+            at the others does not count.
 
     Returns:
         64 bits of a hash of each sample's values.
@@ -80,25 +83,24 @@ def type_keys(values: Any, mask: Tensor | None = None) -> Int[Tensor, " n"]:
         values = values.tolist() if values.dtype.kind in "USO" else torch.from_numpy(values)
     if isinstance(values, list | tuple) and values and all(isinstance(v, str | int | float) for v in values):
         return _packed(hashlib.blake2b(repr(value).encode(), digest_size=8) for value in values)
-    parts = [part.detach().cpu() for part in tensors(values)]
-    parts = [part for part in parts if part.ndim and len(part) == len(parts[0])]
+    named = [(".".join(path), part.detach().cpu()) for path, part in named_tensors(values, state=True) if part.ndim]
+    parts = [(name, part) for name, part in named if len(part) == len(named[0][1])]
     if not parts:
         raise TypeError(
             f"The control task needs a type for each sample, found a {type(values).__name__}. Take a tensor or a list "
             "of words out of the batch with `control_key`, such as control_key=Column(0, path=1)."
         )
-    held = None if mask is None else mask.cpu().bool()
 
-    def rows(part: Tensor) -> Iterator[bytes]:
+    def rows(name: str, part: Tensor) -> Iterator[bytes]:
         if part.is_floating_point():
             part = part + 0.0  # -0 is 0
-        tokens = held if held is not None and part.shape[:2] == held.shape else None
+        held = masks[name].cpu().bool() if name in masks else None
         for i, row in enumerate(part):
-            kept = row if tokens is None else row[tokens[i]]
+            kept = row if held is None else row[held[i]]
             yield kept.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
     def hashed() -> Iterator[Any]:
-        for row in zip(*map(rows, parts), strict=True):
+        for row in zip(*starmap(rows, parts), strict=True):
             found = hashlib.blake2b(digest_size=8)
             for piece in row:
                 found.update(piece)

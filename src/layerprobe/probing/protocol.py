@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from layerprobe.probing.features import AbstractReducer, AveragePool, Flatten
 from layerprobe.probing.layers import Granularity
 from layerprobe.probing.memory import memory_budget
 from layerprobe.probing.penalty import ScikitLearnC
-from layerprobe.probing.sequences import attention_masks
+from layerprobe.probing.sequences import attention_masks, masks_of_inputs
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solver import AbstractSolver
@@ -107,8 +108,11 @@ class ProbeProtocol:
                     raise ValueError(f"`{name}` of the probe holds {item!r}. Give objects such as {example}.")
         for solver in self.solvers:
             self.task.check(solver)
-        if bad := [value for value in self.l2_values(1, 2) if not 0 <= value < float("inf")]:
-            raise ValueError(f"`l2` of the probe holds {bad[0]}. Give finite values of at least 0.")
+        l2 = self.l2_values(1, 2)
+        if bad := [value for value in l2 if isinstance(value, str) or not 0 <= value < float("inf")]:
+            raise ValueError(f"`l2` of the probe holds {bad[0]!r}. Give finite values of at least 0.")
+        if self.batch_size is not None and not (isinstance(self.batch_size, Integral) and self.batch_size >= 1):
+            raise ValueError(f"`batch_size` of the probe is {self.batch_size}. Give a whole number of at least 1.")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"`patience` of the probe is {self.patience}. Give at least 1, or null for every value.")
         memory_budget(self.max_memory)
@@ -208,8 +212,8 @@ class ProbeProtocol:
         """The type of each sample of a batch, for the control task."""
         if self.control_key is not None:
             return type_keys(self.control_key(batch))
-        mask = self.mask_of(batch)
-        return type_keys(self.inputs(batch), mask if isinstance(mask, Tensor) and mask.ndim == 2 else None)
+        inputs = self.inputs(batch)
+        return type_keys(inputs, masks_of_inputs(inputs, self.mask_of(batch)))
 
     def mask_of(self, batch: Any) -> Any:
         """Which places of a batch's sequences hold a token, not yet checked; nothing where nothing says so."""

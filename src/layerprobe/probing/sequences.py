@@ -64,6 +64,23 @@ def token_masks(inputs: Any, given: Any) -> dict[str, Bool[Tensor, "n t"]]:
     return {next(own, ""): held}
 
 
+def masks_of_inputs(inputs: Any, given: Any) -> dict[str, Tensor]:
+    """The mask of each input of a batch that has one, by where the input is.
+
+    Args:
+        inputs: What the network is called with.
+        given: A mask for all inputs of its shape, or a mapping of names of inputs to masks.
+    """
+    masks = given if isinstance(given, Mapping) else {"": given}
+    found = {".".join(path): tensor for path, tensor in named_tensors(inputs, state=True)}
+    of = {name: masks.get(_mask_of(name, masks) if isinstance(given, Mapping) else "") for name in found}
+    return {
+        name: mask
+        for name, mask in of.items()
+        if isinstance(mask, Tensor) and mask.ndim == 2 and found[name].shape[:2] == mask.shape
+    }
+
+
 def token_mask(mask: Any) -> Bool[Tensor, "n t"] | None:
     """Check which places of a batch hold a token.
 
