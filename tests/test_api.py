@@ -266,3 +266,42 @@ def test_numbers_that_are_no_classes_are_refused(bad: float, found: str) -> None
     data["train"][1][3] = bad
     with pytest.raises(TypeError, match=rf"found .* in the train split.*{found}|found {found} in the train split"):
         probed(data)
+
+
+def _pair(inputs: Any = None, targets: Any = None) -> tuple[Any, Any]:
+    x = np.random.default_rng(0).normal(size=(60, 3)) if inputs is None else inputs
+    return x, np.arange(60) % 2 if targets is None else targets
+
+
+ABSENT = (
+    (_pair(targets=np.array(["a", np.nan], dtype=object)[np.arange(60) % 2]), "words and, at 1, nan"),
+    (_pair(targets=pd.Series(["a", None, "b"] * 20)), "words and, at 1, (None|nan)"),
+    (
+        _pair(inputs=np.ma.masked_less(np.random.default_rng(0).normal(size=(60, 3)), -1)),
+        "values of an array are masked",
+    ),
+)
+
+
+@pytest.mark.parametrize(("data", "message"), ABSENT, ids=[message for _, message in ABSENT])
+def test_what_has_no_value_is_no_class_and_no_number(data: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=f"{message}.*Leave out samples without a value"):
+        layerprobe.probe(nn.Linear(3, 2), data, l2=0.1)
+
+
+def test_arrays_of_any_byte_order_and_width() -> None:
+    x, y = _pair()
+    wanted = layerprobe.probe(nn.Identity(), (x, y), l2=0.1)["test_error"].tolist()
+    words = np.array([b"no", b"yes"])[y]
+    for data in ((x.astype(">f8"), y.astype(">i4")), (x.astype(np.longdouble), y), (x, words)):
+        found = layerprobe.probe(nn.Identity(), data, l2=np.float32(0.1), seed=np.int64(0))  # type: ignore[arg-type]
+        assert found["test_error"].tolist() == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"l2": "foo"}, "`l2` of the probe holds 'foo'"), ({"batch_size": -1}, "`batch_size` of the probe is -1")],
+)
+def test_values_that_cannot_be_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        layerprobe.probe(nn.Linear(3, 2), _pair(), **options)

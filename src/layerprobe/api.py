@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any, TypeAlias, TypeVar
 
 import pandas as pd
@@ -114,10 +115,10 @@ def probe(
         granularity=granularity,
         reducers=_several(reducer, AbstractReducer, "reducer", AveragePool()),
         solvers=_several(solver, AbstractSolver, "solver", Ridge() if isinstance(chosen, Regression) else Logistic()),
-        l2=(l2,) if isinstance(l2, int | float) else l2 if isinstance(l2, ScikitLearnC) else tuple(l2),
+        l2=l2 if isinstance(l2, ScikitLearnC) else tuple(_sequence(l2)),
         patience=patience,
         standardise=standardise,
-        seeds=(seed,),
+        seeds=(int(seed),),
         controls=(controls,) if isinstance(controls, str) else controls,
         control_key=None if control_key is None else _taken(control_key),
         batch_size=batch_size,
@@ -128,10 +129,15 @@ def probe(
         mask=None if mask is None else _taken(mask),
         population=population,
     )
-    splits, protocol = splits_of(data, network, seed=seed), of_population(protocol, data)
+    splits, protocol = splits_of(data, network, seed=int(seed)), of_population(protocol, data)
     with ProbeProgress("Probing", progress) as bar:
         results = list(probe_checkpoint(network, splits, protocol, on_progress=bar))
     return to_frame([result.record for result in results])
+
+
+def _sequence(given: Any) -> Any:
+    """One value of any make, or several."""
+    return (given,) if isinstance(given, Real | str) else given
 
 
 def _several(given: Any, kind: Any, what: str, default: Any) -> tuple[Any, ...]:

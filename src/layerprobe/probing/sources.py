@@ -18,6 +18,7 @@ ACCEPTED = (
     'a data module; or {"train": …, "val": …, "test": …} of DataLoaders, Datasets, or pairs (inputs, targets) of '
     "tensors, NumPy arrays, pandas columns or lists; or one Dataset or pair, which is divided"
 )
+_MISSING = "Leave out samples without a value, or fill them in first."
 _BATCH = 256
 
 
@@ -114,9 +115,20 @@ def _array(given: Any) -> np.ndarray:
     found = given if isinstance(given, np.ndarray) else given.to_numpy() if hasattr(given, "to_numpy") else None
     if found is None:
         found = np.asarray([value.item() if isinstance(value, Tensor) else value for value in given])
+    if isinstance(found, np.ma.MaskedArray) and found.mask.any():
+        raise TypeError(f"{int(found.mask.sum()):,} values of an array are masked. {_MISSING}")
     if found.dtype == object and len(found):  # pandas' columns that once held something else
+        values = found.ravel().tolist()
+        words = [isinstance(value, str) for value in values]
+        if any(words) and not all(words):
+            other = values[words.index(False)]
+            raise TypeError(f"An array holds words and, at {words.index(False)}, {other!r}. {_MISSING}")
         found = np.array(found.tolist())
-    return found
+    if found.dtype.kind == "S":
+        found = np.char.decode(found, "utf-8")
+    if found.dtype.kind == "f" and found.dtype.itemsize > 8:  # wider than any of torch's
+        found = found.astype(np.float64)
+    return found if found.dtype.isnative else found.astype(found.dtype.newbyteorder("="))
 
 
 def _inputs(given: Any, n: int, dtype: torch.dtype) -> Any:
