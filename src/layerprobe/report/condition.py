@@ -10,6 +10,7 @@ import ast
 import re
 
 import pandas as pd
+from pandas.api.types import is_bool_dtype
 
 _TOKEN = re.compile(
     r"""(?P<text>'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")
@@ -50,11 +51,13 @@ def fulfilling(table: pd.DataFrame, condition: str) -> pd.Index:
     tree = _parsed(_with_plain_names(condition, columns))
     plain = table.set_axis(list(columns.values()), axis=1)
     try:
-        kept = plain.query(ast.unparse(tree), engine="python", local_dict={}, global_dict={})
+        kept = plain.eval(ast.unparse(tree), engine="python", local_dict={}, global_dict={})
     except Exception as error:
         names = {short: name for name, short in columns.items()}
         raise ConditionError(re.sub(r"\bc\d+\b", lambda m: names.get(m[0], m[0]), str(error))) from error
-    return kept.index
+    if not isinstance(kept, pd.Series) or not is_bool_dtype(kept):
+        raise ConditionError("it is neither true nor false of a run")  # pandas would look numbers up in the index
+    return table.index[kept]
 
 
 def _with_plain_names(condition: str, columns: dict[str, str]) -> str:
