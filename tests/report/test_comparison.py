@@ -127,7 +127,9 @@ def test_a_condition_reaches_nothing_but_the_values_of_the_runs(sweep, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("where", ["sed == 0", "seed ==", "seed < 'x'", "__import__('os')", "seed", "not seed", "seed - 1"])
+@pytest.mark.parametrize(
+    "where", ["sed == 0", "seed ==", "seed < 'x'", "__import__('os')", "seed", "not seed", "seed - 1"]
+)
 def test_a_condition_that_cannot_be_understood_says_so(sweep, where):
     with pytest.raises(ReportError, match=r"cannot be understood.*Next step"):
         compare([sweep], where)

@@ -109,6 +109,21 @@ def test_any_name_can_be_drawn(tmp_path, name):
     assert drawing.count("stroke-dasharray") >= 1
 
 
+def test_controls_of_many_problems_do_not_lie_upon_one_another(tmp_path):
+    majorities = [0.45, 0.47, 0.48, 0.50, 0.51, 0.505, 0.9]
+    for i, majority in enumerate(majorities):
+        columns = {"majority_error": majority, "shuffled_error": 0.5 if i < 6 else 0.7}
+        made_runs.write_run(tmp_path / str(i), overrides={"data": f"set{i}"}, seed=i, columns=columns)
+    spec = single_view(tables(compare([tmp_path])), "curves", 600, 330)
+    for parameter in spec["params"]:
+        if parameter["name"] == "controls":
+            parameter["value"] = True
+    drawing = ET.fromstring(vl_convert.vegalite_to_svg(spec))
+    texts = [element.text for element in drawing.iter() if element.tag.endswith("text")]
+    names = [text for text in texts if text and text.startswith(("majority", "shuffled"))]
+    assert names == ["majority · 6 problems", "majority · data set6", "shuffled · 6 problems", "shuffled · data set6"]
+
+
 @pytest.mark.slow
 def test_a_hundred_runs_stay_small(tmp_path):
     layers = [f"block{i // 6}.{i % 6}.conv" for i in range(24)]

@@ -17,6 +17,9 @@ DESCRIPTION = (
     "checkpoint, with 95% intervals and the controls as thin lines. The same numbers are in report.csv."
 )
 
+_TEXT_HEIGHT = 0.04
+"""In units of the test error: 13 pixels of an axis that goes to 100 %, more of a shorter one."""
+
 
 def curves(tables: Tables, *, linked: bool = True, width: int = 620, height: int = 330) -> AnyChart:
     """Draw a line for each run and shown checkpoint, coloured by the chosen key.
@@ -105,10 +108,11 @@ def controls(tables: Tables, x: alt.X, percent: alt.Axis, linked: bool) -> list[
     for chart, column, apart, dash, side in sources:
         if column in tables.rows and not tables.rows[column].notna().any():
             continue
+        kind = column.replace("_", " ")
         mean = (
             chart.transform_filter(f"controls && isValid(datum.{column})")
             .transform_aggregate(value=f"mean({column})", runs="distinct(run)", groupby=["position", *apart])
-            .transform_calculate(control=f"'{column.replace('_', ' ')}' + (datum.problem ? ' · ' + datum.problem : '')")
+            .transform_calculate(control=f"'{kind}' + (datum.problem ? ' · ' + datum.problem : '')")
         )
         y = alt.Y("value:Q", axis=percent)
         told = [alt.Tooltip("control:N"), alt.Tooltip("value:Q", title="test error", format=".2%")]
@@ -120,12 +124,23 @@ def controls(tables: Tables, x: alt.X, percent: alt.Axis, linked: bool) -> list[
                 tooltip=[*told, alt.Tooltip("runs:Q", title="mean of runs")],
             )
         )  # fmt: skip
-        # Lines that end at one place have one name.
+        # Lines that end within a text's height of the next one have one name.
         marks.append(
             mean.transform_joinaggregate(end=f"{'max' if side == 'right' else 'min'}(position)", groupby=apart)
             .transform_filter("datum.position == datum.end")
-            .transform_calculate(place="round(datum.value * 100)")
-            .transform_aggregate(value="max(value)", position="max(position)", groupby=["control", "place"])
+            .transform_window(below="lag(value)", sort=[alt.SortField("value")])
+            .transform_calculate(separate=f"isValid(datum.below) && datum.value - datum.below > {_TEXT_HEIGHT} ? 1 : 0")
+            .transform_window(place="sum(separate)", sort=[alt.SortField("value")], frame=[None, 0])
+            .transform_aggregate(
+                value="max(value)",
+                position="max(position)",
+                problems="distinct(problem)",
+                one="argmax(value)",
+                groupby=["place"],
+            )
+            .transform_calculate(
+                control=f"datum.problems > 1 ? '{kind} · ' + datum.problems + ' problems' : datum.one.control"
+            )
             .mark_text(align=side, baseline="bottom", dy=-2, fontSize=10, limit=200, color=style.QUIET, aria=False)
             .encode(x=x, y=y, text="control:N")
         )
