@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -100,3 +102,18 @@ def test_what_cannot_be_trained_so_is_told() -> None:
     wrong = nn.Sequential(nn.Linear(3, 1), nn.Flatten(0))
     with pytest.raises(TypeError, match=r"one score for each class \(n c\), Sequential gave shape \(4,\)"):
         classifier(wrong).objective(wrong(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize(
+    ("targets", "found"),
+    [
+        (torch.zeros(4), "float32 of shape"),
+        (torch.zeros(4, 1).long(), "int64 of shape"),
+        (("a", "b", "a", "b"), "a tuple"),
+        (torch.tensor([-1, 0, 0, 1]), "found the class -1"),
+    ],
+)
+def test_targets_that_are_no_class_indices_are_named(targets: Any, found: str) -> None:
+    learner: Any = trainable(nn.Linear(3, 2), partial(torch.optim.SGD, lr=0.1), None)
+    with pytest.raises((TypeError, ValueError), match=found):
+        learner.objective(torch.zeros(4, 2), targets)

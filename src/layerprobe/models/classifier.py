@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, final
 
 import pytorch_lightning as pl
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -47,8 +48,8 @@ class Classifier(AbstractLearner):
             targets: Class indices.
 
         Raises:
-            TypeError: If the network gives anything but scores.
-            ValueError: If it has fewer scores than there are classes.
+            TypeError: If the network gives anything but scores, or targets are no class indices.
+            ValueError: If a class has no score.
         """
         if not isinstance(outputs, Tensor) or outputs.ndim < 2:
             found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
@@ -58,9 +59,21 @@ class Classifier(AbstractLearner):
             )
         try:
             return self.loss(outputs, targets)
+        except (RuntimeError, TypeError) as error:
+            found = f"a {type(targets).__name__}"
+            if isinstance(targets, Tensor):
+                if targets.dtype == torch.int64 and targets.shape == (len(outputs), *outputs.shape[2:]):
+                    raise  # out of memory, for one
+                found = f"{str(targets.dtype).removeprefix('torch.')} of shape {tuple(targets.shape)}"
+            raise TypeError(
+                f"Training a classifier needs one class index for each sample (int64, shape (n,)), found {found} "
+                f"({str(error).splitlines()[0]}). Let the data module give such targets, or write a LightningModule of "
+                "your own."
+            ) from error
         except IndexError as error:
+            wrong = int(targets.min()) if int(targets.min()) < 0 else int(targets.max())
             raise ValueError(
-                f"{type(self.network).__name__} gives {outputs.shape[1]} scores, found the class {int(targets.max())}. "
+                f"{type(self.network).__name__} gives {outputs.shape[1]} scores, found the class {wrong}. "
                 "Give it as many outputs as there are classes, such as +model.num_classes=N of torchvision's networks."
             ) from error
 
