@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from torchmetrics.functional.classification import multiclass_auroc
 
-from layerprobe.probing.metrics import class_auc, f1_score, roc_auc, wilson_interval
+from layerprobe.probing.metrics import class_auc, f1_score, roc_auc, unexplained_interval, wilson_interval
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.softmax import log_odds
@@ -93,3 +93,10 @@ def test_a_class_without_samples_has_no_area() -> None:
     expected = (roc_auc(scores[:, 0], two == 0) + roc_auc(scores[:, 1], two == 1)) / 2
     assert class_auc(scores, two) == expected
     assert math.isnan(class_auc(scores, torch.full((20,), -1)))
+
+
+def test_the_interval_of_a_target_that_hardly_varies_holds_its_estimate() -> None:
+    targets = torch.zeros(50, 1, dtype=torch.float64)
+    targets[0] = 1
+    low, high = unexplained_interval(torch.zeros_like(targets), targets)
+    assert low <= 0.02 / (0.02 * 0.98) <= high

@@ -88,7 +88,8 @@ def unexplained_interval(
     tail = (1 - confidence) / 2
     low, high = known[known.isfinite()].quantile(known.new_tensor([tail, 1 - tail])).tolist()
     value, own = float(error[0]), float(log_error[0])
-    return value * math.exp(-own * high), value * math.exp(-own * low)
+    # Of a target that hardly varies, many a resample is constant: what is left may lie to one side.
+    return value * math.exp(-own * max(high, 0.0)), value * math.exp(-own * min(low, 0.0))
 
 
 def _log_unexplained(
