@@ -68,6 +68,19 @@ def test_older_and_newer_columns_are_filled_and_kept(directory):
     assert run.notes == ("written by another version, without aliases, test_f1, test_auc",)
 
 
+def test_what_was_called_selectivity_before_there_was_a_control_task_is_left_out(directory):
+    file = directory / "probes" / "results.parquet"
+    table = pq.read_table(file)
+    column = table.column_names.index("selectivity")
+    table = table.set_column(column, "selectivity", [[0.5] * len(table)])
+    pq.write_table(table, file)
+    assert (Run.read(directory).results["selectivity"] == 0.5).all()
+    pq.write_table(table.drop_columns(["control_error"]), file)
+    run = Run.read(directory)
+    assert run.results["selectivity"].isna().all()
+    assert run.notes == ("written by another version, without control_error, selectivity",)
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1 cut short", b"not parquet at all, but long enough to be read"])
 def test_a_broken_file_is_named_and_leaves_the_other_runs_alone(directory, content):
     (directory / "probes" / "results.parquet").write_bytes(content)

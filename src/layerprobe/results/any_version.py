@@ -31,8 +31,8 @@ def read_any_version(file: Path, kind: Kind, parts: Iterable[Path] = ()) -> tupl
         parts: Files of single layers that a process left before it merged them; they win over the file's rows.
 
     Returns:
-        The rows with the columns of `kind` first, and the names of the columns that were missing. A missing text is
-        empty, a missing number NaN, a missing whole number 0.
+        The rows with the columns of `kind` first, and the names of the columns that were missing, or had another
+        meaning. A missing text is empty, a missing number NaN, a missing whole number 0.
 
     Raises:
         SchemaError: If a file is no Parquet, or lacks what no row can do without.
@@ -41,7 +41,7 @@ def read_any_version(file: Path, kind: Kind, parts: Iterable[Path] = ()) -> tupl
     tables = [_unfolded(_read(part), column, part) for part in parts]
     if file.exists():
         tables.append(_read(file))
-    frames = [table.to_pandas() for table in tables]
+    frames = [_with_todays_meaning(table).to_pandas() for table in tables]
     for frame in frames:
         if missing := [name for name in _NEEDED[kind] if name not in frame]:
             raise SchemaError(
@@ -98,6 +98,12 @@ def _read(file: Path) -> pa.Table:
         raise SchemaError(
             f"{file} is not a readable Parquet file ({str(error).splitlines()[0]}). Next step: move it away."
         ) from error
+
+
+def _with_todays_meaning(table: pa.Table) -> pa.Table:
+    """Leave out what earlier versions called selectivity: the difference to shuffled labels, not the control task."""
+    outdated = {"selectivity"} & set(table.column_names) if "control_error" not in table.column_names else set()
+    return table.drop_columns(sorted(outdated))
 
 
 def _unfolded(part: pa.Table, column: str, file: Path) -> pa.Table:
