@@ -28,11 +28,11 @@ from layerprobe.status import job_states
 def main(cfg: DictConfig) -> None:
     if cfg.rerun not in (None, *RERUNS):
         raise SystemExit(f"rerun is {cfg.rerun!r}. {nearest(str(cfg.rerun), RERUNS)}")
-    chosen = cfg["continue"] or cfg.status or cfg.merge
-    if not chosen:
-        raise SystemExit("Give the directory of a sweep: sweep.py status=DIR, continue=DIR or merge=DIR")
+    chosen = [cfg[key] for key in ("continue", "status", "merge") if cfg[key]]
+    if len(chosen) != 1:
+        raise SystemExit("Give the directory of one sweep: sweep.py status=DIR, continue=DIR or merge=DIR")
     try:
-        record = SweepRecord.read(Path(chosen).absolute())
+        record = SweepRecord.read(Path(chosen[0]).absolute())
     except (FileNotFoundError, DamagedFileError) as error:
         raise SystemExit(str(error)) from error
     if cfg.merge:

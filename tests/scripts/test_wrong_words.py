@@ -65,6 +65,7 @@ OTHERS = [
         "plan=true model=digits_convnet data=digits solver=svm",
         "There is no solver 'svm'. There is: logistic",
     ),
+    ("sweep.py", "continue=a status=b", "Give the directory of one sweep"),
     ("report.py", "intervall=3", "There is no 'intervall'. Did you mean interval?"),
     ("report.py", "interval=soon", "interval=soon: Value 'soon' of type 'str'"),
     ("report.py", "runs=nowhere", "No runs in nowhere"),
