@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,6 +14,7 @@ from torch import nn
 
 from command import ROOT
 from layerprobe.config import register
+from layerprobe.jobs.probe import Session, sources_of
 from layerprobe.models.digits_convnet import DigitsConvNet
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.checkpoints import CheckpointError, freeze, load
@@ -128,16 +126,6 @@ def test_a_checkpoint_whose_own_words_are_no_configuration(tmp_path: Path) -> No
             load(tmp_path / "x.ckpt")
 
 
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("probe_script", ROOT / "scripts" / "probe.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["probe_script"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_script_builds_nothing_of_a_hostile_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     attack = {"_target_": "pathlib.Path.write_text", "_args_": [str(tmp_path / "ran"), "x"]}
     attack["_args_"][0] = {"_target_": "pathlib.Path", "_args_": [str(tmp_path / "ran")]}
@@ -151,21 +139,20 @@ def test_the_script_builds_nothing_of_a_hostile_file(tmp_path: Path, capsys: pyt
         "data": config | {"data": attack},
         "precision": config | {"trainer": {"precision": attack}},
     }
-    module = script()
     for name, content in files.items():
         freeze(network, tmp_path / f"{name}.ckpt", CheckpointInfo(name), content)
     for name in files:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             overrides = [f"run_dir={tmp_path}/run", "logger=none", "probe.l2=[1e-2]", "probe.layers=logits"]
             cfg = compose("probe", [f"checkpoint='{tmp_path}/{name}.ckpt'", *overrides])
-        session = module.Session(cfg, ProbeStore(tmp_path / "run" / "probes"))
+        session = Session(cfg, ProbeStore(tmp_path / "run" / "probes"))
         if name in ("good", "precision"):
-            session.plan(module.sources_of(cfg)[0])
+            session.plan(sources_of(cfg)[0])
         else:
             with pytest.raises(CheckpointError, match=r"was refused: its \S+ is 'pathlib\.Path\.write_text'"):
-                session.plan(module.sources_of(cfg)[0])
+                session.plan(sources_of(cfg)[0])
         assert not (tmp_path / "ran").exists()
     cfg = OmegaConf.merge(cfg, {"checkpoint": f"{tmp_path}/model.ckpt", "trust_checkpoint": True})
     with pytest.raises(TypeError, match="gave a int, wanted is a network"):
-        module.Session(cfg, ProbeStore(tmp_path / "run" / "probes")).plan(module.sources_of(cfg)[0])
+        Session(cfg, ProbeStore(tmp_path / "run" / "probes")).plan(sources_of(cfg)[0])
     assert (tmp_path / "ran").exists(), "the negative control: a file that is trusted runs what it likes"

@@ -161,6 +161,9 @@ class Scarce(AbstractSolver):
     def losses(self, scores, targets):
         return Logistic().losses(scores, targets)
 
+    def ranking(self, scores):
+        return Logistic().ranking(scores)
+
 
 @pytest.mark.parametrize("refit", [False, True])
 def test_a_layer_whose_fit_runs_out_of_memory_is_fitted_on_the_cpu(refit, caplog) -> None:
