@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from layerprobe.config import register
 from layerprobe.job import times_stopped_at
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.summary import RunSummary
@@ -62,3 +63,17 @@ def test_one_damaged_file_leaves_the_other_jobs_of_a_sweep_to_be_seen(tmp_path: 
     assert frame["status"].tolist() == ["done", "unreadable"]
     assert frame["seed"].tolist() == ["0", "1"]
     assert RunDirectory(tmp_path / "s" / "1").finished({}) is None, "so that `continue` does it again"
+
+
+def test_without_a_home_or_a_known_user_libraries_get_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", "/somebody")
+    register()
+    assert Path.home() == Path("/somebody"), "a home that is known is left alone"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    register()
+    assert Path.home().parent == tmp_path and Path.home().is_dir()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -196,6 +198,7 @@ def as_typed(arguments: Sequence[str]) -> list[str]:
 
 def register() -> None:
     """Make the schema and the resolvers known to Hydra; before `hydra.main` is called."""
+    _have_a_home()
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="probe_schema", node=ProbeConfig)
@@ -205,3 +208,9 @@ def register() -> None:
     for label in (run_name, run_group, short_path):
         OmegaConf.register_new_resolver(label.__name__, label, replace=True)
     OmegaConf.register_new_resolver("run_tags", lambda *about: OmegaConf.create(run_tags(*about)), replace=True)
+
+
+def _have_a_home() -> None:
+    """Give libraries a folder for their caches where neither HOME nor the user is known, as in some containers."""
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = tempfile.mkdtemp(prefix="layerprobe-home-")
