@@ -18,12 +18,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+# Not wandb: importing it makes a folder, which the first process that ends takes away from the others.
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
         "altair", "datasets", "hydra.main", "layerprobe.api", "pandas", "pyarrow.csv", "pyarrow.parquet",
         "pytorch_lightning", "rich.console", "sklearn.datasets", "tensorboard", "torch._dynamo", "torchvision.models",
-        "transformers", "transformers.models.auto.modeling_auto", "vl_convert", "wandb", "wandb.sdk.wandb_run",
+        "transformers", "transformers.models.auto.modeling_auto", "vl_convert",
     ]
 )  # fmt: skip
 
