@@ -94,8 +94,10 @@ def of_population(protocol: ProbeProtocol, owner: Any) -> ProbeProtocol:
 def _from_hooks(owner: Any, split: Split) -> Any:
     name = f"{split}_dataloader"
     hook = getattr(owner, name, None)
+    if hook is None:
+        return None
     own = name in vars(owner)  # as `LightningDataModule.from_datasets` leaves it
-    if hook is None or (not own and getattr(hook, "__module__", "").partition(".")[0] in _LIGHTNING):
+    if not own and getattr(hook, "__module__", "").partition(".")[0] in _LIGHTNING:
         return None
     if not isinstance(owner, nn.Module):  # a data module: what `setup` sets is left out of the one that trains
         owner = copy.copy(owner)
