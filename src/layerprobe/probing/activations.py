@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -12,7 +13,7 @@ from layerprobe.probing.granularity import Granularity
 from layerprobe.probing.inputs import Arguments, NetworkInputs, device_of
 from layerprobe.probing.layers import Layer, discover
 from layerprobe.probing.patterns import select
-from layerprobe.probing.visit import visit
+from layerprobe.probing.visit import same_way, visit
 from layerprobe.probing.watch import Site, unwrap
 from layerprobe.types import LayerName
 
@@ -26,6 +27,8 @@ def record(
     same_shape: bool = True,
 ) -> list[LayerName]:
     """Hand out the layers' activations for one batch, from one forward pass.
+
+    Of a layer that has its samples in an order of the network's own, from a pass for each sample.
 
     To be called inside `frozen`, once for each batch. The network runs on copies of the inputs, on its own device.
 
@@ -47,26 +50,49 @@ def record(
         by_site.setdefault(layer.taps[0].site, []).append(layer)
     missing = {layer.name: None for found in by_site.values() for layer in found}
     network = unwrap(network)
-    arguments = Arguments.of(inputs).copy_to(device_of(network))
+    whole = Arguments.of(inputs)
+    arguments = whole.copy_to(device_of(network))
 
-    def hand_out(site: Site, tensor: Tensor) -> None:
+    rows: dict[Layer, list[Tensor]] = defaultdict(list)
+
+    def use(layer: Layer, activation: Tensor) -> None:
+        missing.pop(layer.name, None)
+        # Whatever modes the network has turned on: what is made of its layers is ordinary.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(activation.device.type, enabled=False):
+            on_activation(layer, activation)
+
+    def hand_out(site: Site, tensor: Tensor, n_samples: int, *, alone: bool) -> None:
         for layer in by_site[site]:
+            if layer.alone is not alone:
+                continue
             try:
-                activation = layer.taps[0].samples_first(tensor, arguments.batch_size)
+                activation = layer.taps[0].samples_first(tensor, n_samples)
             except ValueError:
                 continue
             shape = tuple(activation.shape)[1:]
             if shape == layer.shape or (not same_shape and len(shape) == len(layer.shape)):
-                missing.pop(layer.name, None)
-                # Whatever modes the network has turned on: what is made of its layers is ordinary.
-                with (
-                    torch.inference_mode(False),
-                    torch.no_grad(),
-                    torch.autocast(activation.device.type, enabled=False),
-                ):
-                    on_activation(layer, activation)
+                if alone:
+                    rows[layer].append(activation.clone())
+                else:
+                    use(layer, activation)
 
-    visit(network, arguments, by_site.keys(), hand_out)
+    together = {site for site, found in by_site.items() if not all(layer.alone for layer in found)}
+    one_by_one = {site for site, found in by_site.items() if any(layer.alone for layer in found)}
+    if together or not one_by_one:
+        visit(network, arguments, together, lambda s, t: hand_out(s, t, arguments.batch_size, alone=False))
+    passes = [
+        visit(
+            network,
+            whole.take([row]).copy_to(device_of(network)),
+            one_by_one,
+            lambda s, t: hand_out(s, t, 1, alone=True),
+        )
+        for row in (range(arguments.batch_size) if one_by_one else ())
+    ]
+    for layer, found in rows.items():
+        same = all(same_way(layer.taps[0].site, passes[0], ways) for ways in passes)
+        if same and len(found) == arguments.batch_size and len({part.shape for part in found}) == 1:
+            use(layer, torch.cat(found))
     return list(missing)
 
 

@@ -65,6 +65,16 @@ def frozen(network: nn.Module, *, seed: int | None = None) -> Iterator[nn.Module
         yield network
 
 
+@contextmanager
+def random_states_kept(*, seed: int | None = None) -> Iterator[None]:
+    """Let every random generator go on afterwards from where it was; inside, it may start from a seed."""
+    with ExitStack() as restore:
+        _keep_random_states(restore)
+        if seed is not None:
+            _seed_everything(seed)
+        yield
+
+
 def uninitialised(network: nn.Module) -> list[str]:
     """Names of the parameters and buffers that a lazy module has not made yet."""
     named = [*network.named_parameters(), *network.named_buffers()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from layerprobe.probing.granularity import GRANULARITIES, Granularity, block_pat
 from layerprobe.probing.inputs import Arguments, NetworkInputs, device_of
 from layerprobe.probing.names import Candidate, Names, candidates
 from layerprobe.probing.patterns import select
+from layerprobe.probing.row_order import REASONS, Fault, check_rows
 from layerprobe.probing.trace import Occurrence, Trace, trace
 from layerprobe.probing.visit import visit
 from layerprobe.probing.watch import INPUT, Site, module_at, unwrap
@@ -73,6 +74,7 @@ class Layer:
         aliases: Names of later tensors with the same values, perhaps in another shape: dropout in eval mode, flatten,
             a container that returns its child's output.
         taps: Where the layer is found (first), and its aliases (after it, in their order).
+        alone: Whether it is read from one sample at a time, because the network reorders a batch by its data.
     """
 
     name: LayerName
@@ -81,6 +83,7 @@ class Layer:
     shape: tuple[int, ...]
     aliases: tuple[LayerName, ...]
     taps: tuple[Tap, ...]
+    alone: bool = False
 
     @property
     def names(self) -> tuple[LayerName, ...]:
@@ -96,7 +99,7 @@ class Layer:
         """The same layer shown under one of its names, with the shape that it has there."""
         taps = dict(zip(self.names, self.taps, strict=True))
         tap = taps.pop(name)
-        return Layer(name, self.depth, tap.kind, tap.shape, tuple(taps), (tap, *taps.values()))
+        return Layer(name, self.depth, tap.kind, tap.shape, tuple(taps), (tap, *taps.values()), self.alone)
 
 
 def discover(
@@ -110,11 +113,12 @@ def discover(
     """List the layers of a network in order of execution.
 
     The network runs frozen on batches of two and of three made of the first two samples (of the first, if it is the
-    only one), so the list does not depend on the size of the batch. A tensor is a layer if it is floating point,
-    exactly one of its axes grows with the batch (weights, masks and tables of positions do not), it is computed from
-    the input, and its values for a sample do not depend on which other samples are in the batch. The input is a layer
-    if it is floating point or uint8 (pixels); other integers and booleans (token ids, masks, lengths) are categories,
-    not quantities.
+    only one), so the list does not depend on the size of the batch; and on up to 64 samples, these in another order,
+    and some of them alone. A tensor is a layer if it is floating point, exactly one of its axes grows with the batch
+    (weights, masks and tables of positions do not), it is computed from the input, and its values for a sample do not
+    depend on which other samples are in the batch. Where a network puts the samples of a batch into an order of its
+    own, its layers are recorded from one sample at a time. The input is a layer if it is floating point or uint8
+    (pixels); other integers and booleans (token ids, masks, lengths) are categories, not quantities.
 
     A network whose parameters are not initialised yet (lazy modules) is called once first, as its user would.
 
@@ -186,6 +190,10 @@ def survey(
     _run(network, three, compare)
     mixing = _mixing(network, (twice, two), excerpts, axes)
 
+    findings = _check_rows(network, given, {site: axis for site, axis in axes.items() if site in excerpts and axis})
+    alone = {site for site, fault in findings.items() if fault == "reordered"}
+    mixing = (mixing | findings.keys()) - alone
+
     layers: list[Candidate] = []
     left_out: dict[Occurrence, str] = {}
     naming = Names(network, found.root)
@@ -200,7 +208,7 @@ def survey(
         elif axes[site] is None:
             reason = f"no axis, or more than one, grows with the batch: shape {shape} for two samples"
         elif site in mixing:
-            reason = "mixes samples: its values for a sample depend on the others in the batch"
+            reason = REASONS["mixed"]
         else:
             layers.append(candidate)
             continue
@@ -221,7 +229,7 @@ def survey(
     reasons = {names[occurrence]: reason for occurrence, reason in left_out.items()}
     for name, reason in reasons.items():
         _logger.info("%s is not a layer: %s", name, reason)
-    return _in_order(list(groups.values())), reasons
+    return _in_order(list(groups.values()), alone), reasons
 
 
 def _run(network: nn.Module, arguments: Arguments, on_tensor: Callable[[Site, Tensor], None] | None = None) -> Trace:
@@ -286,6 +294,14 @@ def _mixing(
     return {site for site in changed if site not in second or agree(first[site], second[site])}
 
 
+def _check_rows(network: nn.Module, given: Arguments, axes: Mapping[Site, tuple[int, int]]) -> Mapping[Site, Fault]:
+    def reader(axis: int, fold: int) -> Callable[[Tensor, int], Tensor]:
+        return lambda tensor, n_samples: split(tensor, axis, n_samples, folded=fold > 1)
+
+    readers = {site: reader(*axis) for site, axis in axes.items()}
+    return check_rows(network, given.copy_to(device_of(network)), readers).faults
+
+
 def _belongs(candidate: Candidate, granularity: Granularity, blocks: set[str]) -> bool:
     site = candidate.occurrence.site
     if granularity == "ops":
@@ -307,7 +323,7 @@ def _sample_axis(axis: int | None, n_axes: int, batch: int, fold: int) -> int | 
     return axis - 1 if axis > batch and fold == 1 else axis
 
 
-def _in_order(groups: list[list[tuple[str, Tap]]]) -> tuple[Layer, ...]:
+def _in_order(groups: list[list[tuple[str, Tap]]], alone: Container[Site]) -> tuple[Layer, ...]:
     layers = []
     depth = 0
     for group in groups:
@@ -321,6 +337,7 @@ def _in_order(groups: list[list[tuple[str, Tap]]]) -> tuple[Layer, ...]:
                 shape=taps[0].shape,
                 aliases=names[1:],
                 taps=taps,
+                alone=any(tap.site in alone for tap in taps),
             )
         )
     return tuple(layers)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -17,11 +18,14 @@ from layerprobe.probing.activations import record
 from layerprobe.probing.bank import FeatureBank, Key
 from layerprobe.probing.batches import Take
 from layerprobe.probing.features import Reduction, Shape, shape_text
-from layerprobe.probing.inputs import NetworkInputs
+from layerprobe.probing.inputs import Arguments, NetworkInputs, device_of
 from layerprobe.probing.layers import Layer
 from layerprobe.probing.matrix import Features
 from layerprobe.probing.room import first_line, free_cache, out_of_memory
+from layerprobe.probing.row_order import REASONS, BatchCheck, Fault, check_rows
 from layerprobe.probing.sequences import no_mask, token_masks
+from layerprobe.probing.snapshot import Snapshot
+from layerprobe.probing.watch import Site, unwrap
 from layerprobe.types import LayerName, Split
 
 Context: TypeAlias = Callable[[], AbstractContextManager[Any]]
@@ -36,6 +40,10 @@ Use: TypeAlias = Callable[[Layer, Reduction, Tensor, Tensor], None]
 
 WITHOUT_DOUBLE = ("mps",)
 """Devices that have no float64, in which every fit is certified: what they make is fitted on the CPU."""
+
+
+_CHECK_EVERY = 256
+"""One sample in so many, and at most one of a batch, is compared with what it is alone."""
 
 
 @dataclass
@@ -183,6 +191,7 @@ def run_split(
         MemoryError: Where a batch does not fit into the GPU's memory.
     """
     run, seen, types = Run(), [], []
+    rows = _Rows(network, tuple(reductions), context, split)
     by_tokens = any(reduction.axes for found in reductions.values() for reduction in found)
     for batch in batches:
         seen.append(targets(batch, split))
@@ -204,6 +213,7 @@ def run_split(
             truth: Tensor = seen[-1],
             held: Mapping[str, Tensor] = held,
         ) -> None:
+            rows.see(layer, activation)
             if layer.name in run.problems:
                 return
             start = time.perf_counter()
@@ -233,12 +243,12 @@ def run_split(
                 use(layer, reduction, features, truth)
             run.seconds[layer.name] += time.perf_counter() - start
 
-        missing = _with_room(
-            lambda given=given, give=give: _recorded(network, given, reductions, give, context),  # type: ignore[misc]
-            make_room,
-            f"A batch of {len(seen[-1])} samples of the {split} split",
-        )
-        for name in missing:
+        def recorded(given: NetworkInputs = given, give: Callable[[Layer, Tensor], None] = give) -> list[LayerName]:
+            with rows.checked(given, run.problems, lose):
+                return _recorded(network, given, reductions, give, context)
+
+        what = f"A batch of {len(seen[-1])} samples of the {split} split"
+        for name in _with_room(recorded, make_room, what):
             run.problems.setdefault(name, f"not reached, or of another shape, in a batch of the {split} split")
         on_batch()
     if not sum(map(len, seen)):
@@ -246,6 +256,67 @@ def run_split(
     run.targets = torch.cat(seen)
     run.keys = torch.cat(types) if types else None
     return run
+
+
+class _Rows:
+    """Sees to it that every row of every layer holds the values of its own sample, whatever came before."""
+
+    def __init__(self, network: nn.Module, layers: Sequence[Layer], context: Context, split: Split) -> None:
+        self._network, self._context, self._split = unwrap(network), context, split
+        self._layers = {layer.taps[0].site: layer for layer in layers if not layer.alone}
+        self._readers = {site: layer.taps[0].samples_first for site, layer in self._layers.items()}
+        self._check: BatchCheck | None = None
+        self._stateful = False
+        self._unchecked = math.inf
+
+    def see(self, layer: Layer, activation: Tensor) -> None:
+        """Look at an activation, samples first."""
+        if self._check is not None:
+            self._check.see(layer.taps[0].site, activation)
+
+    @contextmanager
+    def checked(
+        self, inputs: NetworkInputs, problems: dict[LayerName, str], lose: Callable[[LayerName], None]
+    ) -> Iterator[None]:
+        """Check the batch that is recorded inside, and put the network's state back after it if it has one.
+
+        Args:
+            inputs: The batch.
+            problems: Gets the layers whose rows are not the samples'.
+            lose: Told of them.
+        """
+        arguments = Arguments.of(inputs).copy_to(device_of(self._network))
+        first = self._check is None
+        faults: dict[Site, Fault] = {}
+        if first:
+            found = check_rows(self._network, arguments, self._readers, self._context)
+            self._check = BatchCheck(self._network, self._readers, found.random, self._context)
+            self._stateful = found.stateful
+            faults |= found.faults
+        check, state = self._check, Snapshot(self._network) if self._stateful else None
+        assert check is not None
+        self._unchecked += arguments.batch_size
+        due = arguments.batch_size > 1 and self._unchecked >= _CHECK_EVERY
+        try:
+            if due:
+                self._unchecked = 0
+                check.begin(arguments)
+            if state is not None:
+                state.restore()
+            yield
+            if due:
+                if state is not None:
+                    state.restore()
+                faults = {**check.faults(arguments), **faults}
+        finally:
+            check.end()
+            if state is not None:
+                state.restore()
+        for site, fault in faults.items():
+            name = self._layers[site].name
+            if name not in problems:
+                problems[name] = f"in a batch of the {self._split} split: {REASONS[fault]}"
+                lose(name)
 
 
 def _recorded(

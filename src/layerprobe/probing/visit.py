@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
@@ -11,10 +12,13 @@ from layerprobe.probing.inputs import Arguments
 from layerprobe.probing.nesting import named_tensors
 from layerprobe.probing.watch import INPUT, AbstractObserver, Call, Site, watch
 
+Ways: TypeAlias = Mapping[tuple[str, int], Mapping[str, int]]
+"""The way that a pass took through calls of modules, as counts of functions."""
+
 
 def visit(
     network: nn.Module, arguments: Arguments, sites: Collection[Site], on_tensor: Callable[[Site, Tensor], None]
-) -> None:
+) -> Ways:
     """Run one forward pass and hand out the tensors at the sites that it reaches.
 
     Args:
@@ -23,6 +27,10 @@ def visit(
         sites: Where to look. Functions cost more than modules, and only their own modules pay for them.
         on_tensor: Gets each tensor when it is made; it copies what it wants to keep, since the network may
             overwrite the tensor right afterwards.
+
+    Returns:
+        How often each function was called in the calls of modules whose functions were asked for: where these numbers
+        differ from those of another pass, a function's number in it may mean another one.
     """
     for path, tensor in arguments.named():
         site = Site("", function=INPUT, output=path)
@@ -33,12 +41,20 @@ def visit(
     modules = None if functions else {module for module, _ in visitor.modules}
     with watch(network, visitor, functions=functions, modules=modules):
         network(*arguments.args, **arguments.kwargs)
+    return visitor.ways
+
+
+def same_way(site: Site, one: Ways, other: Ways) -> bool:
+    """Whether a site means the same function in two passes; a module's output always does."""
+    place = (site.module, site.call)
+    return not site.function or one.get(place) == other.get(place)
 
 
 class _Visitor(AbstractObserver):
     def __init__(self, sites: frozenset[Site], on_tensor: Callable[[Site, Tensor], None]) -> None:
         self.sites = sites
         self.on_tensor = on_tensor
+        self.ways: dict[tuple[str, int], Counter[str]] = {}
         self.modules = {(site.module, site.call) for site in sites if not site.function}
         self.functions: dict[tuple[str, int], set[tuple[str, int]]] = {}
         for site in sites:
@@ -49,6 +65,8 @@ class _Visitor(AbstractObserver):
         return (call.module, call.index) in self.functions
 
     def leave(self, call: Call, output: object) -> None:
+        if call.watched:
+            self.ways[call.module, call.index] = call.functions
         if (call.module, call.index) in self.modules:
             self._hand_out(Site(call.module, call.index), output)
 
