@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections import defaultdict
 
 import pytest
 import torch
@@ -10,10 +9,11 @@ from torch.nn import functional as F
 
 from cases import one_thread  # noqa: F401
 from layerprobe.probing.activations import activations
+from layerprobe.probing.features import Flatten, Reduction
+from layerprobe.probing.frozen import frozen
 from layerprobe.probing.layers import Layer, discover, survey
-from layerprobe.probing.pipeline import probe_checkpoint
-from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.types import LayerResult
+from layerprobe.probing.recording import run_split
+from layerprobe.probing.row_order import REASONS
 
 
 def samples(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -21,10 +21,28 @@ def samples(n: int, seed: int) -> tuple[Tensor, Tensor]:
     return x, x[:, 1:4].argmax(1)
 
 
-def probed(network: nn.Module, data: Mapping[Any, Any] | None = None, **settings: Any) -> dict[str, LayerResult]:
-    data = data or {"train": samples(200, 0), "val": samples(100, 1), "test": samples(100, 2)}
-    protocol = ProbeProtocol(**{"l2": (1e-2,), "granularity": "ops", "batch_size": 64} | settings)
-    return {result.record.layer: result for result in probe_checkpoint(network, data, protocol)}
+def recorded(
+    network: nn.Module, x: Tensor, size: int, found_on: Tensor | None = None
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The features of all layers of a split, and why others have none; layers are found on its first batch."""
+    found: dict[str, list[Tensor]] = defaultdict(list)
+
+    def use(layer: Layer, reduction: Reduction, features: Tensor, targets: Tensor) -> None:
+        found[layer.name].append(features.clone())
+
+    layers = discover(network, x[:size] if found_on is None else found_on)
+    with frozen(network, seed=0):
+        run = run_split(
+            network,
+            [(part, torch.zeros(len(part))) for part in x.split(size)],
+            "val",
+            {layer: [Flatten().fit(layer.shape, 0)] for layer in layers},
+            lambda batch: batch[0],
+            lambda batch, split: batch[1],
+            lambda batch: None,
+            use,
+        )
+    return {name: torch.cat(parts) for name, parts in found.items()}, run.problems
 
 
 class Grouped(nn.Module):
@@ -74,35 +92,35 @@ def test_rows_are_put_into_the_order_of_the_data(identical: bool) -> None:
     assert not any(layer.alone for layer in discover(Plain(), x))
 
 
-def test_reordered_layers_are_paired_with_their_own_labels() -> None:
-    train = samples(200, 0)
-    train[0][:2] = 1
-    data = {"train": train, "val": samples(100, 1), "test": samples(100, 2)}
-    grouped, plain = (probed(network, data, layers="inner")["inner"] for network in (Grouped(), Plain()))
-    assert grouped.record.status == "converged"
-    assert grouped.record.test_error < 0.2
-    torch.testing.assert_close(grouped.head["weight"], plain.head["weight"], rtol=1e-2, atol=1e-3)
+def test_reordered_layers_of_every_batch_are_recorded_in_the_order_of_the_data() -> None:
+    network, (x, _) = Grouped(), samples(150, 0)
+    x[:2] = 1
+    found, problems = recorded(network, x, 64)
+    assert problems == {}
+    torch.testing.assert_close(found["inner"], network.inner(x).detach())
 
 
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_a_split_that_is_reordered_although_train_is_not_fails_with_its_reason(split: str) -> None:
-    data = {"train": samples(200, 0), "val": samples(100, 1), "test": samples(100, 2)}
-    data[split][0][5, 0] = 100
-    found = probed(Rare(), data, layers=["inner", "out"])
-    assert found["inner"].record.status == "failed"
-    assert f"{split} split" in found["inner"].record.message
-    assert "another order" in found["inner"].record.message
-    assert found["out"].record.status == "converged"
-    alone = probed(Rare(), data, layers=["inner"], batch_size=1)
-    assert alone["inner"].record.status == "converged"
+def test_a_split_that_is_reordered_although_the_first_batch_of_train_is_not_says_so() -> None:
+    network, (x, _) = Rare(), samples(64, 1)
+    control, problems = recorded(network, x, 64)
+    assert problems == {}
+    torch.testing.assert_close(control["inner"], network.inner(x).detach())
+    calm, x[5, 0] = x.clone(), 100
+    _, problems = recorded(network, x, 64, found_on=calm)
+    assert {"inner", "tanh"} <= problems.keys()
+    assert "out" not in problems
+    assert REASONS["reordered"] in problems["inner"]
+    assert "val split" in problems["inner"]
+    alone, problems = recorded(network, x, 1, found_on=calm)
+    assert problems == {}
+    torch.testing.assert_close(alone["inner"], network.inner(x).detach())
 
 
 def test_a_later_batch_that_is_reordered_is_noticed() -> None:
-    data = {"train": samples(1000, 0), "val": samples(100, 1), "test": samples(100, 2)}
-    data["train"][0][700, 0] = 100
-    assert "train split" in probed(Rare(), data, layers=["inner"], batch_size=256)["inner"].record.message
-    data["train"][0][700, 0] = 0
-    assert probed(Rare(), data, layers=["inner"], batch_size=256)["inner"].record.message == ""
+    x, _ = samples(1000, 0)
+    assert recorded(Rare(), x, 256)[1] == {}
+    x[700, 0] = 100
+    assert "another order" in recorded(Rare(), x, 256)[1]["inner"]
 
 
 def test_samples_that_meet_only_in_a_real_batch_are_left_out() -> None:
@@ -116,7 +134,7 @@ def test_samples_that_meet_only_in_a_real_batch_are_left_out() -> None:
     x, _ = samples(64, 0)
     layers, left_out = survey(Capacity(), x)
     assert [layer.name for layer in layers] == ["input", "getitem", "mul"]
-    assert "mixes samples" in left_out["masked_fill"]
+    assert left_out["masked_fill"] in REASONS.values()
     assert "masked_fill" in [layer.name for layer in survey(Capacity(), x[:8])[0]]
 
 
@@ -144,11 +162,13 @@ def test_checks_draw_nothing_that_recording_would_draw() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x + torch.randn(x.shape)
 
-    data = {"train": samples(200, 0), "val": samples(100, 1), "test": samples(100, 2)}
-    found = probed(Noise(), data, layers="add", batch_size=200)["add"].head
-    torch.manual_seed(0)
-    expected = (data["train"][0] + torch.randn(200, 8)).mean(0)
-    torch.testing.assert_close(found["mean"].float(), expected)
+    x, _ = samples(300, 0)
+    found, problems = recorded(Noise(), x, 100)
+    assert problems == {}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        expected = torch.cat([part + torch.randn(part.shape) for part in x.split(100)])
+    assert torch.equal(found["add"], expected)
 
 
 def test_padding_to_the_longest_of_a_batch_is_no_fault() -> None:
@@ -164,8 +184,8 @@ def test_padding_to_the_longest_of_a_batch_is_no_fault() -> None:
 
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1, 20, (30, 9), generator=generator)
-    ids[:2, 8] = 0
-    ids[torch.arange(9) >= torch.randint(3, 9, (30, 1), generator=generator)] = 0
+    ids[torch.arange(9) >= torch.randint(3, 10, (30, 1), generator=generator)] = 0
+    ids[:2] = torch.arange(8, -1, -1)
     for left in (False, True):
         layers, left_out = survey(Trimmed(left), ids.flip(1) if left else ids)
         assert "embed" in [layer.name for layer in layers]
@@ -191,12 +211,14 @@ class Streaming(nn.Module):
 
 def test_state_is_put_back_before_each_batch() -> None:
     """Also with a last batch that is shorter, which the state of the one before would not fit."""
-    network = Streaming()
-    results = [probed(network, granularity="modules", batch_size=size)["lstm.0"] for size in (64, 100, 200)]
+    network, (x, _) = Streaming(), samples(200, 0)
+    whole, problems = recorded(network, x, 200)
+    assert problems == {}
+    for size in (64, 100):
+        found, problems = recorded(network, x, size)
+        assert problems == {}
+        torch.testing.assert_close(found["lstm.0"], whole["lstm.0"])
     assert network.state is None
-    for other in results[1:]:
-        torch.testing.assert_close(other.head["mean"], results[0].head["mean"])
-        torch.testing.assert_close(other.head["weight"], results[0].head["weight"], rtol=1e-3, atol=1e-4)
 
 
 def test_state_in_a_buffer_is_put_back_too() -> None:
@@ -210,8 +232,8 @@ def test_state_in_a_buffer_is_put_back_too() -> None:
             self.total += x.detach().sum(0)
             return y
 
-    small, large = (probed(Moving(), layers="add", batch_size=size)["add"].head["mean"] for size in (50, 200))
-    torch.testing.assert_close(small, large)
+    x, _ = samples(200, 0)
+    torch.testing.assert_close(recorded(Moving(), x, 50)[0]["add"], x)
 
 
 def test_layers_are_equal_but_for_what_they_say() -> None:

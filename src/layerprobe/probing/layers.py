@@ -113,7 +113,7 @@ def discover(
     """List the layers of a network in order of execution.
 
     The network runs frozen on batches of two and of three made of the first two samples (of the first, if it is the
-    only one), so the list does not depend on the size of the batch; and on up to 64 samples, these in another order,
+    only one), so the list does not depend on the size of the batch; and on up to 32 samples, these in another order,
     and some of them alone. A tensor is a layer if it is floating point, exactly one of its axes grows with the batch
     (weights, masks and tables of positions do not), it is computed from the input, and its values for a sample do not
     depend on which other samples are in the batch. Where a network puts the samples of a batch into an order of its

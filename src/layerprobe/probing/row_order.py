@@ -22,11 +22,12 @@ from layerprobe.probing.watch import INPUT, Site
 Reader: TypeAlias = Callable[[Tensor, int], Tensor]
 """Turns what is found at a site, and a number of samples, into a view with the samples first; else a ValueError."""
 
-Fault: TypeAlias = Literal["reordered", "mixed"]
-"""Why a row does not hold the values that its sample has alone: it holds another sample's, or those of no sample."""
+Fault: TypeAlias = Literal["reordered", "mixed", "moved"]
+"""Why a row is not its sample's: it holds another one's values, or those of none, or does not follow the sample."""
 
 REASONS: Mapping[Fault, str] = {
     "reordered": "its rows are in another order than the samples, by the data: batch_size=1 keeps them apart",
+    "moved": "reorders or mixes samples: its rows do not follow those of a batch that is put into another order",
     "mixed": "mixes samples: its values for a sample depend on the others in the batch",
 }
 
@@ -149,7 +150,7 @@ def check_rows(
             places[site].append(place)
             if place != row:
                 faulty.add(site)
-    faults: dict[Site, Fault] = {site: "mixed" for site, found in apart.items() if found}
+    faults: dict[Site, Fault] = {site: "moved" for site, found in apart.items() if found}
     for site in faulty:
         # A row that every sample is like alone, such as that of a first sample taken from all, is no sample's place.
         clear = None not in places[site] and len(set(places[site])) == len(places[site])
@@ -266,8 +267,28 @@ class BatchCheck:
         readers = {site: self.readers[site] for site in doubtful}
         row = int(self._rows[0])
         places = _places(self.network, arguments, row, self._alone, readers, self.random, self.context)
-        self._blurred.update(site for site in doubtful if places.get(site, row) == row)
-        return {site: "mixed" if place is None else "reordered" for site, place in places.items() if place != row}
+        found: dict[Site, Fault] = {
+            site: "mixed" if place is None else "reordered" for site, place in places.items() if place != row
+        }
+        # Alone, the sample takes another way: only batches can be compared.
+        if unsure := {
+            site: reader for site, reader in readers.items() if site not in places and site not in self.random
+        }:
+            found |= dict.fromkeys(self._moved(arguments, unsure), "moved")
+        self._blurred.update(site for site in doubtful if site not in found)
+        return found
+
+    def _moved(self, arguments: Arguments, readers: Mapping[Site, Reader]) -> list[Site]:
+        order = torch.randperm(arguments.batch_size, generator=self._generator)
+        here, there = _Rows(readers, len(order)), _Rows(readers, len(order))
+        for rows, batch in ((here, arguments), (there, arguments.take(order.tolist()))):
+            with frozen(self.network, seed=0), self.context():
+                rows.read(self.network, batch)
+        return [
+            site
+            for site, values in here.found.items()
+            if here.shapes[site] == there.shapes.get(site) and _apart(values[order], there.found[site], order)
+        ]
 
 
 def _places(
