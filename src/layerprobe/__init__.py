@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from layerprobe.api import probe as probe
+    from layerprobe.layer_list import layers as layers
     from layerprobe.probing.activations import activations as activations
     from layerprobe.probing.features import AveragePool as AveragePool
     from layerprobe.probing.features import ChannelMean as ChannelMean
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "probe": "layerprobe.api",
+    "layers": "layerprobe.layer_list",
     "activations": "layerprobe.probing.activations",
     "ProbeCallback": "layerprobe.training.callback",
     "ProbeProtocol": "layerprobe.probing.protocol",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from layerprobe.probing.frozen import frozen
 from layerprobe.probing.granularity import Granularity
 from layerprobe.probing.inputs import Arguments, NetworkInputs, device_of
-from layerprobe.probing.layers import Layer, discover
+from layerprobe.probing.layers import Layer, list_layers
 from layerprobe.probing.patterns import select
 from layerprobe.probing.visit import same_way, visit
 from layerprobe.probing.watch import Site, unwrap
@@ -125,8 +125,8 @@ def activations(
         TypeError: The inputs are nothing that a network can be called with.
         ValueError: No layer is found, a pattern matches none, or the inputs hold no batch.
     """
-    found = discover(network, inputs, granularity=granularity)
-    wanted = select([layer.names for layer in found], layers, exclude)
+    found, left_out = list_layers(network, inputs, granularity=granularity)
+    wanted = select([layer.names for layer in found], layers, exclude, left_out)
     shown = [layer.under(name) for layer, names in zip(found, wanted, strict=True) for name in names]
     recorded: dict[LayerName, Tensor] = {}
 

@@ -63,6 +63,11 @@ class Arguments:
                 "into: its samples can be neither chosen nor copied. Give tensors instead, also inside tuples, lists, "
                 "mappings, dataclasses or other objects with attributes, or leave it out with `inputs`."
             )
+        if any(tensor.is_nested for _, tensor in named_tensors((args, kwargs), state=True)):
+            raise ValueError(
+                "the network's inputs hold a jagged (nested) tensor, whose samples cannot be cut along axis 0. "
+                "Pass what can be with `inputs`: `torch.nested.to_padded_tensor(batch, 0.0)`, with a mask of padding."
+            )
         sizes = [tensor.shape[0] for _, tensor in named_tensors((args, kwargs), state=True) if tensor.ndim]
         if not sizes:
             raise ValueError(

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from layerprobe.probing.visit import visit
 from layerprobe.probing.watch import INPUT, Site, module_at, unwrap
 from layerprobe.types import LayerName
 
-_logger = logging.getLogger(__name__)
+_logger = logging.getLogger("layerprobe")
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,28 @@ def discover(
         TypeError: The inputs are nothing that a network can be called with.
         ValueError: No layer is found, a pattern matches none, or the inputs hold no batch.
     """
+    every, left_out = list_layers(network, inputs, granularity=granularity)
+    wanted = select([layer.names for layer in every], include, exclude, left_out)
+    return tuple(layer.under(names[0]) for layer, names in zip(every, wanted, strict=True) if names)
+
+
+def list_layers(
+    network: nn.Module, inputs: NetworkInputs, *, granularity: Granularity | str = "ops"
+) -> tuple[tuple[Layer, ...], dict[LayerName, str]]:
+    """As `survey`, but a network has to have layers, and what is left out is logged: once, not at every checkpoint.
+
+    Args:
+        network: As for `discover`.
+        inputs: As for `discover`.
+        granularity: As for `discover`.
+
+    Returns:
+        As `survey`.
+
+    Raises:
+        TypeError: As `discover`.
+        ValueError: As `discover`.
+    """
     every, left_out = survey(network, inputs, granularity=granularity)
     if not every:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:5])
@@ -146,14 +169,37 @@ def discover(
             f"axis over samples. {f'Left out: {reasons}. ' if reasons else ''}"
             "Check that its inputs have the batch axis first, or choose granularity='ops'."
         )
-    wanted = select([layer.names for layer in every], include, exclude)
-    return tuple(layer.under(names[0]) for layer, names in zip(every, wanted, strict=True) if names)
+    _say_once(left_out_lines(left_out))
+    return every, left_out
+
+
+@lru_cache(maxsize=64)
+def _say_once(lines: tuple[str, ...]) -> None:
+    """Log what is left out; the same at the next checkpoint is no news."""
+    if lines:
+        _logger.info("Left out:\n%s", "\n".join(f"  {line}" for line in lines))
+
+
+def left_out_lines(left_out: Mapping[LayerName, str], shown: int = 6) -> tuple[str, ...]:
+    """What is left out, a line for each reason: how many, some names, why.
+
+    Args:
+        left_out: Names of tensors that are no layers, and the reasons.
+        shown: Names to show for each reason at most.
+    """
+    by_reason: dict[str, list[LayerName]] = defaultdict(list)
+    for name, reason in left_out.items():
+        by_reason[reason].append(name)
+    return tuple(
+        f"{', '.join(names[:shown])}{f', … ({len(names) - shown} more)' if len(names) > shown else ''}: {reason}"
+        for reason, names in by_reason.items()
+    )
 
 
 def survey(
     network: nn.Module, inputs: NetworkInputs, *, granularity: Granularity | str = "ops"
 ) -> tuple[tuple[Layer, ...], dict[LayerName, str]]:
-    """List the layers of a network, and the floating-point tensors that are none with the reason.
+    """List the layers of a network, and the tensors and outputs that are none with the reason.
 
     Args:
         network: As for `discover`.
@@ -177,7 +223,12 @@ def survey(
     if uninitialised(network):
         _initialise(network, two)
 
-    found = _run(network, two)
+    try:
+        found = _run(network, two)
+    except Exception as error:
+        if _runs(network, given):
+            raise ValueError(_not_cut(given, error)) from error
+        raise
     shapes = {occurrence.site: occurrence.shape for occurrence in found.occurrences}
     axes: dict[Site, tuple[int, int] | None] = {}
     excerpts: dict[Site, Tensor] = {}
@@ -201,9 +252,11 @@ def survey(
     for candidate in candidates(found):
         site, dtype, shape = candidate.occurrence.site, candidate.occurrence.dtype, candidate.occurrence.shape
         pixels = site.function == INPUT and dtype == torch.uint8
-        if 0 in shape or not (dtype.is_floating_point or pixels):
-            continue
-        if site not in axes:
+        if 0 in shape:
+            reason = f"is empty: shape {shape} for two samples"
+        elif not (dtype.is_floating_point or pixels):
+            reason = _no_quantity(dtype)
+        elif site not in axes:
             reason = "not reached in every pass: the control flow depends on the batch"
         elif axes[site] is None:
             reason = f"no axis, or more than one, grows with the batch: shape {shape} for two samples"
@@ -214,6 +267,9 @@ def survey(
             continue
         if _belongs(candidate, granularity, blocks):
             left_out[candidate.occurrence] = reason
+    for occurrence, kind in found.objects:
+        if _belongs(Candidate(occurrence, occurrence.order, True), granularity, blocks):
+            left_out[occurrence] = f"returns a {kind}, in which no tensor is found"
 
     # Layers first: their numbers must not depend on what else there is.
     names = naming.name_all([*(candidate.occurrence for candidate in layers), *left_out])
@@ -227,8 +283,11 @@ def survey(
             tap = Tap(occurrence.site, naming.kind(occurrence), shape, axis, fold, channel)
             groups[occurrence.value].append((names[occurrence], tap))
     reasons = {names[occurrence]: reason for occurrence, reason in left_out.items()}
-    for name, reason in reasons.items():
-        _logger.info("%s is not a layer: %s", name, reason)
+    if granularity != "blocks":
+        scripted = [path for path, module in network.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+        inside = [path for path in scripted if path and any(other in _parents(path) for other in scripted)]
+        hidden = "is inside TorchScript, which shows nothing but what the outermost scripted module returns"
+        reasons |= {naming.of_module(path): hidden for path in inside if naming.of_module(path) not in names.values()}
     return _in_order(list(groups.values()), alone), reasons
 
 
@@ -240,6 +299,28 @@ def _run(network: nn.Module, arguments: Arguments, on_tensor: Callable[[Site, Te
         except Exception as error:
             error.add_note(f"(raised by the network on {arguments.batch_size} samples, run to find its layers)")
             raise
+
+
+def _runs(network: nn.Module, given: Arguments) -> bool:
+    try:
+        with frozen(network, seed=0):
+            visit(network, given.copy_to(device_of(network)), (), lambda site, tensor: None)
+    except Exception:
+        return False
+    return True
+
+
+def _not_cut(given: Arguments, error: Exception) -> str:
+    shapes = ", ".join(
+        f"{'.'.join(path) or 'the input'} {tuple(tensor.shape)}{'' if given.holds_batch(tensor) else ' (kept whole)'}"
+        for path, tensor in given.named()[:5]
+    )
+    return (
+        f"the network runs on the inputs as they are, but not on two of their samples, cut along axis 0 ({shapes}): "
+        f"{type(error).__name__}: {error}. Every tensor whose first axis is as long as the first one's is taken to "
+        "hold a sample in each row; lists of images, and graphs as nodes and edges, do not. Pass with `inputs` what "
+        "can be cut: one tensor of all samples (images stacked, graphs padded alike), and a network that takes it."
+    )
 
 
 def _initialise(network: nn.Module, arguments: Arguments) -> None:
@@ -309,6 +390,20 @@ def _belongs(candidate: Candidate, granularity: Granularity, blocks: set[str]) -
     if granularity == "modules" or not candidate.of_module:
         return candidate.of_module
     return bool(site.function) or site.module in blocks or site.module == ""
+
+
+def _no_quantity(dtype: torch.dtype) -> str:
+    name = str(dtype).removeprefix("torch.")
+    if dtype.is_complex:
+        return f"holds {name}: heads take real numbers"
+    if name.startswith(("q", "bits")):
+        return f"holds quantised numbers ({name}): heads take floating-point ones"
+    return f"holds {name}: categories, not quantities"
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[:depth]) for depth in range(len(parts))]
 
 
 def _sample_shape(shape: tuple[int, ...], axis: int, fold: int) -> tuple[int, ...]:

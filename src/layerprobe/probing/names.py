@@ -99,6 +99,10 @@ class Names:
             self._taken.add(name)
         return named
 
+    def of_module(self, path: str) -> LayerName:
+        """Name of what a module returns when it is called first."""
+        return self._path(path) or "output"
+
     def kind(self, occurrence: Occurrence) -> str:
         """Class of the module, name of the function, or `input`."""
         site = occurrence.site

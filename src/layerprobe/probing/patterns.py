@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 SHOWN = 12
 """How many names an error lists."""
@@ -21,7 +22,10 @@ def as_patterns(patterns: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def select(
-    groups: Sequence[tuple[str, ...]], include: str | Sequence[str], exclude: str | Sequence[str]
+    groups: Sequence[tuple[str, ...]],
+    include: str | Sequence[str],
+    exclude: str | Sequence[str],
+    left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> list[tuple[str, ...]]:
     """For each group of names of one thing, those that are wanted: empty if the thing is not wanted.
 
@@ -31,6 +35,7 @@ def select(
         groups: The names of each thing, the main one first.
         include: Patterns, of which a name has to match one.
         exclude: Patterns, of which a name may match none.
+        left_out: Names of what is none of the things, and why, for the error.
 
     Raises:
         ValueError: A pattern matches no name.
@@ -40,6 +45,8 @@ def select(
     for argument, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
             if not any(matches(name, pattern) for name in names):
+                if reasons := {name: reason for name, reason in left_out.items() if matches(name, pattern)}:
+                    raise ValueError(_left_out(argument, pattern, reasons))
                 raise ValueError(_no_match(argument, pattern, [group[0] for group in groups], names))
     wanted = []
     for group in groups:
@@ -48,6 +55,15 @@ def select(
         keep = included and included[0] not in excluded
         wanted.append(tuple(name for name in included if name not in excluded) if keep else ())
     return wanted
+
+
+def _left_out(argument: str, pattern: str, reasons: Mapping[str, str]) -> str:
+    shown = "; ".join(f"{name} {reason}" for name, reason in list(reasons.items())[:SHOWN])
+    more = f"; … ({len(reasons) - SHOWN} more)" if len(reasons) > SHOWN else ""
+    return (
+        f"the pattern {pattern!r} ({argument}) matches no layer, only what is left out: {shown}{more}. "
+        "layerprobe.layers(network, inputs) lists all layers, and what is left out."
+    )
 
 
 def _no_match(argument: str, pattern: str, main: list[str], names: list[str]) -> str:

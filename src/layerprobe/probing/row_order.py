@@ -114,17 +114,20 @@ def check_rows(
     placed, stateful = _Rows(readers, n), False
     with frozen(network, seed=0), context():
         placed.read(network, batch)
-        try:
-            with random_states_kept(seed=0):
-                after = one_sample(network, arguments, chosen[0], readers)
-        except Exception:  # what a state of another batch's size leads to
-            stateful = True
-        else:
-            stateful = any(
-                site not in after.values or not _same(after.values[site], values)
-                for site, values in at_first.values.items()
-                if site not in random
-            )
+        with random_states_kept(seed=0):
+            after = one_sample(network, arguments, chosen[0], readers)  # nothing, where a state does not fit it
+        stateful = any(
+            site not in after.values or not _same(after.values[site], values)
+            for site, values in at_first.values.items()
+            if site not in random
+        )
+    if not at_first.values:
+        other = _Rows(readers, n)
+        with frozen(network, seed=1), context():
+            other.read(network, batch)
+        random = frozenset(
+            s for s, rows in placed.found.items() if s not in other.found or not _same(rows, other.found[s])
+        )
     permuted = _Rows(readers, n)
     with frozen(network, seed=0), context():
         permuted.read(network, arguments.take([chosen[i] for i in order.tolist()]))
@@ -190,7 +193,7 @@ class _Rows:
 
 
 def one_sample(network: nn.Module, arguments: Arguments, row: int, readers: Mapping[Site, Reader]) -> Alone:
-    """The values of one sample of a batch when it is the only one, copied.
+    """The values of one sample of a batch when it is the only one, copied; none if the network fails on it.
 
     Args:
         network: A network inside `frozen`, without wrappers.
@@ -204,7 +207,10 @@ def one_sample(network: nn.Module, arguments: Arguments, row: int, readers: Mapp
         if (values := _read(readers[site], tensor, 1)) is not None:
             found[site] = values.detach().clone()
 
-    ways = visit(network, arguments.take([row]), readers.keys(), keep)
+    try:
+        ways = visit(network, arguments.take([row]), readers.keys(), keep)
+    except Exception:  # some networks take no batch of one
+        return Alone()
     return Alone(found, ways)
 
 

@@ -44,6 +44,7 @@ class Trace:
 
     Attributes:
         occurrences: Every tensor that may depend on the input, in order of time.
+        objects: Calls of modules that return something in which no tensor is found, and its type.
         root: The call in which names begin: the network's own, or that of the only module that it does nothing but
             hand its input to and whose output it returns.
         channel_axes: Which axis of a tensor the network treats as channels, the axis over samples counted, by where
@@ -51,6 +52,7 @@ class Trace:
     """
 
     occurrences: tuple[Occurrence, ...]
+    objects: tuple[tuple[Occurrence, str], ...]
     root: Call
     channel_axes: Mapping[Site, int]
 
@@ -68,7 +70,7 @@ def trace(network: nn.Module, arguments: Arguments, on_tensor: Callable[[Site, T
     tracer.begin(arguments)
     with watch(network, tracer, functions=True):
         network(*arguments.args, **arguments.kwargs)
-    return Trace(tuple(tracer.occurrences), tracer.root(network), tracer.channel_axes())
+    return Trace(tuple(tracer.occurrences), tuple(tracer.objects), tracer.root(network), tracer.channel_axes())
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class _Exchange:
 class _Tracer(AbstractObserver):
     def __init__(self, network: nn.Module, on_tensor: Callable[[Site, Tensor], None] | None) -> None:
         self.occurrences: list[Occurrence] = []
+        self.objects: list[tuple[Occurrence, str]] = []
         self.on_tensor = on_tensor
         self.identities = Identities()
         self.numbers = count()
@@ -104,7 +107,11 @@ class _Tracer(AbstractObserver):
 
     def leave(self, call: Call, output: object) -> None:
         self.exchanges.append(_Exchange(call, self.given.pop(call), self._describe(output)))
-        for path, tensor in named_tensors(output):
+        found = named_tensors(output)
+        if not found and output is not None:
+            here = Occurrence(Site(call.module, call.index), -1, (), torch.bool, len(self.occurrences), call)
+            self.objects.append((here, type(output).__name__))
+        for path, tensor in found:
             if not self._is_constant(tensor):
                 self._note(Site(call.module, call.index, output=path), tensor, self._value(tensor), call)
 
