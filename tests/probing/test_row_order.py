@@ -112,7 +112,7 @@ def test_a_split_that_is_reordered_although_the_first_batch_of_train_is_not_says
     assert REASONS["reordered"] in problems["inner"]
     assert "val split" in problems["inner"]
     alone, problems = recorded(network, x, 1, found_on=calm)
-    assert problems == {}
+    assert "inner" not in problems
     torch.testing.assert_close(alone["inner"], network.inner(x).detach())
 
 
