@@ -130,6 +130,8 @@ def test_inputs_that_cannot_be_cut_along_axis_0_say_what_to_pass() -> None:
         layerprobe.layers(Graph(), (torch.randn(8, 4), edges))
     with pytest.raises(ValueError, match=r"cut along axis 0.*lists of images.*`inputs`"):
         layerprobe.layers(Detector(), ([torch.randn(3, 9, 9), torch.randn(3, 7, 7)],))
+    with pytest.raises(TypeError, match=r"2 positional.*axis 0.*`inputs`"):
+        layerprobe.layers(Detector(), [torch.randn(3, 9, 9), torch.randn(3, 7, 7)])
     jagged = torch.nested.nested_tensor([torch.randn(3, 4), torch.randn(2, 4)], layout=torch.jagged)
     with pytest.raises(ValueError, match=r"jagged.*`inputs`"):
         layerprobe.layers(nn.Linear(4, 2), jagged)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from inspect import signature
 
 import torch
 from torch import Tensor, nn
@@ -228,6 +229,7 @@ def survey(
     except Exception as error:
         if _runs(network, given):
             raise ValueError(_not_cut(given, error)) from error
+        _check_call(network, given)
         raise
     shapes = {occurrence.site: occurrence.shape for occurrence in found.occurrences}
     axes: dict[Site, tuple[int, int] | None] = {}
@@ -308,6 +310,20 @@ def _runs(network: nn.Module, given: Arguments) -> bool:
     except Exception:
         return False
     return True
+
+
+def _check_call(network: nn.Module, given: Arguments) -> None:
+    try:
+        signature(network.forward).bind(*given.args, **given.kwargs)
+    except TypeError as error:
+        raise TypeError(
+            f"the network cannot be called with these inputs: {error}, for {len(given.args)} positional and "
+            f"{len(given.kwargs)} keyword arguments. A list or tuple is called as network(*inputs) and a mapping as "
+            "network(**inputs), and samples are cut along axis 0 of each tensor: images of one size are stacked into "
+            "one tensor. Say with `inputs` what of a batch is passed; one argument that is a list is passed as (list,)."
+        ) from error
+    except ValueError:  # no signature is known
+        return
 
 
 def _not_cut(given: Arguments, error: Exception) -> str:
