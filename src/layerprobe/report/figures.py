@@ -15,6 +15,7 @@ from layerprobe.report.hidden_plane import hidden_plane
 from layerprobe.report.path_curve import path_curve
 from layerprobe.report.save import AnyChart, save
 from layerprobe.report.surface import output_surface
+from layerprobe.results.plane_frames import read_plane_frames
 from layerprobe.results.store import ProbeStore
 
 
@@ -61,11 +62,10 @@ def write_run_figures(probes: Path, directory: Path, view: DepthView | None = No
     """
     store = ProbeStore(probes)
     files = write_figures(store.results(), store.path(), directory, view)
-    surface, points, hidden = (Path(probes) / f"{name}.parquet" for name in ("surface", "points", "hidden"))
-    if surface.exists() and points.exists():
-        chart = output_surface(few_frames(pd.read_parquet(surface)), few_frames(pd.read_parquet(points)))
-        files += save(chart, Path(directory) / "surface")
-    if hidden.exists():
-        frame, lines = in_the_plane(few_frames(pd.read_parquet(hidden)), store.head)
+    kept = {name: few_frames(frame) for name, frame in read_plane_frames(Path(probes)).items()}
+    if "surface" in kept and "points" in kept:
+        files += save(output_surface(kept["surface"], kept["points"]), Path(directory) / "surface")
+    if "hidden" in kept:
+        frame, lines = in_the_plane(kept["hidden"], store.head)
         files += save(hidden_plane(frame, lines), Path(directory) / "hidden")
     return files

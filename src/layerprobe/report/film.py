@@ -21,6 +21,7 @@ from layerprobe.report.separating_line import across
 from layerprobe.report.surface import SCALE, cells
 from layerprobe.results.atomic import write_bytes
 from layerprobe.results.names import safe_name
+from layerprobe.results.plane_frames import read_plane_frames
 from layerprobe.results.run import Run
 
 _GIF_SECONDS, _LAST_SECONDS = 0.6, 2.0
@@ -38,12 +39,7 @@ def film(run: Run, *, bound: bool = True, grid: int = 31) -> dict[str, Any] | No
     Returns:
         A Vega-Lite specification with the parameter `frame`; None where the run kept fewer than two frames.
     """
-    probes = run.directory / "probes"
-    frames = {
-        name: pd.read_parquet(file)
-        for name in ("surface", "points", "hidden")
-        if (file := probes / f"{name}.parquet").is_file()
-    }
+    frames = read_plane_frames(run.directory / "probes")
     if not frames:
         return None
     named = captions(next(iter(frames.values())))

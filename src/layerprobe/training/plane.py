@@ -16,6 +16,7 @@ from layerprobe.probing.batches import in_order, inputs_of, targets_of
 from layerprobe.probing.frozen import frozen
 from layerprobe.probing.layers import Layer, discover
 from layerprobe.results.atomic import atomic
+from layerprobe.results.plane_frames import read_plane_frames
 from layerprobe.training.schedule import Schedule
 from layerprobe.training.splits import splits_of_trainer
 
@@ -83,11 +84,8 @@ class PlaneCallback(pl.Callback):
 
     def _read_back(self) -> None:
         """Take up what the run had seen before it was stopped."""
-        for name in self._frames:
-            file = self.directory / f"{name}.parquet"
-            if file.exists():
-                frame = pd.read_parquet(file)
-                self._frames[name] = [frame[(frame["step"] <= self._seen) & (frame["checkpoint"] != "final")]]
+        for name, frame in read_plane_frames(self.directory).items():
+            self._frames[name] = [frame[(frame["step"] <= self._seen) & (frame["checkpoint"] != "final")]]
 
     def _write(self) -> None:
         for name, frames in self._frames.items():

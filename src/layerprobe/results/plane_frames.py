@@ -1,0 +1,39 @@
+"""What a run keeps of a small network's plane, checkpoint by checkpoint: `surface`, `points` and `hidden`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pandas as pd
+
+NAMES = ("surface", "points", "hidden")
+"""The output over a grid of the input's plane, at the samples, and the samples at each layer of two or three units."""
+
+log = logging.getLogger("layerprobe")
+
+
+def read_plane_frames(directory: Path) -> dict[str, pd.DataFrame]:
+    """Read the frames that there are.
+
+    Args:
+        directory: The folder of the run's results.
+
+    Returns:
+        The frames by name; a damaged one is left out, with a warning that names its file.
+    """
+    found = {}
+    for name in NAMES:
+        file = directory / f"{name}.parquet"
+        try:
+            found[name] = pd.read_parquet(file)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:  # Arrow's errors are of both kinds
+            log.warning(
+                "%s is damaged (%s): it is left out of pictures and films, and the results are untouched. A run that "
+                "begins again with rerun=all keeps it anew.",
+                file,
+                str(error).splitlines()[0],
+            )
+    return found
