@@ -112,3 +112,27 @@ def test_a_mapping_of_loaders_is_chosen_from_by_key() -> None:
 def test_layers_of_a_network_with_keyword_inputs() -> None:
     layers = discover(ForeignNet(16), {"pixels": Records(slice(0, 4)).images}, granularity="modules")
     assert [layer.name for layer in layers] == ["input", "encoder.0", "encoder.1", "encoder.2", "relu", "head"]
+
+
+class Tested(ForeignNet):
+    """A module with a test loader of its own."""
+
+    def test_dataloader(self) -> Any:
+        return RecordsDataModule().test_dataloader()[0]
+
+
+def test_loaders_are_found_without_a_data_module(tmp_path: Path) -> None:
+    data = RecordsDataModule()
+
+    def fit(module: ForeignNet, probe: ProbeCallback) -> None:
+        trainer = pl.Trainer(
+            max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu",
+            enable_model_summary=False, limit_train_batches=2, callbacks=[probe],
+        )  # fmt: skip
+        trainer.fit(module, data.train_dataloader(), data.val_dataloader())
+
+    probe = callback(tmp_path / "own")
+    fit(Tested(8), probe)
+    assert set(probe.results()["n_test"]) == {300}
+    with pytest.raises(ValueError, match=r"found train, val\. Give a 'test' DataLoader"):
+        fit(ForeignNet(8), callback(tmp_path / "none"))
