@@ -114,7 +114,7 @@ def test_layers_of_a_network_with_keyword_inputs() -> None:
     assert [layer.name for layer in layers] == ["input", "encoder.0", "encoder.1", "encoder.2", "relu", "head"]
 
 
-class Tested(ForeignNet):
+class OwnLoader(ForeignNet):
     """A module with a test loader of its own."""
 
     def test_dataloader(self) -> Any:
@@ -132,7 +132,7 @@ def test_loaders_are_found_without_a_data_module(tmp_path: Path) -> None:
         trainer.fit(module, data.train_dataloader(), data.val_dataloader())
 
     probe = callback(tmp_path / "own")
-    fit(Tested(8), probe)
+    fit(OwnLoader(8), probe)
     assert set(probe.results()["n_test"]) == {300}
     with pytest.raises(ValueError, match=r"found train, val\. Give a 'test' DataLoader"):
         fit(ForeignNet(8), callback(tmp_path / "none"))
