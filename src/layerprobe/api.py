@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, SupportsIndex, TypeAlias, TypeVar
 
 import pandas as pd
 from torch import nn
@@ -37,6 +37,9 @@ Named: TypeAlias = Kind | type[Kind] | str
 Taken: TypeAlias = Take | str | int | Sequence[str | int] | Mapping[str, str | int]
 """A function of a batch, or where something is in it."""
 
+Penalties: TypeAlias = Any
+"""L2 values, one or several, of any kind of number; or scikit-learn's `C`."""
+
 
 def probe(
     network: nn.Module,
@@ -47,10 +50,10 @@ def probe(
     granularity: Granularity = "modules",
     reducer: Named[AbstractReducer] | Sequence[Named[AbstractReducer]] | None = None,
     solver: Named[AbstractSolver] | Sequence[Named[AbstractSolver]] | None = None,
-    l2: Sequence[float] | ScikitLearnC = L2_GRID,
+    l2: Penalties = L2_GRID,
     patience: int | None = None,
     standardise: bool = True,
-    seed: int = 0,
+    seed: SupportsIndex = 0,
     controls: Sequence[str] = (),
     control_key: Taken | None = None,
     batch_size: int | None = None,
@@ -81,7 +84,7 @@ def probe(
             by default average-pooled to at most 1,024.
         solver: How a head is fitted, likewise; by default logistic regression, and least squares where the task is
             regression.
-        l2: L2 values of each head's path, or scikit-learn's `C`.
+        l2: L2 values of each head's path, one or several; or scikit-learn's `C`.
         patience: End a path after so many weaker penalties in a row that validation likes less; by default never.
         standardise: Whether features get mean 0 and variance 1 on train.
         seed: Seed of random reducers, the controls' labels, and the division of data that have no splits.
@@ -115,7 +118,7 @@ def probe(
         granularity=granularity,
         reducers=_several(reducer, AbstractReducer, "reducer", AveragePool()),
         solvers=_several(solver, AbstractSolver, "solver", Ridge() if isinstance(chosen, Regression) else Logistic()),
-        l2=l2 if isinstance(l2, ScikitLearnC) else tuple(_sequence(l2)),
+        l2=l2 if isinstance(l2, ScikitLearnC) else _sequence(l2),
         patience=patience,
         standardise=standardise,
         seeds=(int(seed),),
@@ -136,8 +139,9 @@ def probe(
 
 
 def _sequence(given: Any) -> Any:
-    """One value of any make, or several."""
-    return (given,) if isinstance(given, Real | str) else given
+    """One value of any make, or several, as Python's own numbers; words as they are, for the error that names them."""
+    values = (given,) if isinstance(given, Real | str) else given
+    return tuple(float(value) if isinstance(value, Real) else value for value in values)
 
 
 def _several(given: Any, kind: Any, what: str, default: Any) -> tuple[Any, ...]:

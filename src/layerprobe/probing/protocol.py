@@ -72,7 +72,7 @@ class ProbeProtocol:
     granularity: Granularity = "modules"
     reducers: Sequence[AbstractReducer] = field(default_factory=lambda: (AveragePool(),))
     solvers: Sequence[AbstractSolver] = field(default_factory=lambda: (Logistic(),))
-    l2: Sequence[float] | ScikitLearnC = L2_GRID
+    l2: Sequence[float | str] | ScikitLearnC = L2_GRID
     seeds: Sequence[int] = (0,)
     controls: Sequence[str] = ()
     control_key: Take | None = None
@@ -108,7 +108,7 @@ class ProbeProtocol:
                     raise ValueError(f"`{name}` of the probe holds {item!r}. Give objects such as {example}.")
         for solver in self.solvers:
             self.task.check(solver)
-        l2 = self.l2_values(1, 2)
+        l2 = self.l2.l2(1, 2) if isinstance(self.l2, ScikitLearnC) else self.l2
         if bad := [value for value in l2 if isinstance(value, str) or not 0 <= value < float("inf")]:
             raise ValueError(f"`l2` of the probe holds {bad[0]!r}. Give finite values of at least 0.")
         if self.batch_size is not None and not (isinstance(self.batch_size, Integral) and self.batch_size >= 1):
@@ -202,7 +202,7 @@ class ProbeProtocol:
         Returns:
             L2 values, in the order given.
         """
-        return self.l2.l2(n_train, n_classes) if isinstance(self.l2, ScikitLearnC) else tuple(self.l2)
+        return self.l2.l2(n_train, n_classes) if isinstance(self.l2, ScikitLearnC) else tuple(map(float, self.l2))
 
     def targets_of(self, batch: Any, split: Split) -> Tensor:
         """The property to be probed of each sample of a batch, checked, on the CPU."""
