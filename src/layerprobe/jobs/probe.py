@@ -218,8 +218,9 @@ class Session:
             def on_progress(stage: str, i: int, total: int | None) -> None:
                 bar(stage, i, total)
                 layer = f"layer {i + 1} of {total}" if total else stage
-                self._progress.write(checkpoint=info.name, layer=layer)
-                if self.signals.received and i != total:
+                stopping = bool(self.signals.received) and i != total
+                self._progress.write(at_once=stopping, checkpoint=info.name, layer=layer)
+                if stopping:
                     self._stop(f"{layer} of {info.name}")
 
             for result in probe_checkpoint(network, data, protocol, info, on_progress=on_progress, **options):

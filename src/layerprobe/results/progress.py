@@ -26,14 +26,15 @@ class ProgressFile:
         self._every = every_n_seconds
         self._written = -every_n_seconds
 
-    def write(self, **where: Any) -> None:
+    def write(self, *, at_once: bool = False, **where: Any) -> None:
         """Write it, if it is time to.
 
         Args:
+            at_once: Whether it is time whenever the last writing was, as where the run is about to stop.
             where: Plain values, such as epoch, step, checkpoint and layer.
         """
         now = time.monotonic()
-        if now - self._written < self._every:
+        if not at_once and now - self._written < self._every:
             return
         self._written = now
         temporary = self._file.with_name(f".{FILE}.{os.getpid()}.tmp")

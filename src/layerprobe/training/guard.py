@@ -76,8 +76,10 @@ class Guard(pl.Callback):
             ProbingStopped: Where a signal has come.
         """
         self.signals.listen()
-        self._progress.write(epoch=trainer.current_epoch, step=trainer.global_step, checkpoint=checkpoint, layer=layer)
-        if self.asked_to_stop:
+        stopping = self.asked_to_stop
+        at = {"epoch": trainer.current_epoch, "step": trainer.global_step, "checkpoint": checkpoint, "layer": layer}
+        self._progress.write(at_once=stopping, **at)
+        if stopping:
             raise ProbingStopped
 
     def state_dict(self) -> dict[str, Any]:
