@@ -6,11 +6,12 @@ import math
 import sys
 
 import hydra
+from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
 from layerprobe.composing import run_script
 from layerprobe.config import as_typed, register
-from layerprobe.job import attended, checked, explained
+from layerprobe.job import attended, checked, explained, refused
 from layerprobe.results.run_directory import RunDirectory
 
 
@@ -18,11 +19,16 @@ from layerprobe.results.run_directory import RunDirectory
 def main(cfg: DictConfig) -> float:
     from layerprobe.jobs.probe import EXPECTED, plan, probe
 
-    checked(cfg, whole=False)
+    run = RunDirectory(cfg.run_dir)
+    try:
+        checked(cfg, whole=False)
+    except CompactHydraException as error:
+        if cfg.plan:
+            raise
+        return refused(cfg, run, error)
     if cfg.plan:
         plan(cfg)
         return math.nan
-    run = RunDirectory(cfg.run_dir)
     with explained(), run.claimed():
         return attended(cfg, run, probe, EXPECTED)
 

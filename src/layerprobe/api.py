@@ -118,7 +118,7 @@ def probe(
         granularity=granularity,
         reducers=_several(reducer, AbstractReducer, "reducer", AveragePool()),
         solvers=_several(solver, AbstractSolver, "solver", Ridge() if isinstance(chosen, Regression) else Logistic()),
-        l2=l2 if isinstance(l2, ScikitLearnC) else _sequence(l2),
+        l2=l2 if isinstance(l2, ScikitLearnC) else _penalties(l2),
         patience=patience,
         standardise=standardise,
         seeds=(int(seed),),
@@ -138,10 +138,12 @@ def probe(
     return to_frame([result.record for result in results])
 
 
-def _sequence(given: Any) -> Any:
-    """One value of any make, or several, as Python's own numbers; words as they are, for the error that names them."""
-    values = (given,) if isinstance(given, Real | str) else given
-    return tuple(float(value) if isinstance(value, Real) else value for value in values)
+def _penalties(given: Any) -> tuple[float, ...]:
+    """One value of any make, or several, as Python's own numbers."""
+    values = (given,) if isinstance(given, Real | str) else tuple(given)
+    if wrong := [value for value in values if not isinstance(value, Real)]:
+        raise ValueError(f"`l2` of the probe holds {wrong[0]!r}. Give finite values of at least 0.")
+    return tuple(map(float, values))
 
 
 def _several(given: Any, kind: Any, what: str, default: Any) -> tuple[Any, ...]:

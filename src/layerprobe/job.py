@@ -61,7 +61,10 @@ def run_job(cfg: DictConfig, work: Work, expected: Expected = ()) -> float:
         Stopped: Where a signal asked the job to stop; what it had is saved.
     """
     run = RunDirectory(cfg.run_dir)
-    config = checked(cfg)
+    try:
+        config = checked(cfg)
+    except CompactHydraException as error:
+        return refused(cfg, run, error)
     if getattr(rank_zero_only, "rank", 0) != 0:
         _be_quiet()
         return math.nan if run.finished(config) else work(cfg, run).objective
@@ -79,6 +82,34 @@ def run_job(cfg: DictConfig, work: Work, expected: Expected = ()) -> float:
         if run.finished(config):
             run.checkpoint.unlink(missing_ok=True)
         return objective
+
+
+def refused(cfg: DictConfig, run: RunDirectory, error: CompactHydraException) -> float:
+    """End a job whose configuration cannot be: as a failed one, where nothing else is known of its directory.
+
+    Args:
+        cfg: Its configuration.
+        run: Its directory.
+        error: What is wrong.
+
+    Returns:
+        NaN where the job is one of a sweep in this process, which goes on.
+
+    Raises:
+        CompactHydraException: The error, elsewhere.
+    """
+    try:
+        list(HydraConfig.get().overrides.task)
+    except InterpolationResolutionError:  # the command line itself holds what cannot be resolved
+        raise error from None
+    if run.summary is not None:
+        raise error
+
+    def work(cfg: DictConfig, run: RunDirectory) -> RunSummary:
+        raise error
+
+    with explained(), run.claimed():
+        return attended(cfg, run, work, (CompactHydraException,))
 
 
 def times_stopped_at(run: RunDirectory, stop: Stopped) -> int:
@@ -234,7 +265,7 @@ def reason(error: BaseException) -> str:
         Its message; with its kind where the message alone would say too little.
     """
     cause = _cause(error)
-    if isinstance(cause, ValueError | OSError | RuntimeError) or _of_this_package(cause):
+    if isinstance(cause, ValueError | OSError | RuntimeError | CompactHydraException) or _of_this_package(cause):
         return str(cause)
     if not isinstance(error, InstantiationException):
         return f"{type(cause).__name__}: {cause}"

@@ -10,6 +10,7 @@ import pytest
 from command import call
 from layerprobe.config_check import wrong_values
 from layerprobe.nearest import nearest
+from layerprobe.results.summary import RunSummary
 
 TRAIN = [
     ("reducer=[flattn]", "There is no reducer 'flattn'. Did you mean flatten? There is: average_pool"),
@@ -145,3 +146,13 @@ def test_near_names() -> None:
     assert nearest("relu", ["relu6", "tanh"]) == "Did you mean relu6? There is: relu6, tanh."
     assert nearest("x", []) == ""
     assert nearest("layer1", [f"layer{i}" for i in range(30)]).count("layer") == 3
+
+
+def test_a_wrong_value_of_one_job_fails_that_job_and_the_sweep_goes_on(tmp_path: Path) -> None:
+    words = ["-m", "experiment=xor_linear", "trainer.log_every_n_steps=broken,50", "callbacks=none", "logger=none"]
+    code, output = call("train.py", *words, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    assert code == 1
+    assert "trainer.log_every_n_steps is 'broken'" in output
+    assert "Traceback" not in output
+    ends = [RunSummary.read(tmp_path / "sweep" / str(i)) for i in range(2)]
+    assert [end.status if end else "" for end in ends] == ["failed", "done"]

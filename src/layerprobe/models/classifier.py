@@ -40,12 +40,12 @@ class Classifier(AbstractLearner):
         self.val_loss, self.val_error = MeanMetric(), MeanMetric()
         self.test_loss, self.test_error = MeanMetric(), MeanMetric()
 
-    def objective(self, outputs: Any, targets: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+    def objective(self, outputs: Any, targets: Any) -> Float[Tensor, ""]:
         """Compute the loss of a batch of scores.
 
         Args:
             outputs: What the network gave; checked, since any network may be trained so.
-            targets: Class indices.
+            targets: Class indices (n); checked too.
 
         Raises:
             TypeError: If the network gives anything but scores, or targets are no class indices.

@@ -72,7 +72,7 @@ class ProbeProtocol:
     granularity: Granularity = "modules"
     reducers: Sequence[AbstractReducer] = field(default_factory=lambda: (AveragePool(),))
     solvers: Sequence[AbstractSolver] = field(default_factory=lambda: (Logistic(),))
-    l2: Sequence[float | str] | ScikitLearnC = L2_GRID
+    l2: Sequence[float] | ScikitLearnC = L2_GRID
     seeds: Sequence[int] = (0,)
     controls: Sequence[str] = ()
     control_key: Take | None = None
@@ -202,7 +202,7 @@ class ProbeProtocol:
         Returns:
             L2 values, in the order given.
         """
-        return self.l2.l2(n_train, n_classes) if isinstance(self.l2, ScikitLearnC) else tuple(map(float, self.l2))
+        return self.l2.l2(n_train, n_classes) if isinstance(self.l2, ScikitLearnC) else tuple(self.l2)
 
     def targets_of(self, batch: Any, split: Split) -> Tensor:
         """The property to be probed of each sample of a batch, checked, on the CPU."""
