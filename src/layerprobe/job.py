@@ -240,7 +240,8 @@ def attended(cfg: DictConfig, run: RunDirectory, work: Work, expected: Expected 
         cause = _cause(error)
         told = isinstance(error, expected) or isinstance(cause, expected) or _of_this_package(cause)
         with suppress(OSError):  # a full disk must not hide the error
-            first = f"{type(cause).__name__}: {cause}".splitlines()[0]
+            kind = "" if isinstance(cause, CompactHydraException) else f"{type(cause).__name__}: "
+            first = f"{kind}{cause}".splitlines()[0]
             RunSummary("failed", overrides, error=first).write(run.path)
         if told:
             _log_traceback(error)
