@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Sampler
 from torchvision.datasets import MNIST
+from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from layerprobe.data.dataset import InMemoryDataset
 from layerprobe.data.errors import CorruptDataError, DataNotFoundError
-from layerprobe.data.idx import read_idx
 from layerprobe.data.in_memory import AbstractInMemoryDataModule
 from layerprobe.data.order import ShuffledOrder
 from layerprobe.types import Split
@@ -123,7 +124,8 @@ class MnistDataModule(AbstractInMemoryDataModule):
 
     def _read(self, part: str) -> tuple[UInt8[Tensor, "n 28 28"], UInt8[Tensor, " n"]]:
         images_path, targets_path = (self._folder() / name for name in _names(part))
-        images, targets = self._read_file(images_path, n_axes=3), self._read_file(targets_path, n_axes=1)
+        images = self._read_file(images_path, read_image_file)
+        targets = self._read_file(targets_path, read_label_file).to(torch.uint8)
         if images.shape[1:] != (28, 28) or len(images) != len(targets):
             raise self._corrupt(
                 f"{images_path} has shape {tuple(images.shape)} and {targets_path} has {len(targets):,} labels, where "
@@ -137,13 +139,18 @@ class MnistDataModule(AbstractInMemoryDataModule):
             )
         return images, targets
 
-    def _read_file(self, path: Path, n_axes: int) -> UInt8[Tensor, "*shape"]:
+    def _read_file(self, path: Path, read: Callable[[str], Tensor]) -> Tensor:
         try:
-            return read_idx(path, n_axes)
+            return read(str(path))
         except OSError as error:
             raise DataNotFoundError(f"MNIST is not there: {path}: {error.strerror}.\n{self._how_to_get()}") from error
-        except CorruptDataError as error:
-            raise self._corrupt(str(error), path) from error
+        except Exception as error:  # torchvision parses whatever the file holds: any kind of error may come of it
+            content, reason = path.read_bytes(), f" ({error})" if str(error) else ""
+            raise self._corrupt(
+                f"{path} is not an IDX file of its kind, or it is cut short: it has {len(content):,} bytes and begins "
+                f"with {content[:4].hex(' ') or 'nothing'}{reason}",
+                path,
+            ) from error
 
     def _corrupt(self, found: str, *paths: Path) -> CorruptDataError:
         return CorruptDataError(
