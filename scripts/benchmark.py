@@ -36,8 +36,8 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from layerprobe.data.idx import read_idx
 from layerprobe.models.mnist_convnet import MnistConvNet
 from layerprobe.probing.activations import record
 from layerprobe.probing.features import AveragePool
@@ -122,8 +122,8 @@ def split(x: Tensor, y: Tensor, n: int, c: int) -> Layer:
 def mnist_samples(directory: str, n: int) -> tuple[Tensor, Tensor]:
     """At most the first n training images of MNIST, as its network takes them, and their classes."""
     raw = Path(directory) / "MNIST" / "raw"
-    images = read_idx(raw / "train-images-idx3-ubyte", 3)[:n, None].float() / 255 - 0.5
-    return images, read_idx(raw / "train-labels-idx1-ubyte", 1)[:n].long()
+    images = read_image_file(str(raw / "train-images-idx3-ubyte"))[:n, None].float() / 255 - 0.5
+    return images, read_label_file(str(raw / "train-labels-idx1-ubyte"))[:n]
 
 
 def in_splits(x: Tensor, y: Tensor, n: int) -> dict[Split, Any]:
