@@ -6,29 +6,13 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import binomtest
 from torchmetrics.functional.classification import multiclass_auroc
 
-from layerprobe.probing.metrics import class_auc, f1_score, roc_auc, unexplained_interval, wilson_interval
+from layerprobe.probing.metrics import class_auc, f1_score, roc_auc, unexplained_interval
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.softmax import log_odds
 from layerprobe.probing.solvers.solver import AbstractSolver
-
-
-@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_equals_scipy(case: tuple[int, int]) -> None:
-    errors, n = case
-    expected = binomtest(errors, n).proportion_ci(0.95, "wilson")
-    assert wilson_interval(errors, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-@pytest.mark.parametrize(("errors", "n"), [(1, 0), (-1, 5), (6, 5)])
-def test_refuses_impossible_counts(errors: int, n: int) -> None:
-    with pytest.raises(ValueError, match="0 <= errors <= n"):
-        wilson_interval(errors, n)
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from layerprobe.report.newcombe import newcombe_interval, two_sample_p, wilson_interval
+from layerprobe.report.newcombe import newcombe_interval, two_sample_p
 from layerprobe.report.tango import tango_interval
+from layerprobe.wilson import wilson_interval
 
 Z = NormalDist().inv_cdf(0.975)
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from layerprobe.report.newcombe import wilson_interval
 from layerprobe.report.percent import interval, percent, plain
 from layerprobe.results.names import with_printable_names
+from layerprobe.wilson import wilson_interval
 
 _LONGEST = 30
 UNTRAINED = ("initial", "untrained")

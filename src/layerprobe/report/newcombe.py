@@ -8,24 +8,7 @@ from __future__ import annotations
 
 import math
 
-_Z = 1.959963984540054
-
-
-def wilson_interval(count: int, n: int) -> tuple[float, float]:
-    """The 95 % score interval of a share.
-
-    Args:
-        count: How many of them.
-        n: How many there are, at least 1.
-
-    Returns:
-        Its ends, in [0, 1].
-    """
-    share = count / n
-    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    # By rounding the exact 0 and 1 are missed.
-    return 0.0 if count <= 0 else centre - half, 1.0 if count >= n else centre + half
+from layerprobe.wilson import wilson_interval
 
 
 def newcombe_interval(wrong: int, n: int, other_wrong: int, other_n: int) -> tuple[float, float]:

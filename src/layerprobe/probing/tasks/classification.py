@@ -15,12 +15,13 @@ from layerprobe.probing.controls import majority_error
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.labels import Labels
 from layerprobe.probing.matrix import Features
-from layerprobe.probing.metrics import class_auc, f1_score, wilson_interval
+from layerprobe.probing.metrics import class_auc, f1_score
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
 from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.tasks.task import AbstractTask, Measured
 from layerprobe.types import Split
+from layerprobe.wilson import wilson_interval
 
 
 @final

@@ -14,12 +14,13 @@ from torch import Tensor
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.labels import Labels
 from layerprobe.probing.matrix import Features
-from layerprobe.probing.metrics import f1_score, mean_of_known, roc_auc, wilson_interval
+from layerprobe.probing.metrics import f1_score, mean_of_known, roc_auc
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
 from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.tasks.task import AbstractTask, Measured
 from layerprobe.types import Split
+from layerprobe.wilson import wilson_interval
 
 _WORST = (Status.DIVERGED, Status.STALLED, Status.CONVERGED)
 
