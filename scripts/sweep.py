@@ -18,8 +18,8 @@ from layerprobe.composing import run_script
 from layerprobe.config import as_typed
 from layerprobe.nearest import nearest
 from layerprobe.report.status_table import status_table
+from layerprobe.results.run_summary import RERUNS, RunSummary
 from layerprobe.results.state_file import DamagedFileError
-from layerprobe.results.summary import RERUNS, RunSummary
 from layerprobe.results.sweep_record import SweepRecord
 from layerprobe.status import job_states
 

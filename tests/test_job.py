@@ -10,9 +10,9 @@ import pytest
 from layerprobe.config import register
 from layerprobe.job import times_stopped_at
 from layerprobe.results.run_directory import RunDirectory
-from layerprobe.results.summary import RunSummary
-from layerprobe.results.sweep_frame import sweep_frame
+from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.sweep_record import SweepRecord
+from layerprobe.results.sweep_results import sweep_frame
 from layerprobe.status import job_states
 from layerprobe.training.stop import Stopped
 

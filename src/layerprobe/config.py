@@ -16,7 +16,7 @@ from omegaconf import MISSING, OmegaConf
 
 from layerprobe.command_line import quoted
 from layerprobe.directories import short_path
-from layerprobe.results.run_label import run_group, run_name, run_tags
+from layerprobe.results.run_name import run_group, run_name, run_tags
 from layerprobe.results.wandb_mode import default_mode
 
 

@@ -25,8 +25,8 @@ from layerprobe.config_check import wrong_values
 from layerprobe.nearest import nearest
 from layerprobe.results.atomic import write_bytes
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
+from layerprobe.results.run_summary import RERUNS, RunSummary
 from layerprobe.results.state_file import UnusableFileError
-from layerprobe.results.summary import RERUNS, RunSummary
 from layerprobe.training.stop import Stopped, leaving_on_sigterm
 
 log = logging.getLogger("layerprobe")

@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra_plugins.layerprobe_launchers.slurm import last_state, slurm_states
 from layerprobe.results.progress import read_progress
 from layerprobe.results.run_directory import RunDirectory
-from layerprobe.results.summary import RunSummary
+from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.sweep_record import SweepRecord
 
 

@@ -79,7 +79,7 @@ class SweepTable(Callback):
 
         from layerprobe.report.jobs_table import jobs_table
         from layerprobe.report.sweep_table import YES_OR_NO, sweep_table
-        from layerprobe.results.sweep_frame import sweep_frame
+        from layerprobe.results.sweep_results import sweep_frame
 
         record = SweepRecord.read(Path(config.hydra.sweep.dir).absolute())
         jobs = sweep_frame(record)
@@ -132,7 +132,7 @@ class SweepCurves(Callback):
 
         from layerprobe.report.save import save
         from layerprobe.report.sweep_curves import sweep_curves
-        from layerprobe.results.sweep_frame import sweep_results
+        from layerprobe.results.sweep_results import sweep_results
 
         directory = Path(config.hydra.sweep.dir).absolute()
         results = sweep_results(SweepRecord.read(directory))

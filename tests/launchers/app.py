@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from layerprobe.config import register
 from layerprobe.job import run_job
 from layerprobe.results.run_directory import RunDirectory
-from layerprobe.results.summary import RunSummary
+from layerprobe.results.run_summary import RunSummary
 
 
 @hydra.main(version_base="1.3", config_path=None, config_name="app")

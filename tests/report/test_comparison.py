@@ -17,7 +17,7 @@ from layerprobe.report.mcnemar import holm, mcnemar_p
 from layerprobe.report.newcombe import newcombe_interval, two_sample_p
 from layerprobe.report.summary import summary
 from layerprobe.report.words import depth_in_words
-from layerprobe.results.run import Run
+from layerprobe.results.reader import Run
 from layerprobe.results.store import ProbeStore
 
 

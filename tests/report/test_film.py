@@ -11,7 +11,7 @@ from layerprobe.report.edge_on import in_the_plane
 from layerprobe.report.film import film, write_film
 from layerprobe.report.frames import few_frames
 from layerprobe.report.separating_line import boundary
-from layerprobe.results.run import Run
+from layerprobe.results.reader import Run
 from layerprobe.results.store import ProbeStore
 from layerprobe.types import LayerResult
 

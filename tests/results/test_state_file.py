@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from layerprobe.results.atomic import atomic, remove_stray
-from layerprobe.results.ledger import Entry, Ledger, OtherResultsError
+from layerprobe.results.manifest import Entry, Ledger, OtherResultsError
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
-from layerprobe.results.summary import RunSummary
+from layerprobe.results.run_summary import RunSummary
 
 CONFIG = {"seed": 3, "model": {"width": 8}}
 SUMMARY = RunSummary("done", ["seed=3"], {"test/error": 0.25}, "fc", objective=0.5)

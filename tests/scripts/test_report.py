@@ -12,8 +12,8 @@ import pytest
 import forked
 import made_results as made
 import made_runs
+from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.store import ProbeStore
-from layerprobe.results.summary import RunSummary
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,7 +10,7 @@ import pytest
 from command import call
 from layerprobe.config_check import wrong_values
 from layerprobe.nearest import nearest
-from layerprobe.results.summary import RunSummary
+from layerprobe.results.run_summary import RunSummary
 
 TRAIN = [
     ("reducer=[flattn]", "There is no reducer 'flattn'. Did you mean flatten? There is: average_pool"),

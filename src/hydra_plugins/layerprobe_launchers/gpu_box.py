@@ -155,7 +155,7 @@ class _Box:
         log.info("started  %s%s", job.name, f"  (GPU {'+'.join(taken.slot.devices)})" if taken.slot.devices else "")
 
     def _collect(self) -> None:
-        from layerprobe.results.summary import RunSummary
+        from layerprobe.results.run_summary import RunSummary
 
         for process in [process for process in self._running if process.poll() is not None]:
             job, _, start = self._running.pop(process)

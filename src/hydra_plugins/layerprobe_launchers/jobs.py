@@ -137,7 +137,7 @@ def returned(job: Job, config: DictConfig) -> JobReturn:
         The job's objective. For a sweeper that learns from it, a job that is not done has failed; the basic sweeper
         would end the sweep at the first such job, and it gets NaN.
     """
-    from layerprobe.results.summary import RunSummary
+    from layerprobe.results.run_summary import RunSummary
 
     summary = RunSummary.read(job.directory)
     found = JobReturn(overrides=job.overrides, working_dir=str(job.directory), status=JobStatus.COMPLETED)

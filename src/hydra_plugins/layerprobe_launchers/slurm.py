@@ -205,7 +205,7 @@ def _shown_state(text: str) -> str:
 
 def _close(job: Job, slurm_job: str) -> None:
     """Say how a job ended; write it down where it had no time to do so itself."""
-    from layerprobe.results.summary import RunSummary
+    from layerprobe.results.run_summary import RunSummary
 
     summary = RunSummary.read(job.directory)
     if summary is None:

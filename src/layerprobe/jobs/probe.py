@@ -30,11 +30,11 @@ from layerprobe.report.figures import write_run_figures
 from layerprobe.report.plan_table import plan_table
 from layerprobe.report.terminal import results_table
 from layerprobe.results.best import best_layer
-from layerprobe.results.ledger import Entry, Ledger
+from layerprobe.results.manifest import Entry, Ledger
 from layerprobe.results.progress import ProgressFile
 from layerprobe.results.run_directory import RunDirectory
+from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.store import ProbeStore
-from layerprobe.results.summary import RunSummary
 from layerprobe.shard import share
 from layerprobe.training.checkpoints import FrozenCheckpoint, content_hash, load
 from layerprobe.training.find import find_checkpoints

@@ -25,9 +25,9 @@ from layerprobe.report.figures import write_run_figures
 from layerprobe.report.terminal import results_table
 from layerprobe.results.best import best_layer
 from layerprobe.results.run_directory import RunDirectory
+from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.state_file import DamagedFileError, aside
 from layerprobe.results.store import ProbeStore
-from layerprobe.results.summary import RunSummary
 from layerprobe.training.checkpoints import damage
 from layerprobe.training.log import ProbeLog, start
 

@@ -18,7 +18,7 @@ from layerprobe.report.differing import SEED, differing_keys, short_keys, text
 from layerprobe.report.page.networks import networks
 from layerprobe.report.problems import problems, size, told_apart
 from layerprobe.results.names import printable
-from layerprobe.results.run import Run, find_runs
+from layerprobe.results.reader import Run, find_runs
 
 
 class ReportError(ValueError):

@@ -10,7 +10,7 @@ import pandas as pd
 from layerprobe.report.mcnemar import holm, mcnemar_p
 from layerprobe.report.newcombe import newcombe_interval, two_sample_p
 from layerprobe.report.tango import tango_interval
-from layerprobe.results.run import Run
+from layerprobe.results.reader import Run
 
 LEVEL = 0.05
 """Probability of calling any of the layers different where none is."""

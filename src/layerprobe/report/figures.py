@@ -15,7 +15,7 @@ from layerprobe.report.hidden_plane import hidden_plane
 from layerprobe.report.path_curve import path_curve
 from layerprobe.report.save import AnyChart, save
 from layerprobe.report.surface import output_surface
-from layerprobe.results.plane_frames import read_plane_frames
+from layerprobe.results.decision_surface import read_plane_frames
 from layerprobe.results.store import ProbeStore
 
 

@@ -20,9 +20,9 @@ from layerprobe.report.hidden_plane import ranges, spots
 from layerprobe.report.separating_line import across
 from layerprobe.report.surface import SCALE, cells
 from layerprobe.results.atomic import write_bytes
+from layerprobe.results.decision_surface import read_plane_frames
 from layerprobe.results.names import safe_name
-from layerprobe.results.plane_frames import read_plane_frames
-from layerprobe.results.run import Run
+from layerprobe.results.reader import Run
 
 _GIF_SECONDS, _LAST_SECONDS = 0.6, 2.0
 _MOST_FRAMES = 40

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from layerprobe.report.differing import SEED, differing_keys, short_keys, text
-from layerprobe.results.run import Run
+from layerprobe.results.reader import Run
 
 _PARTS = ("data", "targets", "task", "inputs")
 _FREE = ("batch_size", "num_workers", "seed", "root", "download")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from layerprobe.results.run import find_runs
+from layerprobe.results.reader import find_runs
 
 
 def changes(roots: Sequence[str | Path], interval: float) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from layerprobe.report.comparison import last_whole_checkpoint
 from layerprobe.report.frames import monotonicity
 from layerprobe.report.percent import percent
-from layerprobe.results.run import Run
+from layerprobe.results.reader import Run
 
 
 def depth_in_words(run: Run) -> str:

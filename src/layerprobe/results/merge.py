@@ -12,7 +12,7 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 from layerprobe.results.atomic import atomic
-from layerprobe.results.part import RESULTS, ROWS
+from layerprobe.results.layer_file import RESULTS, ROWS
 from layerprobe.results.record import read_table
 
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from layerprobe.results.atomic import remove_stray
 from layerprobe.results.lock import HeldError, is_held, lock
+from layerprobe.results.run_summary import FILE, RunSummary
 from layerprobe.results.state_file import (
     COPIES,
     DamagedFileError,
@@ -31,7 +32,6 @@ from layerprobe.results.state_file import (
     restore_state,
     write_state,
 )
-from layerprobe.results.summary import FILE, RunSummary
 
 log = logging.getLogger("layerprobe")
 

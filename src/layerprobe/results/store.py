@@ -29,8 +29,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from layerprobe.results.atomic import atomic, remove_stray
+from layerprobe.results.layer_file import CORRECT, RESULTS, ROWS, read_parts, to_part
 from layerprobe.results.names import safe_name
-from layerprobe.results.part import CORRECT, RESULTS, ROWS, read_parts, to_part
 from layerprobe.results.record import (
     DamagedTableError,
     SchemaError,

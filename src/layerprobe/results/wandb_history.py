@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from layerprobe.results.atomic import write_bytes
-from layerprobe.results.wandb_records import mend
+from layerprobe.results.wandb_log_file import mend
 
 if TYPE_CHECKING:
     from wandb import Run

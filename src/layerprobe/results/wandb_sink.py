@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from layerprobe.results.logged_metrics import scalars
 from layerprobe.results.record import SCHEMA_VERSION
-from layerprobe.results.scalars import scalars
 from layerprobe.results.wandb_history import WandbHistory, close_histories
 
 if TYPE_CHECKING:

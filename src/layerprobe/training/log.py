@@ -10,7 +10,7 @@ import pandas as pd
 from pytorch_lightning.loggers import Logger, MLFlowLogger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from layerprobe.results.scalars import scalars
+from layerprobe.results.logged_metrics import scalars
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.wandb_sink import WandbSink
 from layerprobe.results.wandb_start import start_or_go_offline

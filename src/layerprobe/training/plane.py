@@ -16,7 +16,7 @@ from layerprobe.probing.batches import in_order, inputs_of, targets_of
 from layerprobe.probing.frozen import frozen
 from layerprobe.probing.layers import Layer, discover
 from layerprobe.results.atomic import atomic
-from layerprobe.results.plane_frames import read_plane_frames
+from layerprobe.results.decision_surface import read_plane_frames
 from layerprobe.training.schedule import Schedule
 from layerprobe.training.splits import splits_of_trainer
 

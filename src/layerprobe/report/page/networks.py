@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from layerprobe.report.differing import text
 from layerprobe.report.frames import clipped
-from layerprobe.results.run import Run
+from layerprobe.results.reader import Run
 
 _LONGEST = 24
 

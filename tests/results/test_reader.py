@@ -9,8 +9,8 @@ import pytest
 import made_results as made
 import made_runs
 from layerprobe.results.any_version import read_any_version
+from layerprobe.results.reader import Run, find_runs
 from layerprobe.results.record import SchemaError, to_frame
-from layerprobe.results.run import Run, find_runs
 from layerprobe.results.store import ProbeStore
 from layerprobe.types import PathRecord, ProbeRecord
 

@@ -2,7 +2,7 @@
 
 import itertools
 
-from layerprobe.results.run_label import run_group, run_name, run_tags
+from layerprobe.results.run_name import run_group, run_name, run_tags
 
 
 def test_a_hundred_runs_can_be_told_apart_and_seeds_share_a_group():

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.store import ProbeStore
-from layerprobe.results.summary import RunSummary
 from layerprobe.results.sweep_record import SweepRecord
 
 

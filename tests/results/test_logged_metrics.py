@@ -2,8 +2,8 @@ import pandas as pd
 import pytest
 
 import made_results as made
+from layerprobe.results.logged_metrics import scalars
 from layerprobe.results.record import to_frame
-from layerprobe.results.scalars import scalars
 
 
 def test_one_number_for_each_layer_in_order_of_depth():

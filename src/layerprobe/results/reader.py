@@ -16,7 +16,7 @@ import yaml
 from layerprobe.results.any_version import read_any_version, read_correct
 from layerprobe.results.names import printable, with_printable_names
 from layerprobe.results.record import SchemaError
-from layerprobe.results.summary import RunSummary
+from layerprobe.results.run_summary import RunSummary
 from layerprobe.types import PathRecord, ProbeRecord
 
 _PASSED_OVER = {"checkpoints", "wandb", "figures", "probes", "lightning_logs", "csv", "__pycache__", "previous"}
