@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from layerprobe.probing.solvers.logistic import Logistic
-from layerprobe.report.save import save
+from layerprobe.report.picture_files import save
 
 NAMES = {"n": "samples", "d": "features", "c": "classes", "layers": "layers", "points": "L2 values"}
 

@@ -24,7 +24,7 @@ console = Console(soft_wrap=True, highlight=False, markup=False)
 @hydra.main(version_base="1.3", config_path="../conf", config_name="report")
 def main(cfg: DictConfig) -> None:
     from layerprobe.report.comparison import ReportError
-    from layerprobe.report.watch import changes
+    from layerprobe.report.follow import changes
 
     roots = [str(root) for root in (cfg.runs if OmegaConf.is_list(cfg.runs) else [cfg.runs])]
     try:
@@ -55,7 +55,7 @@ def make(cfg: DictConfig, roots: list[str]) -> Comparison:
         The runs in it.
     """
     from layerprobe.report.comparison import compare
-    from layerprobe.report.write import write_report
+    from layerprobe.report.report_files import write_report
 
     comparison = compare(roots, cfg.where)
     watched = going_on(cfg, comparison) > 0
@@ -85,8 +85,8 @@ def upload(cfg: DictConfig, comparison: Comparison) -> list[str]:
         ReportError: If they cannot be uploaded.
     """
     from layerprobe.report.comparison import ReportError
-    from layerprobe.report.page.tables import tables
-    from layerprobe.report.summary import summary
+    from layerprobe.report.markdown import summary
+    from layerprobe.report.page.page_data import tables
     from layerprobe.results.wandb_views import default_entity, report, save, workspace
 
     drawn = tables(comparison)

@@ -17,7 +17,7 @@ from layerprobe.command_line import command, override
 from layerprobe.composing import run_script
 from layerprobe.config import as_typed
 from layerprobe.nearest import nearest
-from layerprobe.report.status_table import status_table
+from layerprobe.report.tables.status_table import status_table
 from layerprobe.results.run_summary import RERUNS, RunSummary
 from layerprobe.results.state_file import DamagedFileError
 from layerprobe.results.sweep_record import SweepRecord

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from omegaconf import OmegaConf
 
-from layerprobe.report.concept_depth import concept_layers
+from layerprobe.report.papers.concept_depth import concept_layers
 from layerprobe.results.store import ProbeStore
 
 _FORMATS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}

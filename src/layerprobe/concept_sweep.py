@@ -27,9 +27,14 @@ class ConceptDepthReport(Callback):
         from rich.console import Console
 
         from layerprobe.concept_runs import concept_runs
-        from layerprobe.report.concept_depth_chart import concept_depth_chart
-        from layerprobe.report.concept_depth_table import concept_rows, concept_summary, concept_table, points_table
-        from layerprobe.report.save import save
+        from layerprobe.report.charts.concept_depth import concept_depth_chart
+        from layerprobe.report.papers.concept_depth_table import (
+            concept_rows,
+            concept_summary,
+            concept_table,
+            points_table,
+        )
+        from layerprobe.report.picture_files import save
 
         runs = concept_runs(jobs)
         if not runs:

@@ -77,8 +77,8 @@ class SweepTable(Callback):
         """Print the tables."""
         from rich.console import Console
 
-        from layerprobe.report.jobs_table import jobs_table
-        from layerprobe.report.sweep_table import YES_OR_NO, sweep_table
+        from layerprobe.report.tables.jobs_table import jobs_table
+        from layerprobe.report.tables.sweep_table import YES_OR_NO, sweep_table
         from layerprobe.results.sweep_results import sweep_frame
 
         record = SweepRecord.read(Path(config.hydra.sweep.dir).absolute())
@@ -130,8 +130,8 @@ class SweepCurves(Callback):
         """Draw the last checkpoint of every job that is done."""
         from rich.console import Console
 
-        from layerprobe.report.save import save
-        from layerprobe.report.sweep_curves import sweep_curves
+        from layerprobe.report.charts.sweep_curves import sweep_curves
+        from layerprobe.report.picture_files import save
         from layerprobe.results.sweep_results import sweep_results
 
         directory = Path(config.hydra.sweep.dir).absolute()

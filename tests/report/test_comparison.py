@@ -11,12 +11,12 @@ import pytest
 import made_results as made
 import made_runs
 from layerprobe.report.comparison import ReportError, compare, side_by_side
+from layerprobe.report.config_differences import differing_keys, ordered_values, short_keys
 from layerprobe.report.difference import compare_layers, compare_runs, in_words
-from layerprobe.report.differing import differing_keys, ordered_values, short_keys
+from layerprobe.report.markdown import summary
 from layerprobe.report.mcnemar import holm, mcnemar_p
+from layerprobe.report.monotonicity import depth_in_words
 from layerprobe.report.newcombe import newcombe_interval, two_sample_p
-from layerprobe.report.summary import summary
-from layerprobe.report.words import depth_in_words
 from layerprobe.results.reader import Run
 from layerprobe.results.store import ProbeStore
 

@@ -26,9 +26,9 @@ from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.plan import make_plan
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.report.depth_view import DepthView
-from layerprobe.report.figures import write_run_figures
-from layerprobe.report.plan_table import plan_table
-from layerprobe.report.terminal import results_table
+from layerprobe.report.run_figures import write_run_figures
+from layerprobe.report.tables.plan_table import plan_table
+from layerprobe.report.tables.results_table import results_table
 from layerprobe.results.best import best_layer
 from layerprobe.results.manifest import Entry, Ledger
 from layerprobe.results.progress import ProgressFile

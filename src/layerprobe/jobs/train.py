@@ -21,8 +21,8 @@ from layerprobe.job import continue_command
 from layerprobe.models.classifier import trainable
 from layerprobe.nearest import nearest
 from layerprobe.report.depth_view import DepthView
-from layerprobe.report.figures import write_run_figures
-from layerprobe.report.terminal import results_table
+from layerprobe.report.run_figures import write_run_figures
+from layerprobe.report.tables.results_table import results_table
 from layerprobe.results.best import best_layer
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary

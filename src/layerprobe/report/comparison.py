@@ -13,10 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from layerprobe.report.condition import ConditionError, fulfilling
-from layerprobe.report.differing import SEED, differing_keys, short_keys, text
-from layerprobe.report.page.networks import networks
-from layerprobe.report.problems import problems, size, told_apart
+from layerprobe.report.config_differences import SEED, differing_keys, short_keys, text
+from layerprobe.report.learning_problem import problems, size, told_apart
+from layerprobe.report.networks import networks
+from layerprobe.report.run_filter import ConditionError, fulfilling
 from layerprobe.results.names import printable
 from layerprobe.results.reader import Run, find_runs
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
-from layerprobe.report.measure import MEASURES
-from layerprobe.report.reference import Reference, reference_table
+from layerprobe.report.error_column import MEASURES
+from layerprobe.report.papers.reference_curve import Reference, reference_table
 
 
 class DepthView:

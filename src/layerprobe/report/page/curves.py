@@ -7,10 +7,10 @@ from typing import Literal
 import altair as alt
 
 from layerprobe.report import style
+from layerprobe.report.page.datasets import TEXTS, chosen_rows, layer_x, with_layers, with_texts
+from layerprobe.report.page.page_data import Tables
 from layerprobe.report.page.pickers import group_legend, group_scale
-from layerprobe.report.page.sources import TEXTS, chosen_rows, layer_x, with_layers, with_texts
-from layerprobe.report.page.tables import Tables
-from layerprobe.report.save import AnyChart
+from layerprobe.report.picture_files import AnyChart
 
 DESCRIPTION = (
     "Line chart: test error on the vertical axis over the depth of the layer, one line for each run and shown "

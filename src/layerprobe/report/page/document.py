@@ -14,12 +14,12 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from layerprobe.report.comparison import Comparison
-from layerprobe.report.differing import short_keys, text
-from layerprobe.report.page.samples import samples
-from layerprobe.report.page.spec import linked_views
-from layerprobe.report.page.tables import tables
+from layerprobe.report.config_differences import short_keys, text
+from layerprobe.report.monotonicity import depth_in_words
+from layerprobe.report.page.correct_bits import samples
+from layerprobe.report.page.linked_views import linked_views
+from layerprobe.report.page.page_data import tables
 from layerprobe.report.percent import interval, percent
-from layerprobe.report.words import depth_in_words
 
 _DRAWN_AS_SVG = 4000
 """Rows up to which the page draws SVG, which prints sharply; a canvas is faster beyond."""

@@ -6,10 +6,10 @@ import json
 
 import altair as alt
 
+from layerprobe.report.page.datasets import chosen_rows
+from layerprobe.report.page.page_data import Tables
 from layerprobe.report.page.pickers import group_legend, group_scale
-from layerprobe.report.page.sources import chosen_rows
-from layerprobe.report.page.tables import Tables
-from layerprobe.report.save import AnyChart
+from layerprobe.report.picture_files import AnyChart
 
 DESCRIPTION = (
     "Line chart: validation error over L2 of the chosen layer, one line for each run and shown checkpoint; a point "

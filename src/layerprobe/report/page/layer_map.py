@@ -7,10 +7,10 @@ import json
 import altair as alt
 
 from layerprobe.report import style
-from layerprobe.report.frames import usual_top
-from layerprobe.report.page.sources import chosen_rows, with_layers
-from layerprobe.report.page.tables import Tables
-from layerprobe.report.save import AnyChart
+from layerprobe.report.page.datasets import chosen_rows, with_layers
+from layerprobe.report.page.page_data import Tables
+from layerprobe.report.picture_files import AnyChart
+from layerprobe.report.tidy import usual_top
 
 DESCRIPTION = (
     "Heat map: rows are layers from the input down, one network below the other; columns are checkpoints in the order "

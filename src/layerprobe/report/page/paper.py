@@ -9,8 +9,8 @@ from typing import Any
 import vl_convert
 
 from layerprobe.report.page.layer_map import row_labels
-from layerprobe.report.page.spec import single_view
-from layerprobe.report.page.tables import Tables
+from layerprobe.report.page.linked_views import single_view
+from layerprobe.report.page.page_data import Tables
 from layerprobe.report.page.views import VIEWS
 from layerprobe.results.atomic import write_bytes
 

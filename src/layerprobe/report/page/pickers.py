@@ -8,8 +8,8 @@ from typing import Any
 import altair as alt
 
 from layerprobe.report import style
-from layerprobe.report.differing import SEED
-from layerprobe.report.page.tables import Key, Tables
+from layerprobe.report.config_differences import SEED
+from layerprobe.report.page.page_data import Key, Tables
 
 PICKERS = "#pickers"
 _MOST_BANDS = 6

@@ -8,10 +8,10 @@ import altair as alt
 from scipy.special import stdtrit
 
 from layerprobe.report import style
+from layerprobe.report.page.datasets import TEXTS, chosen_rows, layer_x, with_layers, with_texts
+from layerprobe.report.page.page_data import Tables
 from layerprobe.report.page.pickers import group_legend, group_scale
-from layerprobe.report.page.sources import TEXTS, chosen_rows, layer_x, with_layers, with_texts
-from layerprobe.report.page.tables import Tables
-from layerprobe.report.save import AnyChart
+from layerprobe.report.picture_files import AnyChart
 
 DESCRIPTION = (
     "Line chart: the mean test error over depth of the runs that differ only in their seed, with Student's 95% "

@@ -1,0 +1,246 @@
+"""Error over depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from layerprobe.report import style
+from layerprobe.report.charts.layer_axis import layer_axis, layer_names, layer_step
+from layerprobe.report.error_column import TEST, Measure
+from layerprobe.report.papers.reference_curve import Reference
+from layerprobe.report.tidy import prepare, shared_folder, usual_top, with_texts
+
+_COLUMNS = [
+    "position", "label", "caption", "colour", "checkpoint", "step", "layer", "depth", "kind", "shape", "n_features",
+    "l2", "status", "train_error", "test_error", "test_error_low", "test_error_high",
+    "error_text", "interval", "l2_text",
+]  # fmt: skip
+_HEIGHT = 300
+_MARKED = 25
+"""So many points mark a line at most, about; more would hide its dashes."""
+
+
+def depth_curve(results: pd.DataFrame, measure: Measure = TEST, reference: Reference | None = None) -> alt.LayerChart:
+    """Draw error over depth: a line for each checkpoint, its 95% interval as a band, over a published curve.
+
+    Args:
+        results: Results of one run, in the columns of `ProbeRecord`.
+        measure: Which error.
+        reference: A curve to draw over, thin and black; layers correspond in the order of depth.
+
+    Returns:
+        The chart. A failed layer leaves a gap and a cross at its place; the majority class's error is a thin line, or
+        is named above the curves where it lies far beyond them. So are single errors that would flatten all others:
+        a triangle at the upper edge, with the figure.
+
+    Raises:
+        ReferenceCurveError: If the reference does not fit the run.
+    """
+    frame = with_texts(prepare(results))
+    labels = layer_names(frame)
+    checkpoints = frame.drop_duplicates("checkpoint")
+    look = style.lines(checkpoints["untrained"].tolist())
+    step = layer_step(labels)
+    width = step * len(labels)
+    # One value, unless checkpoints brought data of their own along.
+    majorities = sorted(frame["majority_error"].dropna().unique().tolist())
+    majority = max(majorities, default=float("nan"))
+    compared = None if reference is None else reference.compared(results, measure)
+    top = _top(frame, majority, measure, 0.0 if compared is None else float(compared["reference"].max()))
+
+    captions = checkpoints["caption"].tolist()
+    scale = partial(alt.Scale, domain=captions)
+    legend = _legend(captions, width)
+    # Literal colours, without a scale, keep bands and lines out of the legend, which shows the points as they are.
+    frame["colour"] = frame["caption"].map(dict(zip(captions, look.colours, strict=True)))
+    literal = alt.Color("colour:N", scale=None)
+    x = alt.X(
+        "position:Q",
+        scale=alt.Scale(domain=[-0.4, len(labels) - 0.6], nice=False, zero=False),
+        axis=layer_axis(labels, step, shared_folder(frame["layer"].unique().tolist())),
+    )
+    percent = alt.Axis(
+        format=".0%" if top >= 0.05 else ".1%", tickCount=5, title=measure.title, domain=False, ticks=False
+    )
+    height = alt.Scale(domain=[0, top], nice=False)
+    y = alt.Y(f"{measure.column}:Q", scale=height, axis=percent)
+
+    base = alt.Chart(frame[_COLUMNS])
+    bands = (
+        [
+            base.mark_area(opacity=0.15, clip=True).encode(
+                x=x, y=alt.Y(f"{low}:Q", scale=height, axis=percent), y2=f"{high}:Q", color=literal, detail="caption:N"
+            )
+            for low, high in [measure.interval]
+        ]
+        if measure.interval
+        else []
+    )
+    line = base.mark_line(strokeWidth=2, clip=True).encode(
+        x=x, y=y, color=literal, detail="caption:N", strokeDash=_literal(captions, look.dashes)
+    )
+    points = (
+        base.transform_filter(
+            (alt.datum.position % max(1, len(labels) // _MARKED) == 0) & (alt.datum[measure.column] <= top)
+        )
+        .mark_point(opacity=1, size=40, strokeWidth=1.5)
+        .encode(
+            x=x,
+            y=y,
+            stroke=alt.Stroke("caption:N", scale=scale(range=look.colours), legend=legend),
+            fill=alt.Fill("caption:N", scale=scale(range=look.fills), legend=legend),
+            shape=alt.Shape("caption:N", scale=scale(range=look.shapes), legend=legend),
+            tooltip=tooltip(),
+        )
+    )
+    layers = [
+        *bands,
+        *_majority_lines(majorities, top, len(labels)),
+        line,
+        points,
+        *_reference_lines(compared, x, height, percent),
+        *_beyond(frame, top, x, measure),
+        *_failed(frame, x),
+    ]
+    return (
+        alt.layer(*layers)
+        .properties(width=width, height=_HEIGHT, title=_title(frame, majorities, top, width, measure, reference))
+        .configure(**style.theme())
+    )
+
+
+def _top(frame: pd.DataFrame, majority: float, measure: Measure, reference: float) -> float:
+    """End of the error axis: the curves fill it, and the majority's line is on it if that does not flatten them."""
+    ends = frame[(measure.interval or (measure.column,))[-1]].fillna(frame[measure.column])
+    highest = max(usual_top(ends), reference)
+    if majority <= 1.7 * highest:
+        highest = max(highest, majority)
+    return float(min(1.0, max(1.07 * highest, 0.005)))
+
+
+def _majority_lines(majorities: Sequence[float], top: float, n_layers: int) -> list[alt.Chart]:
+    rows = [(error, n_layers - 0.6, f"majority class {error:.1%}") for error in majorities if error <= top]
+    if not rows:
+        return []
+    chart = alt.Chart(pd.DataFrame(rows, columns=["majority_error", "position", "name"]))
+    return [
+        chart.mark_rule(color=style.QUIET, strokeWidth=1).encode(y="majority_error:Q"),
+        chart.mark_text(align="right", baseline="bottom", dy=-3, fontSize=10.5, color=style.QUIET)
+        .encode(x="position:Q", y="majority_error:Q", text="name:N"),
+    ]  # fmt: skip
+
+
+def _reference_lines(compared: pd.DataFrame | None, x: alt.X, height: alt.Scale, axis: alt.Axis) -> list[alt.Chart]:
+    """The published errors, thin and black, over the run's own."""
+    if compared is None:
+        return []
+    tips = [
+        alt.Tooltip("layer:N"),
+        alt.Tooltip("caption:N", title="checkpoint"),
+        alt.Tooltip("reference:Q", format=".1%"),
+    ]
+    return [
+        alt.Chart(compared[["position", "layer", "caption", "reference"]])
+        .mark_line(color=style.INK, strokeWidth=1)
+        .encode(x=x, y=alt.Y("reference:Q", scale=height, axis=axis), detail="caption:N", tooltip=tips)
+    ]
+
+
+def _beyond(frame: pd.DataFrame, top: float, x: alt.X, measure: Measure) -> list[alt.Chart]:
+    """Triangles for errors beyond the axis; the figures stand on the side where there is room."""
+    beyond = frame[frame[measure.column] > top].assign(top=top)
+    if beyond.empty:
+        return []
+    last = frame["position"].max()
+    chart = alt.Chart(beyond[[*_COLUMNS, "top"]])
+    literal = alt.Color("colour:N", scale=None)
+    layers: list[alt.Chart] = [
+        chart.mark_point(shape="triangle-up", filled=True, opacity=1, size=70, yOffset=6).encode(
+            x=x, y="top:Q", color=literal, tooltip=tooltip()
+        )
+    ]
+    texts = (
+        chart.transform_filter(alt.datum.position > last / 2).mark_text(align="right", dx=-9, dy=7, fontSize=11),
+        chart.transform_filter(alt.datum.position <= last / 2).mark_text(align="left", dx=9, dy=7, fontSize=11),
+    )
+    figure = alt.Text(f"{measure.column}:Q", format=".1%")
+    return [*layers, *(text.encode(x=x, y="top:Q", color=literal, text=figure) for text in texts)]
+
+
+def _failed(frame: pd.DataFrame, x: alt.X) -> list[alt.Chart]:
+    failed = frame[frame["test_error"].isna()]
+    if failed.empty:
+        return []
+    chart = alt.Chart(failed[["position", "label", "caption", "colour", "status"]].assign(zero=0.0))
+    return [
+        chart.mark_text(text="×", fontSize=16, dy=-8, color=style.INK).encode(
+            x=x, y="zero:Q", tooltip=["label:N", "caption:N", "status:N"]
+        )
+    ]
+
+
+def _legend(captions: list[str], width: int) -> alt.Legend | None:
+    if len(captions) == 1:
+        return None
+    column = 6.0 * max(map(len, captions)) + 40
+    return alt.Legend(
+        title=None,
+        orient="top",
+        direction="horizontal",
+        columns=max(1, int(width // column)),
+        columnPadding=18,
+        offset=8,
+    )
+
+
+def _literal(captions: list[str], values: list[list[int]]) -> Any:
+    """One value for each line, without a scale and its legend."""
+    first, *others = zip(captions, values, strict=True)
+    chosen = alt.when(alt.datum.caption == first[0]).then(alt.value(first[1]))
+    for caption, value in others:
+        chosen = chosen.when(alt.datum.caption == caption).then(alt.value(value))
+    return chosen
+
+
+def tooltip() -> list[alt.Tooltip]:
+    """Return what a row of `with_texts` says when it is pointed at."""
+    return [
+        alt.Tooltip("layer:N"),
+        alt.Tooltip("depth:Q"),
+        alt.Tooltip("kind:N"),
+        alt.Tooltip("shape:N"),
+        alt.Tooltip("n_features:Q", title="features"),
+        alt.Tooltip("caption:N", title="checkpoint"),
+        alt.Tooltip("error_text:N", title="test error"),
+        alt.Tooltip("interval:N", title="95% interval"),
+        alt.Tooltip("l2_text:N", title="l2"),
+        alt.Tooltip("status:N"),
+    ]
+
+
+def _title(
+    frame: pd.DataFrame,
+    majorities: Sequence[float],
+    top: float,
+    width: int,
+    measure: Measure,
+    reference: Reference | None,
+) -> alt.TitleParams:
+    bounded = measure.interval and frame[measure.interval[-1]].notna().any()
+    interval = ", 95% interval" if bounded else ""
+    split = measure.title.removesuffix(" error")
+    notes = [f"one linear head per layer, {frame[measure.samples].max():,} {split} samples{interval}"]
+    if reference is not None:
+        notes.append(f"thin and black: {reference.name}")
+    if beyond := [f"{error:.1%}" for error in majorities if error > top]:
+        notes.append(f"majority class {' and '.join(beyond)}, beyond the axis")
+    if (frame[measure.column] > top).any():
+        notes.append("triangle: beyond the axis")
+    if frame["test_error"].isna().any():
+        notes.append("× failed")
+    return alt.TitleParams(f"{measure.title.capitalize()} over depth", subtitle=style.packed(notes, width))

@@ -1,0 +1,64 @@
+"""Two runs side by side: how much each layer's test error differs, and where that is real."""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from layerprobe.report import style
+from layerprobe.report.charts.layer_axis import layer_axis
+from layerprobe.report.percent import plain
+from layerprobe.report.picture_files import AnyChart
+from layerprobe.report.tidy import short_names
+
+
+def difference_plot(table: pd.DataFrame, first: str, second: str, width: int = 265, height: int = 170) -> AnyChart:
+    """Draw the difference of two test errors over depth, with its 95% interval.
+
+    Args:
+        table: From `compare_runs`.
+        first: Name of the first run.
+        second: Name of the second.
+        width: Pixels.
+        height: Pixels.
+
+    Returns:
+        The chart; a filled point differs by the test after Holm's correction.
+    """
+    difference = table["second_error"] - table["first_error"]
+    ends = [[plain(100 * end, "+.2f") for end in table[name]] for name in ("low", "high")]
+    frame = table[["layer", "low", "high", "p_holm", "differs"]].assign(
+        difference=difference,
+        points=[plain(100 * value, "+.2f") for value in difference],
+        interval=[f"{low} to {high}" for low, high in zip(*ends, strict=True)],
+        position=range(len(table)),
+    )
+    labels = short_names(table["layer"].tolist())
+    x = alt.X(
+        "position:Q",
+        axis=layer_axis(labels, max(1, width // max(1, len(labels)))),
+        scale=alt.Scale(domain=[-0.4, len(labels) - 0.6], nice=False, zero=False),
+    )
+    axis = alt.Axis(format="+.1%", tickCount=5, title="second - first", domain=False, ticks=False)
+    base = alt.Chart(frame)
+    zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=style.QUIET).encode(y=alt.Y("zero:Q", axis=axis))
+    interval = base.mark_rule(color=style.TRAINED[0]).encode(x=x, y=alt.Y("low:Q", axis=axis), y2="high:Q")
+    points = base.mark_point(size=40, opacity=1, stroke=style.TRAINED[0], strokeWidth=1.4).encode(
+        x=x,
+        y=alt.Y("difference:Q", axis=axis),
+        fill=alt.when(alt.datum.differs).then(alt.value(style.TRAINED[0])).otherwise(alt.value("white")),
+        tooltip=[
+            "layer:N",
+            alt.Tooltip("points:N", title="points"),
+            alt.Tooltip("interval:N", title="95% interval"),
+            alt.Tooltip("p_holm:Q", format=".2g"),
+        ],
+    )
+    paired = bool((table["samples"] == "same").all())
+    test = "McNemar, Holm" if paired else "independent samples, Pearson, Holm"
+    notes = [f"first: {first}", f"second: {second}", f"filled: they differ ({test})", "95% intervals"]
+    return (
+        alt.layer(zero, interval, points)
+        .properties(width=width, height=height, title=alt.TitleParams("Difference by layer", subtitle=notes))
+        .configure(**style.theme())
+    )

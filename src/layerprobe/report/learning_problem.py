@@ -1,0 +1,78 @@
+"""What the errors of runs are errors of: only runs of one problem can be averaged or share a control."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from layerprobe.report.config_differences import SEED, differing_keys, short_keys, text
+from layerprobe.results.reader import Run
+
+_PARTS = ("data", "targets", "task", "inputs")
+_FREE = ("batch_size", "num_workers", "seed", "root", "download")
+"""Settings of data that leave its samples as they are, or draw them again."""
+
+
+def problems(runs: Sequence[Run]) -> list[str]:
+    """Name the problem of each run: its data, and what is asked of them.
+
+    Two runs have one problem where these parts of their configuration are equal, and their records have the same task,
+    number of classes and number of test samples. Runs without results go by their configuration.
+
+    Args:
+        runs: The runs.
+
+    Returns:
+        For each run what tells its problem from the others'; empty where there is only one.
+    """
+    configs = [
+        {
+            key: value
+            for key, value in run.config.items()
+            if key.split(".")[0] in _PARTS and key.rsplit(".", 1)[-1] not in _FREE
+        }
+        for run in runs
+    ]
+    keys = [key for key in differing_keys(configs) if key != SEED]
+    short = short_keys(keys)
+    told = [", ".join(f"{short[key]} {text(config.get(key))}" for key in keys) for config in configs]
+    return told_apart(told, [size(run, "test") for run in runs])
+
+
+def size(run: Run, *splits: str) -> str:
+    """Say what a run's records tell of its problem, such as "10 classes, 360 test samples"; empty without results.
+
+    Args:
+        run: The run.
+        splits: Splits whose number of samples is said.
+
+    Returns:
+        The text; several, where its checkpoints have several.
+    """
+    found = run.results[run.results["n_test"] > 0]
+    numbers = [f"n_{split}" for split in splits]
+    texts = []
+    for task, n, *counts in found[["task", "n_classes", *numbers]].drop_duplicates().itertuples(index=False):
+        kind = {"classification": "classes", "multi_label": "labels", "regression": "values"}.get(task, "outputs")
+        samples = [f"{count:,} {split} samples" for split, count in zip(splits, counts, strict=True)]
+        texts.append(", ".join([f"{n} {kind}", *samples]))
+    return " and ".join(texts)
+
+
+def told_apart(names: Sequence[str], facts: Sequence[str]) -> list[str]:
+    """Add facts to names that several have whose facts differ.
+
+    Args:
+        names: Names, repeated or not.
+        facts: A fact for each; an empty one is unknown and tells nothing.
+
+    Returns:
+        The names, longer where that is needed.
+    """
+    known: dict[str, list[str]] = {}
+    for name, fact in zip(names, facts, strict=True):
+        if fact and fact not in known.setdefault(name, []):
+            known[name].append(fact)
+    return [
+        ", ".join(filter(None, (name, fact))) if len(known.get(name, ())) > 1 else name
+        for name, fact in zip(names, facts, strict=True)
+    ]

@@ -1,0 +1,54 @@
+"""Whether the test error falls with depth, in words."""
+
+from __future__ import annotations
+
+from layerprobe.report.comparison import last_whole_checkpoint
+from layerprobe.report.percent import percent
+from layerprobe.report.tidy import monotonicity
+from layerprobe.results.reader import Run
+
+
+def depth_in_words(run: Run) -> str:
+    """Say how the test error goes over depth at a run's last whole checkpoint.
+
+    Args:
+        run: The run.
+
+    Returns:
+        Where it begins and ends, what it is at the layer that validation prefers, how often it rises, by how much at
+        most, and whether any rise is beyond the two 95 % intervals.
+    """
+    checkpoint = last_whole_checkpoint(run)
+    rows = run.results[(run.results["checkpoint"] == checkpoint) & run.results["test_error"].notna()]
+    if rows.empty:
+        return "No layer was probed."
+    rows = rows.sort_values("depth", kind="stable")
+    first, last = rows.iloc[0], rows.iloc[-1]
+    start = (
+        f"At {checkpoint} the test error goes from {percent(first['test_error'])} ({first['layer']}) to "
+        f"{percent(last['test_error'])} ({last['layer']})"
+    )
+    chosen = rows[rows["val_error"].notna()]
+    if len(chosen):
+        best = chosen.iloc[int(chosen["val_error"].argmin())]
+        start += f"; validation prefers {best['layer']} ({percent(best['test_error'])})"
+    start += "."
+    rises = monotonicity(rows)
+    if rises.empty:
+        return f"{start} It never rises from one layer to the next."
+    beyond, known = rises[rises["beyond_interval"]], rises["with_interval"]
+    highest = rises.iloc[int(rises["rise"].argmax())]
+    times = "once" if len(rises) == 1 else f"{len(rises)} times"
+    most = (
+        f"It rises {times}, at most by {100 * highest['rise']:.2f} points "
+        f"({highest['layer_before']} to {highest['layer']})"
+    )
+    if beyond.empty and not known.all():
+        without = "no interval" if not known.any() else "an interval is missing"
+        return f"{start} {most} ({without}, so nothing is said of chance)."
+    if beyond.empty:
+        return f"{start} {most}, never beyond the 95% intervals."
+    where = ", ".join(
+        f"{row['layer_before']} to {row['layer']} (+{100 * row['rise']:.2f})" for row in beyond.to_dict("records")
+    )
+    return f"{start} {most}; beyond the 95% intervals: {where}."

@@ -1,0 +1,100 @@
+"""The best layer's test error of each run over a swept value; the brush on it chooses the runs of all views."""
+
+from __future__ import annotations
+
+import json
+
+import altair as alt
+
+from layerprobe.report.page.datasets import TEXTS, source, with_texts
+from layerprobe.report.page.page_data import Key, Tables
+from layerprobe.report.page.pickers import CHOSEN, group_scale
+from layerprobe.report.picture_files import AnyChart
+
+DESCRIPTION = (
+    "Scatter plot: for each run the test error of the layer that validation prefers at its last whole checkpoint, over "
+    "the value of a configuration key. Dragging a rectangle chooses the runs that the other views show."
+)
+
+_MOST_LABELS, _LETTER = 12, 6.2
+
+
+def scatter(tables: Tables, *, linked: bool = True, width: int = 330, height: int = 330) -> AnyChart:
+    """Draw a point for each run, with the interval of its error.
+
+    Args:
+        tables: What the page draws.
+        linked: Whether to add the brush.
+        width: Pixels.
+        height: Pixels.
+
+    Returns:
+        The chart; values of the key stand in their order, at equal distances.
+    """
+    level = f"{json.dumps({key.field: _fits(key, width) for key in tables.keys})}[swept]"
+    axis = alt.Axis(
+        title=None,
+        values=alt.ExprRef(f"sequence(0, length(values_of[swept]), ceil(length(values_of[swept]) / {_MOST_LABELS}))"),
+        labelExpr="values_of[swept][datum.value]",
+        labelAngle=alt.ExprRef(f"{level} ? 0 : -30"),
+        labelAlign=alt.ExprRef(f"{level} ? 'center' : 'right'"),
+        labelBaseline="top",
+        labelLimit=130,
+        grid=False,
+    )
+    x = alt.X(
+        "swept_place:Q",
+        axis=axis,
+        scale=alt.Scale(domain=[{"expr": "-0.5"}, {"expr": "length(values_of[swept]) - 0.5"}], nice=False, zero=False),
+    )
+    percent = alt.Axis(format="%", tickCount=5, title="test error of the best layer", domain=False, ticks=False)
+    y = alt.Y("best_error:Q", axis=percent, scale=alt.Scale(zero=False, padding=8))
+    base = with_texts(
+        alt.Chart(source(tables, "runs"))
+        .transform_filter("isValid(datum.best_error)")
+        .transform_filter(CHOSEN)
+        .transform_calculate(group="datum[colour]", swept_place="datum[swept + '_place'] + datum.offset"),
+        "best_error", "best_low", "best_high",
+    )  # fmt: skip
+    scales = group_scale()
+    legend = alt.Legend(title=None, orient="bottom", symbolLimit=8, columns=max(1, width // 110))
+    interval = base.mark_rule(strokeWidth=1.2, opacity=0.6, aria=False).encode(
+        x=x, y=alt.Y("best_low:Q", axis=percent), y2="best_high:Q",
+        color=alt.Color("group:N", scale=scales["color"], legend=legend),
+    )  # fmt: skip
+    keys = [alt.Tooltip(f"{k.field}:N", title=k.name) for k in tables.keys if k.field not in ("name", "setting")]
+    points = base.mark_point(filled=True, size=60, opacity=0.9, strokeWidth=1.5, aria=False).encode(
+        x=x, y=y,
+        color=alt.Color("group:N", scale=scales["color"], legend=legend),
+        stroke=alt.Stroke("group:N", scale=scales["color"], legend=legend),
+        shape=alt.Shape("group:N", scale=scales["shape"], legend=legend),
+        fillOpacity=alt.when("datum.status == 'done'").then(alt.value(1)).otherwise(alt.value(0)),
+        tooltip=[
+            alt.Tooltip("name:N", title="run"), *keys, alt.Tooltip("status:N"),
+            alt.Tooltip("best_layer:N", title="best layer"),
+            *TEXTS,
+        ],
+    )  # fmt: skip
+    if linked:
+        brush = alt.selection_interval(name="brush", encodings=["x", "y"])
+        points = points.encode(opacity=alt.when(brush).then(alt.value(0.95)).otherwise(alt.value(0.2))).add_params(
+            brush
+        )
+    notes = ["drag a rectangle to choose runs, click beside it for all"] if linked else []
+    if (tables.runs["status"] != "done").any():
+        notes.append("hollow: not done")
+    return alt.layer(interval, points).properties(
+        width=width,
+        height=height,
+        description=DESCRIPTION,
+        title=alt.TitleParams(
+            alt.ExprRef("'Best layer over ' + names_of[swept]"),
+            subtitle=notes,
+        ),
+    )
+
+
+def _fits(key: Key, width: int) -> bool:
+    """Whether the values of a key stand level below the axis without touching."""
+    shown = len(key.values) / -(-len(key.values) // _MOST_LABELS)
+    return _LETTER * max(map(len, key.values)) + 8 <= width / shown

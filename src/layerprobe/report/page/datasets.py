@@ -1,0 +1,138 @@
+"""The tables of the page as data sources, and how a view joins them."""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from layerprobe.report.charts.layer_axis import layer_axis
+from layerprobe.report.page.page_data import Tables, as_csv
+from layerprobe.report.page.pickers import CHOSEN, shown
+from layerprobe.report.tidy import shared_folder, short_names
+
+_RUN = ["name", "status", "setting", "problem", "network", "best_layer", "best_error", "offset"]
+_LAYER = ["name", "position", "depth", "kind", "shape", "features"]
+
+
+def datasets(tables: Tables) -> dict[str, str]:
+    """Return the text of each data source, by its name."""
+    checkpoints = pd.DataFrame({"checkpoint": range(len(tables.checkpoints)), "name": tables.checkpoints})
+    frames = {
+        "rows": tables.rows,
+        "runs": tables.runs,
+        "layers": tables.layers,
+        "paths": tables.paths,
+        "checkpoints": checkpoints,
+    }
+    return {name: as_csv(frame) for name, frame in frames.items()}
+
+
+def source(tables: Tables, name: str) -> alt.NamedData:
+    """Refer to a data source.
+
+    Args:
+        tables: What the page draws.
+        name: `rows`, `runs`, `layers`, `paths` or `checkpoints`.
+    """
+    texts = {"name", "status", "setting", "problem", "last", "best_layer", "kind", "shape", "features"}
+    frame = {"checkpoints": pd.DataFrame(columns=["checkpoint", "name"])}.get(name)
+    columns = list(frame if frame is not None else getattr(tables, name))
+    keys = {key.field for key in tables.keys}
+    listed = {"l2", "val_error"} if name == "paths" else set()
+    parse = {
+        column: "string" if column in texts or column in keys or column in listed else "number" for column in columns
+    }
+    return alt.NamedData(name=name, format=alt.CsvDataFormat(type="csv", parse=parse))
+
+
+def chosen_rows(tables: Tables, name: str, *, linked: bool, every_checkpoint: bool = False) -> alt.Chart:
+    """Begin a view of the rows that the reader has chosen, with what is known about their runs.
+
+    Args:
+        tables: What the page draws.
+        name: `rows` or `paths`.
+        linked: Whether the page's brush chooses runs; a view on its own has none.
+        every_checkpoint: Whether to keep the checkpoints that are not shown.
+
+    Returns:
+        A chart with the columns of the source, and `run_name`, `setting`, `problem`, `network`, `run_status`,
+        `best_error`, `checkpoint_name`, `group` (text of the key that colours) and `swept_place`.
+    """
+    places = [f"{key.field}_place" for key in tables.keys]
+    fields = list(dict.fromkeys([*_RUN, *(key.field for key in tables.keys), *places]))
+    renamed = {"name": "run_name", "status": "run_status"}
+    chart = alt.Chart(source(tables, name))
+    if not every_checkpoint:
+        chart = chart.transform_filter(shown(tables))
+    chart = (
+        chart.transform_filter(CHOSEN)
+        .transform_lookup(
+            lookup="run",
+            from_=alt.LookupData(data=source(tables, "runs"), key="run", fields=fields),
+            as_=[renamed.get(field, field) for field in fields],
+        )
+        .transform_calculate(name="datum.run_name")
+        .transform_calculate(group="datum[colour]", swept_place="datum[swept + '_place'] + datum.offset")
+        .transform_lookup(
+            lookup="checkpoint",
+            from_=alt.LookupData(data=source(tables, "checkpoints"), key="checkpoint", fields=["name"]),
+            as_=["checkpoint_name"],
+        )
+    )
+    return chart.transform_filter({"param": "brush"}) if linked else chart
+
+
+def with_layers(chart: alt.Chart, tables: Tables) -> alt.Chart:
+    """Add what is known about the layer of each row: `layer_text`, `position`, `depth`, `kind`, `shape`, `features`."""
+    return chart.transform_lookup(
+        lookup="layer",
+        from_=alt.LookupData(data=source(tables, "layers"), key="layer", fields=_LAYER),
+        as_=["layer_text", *_LAYER[1:]],
+    )
+
+
+def with_texts(chart: alt.Chart, error: str, low: str, high: str) -> alt.Chart:
+    """Add an error and its interval as texts, `error_text` and `interval`: a format makes "0.00%" of a missing number.
+
+    Args:
+        chart: A view of rows.
+        error: Field of the error.
+        low: Field of the lower end of its 95 % interval.
+        high: Field of the upper end.
+
+    Returns:
+        The view; the texts are "–" where there is nothing to say.
+    """
+
+    def text(field: str) -> str:
+        return f"format(datum.{field}, '.2%')"
+
+    return chart.transform_calculate(
+        error_text=f"isValid(datum.{error}) ? {text(error)} : '–'",
+        interval=f"isValid(datum.{low}) && isValid(datum.{high}) ? {text(low)} + ' to ' + {text(high)} : '–'",
+    )
+
+
+TEXTS = (alt.Tooltip("error_text:N", title="test error"), alt.Tooltip("interval:N", title="95% interval"))
+"""What tooltips say of the fields that `with_texts` makes."""
+
+
+def layer_x(tables: Tables, width: int) -> alt.X:
+    """Place the layers side by side, named where a position is the same layer in every run.
+
+    Args:
+        tables: What the page draws.
+        width: Pixels of the axis.
+
+    Returns:
+        The encoding.
+    """
+    layers = tables.layers
+    if tables.same_layers and len(layers):
+        names = layers.drop_duplicates("position").sort_values("position")["name"].tolist()
+        labels, n = short_names(names), len(names)
+        axis = layer_axis(labels, max(1, int(width / n)), shared_folder(names))
+    else:
+        axis = alt.Axis(title="depth (place in the order of execution)", tickMinStep=1, grid=False)
+        n = int(layers["position"].max() + 1) if len(layers) else 1
+    return alt.X("position:Q", axis=axis, scale=alt.Scale(domain=[-0.3, n - 0.7], nice=False, zero=False))

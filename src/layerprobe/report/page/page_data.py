@@ -1,0 +1,233 @@
+"""The results of many runs as small tables that the views of the page join again.
+
+A row of `rows` is a number for the run, the checkpoint and the layer; what is said about these once is in `runs`,
+`checkpoints` and `layers`. That takes a fifth of the space of the joined rows, and the page holds a hundred runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from layerprobe.report.comparison import Comparison, error_bounds, last_whole_checkpoint
+from layerprobe.report.config_differences import SEED, ordered_values, short_keys, text
+from layerprobe.report.networks import Network, networks
+from layerprobe.report.tidy import UNTRAINED
+
+_MOST_CHECKPOINTS = 12
+_APART = 12
+"""Runs up to which the scatter plot draws them above one another."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """Something that runs can be coloured or laid out by.
+
+    Attributes:
+        field: Column of `Tables.runs` with its text; `<field>_place` is the place of the value.
+        name: What a reader calls it.
+        values: Its values in order.
+    """
+
+    field: str
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the page draws.
+
+    Attributes:
+        runs: One row for each run: `run` (number), `name`, `status`, `setting`, `problem`,
+            `network` (number), `last` (its last whole checkpoint), `best_layer`, `best_error`,
+            `offset` (beside the place of a value), and the text and place of each key.
+        layers: One row for each layer: `layer` (number), `layer_name` (number), `name`, `depth`,
+            `position` (its place on an axis), `kind`, `shape`, `features`.
+        rows: One row for each run, checkpoint and layer, as numbers; with `step`, `error`, `low`, `high`, `l2`,
+            `status`, `majority`, `shuffled` and `control_task`.
+        paths: One row for each path: `run`, `checkpoint`, `layer_name`, `l2` and `val_error` (numbers, with
+            spaces between) and `selected` (place of the chosen one).
+        keys: What runs can be coloured by, the most telling first.
+        checkpoints: Names of the checkpoints, in the order of training.
+        layer_names: Names of the layers, in order of depth.
+        networks: The networks of the runs.
+        same_layers: Whether a depth is the same layer in every run.
+        left_out: What the page does not hold, in words.
+        highest_error: What a test error cannot go beyond.
+    """
+
+    runs: pd.DataFrame
+    layers: pd.DataFrame
+    rows: pd.DataFrame
+    paths: pd.DataFrame
+    keys: tuple[Key, ...]
+    checkpoints: tuple[str, ...]
+    layer_names: tuple[str, ...]
+    networks: tuple[Network, ...]
+    same_layers: bool
+    left_out: tuple[str, ...]
+    highest_error: float
+
+
+def tables(comparison: Comparison, path_budget: int = 1_000_000) -> Tables:
+    """Make the tables.
+
+    Args:
+        comparison: The runs.
+        path_budget: Bytes of paths at most; where there are more, those of the last checkpoint are kept first.
+
+    Returns:
+        The tables.
+    """
+    left_out: list[str] = []
+    results = pd.concat([run.results.assign(run=i) for i, run in enumerate(comparison.runs)], ignore_index=True)
+    checkpoints = _checkpoints(results)
+    if len(checkpoints) > _MOST_CHECKPOINTS:
+        last = len(checkpoints) - 1
+        kept = sorted({round(i * last / (_MOST_CHECKPOINTS - 1)) for i in range(_MOST_CHECKPOINTS)})
+        left_out.append(f"{len(kept)} of {len(checkpoints)} checkpoints are shown; all are in the table of results")
+        checkpoints = [checkpoints[i] for i in kept]
+        results = results[results["checkpoint"].isin(checkpoints)]
+    results = results.assign(checkpoint=results["checkpoint"].map({name: i for i, name in enumerate(checkpoints)}))
+    results, layers, names = _layers(results)
+    keys = _keys(comparison)
+    paths = _paths(comparison, checkpoints, names)
+    if _bytes(paths) > path_budget:
+        keep = paths[paths["checkpoint"] == paths["checkpoint"].max()]
+        if _bytes(keep) > path_budget:
+            keep = keep.iloc[: max(1, int(len(keep) * path_budget / _bytes(keep)))]
+        left_out.append(f"{len(keep)} of {len(paths)} L2 paths are shown; all are in each run's path.parquet")
+        paths = keep
+    same = bool(layers.groupby("depth")["name"].nunique().max() == 1) if len(layers) else True
+    depths = {depth: place for place, depth in enumerate(sorted(set(layers["depth"])))}
+    layers.insert(4, "position", layers["depth"].map(depths) if same else layers["depth"])
+    different, network = networks(comparison.runs, comparison.problems)
+    return Tables(
+        runs=_runs(comparison, keys).assign(network=network),
+        layers=layers,
+        rows=_rows(results),
+        paths=paths,
+        keys=keys,
+        checkpoints=tuple(checkpoints),
+        layer_names=tuple(names),
+        networks=tuple(different),
+        same_layers=same,
+        left_out=tuple(left_out),
+        highest_error=error_bounds(comparison.runs)[1],
+    )
+
+
+def _checkpoints(results: pd.DataFrame) -> list[str]:
+    """In the order of training of all runs: untrained ones first, `final` last, the others by their usual step."""
+    steps = results.groupby("checkpoint", sort=False)["step"].median()
+    ends = dict.fromkeys(UNTRAINED, -1) | {"final": 1}
+    return sorted(steps.index, key=lambda name: (ends.get(name, 0), steps[name]))
+
+
+def _layers(results: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    about = ["layer", "depth", "kind", "shape", "n_features_full", "n_features"]
+    layers = results[about].drop_duplicates(ignore_index=True).sort_values("depth", kind="stable", ignore_index=True)
+    names = layers["layer"].drop_duplicates().tolist()
+    number = {tuple(row): i for i, row in enumerate(layers.itertuples(index=False))}
+    results = results.assign(layer=[number[tuple(row)] for row in results[about].itertuples(index=False)])
+    features = [
+        str(kept) if kept == full or not full else f"{kept} of {full}"
+        for full, kept in zip(layers["n_features_full"], layers["n_features"], strict=True)
+    ]
+    table = pd.DataFrame(
+        {
+            "layer": range(len(layers)),
+            "layer_name": layers["layer"].map({name: i for i, name in enumerate(names)}),
+            "name": layers["layer"],
+            "depth": layers["depth"],
+            "kind": layers["kind"],
+            "shape": layers["shape"],
+            "features": features,
+        }
+    )
+    return results, table, names
+
+
+def _rows(results: pd.DataFrame) -> pd.DataFrame:
+    columns = {
+        "run": "run", "checkpoint": "checkpoint", "layer": "layer", "step": "step", "error": "test_error",
+        "low": "test_error_low", "high": "test_error_high", "l2": "l2", "status": "status",
+        "majority": "majority_error", "shuffled": "shuffled_error",
+        "control_task": "control_error",
+    }  # fmt: skip
+    return pd.DataFrame({name: results[column] for name, column in columns.items()})
+
+
+def _keys(comparison: Comparison) -> tuple[Key, ...]:
+    found = []
+    short = short_keys(comparison.keys)
+    for i, key in enumerate(comparison.keys):
+        values = ordered_values([run.config.get(key) for run in comparison.runs])
+        found.append(Key(f"key{i}", short[key], tuple(values)))
+    if len(set(comparison.settings)) > 1 and len([key for key in comparison.keys if key != SEED]) != 1:
+        found.append(Key("setting", "setting", tuple(dict.fromkeys(comparison.settings))))
+    return (*found, Key("name", "run", comparison.names))
+
+
+def _runs(comparison: Comparison, keys: Sequence[Key]) -> pd.DataFrame:
+    table = comparison.table()
+    frame = pd.DataFrame(
+        {
+            "run": range(len(comparison.runs)),
+            "name": comparison.names,
+            "status": table["status"],
+            "setting": comparison.settings,
+            "problem": comparison.problems,
+            "last": [last_whole_checkpoint(run) for run in comparison.runs],
+            "best_layer": table["best_layer"],
+            "best_error": table["test_error"],
+            "best_low": table["test_error_low"],
+            "best_high": table["test_error_high"],
+        }
+    )
+    # Side by side where many share one place; the golden ratio spreads any number of them.
+    many = len(frame) > _APART
+    frame["offset"] = [round((0.618034 * i % 1 - 0.5) * 0.5, 3) if many else 0.0 for i in range(len(frame))]
+    for i, key in enumerate(comparison.keys):
+        frame[f"key{i}"] = [text(run.config.get(key)) for run in comparison.runs]
+    for item in keys:
+        frame[f"{item.field}_place"] = frame[item.field].map({value: i for i, value in enumerate(item.values)})
+    return frame
+
+
+def _paths(comparison: Comparison, checkpoints: Sequence[str], names: Sequence[str]) -> pd.DataFrame:
+    place = {name: i for i, name in enumerate(checkpoints)}
+    named = {name: i for i, name in enumerate(names)}
+    rows: list[tuple[Any, ...]] = []
+    for i, run in enumerate(comparison.runs):
+        path = run.path()
+        path = path[(path["control"] == "none") & path["checkpoint"].isin(checkpoints) & path["val_error"].notna()]
+        for (checkpoint, layer, *_), heads in path.groupby(
+            ["checkpoint", "layer", "reducer", "solver", "seed"], sort=False
+        ):
+            if layer not in named:
+                continue
+            heads = heads.sort_values("l2", kind="stable")
+            chosen = heads["selected"].tolist()
+            l2, errors = (" ".join(f"{v:.4g}" for v in heads[name]) for name in ("l2", "val_error"))
+            head = (i, place[str(checkpoint)], named[str(layer)])
+            rows.append((*head, l2, errors, chosen.index(True) if True in chosen else -1))
+    columns = ["run", "checkpoint", "layer_name", "l2", "val_error", "selected"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def as_csv(frame: pd.DataFrame) -> str:
+    """Write a table with six digits, which is more than any tooltip shows."""
+    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+
+
+def _bytes(frame: pd.DataFrame) -> int:
+    if frame.empty:
+        return 0
+    sample = frame.iloc[:: max(1, math.ceil(len(frame) / 200))]
+    return int(len(as_csv(sample)) / len(sample) * len(frame))

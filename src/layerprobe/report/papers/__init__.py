@@ -1,0 +1,1 @@
+"""Results set beside published ones."""

@@ -1,0 +1,109 @@
+"""Everything that a report consists of, written side by side."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from layerprobe.report.charts.difference import difference_plot
+from layerprobe.report.comparison import Comparison, ReportError, last_whole_checkpoint
+from layerprobe.report.config_differences import text
+from layerprobe.report.difference import compare_runs, in_words
+from layerprobe.report.markdown import summary
+from layerprobe.report.page.document import page
+from layerprobe.report.page.page_data import tables
+from layerprobe.report.page.paper import write_spec, write_views
+from layerprobe.report.toy.animation import film, write_film
+from layerprobe.results.atomic import write_bytes
+from layerprobe.results.names import safe_name
+
+_MOST_FILMS = 4
+
+
+def write_report(
+    comparison: Comparison,
+    out: Path,
+    *,
+    figures: bool = True,
+    pair: Sequence[str] = (),
+    renew: int | None = None,
+) -> Iterator[Path]:
+    """Write the page, and beside it `.csv`, `.parquet` and `.md` of its name and a folder of its figures.
+
+    Args:
+        comparison: The runs.
+        out: The page's file, such as `report.html`.
+        figures: Whether to write the folder `<name>_figures` of PNG and SVG files.
+        pair: Two runs, by name or directory, for the figure and the sentence on their difference; by default the
+            only two.
+        renew: Seconds after which a browser loads the page again.
+
+    Yields:
+        The path of each file that is written.
+
+    Raises:
+        ReportError: If a run of the pair is not among the runs.
+        OSError: If a file cannot be written.
+    """
+    out = Path(out)
+    chosen = [_find(comparison, name) for name in pair]
+    if not chosen and len(comparison.runs) == 2:
+        chosen = [0, 1]
+    if chosen and len(chosen) != 2:
+        raise ReportError(f"compare={list(pair)} names {len(chosen)} runs; wanted two.")
+    sentences, plots = [], []
+    for i, j in itertools.combinations(chosen, 2):
+        first, second = comparison.runs[i], comparison.runs[j]
+        at = last_whole_checkpoint(first), last_whole_checkpoint(second)
+        table = compare_runs(first, second, *at)
+        one, other = (f"{comparison.names[k]} at {checkpoint}" for k, checkpoint in zip((i, j), at, strict=True))
+        sentences.append(in_words(table, one, other))
+        if len(table):
+            plots.append(difference_plot(table, one, other))
+    films: dict[str, dict[str, Any]] = {}
+    for run, name in zip(comparison.runs, comparison.names, strict=True):
+        if len(films) < _MOST_FILMS and (spec := film(run)) is not None:
+            films[name] = spec
+    write_bytes(out, page(comparison, list(films.items()), renew).encode())
+    yield out
+    rows = comparison.joined()
+    write_bytes(out.with_suffix(".csv"), rows.to_csv(index=False).encode())
+    yield out.with_suffix(".csv")
+    content = io.BytesIO()
+    pq.write_table(pa.Table.from_pandas(_typed(rows, comparison.keys), preserve_index=False), content)
+    write_bytes(out.with_suffix(".parquet"), content.getvalue())
+    yield out.with_suffix(".parquet")
+    write_bytes(out.with_suffix(".md"), summary(comparison, sentences).encode())
+    yield out.with_suffix(".md")
+    if figures:
+        folder = out.with_name(f"{out.stem}_figures")
+        yield from write_views(tables(comparison), folder)
+        for plot in plots:
+            yield from write_spec(plot.to_dict(), folder / "difference")
+        for run, name in zip(comparison.runs, comparison.names, strict=True):
+            if name in films:
+                yield from write_film(run, folder / f"film_{safe_name(name)}.gif")
+
+
+def _find(comparison: Comparison, name: str) -> int:
+    for i, (run, known) in enumerate(zip(comparison.runs, comparison.names, strict=True)):
+        if name == known or Path(name).resolve() == run.directory.resolve():
+            return i
+    raise ReportError(f"compare: there is no run {name!r}. Next step: take one of {', '.join(comparison.names)}.")
+
+
+def _typed(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Columns of one type each: a key whose values are of several kinds becomes text."""
+    kinds = {key: {type(value) for value in rows[key] if value is not None} for key in keys}
+    mixed = [key for key, found in kinds.items() if len(found) > 1 and not found <= {int, float}]
+    rows = rows.copy()
+    for key in mixed:
+        rows[key] = [None if value is None else text(value) for value in rows[key]]
+    return rows

@@ -1,0 +1,71 @@
+"""The figures of one run, written together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from layerprobe.report.charts.depth_curve import depth_curve
+from layerprobe.report.charts.heat_map import heat_map
+from layerprobe.report.charts.l2_path import path_curve
+from layerprobe.report.depth_view import DepthView
+from layerprobe.report.picture_files import AnyChart, save
+from layerprobe.report.tidy import few_frames
+from layerprobe.report.toy.decision_surface import output_surface
+from layerprobe.report.toy.hidden_plane import hidden_plane
+from layerprobe.report.toy.projection import in_the_plane
+from layerprobe.results.decision_surface import read_plane_frames
+from layerprobe.results.store import ProbeStore
+
+
+def write_figures(
+    results: pd.DataFrame, path: pd.DataFrame, directory: Path, view: DepthView | None = None
+) -> list[Path]:
+    """Write the figures of one run: `depth_curve`, `heat_map` and `path_curve`, each as PNG and SVG.
+
+    Args:
+        results: Results of the run, in the columns of `ProbeRecord`.
+        path: Its swept heads, in the columns of `PathRecord`.
+        directory: Where the files go; made if missing.
+        view: What `depth_curve` shows; by default test error.
+
+    Returns:
+        Paths of the files. What has no data (no layer probed, no path kept) is left out.
+
+    Raises:
+        OSError: If they cannot be written.
+    """
+    view = view or DepthView()
+    charts: dict[str, AnyChart] = {}
+    if results["test_error"].notna().any():
+        charts = {"depth_curve": depth_curve(results, view.measure, view.reference), "heat_map": heat_map(results)}
+    if path["val_error"].notna().any():
+        charts["path_curve"] = path_curve(path)
+    return [file for name, chart in charts.items() for file in save(chart, Path(directory) / name)]
+
+
+def write_run_figures(probes: Path, directory: Path, view: DepthView | None = None) -> list[Path]:
+    """Write the figures of one run from its files; also `surface` and `hidden`, where the run kept their frames.
+
+    Args:
+        probes: The folder of the run's results, with or without `surface.parquet`, `points.parquet`, `hidden.parquet`.
+        directory: Where the figures go; made if missing.
+        view: What `depth_curve` shows; by default test error.
+
+    Returns:
+        Paths of the files.
+
+    Raises:
+        SchemaError: If the results have another schema.
+        OSError: If the figures cannot be written.
+    """
+    store = ProbeStore(probes)
+    files = write_figures(store.results(), store.path(), directory, view)
+    kept = {name: few_frames(frame) for name, frame in read_plane_frames(Path(probes)).items()}
+    if "surface" in kept and "points" in kept:
+        files += save(output_surface(kept["surface"], kept["points"]), Path(directory) / "surface")
+    if "hidden" in kept:
+        frame, lines = in_the_plane(kept["hidden"], store.head)
+        files += save(hidden_plane(frame, lines), Path(directory) / "hidden")
+    return files

@@ -1,0 +1,126 @@
+"""The results of one run as a table for the terminal."""
+
+from __future__ import annotations
+
+import math
+import shutil
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from layerprobe.report.percent import percent, plain
+from layerprobe.report.tidy import prepare
+
+_COMPACT = 24
+_MOST_CHECKPOINTS = 6
+
+
+def results_table(results: pd.DataFrame, rows: int = 40, width: int | None = None) -> Table:
+    """Lay out one run: a line for each layer, the test error and its 95% interval for each checkpoint.
+
+    Args:
+        results: Results of one run, in the columns of `ProbeRecord`.
+        rows: Layers to show at most. Of more, an even choice is shown, with the failed ones and with those that
+            validation prefers; above 24 layers the columns of kind, shape and features are left out.
+        width: Letters on a line; by default the terminal's. Those columns are left out too where it is too short.
+
+    Returns:
+        The table; bold is the layer that validation prefers at its checkpoint.
+    """
+    frame = prepare(results)
+    full = _table(frame, rows, compact=False)
+    available = shutil.get_terminal_size().columns if width is None else width
+    fits = Console(width=1000).measure(full).maximum <= available
+    return full if fits and frame["layer"].nunique() <= _COMPACT else _table(frame, rows, compact=True)
+
+
+def _table(frame: pd.DataFrame, rows: int, *, compact: bool) -> Table:
+    checkpoints = frame.drop_duplicates("checkpoint")["checkpoint"].tolist()
+    shown = _even(checkpoints, _MOST_CHECKPOINTS)
+    layers = frame.sort_values(["position", "checkpoint_order"]).drop_duplicates("position", keep="last")
+    usable = frame[frame["val_error"].notna()]
+    best = usable.loc[usable.groupby("checkpoint")["val_error"].idxmin()]
+    best_at = set(zip(best["checkpoint"], best["position"], strict=True))
+    kept = _kept(frame, best, rows)
+
+    table = Table(box=box.SIMPLE_HEAD, title="Test error by layer, %", title_justify="left", pad_edge=False)
+    table.add_column("depth", justify="right")
+    table.add_column("layer", no_wrap=True)
+    for name in () if compact else ("kind", "shape"):
+        table.add_column(name)
+    if not compact:
+        table.add_column("features", justify="right")
+    for checkpoint in shown:
+        table.add_column(Text(checkpoint), justify="right", no_wrap=True)
+    table.add_column("l2", justify="right")
+    table.add_column("status")
+
+    cells = frame.set_index(["checkpoint", "position"])
+    for layer in layers.to_dict("records"):
+        position = int(layer["position"])
+        if position not in kept:
+            continue
+        line = [Text(str(layer["depth"])), Text(layer["label"])]
+        if not compact:
+            features = _features(layer["n_features_full"], layer["n_features"])
+            line += [Text(layer["kind"]), Text(layer["shape"]), Text(features)]
+        for checkpoint in shown:
+            key = (checkpoint, position)
+            row = cells.loc[key] if key in cells.index else None
+            line.append(Text("" if row is None else _error(row), style="bold" if key in best_at else ""))
+        line += [Text(f"{layer['l2']:.0e}"), _status(frame[frame["position"] == position])]
+        table.add_row(*line)
+    table.caption = _caption(frame, len(kept), len(layers), len(shown), len(checkpoints))
+    table.caption_justify = "left"
+    return table
+
+
+def _error(row: pd.Series) -> str:
+    error, low, high = (100 * float(row[name]) for name in ("test_error", "test_error_low", "test_error_high"))
+    if math.isnan(error):
+        return "failed" if row["status"] == "failed" else "–"
+    if math.isnan(low) or math.isnan(high):
+        return plain(error, ".2f")
+    half = (high - low) / 2
+    digits = 2 if half < 1 else 1
+    # An interval that ends at 0 or 1 is not as wide on both sides.
+    if error < half or (error + half > 100 >= high):
+        return f"{plain(error, f'.{digits}f')} [{plain(low, f'.{digits}f')}, {plain(high, f'.{digits}f')}]"
+    return f"{error:.{digits}f} ±{half:.{digits}f}"
+
+
+def _features(full: int, kept: int) -> str:
+    return f"{full:,}" if full == kept else f"{full:,} → {kept:,}"
+
+
+def _status(rows: pd.DataFrame) -> Text:
+    wrong = rows[rows["status"] != "converged"]
+    if wrong.empty:
+        return Text("ok", style="dim")
+    if len(wrong) == len(rows) and wrong["status"].nunique() == 1:
+        return Text(wrong["status"].iloc[0], style="red")
+    return Text(", ".join(f"{r.checkpoint}: {r.status}" for r in wrong.itertuples()), style="red")
+
+
+def _kept(frame: pd.DataFrame, best: pd.DataFrame, rows: int) -> set[int]:
+    always = {*best["position"].tolist(), *frame.loc[frame["test_error"].isna(), "position"].tolist()}
+    return {*_even(sorted(set(frame["position"].tolist())), rows), *always}
+
+
+def _even(items: list, most: int) -> list:
+    if len(items) <= most:
+        return items
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, most).round().astype(int))]
+
+
+def _caption(frame: pd.DataFrame, kept: int, layers: int, shown: int, checkpoints: int) -> str:
+    majorities = dict.fromkeys(percent(error, 1) for error in sorted(frame["majority_error"].dropna()))
+    notes = [f"majority class {' and '.join(majorities)}"] if majorities else []
+    notes.append("bold: preferred by validation")
+    if kept < layers or shown < checkpoints:
+        notes.append(f"{kept} of {layers} layers and {shown} of {checkpoints} checkpoints; all of them in results.csv")
+    return "; ".join(notes)

@@ -1,0 +1,88 @@
+"""The jobs of a sweep as a table for the terminal, averaged over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from layerprobe.report.percent import percent, plain
+from layerprobe.report.tidy import group_mean
+
+_ABOUT = ("directory", "status", "best_layer", "error")
+_ORDER = ("test", "probe", "val")
+_MOST_METRICS = 5
+YES_OR_NO = ("solved", "success")
+"""Last parts of the names of metrics that are one draw of 0 or 1 in each job."""
+
+
+def sweep_table(
+    jobs: pd.DataFrame,
+    over: str = "seed",
+    overrides: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    yes_or_no: Sequence[str] = YES_OR_NO,
+) -> Table:
+    """Lay out a sweep: a line for each setting, the mean and 95% interval of its metrics over the seeds.
+
+    Args:
+        jobs: One row for each job: a column for each overridden key (text) and each metric (numbers, NaN where a job
+            has none), `status`, and perhaps `directory`, `best_layer` and `error`.
+        over: The column that is averaged over.
+        overrides: Columns that tell settings apart; by default the text columns with more than one value.
+        metrics: Columns to average; by default the numeric ones, test metrics first, five at most.
+        yes_or_no: Last parts of the names of metrics that say yes or no, 1 or 0: they are shown as rates.
+
+    Returns:
+        The table, in order of first appearance; every status but "done" counts as failed. There is no interval where
+        there is nothing to infer one from: one job, or a number that is the same in all.
+    """
+    texts, numbers = _sorted_columns(jobs, over)
+    by = list(overrides) if overrides is not None else [name for name in texts if jobs[name].nunique(dropna=False) > 1]
+    shown = list(metrics) if metrics is not None else numbers[:_MOST_METRICS]
+    by = [name for name in by if name != over]
+    failed = jobs["status"].ne("done") if "status" in jobs else pd.Series(False, index=jobs.index)
+
+    table = Table(box=box.SIMPLE_HEAD, title=f"Mean over {over}, 95% interval", title_justify="left", pad_edge=False)
+    for name in by:
+        table.add_column(Text(name), justify="right")
+    table.add_column("jobs", justify="right")
+    if failed.any():
+        table.add_column("failed", justify="right", style="red")
+    columns = []
+    for name in shown:
+        table.add_column(Text(name), justify="right", no_wrap=True)
+        values = jobs.assign(**{name: jobs[name].astype(float)})
+        rate = name.rsplit("/", 1)[-1] in yes_or_no and bool(values[name].dropna().isin((0.0, 1.0)).all())
+        columns.append([_mean(row, rate) for row in group_mean(values, name, by, yes_or_no=rate).to_dict("records")])
+    groups = list(jobs.groupby(by, sort=False, dropna=False)) if by else [((), jobs)]
+    for i, (key, group) in enumerate(groups):
+        line = [*map(str, key), str(len(group))]
+        if failed.any():
+            line.append(str(failed[group.index].sum() or ""))
+        table.add_row(*map(Text, line), *(Text(column[i]) for column in columns))
+    if len(shown) < len(numbers):
+        table.caption, table.caption_justify = f"{len(numbers) - len(shown)} more metrics in sweep.csv", "left"
+    return table
+
+
+def _sorted_columns(jobs: pd.DataFrame, over: str) -> tuple[list[str], list[str]]:
+    """Names of the text columns, which are overrides, and of the numeric ones, which are metrics."""
+    free = [name for name in jobs.columns if name not in (*_ABOUT, over)]
+    numbers = [name for name in free if pd.api.types.is_numeric_dtype(jobs[name])]
+    numbers.sort(key=lambda name: next((i for i, start in enumerate(_ORDER) if name.startswith(start)), len(_ORDER)))
+    return [name for name in free if name not in numbers], numbers
+
+
+def _mean(row: Mapping[Hashable, Any], rate: bool) -> str:
+    mean, low, high = row["mean"], row["low"], row["high"]
+    if math.isnan(low):
+        return percent(mean, 0) if rate else plain(mean)
+    if rate:
+        return f"{percent(mean, 0)} [{percent(low, 0)}, {percent(high, 0)}]"
+    return f"{plain(mean)} ±{high - mean:.2g}"

@@ -1,0 +1,1 @@
+"""Pictures of networks with two inputs and layers of two or three units."""

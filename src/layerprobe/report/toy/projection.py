@@ -1,0 +1,64 @@
+"""Samples at layers of two or three units, laid out in a plane in which the probe's boundary is a straight line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from layerprobe.report.toy.separating_line import LINES, boundary
+
+Head = Callable[[str, str], Mapping[str, np.ndarray]]
+"""Gives the head of a checkpoint and layer; raises KeyError where there is none."""
+
+
+def in_the_plane(hidden: pd.DataFrame, head: Head) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Lay out samples of two or three units with the lines of their probes.
+
+    Three units are seen edge-on: the first axis is the unit normal n of the separating plane n·h + b = 0, the second
+    the direction of the largest spread at a right angle to n. The plane is then exactly the line h1 = -b, and the
+    distance of a sample to the line is its distance to the plane. Without a head the two axes are those of the largest
+    spread.
+
+    Args:
+        hidden: The samples: checkpoint, step, layer, x1, x2, h1, h2, label, and h3 where a layer has three units.
+        head: The probes' heads.
+
+    Returns:
+        The samples with h1 and h2 in the plane, and the lines: checkpoint, layer, w1, w2, bias.
+    """
+    groups, lines = [], []
+    for (checkpoint, layer), group in hidden.groupby(["checkpoint", "layer"], sort=False):
+        three = "h3" in group and bool(group["h3"].notna().all())
+        names = ["h1", "h2", "h3"] if three else ["h1", "h2"]
+        states = group[names].to_numpy(dtype=float)
+        try:
+            normal, bias = boundary(head(str(checkpoint), str(layer)))
+            fits = len(normal) == len(names)
+        except (KeyError, ValueError):
+            fits = False
+        if three:
+            normal, bias = (normal, bias) if fits else (_spread(states, np.zeros(3)), 0.0)
+            length = float(np.linalg.norm(normal)) or 1.0
+            first = normal / length
+            group = group.assign(h1=states @ first, h2=states @ _spread(states, first)).drop(columns="h3")
+            normal, bias = np.array([1.0, 0.0]), bias / length
+        groups.append(group)
+        if fits:
+            lines.append((checkpoint, layer, float(normal[0]), float(normal[1]), float(bias)))
+    columns = [name for name in hidden if name != "h3"]
+    return pd.concat(groups, ignore_index=True)[columns], pd.DataFrame(lines, columns=LINES)
+
+
+def _spread(states: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Direction of the largest spread at a right angle to a unit vector; its largest entry is positive."""
+    centred = states - states.mean(0)
+    flat = centred - np.outer(centred @ normal, normal)
+    _, sizes, directions = np.linalg.svd(flat, full_matrices=True)
+    direction = directions[0]
+    if len(sizes) == 0 or sizes[0] < 1e-12:
+        direction = np.eye(len(normal))[int(np.abs(normal).argmin())]
+        direction = direction - (direction @ normal) * normal
+    direction = direction / np.linalg.norm(direction)
+    return direction * np.sign(direction[int(np.abs(direction).argmax())])

@@ -1,0 +1,281 @@
+"""The page, its pictures and the files beside it, without a browser."""
+
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from html import escape, unescape
+
+import pandas as pd
+import pytest
+import vl_convert
+from markdown_it import MarkdownIt
+
+import made_results as made
+import made_runs
+from layerprobe.report.charts.depth_curve import depth_curve
+from layerprobe.report.comparison import ReportError, compare
+from layerprobe.report.markdown import summary
+from layerprobe.report.page.correct_bits import samples
+from layerprobe.report.page.document import page
+from layerprobe.report.page.layer_map import row_labels
+from layerprobe.report.page.linked_views import single_view
+from layerprobe.report.page.page_data import tables
+from layerprobe.report.report_files import write_report
+from layerprobe.results.names import printable
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    return compare([made_runs.write_sweep(tmp_path_factory.mktemp("runs"), 6)])
+
+
+@pytest.fixture(scope="module")
+def written(comparison, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "all.html"
+    return {file.name: file for file in write_report(comparison, out, pair=comparison.names[:2])}
+
+
+def content_of(html):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)[1])
+
+
+def test_all_files_are_written(written):
+    views = ("curves", "best_layer", "seed_mean", "l2_path", "layer_map", "difference")
+    pictures = {f"{name}.{ending}" for name in views for ending in ("png", "svg")}
+    assert set(written) == {"all.html", "all.csv", "all.parquet", "all.md"} | pictures
+    assert all(file.stat().st_size > 500 for file in written.values())
+
+
+def test_pictures_are_as_wide_as_a_column(written):
+    for name, file in written.items():
+        if name.endswith(".svg"):
+            assert 220 < float(ET.parse(file).getroot().get("width")) <= 3.6 * 96, name
+
+
+def test_joined_tables_hold_every_record(written, comparison):
+    expected = pd.concat([run.results for run in comparison.runs], ignore_index=True)
+    for found in (pd.read_csv(written["all.csv"], keep_default_na=False), pd.read_parquet(written["all.parquet"])):
+        assert found["test_error"].astype(float).tolist() == expected["test_error"].tolist()
+        assert found["layer"].tolist() == expected["layer"].tolist()
+        assert found["optimizer.lr"].astype(float).unique().tolist() == [0.001, 0.01, 0.1]
+
+
+def test_summary_is_a_table_and_sentences(written, comparison):
+    text = written["all.md"].read_text()
+    assert text.startswith("## 6 runs (6 done)")
+    rows = [line for line in text.splitlines() if line.startswith("| made ")]
+    assert len(rows) == 6
+    for line, row in zip(rows, comparison.table().to_dict("records"), strict=True):
+        assert f"| {row['test_error']:.2%} |" in line
+    assert "McNemar" in text
+    assert text.count("At final the test error goes from") == 6
+
+
+def test_page_is_one_file_that_may_ask_nobody(written):
+    html = written["all.html"].read_text()
+    assert "default-src 'none'" in html
+    head = html.split("<script", 1)[0]
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", head)
+    assert "@import" not in head
+
+
+def test_text_from_a_run_cannot_become_markup(tmp_path):
+    name = "</script><script>alert(1)</script>"
+    run = made_runs.write_run(tmp_path / "a", overrides={"experiment": name}, layers=("input", name))
+    html = page(compare([run]))
+    assert name not in html
+    assert content_of(html)["layers"] == ["input", name]
+
+
+@pytest.mark.parametrize(
+    "name", ["it's", 'q"\\', "two\nlines", "\u2028a\u2028", "\U000e0001tag", "'] + alert(1) + ['", "a.b[0]"]
+)
+def test_any_name_can_be_drawn(tmp_path, name):
+    layers, checkpoints = ("input", name), [("initial", 0), (name, 10)]
+    for i in range(2):
+        made_runs.write_run(
+            tmp_path / str(i), overrides={"model": f"{name}{i}", "optimizer.lr": name, "seed": i}, layers=layers,
+            checkpoints=checkpoints,
+        )  # fmt: skip
+    comparison = compare([tmp_path])
+    drawn = tables(comparison)
+    for view in ("curves", "best_layer", "seed_mean", "l2_path", "layer_map"):
+        drawing = unescape(vl_convert.vegalite_to_svg(single_view(drawn, view, 300, 200)))
+        assert printable(name) in drawing or view in ("best_layer", "l2_path")
+    assert len(samples(comparison, drawn)[0]) == 2
+    frame = made.results(layers, [(name, 10), ("x", 20)])
+    drawing = vl_convert.vegalite_to_svg(depth_curve(frame).to_dict())
+    assert drawing.count("stroke-dasharray") >= 1
+
+
+def test_controls_of_many_problems_do_not_lie_upon_one_another(tmp_path):
+    majorities = [0.45, 0.47, 0.48, 0.50, 0.51, 0.505, 0.9]
+    for i, majority in enumerate(majorities):
+        columns = {"majority_error": majority, "shuffled_error": 0.5 if i < 6 else 0.7}
+        made_runs.write_run(tmp_path / str(i), overrides={"data": f"set{i}"}, seed=i, columns=columns)
+    spec = single_view(tables(compare([tmp_path])), "curves", 600, 330)
+    for parameter in spec["params"]:
+        if parameter["name"] == "controls":
+            parameter["value"] = True
+    drawing = ET.fromstring(vl_convert.vegalite_to_svg(spec))
+    texts = [element.text for element in drawing.iter() if element.tag.endswith("text")]
+    names = [text for text in texts if text and text.startswith(("majority", "shuffled"))]
+    assert names == ["majority · 6 problems", "majority · data set6", "shuffled · 6 problems", "shuffled · data set6"]
+
+
+@pytest.mark.slow
+def test_a_hundred_runs_stay_small(tmp_path):
+    layers = [f"block{i // 6}.{i % 6}.conv" for i in range(24)]
+    checkpoints = [("initial", 0), *((f"epoch_{i}", 25 * i) for i in (1, 2, 3)), ("final", 100)]
+    made_runs.write_sweep(tmp_path, 100, layers=layers, checkpoints=checkpoints, l2=made_runs.L2, n_test=720)
+    comparison = compare([tmp_path])
+    html = page(comparison)
+    assert len(html.encode()) < 4e6
+    rows = content_of(html)["spec"]["datasets"]["rows"].splitlines()
+    assert len(rows) == 1 + 100 * 5 * 24
+
+
+def test_what_does_not_fit_is_left_out_and_named(comparison):
+    whole = tables(comparison)
+    assert whole.left_out == ()
+    assert len(whole.paths) == 6 * 3 * 4
+    small = tables(comparison, path_budget=800)
+    assert set(small.paths["checkpoint"]) == {2}
+    assert f"{len(small.paths)} of 72 L2 paths" in small.left_out[0]
+    packed, left_out = samples(comparison, whole)
+    assert (len(packed), left_out) == (6, [])
+    some, left_out = samples(comparison, whole, budget=sum(len(p["bits"]) for p in packed) // 4)
+    assert 0 < len(some) < 6
+    assert f"{len(some)} of 6 runs" in left_out[0]
+
+
+def test_many_checkpoints_are_thinned_from_first_to_last(tmp_path):
+    checkpoints = [("initial", 0), *((f"step_{i}", i) for i in range(1, 40)), ("final", 40)]
+    made_runs.write_run(tmp_path, checkpoints=checkpoints)
+    found = tables(compare([tmp_path]))
+    assert len(found.checkpoints) == 12
+    assert found.checkpoints[0] == "initial"
+    assert found.checkpoints[-1] == "final"
+    assert "12 of 41 checkpoints" in found.left_out[0]
+
+
+def test_a_depth_has_a_name_only_where_all_networks_agree(tmp_path):
+    made_runs.write_run(tmp_path / "a")
+    made_runs.write_run(tmp_path / "b", layers=("input", "other"), seed=1)
+    found = tables(compare([tmp_path]))
+    assert not found.same_layers
+    assert found.layers["position"].tolist() == found.layers["depth"].tolist()
+    assert "depth (place in the order of execution)" in page(compare([tmp_path]))
+
+
+def test_one_run_and_runs_without_any_result_still_make_a_page(tmp_path, written):
+    run = made_runs.write_run(tmp_path / "a")
+    assert "1 run," in page(compare([run]))
+    (run / "probes" / "results.parquet").unlink()
+    (run / "probes" / "path.parquet").unlink()
+    (run / "probes" / "correct.parquet").unlink()
+    html = page(compare([run]))
+    assert "no layer was probed" in html
+    files = list(write_report(compare([run]), tmp_path / "out.html"))
+    assert (tmp_path / "out_figures" / "curves.png") in files
+
+
+def test_a_pair_that_is_not_there_is_named(comparison, tmp_path):
+    with pytest.raises(ReportError, match="there is no run 'x'"):
+        list(write_report(comparison, tmp_path / "out.html", pair=["x", comparison.names[0]]))
+    with pytest.raises(ReportError, match="names 1 runs; wanted two"):
+        list(write_report(comparison, tmp_path / "out.html", pair=[comparison.names[0]]))
+
+
+def test_the_heat_map_has_one_network_below_the_other(tmp_path):
+    made_runs.write_run(tmp_path / "a")
+    made_runs.write_run(tmp_path / "b", overrides={"model": "mlp"}, layers=("input", "fc1", "fc2"), seed=1)
+    made_runs.write_run(tmp_path / "c", overrides={"model": "mlp"}, layers=("input", "fc1"), seed=2)  # ended early
+    found = tables(compare([tmp_path]))
+    assert found.networks == (("convnet", made_runs.LAYERS), ("mlp", ("input", "fc1", "fc2")))
+    assert found.runs["network"].tolist() == [0, 1, 1]
+    assert list(row_labels(found).values()) == ["convnet: input", "conv1", "conv2", "fc", "mlp: input", "fc1", "fc2"]
+    alone = tables(compare([tmp_path / "b", tmp_path / "c"]))
+    assert list(row_labels(alone).values()) == ["input", "fc1", "fc2"]
+
+
+def test_networks_of_one_name_are_told_apart(tmp_path):
+    made_runs.write_run(tmp_path / "a", layers=("input", "fc"))
+    made_runs.write_run(tmp_path / "b", layers=("input", "conv"))
+    made_runs.write_run(tmp_path / "c", layers=("input", "conv", "head"))
+    made_runs.write_run(tmp_path / "d", layers=("input", "a", "b", "c"))
+    names = [network.name for network in tables(compare([tmp_path])).networks]
+    assert names == ["convnet (2 layers)", "convnet (3 layers)", "convnet (4 layers)"]
+
+
+def axis_of_best_layer(tmp_path, values):
+    for i, value in enumerate(values):
+        made_runs.write_run(tmp_path / str(i), overrides={"model.width": value})
+    spec = single_view(tables(compare([tmp_path])), "best_layer", 330, 330)
+    return spec["layer"][0]["encoding"]["x"]["axis"]["labelAngle"]["expr"]
+
+
+def test_short_values_are_named_level_and_long_ones_slanted(tmp_path):
+    assert '"key0": true' in axis_of_best_layer(tmp_path / "numbers", [16, 32, 64])
+    assert '"key0": false' in axis_of_best_layer(tmp_path / "texts", [f"a_rather_long_name_{i}" for i in range(4)])
+
+
+def test_names_stand_in_the_markdown_summary_as_they_are(tmp_path):
+    names = [
+        "a|b", "`code`", "<img src=x onerror=alert(1)>", "**x** __y__ ~z~", "[link](http://x) ![p](y)",
+        "two\nlines\n# head", "back\\|slash", "a_b_c", "&amp; @someone", "$x$",
+    ]  # fmt: skip
+    for i, name in enumerate(names):
+        made_runs.write_run(tmp_path / str(i), overrides={"model.width": name, "seed": 0}, checkpoints=[("final", 9)])
+    comparison = compare([tmp_path])
+    html = (
+        MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(summary(comparison, list(comparison.names)))
+    )
+    shown = [" ".join(name.split()) for name in comparison.names]
+    cells = [escape(name, quote=False) for name in shown]
+    rows = re.findall(r"<tr>\s*<td>(.*?)</td>", html)
+    assert [unescape(row) for row in rows] == [unescape(cell) for cell in cells]
+    assert [unescape(name) for name in re.findall(r"<li><strong>(.*?)</strong>", html)] == shown
+    assert not re.search(r"<(img|code|em|a|s|h1)\b", html)
+
+
+def test_runs_without_a_configuration_are_told_apart_by_their_records(tmp_path):
+    for i, columns in enumerate([{}, {}, {"n_classes": 10}, {"task": "regression", "test_error": 1.4}]):
+        shutil.rmtree(made_runs.write_run(tmp_path / str(i), seed=i, columns=columns) / ".hydra")
+    shutil.rmtree(made_runs.write_run(tmp_path / "4", layers=("input", "other")) / ".hydra")
+    comparison = compare([tmp_path])
+    assert comparison.keys == ()
+    kind = "400 test samples"
+    assert comparison.problems == [f"3 classes, {kind}"] * 2 + [f"10 classes, {kind}", f"3 values, {kind}"] + [
+        f"3 classes, {kind}"
+    ]
+    assert len(set(comparison.settings)) == 4
+    assert comparison.settings[0] == comparison.settings[1]
+    found = tables(comparison)
+    assert found.runs["network"].tolist() == [0, 0, 1, 2, 3]
+    assert found.highest_error == float("inf")
+    means = summary(comparison).split("### Mean over seeds, best layer")[1].split("###")[0]
+    assert [line.split(" | ")[1] for line in means.strip().splitlines()[2:]] == ["2", "1", "1", "1"]
+
+
+def test_seeds_of_one_problem_stay_repetitions(comparison, tmp_path):
+    assert set(comparison.problems) == {""}
+    for i in range(2):
+        made_runs.write_run(tmp_path / str(i), overrides={"data": "d", "data.seed": i, "seed": i}, seed=i)
+    found = compare([tmp_path])
+    assert found.problems == ["", ""]
+    assert found.settings == ["all runs"] * 2
+
+
+def test_seeds_that_are_all_alike_have_no_interval_and_the_others_stay_shares(tmp_path):
+    for name, errors in {"same": (0.0, 0.0), "wide": (0.0, 0.5)}.items():
+        for seed, error in enumerate(errors):
+            made_runs.write_run(
+                tmp_path / f"{name}{seed}", overrides={"optimizer.lr": name, "seed": seed},
+                columns={"test_error": error, "val_error": error},
+            )  # fmt: skip
+    text = summary(compare([tmp_path]))
+    assert "| lr same | 2 | 0.00% | – |" in text
+    assert "| lr wide | 2 | 25.00% | 0.00% to 100.00% |" in text
+    assert "-0" not in text
