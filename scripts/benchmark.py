@@ -39,15 +39,15 @@ from torch import Tensor
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from layerprobe.models.mnist_convnet import MnistConvNet
-from layerprobe.probing.activations import record
-from layerprobe.probing.features import AveragePool
-from layerprobe.probing.frozen import frozen
-from layerprobe.probing.layers import discover
+from layerprobe.probing.capture.activations import record
+from layerprobe.probing.capture.freeze import frozen
+from layerprobe.probing.capture.layers import discover
+from layerprobe.probing.features.reducers import AveragePool
+from layerprobe.probing.features.scaler import Standardiser
+from layerprobe.probing.parallel import side_by_side
 from layerprobe.probing.patience import PastBest
-from layerprobe.probing.side_by_side import side_by_side
-from layerprobe.probing.small import is_small
+from layerprobe.probing.small_layers import is_small
 from layerprobe.probing.solvers.logistic import Logistic
-from layerprobe.probing.standardise import Standardiser
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.training.checkpoints import load
 from layerprobe.types import SPLITS, Split

@@ -21,9 +21,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from layerprobe.models.digits_convnet import DigitsConvNet
-from layerprobe.probing.features import AbstractReducer, AveragePool, Flatten
+from layerprobe.probing.cost.plan import make_plan
+from layerprobe.probing.features.reducers import AbstractReducer, AveragePool, Flatten
 from layerprobe.probing.pipeline import probe_checkpoint
-from layerprobe.probing.plan import make_plan
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.sgd import SGD

@@ -25,10 +25,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from layerprobe.config import register
-from layerprobe.probing.activations import record
-from layerprobe.probing.features import AbstractReducer, Reduction
-from layerprobe.probing.frozen import frozen
-from layerprobe.probing.layers import Layer, discover
+from layerprobe.probing.capture.activations import record
+from layerprobe.probing.capture.freeze import frozen
+from layerprobe.probing.capture.layers import Layer, discover
+from layerprobe.probing.features.reducers import AbstractReducer, Reduction
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark_recording")

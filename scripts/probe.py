@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from layerprobe.composing import run_script
 from layerprobe.config import as_typed, register
-from layerprobe.job import attended, checked, explained, refused
+from layerprobe.jobs.job import attended, checked, explained, refused
 from layerprobe.results.run_directory import RunDirectory
 
 

@@ -16,12 +16,12 @@ from rich.console import Console
 from layerprobe.command_line import command, override
 from layerprobe.composing import run_script
 from layerprobe.config import as_typed
+from layerprobe.jobs.status import job_states
 from layerprobe.nearest import nearest
 from layerprobe.report.tables.status_table import status_table
 from layerprobe.results.run_summary import RERUNS, RunSummary
 from layerprobe.results.state_file import DamagedFileError
 from layerprobe.results.sweep_record import SweepRecord
-from layerprobe.status import job_states
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="sweep")

@@ -14,11 +14,11 @@ from hydra.types import RunMode
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf, open_dict
-from tests.command import ROOT
 
+from helpers.command import ROOT
 from layerprobe.command_line import command, override
 from layerprobe.config import as_typed, register
-from layerprobe.job import continue_command
+from layerprobe.jobs.job import continue_command
 
 PARSER = OverridesParser.create()
 HOSTILE = st.one_of(

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.command import call
 
+from helpers.command import call
 from layerprobe.command_line import override
 from layerprobe.directories import new_directory, short_path
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import layerprobe
-from layerprobe.probing.layers import discover
+from layerprobe.probing.capture.layers import discover
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:.*torch.jit.script")
 

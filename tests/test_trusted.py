@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 
-from command import ROOT
+from helpers.command import ROOT
 from layerprobe.config import register
 from layerprobe.jobs.probe import Session, sources_of
 from layerprobe.models.digits_convnet import DigitsConvNet
@@ -27,7 +27,7 @@ HOSTILE = [
     "builtins.eval",
     "antigravity.geohash",
     "hydra.utils.get_method",
-    "layerprobe.job.shlex.os.system",
+    "layerprobe.jobs.job.shlex.os.system",
     "layerprobe.models.text.Path",
     "layerprobe.models.text.Path.write_text",
     "layerprobe.models.text.log.info",

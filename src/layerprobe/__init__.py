@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from layerprobe.api import probe as probe
     from layerprobe.layer_list import layers as layers
-    from layerprobe.probing.activations import activations as activations
-    from layerprobe.probing.features import AveragePool as AveragePool
-    from layerprobe.probing.features import ChannelMean as ChannelMean
-    from layerprobe.probing.features import Flatten as Flatten
-    from layerprobe.probing.features import RandomSubset as RandomSubset
+    from layerprobe.probing.capture.activations import activations as activations
+    from layerprobe.probing.features.reducers import AveragePool as AveragePool
+    from layerprobe.probing.features.reducers import ChannelMean as ChannelMean
+    from layerprobe.probing.features.reducers import Flatten as Flatten
+    from layerprobe.probing.features.reducers import RandomSubset as RandomSubset
     from layerprobe.probing.protocol import ProbeProtocol as ProbeProtocol
     from layerprobe.probing.solvers.logistic import Logistic as Logistic
     from layerprobe.probing.solvers.ridge import Ridge as Ridge
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 _HOME = {
     "probe": "layerprobe.api",
     "layers": "layerprobe.layer_list",
-    "activations": "layerprobe.probing.activations",
+    "activations": "layerprobe.probing.capture.activations",
     "ProbeCallback": "layerprobe.training.callback",
     "ProbeProtocol": "layerprobe.probing.protocol",
-    "AveragePool": "layerprobe.probing.features",
-    "ChannelMean": "layerprobe.probing.features",
-    "Flatten": "layerprobe.probing.features",
-    "RandomSubset": "layerprobe.probing.features",
+    "AveragePool": "layerprobe.probing.features.reducers",
+    "ChannelMean": "layerprobe.probing.features.reducers",
+    "Flatten": "layerprobe.probing.features.reducers",
+    "RandomSubset": "layerprobe.probing.features.reducers",
     "Logistic": "layerprobe.probing.solvers.logistic",
     "Ridge": "layerprobe.probing.solvers.ridge",
     "Classification": "layerprobe.probing.tasks.classification",

@@ -12,8 +12,9 @@ from torch import nn
 
 from layerprobe.nearest import nearest
 from layerprobe.probing.batches import Take, inputs_of, targets_of
-from layerprobe.probing.features import AbstractReducer, AveragePool
-from layerprobe.probing.layers import Granularity
+from layerprobe.probing.capture.layers import Granularity
+from layerprobe.probing.features.reducers import AbstractReducer, AveragePool
+from layerprobe.probing.getters import Item, Items
 from layerprobe.probing.penalty import ScikitLearnC
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import L2_GRID, ProbeProtocol
@@ -21,7 +22,6 @@ from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.sgd import SGD as SGD
 from layerprobe.probing.solvers.solver import AbstractSolver
-from layerprobe.probing.take import Item, Items
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.multi_label import MultiLabel as MultiLabel
 from layerprobe.probing.tasks.regression import Regression

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 from torch import nn
 
-from layerprobe.probing.granularity import Granularity
-from layerprobe.probing.inputs import NetworkInputs
-from layerprobe.probing.layers import Layer, left_out_lines, survey
+from layerprobe.probing.capture.granularity import Granularity
+from layerprobe.probing.capture.inputs import NetworkInputs
+from layerprobe.probing.capture.layers import Layer, left_out_lines, survey
 from layerprobe.types import LayerName
 
 

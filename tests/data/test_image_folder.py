@@ -12,11 +12,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from command import ROOT
+from helpers.command import ROOT
+from helpers.made_images import make_image_folder
 from layerprobe.config import register
 from layerprobe.data.errors import DataNotFoundError
 from layerprobe.data.image_folder import ImageFolderDataModule, prescribed_transform
-from made_images import make_image_folder
 
 RESNET = "ResNet50_Weights.IMAGENET1K_V1"
 

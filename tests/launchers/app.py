@@ -10,7 +10,7 @@ import hydra
 from omegaconf import DictConfig
 
 from layerprobe.config import register
-from layerprobe.job import run_job
+from layerprobe.jobs.job import run_job
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 
@@ -43,7 +43,7 @@ if __name__ == "__main__":
         node={
             "number": 0, "broken": -1, "slow": -1, "marks": "???", "run_dir": "${hydra:runtime.output_dir}",
             "run_id": None, "rerun": None,
-            "hydra": {"callbacks": {"table": {"_target_": "layerprobe.sweep.SweepTable"}}},
+            "hydra": {"callbacks": {"table": {"_target_": "layerprobe.jobs.sweep_callbacks.SweepTable"}}},
         },
     )  # fmt: skip
     main()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from slurm_cluster import wait_until
+from helpers.slurm_cluster import wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn.init import xavier_normal_
 
 from layerprobe.models.deep_convnet import DeepConvNet
-from layerprobe.probing.activations import activations
-from layerprobe.probing.layers import discover
+from layerprobe.probing.capture.activations import activations
+from layerprobe.probing.capture.layers import discover
 
 
 def test_the_layers_are_those_of_a_forward_pass_by_hand() -> None:

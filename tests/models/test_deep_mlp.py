@@ -8,8 +8,8 @@ from torch import nn
 from torch.nn.init import xavier_normal_
 
 from layerprobe.models.deep_mlp import DeepMLP
-from layerprobe.probing.activations import activations
-from layerprobe.probing.layers import discover
+from layerprobe.probing.capture.activations import activations
+from layerprobe.probing.capture.layers import discover
 
 
 def by_hand(network: DeepMLP, x: torch.Tensor, slope: float) -> list[torch.Tensor]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import layerprobe
 from layerprobe.probing.controls import by_type, type_keys
+from layerprobe.probing.getters import Column, Item
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.take import Column, Item
 
 WORDS, L2 = 50, [1e-4, 1e-2]
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.init import kaiming_normal_
 
 from layerprobe.models.deep_mlp import DeepMLP
-from layerprobe.probing.activations import activations
+from layerprobe.probing.capture.activations import activations
+from layerprobe.probing.features.scaler import Standardiser
 from layerprobe.probing.solvers.logistic import Logistic
-from layerprobe.probing.standardise import Standardiser
 
 
 def standardised(features: Tensor) -> Tensor:

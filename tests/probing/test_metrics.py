@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import multiclass_auroc
 from layerprobe.probing.metrics import class_auc, f1_score, roc_auc, unexplained_interval
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
-from layerprobe.probing.solvers.softmax import log_odds
+from layerprobe.probing.solvers.softmax_objective import log_odds
 from layerprobe.probing.solvers.solver import AbstractSolver
 
 

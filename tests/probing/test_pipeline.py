@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import layerprobe
 from layerprobe.data.xor import XorDataModule
-from layerprobe.probing.features import Flatten, RandomSubset
+from layerprobe.probing.features.reducers import Flatten, RandomSubset
 from layerprobe.probing.penalty import ScikitLearnC
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol

@@ -10,15 +10,15 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from helpers.reference import made
 from layerprobe.probing.batches import reshuffled
+from layerprobe.probing.features.scaler import Standardiser
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.sgd import SGD
 from layerprobe.probing.solvers.solution import Status
-from layerprobe.probing.standardise import Standardiser
-from reference import made
 
 L2 = [1e-3, 1e-2, 1e-1, 1.0]
 

@@ -20,8 +20,8 @@ from layerprobe.data.text import TextDataModule
 from layerprobe.data.text_table import AbstractTable, LabelledLines, TextFile
 from layerprobe.data.text_tokenizer import PretrainedTokenizer
 from layerprobe.models.text import encoder
+from layerprobe.probing.features.token_reducers import LastToken, MeanToken
 from layerprobe.probing.penalty import ScikitLearnC
-from layerprobe.probing.tokens import LastToken, MeanToken
 
 pytestmark = pytest.mark.slow
 

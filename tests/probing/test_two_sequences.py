@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from transformers import BartConfig, BartModel, T5Config, T5ForConditionalGeneration, T5Model
 
-from cases import one_thread  # noqa: F401
-from layerprobe.probing.frozen import frozen
-from layerprobe.probing.layers import Layer
+from helpers.cases import one_thread  # noqa: F401
+from layerprobe.probing.capture.freeze import frozen
+from layerprobe.probing.capture.layers import Layer
+from layerprobe.probing.features.token_reducers import LastToken, MeanToken
 from layerprobe.probing.pipeline import find_ways
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import run_split
-from layerprobe.probing.tokens import LastToken, MeanToken
 
 
 @cache

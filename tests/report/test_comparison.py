@@ -8,8 +8,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-import made_results as made
-import made_runs
+from helpers import made_results as made
+from helpers import made_runs
 from layerprobe.report.comparison import ReportError, compare, side_by_side
 from layerprobe.report.config_differences import differing_keys, ordered_values, short_keys
 from layerprobe.report.difference import compare_layers, compare_runs, in_words

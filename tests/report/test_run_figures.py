@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import made_results as made
+from helpers import made_results as made
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.charts.heat_map import heat_map
 from layerprobe.report.charts.l2_path import path_curve

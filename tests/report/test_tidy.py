@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-import made_results as made
+from helpers import made_results as made
 from layerprobe.report.percent import interval, plain
 from layerprobe.report.tidy import group_mean, monotonicity, prepare, shared_folder, short_names, usual_top
 from layerprobe.results.record import to_frame

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import made_results as made
+from helpers import made_results as made
 from layerprobe.results.record import DamagedTableError, read_frame
 from layerprobe.results.store import ProbeStore, restore_results
 from layerprobe.types import PathRecord

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
-import made_results as made
+from helpers import made_results as made
 from layerprobe.results.record import read_frame
 from layerprobe.results.store import ProbeStore
 
@@ -18,7 +18,7 @@ ROUNDS = 5
 WRITERS = """
 import os, random, signal, sys, time
 from pathlib import Path
-import made_results as made
+from helpers import made_results as made
 from layerprobe.results.store import ProbeStore
 
 def write(directory):
@@ -50,7 +50,7 @@ for i in range(int(sys.argv[2])):
 def killed(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("killed")
     command = [sys.executable, "-c", WRITERS, str(directory), str(ROUNDS)]
-    subprocess.run(command, cwd=Path(made.__file__).parent, check=True, timeout=120)
+    subprocess.run(command, cwd=Path(made.__file__).parents[1], check=True, timeout=120)
     return directory
 
 

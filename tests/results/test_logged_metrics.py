@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-import made_results as made
+from helpers import made_results as made
 from layerprobe.results.logged_metrics import scalars
 from layerprobe.results.record import to_frame
 

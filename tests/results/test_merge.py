@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import made_results as made
+from helpers import made_results as made
+from layerprobe.jobs.shard import share
 from layerprobe.results.merge import merge_results
 from layerprobe.results.store import ProbeStore
-from layerprobe.shard import share
 
 CHECKPOINTS = [("initial", 0), ("epoch_1", 50), ("final", 100)]
 

@@ -6,8 +6,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-import made_results as made
-import made_runs
+from helpers import made_results as made
+from helpers import made_runs
 from layerprobe.results.any_version import read_any_version
 from layerprobe.results.reader import Run, find_runs
 from layerprobe.results.record import SchemaError, to_frame

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import made_results as made
+from helpers import made_results as made
 from layerprobe.results.record import SCHEMA_VERSION, SchemaError, read_frame, schema, to_frame, to_table
 from layerprobe.types import PathRecord, ProbeRecord
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import made_results as made
+from helpers import made_results as made
 from layerprobe.results.record import SchemaError, read_frame, to_frame
 from layerprobe.results.store import ProbeStore, StoreError
 from layerprobe.types import PathRecord

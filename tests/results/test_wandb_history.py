@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import wandb_log
-from online import environment
-from wandb_server import StoredRun, serving
+from helpers import wandb_log
+from helpers.online import environment
+from helpers.wandb_server import StoredRun, serving
 
 pytest.importorskip("wandb")
 

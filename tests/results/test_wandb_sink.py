@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import made_results as made
-import wandb_log
+from helpers import made_results as made
+from helpers import wandb_log
 from layerprobe.results.record import to_frame
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.wandb_sink import TABLE, WandbSink, finish_run
@@ -167,7 +167,7 @@ def test_a_checkpoint_that_failed_altogether_logs_nothing(tmp_path):
 def test_everything_else_works_without_wandb(tmp_path):
     code = (
         "import sys; sys.modules['wandb'] = None\n"
-        "import made_results as made\n"
+        "from helpers import made_results as made\n"
         "from layerprobe.results.logged_metrics import scalars\n"
         "from layerprobe.results.store import ProbeStore\n"
         "from layerprobe.results.wandb_mode import default_mode\n"
@@ -175,5 +175,5 @@ def test_everything_else_works_without_wandb(tmp_path):
         f"with ProbeStore({str(tmp_path)!r}) as store: store.add(made.result())\n"
         "assert scalars(store.results()); default_mode(); finish_run()\n"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=Path(made.__file__).parent, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], cwd=Path(made.__file__).parents[1], check=True, timeout=120)
     assert len(pd.read_parquet(tmp_path / "results.parquet")) == 1

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from helpers.wandb_server import ENTITY, serving
 from layerprobe.results.wandb_views import NAME, report, save, workspace
-from wandb_server import ENTITY, serving
 
 pytest.importorskip("wandb_workspaces")
 

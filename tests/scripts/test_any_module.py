@@ -12,9 +12,9 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from command import call
+from helpers.command import call
+from helpers.made_images import make_image_folder
 from layerprobe.models.classifier import Classifier, trainable
-from made_images import make_image_folder
 
 QUICK = ("logger=none", "probe.l2=[1e-2]", "reducer=channel_mean")
 TINY = """

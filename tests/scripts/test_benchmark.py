@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import forked
+from helpers import forked
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import command
+from helpers import command
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from command import run
+from helpers.command import run
 
 pytestmark = pytest.mark.slow
 

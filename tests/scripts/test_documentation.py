@@ -22,9 +22,9 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from command import ROOT, call
+from helpers.command import ROOT, call
+from helpers.made_images import make_image_folder
 from layerprobe.config import as_typed, register
-from made_images import make_image_folder
 
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CODE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

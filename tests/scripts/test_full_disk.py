@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from command import ROOT
+from helpers.command import ROOT
 from layerprobe.models.digits_convnet import DigitsConvNet
 
 

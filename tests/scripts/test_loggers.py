@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import forked
+from helpers import forked
 from layerprobe.results.record import to_frame
 from layerprobe.training.log import ProbeLog
 
@@ -46,7 +46,7 @@ def test_a_layer_that_is_called_twice_keeps_a_name_of_its_own_where_mlflow_takes
     pytest.importorskip("mlflow")
     from pytorch_lightning.loggers import MLFlowLogger
 
-    import made_results as made
+    from helpers import made_results as made
 
     logger = MLFlowLogger("made", tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     layers = ("fc", "fc#1", "fc1")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from command import run
-from made_images import make_image_folder
+from helpers.command import run
+from helpers.made_images import make_image_folder
 
 pytestmark = pytest.mark.slow
 

@@ -14,13 +14,13 @@ import torchvision
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from command import ROOT, run, start
-from foreign import ForeignNet
+from helpers.command import ROOT, run, start
+from helpers.foreign import ForeignNet
+from helpers.slow_fits import WORDS as SLOW_FITS
+from helpers.slow_fits import fits
+from helpers.slurm_cluster import wait_until
 from layerprobe.config import register
 from layerprobe.models.digits_convnet import DigitsConvNet
-from slow_fits import WORDS as SLOW_FITS
-from slow_fits import fits
-from slurm_cluster import wait_until
 
 QUICK = ("probe.l2=[1e-2]", "reducer=channel_mean", "logger=none", "hydra.run.dir=run")
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import forked
-import made_results as made
-import made_runs
+from helpers import forked, made_runs
+from helpers import made_results as made
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.store import ProbeStore
 

@@ -16,12 +16,12 @@ import pandas as pd
 import pytest
 import torch
 
-from command import ROOT
-from counted import steps_in
+from helpers.command import ROOT
+from helpers.counted import steps_in
+from helpers.slow_fits import WORDS as SLOW_FITS
+from helpers.slow_fits import fits
+from helpers.slurm_cluster import Cluster, missing_programs, wait_until
 from layerprobe.models.digits_convnet import DigitsConvNet
-from slow_fits import WORDS as SLOW_FITS
-from slow_fits import fits
-from slurm_cluster import Cluster, missing_programs, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import forked
-import made_runs
+from helpers import forked, made_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ["altair", "pandas", "pyarrow", "pytorch_lightning", "scipy", "sklearn", "torch", "transformers", "wandb"]

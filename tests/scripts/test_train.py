@@ -14,8 +14,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
-import wandb_log
-from command import ROOT, run
+from helpers import wandb_log
+from helpers.command import ROOT, run
 from layerprobe.config import register
 
 

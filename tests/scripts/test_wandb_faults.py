@@ -12,9 +12,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import wandb_log
-from online import agree, command, environment, log_of, synced, train
-from wandb_server import serving
+from helpers import wandb_log
+from helpers.online import agree, command, environment, log_of, synced, train
+from helpers.wandb_server import serving
 
 pytestmark = pytest.mark.slow
 

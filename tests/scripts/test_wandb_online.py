@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-import made_runs
-from online import ROOT, agree, command, environment, run, train
-from wandb_server import ENTITY, serving
+from helpers import made_runs
+from helpers.online import ROOT, agree, command, environment, run, train
+from helpers.wandb_server import ENTITY, serving
 
 pytestmark = pytest.mark.slow
 

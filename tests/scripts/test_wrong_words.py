@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from command import call
+from helpers.command import call
 from layerprobe.config_check import wrong_values
 from layerprobe.nearest import nearest
 from layerprobe.results.run_summary import RunSummary

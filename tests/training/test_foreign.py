@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from foreign import ForeignNet, Records, RecordsDataModule
-from layerprobe.probing.layers import discover
+from helpers.foreign import ForeignNet, Records, RecordsDataModule
+from layerprobe.probing.capture.layers import discover
 from layerprobe.training.callback import ProbeCallback
 from layerprobe.training.splits import splits_of_datamodule
 
@@ -22,8 +22,8 @@ PROTOCOL = {
     "_target_": "layerprobe.ProbeProtocol",
     "_convert_": "all",
     "l2": [1e-2],
-    "inputs": {"_target_": "layerprobe.probing.take.Items", "paths": {"pixels": "pixels"}},
-    "targets": {"_target_": "layerprobe.probing.take.Item", "path": "label"},
+    "inputs": {"_target_": "layerprobe.probing.getters.Items", "paths": {"pixels": "pixels"}},
+    "targets": {"_target_": "layerprobe.probing.getters.Item", "path": "label"},
 }
 
 

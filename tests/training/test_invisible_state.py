@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, SubsetRandomSampler
 from torchmetrics import MeanMetric
 
-from layerprobe.probing.activations import activations
+from layerprobe.probing.capture.activations import activations
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.training.callback import ProbeCallback
 
@@ -342,7 +342,7 @@ def test_what_a_network_caches_while_it_is_recorded_serves_training(
     alone, _ = train(tmp_path, loader(), Table(), probed=False)
     probed, _ = train(tmp_path / "1", loader(), Table(), probed=True)
     assert probed == alone
-    monkeypatch.setattr("layerprobe.probing.frozen.torch.no_grad", lambda: torch.inference_mode(True))
+    monkeypatch.setattr("layerprobe.probing.capture.freeze.torch.no_grad", lambda: torch.inference_mode(True))
     with pytest.raises(RuntimeError, match="Inference tensors"):  # positive control
         train(tmp_path / "2", loader(), Table(), probed=True)
 
@@ -356,7 +356,7 @@ def test_logging_in_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert probed["metrics"] == alone["metrics"]
     assert probed["weights"] == alone["weights"]
     assert own
-    monkeypatch.setattr("layerprobe.probing.frozen.silence", lambda network, restore: None)
+    monkeypatch.setattr("layerprobe.probing.capture.freeze.silence", lambda network, restore: None)
     with pytest.raises(Exception, match="log"):  # positive control
         train(tmp_path / "2", DataLoader(Samples(), 8), probed=True, logs=True)
 

@@ -5,7 +5,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from command import ROOT
+from helpers.command import ROOT
 from layerprobe.config import register
 from layerprobe.training.origin import as_built
 

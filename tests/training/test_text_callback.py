@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import layerprobe
+from layerprobe.probing.features.token_reducers import LastToken, MeanToken
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.tokens import LastToken, MeanToken
 
 Batch = tuple[dict[str, Tensor], Tensor]
 

@@ -20,10 +20,11 @@ from pytorch_lightning.plugins.precision import Precision
 from rich.console import Console
 from torch import nn
 
-from layerprobe.job import plain, reason
+from layerprobe.jobs.job import plain, reason
+from layerprobe.jobs.shard import share
 from layerprobe.probing.batches import Data
+from layerprobe.probing.cost.plan import make_plan
 from layerprobe.probing.pipeline import probe_checkpoint
-from layerprobe.probing.plan import make_plan
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.report.depth_view import DepthView
 from layerprobe.report.run_figures import write_run_figures
@@ -35,7 +36,6 @@ from layerprobe.results.progress import ProgressFile
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.store import ProbeStore
-from layerprobe.shard import share
 from layerprobe.training.checkpoints import FrozenCheckpoint, content_hash, load
 from layerprobe.training.find import find_checkpoints
 from layerprobe.training.log import ProbeLog

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
-from layerprobe.job import continue_command
+from layerprobe.jobs.job import continue_command
 from layerprobe.models.classifier import trainable
 from layerprobe.nearest import nearest
 from layerprobe.report.depth_view import DepthView

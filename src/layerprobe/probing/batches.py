@@ -19,8 +19,8 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-from layerprobe.probing.nesting import map_tensors, tensors
-from layerprobe.probing.snapshot import Snapshot, put_back
+from layerprobe.probing.capture.pytree import map_tensors, tensors
+from layerprobe.probing.capture.snapshot import Snapshot, put_back
 from layerprobe.types import SPLITS, Split
 
 Source: TypeAlias = "DataLoader[Any] | tuple[Any, Tensor] | Iterable[Any]"

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from layerprobe.probing.nesting import named_tensors
+from layerprobe.probing.capture.pytree import named_tensors
 
 CONTROLS = ("shuffled", "control_task")
 """`shuffled`: labels without any order, a check of leakage. `control_task`: a random label for each type."""

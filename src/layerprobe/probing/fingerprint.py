@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from layerprobe.probing.nesting import named_tensors
+from layerprobe.probing.capture.pytree import named_tensors
 
 _MOST_VALUES = 64
 """Values of a sample that are read, evenly spaced over it: enough to tell it from another, and soon done."""

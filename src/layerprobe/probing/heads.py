@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from layerprobe.probing.matrix import Features, blocks, placed_blocks
+from layerprobe.probing.features.row_blocks import Features, blocks, placed_blocks
 
 Losses = Callable[[Float[Tensor, "n c"], Int[Tensor, " n"]], Float[Tensor, " n"]]
 """Loss of each sample, from scores and class indices."""

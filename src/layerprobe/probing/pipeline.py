@@ -14,28 +14,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from layerprobe.probing.bank import FeatureBank
 from layerprobe.probing.batches import Data, check_splits, in_order
-from layerprobe.probing.features import AbstractChannelReducer, shape_text
+from layerprobe.probing.capture.freeze import frozen
+from layerprobe.probing.capture.inputs import device_of
+from layerprobe.probing.capture.layers import Layer, discover
+from layerprobe.probing.capture.name_patterns import SHOWN, select
+from layerprobe.probing.capture.token_axes import sequence_axes, token_masks
+from layerprobe.probing.features.cache import FeatureBank
+from layerprobe.probing.features.oom import with_room
+from layerprobe.probing.features.reducers import AbstractChannelReducer, shape_text
+from layerprobe.probing.features.token_reducers import AbstractTokenReducer
 from layerprobe.probing.fingerprint import Fingerprint
-from layerprobe.probing.frozen import frozen
-from layerprobe.probing.inputs import device_of
-from layerprobe.probing.labels import Labels, n_outputs
-from layerprobe.probing.layers import Layer, discover
-from layerprobe.probing.patterns import SHOWN, select
+from layerprobe.probing.fitting import FeatureWay, Selected, Sweep, Ways, feature_ways, features_of, sweep_layer
+from layerprobe.probing.parallel import side_by_side
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Context, Progress, Recording, record_split
+from layerprobe.probing.records import failed, measured
 from layerprobe.probing.refit import refit
-from layerprobe.probing.room import with_room
-from layerprobe.probing.rows import failed, measured
-from layerprobe.probing.sequences import sequence_axes, token_masks
-from layerprobe.probing.side_by_side import side_by_side
-from layerprobe.probing.small import small_layers
-from layerprobe.probing.solvers.precise import full_precision
+from layerprobe.probing.small_layers import small_layers
+from layerprobe.probing.solvers.tf32 import full_precision
 from layerprobe.probing.streaming import stream_checkpoint
-from layerprobe.probing.sweep import FeatureWay, Selected, Sweep, Ways, feature_ways, features_of, sweep_layer
+from layerprobe.probing.targets import Labels, n_outputs
 from layerprobe.probing.tasks.task import Measured
-from layerprobe.probing.tokens import AbstractTokenReducer
 from layerprobe.probing.workspace import feature_budget, host_budget, workspace
 from layerprobe.types import SPLITS, CheckpointInfo, LayerName, LayerResult, Split
 

@@ -11,16 +11,16 @@ from typing import Any, Literal
 from torch import Tensor
 
 from layerprobe.probing.batches import Take, inputs_of, targets_of
+from layerprobe.probing.capture.layers import Granularity
+from layerprobe.probing.capture.token_axes import attention_masks, masks_of_inputs
 from layerprobe.probing.controls import CONTROLS, type_keys
-from layerprobe.probing.features import AbstractReducer, AveragePool, Flatten
-from layerprobe.probing.layers import Granularity
-from layerprobe.probing.memory import memory_budget
+from layerprobe.probing.features.memory_budget import memory_budget
+from layerprobe.probing.features.reducers import AbstractReducer, AveragePool, Flatten
 from layerprobe.probing.penalty import ScikitLearnC
-from layerprobe.probing.sequences import attention_masks, masks_of_inputs
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solver import AbstractSolver
-from layerprobe.probing.solvers.streaming import AbstractStreamingSolver
+from layerprobe.probing.solvers.streaming_solver import AbstractStreamingSolver
 from layerprobe.probing.sources import as_targets
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.task import AbstractTask

@@ -14,18 +14,18 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
-from layerprobe.probing.activations import record
-from layerprobe.probing.bank import FeatureBank, Key
 from layerprobe.probing.batches import Take
-from layerprobe.probing.features import Reduction, Shape, shape_text
-from layerprobe.probing.inputs import Arguments, NetworkInputs, device_of
-from layerprobe.probing.layers import Layer
-from layerprobe.probing.matrix import Features
-from layerprobe.probing.room import first_line, free_cache, out_of_memory
-from layerprobe.probing.row_order import REASONS, BatchCheck, Fault, check_rows
-from layerprobe.probing.sequences import no_mask, token_masks
-from layerprobe.probing.snapshot import Snapshot
-from layerprobe.probing.watch import Site, unwrap
+from layerprobe.probing.capture.activations import record
+from layerprobe.probing.capture.hooks import Site, unwrap
+from layerprobe.probing.capture.inputs import Arguments, NetworkInputs, device_of
+from layerprobe.probing.capture.layers import Layer
+from layerprobe.probing.capture.row_order import REASONS, BatchCheck, Fault, check_rows
+from layerprobe.probing.capture.snapshot import Snapshot
+from layerprobe.probing.capture.token_axes import no_mask, token_masks
+from layerprobe.probing.features.cache import FeatureBank, Key
+from layerprobe.probing.features.oom import first_line, free_cache, out_of_memory
+from layerprobe.probing.features.reducers import Reduction, Shape, shape_text
+from layerprobe.probing.features.row_blocks import Features
 from layerprobe.types import LayerName, Split
 
 Context: TypeAlias = Callable[[], AbstractContextManager[Any]]

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from layerprobe.probing.features.row_blocks import AbstractRows, Features
+from layerprobe.probing.features.scaler import Standardiser
+from layerprobe.probing.fitting import Selected
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.labels import Labels
-from layerprobe.probing.matrix import AbstractRows, Features
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.solvers.spectrum import Spectrum
-from layerprobe.probing.standardise import Standardiser
-from layerprobe.probing.sweep import Selected
+from layerprobe.probing.solvers.gram import Spectrum
+from layerprobe.probing.targets import Labels
 
 
 class JoinedRows(AbstractRows):

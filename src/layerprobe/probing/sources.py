@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from layerprobe.probing.batches import Data
-from layerprobe.probing.nesting import map_tensors, named_tensors
+from layerprobe.probing.capture.pytree import map_tensors, named_tensors
 from layerprobe.types import SPLITS, Split
 
 ACCEPTED = (

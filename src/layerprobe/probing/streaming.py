@@ -13,22 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerprobe.probing.bank import FeatureBank
 from layerprobe.probing.batches import Data, in_order, reshuffled
-from layerprobe.probing.features import Reduction
+from layerprobe.probing.capture.freeze import frozen
+from layerprobe.probing.capture.inputs import device_of
+from layerprobe.probing.capture.layers import Layer
+from layerprobe.probing.features.cache import FeatureBank
+from layerprobe.probing.features.memory_budget import memory_budget
+from layerprobe.probing.features.reducers import Reduction
+from layerprobe.probing.features.scaler import Standardiser
 from layerprobe.probing.fingerprint import Fingerprint
-from layerprobe.probing.frozen import frozen
+from layerprobe.probing.fitting import FeatureWay, Fit, Selected, Sweep, Ways, judged
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.inputs import device_of
-from layerprobe.probing.labels import Labels
-from layerprobe.probing.layers import Layer
-from layerprobe.probing.memory import memory_budget
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Context, Progress, Use, run_split
-from layerprobe.probing.rows import failed, measured
-from layerprobe.probing.solvers.streaming import AbstractStream, AbstractStreamingSolver
-from layerprobe.probing.standardise import Standardiser
-from layerprobe.probing.sweep import FeatureWay, Fit, Selected, Sweep, Ways, judged
+from layerprobe.probing.records import failed, measured
+from layerprobe.probing.solvers.streaming_solver import AbstractStream, AbstractStreamingSolver
+from layerprobe.probing.targets import Labels
 from layerprobe.types import CheckpointInfo, LayerName, LayerResult, Split
 
 

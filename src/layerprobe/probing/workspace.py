@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from layerprobe.probing.memory import memory_budget
+from layerprobe.probing.features.memory_budget import memory_budget
+from layerprobe.probing.solvers.gram import decomposition_bytes
+from layerprobe.probing.solvers.l2_path import PAIR_BYTES
 from layerprobe.probing.solvers.logistic import Logistic
-from layerprobe.probing.solvers.path import PAIR_BYTES
-from layerprobe.probing.solvers.spectrum import decomposition_bytes
 
 _FIXED = 600 * 2**20
 """Scores that a certificate keeps, and blocks of rows in float64."""

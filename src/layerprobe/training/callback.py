@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from layerprobe.probing.batches import Data, check_splits
-from layerprobe.probing.frozen import frozen
+from layerprobe.probing.capture.freeze import frozen
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.results.run_directory import comparable

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from layerprobe.probing.batches import Data
-from layerprobe.probing.plan import make_plan
+from layerprobe.probing.cost.plan import make_plan
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Context
 from layerprobe.types import LayerName

@@ -11,10 +11,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from layerprobe.probing.activations import record
 from layerprobe.probing.batches import in_order, inputs_of, targets_of
-from layerprobe.probing.frozen import frozen
-from layerprobe.probing.layers import Layer, discover
+from layerprobe.probing.capture.activations import record
+from layerprobe.probing.capture.freeze import frozen
+from layerprobe.probing.capture.layers import Layer, discover
 from layerprobe.results.atomic import atomic
 from layerprobe.results.decision_surface import read_plane_frames
 from layerprobe.training.schedule import Schedule

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from layerprobe.probing.matrix import BLOCK, AbstractRows
+from layerprobe.probing.features.row_blocks import BLOCK, AbstractRows
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solver import AbstractSolver

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from layerprobe.probing.solvers.lbfgs import ClassAxes, Measured, Pair, Pairs, Point, minimise, tried
-from layerprobe.probing.solvers.softmax import Evaluation
+from layerprobe.probing.solvers.softmax_objective import Evaluation
 
 
 def quadratic(size: int, l2: float, condition: float):

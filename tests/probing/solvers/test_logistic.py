@@ -12,11 +12,11 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from helpers.reference import logistic_objective, logistic_optimum
+from layerprobe.probing.features.scaler import Standardiser
+from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import Solution, Status
-from layerprobe.probing.solvers.spectrum import Spectrum
-from layerprobe.probing.standardise import Standardiser
-from reference import logistic_objective, logistic_optimum
 
 L2 = torch.logspace(-6, 1, 12, dtype=torch.float64)
 

@@ -6,9 +6,9 @@ import torch
 from sklearn.linear_model import Ridge as TheirRidge
 from torch import Tensor
 
+from layerprobe.probing.features.scaler import Standardiser
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Status
-from layerprobe.probing.standardise import Standardiser
 
 L2 = torch.tensor([1e-6, 1e-3, 1.0, 10.0], dtype=torch.float64)
 

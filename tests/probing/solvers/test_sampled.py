@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from layerprobe.probing.solvers import spectrum as module
+from layerprobe.probing.features.scaler import Standardiser
+from layerprobe.probing.solvers import gram as module
+from layerprobe.probing.solvers.gram import LARGEST, SAMPLE, WIDEST, Spectrum, sampled
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import Status
-from layerprobe.probing.solvers.spectrum import LARGEST, SAMPLE, WIDEST, Spectrum, sampled
-from layerprobe.probing.standardise import Standardiser
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ from sklearn.metrics import r2_score
 from torch import Tensor, nn
 
 import layerprobe
+from helpers.reference import standardise
 from layerprobe.probing.metrics import unexplained_interval
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.tasks.regression import Regression
-from reference import standardise
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
 

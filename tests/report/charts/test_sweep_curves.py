@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-import made_results as made
+from helpers import made_results as made
 from layerprobe.report.charts.sweep_curves import sweep_curves
 from layerprobe.report.error_column import TRAIN
 from layerprobe.report.picture_files import save

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import made_runs
-from browser import Opened, opened
+from helpers import made_runs
+from helpers.browser import Opened, opened
 from layerprobe.report.comparison import compare
 from layerprobe.report.difference import compare_layers, compare_runs
 from layerprobe.report.mcnemar import holm, mcnemar_p

@@ -11,8 +11,8 @@ import pytest
 import vl_convert
 from markdown_it import MarkdownIt
 
-import made_results as made
-import made_runs
+from helpers import made_results as made
+from helpers import made_runs
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.comparison import ReportError, compare
 from layerprobe.report.markdown import summary

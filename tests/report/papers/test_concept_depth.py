@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-import made_results as made
+from helpers import made_results as made
 from layerprobe.report.charts.concept_depth import concept_depth_chart
 from layerprobe.report.papers.concept_depth import (
     concept_depth,

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-import made_results as made
+from helpers import made_results as made
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.depth_view import DepthView
 from layerprobe.report.error_column import TEST, TRAIN

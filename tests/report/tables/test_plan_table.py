@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from layerprobe.quantities import size_text, time_text
+from layerprobe.formatting import size_text, time_text
 from layerprobe.report.tables.plan_table import plan_table
 
 

@@ -3,7 +3,7 @@ import io
 import pandas as pd
 from rich.console import Console
 
-import made_results as made
+from helpers import made_results as made
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.picture_files import save
 from layerprobe.report.tables.results_table import results_table

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-import made_results as made
+from helpers import made_results as made
 from layerprobe.report.tidy import few_frames
 from layerprobe.report.toy.animation import film, write_film
 from layerprobe.report.toy.projection import in_the_plane

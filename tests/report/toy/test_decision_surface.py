@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-import made_results as made
+from helpers import made_results as made
 from layerprobe.report.picture_files import save
 from layerprobe.report.toy.decision_surface import output_surface
 from layerprobe.report.toy.hidden_plane import hidden_plane

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from layerprobe.probing.solvers.softmax import Evaluation
+from layerprobe.probing.solvers.softmax_objective import Evaluation
 
 Metric = Callable[[Float[Tensor, "k m e"]], Float[Tensor, "k m e"]]
 """Applies an approximate inverse Hessian to k vectors."""

@@ -11,17 +11,17 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from layerprobe.probing.matrix import Features
-from layerprobe.probing.solvers.centred import FLOOR, Centred
-from layerprobe.probing.solvers.duality import certify
-from layerprobe.probing.solvers.operations import Operations
-from layerprobe.probing.solvers.path import Path, Samples
-from layerprobe.probing.solvers.precise import full_precision
-from layerprobe.probing.solvers.softmax import basis, log_odds
+from layerprobe.probing.features.row_blocks import Features
+from layerprobe.probing.solvers.centred_axes import FLOOR, Centred
+from layerprobe.probing.solvers.cpu_threads import evaluation_operations, threads_for
+from layerprobe.probing.solvers.duality_gap import certify
+from layerprobe.probing.solvers.gram import LARGEST, SAMPLE, Spectrum, sampled
+from layerprobe.probing.solvers.l2_path import Path, Samples
+from layerprobe.probing.solvers.operation_counts import Operations
+from layerprobe.probing.solvers.softmax_objective import basis, log_odds
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
-from layerprobe.probing.solvers.spectrum import LARGEST, SAMPLE, Spectrum, sampled
-from layerprobe.probing.solvers.threads import evaluation_operations, threads_for
+from layerprobe.probing.solvers.tf32 import full_precision
 
 _ABSENT = -60.0
 """Score of a class without a training sample, below the lowest bias: its probability is beneath rounding."""

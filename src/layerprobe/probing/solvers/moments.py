@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from layerprobe.probing.matrix import Features, placed_blocks
+from layerprobe.probing.features.row_blocks import Features, placed_blocks
 
 _BLOCK = 1 << 22
 

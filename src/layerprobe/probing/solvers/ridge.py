@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from layerprobe.probing.matrix import Features
-from layerprobe.probing.solvers.conjugate import NOTHING, Centred, descend
-from layerprobe.probing.solvers.left_out import leave_one_out
+from layerprobe.probing.features.row_blocks import Features
+from layerprobe.probing.features.scaler import Standardiser
+from layerprobe.probing.solvers.conjugate_gradient import NOTHING, Centred, descend
+from layerprobe.probing.solvers.gram import LARGEST, Spectrum
+from layerprobe.probing.solvers.leave_one_out import leave_one_out
 from layerprobe.probing.solvers.moments import Axes, Moments, Sums
-from layerprobe.probing.solvers.operations import Operations
+from layerprobe.probing.solvers.operation_counts import Operations
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import Stop
-from layerprobe.probing.solvers.spectrum import LARGEST, Spectrum
-from layerprobe.probing.solvers.streaming import AbstractStream, AbstractStreamingSolver
-from layerprobe.probing.standardise import Standardiser
+from layerprobe.probing.solvers.streaming_solver import AbstractStream, AbstractStreamingSolver
 
 _TYPICAL_PASSES = 40
 """Passes over the samples of conjugate gradients."""

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from layerprobe.probing.matrix import Features
-from layerprobe.probing.solvers.operations import Operations
-from layerprobe.probing.solvers.softmax import log_odds
+from layerprobe.probing.features.row_blocks import Features
+from layerprobe.probing.features.scaler import Standardiser
+from layerprobe.probing.solvers.gram import LARGEST, Spectrum
+from layerprobe.probing.solvers.operation_counts import Operations
+from layerprobe.probing.solvers.softmax_objective import log_odds
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import Stop
-from layerprobe.probing.solvers.spectrum import LARGEST, Spectrum
-from layerprobe.probing.solvers.streaming import AbstractStream, AbstractStreamingSolver
-from layerprobe.probing.standardise import Standardiser
+from layerprobe.probing.solvers.streaming_solver import AbstractStream, AbstractStreamingSolver
 
 _BATCH = 256
 

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from layerprobe.probing.batches import class_indices
 from layerprobe.probing.controls import majority_error
+from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.labels import Labels
-from layerprobe.probing.matrix import Features
 from layerprobe.probing.metrics import class_auc, f1_score
+from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
-from layerprobe.probing.solvers.spectrum import Spectrum
+from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import AbstractTask, Measured
 from layerprobe.types import Split
 from layerprobe.wilson import wilson_interval

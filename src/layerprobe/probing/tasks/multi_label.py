@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.labels import Labels
-from layerprobe.probing.matrix import Features
 from layerprobe.probing.metrics import f1_score, mean_of_known, roc_auc
+from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
-from layerprobe.probing.solvers.spectrum import Spectrum
+from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import AbstractTask, Measured
 from layerprobe.types import Split
 from layerprobe.wilson import wilson_interval

@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.labels import Labels
-from layerprobe.probing.matrix import Features
 from layerprobe.probing.metrics import unexplained_interval
+from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
-from layerprobe.probing.solvers.spectrum import Spectrum
+from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import AbstractTask, Measured
 from layerprobe.types import Split
 

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.labels import Labels
-from layerprobe.probing.matrix import Features
+from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
-from layerprobe.probing.solvers.spectrum import Spectrum
+from layerprobe.probing.targets import Labels
 from layerprobe.types import Split
 
 

@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from layerprobe.quantities import size_text, time_text
+from layerprobe.formatting import size_text, time_text
 
 
 def plan_table(layers: pd.DataFrame) -> Table:

@@ -1,0 +1,69 @@
+"""How fine the list of layers is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal, TypeAlias, get_args
+
+from torch import nn
+
+from layerprobe.probing.capture.hooks import is_compiled
+
+Granularity: TypeAlias = Literal["ops", "modules", "blocks"]
+GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
+"""`ops`: every tensor; `modules`: outputs of modules; `blocks`: outputs of the largest repeated parts.
+
+All three list the input.
+"""
+
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def block_paths(root: nn.Module, path: str) -> set[str]:
+    """Paths of the modules whose outputs the granularity `blocks` lists.
+
+    A repeated container is a Sequential, ModuleList or ModuleDict with at least two children of one class that have
+    children themselves: the stages of a residual network, the blocks of a transformer. Listed are the children of
+    repeated containers, and everything beside the way from the root to them, so that the curve is complete: the stem
+    before, the head after. A child that is itself a repeated container (a stage of blocks) is opened in turn; another
+    child is a block and stays closed, whatever is repeated inside; so does one of three or more children of one class
+    that stand in no container (GoogLeNet's inceptions). Without any repeated container, the root's own children are
+    listed.
+
+    Args:
+        root: The module in which names begin.
+        path: Its path, which all paths returned begin with.
+    """
+    found: set[str] = set()
+    _open(_original(root), path, found)
+    return found
+
+
+def _open(module: nn.Module, path: str, found: set[str]) -> None:
+    inside = _is_repeated(module)
+    classes = Counter(type(_original(child)) for child in module.children())
+    for name, wrapped in module.named_children():
+        child = _original(wrapped)
+        child_path = f"{path}.{name}".lstrip(".") + ("._orig_mod" if child is not wrapped else "")
+        found.add(child_path)
+        never_called = type(child) in (nn.ModuleList, nn.ModuleDict)
+        one_of_many = classes[type(child)] >= 3 and not isinstance(child, _CONTAINERS)
+        if never_called or (_is_repeated(child) if inside or one_of_many else _holds_repeated(child)):
+            _open(child, child_path, found)
+
+
+def _original(module: nn.Module) -> nn.Module:
+    return module._modules["_orig_mod"] if is_compiled(module) else module  # type: ignore[return-value]
+
+
+def _is_repeated(module: nn.Module) -> bool:
+    if not isinstance(module, _CONTAINERS):
+        return False
+    children = map(_original, module.children())
+    classes = Counter(type(child) for child in children if any(child.children()))
+    return any(number >= 2 for number in classes.values())
+
+
+def _holds_repeated(module: nn.Module) -> bool:
+    return any(_is_repeated(_original(inner)) for inner in module.modules())

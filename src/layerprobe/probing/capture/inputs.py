@@ -1,0 +1,120 @@
+"""What a network is called with: a tensor, positional arguments, or keyword arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from layerprobe.probing.capture.pytree import Path, map_tensors, named_tensors, sealed
+
+NetworkInputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any] | Any
+"""A tensor, positional arguments (`network(*inputs)`) or keyword arguments (`network(**inputs)`); any other object that
+holds tensors, such as a dataclass, is the only argument (`network(inputs)`). The batch axis comes first."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of one call of a network.
+
+    Attributes:
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        batch_size: Size of the first axis of the first tensor; the tensors that share it hold a batch.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    batch_size: int
+
+    @classmethod
+    def of(cls, inputs: NetworkInputs) -> Arguments:
+        """Read the arguments from what a user gives.
+
+        Raises:
+            TypeError: The inputs are nothing that a network can be called with, or hold data in something that cannot
+                be looked into.
+            ValueError: There is no tensor with a batch axis, or the batch is empty.
+        """
+        args: tuple[Any, ...] = ()
+        kwargs: dict[str, Any] = {}
+        if isinstance(inputs, Tensor):
+            args = (inputs,)
+        elif isinstance(inputs, Mapping):
+            kwargs = dict(inputs)
+        elif isinstance(inputs, tuple | list):
+            args = tuple(inputs)
+        elif named_tensors(inputs, state=True):
+            args = (inputs,)
+        else:
+            raise TypeError(
+                f"the network's inputs are a {type(inputs).__name__}, which it cannot be called with. Give a tensor, "
+                "a tuple or list of positional arguments, a mapping of keyword arguments, or an object that holds "
+                "tensors."
+            )
+        if closed := sealed((args, kwargs)):
+            path, part = closed[0]
+            raise TypeError(
+                f"the network's inputs hold a {type(part).__name__} at {'.'.join(path[1:])!r}, which cannot be looked "
+                "into: its samples can be neither chosen nor copied. Give tensors instead, also inside tuples, lists, "
+                "mappings, dataclasses or other objects with attributes, or leave it out with `inputs`."
+            )
+        if any(tensor.is_nested for _, tensor in named_tensors((args, kwargs), state=True)):
+            raise ValueError(
+                "the network's inputs hold a jagged (nested) tensor, whose samples cannot be cut along axis 0. "
+                "Pass what can be with `inputs`: `torch.nested.to_padded_tensor(batch, 0.0)`, with a mask of padding."
+            )
+        sizes = [tensor.shape[0] for _, tensor in named_tensors((args, kwargs), state=True) if tensor.ndim]
+        if not sizes:
+            raise ValueError(
+                "the network's inputs hold no tensor with a batch axis. "
+                "Give at least one tensor whose first axis runs over samples."
+            )
+        if sizes[0] == 0:
+            raise ValueError("the network's inputs are an empty batch. Give at least one sample.")
+        return cls(args, kwargs, sizes[0])
+
+    def take(self, rows: Sequence[int]) -> Arguments:
+        """The same call on copies of some of its samples."""
+
+        def pick(tensor: Tensor) -> Tensor:
+            if not self.holds_batch(tensor):
+                return tensor.detach().clone()
+            return tensor.detach().index_select(0, torch.tensor(rows, device=tensor.device))
+
+        return self._mapped(pick, len(rows))
+
+    def copy_to(self, device: torch.device | None) -> Arguments:
+        """The same call on copies, on a device: a network that works in place on its input leaves the given one."""
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = tensor.detach() if device is None else tensor.detach().to(device)
+            return moved.clone() if moved.device == tensor.device else moved
+
+        return self._mapped(move, self.batch_size)
+
+    def _mapped(self, function: Callable[[Tensor], Tensor], batch_size: int) -> Arguments:
+        args, kwargs = map_tensors((self.args, self.kwargs), function)
+        return Arguments(args, kwargs, batch_size)
+
+    def named(self) -> list[tuple[Path, Tensor]]:
+        """Every tensor with its key or index; the path is `()` if there is one tensor only."""
+        positional = {str(index): value for index, value in enumerate(self.args)}
+        return named_tensors({**positional, **self.kwargs}, state=True)
+
+    def holds_batch(self, tensor: Tensor) -> bool:
+        """Whether the first axis of one of the tensors runs over samples."""
+        return tensor.ndim > 0 and tensor.shape[0] == self.batch_size
+
+
+def device_of(network: nn.Module) -> torch.device | None:
+    """Where the network's first parameter or buffer is; None if it has neither.
+
+    Those on the meta device are passed over while there are others: their values are kept elsewhere until needed.
+    """
+    devices = [tensor.device for tensor in chain(network.parameters(), network.buffers())]
+    return next((device for device in devices if device.type != "meta"), devices[0] if devices else None)

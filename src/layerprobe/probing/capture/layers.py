@@ -1,0 +1,454 @@
+"""Which intermediate tensors a network makes: name, order, depth, kind."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from inspect import signature
+
+import torch
+from torch import Tensor, nn
+
+from layerprobe.probing.capture.batch_axis import agree, batch_axis, excerpt, split
+from layerprobe.probing.capture.freeze import frozen, uninitialised
+from layerprobe.probing.capture.granularity import GRANULARITIES, Granularity, block_paths
+from layerprobe.probing.capture.hooks import INPUT, Site, module_at, unwrap
+from layerprobe.probing.capture.inputs import Arguments, NetworkInputs, device_of
+from layerprobe.probing.capture.name_patterns import select
+from layerprobe.probing.capture.naming import Candidate, Names, candidates
+from layerprobe.probing.capture.row_order import REASONS, Fault, check_rows
+from layerprobe.probing.capture.site_hooks import visit
+from layerprobe.probing.capture.trace import Occurrence, Trace, trace
+from layerprobe.types import LayerName
+
+_logger = logging.getLogger("layerprobe")
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where one tensor is found in a forward pass, and how its samples lie in it.
+
+    Attributes:
+        site: Where it appears.
+        kind: Class of the module, name of the function, or `input`.
+        shape: Shape of one sample.
+        batch_axis: The axis that runs over samples.
+        fold: How many entries of that axis belong to each sample, one sample after the other; 1 in the plain case.
+        channel_axis: Which axis of one sample the network treats as channels; None where nothing says so, or where
+            there are not several.
+    """
+
+    site: Site
+    kind: str
+    shape: tuple[int, ...]
+    batch_axis: int
+    fold: int
+    channel_axis: int | None = None
+
+    def samples_first(self, tensor: Tensor, n_samples: int) -> Tensor:
+        """A view with an axis over samples first; a folded axis is split, and the rest of it stays in place.
+
+        Args:
+            tensor: What was found, in its own layout.
+            n_samples: Number of samples in the batch.
+
+        Raises:
+            ValueError: The batch axis does not hold that many samples.
+        """
+        return split(tensor, self.batch_axis, n_samples, folded=self.fold > 1)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An intermediate tensor of the forward pass.
+
+    Attributes:
+        name: Path of the module that made it, with `#1`, `#2`, … when called again; `module.function` for a functional
+            operation; `input`, or `input.<key or index>` where there are several.
+        depth: 0 for the input, then the order of execution among the layers of this granularity; `include` and
+            `exclude` do not change it.
+        kind: The module's class, the function's name, or `input`.
+        shape: Shape of one sample, without the batch axis.
+        aliases: Names of later tensors with the same values, perhaps in another shape: dropout in eval mode, flatten,
+            a container that returns its child's output.
+        taps: Where the layer is found (first), and its aliases (after it, in their order).
+        alone: Whether it is read from one sample at a time, because the network reorders a batch by its data.
+    """
+
+    name: LayerName
+    depth: int
+    kind: str
+    shape: tuple[int, ...]
+    aliases: tuple[LayerName, ...]
+    taps: tuple[Tap, ...]
+    alone: bool = False
+
+    @property
+    def names(self) -> tuple[LayerName, ...]:
+        """The layer's name and its aliases."""
+        return (self.name, *self.aliases)
+
+    @property
+    def channel_axis(self) -> int | None:
+        """Which axis of one sample the network treats as channels; None where that is not known."""
+        return self.taps[0].channel_axis
+
+    def under(self, name: LayerName) -> Layer:
+        """The same layer shown under one of its names, with the shape that it has there."""
+        taps = dict(zip(self.names, self.taps, strict=True))
+        tap = taps.pop(name)
+        return Layer(name, self.depth, tap.kind, tap.shape, tuple(taps), (tap, *taps.values()), self.alone)
+
+
+def discover(
+    network: nn.Module,
+    inputs: NetworkInputs,
+    *,
+    granularity: Granularity | str = "ops",
+    include: str | Sequence[str] = ("*",),
+    exclude: str | Sequence[str] = (),
+) -> tuple[Layer, ...]:
+    """List the layers of a network in order of execution.
+
+    The network runs frozen on batches of two and of three made of the first two samples (of the first, if it is the
+    only one), so the list does not depend on the size of the batch; and on up to 32 samples, these in another order,
+    and some of them alone. A tensor is a layer if it is floating point, exactly one of its axes grows with the batch
+    (weights, masks and tables of positions do not), it is computed from the input, and its values for a sample do not
+    depend on which other samples are in the batch. Where a network puts the samples of a batch into an order of its
+    own, its layers are recorded from one sample at a time. The input is a layer if it is floating point or uint8
+    (pixels); other integers and booleans (token ids, masks, lengths) are categories, not quantities.
+
+    A network whose parameters are not initialised yet (lazy modules) is called once first, as its user would.
+
+    Args:
+        network: Any module; wrappers for several devices and `torch.compile` are looked through.
+        inputs: A tensor, a tuple or list (called `network(*inputs)`) or a mapping (called `network(**inputs)`), with
+            the batch axis first.
+        granularity: `ops` for every tensor, `modules` for outputs of modules, `blocks` for those of the largest
+            repeated parts (see `granularity.block_paths`).
+        include: Glob patterns of names; a layer of which only an alias matches is shown under that alias.
+        exclude: Glob patterns of names to leave out.
+
+    Returns:
+        The layers in order of execution.
+
+    Raises:
+        TypeError: The inputs are nothing that a network can be called with.
+        ValueError: No layer is found, a pattern matches none, or the inputs hold no batch.
+    """
+    every, left_out = list_layers(network, inputs, granularity=granularity)
+    wanted = select([layer.names for layer in every], include, exclude, left_out)
+    return tuple(layer.under(names[0]) for layer, names in zip(every, wanted, strict=True) if names)
+
+
+def list_layers(
+    network: nn.Module, inputs: NetworkInputs, *, granularity: Granularity | str = "ops"
+) -> tuple[tuple[Layer, ...], dict[LayerName, str]]:
+    """As `survey`, but a network has to have layers, and what is left out is logged: once, not at every checkpoint.
+
+    Args:
+        network: As for `discover`.
+        inputs: As for `discover`.
+        granularity: As for `discover`.
+
+    Returns:
+        As `survey`.
+
+    Raises:
+        TypeError: As `discover`.
+        ValueError: As `discover`.
+    """
+    every, left_out = survey(network, inputs, granularity=granularity)
+    if not every:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:5])
+        raise ValueError(
+            f"the network has no layers of granularity {granularity!r}: it makes no floating-point tensor with an "
+            f"axis over samples. {f'Left out: {reasons}. ' if reasons else ''}"
+            "Check that its inputs have the batch axis first, or choose granularity='ops'."
+        )
+    _say_once(left_out_lines(left_out))
+    return every, left_out
+
+
+@lru_cache(maxsize=64)
+def _say_once(lines: tuple[str, ...]) -> None:
+    """Log what is left out; the same at the next checkpoint is no news."""
+    if lines:
+        _logger.info("Left out:\n%s", "\n".join(f"  {line}" for line in lines))
+
+
+def left_out_lines(left_out: Mapping[LayerName, str], shown: int = 6) -> tuple[str, ...]:
+    """What is left out, a line for each reason: how many, some names, why.
+
+    Args:
+        left_out: Names of tensors that are no layers, and the reasons.
+        shown: Names to show for each reason at most.
+    """
+    by_reason: dict[str, list[LayerName]] = defaultdict(list)
+    for name, reason in left_out.items():
+        by_reason[reason].append(name)
+    return tuple(
+        f"{', '.join(names[:shown])}{f', … ({len(names) - shown} more)' if len(names) > shown else ''}: {reason}"
+        for reason, names in by_reason.items()
+    )
+
+
+def survey(
+    network: nn.Module, inputs: NetworkInputs, *, granularity: Granularity | str = "ops"
+) -> tuple[tuple[Layer, ...], dict[LayerName, str]]:
+    """List the layers of a network, and the tensors and outputs that are none with the reason.
+
+    Args:
+        network: As for `discover`.
+        inputs: As for `discover`.
+        granularity: As for `discover`.
+
+    Returns:
+        The layers in order of execution, and a mapping from the names of other tensors to why they are none.
+
+    Raises:
+        TypeError: The inputs are nothing that a network can be called with.
+        ValueError: The inputs hold no batch, or the granularity is unknown.
+    """
+    if granularity not in GRANULARITIES:
+        raise ValueError(f"unknown granularity {granularity!r}. Choose one of {', '.join(GRANULARITIES)}.")
+    network = unwrap(network)
+    given = Arguments.of(inputs)
+    other = 1 if given.batch_size > 1 else 0
+    device = device_of(network)
+    two, three, twice = (given.take(rows).copy_to(device) for rows in ([0, other], [0, other, 0], [other, other]))
+    if uninitialised(network):
+        _initialise(network, two)
+
+    try:
+        found = _run(network, two)
+    except Exception as error:
+        if _runs(network, given):
+            raise ValueError(_not_cut(given, error)) from error
+        _check_call(network, given)
+        raise
+    shapes = {occurrence.site: occurrence.shape for occurrence in found.occurrences}
+    axes: dict[Site, tuple[int, int] | None] = {}
+    excerpts: dict[Site, Tensor] = {}
+
+    def compare(site: Site, tensor: Tensor) -> None:
+        axes[site] = axis = batch_axis(shapes.get(site, ()), tuple(tensor.shape))
+        if axis is not None and tensor.is_floating_point():
+            excerpts[site] = excerpt(tensor, axis[0], 3)
+
+    _run(network, three, compare)
+    mixing = _mixing(network, (twice, two), excerpts, axes)
+
+    findings = _check_rows(network, given, {site: axis for site, axis in axes.items() if site in excerpts and axis})
+    alone = {site for site, fault in findings.items() if fault == "reordered"}
+    mixing = (mixing | findings.keys()) - alone
+
+    layers: list[Candidate] = []
+    left_out: dict[Occurrence, str] = {}
+    naming = Names(network, found.root)
+    blocks = block_paths(module_at(network, found.root.module), found.root.module)
+    for candidate in candidates(found):
+        site, dtype, shape = candidate.occurrence.site, candidate.occurrence.dtype, candidate.occurrence.shape
+        pixels = site.function == INPUT and dtype == torch.uint8
+        if 0 in shape:
+            reason = f"is empty: shape {shape} for two samples"
+        elif not (dtype.is_floating_point or pixels):
+            reason = _no_quantity(dtype)
+        elif site not in axes:
+            reason = "not reached in every pass: the control flow depends on the batch"
+        elif axes[site] is None:
+            reason = f"no axis, or more than one, grows with the batch: shape {shape} for two samples"
+        elif site in mixing:
+            reason = REASONS["mixed"]
+        else:
+            layers.append(candidate)
+            continue
+        if _belongs(candidate, granularity, blocks):
+            left_out[candidate.occurrence] = reason
+    for occurrence, kind in found.objects:
+        if _belongs(Candidate(occurrence, occurrence.order, True), granularity, blocks):
+            left_out[occurrence] = f"returns a {kind}, in which no tensor is found"
+
+    # Layers first: their numbers must not depend on what else there is.
+    names = naming.name_all([*(candidate.occurrence for candidate in layers), *left_out])
+    groups: dict[int, list[tuple[str, Tap]]] = defaultdict(list)
+    for candidate in layers:
+        occurrence = candidate.occurrence
+        if _belongs(candidate, granularity, blocks):
+            axis, fold = axes[occurrence.site] or (0, 1)
+            shape = _sample_shape(occurrence.shape, axis, fold)
+            channel = _sample_axis(found.channel_axes.get(occurrence.site), len(shape), axis, fold)
+            tap = Tap(occurrence.site, naming.kind(occurrence), shape, axis, fold, channel)
+            groups[occurrence.value].append((names[occurrence], tap))
+    reasons = {names[occurrence]: reason for occurrence, reason in left_out.items()}
+    if granularity != "blocks":
+        scripted = [path for path, module in network.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+        inside = [path for path in scripted if path and any(other in _parents(path) for other in scripted)]
+        hidden = "is inside TorchScript, which shows nothing but what the outermost scripted module returns"
+        reasons |= {naming.of_module(path): hidden for path in inside if naming.of_module(path) not in names.values()}
+    return _in_order(list(groups.values()), alone), reasons
+
+
+def _run(network: nn.Module, arguments: Arguments, on_tensor: Callable[[Site, Tensor], None] | None = None) -> Trace:
+    with frozen(network, seed=0):
+        try:
+            # Whatever the network does to copies ends with this pass.
+            return trace(network, arguments.copy_to(None), on_tensor)
+        except Exception as error:
+            error.add_note(f"(raised by the network on {arguments.batch_size} samples, run to find its layers)")
+            raise
+
+
+def _runs(network: nn.Module, given: Arguments) -> bool:
+    try:
+        with frozen(network, seed=0):
+            visit(network, given.copy_to(device_of(network)), (), lambda site, tensor: None)
+    except Exception:
+        return False
+    return True
+
+
+def _check_call(network: nn.Module, given: Arguments) -> None:
+    try:
+        signature(network.forward).bind(*given.args, **given.kwargs)
+    except TypeError as error:
+        raise TypeError(
+            f"the network cannot be called with these inputs: {error}, for {len(given.args)} positional and "
+            f"{len(given.kwargs)} keyword arguments. A list or tuple is called as network(*inputs) and a mapping as "
+            "network(**inputs), and samples are cut along axis 0 of each tensor: images of one size are stacked into "
+            "one tensor. Say with `inputs` what of a batch is passed; one argument that is a list is passed as (list,)."
+        ) from error
+    except ValueError:  # no signature is known
+        return
+
+
+def _not_cut(given: Arguments, error: Exception) -> str:
+    shapes = ", ".join(
+        f"{'.'.join(path) or 'the input'} {tuple(tensor.shape)}{'' if given.holds_batch(tensor) else ' (kept whole)'}"
+        for path, tensor in given.named()[:5]
+    )
+    return (
+        f"the network runs on the inputs as they are, but not on two of their samples, cut along axis 0 ({shapes}): "
+        f"{type(error).__name__}: {error}. Every tensor whose first axis is as long as the first one's is taken to "
+        "hold a sample in each row; lists of images, and graphs as nodes and edges, do not. Pass with `inputs` what "
+        "can be cut: one tensor of all samples (images stacked, graphs padded alike), and a network that takes it."
+    )
+
+
+def _initialise(network: nn.Module, arguments: Arguments) -> None:
+    training = {module: module.training for module in network.modules()}
+    try:
+        network.eval()
+        with torch.no_grad():
+            arguments = arguments.copy_to(None)
+            network(*arguments.args, **arguments.kwargs)
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+def _mixing(
+    network: nn.Module,
+    companies: Sequence[Arguments],
+    expected: Mapping[Site, Tensor],
+    axes: Mapping[Site, tuple[int, int] | None],
+) -> set[Site]:
+    """Sites whose values for the second sample depend on the rest of the batch.
+
+    Where values differ between two passes over the same batch too, they are random, and say nothing about mixing.
+
+    Args:
+        network: The network.
+        companies: Batches with the same second sample: the first that takes the same way through the network counts.
+        expected: What the second sample's values are in another batch.
+        axes: The axis over samples, and the fold.
+    """
+
+    def read(arguments: Arguments, sites: Collection[Site], seed: int) -> dict[Site, Tensor]:
+        found: dict[Site, Tensor] = {}
+
+        def keep(site: Site, tensor: Tensor) -> None:
+            axis, _ = axes[site] or (0, 1)
+            with suppress(ValueError):  # another way through the network, such as without a mask of no padding
+                found[site] = excerpt(tensor, axis, arguments.batch_size)
+
+        with frozen(network, seed=seed):
+            visit(network, arguments.copy_to(None), sites, keep)
+        return found
+
+    for company in companies:
+        first = read(company, expected.keys(), 0)
+        if len(first) == len(expected):
+            break
+    changed = {site for site, values in first.items() if not agree(values, expected[site])}
+    if not changed:
+        return changed
+    second = read(company, changed, 1)
+    return {site for site in changed if site not in second or agree(first[site], second[site])}
+
+
+def _check_rows(network: nn.Module, given: Arguments, axes: Mapping[Site, tuple[int, int]]) -> Mapping[Site, Fault]:
+    def reader(axis: int, fold: int) -> Callable[[Tensor, int], Tensor]:
+        return lambda tensor, n_samples: split(tensor, axis, n_samples, folded=fold > 1)
+
+    readers = {site: reader(*axis) for site, axis in axes.items()}
+    return check_rows(network, given.copy_to(device_of(network)), readers).faults
+
+
+def _belongs(candidate: Candidate, granularity: Granularity, blocks: set[str]) -> bool:
+    site = candidate.occurrence.site
+    if granularity == "ops":
+        return True
+    if granularity == "modules" or not candidate.of_module:
+        return candidate.of_module
+    return bool(site.function) or site.module in blocks or site.module == ""
+
+
+def _no_quantity(dtype: torch.dtype) -> str:
+    name = str(dtype).removeprefix("torch.")
+    if dtype.is_complex:
+        return f"holds {name}: heads take real numbers"
+    if name.startswith(("q", "bits")):
+        return f"holds quantised numbers ({name}): heads take floating-point ones"
+    return f"holds {name}: categories, not quantities"
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[:depth]) for depth in range(len(parts))]
+
+
+def _sample_shape(shape: tuple[int, ...], axis: int, fold: int) -> tuple[int, ...]:
+    folded = (fold,) if fold > 1 else ()
+    return (*shape[:axis], *folded, *shape[axis + 1 :])
+
+
+def _sample_axis(axis: int | None, n_axes: int, batch: int, fold: int) -> int | None:
+    """Where an axis of a batch is in one sample; None for that over samples."""
+    if axis is None or axis == batch or n_axes < 2:
+        return None
+    return axis - 1 if axis > batch and fold == 1 else axis
+
+
+def _in_order(groups: list[list[tuple[str, Tap]]], alone: Container[Site]) -> tuple[Layer, ...]:
+    layers = []
+    depth = 0
+    for group in groups:
+        names, taps = zip(*group, strict=True)
+        depth += taps[0].site.function != INPUT
+        layers.append(
+            Layer(
+                name=names[0],
+                depth=0 if taps[0].site.function == INPUT else depth,
+                kind=taps[0].kind,
+                shape=taps[0].shape,
+                aliases=names[1:],
+                taps=taps,
+                alone=any(tap.site in alone for tap in taps),
+            )
+        )
+    return tuple(layers)

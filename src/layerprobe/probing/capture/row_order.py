@@ -1,0 +1,409 @@
+"""Rows of activations: whether each holds the values of its own sample, whatever else is in the batch."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from layerprobe.probing.capture.batch_axis import agree
+from layerprobe.probing.capture.freeze import frozen, random_states_kept
+from layerprobe.probing.capture.hooks import INPUT, Site
+from layerprobe.probing.capture.inputs import Arguments
+from layerprobe.probing.capture.site_hooks import Ways, same_way, visit
+
+Reader: TypeAlias = Callable[[Tensor, int], Tensor]
+"""Turns what is found at a site, and a number of samples, into a view with the samples first; else a ValueError."""
+
+Fault: TypeAlias = Literal["reordered", "mixed", "moved"]
+"""Why a row is not its sample's: it holds another one's values, or those of none, or does not follow the sample."""
+
+REASONS: Mapping[Fault, str] = {
+    "reordered": "its rows are in another order than the samples, by the data: batch_size=1 keeps them apart",
+    "moved": "reorders or mixes samples: its rows do not follow those of a batch that is put into another order",
+    "mixed": "mixes samples: its values for a sample depend on the others in the batch",
+}
+
+_COMPARED = 256
+_SAMPLES = 32
+_ALONE = 3
+_OTHERS = 3
+_PATIENCE = 3
+_LARGEST = 1e30
+"""Beyond it, a value is a mask."""
+
+_ROUNDING = 1e-6
+"""Share of a layer's typical size that float32 kernels differ by from one batch size to another."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What one sample's values are when it is the only one.
+
+    Attributes:
+        values: `(1, *shape)` for each site that it reaches.
+        ways: The way that it takes.
+    """
+
+    values: Mapping[Site, Tensor] = field(default_factory=dict)
+    ways: Ways = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RowFindings:
+    """What a few samples of a batch, alone and in other orders, show of a network.
+
+    Attributes:
+        faults: The sites whose rows cannot be taken for the samples'.
+        random: The sites whose values differ between two passes over the same sample.
+        stateful: Whether a batch leaves something behind that changes the values of the next one.
+    """
+
+    faults: Mapping[Site, Fault]
+    random: frozenset[Site]
+    stateful: bool
+
+
+def check_rows(
+    network: nn.Module,
+    arguments: Arguments,
+    readers: Mapping[Site, Reader],
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> RowFindings:
+    """Compare up to 32 samples of a batch with the same samples in another order, and with some of them alone.
+
+    A layer passes if its rows follow the samples to their places in the permuted batch, and if the row of a sample is
+    close to what it is alone, measured by how far apart samples are. Rounding, which differs between batch sizes, does
+    not count, and neither do differences at sites whose values are random, unless another row fits far better.
+
+    Args:
+        network: The network, without wrappers; it is left as it was.
+        arguments: A batch.
+        readers: How the samples lie at each site.
+        context: Makes what the network's passes run in.
+
+    Returns:
+        The findings. A batch of one sample shows nothing.
+    """
+    n = min(arguments.batch_size, _SAMPLES)
+    readers = {site: reader for site, reader in readers.items() if site.function != INPUT}
+    if n < 2 or not readers:
+        return RowFindings({}, frozenset(), False)
+    chosen = [i * arguments.batch_size // n for i in range(n)]
+    generator = torch.Generator().manual_seed(n)
+    order = torch.randperm(n, generator=generator)
+    batch = arguments.take(chosen)
+
+    def alone(row: int, seed: int = 0) -> Alone:
+        with frozen(network, seed=seed), context():
+            return one_sample(network, arguments, chosen[row], readers)
+
+    at_first, again = alone(0), alone(0, seed=1)
+    random = frozenset(
+        site
+        for site, values in again.values.items()
+        if site not in at_first.values or not _same(values, at_first.values[site])
+    )
+    placed, stateful = _Rows(readers, n), False
+    with frozen(network, seed=0), context():
+        placed.read(network, batch)
+        with random_states_kept(seed=0):
+            after = one_sample(network, arguments, chosen[0], readers)  # nothing, where a state does not fit it
+        stateful = any(
+            site not in after.values or not _same(after.values[site], values)
+            for site, values in at_first.values.items()
+            if site not in random
+        )
+    if not at_first.values:
+        other = _Rows(readers, n)
+        with frozen(network, seed=1), context():
+            other.read(network, batch)
+        random = frozenset(
+            s for s, rows in placed.found.items() if s not in other.found or not _same(rows, other.found[s])
+        )
+    permuted = _Rows(readers, n)
+    with frozen(network, seed=0), context():
+        permuted.read(network, arguments.take([chosen[i] for i in order.tolist()]))
+    apart = {
+        site: _apart(rows[order], permuted.found[site], order)
+        for site, rows in placed.found.items()
+        if site not in random and placed.shapes[site] == permuted.shapes.get(site)
+    }
+    moved = sorted({row for found in apart.values() for row in found[:1]})
+    tested = {0: at_first}
+    for row in [*moved[:_ALONE], *torch.randperm(n, generator=generator).tolist()[:_ALONE]]:
+        if row not in tested:
+            tested[row] = alone(row)
+
+    places: dict[Site, list[int | None]] = defaultdict(list)
+    faulty: set[Site] = set()
+    for row, sample in tested.items():
+        found = placed.places(row, sample, random)
+        others = {site: readers[site] for site, v in sample.values.items() if v.shape[1:] != placed.shapes.get(site)}
+        if others:
+            found |= _places(network, batch, row, sample, others, random, context)
+        for site, place in found.items():
+            places[site].append(place)
+            if place != row:
+                faulty.add(site)
+    faults: dict[Site, Fault] = {site: "moved" for site, found in apart.items() if found}
+    for site in faulty:
+        # A row that every sample is like alone, such as that of a first sample taken from all, is no sample's place.
+        clear = None not in places[site] and len(set(places[site])) == len(places[site])
+        faults[site] = "reordered" if clear else "mixed"
+    return RowFindings(faults, random, stateful)
+
+
+class _Rows:
+    """Some elements of every row at every site, from one pass."""
+
+    def __init__(self, readers: Mapping[Site, Reader], n: int) -> None:
+        self._readers, self._n = readers, n
+        self._ways: Ways = {}
+        self.found: dict[Site, Tensor] = {}
+        self.shapes: dict[Site, torch.Size] = {}
+        self.dtypes: dict[Site, torch.dtype] = {}
+
+    def read(self, network: nn.Module, batch: Arguments) -> None:
+        """Run a batch."""
+        self._ways = visit(network, batch.copy_to(None), self._readers.keys(), self._keep)
+
+    def places(self, row: int, alone: Alone, random: frozenset[Site]) -> dict[Site, int | None]:
+        """The row at each site that holds what a sample is alone, None if none does; of sites of the same shape."""
+        return {
+            site: _place(self.found[site], _sketch(values)[0].cpu(), row, self.dtypes[site], random=site in random)
+            for site, values in alone.values.items()
+            if values.shape[1:] == self.shapes.get(site)
+            and same_way(site, self._ways, alone.ways)
+            and not (site in random and values.numel() < _COMPARED)
+        }
+
+    def _keep(self, site: Site, tensor: Tensor) -> None:
+        values = _read(self._readers[site], tensor, self._n)
+        if values is not None:
+            self.found[site] = _sketch(values).cpu()
+            self.shapes[site], self.dtypes[site] = values.shape[1:], values.dtype
+
+
+def one_sample(network: nn.Module, arguments: Arguments, row: int, readers: Mapping[Site, Reader]) -> Alone:
+    """The values of one sample of a batch when it is the only one, copied; none if the network fails on it.
+
+    Args:
+        network: A network inside `frozen`, without wrappers.
+        arguments: The batch.
+        row: The sample.
+        readers: How the samples lie at each site.
+    """
+    found: dict[Site, Tensor] = {}
+
+    def keep(site: Site, tensor: Tensor) -> None:
+        if (values := _read(readers[site], tensor, 1)) is not None:
+            found[site] = values.detach().clone()
+
+    try:
+        ways = visit(network, arguments.take([row]), readers.keys(), keep)
+    except Exception:  # some networks take no batch of one
+        return Alone()
+    return Alone(found, ways)
+
+
+@dataclass
+class BatchCheck:
+    """Compares one sample of every batch with what the sample is alone, at about the cost of that sample.
+
+    Attributes:
+        network: A network inside `frozen`, without wrappers.
+        readers: How the samples lie at each site.
+        random: Sites whose values are random.
+        context: Makes what the network's passes run in.
+    """
+
+    network: nn.Module
+    readers: Mapping[Site, Reader]
+    random: frozenset[Site]
+    context: Callable[[], AbstractContextManager[Any]]
+    _generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+    _alone: Alone = field(default_factory=Alone)
+    _picked: dict[Site, Tensor] = field(default_factory=dict)
+    _rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    _seen: dict[Site, Tensor] = field(default_factory=dict)
+    _blurred: Counter[Site] = field(default_factory=Counter)
+
+    def begin(self, arguments: Arguments) -> None:
+        """Draw a sample and run it alone; before the batch, in the same state of the network."""
+        n = arguments.batch_size
+        self._rows = torch.randint(n, (1 + _OTHERS,), generator=self._generator)
+        with random_states_kept(), self.context():
+            self._alone = one_sample(self.network, arguments, int(self._rows[0]), self.readers)
+        self._picked = {site: _pick(values) for site, values in self._alone.values.items()}
+
+    def see(self, site: Site, activation: Tensor) -> None:
+        """Look at a site's values in the batch, samples first, at the moment that they are made."""
+        if (alone := self._alone.values.get(site)) is None:
+            return
+        self._rows = self._rows.to(activation.device)
+        rows = activation.detach().index_select(0, self._rows)
+        if rows.shape[1:] == alone.shape[1:]:
+            self._seen[site] = torch.cat([_pick(rows), self._picked[site]])
+        elif (pair := _overlap(rows, alone)) is not None:
+            self._seen[site] = torch.cat([_pick(part) for part in pair])
+
+    def end(self) -> None:
+        """Forget the sample."""
+        self._alone, self._picked, self._seen = Alone(), {}, {}
+
+    def faults(self, arguments: Arguments) -> Mapping[Site, Fault]:
+        """The sites at which the sample's row does not hold its values; in doubt, the batch is run again."""
+        if not self._seen:
+            return {}
+        doubtful = [
+            site
+            for site, suspicious in zip(self._seen, _suspicious(list(self._seen.values())), strict=True)
+            if suspicious and self._blurred[site] < _PATIENCE
+        ]
+        if not doubtful:
+            return {}
+        readers = {site: self.readers[site] for site in doubtful}
+        row = int(self._rows[0])
+        places = _places(self.network, arguments, row, self._alone, readers, self.random, self.context)
+        found: dict[Site, Fault] = {
+            site: "mixed" if place is None else "reordered" for site, place in places.items() if place != row
+        }
+        # Alone, the sample takes another way: only batches can be compared.
+        if unsure := {
+            site: reader for site, reader in readers.items() if site not in places and site not in self.random
+        }:
+            found |= dict.fromkeys(self._moved(arguments, unsure), "moved")
+        self._blurred.update(site for site in doubtful if site not in found)
+        return found
+
+    def _moved(self, arguments: Arguments, readers: Mapping[Site, Reader]) -> list[Site]:
+        order = torch.randperm(arguments.batch_size, generator=self._generator)
+        here, there = _Rows(readers, len(order)), _Rows(readers, len(order))
+        for rows, batch in ((here, arguments), (there, arguments.take(order.tolist()))):
+            with frozen(self.network, seed=0), self.context():
+                rows.read(self.network, batch)
+        return [
+            site
+            for site, values in here.found.items()
+            if here.shapes[site] == there.shapes.get(site) and _apart(values[order], there.found[site], order)
+        ]
+
+
+def _places(
+    network: nn.Module,
+    arguments: Arguments,
+    row: int,
+    alone: Alone,
+    readers: Mapping[Site, Reader],
+    random: frozenset[Site],
+    context: Callable[[], AbstractContextManager[Any]],
+) -> dict[Site, int | None]:
+    """Run a batch, and find at each site the row that holds what one of its samples is alone; None if none does."""
+    places: dict[Site, int | None] = {}
+
+    def compare(site: Site, tensor: Tensor) -> None:
+        values = _read(readers[site], tensor, arguments.batch_size)
+        if values is None:
+            return
+        place, own_values = None, alone.values[site]
+        # Padded to its longest sample, perhaps in front, a batch has more places than a sample alone.
+        for at_end in (False, True) if values.shape[1:] != own_values.shape[1:] else (False,):
+            if (pair := _overlap(values, own_values, at_end=at_end)) is None:
+                return
+            rows, own = (_sketch(part).cpu() for part in pair)
+            noisy = site in random
+            if noisy and values[0].numel() < _COMPARED:
+                return
+            place = _place(rows, own[0], row, values.dtype, random=noisy)
+            if place is not None:
+                break
+        if place is not None or values.shape[1:] == own_values.shape[1:]:
+            places[site] = place
+
+    with frozen(network, seed=0), context():
+        ways = visit(network, arguments.copy_to(None), readers.keys() & alone.values.keys(), compare)
+    return {site: place for site, place in places.items() if same_way(site, ways, alone.ways)}
+
+
+def _place(
+    rows: Float[Tensor, "n k"], own: Float[Tensor, " k"], row: int, dtype: torch.dtype, *, random: bool
+) -> int | None:
+    distance = (rows - own).abs().mean(1)
+    here = float(distance[row])
+    # In low precision, rounding is larger, but much smaller than what tells samples apart.
+    if here <= _ROUNDING * float(own.abs().mean()) or here < 0.1 * float(distance.median()):
+        return row
+    # Far better, not just better: rows that rounding or noise have moved lie about as far away as this one.
+    if float(distance.min()) < 0.25 * here:
+        return int(distance.argmin())
+    return row if random or agree(own.to(dtype), rows[row].to(dtype)) else None
+
+
+def _suspicious(seen: Sequence[Float[Tensor, "m k"]]) -> list[bool]:
+    """Whether a sample is not clearly closer to itself alone than others are.
+
+    Args:
+        seen: For each layer, the sample's row, other rows, and the sample alone.
+    """
+    stacked = _plain(torch.stack([values.float() for values in seen]).cpu())
+    distance = (stacked[:, :-1] - stacked[:, -1:]).abs().mean(2)
+    scale = stacked[:, -1].abs().mean(1)
+    return ((distance[:, 0] > 0.1 * distance.amax(1)) & (distance[:, 0] > _ROUNDING * scale)).tolist()
+
+
+def _apart(left: Float[Tensor, "n k"], right: Float[Tensor, "n k"], order: Tensor) -> list[int]:
+    """The samples whose rows differ between a batch and the permuted one by more than rounding."""
+    scale = left.abs().mean()
+    distance = (left - right).abs().mean(1)
+    typical = (left - left.roll(1, 0)).abs().mean(1).median()
+    return order[(distance > 0.1 * typical) & (distance > 10 * _ROUNDING * scale)].tolist()
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    """Whether the values of two passes over the same sample are the same, but for what atomic sums may change."""
+    return left.shape == right.shape and torch.allclose(left.double(), right.double(), rtol=1e-4, equal_nan=True)
+
+
+def _read(reader: Reader, tensor: Tensor, n_samples: int) -> Tensor | None:
+    try:
+        return reader(tensor, n_samples)
+    except ValueError:
+        return None
+
+
+def _overlap(rows: Tensor, alone: Tensor, *, at_end: bool = False) -> tuple[Tensor, Tensor] | None:
+    """The places that both have."""
+    if rows.ndim != alone.ndim:
+        return None
+    for axis in range(1, rows.ndim):
+        size = min(rows.shape[axis], alone.shape[axis])
+        rows, alone = (part.narrow(axis, part.shape[axis] - size if at_end else 0, size) for part in (rows, alone))
+    return rows, alone
+
+
+def _sketch(rows: Tensor) -> Float[Tensor, "n k"]:
+    """Some elements of every row, the same ones of every row, as they can be compared."""
+    return _plain(_pick(rows).float())
+
+
+def _pick(rows: Tensor) -> Float[Tensor, "n k"]:
+    flat = (rows if rows.ndim > 1 else rows[:, None]).detach().flatten(1)
+    return flat.index_select(1, _elements(flat.shape[1], str(flat.device)))
+
+
+def _plain(values: Tensor) -> Tensor:
+    return torch.where(values.abs() < _LARGEST, values, 0)
+
+
+@lru_cache(maxsize=256)
+def _elements(size: int, device: str) -> Tensor:
+    # With repetition, so that layers of all sizes can be stacked. An own generator: the network's stay where they are.
+    return torch.randint(size, (_COMPARED,), generator=torch.Generator().manual_seed(0)).to(device)

@@ -1,0 +1,1 @@
+"""What probing a network takes: layers, bytes, places, seconds."""

@@ -1,0 +1,225 @@
+"""Keep the features of all layers: where they are made while they fit, the largest in RAM or on disk beyond."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from layerprobe.probing.features.batched_rows import Batches, whole
+from layerprobe.probing.features.disk import SpilledRows, SpillError, SpillFile
+from layerprobe.probing.features.growing_matrix import GrowingRows
+from layerprobe.probing.features.host_memory import HostRows
+from layerprobe.probing.features.pinned_memory import give_back
+from layerprobe.probing.features.row_blocks import Features, blocks
+from layerprobe.types import LayerName, Split
+
+log = logging.getLogger("layerprobe")
+
+Key: TypeAlias = tuple[LayerName, Split, str]
+"""A layer, a split, and what was done to make features of it."""
+
+
+class FeatureBank:
+    """Everything that is recorded of one checkpoint, within a budget.
+
+    Nothing has to be known of the number of samples beforehand: when what is held exceeds the budget, the layer that
+    holds most moves away with all its splits, and what is recorded of it from then on goes there directly. Features
+    made on a GPU move to the machine's own memory, and from there to disk; those made on the CPU move to disk.
+
+    Args:
+        budget: Bytes that features may take where they are made.
+        directory: Where files are; by default the system's directory for temporary files.
+        kept_as: Precision on disk; by default that of the features.
+        host: Bytes of the machine's own memory that features made on a GPU may take.
+
+    Attributes:
+        problems: Why a layer could not be kept.
+    """
+
+    def __init__(
+        self, budget: int, directory: Path | None = None, kept_as: torch.dtype | None = None, host: int = 0
+    ) -> None:
+        self.budget, self.directory, self.kept_as, self.host = budget, directory, kept_as, host
+        self.problems: dict[LayerName, str] = {}
+        self._held: dict[Key, GrowingRows | Batches] = {}
+        self._bytes: dict[LayerName, int] = {}
+        self._taken = 0
+        self._in_host: dict[Key, HostRows] = {}
+        self._spilled: dict[Key, SpilledRows] = {}
+        self._in_ram: dict[LayerName, int] = {}
+        self._on_disk: set[LayerName] = set()
+        self._file: SpillFile | None = None
+
+    @property
+    def on_disk(self) -> frozenset[LayerName]:
+        """The layers that are kept in a file."""
+        return frozenset(self._on_disk)
+
+    @property
+    def in_ram(self) -> frozenset[LayerName]:
+        """The layers made on a GPU that are kept in the machine's own memory."""
+        return frozenset(self._in_ram)
+
+    @property
+    def left(self) -> int:
+        """Bytes of the budget that no features take."""
+        return max(self.budget - self._taken - sum(self._bytes.values()), 0)
+
+    def append(self, key: Key, features: Float[Tensor, "k d"]) -> None:
+        """Keep a batch.
+
+        Args:
+            key: Of what.
+            features: The batch; belongs to the bank from now on.
+
+        A layer that has to go to disk and cannot is forgotten, and is among the `problems`.
+        """
+        layer = key[0]
+        if layer in self.problems:
+            return
+        if layer in self._in_ram or layer in self._on_disk:
+            self._write(key, [features])
+        else:
+            if key not in self._held:
+                self._held[key] = _held(features)
+            self._held[key].append(features)
+            self._bytes[layer] = self._bytes.get(layer, 0) + features.nbytes
+        while self._bytes and sum(self._bytes.values()) > self.budget:
+            self._move(_largest(self._bytes))
+        while sum(self._in_ram.values()) > self.host:
+            self._sink(_largest(self._in_ram))
+
+    def give_way(self) -> bool:
+        """Move the largest layer away, since its device has run out of memory, and keep no more there than is left.
+
+        Returns:
+            Whether there was one.
+        """
+        held = {layer: size for layer, size in self._bytes.items() if size}
+        if not held:
+            return False
+        layer = _largest(held)
+        self._move(layer)
+        self.budget = sum(self._bytes.values())
+        if sum(self._in_ram.values()) > self.host:
+            self._sink(_largest(self._in_ram))
+        place = "RAM" if layer in self._in_ram else "disk"
+        log.warning("The GPU's memory is full: the features of %s (%.2f GB) go to %s.", layer, held[layer] / 1e9, place)
+        return True
+
+    def take(self, key: Key) -> Features:
+        """Hand a layer's features of one split over; they are not kept.
+
+        What is on disk comes back into memory where the budget has room for it by now.
+
+        Args:
+            key: Of what.
+
+        Returns:
+            The features.
+        """
+        kept = self._in_host if key in self._in_host else self._spilled
+        if key in kept:
+            rows = kept.pop(key)
+            size = len(rows) * rows.shape[1] * rows.dtype.itemsize
+            if size > self.left:
+                return rows
+            self._taken += size
+            return whole(rows, blocks(rows), len(rows))
+        held = self._held.pop(key)
+        self._bytes[key[0]] -= held.nbytes
+        self._taken += held.nbytes
+        return held.rows()
+
+    def drop(self, layer: LayerName) -> None:
+        """Forget a layer, and what was taken of it."""
+        self._taken = 0
+        self._bytes.pop(layer, None)
+        if layer in self._in_ram:
+            self._in_ram[layer] = 0
+        for kept in (self._held, self._in_host, self._spilled):
+            for key in [key for key in kept if key[0] == layer]:
+                del kept[key]
+        if layer in self._in_ram:
+            give_back()
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._held.clear()
+        self._in_host.clear()
+        self._spilled.clear()
+        self._bytes.clear()
+        self._in_ram.clear()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        give_back()
+
+    def _move(self, layer: LayerName) -> None:
+        """From where features are made to the next place."""
+        del self._bytes[layer]
+        keys = [key for key in self._held if key[0] == layer]
+        if self.host:
+            self._in_ram[layer] = 0
+        else:
+            self._on_disk.add(layer)
+        for key in keys:
+            if layer not in self.problems:
+                self._write(key, self._held.pop(key).pieces())
+
+    def _sink(self, layer: LayerName) -> None:
+        """From the machine's own memory to disk."""
+        del self._in_ram[layer]
+        self._on_disk.add(layer)
+        try:
+            for key in [key for key in self._in_host if key[0] == layer]:
+                rows = self._in_host.pop(key)
+                on_disk = self._spilled[key] = self._on_disk_as(rows)
+                for piece in rows.pieces():
+                    on_disk.append(piece)
+        except SpillError as error:
+            self.problems[layer] = str(error)
+            self.drop(layer)
+
+    def _write(self, key: Key, batches: Iterable[Tensor]) -> None:
+        layer = key[0]
+        try:
+            for batch in batches:
+                if layer in self._in_ram:
+                    self._keep_in_host(key, batch)
+                else:
+                    if key not in self._spilled:
+                        self._spilled[key] = self._on_disk_as(batch)
+                    self._spilled[key].append(batch)
+        except SpillError as error:
+            self.problems[layer] = str(error)
+            self.drop(layer)
+
+    def _keep_in_host(self, key: Key, batch: Tensor) -> None:
+        if key not in self._in_host:
+            self._in_host[key] = HostRows(batch.shape[1], batch.dtype, batch.device)
+        rows = self._in_host[key]
+        before = rows.nbytes
+        rows.append(batch)
+        self._in_ram[key[0]] += rows.nbytes - before
+
+    def _on_disk_as(self, like: Tensor | HostRows) -> SpilledRows:
+        return SpilledRows(self._disk(), like.shape[1], self.kept_as or like.dtype, like.dtype, like.device)
+
+    def _disk(self) -> SpillFile:
+        self._file = self._file or SpillFile(self.directory)
+        return self._file
+
+
+def _largest(sizes: dict[LayerName, int]) -> LayerName:
+    return max(sizes, key=lambda name: sizes[name])
+
+
+def _held(like: Tensor) -> GrowingRows | Batches:
+    return GrowingRows(like.shape[1], like.dtype) if like.device.type == "cpu" else Batches()

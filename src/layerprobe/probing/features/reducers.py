@@ -1,0 +1,278 @@
+"""Reduce an activation of any shape to one feature vector for each sample."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from layerprobe.probing.capture.name_patterns import matches
+
+Shape = tuple[int, ...]
+TokenAxes: TypeAlias = Sequence[int] | Mapping[int, str]
+"""Axes of one sample that run over tokens; in a mapping, each with the name of the mask of its sequence."""
+
+Masks: TypeAlias = Tensor | Mapping[str, Tensor] | None
+"""Which places of a batch's sequences hold a token: one mask for all, one for each name, or none without padding."""
+
+
+def shape_text(shape: Shape) -> str:
+    """Write a shape as `32x28x28`; a scalar is `1`."""
+    return "x".join(map(str, shape)) or "1"
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A reducer fitted to one layer: the same function for every batch, split and checkpoint.
+
+    Attributes:
+        n_features: Length of the feature vector.
+        description: What is done, for the record. Two reductions with one description are one and the same.
+        function: Maps activations to features.
+        axes: Axes of one sample that run over tokens; their size may differ from batch to batch.
+        choose: Takes those axes away first: maps activations and the masks of their tokens to activations.
+        masks: Which sequence each of those axes runs over: the name of its mask, empty where there is one at most.
+    """
+
+    n_features: int
+    description: str
+    function: Callable[[Float[Tensor, " n *shape"]], Float[Tensor, "n d"]]
+    axes: tuple[int, ...] = ()
+    choose: Callable[[Tensor, Masks], Tensor] | None = None
+    masks: tuple[str, ...] = ()
+
+    def unmasked(self, found: Shape, masks: Masks) -> str | None:
+        """The first sequence of several tokens that there is no mask of, though there are masks; None if all have one.
+
+        Args:
+            found: Shape of one sample.
+            masks: Masks of the batch, by name.
+        """
+        if not masks or isinstance(masks, Tensor):
+            return None
+        lengths = zip(self.masks, self.axes, strict=False)
+        return next((name for name, axis in lengths if name not in masks and found[axis] > 1), None)
+
+    def fits(self, found: Shape, fitted: Shape) -> bool:
+        """Whether activations of a shape can be reduced, by a reduction that was fitted to another one."""
+        return len(found) == len(fitted) and all(
+            a == b or i in self.axes for i, (a, b) in enumerate(zip(found, fitted, strict=True))
+        )
+
+    def __call__(
+        self, activations: Float[Tensor, " n *shape"], mask: Bool[Tensor, "n t"] | Mapping[str, Tensor] | None = None
+    ) -> Float[Tensor, "n d"]:
+        """Reduce a batch, to float32 at least; the result never shares memory with `activations`."""
+        if self.choose is not None:
+            activations = self.choose(activations, mask)
+        wide = activations.to(torch.promote_types(activations.dtype, torch.float32))
+        features = self.function(wide)
+        shares = features.untyped_storage().data_ptr() == activations.untyped_storage().data_ptr()
+        return features.clone() if shares else features
+
+
+class AbstractReducer(ABC):
+    """Makes feature vectors of a layer's activations."""
+
+    name: ClassVar[str]
+    is_random: ClassVar[bool]
+    """Whether the probe's seed changes the features."""
+
+    @abstractmethod
+    def fit(self, shape: Shape, seed: int, sequence: TokenAxes = (), channel_axis: int | None = None) -> Reduction:
+        """Fix what is done to activations of this shape.
+
+        Args:
+            shape: Shape of one sample's activation.
+            seed: The probe's seed.
+            sequence: Which of its axes run over tokens; of use to token reducers only. In a mapping, each has the name
+                of the mask of its sequence.
+            channel_axis: Which of them the network treats as channels; None where that is not known.
+
+        Returns:
+            The reduction.
+        """
+
+
+class AbstractChannelReducer(AbstractReducer):
+    """Keeps channels apart, and averages over the other axes.
+
+    Attributes:
+        channel_axis: Axis of the channels in one sample's activation: by default the one that the network treats as
+            such, in each layer; where nothing says so, 0 for three axes and more (images) and the last for two (tokens
+            by features). A number holds for every layer, a mapping from patterns of names for the layers that match,
+            the first that does.
+    """
+
+    channel_axis: int | Mapping[str, int] | None
+
+    def axis_of(self, names: Sequence[str], found: int | None) -> int | None:
+        """The channel axis of a layer, as it was asked for or found; None where it is not known.
+
+        Args:
+            names: The layer's name and its aliases.
+            found: Which axis the network treats as channels.
+        """
+        if not isinstance(self.channel_axis, Mapping):
+            return found if self.channel_axis is None else self.channel_axis
+        for pattern, axis in self.channel_axis.items():
+            if any(matches(name, pattern) for name in names):
+                return axis
+        return found
+
+    def is_guess(self, shape: Shape, axis: int | None) -> bool:
+        """Whether the features depend on the channel axis, which is not known and not plain from the shape."""
+        if axis is not None or len({self.fit(shape, 0, channel_axis=i).description for i in range(len(shape))}) < 2:
+            return False
+        return not (len(shape) > 2 and len(set(shape[1:])) == 1 and shape[0] != shape[1])
+
+
+@dataclass(frozen=True)
+class Flatten(AbstractReducer):
+    """Every unit of the layer is a feature."""
+
+    name: ClassVar[str] = "flatten"
+    is_random: ClassVar[bool] = False
+
+    def fit(self, shape: Shape, seed: int, sequence: TokenAxes = (), channel_axis: int | None = None) -> Reduction:
+        """See `AbstractReducer.fit`."""
+        size = math.prod(shape)
+        return Reduction(size, f"flatten {shape_text(shape)} -> {size}", lambda x: x.reshape(len(x), -1))
+
+
+@dataclass(frozen=True)
+class AveragePool(AbstractChannelReducer):
+    """Average neighbouring units until the layer fits a budget of features.
+
+    Space (or time) is pooled as finely as the budget allows, the same factor along each axis; channels are kept.
+    Where the channels alone exceed the budget, neighbouring channels are averaged too.
+
+    Attributes:
+        max_features: The budget.
+        channel_axis: See `AbstractChannelReducer`.
+    """
+
+    max_features: int = 1024
+    channel_axis: int | Mapping[str, int] | None = field(default=None, hash=False)
+    name: ClassVar[str] = "average_pool"
+    is_random: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that holds no feature."""
+        _positive("max_features", self.max_features)
+
+    def fit(self, shape: Shape, seed: int, sequence: TokenAxes = (), channel_axis: int | None = None) -> Reduction:
+        """See `AbstractReducer.fit`."""
+        if math.prod(shape) <= self.max_features:
+            return Flatten().fit(shape, seed)
+        axis, said = _channel_axis(shape, self.axis_of((), channel_axis))
+        channels, space = shape[axis], shape[:axis] + shape[axis + 1 :]
+        pooled = _shrink(space, max(self.max_features // channels, 1))
+        kept = min(channels, self.max_features)
+
+        def pool(x: Tensor) -> Tensor:
+            x = x.movedim(axis + 1, 1)
+            for i, size in enumerate(pooled):
+                x = _average_along(x, i + 2, size)
+            return _average_along(x, 1, kept).reshape(len(x), -1)
+
+        size = kept * math.prod(pooled)
+        target = (*pooled[:axis], kept, *pooled[axis:])
+        return Reduction(size, f"average {shape_text(shape)} -> {shape_text(target)}{said}", pool)
+
+
+@dataclass(frozen=True)
+class ChannelMean(AbstractChannelReducer):
+    """One feature for each channel: its mean over space (or time), as Alain & Bengio (2018) do for ResNet-50.
+
+    Attributes:
+        channel_axis: See `AbstractChannelReducer`.
+    """
+
+    channel_axis: int | Mapping[str, int] | None = field(default=None, hash=False)
+    name: ClassVar[str] = "channel_mean"
+    is_random: ClassVar[bool] = False
+
+    def fit(self, shape: Shape, seed: int, sequence: TokenAxes = (), channel_axis: int | None = None) -> Reduction:
+        """See `AbstractReducer.fit`."""
+        if len(shape) < 2:
+            return Flatten().fit(shape, seed)
+        axis, said = _channel_axis(shape, self.axis_of((), channel_axis))
+        others = tuple(i + 1 for i in range(len(shape)) if i != axis)
+        description = f"mean {shape_text(shape)} -> {shape[axis]}{said}"
+        return Reduction(shape[axis], description, lambda x: x.mean(dim=others))
+
+
+@dataclass(frozen=True)
+class RandomSubset(AbstractReducer):
+    """A fixed random choice of units, as Alain & Bengio (2018) do for Inception v3.
+
+    Layers of one size share the choice, at every checkpoint.
+
+    Attributes:
+        n_features: How many units are kept.
+    """
+
+    n_features: int = 1000
+    name: ClassVar[str] = "random_subset"
+    is_random: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse an empty choice."""
+        _positive("n_features", self.n_features)
+
+    def fit(self, shape: Shape, seed: int, sequence: TokenAxes = (), channel_axis: int | None = None) -> Reduction:
+        """See `AbstractReducer.fit`."""
+        size = math.prod(shape)
+        if size <= self.n_features:
+            return Flatten().fit(shape, seed)
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(size, generator=generator)[: self.n_features].sort().values
+        return Reduction(
+            self.n_features,
+            f"subset {shape_text(shape)} -> {self.n_features} (seed {seed})",
+            lambda x: x.reshape(len(x), -1).index_select(1, chosen.to(x.device)),
+        )
+
+
+def _positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, found {value}. Give the number of features to keep.")
+
+
+def _channel_axis(shape: Shape, axis: int | None) -> tuple[int, str]:
+    """The channel axis, and what a description says of it: nothing where it is the usual one."""
+    usual = 0 if len(shape) != 2 else 1
+    if axis is None:
+        return usual, ""
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"channel_axis {axis} is not an axis of a layer of shape {shape_text(shape)}.")
+    axis %= len(shape)
+    return axis, "" if axis == usual else f" (channel axis {axis})"
+
+
+def _shrink(space: Shape, budget: int) -> Shape:
+    """The finest grid of at most `budget` cells with one factor for all axes."""
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        if math.prod(max(1, int(s * middle)) for s in space) <= budget:
+            low = middle
+        else:
+            high = middle
+    return tuple(max(1, int(s * low)) for s in space)
+
+
+def _average_along(x: Tensor, axis: int, size: int) -> Tensor:
+    if x.shape[axis] == size:
+        return x
+    moved = x.movedim(axis, -1)
+    flat = moved.reshape(1, -1, moved.shape[-1])
+    return F.adaptive_avg_pool1d(flat, size).reshape(*moved.shape[:-1], size).movedim(-1, axis)

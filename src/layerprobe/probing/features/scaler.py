@@ -1,0 +1,117 @@
+"""Standardise features with the statistics of the training split alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from layerprobe.probing.features.row_blocks import AbstractRows, Features, blocks
+
+
+@dataclass(frozen=True)
+class Standardiser:
+    """Subtracts the training mean and divides by the training standard deviation.
+
+    Attributes:
+        mean: Training mean of each feature.
+        scale: Training standard deviation of each feature; 1 where the feature is constant.
+        constant: Which features do not vary on train. They become exactly zero.
+    """
+
+    mean: Float[Tensor, " d"]
+    scale: Float[Tensor, " d"]
+    constant: Bool[Tensor, " d"]
+
+    @classmethod
+    def fit(cls, features: Features) -> Standardiser:
+        """Measure the training split.
+
+        Mean and variance are accumulated in float64 in two passes, so that a large mean costs the variance nothing.
+        A feature counts as constant where its deviation is below what its own rounding can produce.
+
+        Args:
+            features: Training features, float32 or float64.
+
+        Returns:
+            The standardiser, in the features' dtype.
+        """
+        n, d = features.shape
+        mean = torch.zeros(d, dtype=torch.float64, device=features.device)
+        for chunk in blocks(features):
+            mean += chunk.sum(0, dtype=torch.float64) / n
+        variance = torch.zeros_like(mean)
+        for chunk in blocks(features):
+            variance += (chunk.double() - mean).square_().sum(0) / n
+        return cls.of(mean, variance, features.dtype)
+
+    @classmethod
+    def of(cls, mean: Float[Tensor, " d"], variance: Float[Tensor, " d"], dtype: torch.dtype) -> Standardiser:
+        """Standardise by known statistics.
+
+        Args:
+            mean: Training means, float64.
+            variance: Training variances, float64.
+            dtype: Precision of the features.
+
+        Returns:
+            The standardiser.
+        """
+        deviation = variance.clamp_min(0).sqrt()
+        constant = deviation <= 4 * torch.finfo(dtype).eps * mean.abs()
+        scale = torch.where(constant, torch.ones_like(deviation), deviation)
+        return cls(mean.to(dtype), scale.to(dtype), constant)
+
+    @classmethod
+    def none(cls, features: Features) -> Standardiser:
+        """Leave features as they are.
+
+        Args:
+            features: Training features.
+
+        Returns:
+            A standardiser with mean 0 and scale 1; it still knows which features do not vary.
+        """
+        found = cls.fit(features)
+        return cls(torch.zeros_like(found.mean), torch.ones_like(found.scale), found.constant)
+
+    @cached_property
+    def _some_constant(self) -> bool:
+        """Read once: a GPU would be waited for at every block."""
+        return bool(self.constant.any())
+
+    def to(self, device: torch.device) -> Standardiser:
+        """The same on another device."""
+        return Standardiser(self.mean.to(device), self.scale.to(device), self.constant.to(device))
+
+    def apply_(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Standardise features in place and return them."""
+        features.sub_(self.mean).div_(self.scale)
+        if self._some_constant:
+            features[:, self.constant] = 0
+        return features
+
+    def applied(self, features: Features) -> Features:
+        """Standardised features: a tensor is changed in place, anything else whenever it is read."""
+        return self.apply_(features) if isinstance(features, Tensor) else StandardisedRows(features, self)
+
+
+class StandardisedRows(AbstractRows):
+    """Rows that are standardised as they are read.
+
+    Args:
+        rows: Where they come from.
+        standardiser: What is done to them.
+    """
+
+    def __init__(self, rows: Features, standardiser: Standardiser) -> None:
+        self.rows, self.standardiser = rows, standardiser
+        self.shape, self.dtype, self.device = (len(rows), rows.shape[1]), rows.dtype, rows.device
+
+    def __getitem__(self, rows: slice) -> Float[Tensor, "k d"]:
+        """See `AbstractRows.__getitem__`."""
+        found = self.rows[rows]
+        return self.standardiser.apply_(found.clone() if isinstance(self.rows, Tensor) else found)

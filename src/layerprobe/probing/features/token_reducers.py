@@ -1,0 +1,162 @@
+"""Reduce sequences: which token of each sample speaks for it.
+
+A layer that has the sequence axis keeps all its other axes, flattened. An attention map has that axis twice, as query
+and as key, and is reduced along both: its last token is what the last token pays to itself, for each head. A layer
+without the axis (a pooled output) is flattened whole.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from layerprobe.probing.features.reducers import AbstractReducer, Flatten, Masks, Reduction, Shape, TokenAxes
+
+
+class AbstractTokenReducer(AbstractReducer):
+    """Makes one vector of the tokens of a sample; padding, on whichever side, never counts."""
+
+    @property
+    @abstractmethod
+    def phrase(self) -> str:
+        """What is taken, such as "last token"."""
+
+    @abstractmethod
+    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
+        """Reduce the tokens of each sample.
+
+        Args:
+            tokens: A value for each place of the sequence.
+            mask: Which places hold a token; at least one in each row.
+
+        Returns:
+            One value for each sample.
+
+        Raises:
+            ValueError: Where a sample does not have the token that is wanted.
+        """
+
+    def fit(self, shape: Shape, seed: int, sequence: TokenAxes = (), channel_axis: int | None = None) -> Reduction:
+        """See `AbstractReducer.fit`."""
+        if not sequence:
+            return Flatten().fit(shape, seed)
+        axes = tuple(sorted(sequence, reverse=True))
+        kept = math.prod(size for i, size in enumerate(shape) if i not in axes)
+        named = "x".join("T" if i in axes else str(size) for i, size in enumerate(shape))
+
+        masks = tuple(sequence[axis] if isinstance(sequence, Mapping) else "" for axis in axes)
+
+        def choose(x: Tensor, given: Masks) -> Tensor:
+            for axis, name in zip(axes, masks, strict=True):
+                x = x.movedim(axis + 1, 1)
+                mask = given.get(name) if isinstance(given, Mapping) else given
+                x = self.pick(x, _held(x, mask, name))
+            return x
+
+        description = f"{self.phrase} of {named} -> {kept}"
+        return Reduction(kept, description, lambda x: x.reshape(len(x), -1), axes, choose, masks)
+
+
+@dataclass(frozen=True)
+class LastToken(AbstractTokenReducer):
+    """The last token that is no padding, as Jin et al. (2024) do."""
+
+    name: ClassVar[str] = "last_token"
+    is_random: ClassVar[bool] = False
+    phrase: ClassVar[str] = "last token"
+
+    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
+        """See `AbstractTokenReducer.pick`."""
+        return _at(tokens, _places(mask, -1))
+
+
+@dataclass(frozen=True)
+class FirstToken(AbstractTokenReducer):
+    """The first token that is no padding, such as BERT's `[CLS]`."""
+
+    name: ClassVar[str] = "first_token"
+    is_random: ClassVar[bool] = False
+    phrase: ClassVar[str] = "first token"
+
+    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
+        """See `AbstractTokenReducer.pick`."""
+        return _at(tokens, _places(mask, 0))
+
+
+@dataclass(frozen=True)
+class MeanToken(AbstractTokenReducer):
+    """The mean over the tokens that are no padding."""
+
+    name: ClassVar[str] = "mean_token"
+    is_random: ClassVar[bool] = False
+    phrase: ClassVar[str] = "mean token"
+
+    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
+        """See `AbstractTokenReducer.pick`."""
+        wide = torch.promote_types(tokens.dtype, torch.float32)
+        counted = mask.view(*mask.shape, *[1] * (tokens.ndim - 2))
+        # Not a product with the mask: padding may hold -inf, as masked attention scores do.
+        total = torch.where(counted, tokens, tokens.new_zeros(())).sum(1, dtype=wide)
+        return total / counted.sum(1)
+
+
+@dataclass(frozen=True)
+class TokenIndex(AbstractTokenReducer):
+    """The token at one place, padding not counted.
+
+    Attributes:
+        index: 0 for the first token, -1 for the last.
+    """
+
+    index: int
+    name: ClassVar[str] = "token_index"
+    is_random: ClassVar[bool] = False
+
+    @property
+    def phrase(self) -> str:
+        """What is taken."""
+        return f"token {self.index}"
+
+    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
+        """See `AbstractTokenReducer.pick`."""
+        return _at(tokens, _places(mask, self.index))
+
+
+def _held(tokens: Float[Tensor, "n t *rest"], mask: Tensor | None, name: str) -> Bool[Tensor, "n t"]:
+    if mask is None:
+        return tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+    if mask.shape != tokens.shape[:2]:
+        raise ValueError(
+            f"The mask {name or 'given'} is of {tuple(mask.shape)} samples and tokens, and a layer has "
+            f"{tuple(tokens.shape[:2])}. Give the mask of the sequence that the layer runs over."
+        )
+    return mask.to(tokens.device)
+
+
+def _places(mask: Bool[Tensor, "n t"], index: int) -> Int[Tensor, " n"]:
+    """Where the index-th token of each sample is.
+
+    With c the running count of tokens, which no padding raises, token i is the first place where c = i + 1.
+    """
+    count = mask.cumsum(1)
+    length = count[:, -1]
+    wanted = index + 1 if index >= 0 else length + index + 1
+    found = (count == torch.as_tensor(wanted, device=mask.device).view(-1, 1)) & mask
+    if not found.any(1).all():
+        shortest = int(length.min())
+        raise ValueError(
+            f"There is no token {index} in a sample of {shortest} token{'' if shortest == 1 else 's'}. "
+            "Choose an index that every sample has, or reducer=last_token."
+        )
+    return found.int().argmax(1)
+
+
+def _at(tokens: Float[Tensor, "n t *rest"], places: Int[Tensor, " n"]) -> Float[Tensor, " n *rest"]:
+    return tokens[torch.arange(len(tokens), device=tokens.device), places]

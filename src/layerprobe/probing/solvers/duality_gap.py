@@ -1,0 +1,154 @@
+"""How far a softmax head is from the optimum: a bound that needs no optimum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from layerprobe.probing.features.row_blocks import BLOCK, Features
+from layerprobe.probing.solvers.softmax_objective import covariance
+
+_ELEMENTS = 1 << 19
+"""Scores in one block of rows."""
+
+_KEPT_BYTES = 1 << 28
+"""Scores are kept for the second pass up to this size, and computed again beyond it."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What can be said of heads in float64.
+
+    Attributes:
+        objective: Mean cross-entropy + ½·l2·‖W‖².
+        bound: A value that no head's objective can be below; 0 where nothing better is known.
+        slope: Norm of the gradient.
+        separated: Whether every sample's own class has the strictly largest score.
+    """
+
+    objective: Float[Tensor, " p"]
+    bound: Float[Tensor, " p"]
+    slope: Float[Tensor, " p"]
+    separated: Bool[Tensor, " p"]
+
+
+def certify(
+    features: Features,
+    targets: Int[Tensor, " n"],
+    weight: Float[Tensor, "p c d"],
+    bias: Float[Tensor, "p c"],
+    l2: Float[Tensor, " p"],
+) -> Certificate:
+    r"""Evaluate heads in float64, and bound the optimum from below by duality.
+
+    A sample's loss is \(\max_q \langle q - y, z \rangle + H(q)\) over distributions q with entropy H, reached at
+    q = softmax(z). Putting one fixed q_i for each sample makes the objective smaller everywhere, and its minimum over
+    W and b is then known: with \(M = \frac1n \sum_i (q_i - y_i) x_i^\top\),
+    \[ D(q) = \tfrac1n \sum_i H(q_i) - \lVert M \rVert^2 / (2\,\mathrm{l2}),
+       \quad\text{provided}\quad \tfrac1n \sum_i (q_i - y_i) = 0; \]
+    it is \(-\infty\) otherwise, since the bias has no penalty. At q = softmax(Wx + b), M = ∂f/∂W - l2·W, and if the
+    bias's gradient g is zero, objective - D = ‖∂f/∂W‖²/(2·l2).
+
+    g is never quite zero. So q is tilted: q'_ij = q_ij (1 + δ_j - Σ_k q_ik δ_k), which still sums to one, with
+    A δ = -g for A the mean of diag(q_i) - q_i q_iᵀ. The tilt moves the mean of q by Aδ, so that q' meets the condition
+    exactly; it is a distribution while no factor is negative, which holds near the optimum. Then D(q') bounds the
+    optimum with no approximation but float64's rounding. Where the tilt is too large or l2 = 0, the bound is 0.
+
+    Args:
+        features: The samples.
+        targets: Class indices; every class has a sample.
+        weight: Weights, float64.
+        bias: Biases, float64.
+        l2: L2 value of each head.
+
+    Returns:
+        The certificates.
+    """
+    n, c, p = len(features), weight.shape[1], len(weight)
+    group = max(1, min(p, _KEPT_BYTES // (8 * n * c)))
+    parts = [
+        _certify(features, targets, weight[i : i + group], bias[i : i + group], l2[i : i + group])
+        for i in range(0, p, group)
+    ]
+    return Certificate(
+        torch.cat([part.objective for part in parts]),
+        torch.cat([part.bound for part in parts]),
+        torch.cat([part.slope for part in parts]),
+        torch.cat([part.separated for part in parts]),
+    )
+
+
+def _certify(features: Features, targets: Tensor, weight: Tensor, bias: Tensor, l2: Tensor) -> Certificate:
+    (p, c, d), n, device = weight.shape, len(features), features.device
+    rows = max(1, min(max(256, _ELEMENTS // (p * c)), BLOCK // max(d, 1)))
+    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    keep = 8 * n * p * c <= _KEPT_BYTES
+
+    def scores(start: int) -> tuple[Tensor, Tensor]:
+        """Scores less the own class's, and the own class's place."""
+        x = features[start : start + rows].double()
+        own = targets[start : start + rows].view(1, 1, -1).expand(p, 1, len(x))
+        u = torch.addmm(bias.reshape(p * c, 1), weight.view(p * c, d), x.T).view(p, c, len(x))
+        u -= u.gather(1, own)
+        return u, own
+
+    loss, mean = torch.zeros_like(l2), torch.zeros(p, c, dtype=torch.float64, device=device)
+    products = torch.zeros(p, c, c, dtype=torch.float64, device=device)
+    separated = torch.ones(p, dtype=torch.bool, device=device)
+    for start in range(0, n, rows):
+        u, own = scores(start)
+        if keep:
+            kept[start] = u, own
+        separated &= (u.scatter(1, own, -1.0) < 0).all(2).all(1)
+        q, others, log_total = _softmax(u, own)
+        loss += log_total.sum((1, 2))
+        mean += q.scatter(1, own, -others).sum(2)
+        products -= q @ q.transpose(1, 2)
+    mean /= n
+    delta = -_solve(mean, covariance(products / n)) * (l2 > 0)[:, None]
+    entropy, moment = torch.zeros_like(l2), torch.zeros(p * c, d, dtype=torch.float64, device=device)
+    lowest = torch.zeros_like(l2)
+    for start in range(0, n, rows):
+        x = features[start : start + rows].double()
+        u, own = kept.pop(start) if keep else scores(start)
+        q, others, log_total = _softmax(u, own)
+        tilt = delta[:, :, None] - (delta[:, None, :] @ q)
+        lowest = torch.minimum(lowest, tilt.amin((1, 2)))
+        log_tilted = u - log_total + torch.log1p(tilt.clamp_min(-0.5))
+        tilted = (q * (1 + tilt)).scatter(1, own, 0.0)
+        rest = tilted.sum(1, keepdim=True)
+        # -Σ q' log q'; the own class, near 1 where the loss is small, through 1 - Σ of the others
+        entropy += torch.special.entr((1 - rest).clamp_min(0)).sum((1, 2)) - (tilted * log_tilted).sum((1, 2))
+        moment += tilted.scatter_(1, own, -rest).view(p * c, -1) @ x
+    penalty = weight.square().sum((1, 2))
+    square = (moment / n).square().view(p, -1).sum(1)
+    dual = entropy / n - square / (2 * l2)
+    possible = (lowest > -0.5) & (l2 > 0)
+    slope = ((moment / n).view(p, c, d) + l2.view(p, 1, 1) * weight).square().sum((1, 2)) + mean.square().sum(1)
+    return Certificate(
+        loss / n + 0.5 * l2 * penalty,
+        torch.where(possible, dual, torch.zeros_like(dual)).clamp_min(0.0),
+        slope.sqrt(),
+        separated,
+    )
+
+
+def _softmax(u: Float[Tensor, "p c r"], own: Int[Tensor, "p 1 r"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities, the sum of all but the own class's, and the loss, from scores less the own class's."""
+    largest = u.amax(1, keepdim=True)
+    q = (u - largest).exp()
+    mine = torch.exp(-largest)
+    others = q.scatter(1, own, 0.0).sum(1, keepdim=True)
+    share = 1 / (mine + others)
+    return q * share, others * share, largest + torch.log1p(others + torch.expm1(-largest))
+
+
+def _solve(slope: Float[Tensor, "p c"], curvature: Float[Tensor, "p c c"]) -> Float[Tensor, "p c"]:
+    """The smallest solution of curvature · x = slope; both are orthogonal to the all-ones vector."""
+    a, turn = torch.linalg.eigh(curvature)
+    usable = a > 1e-13 * a[:, -1:]
+    turned = (turn.mT @ slope[:, :, None])[:, :, 0]
+    return (turn @ torch.where(usable, turned / a.where(usable, 1.0), 0.0)[:, :, None])[:, :, 0]

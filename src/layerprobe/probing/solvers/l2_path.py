@@ -1,0 +1,293 @@
+"""The optima of multinomial logistic regression along a path of L2 values, each from the ones before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from layerprobe.probing.features.row_blocks import Features
+from layerprobe.probing.solvers.binary_objective import BinaryObjective
+from layerprobe.probing.solvers.change_of_basis import Turned
+from layerprobe.probing.solvers.cuda_graphs import Graphed
+from layerprobe.probing.solvers.lbfgs import ClassAxes, Measured, Metric, Pair, Pairs, Point, Try, minimise, tried
+from layerprobe.probing.solvers.softmax_objective import Evaluation, SoftmaxObjective, basis
+
+_PATIENCE = 150
+"""Evaluations in float32 without a gap a tenth smaller, after which float64 goes on: each takes five times as long."""
+
+_RUNG = 30.0
+"""Largest ratio of neighbouring L2 values: wider steps are made through values between, solved roughly."""
+
+_LOWEST = 1e-12
+"""An L2 value that standardised features in float32 cannot tell from none: beneath it nothing lies between."""
+
+_ROUGH = 0.03
+"""The gap to which such a value is solved."""
+
+PAIR_BYTES = 1 << 29
+"""What curvature pairs may take."""
+
+Objective: TypeAlias = BinaryObjective | SoftmaxObjective | Turned
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What is fitted.
+
+    Attributes:
+        features: The samples, or their coordinates where d > n.
+        targets: Class indices; every class has a sample.
+        n_classes: Number of classes, at least 2.
+        dtype: Precision of the first fit.
+        axes: What heads are given in, orthonormal columns; None for the features' own axes.
+    """
+
+    features: Features
+    targets: Int[Tensor, " n"]
+    n_classes: int
+    dtype: torch.dtype
+    axes: Float[Tensor, "d d"] | None = None
+
+    def objective(self, dtype: torch.dtype) -> Objective:
+        """What is minimised.
+
+        Args:
+            dtype: Precision of its matrix products.
+
+        Returns:
+            The objective of these samples.
+        """
+        features = self.features
+        # Coordinates are float64; converted once, not at every evaluation.
+        if isinstance(features, Tensor) and features.dtype == torch.float64:
+            features = features.to(dtype)
+        objective: Objective = (
+            BinaryObjective(features, self.targets, dtype)
+            if self.n_classes == 2
+            else SoftmaxObjective(features, self.targets, self.n_classes, dtype)
+        )
+        if self.axes is not None:
+            objective = Turned(objective, self.axes.to(dtype))
+        return objective
+
+
+@dataclass(frozen=True)
+class Path:
+    r"""Follows the optimum from strong to weak penalties.
+
+    **Start.** On separable data the optimum moves along log l2, elsewhere it runs into the unpenalised one along l2.
+    So each value starts from the three before, extrapolated in either; both are evaluated in one pass over the samples,
+    the one with the smaller gap is taken, and their difference is a curvature pair.
+
+    **Steps.** L-BFGS with the inverse Hessian (A ⊗ Λ + l2)⁻¹ before any pair: the Hessian of the loss is the mean of
+    (diag(q_i) - q_i q_iᵀ) ⊗ x_i x_iᵀ, and replacing the mean of products by the product of means gives A ⊗ XᵀX/n with
+    A the mean of diag(q_i) - q_i q_iᵀ (Martens & Grosse, 2015, make the same approximation). XᵀX/n = V Λ Vᵀ is
+    decomposed once for all values, all steps and all sets of labels; A is c × c and follows the fit, which matters on
+    nearly separable data, where it shrinks by orders of magnitude. The pairs of the values before are kept: the
+    penalty's share is known, and the rest is scaled by the trace of A.
+
+    Measured against all values stacked in one product from a cold start, this takes a quarter of the evaluations, which
+    outweighs the wider product's better use of the processor.
+
+    Attributes:
+        samples: What is fitted.
+        values: Eigenvalues of the Gram matrix.
+        axes: Its leading eigenvectors; None where the heads are given in all of them.
+        rest: Its eigenvalue in all directions beside the axes.
+        target: The gap to reach.
+        max_iterations: Evaluations of each value at most.
+        memory: Pairs kept.
+        floor: Least curvature that is counted on, over the largest; float32 does not resolve less.
+    """
+
+    samples: Samples
+    values: Float[Tensor, " r"]
+    axes: Float[Tensor, "d r"] | None
+    rest: float
+    target: float
+    max_iterations: int
+    memory: int
+    floor: float = 1e-6
+
+    def follow(
+        self, l2: Float[Tensor, " p"], stop: Callable[[Float[Tensor, "m e"]], bool] | None = None
+    ) -> tuple[Float[Tensor, "p m e"], Int[Tensor, " p"]]:
+        """Fit every value, from the largest on.
+
+        Args:
+            l2: L2 values, in any order and with repetitions.
+            stop: Shown each head; true where the smaller values are not wanted.
+
+        Returns:
+            Heads (weights and, last, bias, in the coordinates of `basis`), and the evaluations spent on each: none on
+            what was not wanted, whose head is NaN.
+        """
+        objective, pairs, attempt = self._tools(self.samples.dtype)
+        trace = 0.0
+        known: list[tuple[float, Tensor]] = []
+        heads: dict[float, tuple[Tensor, int]] = {}
+        wanted = sorted(set(l2.tolist()), reverse=True)
+        for value, rough in _rungs(wanted):
+            starts = _extrapolate(known, value) or [self._zero()]
+            first = objective(torch.stack(starts), l2.new_full((len(starts),), value), with_curvature=True)
+            points = [self._point(start, first, i, value) for i, start in enumerate(starts)]
+            points.sort(key=lambda point: point.gap)
+            start = points[0]
+            now = float(start.curvature.values.sum())
+            pairs.move(l2.new_full((1,), value), now / trace if trace > 0 and now > 0 else 1.0)
+            for other in points[1:]:
+                self._add(pairs, start, other, value)
+            target = max(_ROUGH, self.target) if rough else self.target
+            end, spent = self._descend(attempt, start, pairs, value, target)
+            trace = float(end.curvature.values.sum())
+            known.append((value, end.head))
+            heads[value] = (end.head, spent + 1)
+            if not rough and stop is not None and stop(end.head):
+                break
+        nothing = torch.full_like(self._zero(), torch.nan), 0
+        order = l2.tolist()
+        ends = [heads.get(v, nothing) for v in order]
+        return torch.stack([head for head, _ in ends]), torch.tensor([count for _, count in ends])
+
+    def refine(
+        self, heads: Float[Tensor, "q m e"], l2: Float[Tensor, " q"], target: float
+    ) -> tuple[Float[Tensor, "q m e"], Int[Tensor, " q"]]:
+        """Go on in float64 from heads that float32 could not bring further.
+
+        Args:
+            heads: Where to go on from.
+            l2: Their L2 values.
+            target: The gap to reach.
+
+        Returns:
+            Heads in float64, and the evaluations spent on each.
+        """
+        refined, spent = [], []
+        for head, value in zip(heads.double(), l2.tolist(), strict=True):
+            objective, pairs, attempt = self._tools(torch.float64)
+            first = objective(head[None], l2.new_full((1,), value), with_curvature=True)
+            pairs.move(l2.new_full((1,), value))
+            end, count = self._descend(attempt, self._point(head, first, 0, value), pairs, value, target)
+            refined.append(end.head)
+            spent.append(count + 1)
+        return torch.stack(refined), torch.tensor(spent)
+
+    @cached_property
+    def first_slope(self) -> float:
+        """The gradient's norm at zero weights and the best bias, the scale where there is no penalty."""
+        zero = torch.zeros(1, dtype=torch.float64, device=self.samples.features.device)
+        return float(self.samples.objective(torch.float64)(self._zero()[None].double(), zero, False).gradient.norm())
+
+    def _zero(self) -> Tensor:
+        """Zero weights, and the bias that is best for them: the logarithms of the classes' shares."""
+        s = self.samples
+        share = torch.bincount(s.targets, minlength=s.n_classes).double() / len(s.targets)
+        head = torch.zeros(s.n_classes - 1, s.features.shape[1] + 1, dtype=s.dtype, device=s.features.device)
+        head[:, -1] = basis(s.n_classes, torch.float64, head.device).T @ share.log()
+        return head
+
+    def _tools(self, dtype: torch.dtype) -> tuple[Callable[..., Evaluation], Pairs, Try]:
+        """The objective, what is known of its curvature, and what tries a step: as graphs where a GPU has all of it."""
+        objective, like = self.samples.objective(dtype), self._zero().to(dtype)
+        affordable = PAIR_BYTES // (3 * like.numel() * like.element_size())
+        pairs = Pairs(min(self.memory, max(4, affordable)), like)
+        attempt = tried(objective, self._metric(dtype), pairs)
+        if isinstance(self.samples.features, Tensor) and self.samples.features.is_cuda:
+            return Graphed(objective), pairs, Graphed(attempt)
+        return objective, pairs, attempt
+
+    def _point(self, head: Tensor, evaluation: Evaluation, i: int, l2: float) -> Point:
+        found = Measured.of(evaluation, i)
+        assert found.curvature is not None
+        gap = self._gap(l2, found, found.curvature)
+        return Point(head, found.objective, evaluation.gradient[i].clone(), found.curvature, gap)
+
+    def _add(self, pairs: Pairs, start: Point, other: Point, l2: float) -> None:
+        value = torch.full((1,), l2, dtype=torch.float64, device=start.head.device)
+        pair = pairs.pair(other.head - start.head, other.gradient - start.gradient, value)
+        if Pair.curved(pair.products.double().tolist()):
+            pairs.add(pair)
+
+    def _gap(self, l2: float, found: Measured, curvature: ClassAxes) -> float:
+        """The duality gap's main term, and what Newton's step says the bias is worth; relative."""
+        if not found.finite:
+            return math.inf
+        if l2 == 0:
+            return math.sqrt(found.square + float(found.slope.square().sum())) / self.first_slope
+        a = curvature.values
+        turned = curvature.vectors.T @ found.slope.to(a.device)
+        worth = float((turned.square() / a.clamp_min(1e-12 * float(a[-1]) + 1e-300)).sum())
+        return (found.square / (2 * l2) + worth) / max(found.objective, torch.finfo(torch.float64).tiny)
+
+    def _descend(self, attempt: Try, start: Point, pairs: Pairs, l2: float, target: float) -> tuple[Point, int]:
+        return minimise(
+            start,
+            attempt,
+            lambda found, curvature: self._gap(l2, found, curvature),
+            pairs,
+            l2,
+            target,
+            self.max_iterations,
+            _PATIENCE if start.head.dtype != torch.float64 else self.max_iterations,
+            # The curvature costs c²·n, and its decomposition c³: nothing for few classes, much for a thousand.
+            lambda i: self.samples.n_classes <= 64 or i in (1, 2, 4, 8) or i % 16 == 0,
+        )
+
+    def _metric(self, dtype: torch.dtype) -> Callable[[Tensor, Tensor, Tensor], Metric]:
+        values = self.values.to(dtype)
+        axes = None if self.axes is None else self.axes.to(dtype)
+
+        def metric(a: Tensor, turn: Tensor, l2: Tensor) -> Metric:
+            a = torch.maximum(a, 1e-9 * a[-1] + 1e-30).to(dtype)[:, None]
+            turn, l2 = turn.to(dtype), l2.to(dtype)
+            # Eigenvalues beneath float32's resolution of the largest are not known; l2 = 0 needs a floor as well.
+            scale, beside = (1 / (a * (v + self.floor * values[-1]) + l2) for v in (values, self.rest))
+
+            def apply(vectors: Tensor) -> Tensor:
+                turned = turn.T @ vectors
+                weight = turned[:, :, :-1]
+                along = None if axes is None else ((weight @ axes) * (scale - beside)) @ axes.T
+                weight = weight * scale if along is None else weight * beside + along
+                return turn @ torch.cat([weight, turned[:, :, -1:] / a], 2)
+
+            return apply
+
+        return metric
+
+
+def _rungs(values: list[float]) -> list[tuple[float, bool]]:
+    """The values in descending order, with rough ones between where they lie far apart."""
+    steps: list[tuple[float, bool]] = []
+    above = max(1.0, values[0])
+    for value in values:
+        if value > 0:
+            to = min(max(value, _LOWEST), above)
+            between = math.ceil((math.log(above) - math.log(to)) / math.log(_RUNG)) - 1
+            steps += [(above * (to / above) ** (i / (between + 1)), True) for i in range(1, between + 1)]
+            above = value
+        steps.append((value, False))
+    return steps
+
+
+def _extrapolate(known: list[tuple[float, Tensor]], l2: float) -> list[Tensor]:
+    """Guesses from the heads found at larger values, by polynomials in log l2 and in l2."""
+    if len(known) < 2:
+        return [head for _, head in known]
+    last = known[-3:]
+    heads = torch.stack([head for _, head in last])
+    guesses = []
+    if l2 > 0:
+        guesses.append(_lagrange([math.log(value) for value, _ in last], math.log(l2)))
+    guesses.append(_lagrange([value for value, _ in last], l2))
+    return [torch.einsum("k,kme->me", torch.tensor(w, dtype=heads.dtype, device=heads.device), heads) for w in guesses]
+
+
+def _lagrange(at: list[float], to: float) -> list[float]:
+    return [math.prod((to - b) / (a - b) for j, b in enumerate(at) if j != i) for i, a in enumerate(at)]

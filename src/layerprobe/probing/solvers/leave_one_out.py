@@ -1,0 +1,51 @@
+"""What every sample is given by the head that is fitted without it, in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from layerprobe.probing.features.row_blocks import Features
+from layerprobe.probing.solvers.moments import Axes, Moments, pairs
+from layerprobe.probing.solvers.solution import LeftOut
+
+_ELEMENTS = 1 << 22
+"""Numbers in float64 at a time."""
+
+
+def leave_one_out(features: Features, targets: Callable[[slice], Tensor], moments: Moments, axes: Axes) -> LeftOut:
+    r"""Leave each sample out in turn, for every L2 value, from one decomposition.
+
+    The ridge fit is linear in the targets, ŷ = Hy, with the unpenalised bias and Z = X - 1x̄ᵀ
+    \[ H = \tfrac1n 11^\top + \tfrac1n Z V (\Lambda + \mathrm{l2})^{-1} V^\top Z^\top. \]
+    The fit without sample i predicts y_i - (y_i - ŷ_i)/(1 - h_ii) there (Allen's PRESS, 1974): with that prediction in
+    the place of y_i, the whole fit solves the problem without i. That problem is the sum of the others' squares with
+    the same penalty n·l2·‖W‖² (its mean, with l2·n/(n - 1)), on features standardised with sample i.
+
+    Where a fit without i is not determined, as for l2 = 0 and h_ii = 1, the figures are NaN.
+
+    Args:
+        features: The samples.
+        targets: Gives the rows (k, c) of Y for some samples.
+        moments: Their means.
+        axes: Their decomposition.
+
+    Returns:
+        The figures.
+    """
+    (n, d), (p, r), c = features.shape, axes.inverse.shape, axes.turned.shape[1]
+    loss, wrong = axes.inverse.new_zeros(p), axes.inverse.new_zeros(p)
+    # (p c r): the heads in the axes
+    heads = (axes.inverse[:, None, :] * axes.turned.T).reshape(p * c, r)
+    for rows, values in pairs(features, targets, _ELEMENTS * d // max(d, p * c)):
+        x, y = (rows - moments.feature_mean) @ axes.vectors, values[:, None]
+        leverage = 1 / n + x.square() @ axes.inverse.T / n
+        residual = y - moments.target_mean - (x @ heads.T).view(len(x), p, c)
+        spare = (1 - leverage)[:, :, None]
+        out = y - torch.where(spare > 1e-9, residual / spare, torch.nan)
+        loss += 0.5 * (y - out).square().sum((0, 2))
+        missed = (out.argmax(2) != y.argmax(2)).double()
+        wrong += torch.where(out.isnan().any(2), torch.nan, missed).sum(0)
+    return LeftOut(loss / n, wrong / n)

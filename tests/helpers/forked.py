@@ -1,0 +1,87 @@
+"""Scripts run in a process that is forked from one that has imported everything: it starts in a moment, not in seconds.
+
+What a fresh interpreter would do differently (what it imports, what a signal meets while it starts) has to be tested
+with a fresh interpreter.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# Not wandb: importing it makes a folder, which the first process that ends takes away from the others.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    [
+        "altair", "datasets", "hydra.main", "layerprobe.api", "pandas", "pyarrow.csv", "pyarrow.parquet",
+        "pytorch_lightning", "rich.console", "sklearn.datasets", "tensorboard", "torch._dynamo", "torchvision.models",
+        "transformers", "transformers.models.auto.modeling_auto", "vl_convert",
+    ]
+)  # fmt: skip
+
+
+def run(
+    command: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Run a Python file as `subprocess.run` would, with what it prints captured.
+
+    Args:
+        command: This interpreter, the file, its arguments.
+        cwd: Where it runs.
+        env: All of its environment, by default this process's; its `PYTHONPATH` comes before the other modules.
+        timeout: Seconds; a script that takes longer is killed.
+
+    Raises:
+        subprocess.TimeoutExpired: If it takes longer.
+    """
+    interpreter, script, *words = command
+    assert interpreter == sys.executable, "another program has to be started by subprocess"
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ("stdout", "stderr")]
+        about = (Path(cwd, script).absolute(), words, cwd, dict(os.environ if env is None else env), files)
+        process = _SERVER.Process(target=_become, args=about)
+        process.start()
+        process.join(timeout)
+        late = process.exitcode is None
+        if late:
+            process.kill()
+            process.join()
+        stdout, stderr = (file.read_text() if file.exists() else "" for file in files)
+        if late:
+            raise subprocess.TimeoutExpired(command, timeout, stdout, stderr)
+        return subprocess.CompletedProcess(command, process.exitcode or 0, stdout, stderr)
+
+
+def _become(script: Path, words: list[str], cwd: Path, environment: dict[str, str], files: list[Path]) -> None:
+    for stream, file in zip((1, 2), files, strict=True):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    tests = str(Path(__file__).parents[1])
+    given = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:] = [str(script.parent), *given, *(path for path in sys.path if path not in ("", tests))]
+    sys.argv = [str(script), *words]
+    code: Any = 0
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code
+        if not isinstance(code, int | None):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # which Weights & Biases looks at
+        code = 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.exit(code)

@@ -1,0 +1,79 @@
+"""The life of a job: where it was stopped, and the name that it has in the dashboard."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from layerprobe.config import register
+from layerprobe.jobs.job import times_stopped_at
+from layerprobe.jobs.status import job_states
+from layerprobe.results.run_directory import RunDirectory
+from layerprobe.results.run_summary import RunSummary
+from layerprobe.results.sweep_record import SweepRecord
+from layerprobe.results.sweep_results import sweep_frame
+from layerprobe.training.stop import Stopped
+
+
+def test_stops_without_progress_are_counted(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+
+    def stop(where: str) -> int:
+        return times_stopped_at(run, Stopped(signal.SIGUSR2, None, where))
+
+    assert [stop("at step 3"), stop("at step 3"), stop("at step 3")] == [1, 2, 3]
+    assert stop("at step 4") == 1
+    assert stop("at step 4") == 2
+    part = tmp_path / "probes" / "parts" / "final" / "conv1.parquet"
+    part.parent.mkdir(parents=True)
+    part.touch()
+    assert stop("at step 4") == 1, "a layer has been probed since"
+    assert times_stopped_at(run, Stopped(signal.SIGTERM, None, "at step 4")) == 2
+    (tmp_path / "stops.json").write_text("{")
+    assert stop("at step 4") == 1
+
+
+def test_a_run_of_a_sweep_agent_has_the_id_that_the_agent_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "ab12cd34")
+    assert RunDirectory(tmp_path / "alone").id != "ab12cd34", "jobs of a sweep would share it"
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sw33psw3")
+    assert RunDirectory(tmp_path / "agent").id == "ab12cd34"
+    monkeypatch.setenv("WANDB_RUN_ID", "ef56ab78")
+    assert RunDirectory(tmp_path / "agent").id == "ab12cd34", "a run that goes on keeps its id"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"status": 1}'])
+def test_one_damaged_file_leaves_the_other_jobs_of_a_sweep_to_be_seen(tmp_path: Path, content: str) -> None:
+    record = SweepRecord(tmp_path, ["train.py"], str(tmp_path))
+    for number in (0, 1):
+        directory = tmp_path / "s" / str(number)
+        directory.mkdir(parents=True)
+        (directory / "run.json").write_text(content)
+        record.add({str(number): {"overrides": [f"seed={number}"], "directory": str(directory)}})
+    RunSummary("done", ["seed=0"], {"m": 1.0}, "fc").write(tmp_path / "s" / "0")
+    states = job_states(record)
+    assert [state.state for state in states] == ["done", "unreadable"]
+    assert str(tmp_path / "s" / "1" / "run.json") in states[1].where
+    assert states[1].name == "1: seed=1"
+    frame = sweep_frame(record)
+    assert frame["status"].tolist() == ["done", "unreadable"]
+    assert frame["seed"].tolist() == ["0", "1"]
+    assert RunDirectory(tmp_path / "s" / "1").finished({}) is None, "so that `continue` does it again"
+
+
+def test_without_a_home_or_a_known_user_libraries_get_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", "/somebody")
+    register()
+    assert Path.home() == Path("/somebody"), "a home that is known is left alone"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    register()
+    assert Path.home().parent == tmp_path and Path.home().is_dir()

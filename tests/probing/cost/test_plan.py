@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Subset, TensorDataset
+
+import layerprobe
+from layerprobe.probing.batches import n_samples
+from layerprobe.probing.cost.plan import make_plan, read_again, spilled, way_operations
+from layerprobe.probing.features.reducers import AveragePool
+from layerprobe.probing.pipeline import feature_bank, find_ways, first_batch, record_splits
+from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.solvers.logistic import Logistic
+from layerprobe.probing.solvers.ridge import Ridge
+from layerprobe.probing.solvers.sgd import SGD
+from layerprobe.probing.tasks.multi_label import MultiLabel
+
+
+def made() -> tuple[nn.Module, dict[str, tuple[Tensor, Tensor]]]:
+    generator = torch.Generator().manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5))
+    data = {
+        split: (torch.randn(n, 1, 8, 8, generator=generator), torch.randint(3, (n,), generator=generator))
+        for split, n in (("train", 700), ("val", 30), ("test", 20))
+    }
+    return network, data
+
+
+def test_a_plan_lists_what_probing_then_does() -> None:
+    network, data = made()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    plan = make_plan(network, data, ProbeProtocol(reducers=(AveragePool(100),), l2=(1e-2,)))
+    found = layerprobe.probe(network, data, reducer=AveragePool(100), l2=[1e-2])
+    assert [layer.layer for layer in plan.layers] == found["layer"].tolist()
+    assert [layer.depth for layer in plan.layers] == found["depth"].tolist()
+    assert [layer.n_features for layer in plan.layers] == found["n_features"].tolist()
+    assert [layer.n_features_full for layer in plan.layers] == found["n_features_full"].tolist()
+    assert [layer.bytes for layer in plan.layers] == (4 * 750 * found["n_features"]).tolist()
+    assert plan.samples == {"train": 700, "val": 30, "test": 20}
+    assert plan.n_measured == 512
+    assert plan.seconds > plan.pass_seconds > 0
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_everything_is_kept_in_memory_where_there_is_room() -> None:
+    network, data = made()
+    plan = make_plan(network, data, ProbeProtocol())
+    assert {layer.place for layer in plan.layers} == {"memory"}
+    assert plan.disk == 0
+    assert plan.memory == plan.workspace + sum(layer.bytes for layer in plan.layers)
+
+
+@pytest.mark.parametrize("spill_dtype", [None, "bfloat16"])
+def test_what_a_plan_says_goes_to_disk_is_what_the_bank_writes_there(
+    tmp_path: Path, spill_dtype: Literal["bfloat16"] | None
+) -> None:
+    network, data = made()
+    plan = make_plan(network, data, ProbeProtocol())
+    sizes = {layer.layer: layer.bytes for layer in plan.layers}
+    for budget in (sum(sizes.values()), sum(sizes.values()) - 1, max(sizes.values()), 1):
+        protocol = ProbeProtocol(
+            max_memory=plan.workspace + budget + 10**6, spill_directory=str(tmp_path), spill_dtype=spill_dtype,
+            batch_size=64,
+        )  # fmt: skip
+        first = first_batch(network, data, protocol)
+        ways = find_ways(network, first, protocol)
+        bank = feature_bank(network, first, protocol, ways)
+        record_splits(network, data, protocol, ways, bank, lambda *_: None)
+        planned = make_plan(network, data, protocol)
+        assert {layer.layer for layer in planned.layers if layer.place == "disk"} == bank.on_disk
+        share = 1 if spill_dtype is None else 2
+        assert planned.disk * share == sum(sizes[name] for name in bank.on_disk)
+        assert planned.memory == planned.workspace + sum(sizes.values()) - planned.disk * share
+        bank.close()
+
+
+def test_the_largest_layers_go_to_disk_and_come_back_where_they_find_room() -> None:
+    held = {"a": 40, "b": 100, "c": 60}
+    assert spilled(held, 200) == set()
+    assert spilled(held, 199) == {"b"}
+    assert spilled(held, 99) == {"b", "c"}
+    assert spilled(held, 39) == {"a", "b", "c"}
+    # b's turn comes when a is done and c still held: 70 bytes of train beside 60.
+    assert read_again(held, {"b"}, 130, 0.7) == set()
+    assert read_again(held, {"b"}, 129, 0.7) == {"b"}
+    assert read_again(held, {"b", "c"}, 60, 0.7) == {"b"}
+
+
+def test_streaming_keeps_nothing_and_passes_once_more_for_each_epoch() -> None:
+    network, data = made()
+    plan = make_plan(network, data, ProbeProtocol(stream=True, solvers=(SGD(epochs=3),)))
+    assert {layer.place for layer in plan.layers} == {"streamed"}
+    assert plan.memory == plan.workspace
+    assert plan.n_passes == 4
+    assert "streamed" in plan.lines()[0]
+
+
+def test_more_samples_cost_more_and_a_plan_can_be_made_for_them() -> None:
+    network, data = made()
+    thousand = {"train": 700_000, "val": 30_000, "test": 20_000}
+    few, many = make_plan(network, data, ProbeProtocol()), make_plan(network, data, ProbeProtocol(), samples=thousand)
+    assert many.samples == thousand
+    assert sum(layer.bytes for layer in many.layers) == 1000 * sum(layer.bytes for layer in few.layers)
+    assert many.seconds > 30 * few.seconds
+
+
+def test_layers_that_are_done_are_left_out() -> None:
+    network, data = made()
+    plan = make_plan(network, data, ProbeProtocol(), done=("input", "3"))
+    assert [layer.layer for layer in plan.layers] == ["0", "1"]
+
+
+def test_planning_moves_no_random_generator() -> None:
+    network, data = made()
+    state = torch.get_rng_state()
+    make_plan(network, data, ProbeProtocol())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_sweep_is_counted_part_by_part() -> None:
+    samples = {"train": 1000, "val": 100, "test": 50}
+    d, c, solver = 20, 5, Ridge()
+    plain = way_operations(ProbeProtocol(solvers=(solver,), l2=(0.1, 1.0)), samples, d, c)
+    fit = solver.operations(1000, d, c, 2)
+    # 2 heads see val, 1 sees train and test, in half a product there and back.
+    assert plain.elements == 1150 * d + fit.elements
+    assert plain.square == 1000 * d * d
+    assert plain.eigen == d**3
+    assert plain.thin == (100 * 2 + 1000 + 50) * d * c / 2
+    assert plain.scores == (100 * 2 + 1000 + 50) * c
+    controlled = way_operations(ProbeProtocol(solvers=(solver,), l2=(0.1, 1.0), controls=("shuffled",)), samples, d, c)
+    assert controlled.square == plain.square
+    assert controlled.square_double == 2 * plain.square_double
+    assert controlled.thin == 2 * plain.thin
+    labels = way_operations(ProbeProtocol(task=MultiLabel()), samples, d, 7)
+    assert labels.steps == 7 * Logistic().operations(1000, d, 2, 12).steps
+
+
+def test_samples_are_counted_as_they_are_read() -> None:
+    x, y = torch.randn(10, 2), torch.arange(10)
+    dataset = TensorDataset(x, y)
+
+    class Stream(IterableDataset):  # type: ignore[type-arg]
+        def __iter__(self):  # type: ignore[no-untyped-def]
+            yield from zip(x, y, strict=True)
+
+    assert n_samples((x, y)) == 10
+    assert n_samples(DataLoader(dataset, 4, shuffle=True, drop_last=True)) == 10
+    assert n_samples(DataLoader(dataset, 4, sampler=RandomSampler(dataset, num_samples=50, replacement=True))) == 10
+    assert n_samples(DataLoader(Subset(dataset, [1, 3]), 4)) == 2
+    assert n_samples(DataLoader(Stream(), 4)) == 10
+    assert n_samples([{"x": x, "y": y}, {"x": x[:3], "y": y[:3]}]) == 13

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from layerprobe.probing.features.cache import FeatureBank
+from layerprobe.probing.features.disk import SpilledRows, SpillError, SpillFile
+from layerprobe.probing.features.row_blocks import AbstractRows, blocks
+
+
+def batches(n: int, d: int, size: int, seed: int = 0) -> list[torch.Tensor]:
+    return list(torch.randn(n, d, generator=torch.Generator().manual_seed(seed)).split(size))
+
+
+def whole(features) -> torch.Tensor:
+    return torch.cat([block.clone() for block in blocks(features, 70)])
+
+
+@pytest.mark.parametrize("budget", [0, 3_000, 6_000, 1 << 20])
+def test_what_is_recorded_comes_back_whatever_the_budget(budget, tmp_path) -> None:
+    bank = FeatureBank(budget, tmp_path)
+    wanted = {}
+    for split in ("train", "val"):
+        for i, (layer, d) in enumerate((("a", 7), ("b", 20), ("c", 1))):
+            wanted[layer, split, "all"] = torch.cat(batches(50, d, 16, i))
+        for rows in zip(*(value.split(16) for key, value in wanted.items() if key[1] == split), strict=True):
+            for layer, part in zip("abc", rows, strict=True):
+                bank.append((layer, split, "all"), part.clone())
+    on_disk = bank.on_disk
+    for layer in "abc":
+        for split in ("train", "val"):
+            assert torch.equal(whole(bank.take((layer, split, "all"))), wanted[layer, split, "all"])
+        bank.drop(layer)
+    assert on_disk == {0: {"a", "b", "c"}, 3_000: {"a", "b"}, 6_000: {"b"}, 1 << 20: set()}[budget]
+    bank.close()
+
+
+@pytest.mark.parametrize("budget", [0, 3_000, 6_000])
+@pytest.mark.parametrize("host", [0, 2_000, 7_000, 1 << 20])
+@pytest.mark.parametrize("kept_as", [None, torch.float64])
+def test_features_of_a_gpu_go_to_ram_and_from_there_to_disk(budget, host, kept_as, tmp_path) -> None:
+    bank = FeatureBank(budget, tmp_path, kept_as, host)
+    wanted: dict[tuple[str, str, str], list[torch.Tensor]] = {}
+    for split in ("train", "val"):
+        for i in range(4):
+            for layer, d in (("a", 7), ("b", 20), ("c", 1)):
+                part = batches(16, d, 16, i)[0]
+                wanted.setdefault((layer, split, "all"), []).append(part)
+                bank.append((layer, split, "all"), part.clone())
+                assert not bank.on_disk & bank.in_ram
+    size = {layer: 2 * 4 * 16 * 4 * d for layer, d in (("a", 7), ("b", 20), ("c", 1))}
+    assert sum(size[layer] for layer in bank.in_ram) <= host
+    assert sum(size[layer] for layer in size.keys() - bank.in_ram - bank.on_disk) <= budget
+    if host == 1 << 20:
+        assert not bank.on_disk
+    for key, parts in wanted.items():
+        assert torch.equal(whole(bank.take(key)), torch.cat(parts))
+    bank.close()
+
+
+def test_the_largest_layer_makes_room_until_there_is_none_to_move(tmp_path, caplog) -> None:
+    bank = FeatureBank(1 << 20, tmp_path, host=1_600)
+    parts = {layer: batches(20, d, 20)[0] for layer, d in (("a", 5), ("b", 10), ("c", 2))}
+    for layer, part in parts.items():
+        bank.append((layer, "train", ""), part.clone())
+    assert bank.give_way()
+    assert bank.in_ram == {"b"}
+    assert bank.give_way()
+    assert (bank.in_ram, bank.on_disk) == ({"a", "b"}, set())
+    bank.append(("a", "val", ""), parts["a"].clone())
+    assert (bank.in_ram, bank.on_disk) == ({"a"}, {"b"}), "2,000 bytes exceed what RAM is allowed"
+    bank.append(("c", "val", ""), parts["c"].clone())
+    assert bank.in_ram == {"a", "c"}, "no more stays than did when memory was full"
+    assert not bank.give_way()
+    assert "features of b (0.00 GB) go to RAM" in caplog.text
+    for layer, part in parts.items():
+        assert torch.equal(whole(bank.take((layer, "train", ""))), part)
+
+
+def test_what_fits_by_now_is_brought_back_into_memory(tmp_path) -> None:
+    bank = FeatureBank(5_000, tmp_path)
+    for part in batches(60, 10, 20):
+        bank.append(("wide", "train", ""), part)
+        bank.append(("wider", "train", ""), torch.cat([part, part], 1))
+    assert bank.on_disk == {"wider"}
+    assert isinstance(bank.take(("wider", "train", "")), AbstractRows), "4,800 bytes beside 2,400 held exceed 5,000"
+    bank.append(("wider", "val", ""), torch.zeros(60, 20))
+    bank.drop("wide")
+    assert isinstance(bank.take(("wider", "val", "")), torch.Tensor)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_rows_are_read_across_the_pieces_they_were_written_in(dtype, tmp_path) -> None:
+    parts = [part.to(torch.float64) for part in batches(40, 3, 7)]
+    rows = SpilledRows(SpillFile(tmp_path), 3, dtype, torch.float64, torch.device("cpu"))
+    for part in parts:
+        rows.append(part)
+    expected = torch.cat(parts).to(dtype).double()
+    assert rows.shape == (40, 3)
+    for start in range(0, 41, 3):
+        for stop in range(start, 41, 5):
+            assert torch.equal(rows[start:stop], expected[start:stop])
+    assert rows[30:99].shape == (10, 3)
+
+
+def test_the_file_has_no_name(tmp_path) -> None:
+    file = SpillFile(tmp_path)
+    file.write(torch.ones(10, 10))
+    assert list(tmp_path.iterdir()) == [], "a killed process would leave it behind"
+    file.close()
+
+
+FULL = """
+import resource, sys, torch
+from layerprobe.probing.features.disk import SpillError, SpillFile
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+file = SpillFile(sys.argv[1])
+try:
+    for _ in range(10):
+        file.write(torch.ones(100, 10))
+except SpillError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_named(tmp_path) -> None:
+    """Files of a process of its own may have at most 4 KiB, as on a disk that is full by then."""
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert re.search(r"Writing features to .* failed after .*spill_directory", done.stdout)
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path) -> None:
+    with pytest.raises(SpillError, match="spill_directory"):
+        SpillFile(tmp_path / "none")
+    assert os.listdir(tmp_path) == []

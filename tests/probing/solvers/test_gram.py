@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.reference import made
+from layerprobe.probing.solvers.gram import Spectrum
+
+
+@pytest.mark.parametrize(("n", "d", "within"), [(300, 12, 1e-5), (300, 300, 1e-5)])
+def test_the_pairs_are_those_of_the_gram_matrix(n, d, within):
+    features = torch.as_tensor(made(n, d, 3, 0.5)[0])
+    found = Spectrum.of(features)
+    gram = (features.double().T @ features.double() / n).numpy()
+    vectors, values = found.vectors.double().numpy(), found.values.double().numpy()
+    scale = np.linalg.norm(gram, 2)
+    np.testing.assert_allclose((vectors * values) @ vectors.T, gram, atol=within * scale)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(len(values)), atol=10 * within)
+    assert (found.values >= 0).all()
+
+
+def test_more_features_than_samples_come_with_coordinates_of_the_same_geometry():
+    features = torch.as_tensor(made(25, 100, 3, 0.5)[0])
+    found = Spectrum.of(features)
+    coordinates = found.span.coordinates
+    assert coordinates.shape[0] == 25
+    np.testing.assert_allclose(coordinates @ coordinates.T, features.double() @ features.double().T, atol=1e-6)
+    np.testing.assert_allclose((coordinates.square().mean(0)), found.values, rtol=1e-10)
+    heads = torch.randn(2, 3, coordinates.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    back = found.span.back(heads, features)
+    np.testing.assert_allclose(features.double() @ back[1].T, coordinates @ heads[1].T, atol=1e-6)
+    np.testing.assert_allclose(back.square().sum(), heads.square().sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "d"), [(30, 5), (5, 30)])
+def test_features_that_are_all_zero(n, d):
+    assert (Spectrum.of(torch.zeros(n, d)).values < 1e-30).all()
+
+
+@pytest.mark.parametrize(("n", "d"), [(30, 5), (5, 30)])
+def test_features_that_are_not_finite_give_values_that_are_not(n, d):
+    features = torch.ones(n, d)
+    features[1, 1] = torch.inf
+    assert torch.isnan(Spectrum.of(features).values).all()
+
+
+@pytest.mark.parametrize("n", [400, 60])
+def test_beyond_what_can_be_decomposed_a_sample_of_the_rows_is(monkeypatch, n):
+    monkeypatch.setattr("layerprobe.probing.solvers.gram.LARGEST", 10)
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(8, 50, generator=generator)
+    features = torch.randn(n, 8, generator=generator) @ mixing + 0.3 * torch.randn(n, 50, generator=generator)
+    found = Spectrum.of(features)
+    axes = found.vectors.double()
+    np.testing.assert_allclose(axes.T @ axes, np.eye(axes.shape[1]), atol=2e-3)
+    gram = features.double().T @ features.double() / n
+    np.testing.assert_allclose(found.values[-1], (axes.T @ gram @ axes).diagonal()[-1], rtol=0.5)
+    leading = np.linalg.eigh(gram.numpy())[1][:, -8:]
+    assert np.linalg.norm(axes.T.numpy() @ leading) ** 2 > 7.5, "the leading directions are among the axes"
+    assert 0 < found.rest < 10 * 0.3**2
+
+
+@pytest.mark.parametrize("nan", [False, True])
+def test_where_single_precision_does_not_converge_double_does(monkeypatch, nan):
+    """LAPACK gives up on some matrices of rounding noise; which ones depends on the machine."""
+    features = torch.as_tensor(made(60, 8, 3, 0.5)[0])
+    expected, eigh = Spectrum.of(features), torch.linalg.eigh
+
+    def gives_up(matrix):
+        if matrix.dtype == torch.float32:
+            if nan:  # seen of a layer with 61 constant features among 128
+                return torch.full_like(matrix[0], torch.nan), torch.full_like(matrix, torch.nan)
+            raise torch.linalg.LinAlgError("failed to converge")
+        return eigh(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", gives_up)
+    found = Spectrum.of(features)
+    assert found.values.dtype == found.vectors.dtype == torch.float32
+    torch.testing.assert_close(found.values, expected.values, rtol=1e-4, atol=1e-6)
