@@ -142,9 +142,11 @@ def probe(cfg: DictConfig, run: RunDirectory) -> RunSummary:
         raise RuntimeError(failures[name])
     if failures:
         raise RuntimeError(f"{len(failures)} of {len(sources)} checkpoints were not probed: {', '.join(failures)}.")
-    layer, error = best_layer(results)
+    best = best_layer(results)
     objective = hydra.utils.instantiate(cfg.objective)(results)
-    return RunSummary("done", overrides, {"probe/best_layer_test_error": error}, layer, objective=objective)
+    return RunSummary(
+        "done", overrides, {"probe/best_layer_test_error": best.test_error}, best.layer, objective=objective
+    )
 
 
 @dataclass

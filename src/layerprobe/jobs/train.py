@@ -92,9 +92,10 @@ def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
     if not trainer.is_global_zero or not (run.path / "probes").is_dir():
         return RunSummary("done", overrides, metrics)
     results = report(run.path, trainer, view)
-    layer, metrics["probe/best_layer_test_error"] = best_layer(results)
+    best = best_layer(results)
+    metrics["probe/best_layer_test_error"] = best.test_error
     objective = hydra.utils.instantiate(cfg.objective)(results)
-    return RunSummary("done", overrides, metrics, layer, objective=objective)
+    return RunSummary("done", overrides, metrics, best.layer, objective=objective)
 
 
 def _without(last: Path, run: RunDirectory) -> str:

@@ -17,6 +17,7 @@ from layerprobe.report.config_differences import SEED, differing_keys, short_key
 from layerprobe.report.learning_problem import problems, size, told_apart
 from layerprobe.report.networks import networks
 from layerprobe.report.run_filter import ConditionError, fulfilling
+from layerprobe.results.best import BestLayer, best_layer, last_checkpoint
 from layerprobe.results.names import printable
 from layerprobe.results.reader import Run, find_runs
 
@@ -71,7 +72,9 @@ class Comparison:
         for run, name in zip(self.runs, self.names, strict=True):
             row: dict[str, Any] = {"run": name, "status": run.status}
             row |= {key: run.config.get(key) for key in self.keys}
-            row |= _best(run)
+            layer, *errors = best_layer(run.results, run.unmerged)
+            row |= {"checkpoint": last_checkpoint(run.results, run.unmerged), "best_layer": layer}
+            row |= dict(zip(BestLayer._fields[1:], errors, strict=True))
             row["n_checkpoints"] = int(run.results["checkpoint"].nunique())
             rows.append(row | {"error": run.error, "notes": "; ".join(_notes(run)), "directory": str(run.directory)})
         # A whole number stays one also where another run has none.
@@ -141,38 +144,9 @@ def side_by_side(runs: Sequence[Run]) -> Comparison:
     return Comparison(tuple(runs), tuple(_names(runs, keys)), tuple(keys))
 
 
-def last_whole_checkpoint(run: Run) -> str:
-    """Name the last checkpoint of which every layer was probed; of several, the last whose heads can be compared.
-
-    Args:
-        run: The run.
-
-    Returns:
-        The name; that of the last one of all where none is whole, and empty where nothing was probed.
-    """
-    usable = run.results[run.results["test_error"].notna()]
-    if usable.empty:
-        return ""
-    order = usable.sort_values("step", kind="stable")["checkpoint"].unique().tolist()
-    return next((name for name in reversed(order) if name not in run.unmerged), order[-1])
-
-
 def error_bounds(runs: Sequence[Run]) -> tuple[float, float]:
     """Tell what the test errors of runs cannot go beyond: a share ends at 1, unexplained variance does not."""
     return 0.0, math.inf if any("regression" in set(run.results["task"]) for run in runs) else 1.0
-
-
-def _best(run: Run) -> dict[str, Any]:
-    nothing = float("nan")
-    empty: dict[str, Any] = {"checkpoint": "", "best_layer": ""}
-    empty |= dict.fromkeys(("test_error", "test_error_low", "test_error_high"), nothing)
-    checkpoint = last_whole_checkpoint(run)
-    rows = run.results[(run.results["checkpoint"] == checkpoint) & run.results["val_error"].notna()]
-    if rows.empty:
-        return empty | {"checkpoint": checkpoint}
-    best = rows.iloc[int(rows["val_error"].argmin())]
-    errors = {name: float(best[name]) for name in ("test_error", "test_error_low", "test_error_high")}
-    return {"checkpoint": checkpoint, "best_layer": str(best["layer"]), **errors}
 
 
 def _notes(run: Run) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from layerprobe.report.comparison import last_whole_checkpoint
 from layerprobe.report.percent import percent
 from layerprobe.report.tidy import monotonicity
+from layerprobe.results.best import at_last_checkpoint, best_layer
 from layerprobe.results.reader import Run
 
 
@@ -18,20 +18,17 @@ def depth_in_words(run: Run) -> str:
         Where it begins and ends, what it is at the layer that validation prefers, how often it rises, by how much at
         most, and whether any rise is beyond the two 95 % intervals.
     """
-    checkpoint = last_whole_checkpoint(run)
-    rows = run.results[(run.results["checkpoint"] == checkpoint) & run.results["test_error"].notna()]
+    rows = at_last_checkpoint(run.results, run.unmerged)
     if rows.empty:
         return "No layer was probed."
-    rows = rows.sort_values("depth", kind="stable")
     first, last = rows.iloc[0], rows.iloc[-1]
     start = (
-        f"At {checkpoint} the test error goes from {percent(first['test_error'])} ({first['layer']}) to "
+        f"At {first['checkpoint']} the test error goes from {percent(first['test_error'])} ({first['layer']}) to "
         f"{percent(last['test_error'])} ({last['layer']})"
     )
-    chosen = rows[rows["val_error"].notna()]
-    if len(chosen):
-        best = chosen.iloc[int(chosen["val_error"].argmin())]
-        start += f"; validation prefers {best['layer']} ({percent(best['test_error'])})"
+    best = best_layer(run.results, run.unmerged)
+    if best.layer:
+        start += f"; validation prefers {best.layer} ({percent(best.test_error)})"
     start += "."
     rises = monotonicity(rows)
     if rises.empty:

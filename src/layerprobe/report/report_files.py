@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from layerprobe.report.charts.difference import difference_plot
-from layerprobe.report.comparison import Comparison, ReportError, last_whole_checkpoint
+from layerprobe.report.comparison import Comparison, ReportError
 from layerprobe.report.config_differences import text
 from layerprobe.report.difference import compare_runs, in_words
 from layerprobe.report.markdown import summary
@@ -22,6 +22,7 @@ from layerprobe.report.page.page_data import tables
 from layerprobe.report.page.paper import write_spec, write_views
 from layerprobe.report.toy.animation import film, write_film
 from layerprobe.results.atomic import write_bytes
+from layerprobe.results.best import last_checkpoint
 from layerprobe.results.names import safe_name
 
 _MOST_FILMS = 4
@@ -61,7 +62,7 @@ def write_report(
     sentences, plots = [], []
     for i, j in itertools.combinations(chosen, 2):
         first, second = comparison.runs[i], comparison.runs[j]
-        at = last_whole_checkpoint(first), last_whole_checkpoint(second)
+        at = last_checkpoint(first.results, first.unmerged), last_checkpoint(second.results, second.unmerged)
         table = compare_runs(first, second, *at)
         one, other = (f"{comparison.names[k]} at {checkpoint}" for k, checkpoint in zip((i, j), at, strict=True))
         sentences.append(in_words(table, one, other))

@@ -1,24 +1,77 @@
-"""The best layer of a run."""
+"""The last checkpoint of a run, and its best layer: what a run comes down to, wherever one number stands for it.
+
+The last checkpoint is the one with the most training steps; of several with as many, the one that was probed last. It
+counts from its first layer with a test error on, unless it is named as unfinished. The best layer is the one with the
+lowest validation error there; of several, the first in order of depth.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from typing import NamedTuple
 
 import pandas as pd
 
 
-def best_layer(results: pd.DataFrame) -> tuple[str, float]:
-    """Find the layer that validation prefers at the last checkpoint.
+class BestLayer(NamedTuple):
+    """The layer that validation prefers at the last checkpoint.
+
+    Attributes:
+        layer: Its name; empty where no layer has a validation error.
+        test_error: Its test error.
+        test_error_low: Lower end of its 95 % interval.
+        test_error_high: Upper end.
+    """
+
+    layer: str = ""
+    test_error: float = math.nan
+    test_error_low: float = math.nan
+    test_error_high: float = math.nan
+
+
+def last_checkpoint(results: pd.DataFrame, unfinished: Collection[str] = ()) -> str:
+    """Name the last checkpoint.
 
     Args:
         results: Results of one run, in the columns of `ProbeRecord`.
+        unfinished: Checkpoints that are passed over, since layers of them are missing; unless there is no other.
 
     Returns:
-        Its name and its test error; "" and NaN where no layer was probed.
+        The name; empty where no layer has a test error.
     """
-    usable = results[results["val_error"].notna()]
-    if usable.empty:
-        return "", math.nan
-    last = usable[usable["checkpoint"] == usable["checkpoint"].iloc[-1]]
-    best = last.loc[last["val_error"].idxmin()]
-    return str(best["layer"]), float(best["test_error"])
+    usable = results[results["test_error"].notna()].sort_values("step", kind="stable")
+    names = usable["checkpoint"].unique().tolist()
+    return next((name for name in reversed(names) if name not in unfinished), names[-1] if names else "")
+
+
+def at_last_checkpoint(results: pd.DataFrame, unfinished: Collection[str] = ()) -> pd.DataFrame:
+    """Take the rows of the last checkpoint.
+
+    Args:
+        results: As for `last_checkpoint`.
+        unfinished: As for `last_checkpoint`.
+
+    Returns:
+        Its rows that have a test error, in order of depth; no row where there is none.
+    """
+    rows = results[(results["checkpoint"] == last_checkpoint(results, unfinished)) & results["test_error"].notna()]
+    return rows.sort_values("depth", kind="stable")
+
+
+def best_layer(results: pd.DataFrame, unfinished: Collection[str] = ()) -> BestLayer:
+    """Find the layer that validation prefers at the last checkpoint.
+
+    Args:
+        results: As for `last_checkpoint`.
+        unfinished: As for `last_checkpoint`.
+
+    Returns:
+        The layer with its test error.
+    """
+    rows = at_last_checkpoint(results, unfinished)
+    rows = rows[rows["val_error"].notna()]
+    if rows.empty:
+        return BestLayer()
+    best = rows.iloc[int(rows["val_error"].argmin())]
+    return BestLayer(str(best["layer"]), *(float(best[name]) for name in BestLayer._fields[1:]))

@@ -6,6 +6,8 @@ import math
 
 import pandas as pd
 
+from layerprobe.results.best import at_last_checkpoint
+
 
 def best_validation_error(results: pd.DataFrame) -> float:
     """The lowest validation error of the last checkpoint's layers.
@@ -16,8 +18,7 @@ def best_validation_error(results: pd.DataFrame) -> float:
     Returns:
         A share in [0, 1]; NaN where no layer was probed.
     """
-    last = _last(results)
-    return float(last["val_error"].min()) if len(last) else math.nan
+    return float(at_last_checkpoint(results)["val_error"].min())
 
 
 def area_under_depth_curve(results: pd.DataFrame) -> float:
@@ -31,7 +32,7 @@ def area_under_depth_curve(results: pd.DataFrame) -> float:
     Returns:
         A share in [0, 1]; NaN where no layer was probed.
     """
-    last = _last(results).groupby("depth")["val_error"].min()
+    last = at_last_checkpoint(results).groupby("depth")["val_error"].min().dropna()
     if last.empty:
         return math.nan
     depth, error = last.index.to_numpy(dtype=float), last.to_numpy(dtype=float)
@@ -39,8 +40,3 @@ def area_under_depth_curve(results: pd.DataFrame) -> float:
         return float(error[0])
     steps = depth[1:] - depth[:-1]
     return float((steps * (error[1:] + error[:-1]) / 2).sum() / (depth[-1] - depth[0]))
-
-
-def _last(results: pd.DataFrame) -> pd.DataFrame:
-    usable = results[results["val_error"].notna()]
-    return usable[usable["checkpoint"] == usable["checkpoint"].iloc[-1]] if len(usable) else usable

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from layerprobe.results.best import best_layer
 from layerprobe.results.logged_metrics import scalars
 from layerprobe.results.record import SCHEMA_VERSION
 from layerprobe.results.wandb_history import WandbHistory, close_histories
@@ -131,14 +132,9 @@ class WandbSink:
 
     def _summarise(self, run: Run, results: pd.DataFrame) -> None:
         """Name the layer that validation prefers at the last checkpoint, for tables and scatter plots of runs."""
-        usable = results[results["test_error"].notna() & results["val_error"].notna()]
-        if usable.empty:
-            return
-        final = usable[usable["checkpoint"] == usable["checkpoint"].iloc[usable["step"].argmax()]]
-        best = final.iloc[final["val_error"].argmin()]
-        run.summary.update(
-            {"probe/best_layer": str(best["layer"]), "probe/best_layer_test_error": float(best["test_error"])}
-        )
+        best = best_layer(results)
+        if best.layer:
+            run.summary.update({"probe/best_layer": best.layer, "probe/best_layer_test_error": best.test_error})
 
     def _log(self, row: dict[str, Any]) -> None:
         """Log a row unless an earlier process of the run has logged the same values."""

@@ -13,10 +13,11 @@ from typing import Any
 
 import pandas as pd
 
-from layerprobe.report.comparison import Comparison, error_bounds, last_whole_checkpoint
+from layerprobe.report.comparison import Comparison, error_bounds
 from layerprobe.report.config_differences import SEED, ordered_values, short_keys, text
 from layerprobe.report.networks import Network, networks
 from layerprobe.report.tidy import UNTRAINED
+from layerprobe.results.best import last_checkpoint
 
 _MOST_CHECKPOINTS = 12
 _APART = 12
@@ -183,7 +184,7 @@ def _runs(comparison: Comparison, keys: Sequence[Key]) -> pd.DataFrame:
             "status": table["status"],
             "setting": comparison.settings,
             "problem": comparison.problems,
-            "last": [last_whole_checkpoint(run) for run in comparison.runs],
+            "last": [last_checkpoint(run.results, run.unmerged) for run in comparison.runs],
             "best_layer": table["best_layer"],
             "best_error": table["test_error"],
             "best_low": table["test_error_low"],

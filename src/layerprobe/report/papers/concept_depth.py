@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from layerprobe.results.best import at_last_checkpoint, best_layer
+
 BAG_OF_WORDS = "bag_of_words"
 """The checkpoint's name that the probe on raw text has in the results."""
 
@@ -154,8 +156,8 @@ def concept_depth(results: pd.DataFrame) -> ConceptDepth:
         raise ValueError("The results hold no layer with a test error, so there is no depth to tell. Probe one first.")
     accuracies = layers["accuracy"].tolist()
     words = results[results["checkpoint"] == BAG_OF_WORDS]
-    chosen = _layers_of_network(results)["val_error"].to_numpy(dtype=float)
-    peak = layers.iloc[int(np.nan_to_num(chosen, nan=np.inf).argmin())]
+    best = best_layer(_layers_of_network(results)).layer
+    peak = layers.iloc[layers["layer"].tolist().index(best) if best else 0]
     return ConceptDepth(
         n_layers=len(layers),
         peak_layer=str(peak["layer"]),
@@ -173,8 +175,4 @@ def concept_depth(results: pd.DataFrame) -> ConceptDepth:
 def _layers_of_network(results: pd.DataFrame) -> pd.DataFrame:
     """The layers of the last checkpoint that is none of the baselines, but the input, in order of depth."""
     network = results[(results["checkpoint"] != BAG_OF_WORDS) & (results["depth"] > 0) & results["test_error"].notna()]
-    return (
-        network[network["checkpoint"] == network["checkpoint"].iloc[-1]].sort_values("depth")
-        if len(network)
-        else network
-    )
+    return at_last_checkpoint(network)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from layerprobe.report.error_column import Measure
 from layerprobe.report.tidy import prepare
+from layerprobe.results.best import last_checkpoint
 
 
 class ReferenceCurveError(ValueError):
@@ -78,11 +79,10 @@ class Reference:
             ReferenceCurveError: If the run probed another number of layers, or has none of the checkpoints.
         """
         frame = prepare(results)
-        last = int(frame["step"].max())
         parts = []
         for step, errors in self.curves.items():
-            rows = frame[frame["step"] == (last if step is None else step)]
-            rows = rows[rows["checkpoint"] == rows["checkpoint"].iloc[-1]] if len(rows) else rows
+            name = last_checkpoint(frame if step is None else frame[frame["step"] == step])
+            rows = frame[frame["checkpoint"] == name]
             if rows.empty:
                 continue
             if len(rows) != len(errors):
