@@ -15,6 +15,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from layerprobe.command_line import override
+from layerprobe.compat.hydra import sweeper_learns
 
 # What the launching process alone is asked for.
 _LAUNCHING = (
@@ -141,8 +142,8 @@ def returned(job: Job, config: DictConfig) -> JobReturn:
 
     summary = RunSummary.read(job.directory)
     found = JobReturn(overrides=job.overrides, working_dir=str(job.directory), status=JobStatus.COMPLETED)
-    found._return_value = float("nan") if summary is None else summary.objective
-    if (summary is None or summary.status != "done") and "basic_sweeper" not in str(config.hydra.sweeper._target_):
+    found.return_value = float("nan") if summary is None else summary.objective
+    if (summary is None or summary.status != "done") and sweeper_learns(config.hydra):
         found.status = JobStatus.FAILED
-        found._return_value = RuntimeError(f"{job.name}: {summary.error if summary else 'lost'}")
+        found.return_value = RuntimeError(f"{job.name}: {summary.error if summary else 'lost'}")
     return found

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from layerprobe.command_line import command, override
+from layerprobe.compat.hydra import sweeper_learns
 from layerprobe.config_check import wrong_values
 from layerprobe.nearest import nearest
 from layerprobe.results.atomic import write_bytes
@@ -324,7 +325,7 @@ def _log_traceback(error: BaseException) -> None:
 def in_sweep() -> bool:
     """Whether this job is one of a sweep in this process, whose sweeper only collects what the jobs return."""
     config = HydraConfig.get()
-    return config.mode == RunMode.MULTIRUN and "basic_sweeper" in str(config.sweeper._target_)
+    return config.mode == RunMode.MULTIRUN and not sweeper_learns(config)
 
 
 def continue_command() -> str:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from layerprobe.compat.wandb import service_died
 from layerprobe.results.atomic import write_bytes
 from layerprobe.results.wandb_log_file import mend
 
@@ -99,7 +100,7 @@ class WandbHistory:
             try:
                 return work(self.run)
             except Exception as error:
-                if self._restart is None or not _has_died(error) or self._restarts == _MOST_RESTARTS:
+                if self._restart is None or not service_died(error) or self._restarts == _MOST_RESTARTS:
                     raise
                 self._revive(error)
 
@@ -211,9 +212,3 @@ def close_histories(finish: Callable[[Run], None]) -> None:
 def _define(run: Run, key: str, options: Mapping[str, Any]) -> None:
     # wandb reads a bare dot as a step into a nested value, and then the definition matches nothing.
     run.define_metric(key.replace(".", r"\."), **options)
-
-
-def _has_died(error: Exception) -> bool:
-    import wandb
-
-    return isinstance(error, OSError | wandb.errors.Error) or "mailbox" in type(error).__module__

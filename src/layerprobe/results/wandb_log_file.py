@@ -11,7 +11,8 @@ import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
+from layerprobe.compat.wandb import history_step
 
 _MAGIC = b":W&B"
 _HEADER, _CHUNK, _BLOCK = 7, 7, 1 << 15
@@ -29,8 +30,6 @@ def mend(log: Path) -> int:
     Returns:
         One more than the step of the last row of history; 0 where there is none.
     """
-    from wandb.proto import wandb_internal_pb2
-
     content = log.read_bytes()
     records = list(_records(content))
     if not records and len(content) < _BLOCK:
@@ -38,12 +37,8 @@ def mend(log: Path) -> int:
         return 0
     if records and records[-1][0] < len(content):
         os.truncate(log, records[-1][0])
-    kind: Any = wandb_internal_pb2
-    for _, message in reversed(records):
-        record = kind.Record.FromString(message)
-        if record.WhichOneof("record_type") == "history":
-            return int(record.history.step.num) + 1
-    return 0
+    steps = (history_step(message) for _, message in reversed(records))
+    return next((step + 1 for step in steps if step is not None), 0)
 
 
 def _records(content: bytes) -> Iterator[tuple[int, bytes]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from layerprobe.compat.wandb import artifacts_in_log
 from layerprobe.results.best import best_layer
 from layerprobe.results.logged_metrics import scalars
 from layerprobe.results.record import SCHEMA_VERSION
@@ -109,7 +110,7 @@ class WandbSink:
             columns: list[str | int] = list(results.columns)
             rows = _plain_rows(results)
             self._history.attempt(lambda run: self._log_artifact(run, results, Path(directory)))
-            with self._data_in_run_directory(), self._in_log():
+            with self._data_in_run_directory(), artifacts_in_log(self._run):
                 self._history.log_made(
                     lambda: {TABLE: wandb.Table(columns=columns, data=rows)},
                     f"{TABLE} {_digest([json.dumps(rows).encode()])}",
@@ -125,7 +126,7 @@ class WandbSink:
             type="probes",
             metadata={"schema": SCHEMA_VERSION, "checkpoints": results["checkpoint"].unique().tolist()},
         )
-        with self._data_in_run_directory(), self._in_log():
+        with self._data_in_run_directory(), artifacts_in_log(self._run):
             for file in _files(directory):
                 artifact.add_file(str(file), name=file.relative_to(directory).as_posix())
             run.log_artifact(artifact)
@@ -164,33 +165,6 @@ class WandbSink:
             yield
         finally:
             del os.environ["WANDB_DATA_DIR"]
-
-    @contextmanager
-    def _in_log(self) -> Iterator[None]:
-        """Write artifacts to the run's log, as an offline run does.
-
-        An online run asks the server before it logs a table or an artifact and keeps neither in its log: where the
-        server has died, both would be lost to `wandb sync`. From the log they are uploaded all the same.
-        """
-        run: Any = self._run
-        settings = run._settings
-        run._settings = _AsOffline(settings)
-        try:
-            yield
-        finally:
-            run._settings = settings
-
-
-class _AsOffline:
-    """Settings of a run, as they are but for the answer to whether it is offline."""
-
-    _offline = True
-
-    def __init__(self, settings: Any) -> None:
-        self._settings = settings
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._settings, name)
 
 
 def finish_run(exit_code: int = 0, preempted: bool = False) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from layerprobe.compat.wandb import WORKSPACE_IDS
 from layerprobe.results.atomic import write_bytes
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def save(workspace: Workspace, report: Report, file: Path) -> list[str]:
             setattr(view, field, value)
         view.save()
     ids = {
-        "Workspace": {name: getattr(workspace, name) for name in ("_internal_name", "_internal_id")},
+        "Workspace": {name: getattr(workspace, name) for name in WORKSPACE_IDS},
         "Report": {"id": report.id},
     }
     write_bytes(file, json.dumps(known | {where: ids}, indent=2).encode())

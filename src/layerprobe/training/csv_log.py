@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 
+from layerprobe.compat.lightning import KeptCsvWriter
 from layerprobe.results.atomic import atomic
 
 log = logging.getLogger("layerprobe")
@@ -36,7 +36,7 @@ class ContinuedCsvLogger(CSVLogger):
         """The writer of the file."""
         if self._experiment is None:
             os.makedirs(self.log_dir, exist_ok=True)
-            _set_aside_damaged(Path(self.log_dir) / ExperimentWriter.NAME_METRICS_FILE)
+            _set_aside_damaged(Path(self.log_dir) / KeptCsvWriter.NAME_METRICS_FILE)
             self._experiment = _Writer(self.log_dir)
         return self._experiment
 
@@ -62,7 +62,7 @@ class ContinuedCsvLogger(CSVLogger):
             writer.rewind(mark, step)
 
 
-class _Writer(ExperimentWriter):
+class _Writer(KeptCsvWriter):
     def __init__(self, log_dir: str) -> None:
         super().__init__(log_dir)
         self._found = len(self.rows())
@@ -84,12 +84,6 @@ class _Writer(ExperimentWriter):
                 writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
                 writer.writeheader()
                 writer.writerows(kept + own)
-
-    def _check_log_dir_exists(self) -> None:
-        """Take up the columns that are there, where Lightning would delete them."""
-        if os.path.isfile(self.metrics_file_path):
-            with open(self.metrics_file_path, newline="") as file:
-                self.metrics_keys = next(csv.reader(file), [])
 
 
 def _set_aside_damaged(file: Path) -> None:

@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-from lightning_fabric.utilities.data import _set_sampler_epoch
 
+from layerprobe.compat.lightning import (
+    OpenEpoch,
+    as_before_epoch,
+    as_before_validation,
+    forget_sigterm,
+    log_training_step,
+    logged_step,
+)
 from layerprobe.results.atomic import atomic
 from layerprobe.results.progress import ProgressFile
 from layerprobe.training.csv_log import ContinuedCsvLogger
@@ -129,7 +136,7 @@ class Guard(pl.Callback):
         self.signals.listen()
         if trainer.received_sigterm:  # while the data were read
             self.signals.received = signal.SIGTERM
-            trainer._signal_connector.received_sigterm = False
+            forget_sigterm(trainer)
         self._start_epoch = trainer.current_epoch
         if self._loaded:
             self._find_place(trainer)
@@ -159,7 +166,7 @@ class Guard(pl.Callback):
         if due and self._steady and not last:
             if due == _STOP:
                 # The trainer logs a step after this hook, which a run that leaves here would not reach.
-                trainer._logger_connector.update_train_step_metrics()
+                log_training_step(trainer)
             self._save(trainer, "batch") if due == _SAVE else self._stop(trainer, "batch")
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -191,21 +198,11 @@ class Guard(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Write the trainer's progress as of a moment that it can go on from."""
-        fit, moment = checkpoint["loops"]["fit_loop"], self._state.get("moment")
-        if moment == "validation":
-            # As before the first batch of validation: what its metrics have seen is not saved.
-            progress = fit["epoch_loop.val_loop.batch_progress"]
-            progress["current"].update(dict.fromkeys(progress["current"], 0))
-            total = progress["total"]
-            total.update(started=total["ready"], processed=total["ready"] - 1, completed=total["ready"] - 1)
-            progress["is_last_batch"] = False
+        moment = self._state.get("moment")
+        if moment == "validation":  # what its metrics have seen is not saved
+            as_before_validation(checkpoint)
         elif moment == "epoch":
-            # As after the epoch before: this one has been announced, and not begun.
-            for counts in fit["epoch_progress"].values():
-                counts["ready"] = counts["started"]
-            progress = fit["epoch_loop.batch_progress"]
-            progress["current"].update(dict.fromkeys(progress["current"], 0))
-            progress["is_last_batch"] = False
+            as_before_epoch(checkpoint)
 
     def _due(self, trainer: pl.Trainer) -> int:
         late = trainer.is_global_zero and time.monotonic() - self._saved > self.every_n_seconds
@@ -219,7 +216,7 @@ class Guard(pl.Callback):
         self._state["moment"] = moment
         self._state["now"] = self._before_validation if moment == "validation" else self._everyones_state()
         # The trainer logs a step after the hook that saves: its row comes behind the mark, and is not logged again.
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped if moment == "batch" else -1
+        step = logged_step(trainer) if moment == "batch" else -1
         self._state["logged"] = [(logger.mark(), step) for logger in _csv(trainer)]
         self._state["metrics"] = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
         if trainer.is_global_zero:
@@ -241,10 +238,9 @@ class Guard(pl.Callback):
 
     def _find_place(self, trainer: pl.Trainer) -> None:
         """Draw the batches that were trained on before the run was saved, and set the random generators."""
-        rank, loop = trainer.global_rank, trainer.fit_loop
-        loader, fetcher = loop._combined_loader, loop._data_fetcher
+        rank = trainer.global_rank
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-        if not self._matches(trainer) or loader is None or fetcher is None:
+        if not self._matches(trainer):
             warnings.warn(
                 f"The run was saved by {len(self._loaded['now'])} processes and goes on with {trainer.world_size}: "
                 "the order of this epoch's samples is not that of a run that was never stopped.",
@@ -252,19 +248,15 @@ class Guard(pl.Callback):
             )
             self._loaded, self._state = {}, {"began": self._everyones_state(), "first": False}
             return
-        state, self._loaded = self._loaded, {}
-        trainer._logger_connector._callback_metrics.update(state["metrics"])
+        epoch, state, self._loaded = OpenEpoch(trainer), self._loaded, {}
+        trainer.callback_metrics.update(state["metrics"])
         if not state["first"]:
             # The trainer opened the loader before it knew which epoch this is.
             set_random_state(state["began"][rank])
-            for part in loader.flattened:
-                _set_sampler_epoch(part, trainer.current_epoch)
-            iter(fetcher)
-        done = loop.epoch_loop.batch_progress.current.ready
+            epoch.begin_again(trainer.current_epoch)
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
         if done < trainer.num_training_batches:
-            for _ in range(done):
-                next(fetcher)
-            fetcher.fetched -= done  # the trainer adds them again
+            epoch.skip(done)
         if state["moment"] != "epoch":
             set_random_state(state["now"][rank])
         self._state = {"began": state["began"], "first": state["first"]}

@@ -10,6 +10,7 @@ import pandas as pd
 from pytorch_lightning.loggers import Logger, MLFlowLogger, WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from layerprobe.compat.lightning import wandb_options
 from layerprobe.results.logged_metrics import scalars
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.wandb_sink import WandbSink
@@ -25,7 +26,7 @@ def start(loggers: Sequence[Logger]) -> None:
     """
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            start_or_go_offline(partial(getattr, logger, "experiment"), logger._wandb_init)
+            start_or_go_offline(partial(getattr, logger, "experiment"), wandb_options(logger))
         if isinstance(logger, SteadyWandbLogger) and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             _ = logger.history
 

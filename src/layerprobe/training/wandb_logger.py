@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from layerprobe.compat.lightning import forget_run, wandb_options
 from layerprobe.results.wandb_history import WandbHistory
 from layerprobe.results.wandb_start import start_or_go_offline
 
@@ -38,7 +39,7 @@ class SteadyWandbLogger(WandbLogger):
             **kwargs: Likewise.
         """
         super().__init__(*args, **kwargs)
-        self._wandb_init.pop("anonymous", None)  # wandb warns of it, even where nobody has chosen it
+        wandb_options(self).pop("anonymous", None)  # wandb warns of it, even where nobody has chosen it
 
     @property
     def history(self) -> WandbHistory:
@@ -66,7 +67,7 @@ class SteadyWandbLogger(WandbLogger):
             step: The training step.
         """
         row: dict[str, Any] = {f"{self._prefix}-{name}" if self._prefix else name: metrics[name] for name in metrics}
-        if step is not None and not self._wandb_init.get("sync_tensorboard"):
+        if step is not None and not wandb_options(self).get("sync_tensorboard"):
             row["trainer/global_step"] = step
         try:
             self.history.log(row, f"{step} {sorted(row)}")
@@ -85,8 +86,8 @@ class SteadyWandbLogger(WandbLogger):
         with suppress(Exception):  # of a process that is no more
             wandb.teardown()
         wandb.run = None
-        self._experiment = None
-        run = start_or_go_offline(partial(getattr, self, "experiment"), self._wandb_init)
+        forget_run(self)
+        run = start_or_go_offline(partial(getattr, self, "experiment"), wandb_options(self))
         if self._hyper_parameters is not None:
             super().log_hyperparams(self._hyper_parameters)
         return run
