@@ -21,22 +21,53 @@ if TYPE_CHECKING:
     from layerprobe.probing.tasks.regression import Regression as Regression
     from layerprobe.training.callback import ProbeCallback as ProbeCallback
 
-_HOME = {
-    "probe": "layerprobe.api",
-    "layers": "layerprobe.layer_list",
-    "activations": "layerprobe.probing.capture.activations",
-    "ProbeCallback": "layerprobe.training.callback",
-    "ProbeProtocol": "layerprobe.probing.protocol",
-    "AveragePool": "layerprobe.probing.features.reducers",
-    "ChannelMean": "layerprobe.probing.features.reducers",
-    "Flatten": "layerprobe.probing.features.reducers",
-    "RandomSubset": "layerprobe.probing.features.reducers",
-    "Logistic": "layerprobe.probing.solvers.logistic",
-    "Ridge": "layerprobe.probing.solvers.ridge",
-    "Classification": "layerprobe.probing.tasks.classification",
-    "MultiLabel": "layerprobe.probing.tasks.multi_label",
-    "Regression": "layerprobe.probing.tasks.regression",
+_PUBLIC = {
+    "api": ["probe"],
+    "layer_list": ["layers"],
+    "probing.capture.activations": ["activations"],
+    "probing.protocol": ["ProbeProtocol"],
+    "probing.batches": ["inputs_of", "targets_of"],
+    "probing.getters": ["Column", "Item", "Items", "Lookup", "Parity"],
+    "probing.features.reducers": ["AveragePool", "ChannelMean", "Flatten", "RandomSubset"],
+    "probing.features.token_reducers": ["FirstToken", "LastToken", "MeanToken", "TokenIndex"],
+    "probing.penalty": ["ScikitLearnC"],
+    "probing.solvers.logistic": ["Logistic"],
+    "probing.solvers.ridge": ["Ridge"],
+    "probing.solvers.sgd": ["SGD"],
+    "probing.tasks.classification": ["Classification"],
+    "probing.tasks.multi_label": ["MultiLabel"],
+    "probing.tasks.regression": ["Regression"],
+    "training.callback": ["ProbeCallback"],
+    "training.guard": ["Guard"],
+    "training.plane": ["PlaneCallback"],
+    "training.csv_log": ["ContinuedCsvLogger"],
+    "training.wandb_logger": ["SteadyWandbLogger"],
+    "models.classifier": ["Classifier"],
+    "models.deep_convnet": ["deep_convnet"],
+    "models.deep_mlp": ["deep_mlp"],
+    "models.digits_convnet": ["DigitsConvNet"],
+    "models.inception": ["InceptionWithAuxiliary"],
+    "models.linear": ["xor_linear"],
+    "models.mnist_convnet": ["MnistConvNet"],
+    "models.optimizers": ["decay_only"],
+    "models.text": ["encoder", "language_model"],
+    "models.xor": ["xor_mlp"],
+    "data.digits": ["DigitsDataModule"],
+    "data.image_folder": ["ImageFolderDataModule", "prescribed_transform"],
+    "data.text": ["TextDataModule"],
+    "data.text_table": ["HubDataset", "LabelledLines", "TextFile"],
+    "data.text_tokenizer": ["PretrainedTokenizer"],
+    "data.vision": ["MnistDataModule"],
+    "data.xor": ["XorDataModule"],
+    "report.depth_view": ["DepthView"],
+    "results.objectives": ["area_under_depth_curve", "best_validation_error"],
+    "directories": ["Directories"],
+    "jobs.sweep_callbacks": ["SweepCurves", "SweepTable"],
+    "jobs.concept_sweep": ["ConceptDepthReport"],
 }
+"""By module, the names that programs and configurations use: `_target_: layerprobe.Logistic`."""
+
+_HOME = {name: f"layerprobe.{module}" for module, names in _PUBLIC.items() for name in names}
 
 __all__ = [*_HOME, "__version__"]
 __version__ = "0.1.0"

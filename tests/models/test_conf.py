@@ -1,6 +1,7 @@
 """The model, data, optimizer and scheduler configurations, composed as `scripts/train.py` composes them."""
 
 import inspect
+import re
 from pathlib import Path
 
 import hydra
@@ -10,6 +11,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+import layerprobe
 from layerprobe.config import register
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -128,3 +130,13 @@ def test_a_configuration_names_every_argument_of_what_it_builds(name):
     nested = {key for choice in node.get("defaults", []) if choice != "_self_" for key in choice}
     arguments = inspect.signature(hydra.utils.get_object(node["_target_"])).parameters
     assert set(node) - {"_target_", "defaults"} | nested == set(arguments)
+
+
+def test_configurations_use_public_names() -> None:
+    words = {
+        word
+        for path in CONF.rglob("*.yaml")
+        for word in re.findall(r"(?<![\w.])layerprobe(?:\.\w+)+", path.read_text())
+    }
+    assert len(words) > 40
+    assert {word for word in words if word.removeprefix("layerprobe.") not in layerprobe.__all__} == set()

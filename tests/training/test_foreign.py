@@ -22,8 +22,8 @@ PROTOCOL = {
     "_target_": "layerprobe.ProbeProtocol",
     "_convert_": "all",
     "l2": [1e-2],
-    "inputs": {"_target_": "layerprobe.probing.getters.Items", "paths": {"pixels": "pixels"}},
-    "targets": {"_target_": "layerprobe.probing.getters.Item", "path": "label"},
+    "inputs": {"_target_": "layerprobe.Items", "paths": {"pixels": "pixels"}},
+    "targets": {"_target_": "layerprobe.Item", "path": "label"},
 }
 
 

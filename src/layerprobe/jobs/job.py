@@ -25,6 +25,7 @@ from layerprobe.compat.hydra import sweeper_learns
 from layerprobe.config_check import wrong_values
 from layerprobe.nearest import nearest
 from layerprobe.results.atomic import write_bytes
+from layerprobe.results.migration import migrated
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
 from layerprobe.results.run_summary import RERUNS, RunSummary
 from layerprobe.results.state_file import UnusableFileError
@@ -157,6 +158,8 @@ def plain(cfg: DictConfig, *, whole: bool = True) -> Any:
 def checked(cfg: DictConfig, *, whole: bool = True) -> Any:
     """Resolve a configuration, and refuse values that the classes in it cannot take.
 
+    Former names of classes in it are replaced by the public ones.
+
     Args:
         cfg: The configuration.
         whole: Whether a value that is missing is refused too.
@@ -167,6 +170,9 @@ def checked(cfg: DictConfig, *, whole: bool = True) -> Any:
     Raises:
         CompactHydraException: Naming the key and the next step.
     """
+    written: Any = OmegaConf.to_container(cfg, resolve=False)
+    if (current := migrated(written)) != written:
+        cfg.merge_with(current)
     config = plain(cfg, whole=whole)
     if config["rerun"] not in (None, *RERUNS):
         raise CompactHydraException(f"rerun is {config['rerun']!r}. {nearest(str(config['rerun']), RERUNS)}")

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from layerprobe.results.migration import migrated
 from layerprobe.results.state_file import DamagedFileError, aside, read_state, restore_state, write_state
 
 FILE = "checkpoints.json"
@@ -79,7 +80,7 @@ class Ledger:
             raise OtherResultsError(_taken(name, "it is not known how they were come by"))
         if known.content != entry.content:
             raise OtherResultsError(_taken(name, f"they are of other weights, from {known.source}"))
-        if differing := sorted(_differing(known.config, json.loads(json.dumps(entry.config)))):
+        if differing := sorted(_differing(migrated(known.config), migrated(json.loads(json.dumps(entry.config))))):
             shown = "; ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
             raise OtherResultsError(_taken(name, f"they were found with {shown}"))
         return known.complete

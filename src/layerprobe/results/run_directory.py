@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from layerprobe.results.atomic import remove_stray
 from layerprobe.results.lock import HeldError, is_held, lock
+from layerprobe.results.migration import migrated
 from layerprobe.results.run_summary import FILE, RunSummary
 from layerprobe.results.state_file import (
     COPIES,
@@ -232,11 +233,13 @@ def _parse_id(content: bytes) -> str:
 
 
 def _parse_config(content: bytes) -> dict[str, Any]:
-    return dict(json.loads(content).items())
+    return dict(migrated(json.loads(content)).items())
 
 
 def comparable(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Flatten a configuration to what changes results: not where the run writes, who logs, and on how many devices.
+
+    Classes go by their public names, whatever an earlier version called them.
 
     Args:
         config: The resolved configuration.
@@ -245,7 +248,7 @@ def comparable(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     Returns:
         Values by dotted key.
     """
-    kept = {key: value for key, value in config.items() if key not in _FREE}
+    kept = {key: value for key, value in migrated(config).items() if key not in _FREE}
     if isinstance(kept.get("trainer"), Mapping):
         kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in _FREE_TRAINER}
     return dict(_flat(kept, "", (str(path), str(path.absolute()))))

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from layerprobe.results.atomic import atomic
+from layerprobe.results.migration import migrated
 from layerprobe.results.state_file import UnusableFileError
 from layerprobe.types import CheckpointInfo, Config
 
@@ -38,7 +39,7 @@ class FrozenCheckpoint:
     Attributes:
         info: Its name, step and epoch.
         state_dict: Parameters and buffers, on the CPU.
-        config: The resolved configuration of its run; empty where it had none.
+        config: The resolved configuration of its run, with the public names of classes; empty where it had none.
         hyper_parameters: Arguments of the LightningModule that wrote it, as `save_hyperparameters` kept them.
     """
 
@@ -119,7 +120,7 @@ def load(path: Path, *, trust: bool = False) -> FrozenCheckpoint:
         "epoch": content.get("epoch", 0),
     }
     try:
-        info, config = _checked_info(own.get("checkpoint", named)), dict(own.get("config", {}))
+        info, config = _checked_info(own.get("checkpoint", named)), dict(migrated(own.get("config", {})))
     except (AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} does not say what it is as a run of layerprobe does ({error}). Save its `state_dict()` alone."

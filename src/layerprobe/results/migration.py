@@ -1,0 +1,70 @@
+"""Migration of configurations: run directories and checkpoints of earlier versions name classes by their modules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_FORMER = {
+    "concept_sweep": "ConceptDepthReport",
+    "data.digits": "DigitsDataModule",
+    "data.image_folder": "ImageFolderDataModule prescribed_transform",
+    "data.text": "TextDataModule",
+    "data.text_table": "HubDataset LabelledLines TextFile",
+    "data.text_tokenizer": "PretrainedTokenizer",
+    "data.vision": "MnistDataModule",
+    "data.xor": "XorDataModule",
+    "directories": "Directories",
+    "models.classifier": "Classifier",
+    "models.deep_convnet": "deep_convnet",
+    "models.deep_mlp": "deep_mlp",
+    "models.digits_convnet": "DigitsConvNet",
+    "models.inception": "InceptionWithAuxiliary",
+    "models.linear": "xor_linear",
+    "models.mnist_convnet": "MnistConvNet",
+    "models.optimizers": "decay_only",
+    "models.text": "encoder language_model",
+    "models.xor": "xor_mlp",
+    "probing.batches": "inputs_of targets_of",
+    "probing.features": "AveragePool ChannelMean Flatten RandomSubset",
+    "probing.penalty": "ScikitLearnC",
+    "probing.protocol": "ProbeProtocol",
+    "probing.solvers.logistic": "Logistic",
+    "probing.solvers.ridge": "Ridge",
+    "probing.solvers.sgd": "SGD",
+    "probing.take": "Column Item Items Lookup Parity",
+    "probing.tasks.classification": "Classification",
+    "probing.tasks.multi_label": "MultiLabel",
+    "probing.tasks.regression": "Regression",
+    "probing.tokens": "FirstToken LastToken MeanToken TokenIndex",
+    "report.depth_view": "DepthView",
+    "results.objectives": "area_under_depth_curve best_validation_error",
+    "sweep": "SweepCurves SweepTable",
+    "training.callback": "ProbeCallback",
+    "training.csv_log": "ContinuedCsvLogger",
+    "training.guard": "Guard",
+    "training.plane": "PlaneCallback",
+    "training.wandb_logger": "SteadyWandbLogger",
+}
+"""The modules of 0.1 whose names configurations held; a class that gets another name is put in `PUBLIC_NAMES`."""
+
+PUBLIC_NAMES: Mapping[str, str] = {
+    f"layerprobe.{module}.{name}": f"layerprobe.{name}" for module, names in _FORMER.items() for name in names.split()
+}
+"""By the former name of a class or function, the public one."""
+
+
+def migrated(config: Any) -> Any:
+    """Put public names in place of former ones.
+
+    Args:
+        config: A configuration or a part of one, of plain values.
+
+    Returns:
+        The same with the public name wherever a value is a former one.
+    """
+    if isinstance(config, Mapping):
+        return {key: migrated(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return type(config)(migrated(value) for value in config)
+    return PUBLIC_NAMES.get(config, config) if isinstance(config, str) else config

@@ -1,0 +1,90 @@
+"""What 0.1 wrote: `configurations_of_0_1.jsonl` holds its `config.json` for some command lines."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import layerprobe
+from layerprobe.config import register
+from layerprobe.jobs.job import checked
+from layerprobe.results.manifest import Entry, Ledger, OtherResultsError
+from layerprobe.results.migration import PUBLIC_NAMES, migrated
+from layerprobe.results.run_directory import RunDirectory
+from layerprobe.training.checkpoints import freeze, load
+from layerprobe.types import CheckpointInfo
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+WRITTEN = [
+    json.loads(line) for line in Path(__file__).with_name("configurations_of_0_1.jsonl").read_text().splitlines()
+]
+
+
+def composed(script: str, *words: str) -> Any:
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(script, list(words))
+
+
+def test_every_former_name_leads_to_a_public_one() -> None:
+    assert set(PUBLIC_NAMES.values()) == {f"layerprobe.{name}" for name in layerprobe._HOME} - {
+        "layerprobe.probe",
+        "layerprobe.layers",
+        "layerprobe.activations",
+    }
+    for name in PUBLIC_NAMES.values():
+        assert callable(hydra.utils.get_object(name)), name
+
+
+def test_names_in_any_place_are_migrated_and_others_are_not() -> None:
+    path = "layerprobe.probing.batches.inputs_of"
+    before = {"a": [{"_target_": "layerprobe.probing.solvers.ridge.Ridge"}], "path": path, "b": (1, None), "c": "x"}
+    after = {"a": [{"_target_": "layerprobe.Ridge"}], "path": "layerprobe.inputs_of", "b": (1, None), "c": "x"}
+    assert migrated(before) == after
+    assert migrated(after) == after
+    assert migrated({"_target_": "other.probing.solvers.ridge.Ridge"})["_target_"].startswith("other.")
+
+
+@pytest.mark.parametrize("written", WRITTEN, ids=[f"{one['script']} {one['words']}"[:60] for one in WRITTEN])
+def test_a_run_of_before_is_the_same_run(tmp_path: Path, written: dict[str, Any]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(written["config"]))
+    config = OmegaConf.to_container(composed(written["script"], *written["words"].split()), resolve=True)
+    run = RunDirectory(tmp_path)
+    assert run.differences(config) == []
+    other = json.loads(json.dumps(config).replace("layerprobe.ProbeProtocol", "layerprobe.Other"))
+    assert run.differences(other)
+
+
+def test_results_of_before_are_of_the_same_network_and_protocol(tmp_path: Path) -> None:
+    solver = {"_target_": "layerprobe.probing.solvers.logistic.Logistic", "tolerance": 1e-5}
+    before = Entry("a.ckpt", "123", {"probe": {"solvers": [solver]}}, complete=True)
+    Ledger(tmp_path).write("final", before)
+    now = replace(before, config={"probe": {"solvers": [solver | {"_target_": "layerprobe.Logistic"}]}})
+    assert Ledger(tmp_path).is_complete("final", now, has_results=True)
+    other = replace(before, config={"probe": {"solvers": [solver | {"_target_": "layerprobe.Ridge"}]}})
+    with pytest.raises(OtherResultsError, match="Logistic"):
+        Ledger(tmp_path).is_complete("final", other, has_results=True)
+
+
+def test_a_checkpoint_of_before_is_built_by_public_names(tmp_path: Path) -> None:
+    network = {"_target_": "layerprobe.models.digits_convnet.DigitsConvNet"}
+    model = {"_target_": "layerprobe.models.classifier.Classifier", "network": network}
+    freeze(torch.nn.Linear(2, 2), tmp_path / "a.ckpt", CheckpointInfo("a"), {"model": model})
+    config = load(tmp_path / "a.ckpt").config
+    assert config == {
+        "model": {"_target_": "layerprobe.Classifier", "network": {"_target_": "layerprobe.DigitsConvNet"}}
+    }
+
+
+def test_former_names_on_the_command_line_are_taken() -> None:
+    target = "layerprobe.probing.solvers.ridge.Ridge"
+    cfg = composed("train", f"solver.logistic._target_={target}", "run_dir=x", "name=x", "logger=none")
+    del cfg.solver.logistic.tolerance, cfg.solver.logistic.max_iterations, cfg.solver.logistic.memory
+    assert checked(cfg)["probe"]["solvers"][0]["_target_"] == "layerprobe.Ridge"
+    assert cfg.solver.logistic._target_ == "layerprobe.Ridge"
