@@ -1,4 +1,4 @@
-"""Numbers of bytes and seconds as text."""
+"""Numbers as text: shares and intervals, bytes and seconds."""
 
 from __future__ import annotations
 
@@ -25,3 +25,29 @@ def time_text(seconds: int | float) -> str:
     if seconds < 6000:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 360_000 else f"{seconds / 86400:.0f} days"
+
+
+def number_text(value: float, form: str = ".4g") -> str:
+    """Write a number; one that is rounded to zero has no sign.
+
+    Args:
+        value: The number.
+        form: A format of Python.
+
+    Returns:
+        The text; "–" for NaN.
+    """
+    if math.isnan(value):
+        return "–"
+    written = f"{value:{form}}"
+    return written.lstrip("+-") if not any(digit in "123456789" for digit in written.partition("e")[0]) else written
+
+
+def percent_text(value: float, digits: int = 2) -> str:
+    """Write a share in percent; "–" for NaN."""
+    return number_text(value, f".{digits}%")
+
+
+def interval_text(low: float, high: float, digits: int = 2) -> str:
+    """Write the ends of an interval, such as "1.00% to 2.00%"; empty where there is none."""
+    return "" if math.isnan(low) or math.isnan(high) else f"{percent_text(low, digits)} to {percent_text(high, digits)}"

@@ -14,9 +14,8 @@ from layerprobe.report.comparison import ReportError, compare, side_by_side
 from layerprobe.report.config_differences import differing_keys, ordered_values, short_keys
 from layerprobe.report.difference import compare_layers, compare_runs, in_words
 from layerprobe.report.markdown import summary
-from layerprobe.report.mcnemar import holm, mcnemar_p
 from layerprobe.report.monotonicity import depth_in_words
-from layerprobe.report.newcombe import newcombe_interval, two_sample_p
+from layerprobe.report.significance import holm, mcnemar_p, newcombe_interval, two_sample_p
 from layerprobe.results.reader import Run
 from layerprobe.results.store import ProbeStore
 

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from helpers import made_results as made
-from layerprobe.report.percent import interval, plain
+from layerprobe.formatting import interval_text, number_text
 from layerprobe.report.tidy import group_mean, monotonicity, prepare, shared_folder, short_names, usual_top
 from layerprobe.results.record import to_frame
 
@@ -138,9 +138,9 @@ def test_no_run_of_two_that_solves_has_an_interval_from_a_plain_zero():
     ],
 )
 def test_rounding_leaves_no_negative_zero(value, form, text):
-    assert plain(value, form) == text
+    assert number_text(value, form) == text
 
 
 def test_an_interval_as_text():
-    assert interval(-5e-17, 0.6576) == "0.00% to 65.76%"
-    assert interval(math.nan, 0.5) == interval(0.5, math.nan) == ""
+    assert interval_text(-5e-17, 0.6576) == "0.00% to 65.76%"
+    assert interval_text(math.nan, 0.5) == interval_text(0.5, math.nan) == ""

@@ -7,9 +7,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 import pandas as pd
 
-from layerprobe.report.mcnemar import holm, mcnemar_p
-from layerprobe.report.newcombe import newcombe_interval, two_sample_p
-from layerprobe.report.tango import tango_interval
+from layerprobe.report.significance import holm, mcnemar_p, newcombe_interval, tango_interval, two_sample_p
 from layerprobe.results.reader import Run
 
 LEVEL = 0.05

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from layerprobe.formatting import interval_text, percent_text
 from layerprobe.report.comparison import Comparison, error_bounds
 from layerprobe.report.config_differences import short_keys, text
 from layerprobe.report.monotonicity import depth_in_words
-from layerprobe.report.percent import interval, percent
 from layerprobe.report.tidy import group_mean
 
 _MOST_RUNS = 40
@@ -34,8 +34,8 @@ def summary(comparison: Comparison, differences: Sequence[str] = ()) -> str:
     rows = [
         [
             row["run"], row["status"], *(text(run.config.get(key)) for key in comparison.keys),
-            f"{row['best_layer']} ({row['checkpoint']})" if row["best_layer"] else "–", percent(row["test_error"]),
-            interval(row["test_error_low"], row["test_error_high"]) or "–",
+            f"{row['best_layer']} ({row['checkpoint']})" if row["best_layer"] else "–", percent_text(row["test_error"]),
+            interval_text(row["test_error_low"], row["test_error_high"]) or "–",
         ]
         for run, row in zip(comparison.runs, table.to_dict("records"), strict=True)
     ]  # fmt: skip
@@ -46,7 +46,7 @@ def summary(comparison: Comparison, differences: Sequence[str] = ()) -> str:
     if (means["n"] > 1).any():
         parts.append("### Mean over seeds, best layer")
         lines = [
-            [r["setting"], str(r["n"]), percent(r["mean"]), interval(r["low"], r["high"]) or "–"]
+            [r["setting"], str(r["n"]), percent_text(r["mean"]), interval_text(r["low"], r["high"]) or "–"]
             for r in means.to_dict("records")
         ]
         parts.append(_markdown(["setting", "runs", "mean test error", "95% interval"], lines))

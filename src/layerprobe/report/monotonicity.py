@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layerprobe.report.percent import percent
+from layerprobe.formatting import percent_text
 from layerprobe.report.tidy import monotonicity
 from layerprobe.results.best import at_last_checkpoint, best_layer
 from layerprobe.results.reader import Run
@@ -23,12 +23,12 @@ def depth_in_words(run: Run) -> str:
         return "No layer was probed."
     first, last = rows.iloc[0], rows.iloc[-1]
     start = (
-        f"At {first['checkpoint']} the test error goes from {percent(first['test_error'])} ({first['layer']}) to "
-        f"{percent(last['test_error'])} ({last['layer']})"
+        f"At {first['checkpoint']} the test error goes from {percent_text(first['test_error'])} ({first['layer']}) to "
+        f"{percent_text(last['test_error'])} ({last['layer']})"
     )
     best = best_layer(run.results, run.unmerged)
     if best.layer:
-        start += f"; validation prefers {best.layer} ({percent(best.test_error)})"
+        start += f"; validation prefers {best.layer} ({percent_text(best.test_error)})"
     start += "."
     rises = monotonicity(rows)
     if rises.empty:

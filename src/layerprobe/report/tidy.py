@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from layerprobe.report.percent import interval, percent, plain
+from layerprobe.formatting import interval_text, number_text, percent_text
 from layerprobe.results.names import with_printable_names
 from layerprobe.wilson import wilson_interval
 
@@ -53,9 +53,9 @@ def with_texts(frame: pd.DataFrame) -> pd.DataFrame:
     """
     ends = zip(frame["test_error_low"], frame["test_error_high"], strict=True)
     texts = {
-        "error_text": [percent(error) for error in frame["test_error"]],
-        "interval": [interval(low, high) or "–" for low, high in ends],
-        "l2_text": [plain(l2, ".2e") for l2 in frame["l2"]],
+        "error_text": [percent_text(error) for error in frame["test_error"]],
+        "interval": [interval_text(low, high) or "–" for low, high in ends],
+        "l2_text": [number_text(l2, ".2e") for l2 in frame["l2"]],
     }
     return frame.assign(**{name: pd.Series(text, index=frame.index, dtype="str") for name, text in texts.items()})
 

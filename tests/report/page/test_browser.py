@@ -11,9 +11,8 @@ from helpers import made_runs
 from helpers.browser import Opened, opened
 from layerprobe.report.comparison import compare
 from layerprobe.report.difference import compare_layers, compare_runs
-from layerprobe.report.mcnemar import holm, mcnemar_p
-from layerprobe.report.newcombe import two_sample_p
 from layerprobe.report.page.document import page
+from layerprobe.report.significance import holm, mcnemar_p, two_sample_p
 
 pytestmark = pytest.mark.browser
 

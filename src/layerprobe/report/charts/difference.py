@@ -5,9 +5,9 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
+from layerprobe.formatting import number_text
 from layerprobe.report import style
 from layerprobe.report.charts.layer_axis import layer_axis
-from layerprobe.report.percent import plain
 from layerprobe.report.picture_files import AnyChart
 from layerprobe.report.tidy import short_names
 
@@ -26,10 +26,10 @@ def difference_plot(table: pd.DataFrame, first: str, second: str, width: int = 2
         The chart; a filled point differs by the test after Holm's correction.
     """
     difference = table["second_error"] - table["first_error"]
-    ends = [[plain(100 * end, "+.2f") for end in table[name]] for name in ("low", "high")]
+    ends = [[number_text(100 * end, "+.2f") for end in table[name]] for name in ("low", "high")]
     frame = table[["layer", "low", "high", "p_holm", "differs"]].assign(
         difference=difference,
-        points=[plain(100 * value, "+.2f") for value in difference],
+        points=[number_text(100 * value, "+.2f") for value in difference],
         interval=[f"{low} to {high}" for low, high in zip(*ends, strict=True)],
         position=range(len(table)),
     )

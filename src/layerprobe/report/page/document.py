@@ -13,13 +13,13 @@ import vl_convert
 from jinja2 import Environment
 from markupsafe import Markup
 
+from layerprobe.formatting import interval_text, percent_text
 from layerprobe.report.comparison import Comparison
 from layerprobe.report.config_differences import short_keys, text
 from layerprobe.report.monotonicity import depth_in_words
 from layerprobe.report.page.correct_bits import samples
 from layerprobe.report.page.linked_views import linked_views
 from layerprobe.report.page.page_data import tables
-from layerprobe.report.percent import interval, percent
 
 _DRAWN_AS_SVG = 4000
 """Rows up to which the page draws SVG, which prints sharply; a canvas is faster beyond."""
@@ -112,7 +112,7 @@ def _rows(comparison: Comparison) -> list[list[Cell]]:
     rows = []
     for run, row in zip(comparison.runs, comparison.table().to_dict("records"), strict=True):
         error, known = row["test_error"], not math.isnan(row["test_error"])
-        ends = interval(row["test_error_low"], row["test_error_high"])
+        ends = interval_text(row["test_error_low"], row["test_error_high"])
         remarks = "; ".join(filter(None, (row["error"], row["notes"])))
         rows.append(
             [
@@ -121,7 +121,7 @@ def _rows(comparison: Comparison) -> list[list[Cell]]:
                 *(Cell(text(run.config.get(key))) for key in comparison.keys),
                 Cell(row["checkpoint"]),
                 Cell(row["best_layer"]),
-                Cell(percent(error) if known else "", error if known else ""),
+                Cell(percent_text(error) if known else "", error if known else ""),
                 Cell(ends, row["test_error_low"] if ends else ""),
                 Cell(str(row["n_checkpoints"])),
                 Cell(remarks, kind="wrap" if remarks else ""),

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from layerprobe.report.percent import percent, plain
+from layerprobe.formatting import number_text, percent_text
 from layerprobe.report.tidy import prepare
 
 _COMPACT = 24
@@ -84,12 +84,13 @@ def _error(row: pd.Series) -> str:
     if math.isnan(error):
         return "failed" if row["status"] == "failed" else "–"
     if math.isnan(low) or math.isnan(high):
-        return plain(error, ".2f")
+        return number_text(error, ".2f")
     half = (high - low) / 2
     digits = 2 if half < 1 else 1
     # An interval that ends at 0 or 1 is not as wide on both sides.
     if error < half or (error + half > 100 >= high):
-        return f"{plain(error, f'.{digits}f')} [{plain(low, f'.{digits}f')}, {plain(high, f'.{digits}f')}]"
+        error_text, low_text, high_text = (number_text(value, f".{digits}f") for value in (error, low, high))
+        return f"{error_text} [{low_text}, {high_text}]"
     return f"{error:.{digits}f} ±{half:.{digits}f}"
 
 
@@ -118,7 +119,7 @@ def _even(items: list, most: int) -> list:
 
 
 def _caption(frame: pd.DataFrame, kept: int, layers: int, shown: int, checkpoints: int) -> str:
-    majorities = dict.fromkeys(percent(error, 1) for error in sorted(frame["majority_error"].dropna()))
+    majorities = dict.fromkeys(percent_text(error, 1) for error in sorted(frame["majority_error"].dropna()))
     notes = [f"majority class {' and '.join(majorities)}"] if majorities else []
     notes.append("bold: preferred by validation")
     if kept < layers or shown < checkpoints:

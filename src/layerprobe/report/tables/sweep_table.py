@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from layerprobe.report.percent import percent, plain
+from layerprobe.formatting import number_text, percent_text
 from layerprobe.report.tidy import group_mean
 
 _ABOUT = ("directory", "status", "best_layer", "error")
@@ -82,7 +82,7 @@ def _sorted_columns(jobs: pd.DataFrame, over: str) -> tuple[list[str], list[str]
 def _mean(row: Mapping[Hashable, Any], rate: bool) -> str:
     mean, low, high = row["mean"], row["low"], row["high"]
     if math.isnan(low):
-        return percent(mean, 0) if rate else plain(mean)
+        return percent_text(mean, 0) if rate else number_text(mean)
     if rate:
-        return f"{percent(mean, 0)} [{percent(low, 0)}, {percent(high, 0)}]"
-    return f"{plain(mean)} ±{high - mean:.2g}"
+        return f"{percent_text(mean, 0)} [{percent_text(low, 0)}, {percent_text(high, 0)}]"
+    return f"{number_text(mean)} ±{high - mean:.2g}"

@@ -1,0 +1,154 @@
+"""Whether two classifiers differ: tests and 95 % intervals of the difference of two error rates.
+
+On the same samples, in pairs: McNemar, Psychometrika 12 (1947), with the mid-p of Fagerland, Lydersen & Laake, BMC
+Medical Research Methodology 13:91 (2013); the interval is Tango's, Statistics in Medicine 17 (1998), compared with
+others by Fagerland, Lydersen & Laake, Statistics in Medicine 33 (2014). Its limits are where the score test of the
+difference rejects, so it agrees with McNemar's test about zero.
+
+On independent samples: Pearson's test with the factor (N - 1)/N, Campbell, Statistics in Medicine 26 (2007); the
+interval is Newcombe's, Statistics in Medicine 17 (1998), method 10, of two intervals of Wilson, JASA 22 (1927).
+
+Of many comparisons at once: Holm, Scandinavian Journal of Statistics 6 (1979).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from scipy.stats import binom
+
+from layerprobe.wilson import wilson_interval
+
+_Z = 1.959963984540054
+_HALVINGS = 52
+
+Counts: TypeAlias = int | Sequence[int] | np.ndarray
+
+
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """Test whether two classifiers are right equally often, by those samples that only one of them gets right.
+
+    Under the hypothesis b of the b + c such samples is Binomial(b + c, 1/2). With m = min(b, c),
+
+        mid-p = 2 · P(X ≤ m) - P(X = m) = 2 · P(X < m) + P(X = m),
+
+    which is the exact test with half of the observed outcome's probability; 1 where b = c.
+
+    Args:
+        only_first: Samples that only the first one gets right, b.
+        only_second: Samples that only the second one gets right, c.
+
+    Returns:
+        The two-sided mid-p value, in [0, 1].
+    """
+    n, m = only_first + only_second, min(only_first, only_second)
+    if only_first == only_second:
+        return 1.0
+    return float(2 * binom.cdf(m - 1, n, 0.5) + binom.pmf(m, n, 0.5))
+
+
+def tango_interval(only_first: Counts, only_second: Counts, n: Counts) -> tuple[np.ndarray, np.ndarray]:
+    """The 95 % score interval of (b - c)/n, with b and c the samples that only one of two classifiers gets right.
+
+    A difference δ is inside where (b - c - nδ)² ≤ z² n (2q + δ(1 - δ)), with n(2q + δ - δ²) the variance of b - c under
+    δ. There q, the probability of a sample of c, is at its most likely value under δ,
+
+        2n q² + (-b - c + (2n - b + c) δ) q - c δ (1 - δ) = 0,
+
+    of which it is the larger root. Each end is found by halving: the observed difference is inside, ±1 is not.
+
+    Args:
+        only_first: Samples that only the first one gets right, b.
+        only_second: Samples that only the second one gets right, c.
+        n: Samples of the test split.
+
+    Returns:
+        The lower and the upper ends, in [-1, 1].
+    """
+    b, c, n = (np.asarray(count, dtype=float) for count in np.broadcast_arrays(only_first, only_second, n))
+
+    def inside(delta: Any) -> Any:
+        linear = -b - c + (2 * n - b + c) * delta
+        root = np.sqrt(np.maximum(linear**2 + 8 * n * c * delta * (1 - delta), 0))
+        q = (root - linear) / (4 * n)
+        return (b - c - n * delta) ** 2 <= _Z**2 * n * np.maximum(2 * q + delta * (1 - delta), 0)
+
+    ends = []
+    for limit in (-1.0, 1.0):
+        near, far = (b - c) / n, np.full_like(n, limit)
+        for _ in range(_HALVINGS):
+            middle = (near + far) / 2
+            within = inside(middle)
+            near, far = np.where(within, middle, near), np.where(within, far, middle)
+        ends.append(near)
+    return ends[0], ends[1]
+
+
+def newcombe_interval(wrong: int, n: int, other_wrong: int, other_n: int) -> tuple[float, float]:
+    """The 95 % interval of the second share less the first, of independent samples.
+
+    With p the shares and (l, u) their Wilson intervals,
+
+        p₂ - p₁ - √((p₂ - l₂)² + (u₁ - p₁)²)   to   p₂ - p₁ + √((u₂ - p₂)² + (p₁ - l₁)²).
+
+    Args:
+        wrong: Samples that the first one gets wrong.
+        n: Its samples.
+        other_wrong: Samples that the second one gets wrong.
+        other_n: Its samples.
+
+    Returns:
+        The ends, in [-1, 1].
+    """
+    first, second = wrong / n, other_wrong / other_n
+    (low, high), (other_low, other_high) = wilson_interval(wrong, n), wilson_interval(other_wrong, other_n)
+    difference = second - first
+    return (
+        difference - math.hypot(second - other_low, high - first),
+        difference + math.hypot(other_high - second, first - low),
+    )
+
+
+def two_sample_p(wrong: int, n: int, other_wrong: int, other_n: int) -> float:
+    """Test whether two shares of independent samples are equal.
+
+        χ² = (N - 1) (p₂ - p₁)² / (p (1 - p) (1/n₁ + 1/n₂) N),   p the share of both together
+
+    Args:
+        wrong: Samples that the first one gets wrong.
+        n: Its samples.
+        other_wrong: Samples that the second one gets wrong.
+        other_n: Its samples.
+
+    Returns:
+        The two-sided p value; 1 where all are right or all are wrong.
+    """
+    total = n + other_n
+    pooled = (wrong + other_wrong) / total
+    if pooled in (0.0, 1.0):
+        return 1.0
+    difference = other_wrong / other_n - wrong / n
+    squared = (total - 1) / total * difference**2 / (pooled * (1 - pooled) * (1 / n + 1 / other_n))
+    return math.erfc(math.sqrt(squared / 2))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Correct p values for their number by Holm's step-down rule, which needs no independence.
+
+    The i-th smallest of k becomes max over j ≤ i of min(1, (k - j + 1) p_j).
+
+    Args:
+        p: The p values (k).
+
+    Returns:
+        The corrected ones, in the same order.
+    """
+    values = np.asarray(p, dtype=float)
+    order = np.argsort(values, kind="stable")
+    stepped = np.minimum(1.0, values[order] * (len(values) - np.arange(len(values))))
+    corrected = np.empty_like(values)
+    corrected[order] = np.maximum.accumulate(stepped) if len(values) else stepped
+    return corrected.tolist()
