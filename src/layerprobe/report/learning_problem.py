@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from layerprobe.report.config_differences import SEED, differing_keys, short_keys, text
+from layerprobe.results.identity import SAME_SAMPLES, matters
 from layerprobe.results.reader import Run
 
 _PARTS = ("data", "targets", "task", "inputs")
-_FREE = ("batch_size", "num_workers", "seed", "root", "download")
-"""Settings of data that leave its samples as they are, or draw them again."""
 
 
 def problems(runs: Sequence[Run]) -> list[str]:
@@ -25,11 +24,7 @@ def problems(runs: Sequence[Run]) -> list[str]:
         For each run what tells its problem from the others'; empty where there is only one.
     """
     configs = [
-        {
-            key: value
-            for key, value in run.config.items()
-            if key.split(".")[0] in _PARTS and key.rsplit(".", 1)[-1] not in _FREE
-        }
+        {key: value for key, value in run.config.items() if key.split(".")[0] in _PARTS and matters(key, SAME_SAMPLES)}
         for run in runs
     ]
     keys = [key for key in differing_keys(configs) if key != SEED]

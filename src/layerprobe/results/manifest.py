@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from layerprobe.results.migration import migrated
+from layerprobe.results.identity import differing, identity
 from layerprobe.results.state_file import DamagedFileError, aside, read_state, restore_state, write_state
 
 FILE = "checkpoints.json"
@@ -80,8 +80,9 @@ class Ledger:
             raise OtherResultsError(_taken(name, "it is not known how they were come by"))
         if known.content != entry.content:
             raise OtherResultsError(_taken(name, f"they are of other weights, from {known.source}"))
-        if differing := sorted(_differing(migrated(known.config), migrated(json.loads(json.dumps(entry.config))))):
-            shown = "; ".join(differing[:3]) + (f" and {len(differing) - 3} more" if len(differing) > 3 else "")
+        if other := differing(identity(known.config), identity(entry.config)):
+            pairs = [f"{key}={old}, now {new}" for key, (old, new) in other.items()]
+            shown = "; ".join(pairs[:3]) + (f" and {len(pairs) - 3} more" if len(pairs) > 3 else "")
             raise OtherResultsError(_taken(name, f"they were found with {shown}"))
         return known.complete
 
@@ -101,11 +102,3 @@ def _taken(name: str, how: str) -> str:
         f"The run directory has results of {name!r} already, and {how}. They are left as they are: choose another "
         "run_dir=DIR, or force=true to replace them."
     )
-
-
-def _differing(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in {**old, **new}:
-            yield from _differing(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
-    elif old != new:
-        yield f"{path}={old}, now {new}"

@@ -14,14 +14,13 @@ import pandas as pd
 import yaml
 
 from layerprobe.results.any_version import read_any_version, read_correct
+from layerprobe.results.identity import matters
 from layerprobe.results.names import printable, with_printable_names
 from layerprobe.results.record import SchemaError
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.types import PathRecord, ProbeRecord
 
 _PASSED_OVER = {"checkpoints", "wandb", "figures", "probes", "lightning_logs", "csv", "__pycache__", "previous"}
-_NO_PART = {"logger", "hydra", "report", "run_dir", "run_id", "name", "rerun", "objective"}
-"""What does not decide on a result: where it writes, who looks on, what is done with it."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Run:
         status: `done`, `failed`, `interrupted`, or `unfinished` where it is going on or was killed.
         error: What went wrong; empty where nothing did.
         config: The configuration with dotted keys; `model`, `data`, … are the chosen files of the groups. A value that
-            only repeats another, or that tells where the run wrote, is left out.
+            only repeats another, or that is no part of the run's identity, is left out.
         overrides: Keys that the command line changed.
         results: One row for each checkpoint and layer, in the columns of `ProbeRecord` and perhaps more. Names,
             here and in the configuration, are as they can be printed.
@@ -182,10 +181,10 @@ def _configuration(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     flat = {
         key: value
         for key, value in _flat(config, ()).items()
-        if not (isinstance(value, str) and ("${" in value or output in value))
+        if matters(key) and not (isinstance(value, str) and ("${" in value or output in value))
     }
     for group, choice in choices.items():
-        if not group.startswith("hydra/") and choice is not None and group not in _NO_PART:
+        if not group.startswith("hydra/") and choice is not None and matters(group):
             flat[group.replace("/", ".")] = printable(choice) if isinstance(choice, str) else choice
     task = runtime.get("overrides", {}).get("task", [])
     overrides = tuple(item.lstrip("+~").split("=", 1)[0].replace("/", ".") for item in task if "=" in item)
@@ -202,8 +201,6 @@ def _yaml(file: Path) -> dict[str, Any]:
 
 def _flat(node: Any, at: tuple[str, ...]) -> dict[str, Any]:
     """Dotted keys; a class is named by the key of the node that it makes."""
-    if at and at[0] in _NO_PART:
-        return {}
     if not isinstance(node, dict):
         node = str(node) if isinstance(node, list) else node
         return {".".join(at): printable(node) if isinstance(node, str) else node}

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from layerprobe.results.atomic import remove_stray
+from layerprobe.results.identity import differing, identity
 from layerprobe.results.lock import HeldError, is_held, lock
-from layerprobe.results.migration import migrated
 from layerprobe.results.run_summary import FILE, RunSummary
 from layerprobe.results.state_file import (
     COPIES,
@@ -40,15 +40,6 @@ Rerun = Literal["failed", "all"] | None
 """Which runs start from the beginning: failed ones, all; by default none, and finished ones are left alone."""
 
 _LOCK, _CONFIG, _ID, _PREVIOUS = "run.lock", "config.json", "run_id", "previous"
-# What differs between two starts of the same run: where it writes, who looks on, what it is to be done with.
-_FREE = {"logger", "run_dir", "run_id", "rerun", "objective", "report"}
-_FREE_TRAINER = {
-    "logger",
-    "callbacks",
-    "default_root_dir",
-    "enable_progress_bar",
-    "accelerator",
-}
 
 
 class RunDirectoryError(RuntimeError):
@@ -156,13 +147,8 @@ class RunDirectory:
                 f"one that the run was started with, it goes on once the file is moved away ({aside(error.path)}); "
                 "rerun=all starts anew."
             ) from error
-        new = comparable(config, self.path)
-        keys = sorted(old.keys() | new.keys())
-        return [
-            f"{key}: {old.get(key, 'nothing')} -> {new.get(key, 'nothing')}"
-            for key in keys
-            if old.get(key, ...) != new.get(key, ...)
-        ]
+        found = differing(identity(old), identity(config, self.path))
+        return [f"{key}: {before} -> {now}" for key, (before, now) in found.items()]
 
     def begin(self, config: Mapping[str, Any], rerun: Rerun = None) -> None:
         """Say what the directory's results belong to; set aside what is to be done again.
@@ -186,7 +172,7 @@ class RunDirectory:
             )
         self.path.mkdir(parents=True, exist_ok=True)
         remove_state(self.path / FILE)
-        write_state(self.path / _CONFIG, json.dumps(comparable(config, self.path), indent=2).encode())
+        write_state(self.path / _CONFIG, json.dumps(identity(config, self.path), indent=2).encode())
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -233,33 +219,4 @@ def _parse_id(content: bytes) -> str:
 
 
 def _parse_config(content: bytes) -> dict[str, Any]:
-    return dict(migrated(json.loads(content)).items())
-
-
-def comparable(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Flatten a configuration to what changes results: not where the run writes, who logs, and on how many devices.
-
-    Classes go by their public names, whatever an earlier version called them.
-
-    Args:
-        config: The resolved configuration.
-        path: The run's directory; values that lie in it are written relative to it.
-
-    Returns:
-        Values by dotted key.
-    """
-    kept = {key: value for key, value in migrated(config).items() if key not in _FREE}
-    if isinstance(kept.get("trainer"), Mapping):
-        kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in _FREE_TRAINER}
-    return dict(_flat(kept, "", (str(path), str(path.absolute()))))
-
-
-def _flat(value: Any, key: str, here: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
-        for name, inner in value.items():
-            yield from _flat(inner, f"{key}.{name}" if key else str(name), here)
-        return
-    if isinstance(value, str):
-        for start in here:
-            value = value.replace(start, "RUN")
-    yield key, value
+    return dict(json.loads(content).items())

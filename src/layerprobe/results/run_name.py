@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from layerprobe.results.identity import matters
+
 _LONGEST_NAME, _LONGEST_TAG = 120, 64
-_SILENT = {"logger", "experiment", "run_dir", "run_id", "rerun", "name", "report"}
 _SEED = "seed"
 
 
@@ -53,7 +54,7 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, str]]:
     found = []
     for override in overrides:
         key, equals, value = override.lstrip("+~").partition("=")
-        if equals and key.split(".")[0] not in _SILENT | {"hydra"}:
+        if equals and key != "experiment" and matters(key.replace("/", ".")):
             found.append((key, value))
     return found
 

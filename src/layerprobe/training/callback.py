@@ -18,7 +18,7 @@ from layerprobe.probing.batches import Data, check_splits
 from layerprobe.probing.capture.freeze import frozen
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.results.run_directory import comparable
+from layerprobe.results.identity import identity
 from layerprobe.results.state_file import DamagedFileError, aside
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.checkpoints import CheckpointError, FrozenCheckpoint, damage, freeze, load
@@ -233,7 +233,7 @@ class ProbeCallback(pl.Callback):
             log.warning("%s Its network is frozen and probed again.", error)
             return ()
         same = kept.info == info and kept.state_dict.keys() == state.keys()
-        same = same and comparable(kept.config, self._root) == comparable(self.config, self._root)
+        same = same and identity(kept.config, self._root) == identity(self.config, self._root)
         if same and all(torch.equal(value, state[name].cpu()) for name, value in kept.state_dict.items()):
             return self._store.done(info.name)
         return ()
