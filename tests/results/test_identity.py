@@ -119,5 +119,5 @@ def test_a_directory_that_an_earlier_version_wrote_is_the_same_run(tmp_path: Pat
 def test_what_an_identity_is_made_of(tmp_path: Path) -> None:
     found = identity({"a": {"b": (1, 2), "c": f"{tmp_path}/x"}, "logger": {"csv": {}}, "probe": {}}, tmp_path)
     assert found == {"a.b": [1, 2], "a.c": "RUN/x", "probe": {}}
-    assert differing({"a": 1, "run_id": 1}, {"b": None, "a": 2}) == {"a": (1, 2)}
+    assert differing({"a": 1}, {"b": None, "a": 2}) == {"a": (1, 2)}
     assert len(set(NO_PART)) == len(NO_PART)

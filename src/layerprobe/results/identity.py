@@ -63,7 +63,9 @@ def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple
     Returns:
         The old and the new value by key, in the order of the keys; None also stands for a key that is not there.
     """
-    return {key: (old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)}
+    return {
+        key: (old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
+    }
 
 
 def _flat(value: Any, key: str, here: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
