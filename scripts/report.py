@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import hydra
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from layerprobe.command_line import override
-from layerprobe.composing import run_script
-from layerprobe.config import as_typed, register
+from layerprobe.jobs.arguments import read_arguments
 
 if TYPE_CHECKING:
     from layerprobe.report.comparison import Comparison
@@ -21,12 +17,51 @@ if TYPE_CHECKING:
 console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="report")
-def main(cfg: DictConfig) -> None:
+EXAMPLES = """
+  report.py                                              every run in outputs -> report.html and files beside it
+  report.py runs=[outputs,multirun] out=all.html         several directories; quote a pattern: 'runs=multirun/*/2026*'
+  report.py where="model=='digits_convnet' and seed<3"   a condition on the configuration or on the results
+  report.py compare=[outputs/a,outputs/b]                McNemar's test of two runs, layer by layer
+  report.py watch=true                                   renew the page while runs are going on
+  report.py wandb=true project=layerprobe                make or renew a saved workspace and a report there
+"""
+
+
+@dataclass
+class Arguments:
+    """Compare runs: a page that opens without a network, its views as PNG and SVG, the joined results, a summary.
+
+    Attributes:
+        runs: Directories, runs or quoted glob patterns: one, or a list.
+        out: The page's file; the other files are beside it.
+        where: A condition on the runs, in the language of pandas' query.
+        compare: Two runs, by name or directory, whose difference is tested.
+        figures: Whether to write PNG and SVG files of the views.
+        watch: Whether to go on, and to write the page again whenever results have changed.
+        interval: Seconds between two looks at the results.
+        wandb: Whether to make or renew a workspace and a report on Weights & Biases.
+        project: The project there.
+        entity: Its user or team; by default whose account is logged in.
+    """
+
+    runs: Any = "outputs"
+    out: str = "report.html"
+    where: str | None = None
+    compare: list[str] | None = None
+    figures: bool = True
+    watch: bool = False
+    interval: int = 10
+    wandb: bool = False
+    project: str = "layerprobe"
+    entity: str | None = None
+
+
+def main() -> None:
+    cfg = read_arguments(Arguments, EXAMPLES)
     from layerprobe.report.comparison import ReportError
     from layerprobe.report.follow import changes
 
-    roots = [str(root) for root in (cfg.runs if OmegaConf.is_list(cfg.runs) else [cfg.runs])]
+    roots = cfg.runs if isinstance(cfg.runs, list) else [cfg.runs]
     try:
         for _ in changes(roots, float(cfg.interval)):
             comparison = make(cfg, roots)
@@ -44,11 +79,11 @@ def main(cfg: DictConfig) -> None:
         console.print("stopped watching; the page is as of the last line above")
 
 
-def make(cfg: DictConfig, roots: list[str]) -> Comparison:
+def make(cfg: Arguments, roots: list[str]) -> Comparison:
     """Write one report.
 
     Args:
-        cfg: The configuration of the script.
+        cfg: The arguments of the script.
         roots: Where to look for runs.
 
     Returns:
@@ -71,11 +106,11 @@ def make(cfg: DictConfig, roots: list[str]) -> Comparison:
     return comparison
 
 
-def upload(cfg: DictConfig, comparison: Comparison) -> list[str]:
+def upload(cfg: Arguments, comparison: Comparison) -> list[str]:
     """Make or renew the saved views on Weights & Biases.
 
     Args:
-        cfg: The configuration of the script.
+        cfg: The arguments of the script.
         comparison: The runs.
 
     Returns:
@@ -105,33 +140,10 @@ def upload(cfg: DictConfig, comparison: Comparison) -> list[str]:
         ) from error
 
 
-def going_on(cfg: DictConfig, comparison: Comparison) -> int:
+def going_on(cfg: Arguments, comparison: Comparison) -> int:
     """Count the runs to wait for: those that have not ended, where they are watched."""
     return sum(run.status == "unfinished" for run in comparison.runs) if cfg.watch else 0
 
 
-def as_text(argument: str) -> str:
-    """Let Hydra take conditions and patterns as they are: its grammar would read more into `==` and `*`.
-
-    Args:
-        argument: One argument of the command line.
-
-    Returns:
-        The same with its value quoted where it is a condition or a pattern that is not.
-    """
-    key, equals, value = argument.partition("=")
-    plain = not value.startswith(("'", '"', "[")) or (key == "where" and value[-1:] != value[:1])
-    if (
-        equals
-        and plain
-        and value != "null"
-        and (key == "where" or (key in ("runs", "out") and set(value) & set("*?[ =")))
-    ):
-        return override(key, value)
-    return argument
-
-
 if __name__ == "__main__":
-    sys.argv[1:] = as_typed([as_text(argument) for argument in sys.argv[1:]])
-    register()
-    run_script(main)
+    main()

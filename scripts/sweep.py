@@ -6,16 +6,14 @@ import os
 import shlex
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import hydra
-from omegaconf import DictConfig
 from rich.console import Console
 
 from layerprobe.command_line import command, override
-from layerprobe.composing import run_script
-from layerprobe.config import as_typed
+from layerprobe.jobs.arguments import read_arguments
 from layerprobe.jobs.status import job_states
 from layerprobe.nearest import nearest
 from layerprobe.report.tables.status_table import status_table
@@ -23,12 +21,36 @@ from layerprobe.results.run_summary import RERUNS, RunSummary
 from layerprobe.results.state_file import DamagedFileError
 from layerprobe.results.sweep_record import SweepRecord
 
+EXAMPLES = """
+  sweep.py status=multirun/NAME/DATE      each job: waiting, running and where, done, failed, lost
+  sweep.py continue=multirun/NAME/DATE    wait for what runs, send again what is lost, leave alone what is done
+  sweep.py merge=multirun/probe/DATE      put the results of jobs that each probed a part into DATE/probes
+  sweep.py continue=DIR rerun=failed      begin the failed jobs anew; rerun=all begins all
+"""
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="sweep")
-def main(cfg: DictConfig) -> None:
+
+@dataclass
+class Arguments:
+    """Look at a sweep, or go on with it.
+
+    Attributes:
+        status: A sweep whose jobs are listed.
+        continue_: A sweep to go on with.
+        merge: A sweep whose results are put together.
+        rerun: With continue: which ended jobs begin anew, failed or all.
+    """
+
+    status: str | None = None
+    continue_: str | None = None
+    merge: str | None = None
+    rerun: str | None = None
+
+
+def main() -> None:
+    cfg = read_arguments(Arguments, EXAMPLES)
     if cfg.rerun not in (None, *RERUNS):
         raise SystemExit(f"rerun is {cfg.rerun!r}. {nearest(str(cfg.rerun), RERUNS)}")
-    chosen = [cfg[key] for key in ("continue", "status", "merge") if cfg[key]]
+    chosen = [directory for directory in (cfg.continue_, cfg.status, cfg.merge) if directory]
     if len(chosen) != 1:
         raise SystemExit("Give the directory of one sweep: sweep.py status=DIR, continue=DIR or merge=DIR")
     try:
@@ -45,7 +67,7 @@ def main(cfg: DictConfig) -> None:
             raise SystemExit(str(error)) from error
         print(f"{count} results: {record.directory / 'probes' / 'results.parquet'}")
         return
-    if cfg["continue"]:
+    if cfg.continue_:
         go_on(record, cfg.rerun)
     Console().print(status_table(job_states(record)))
 
@@ -93,5 +115,4 @@ def shares(record: SweepRecord) -> list[Path]:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    sys.argv[1:] = as_typed(sys.argv[1:])
-    run_script(main)
+    main()

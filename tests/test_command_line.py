@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from omegaconf import OmegaConf, open_dict
 from helpers.command import ROOT
 from layerprobe.command_line import command, override
 from layerprobe.config import as_typed, register
+from layerprobe.jobs.arguments import read_arguments
 from layerprobe.jobs.job import continue_command
 
 PARSER = OverridesParser.create()
@@ -72,6 +74,17 @@ def test_what_lacks_a_bracket_or_parses_is_left_to_hydra(argument: str) -> None:
     assert as_typed([argument]) == [argument]
 
 
+@dataclass
+class Sweep:
+    """As of `sweep.py`.
+
+    Attributes:
+        continue_: A sweep.
+    """
+
+    continue_: str | None = None
+
+
 @pytest.fixture
 def configurations() -> Iterator[None]:
     register()
@@ -100,4 +113,4 @@ def test_the_command_of_an_interrupted_run_leads_back_to_its_directory(tmp_path:
             assert (again.hydra.run.dir, again.seed) == (str(directory), 3)
         else:
             assert script == "scripts/sweep.py"
-            assert compose("sweep", typed)["continue"] == str(directory)
+            assert read_arguments(Sweep, "", typed).continue_ == str(directory)

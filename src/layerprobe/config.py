@@ -136,35 +136,6 @@ class ProbeConfig:
     report: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class ReportConfig:
-    """What `scripts/report.py` takes.
-
-    Attributes:
-        runs: Directories, runs or quoted glob patterns: one, or a list.
-        out: The page's file; the other files are beside it.
-        where: A condition on the runs, in the language of pandas' query.
-        compare: Two runs, by name or directory, whose difference is tested.
-        figures: Whether to write PNG and SVG files of the views.
-        watch: Whether to go on, and to write the page again whenever results have changed.
-        interval: Seconds between two looks at the results.
-        wandb: Whether to make or renew a workspace and a report on Weights & Biases.
-        project: The project there.
-        entity: Its user or team; by default whose account is logged in.
-    """
-
-    runs: Any = MISSING
-    out: str = MISSING
-    where: str | None = None
-    compare: list[str] | None = None
-    figures: bool = True
-    watch: bool = False
-    interval: int = 10
-    wandb: bool = False
-    project: str = "layerprobe"
-    entity: str | None = None
-
-
 def as_typed(arguments: Sequence[str]) -> list[str]:
     """Take values that are no sentence of Hydra's grammar as the text that they are: `checkpoint=epoch=1-step=2.ckpt`.
 
@@ -202,7 +173,6 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="probe_schema", node=ProbeConfig)
-    store.store(name="report_schema", node=ReportConfig)
     OmegaConf.register_new_resolver("is_terminal", sys.stderr.isatty, replace=True)
     OmegaConf.register_new_resolver("wandb_mode", default_mode, replace=True)
     for label in (run_name, run_group, short_path):

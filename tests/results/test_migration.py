@@ -54,7 +54,7 @@ def test_names_in_any_place_are_migrated_and_others_are_not() -> None:
 @pytest.mark.parametrize("written", WRITTEN, ids=[f"{one['script']} {one['words']}"[:60] for one in WRITTEN])
 def test_a_run_of_before_is_the_same_run(tmp_path: Path, written: dict[str, Any]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(written["config"]))
-    config = OmegaConf.to_container(composed(written["script"], *written["words"].split()), resolve=True)
+    config: Any = OmegaConf.to_container(composed(written["script"], *written["words"].split()), resolve=True)
     run = RunDirectory(tmp_path)
     assert run.differences(config) == []
     other = json.loads(json.dumps(config).replace("layerprobe.ProbeProtocol", "layerprobe.Other"))

@@ -338,7 +338,7 @@ def continue_command() -> str:
     """The command that goes on with this job, or with the sweep that it is a part of."""
     config = HydraConfig.get()
     if config.mode == RunMode.MULTIRUN:
-        return command("sweep", override("continue", Path(config.sweep.dir).absolute()))
+        return command("sweep", f"continue={Path(config.sweep.dir).absolute()}")
     own = [word for word in config.overrides.hydra if not word.startswith(("hydra.run.dir=", "hydra.mode="))]
     return command(config.job.name, *config.overrides.task, *own, override("hydra.run.dir", config.runtime.output_dir))
 

@@ -100,7 +100,7 @@ class SweepTable(Callback):
             console.print(jobs_table(shown))
         console.print(f"Every job: {record.directory / 'sweep.csv'}", highlight=False, soft_wrap=True, markup=False)
         if open_jobs.any():
-            again = command("sweep", override("continue", record.directory))
+            again = command("sweep", f"continue={record.directory}")
             console.print(
                 f"{open_jobs.sum()} of {len(jobs)} jobs are not done. To go on: {again}",
                 highlight=False,
