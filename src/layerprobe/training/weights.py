@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from layerprobe.compat.torch import COMPILED
 from layerprobe.training.checkpoints import CheckpointError
 
 _SHOWN = 3
-_COMPILED = "_orig_mod."
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def put_weights(network: nn.Module, state_dict: Mapping[str, Tensor], *, prefix:
     Raises:
         CheckpointError: Where the weights do not fit, naming the keys; or where several parts of the checkpoint do.
     """
-    given = {name.replace(_COMPILED, ""): value for name, value in state_dict.items()}
-    own = {name.replace(_COMPILED, ""): name for name in network.state_dict()}
+    given = {name.replace(f"{COMPILED}.", ""): value for name, value in state_dict.items()}
+    own = {name.replace(f"{COMPILED}.", ""): name for name in network.state_dict()}
     wanted = ["", *_heads(given)] if prefix is None else [prefix]
     state = network.state_dict()
     matches = [_match(state, given, own, left, right) for left in wanted for right in ("", *_heads(own))]

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, no_type_check
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from layerprobe.compat.torch import storage_address, version
 from layerprobe.probing.capture.pytree import tensors
 
 Key: TypeAlias = tuple[Any, ...]
@@ -49,12 +50,11 @@ class Identities:
         """The tensor's key; None for a tensor without a storage (sparse, nested)."""
         try:
             storage = tensor.untyped_storage()
-            address = storage._cdata
+            address = storage_address(storage)
             # A weak reference keeps the address from being used again, and the memory itself is still freed.
             if address not in self._storages:
                 self._storages[address] = StorageWeakRef(storage)
-            version = 0 if tensor.is_inference() else tensor._version
-            return address, version, tensor.storage_offset(), tensor.dtype, _extent(tensor)
+            return address, version(tensor), tensor.storage_offset(), tensor.dtype, _extent(tensor)
         except (RuntimeError, NotImplementedError):
             return None
 

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, get_args
 
 from torch import nn
 
-from layerprobe.probing.capture.hooks import is_compiled
+from layerprobe.compat.torch import COMPILED, uncompiled
 
 Granularity: TypeAlias = Literal["ops", "modules", "blocks"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
@@ -36,16 +36,16 @@ def block_paths(root: nn.Module, path: str) -> set[str]:
         path: Its path, which all paths returned begin with.
     """
     found: set[str] = set()
-    _open(_original(root), path, found)
+    _open(uncompiled(root), path, found)
     return found
 
 
 def _open(module: nn.Module, path: str, found: set[str]) -> None:
     inside = _is_repeated(module)
-    classes = Counter(type(_original(child)) for child in module.children())
+    classes = Counter(type(uncompiled(child)) for child in module.children())
     for name, wrapped in module.named_children():
-        child = _original(wrapped)
-        child_path = f"{path}.{name}".lstrip(".") + ("._orig_mod" if child is not wrapped else "")
+        child = uncompiled(wrapped)
+        child_path = f"{path}.{name}".lstrip(".") + (f".{COMPILED}" if child is not wrapped else "")
         found.add(child_path)
         never_called = type(child) in (nn.ModuleList, nn.ModuleDict)
         one_of_many = classes[type(child)] >= 3 and not isinstance(child, _CONTAINERS)
@@ -53,17 +53,13 @@ def _open(module: nn.Module, path: str, found: set[str]) -> None:
             _open(child, child_path, found)
 
 
-def _original(module: nn.Module) -> nn.Module:
-    return module._modules["_orig_mod"] if is_compiled(module) else module  # type: ignore[return-value]
-
-
 def _is_repeated(module: nn.Module) -> bool:
     if not isinstance(module, _CONTAINERS):
         return False
-    children = map(_original, module.children())
+    children = map(uncompiled, module.children())
     classes = Counter(type(child) for child in children if any(child.children()))
     return any(number >= 2 for number in classes.values())
 
 
 def _holds_repeated(module: nn.Module) -> bool:
-    return any(_is_repeated(_original(inner)) for inner in module.modules())
+    return any(_is_repeated(uncompiled(inner)) for inner in module.modules())

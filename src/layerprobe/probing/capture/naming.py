@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from layerprobe.compat.torch import COMPILED
 from layerprobe.probing.capture.hooks import INPUT, Call
 from layerprobe.probing.capture.trace import Occurrence, Trace
 from layerprobe.types import LayerName
@@ -136,4 +137,4 @@ class Names:
         if path == self._prefix:
             return ""
         inner = path.removeprefix(f"{self._prefix}.") if self._prefix else path
-        return ".".join(part for part in inner.split(".") if part != "_orig_mod")
+        return ".".join(part for part in inner.split(".") if part != COMPILED)

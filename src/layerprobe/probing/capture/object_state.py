@@ -19,15 +19,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from layerprobe.compat.torch import sparse_parts, version
+
 _INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_ROWS, _COLUMNS = ("crow_indices", "col_indices", "values"), ("ccol_indices", "row_indices", "values")
-_SPARSE = {
-    torch.sparse_coo: ("_indices", "_values"),
-    torch.sparse_csr: _ROWS,
-    torch.sparse_bsr: _ROWS,
-    torch.sparse_csc: _COLUMNS,
-    torch.sparse_bsc: _COLUMNS,
-}
 """What a tensor of each sparse layout is made of."""
 _ABSENT = object()
 _SAMPLED = 4096
@@ -153,10 +147,10 @@ class KeptParameter(AbstractKept):
 
     def __init__(self, thing: Tensor) -> None:
         self.thing, self.requires_grad = thing, thing.requires_grad
-        self.alias, self.version = thing.detach(), _version(thing)
+        self.alias, self.version = thing.detach(), version(thing)
         self.some = _some(self.alias)
         self.grad = thing.grad if thing.is_leaf else None
-        self.grad_version = 0 if self.grad is None else _version(self.grad)
+        self.grad_version = 0 if self.grad is None else version(self.grad)
 
     def put_back(self) -> str | None:
         """Put back all but values that were written in place."""
@@ -166,12 +160,12 @@ class KeptParameter(AbstractKept):
             parameter.requires_grad_(self.requires_grad)
         if parameter.is_leaf and parameter.grad is not self.grad:
             parameter.grad = self.grad
-        if self.grad is not None and _version(self.grad) != self.grad_version:
+        if self.grad is not None and version(self.grad) != self.grad_version:
             return "a parameter's gradient, was written to"
         # What is written through `.data` is not counted.
         now = _some(self.alias)
         unlike = self.some is not None and now is not None and not _same_bits(self.some, now)
-        return "a parameter, was written to" if unlike or _version(parameter) != self.version else None
+        return "a parameter, was written to" if unlike or version(parameter) != self.version else None
 
 
 class KeptArray(AbstractKept):
@@ -393,7 +387,7 @@ def tensor_mark(tensor: Tensor) -> Any:
     if tensor.device.type == "cpu" and tensor.layout is torch.strided and tensor.is_contiguous() and tensor.numel():
         flat = tensor.detach().view(-1)[:: max(tensor.numel() // _SAMPLED, 1)]
         some = flat.contiguous().view(torch.uint8).numpy().tobytes()
-    return _version(tensor), tensor.shape, some
+    return version(tensor), tensor.shape, some
 
 
 def _some(parameter: Tensor) -> Tensor | None:
@@ -401,10 +395,6 @@ def _some(parameter: Tensor) -> Tensor | None:
     if parameter.is_meta or not (type(parameter) is Tensor and parameter.is_contiguous() and parameter.numel()):
         return None
     return parameter.view(-1)[:: max(parameter.numel() // 16, 1)].clone()
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _put_in_place(tensor: Tensor, alias: Tensor) -> None:
@@ -419,10 +409,11 @@ def _put_in_place(tensor: Tensor, alias: Tensor) -> None:
 def _same_bits(left: Tensor, right: Tensor) -> bool:
     if left.is_meta:
         return True
-    if (parts := _SPARSE.get(left.layout)) is not None:
-        if left.shape != right.shape or left.layout is not right.layout or left._nnz() != right._nnz():
+    if parts := sparse_parts(left):
+        if left.shape != right.shape or left.layout is not right.layout:
             return False
-        return all(_same_bits(getattr(left, part)(), getattr(right, part)()) for part in parts)
+        pairs = zip(parts, sparse_parts(right), strict=True)
+        return all(one.shape == other.shape and _same_bits(one, other) for one, other in pairs)
     # A quantised tensor that is viewed as integers is not valid.
     strided = left.layout is torch.strided and not left.is_quantized and not left.is_complex()
     if not strided or left.element_size() not in _INTEGER_OF_SIZE:

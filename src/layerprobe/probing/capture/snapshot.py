@@ -245,7 +245,7 @@ class Snapshot:
     def keep_module(self, thing: nn.Module) -> None:
         """Keep a module: its buffers and tensors whole, and its attributes as those of any object."""
         attributes = vars(thing)
-        for tensor in (*thing._buffers.values(), *attributes.values()):
+        for tensor in (*thing.buffers(recurse=False), *attributes.values()):
             if isinstance(tensor, Tensor) and id(tensor) not in self._from:
                 self._from[id(tensor)] = attributes
                 self.keep_tensor(tensor, whole=True)

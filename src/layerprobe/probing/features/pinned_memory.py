@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from layerprobe.compat.torch import empty_host_cache
+
 
 def pinned(elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Memory for what a device is sent or sends.
@@ -29,5 +31,4 @@ def pinned(elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 def give_back() -> None:
     """Return pinned memory that is no longer used to the system; torch keeps it for later otherwise."""
     if torch.cuda.is_available():
-        before_2_12 = getattr(torch._C, "_host_emptyCache", lambda: None)
-        getattr(torch.accelerator, "empty_host_cache", before_2_12)()
+        empty_host_cache()

@@ -1,0 +1,49 @@
+"""Private names of torch: version counters, storages, what `torch.compile` wraps, sparse parts, pinned memory.
+
+Known for torch 2.6 to 2.15.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+COMPILED = "_orig_mod"
+"""The name, inside the module that `torch.compile` makes, of the module that it was made of."""
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """The module that `torch.compile` made a module of; any other module is returned as it is."""
+    return module.get_submodule(COMPILED) if is_compiled(module) else module
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module is what `torch.compile` made of another one."""
+    return COMPILED in module._modules
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor has been written to in place; 0 for one of inference mode, which has no counter."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def storage_address(storage: torch.UntypedStorage) -> int:
+    """The address of a storage itself, which is one also where it has no memory, as on the meta device."""
+    return storage._cdata
+
+
+def sparse_parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Indices and values of a sparse tensor, coalesced or not; nothing for a dense one."""
+    if tensor.layout is torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
+    return ()
+
+
+def empty_host_cache() -> None:
+    """Return pinned memory that is no longer used to the system; nothing where torch offers no way to."""
+    before_2_12 = getattr(torch._C, "_host_emptyCache", lambda: None)
+    getattr(torch.accelerator, "empty_host_cache", before_2_12)()
