@@ -12,7 +12,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from layerprobe.nearest import nearest
@@ -110,39 +110,38 @@ def _no_key(path: str, words: list[str]) -> str:
     found = _base([word for word in words if word.lstrip("+~").partition("=")[0] != path])
     node, steps = found, path.split(".")
     for i, step in enumerate(steps):
-        if isinstance(node, DictConfig) and step in node:
-            node = node._get_node(step)
+        if isinstance(node, dict) and step in node:
+            node = node[step]
             continue
-        known = list(map(str, node)) if isinstance(node, DictConfig) else []
+        known = list(map(str, node)) if isinstance(node, dict) else []
         part = ".".join(steps[:i])
         where = f"{part} has no {step!r}" if part else f"There is no {step!r}"
         same = [full for full in _paths(found) if full.rpartition(".")[2] == steps[-1] and full != path]
         advice = f"Did you mean {' or '.join(same[:4])}?" if same else nearest(step, known)
-        add = f" To add an argument that is not in the configuration: +{path}=…" if part else ""
-        return f"{where}. {advice}{add}"
+        add = f"To add an argument that is not in the configuration: +{path}=…" if part else ""
+        return " ".join(filter(None, (f"{where}.", advice, add)))
     return f"{path!r} cannot be overridden. --cfg job shows every value."
 
 
 def _base(words: list[str]) -> Any:
-    """The configuration with the rest of the command line, or without it where that cannot be composed either."""
+    """The configuration, of plain values, with the rest of the command line or, where that fails too, without it."""
     script = Path(sys.argv[0]).stem
     for overrides in ([word for word in words if not word.startswith("-") and "hydra" not in word], []):
         GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(str(_conf()), version_base="1.3"):
-                return compose(script, overrides)
-        except Exception:
+                return OmegaConf.to_container(compose(script, overrides))
+        except Exception:  # of any kind, of a configuration that is composed only to advise on the error at hand
             continue
-    return OmegaConf.create()
+    return {}
 
 
 def _paths(node: Any, path: str = "") -> Iterator[str]:
-    if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
-        for key in map(str, node):
+    if isinstance(node, dict):
+        for key, value in node.items():
             full = f"{path}.{key}".lstrip(".")
             yield full
-            if not OmegaConf.is_interpolation(node, key):
-                yield from _paths(node._get_node(key), full)
+            yield from _paths(value, full)
 
 
 def _conf() -> Path:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchvision.models import _api as builders
+from torchvision.models import get_model, get_model_builder, list_models
 
 from layerprobe.training.checkpoints import CheckpointError
 
@@ -124,7 +124,7 @@ def _inside(module: str, home: str) -> bool:
 
 
 def _builds_a_network(found: Any) -> bool:
-    return found is builders.get_model or any(found is builder for builder in builders.BUILTIN_MODELS.values())
+    return found is get_model or any(found is get_model_builder(name) for name in list_models())
 
 
 def _targets(node: Any, given: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

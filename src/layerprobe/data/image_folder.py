@@ -12,8 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import ImageFolder
-from torchvision.models import get_model_weights, get_weight, list_models
-from torchvision.transforms._presets import ImageClassification
+from torchvision.models import ResNet50_Weights, get_model_weights, get_weight, list_models
 
 from layerprobe.data.errors import DataNotFoundError
 from layerprobe.data.order import ShuffledOrder
@@ -21,6 +20,9 @@ from layerprobe.types import SPLITS, Split
 
 log = logging.getLogger("layerprobe")
 
+
+_IMAGENET = ResNet50_Weights.IMAGENET1K_V1.transforms
+"""Builds torchvision's transform for networks of ImageNet's classes; nothing is downloaded."""
 
 _VAL = ("val", "valid", "validation")
 _DEFAULT_SHARE, _DEFAULT_MOST = 0.2, 10_000
@@ -244,11 +246,11 @@ def prescribed_transform(
         ) from error
     if prescribed is None:
         size = size or 224
-        return ImageClassification(crop_size=size, resize_size=round(size * 8 / 7))
+        return _IMAGENET(crop_size=size, resize_size=round(size * 8 / 7))
     if size is None:
         return prescribed()
     found = prescribed()
-    if not isinstance(found, ImageClassification):
+    if not isinstance(found, type(_IMAGENET())):
         raise ValueError(
             f"The transform of {network or weights} is {type(found).__name__}, which takes no size. Leave out "
             "data.transform.size, or give a transform of your own: data.transform._target_=…"
