@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
-from layerprobe.report.error_column import MEASURES
+from layerprobe.report.error_column import ERRORS
 from layerprobe.report.papers.reference_curve import Reference, reference_table
 
 
@@ -15,7 +15,7 @@ class DepthView:
     """Which error is drawn over depth, and over which published curve.
 
     Attributes:
-        measure: The error.
+        error: The error.
         reference: The curve; None where there is none.
     """
 
@@ -30,9 +30,9 @@ class DepthView:
             ValueError: If the error is neither.
             ReferenceCurveError: If the reference cannot be read.
         """
-        if error not in MEASURES:
-            raise ValueError(f"report.error={error!r}: there are {' and '.join(map(repr, MEASURES))}")
-        self.measure = MEASURES[error]
+        if error not in ERRORS:
+            raise ValueError(f"report.error={error!r}: there are {' and '.join(map(repr, ERRORS))}")
+        self.error = ERRORS[error]
         self.reference = None if reference is None else Reference.read(reference)
 
     def distance(self, results: pd.DataFrame, directory: Path) -> Table | None:
@@ -47,7 +47,7 @@ class DepthView:
         """
         if self.reference is None:
             return None
-        compared = self.reference.compared(results, self.measure)
+        compared = self.reference.compared(results, self.error)
         directory.mkdir(parents=True, exist_ok=True)
         compared.drop(columns=["position", "caption"]).to_csv(directory / "reference.csv", index=False)
         return reference_table(compared, self.reference.name)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Measure:
+class ErrorColumn:
     """An error of the selected heads, as a column of the results.
 
     Attributes:
@@ -22,8 +22,8 @@ class Measure:
     interval: tuple[str, ...] = ()
 
 
-TEST = Measure("test_error", "test error", "n_test", ("test_error_low", "test_error_high"))
-TRAIN = Measure("train_error", "train error", "n_train")
+TEST_ERROR = ErrorColumn("test_error", "test error", "n_test", ("test_error_low", "test_error_high"))
+TRAIN_ERROR = ErrorColumn("train_error", "train error", "n_train")
 """On the samples that a head was fitted to: without an interval, for they are no sample of anything else."""
 
-MEASURES = {"test": TEST, "train": TRAIN}
+ERRORS = {"test": TEST_ERROR, "train": TRAIN_ERROR}

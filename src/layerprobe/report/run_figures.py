@@ -39,7 +39,7 @@ def write_figures(
     view = view or DepthView()
     charts: dict[str, AnyChart] = {}
     if results["test_error"].notna().any():
-        charts = {"depth_curve": depth_curve(results, view.measure, view.reference), "heat_map": heat_map(results)}
+        charts = {"depth_curve": depth_curve(results, view.error, view.reference), "heat_map": heat_map(results)}
     if path["val_error"].notna().any():
         charts["path_curve"] = path_curve(path)
     return [file for name, chart in charts.items() for file in save(chart, Path(directory) / name)]

@@ -48,16 +48,29 @@ def with_texts(frame: pd.DataFrame) -> pd.DataFrame:
         frame: Rows in the columns of `ProbeRecord`.
 
     Returns:
-        The rows with `error_text`, `interval` (the 95 % interval of the test error) and `l2_text`; "–" where there is
-        none.
+        The rows with `error_text`, `interval` (the 95 % interval of the test error) and `l2_text`, "–" where there is
+        none, and `features`, such as "64 of 128".
     """
     ends = zip(frame["test_error_low"], frame["test_error_high"], strict=True)
     texts = {
         "error_text": [percent_text(error) for error in frame["test_error"]],
         "interval": [interval_text(low, high) or "–" for low, high in ends],
         "l2_text": [number_text(l2, ".2e") for l2 in frame["l2"]],
+        "features": features_texts(frame),
     }
     return frame.assign(**{name: pd.Series(text, index=frame.index, dtype="str") for name, text in texts.items()})
+
+
+def features_texts(frame: pd.DataFrame) -> list[str]:
+    """Say how many features of a layer are kept, such as "64 of 128", or "128" where all are.
+
+    Args:
+        frame: Rows with the columns n_features and n_features_full.
+    """
+    return [
+        str(kept) if kept == full or not full else f"{kept} of {full}"
+        for full, kept in zip(frame["n_features_full"], frame["n_features"], strict=True)
+    ]
 
 
 def captions(frame: pd.DataFrame) -> dict[str, str]:

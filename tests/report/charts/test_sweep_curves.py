@@ -7,7 +7,7 @@ import pytest
 
 from helpers import made_results as made
 from layerprobe.report.charts.sweep_curves import sweep_curves
-from layerprobe.report.error_column import TRAIN
+from layerprobe.report.error_column import TRAIN_ERROR
 from layerprobe.report.picture_files import save
 
 
@@ -43,7 +43,7 @@ def test_every_layer_of_every_setting_is_drawn_averaged_over_seeds(sweep):
 
 
 def test_the_drawing_names_what_is_compared(sweep, tmp_path):
-    _, drawing = save(sweep_curves(sweep, *keys(), measure=TRAIN, title="Why"), tmp_path / "sweep")
+    _, drawing = save(sweep_curves(sweep, *keys(), error=TRAIN_ERROR, title="Why"), tmp_path / "sweep")
     text = drawing.read_text()
     for word in ("Why", "identity", "convnet", "activation", "depth", "train error", "60 train samples"):
         assert word in text

@@ -8,6 +8,7 @@ import altair as alt
 import pandas as pd
 
 from layerprobe.report import style
+from layerprobe.report.charts.curves import Y, curves, error_y
 
 _WIDTH, _HEIGHT, _COLUMNS = 250, 190, 3
 _BESIDE = 96
@@ -40,23 +41,20 @@ def concept_depth_chart(rows: pd.DataFrame) -> alt.FacetChart:
         legend=_legend() if len(noises) > 1 else None,
     )
     lowest = float(frame[["low", "accuracy", "majority", "bag_of_words"]].min().min())
-    scale = alt.Scale(domain=[max(0.0, lowest - 0.03), 1.0], nice=False, zero=False)
-    axis = alt.Axis(format=".0%", tickCount=5, title="accuracy", domain=False, ticks=False)
+    y = error_y("accuracy", alt.Scale(domain=[max(0.0, lowest - 0.03), 1.0], nice=False, zero=False))
 
     x = alt.X("depth:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format=".0%", title="depth", grid=False))
-    base = alt.Chart().encode(x=x, color=colour, detail="run:N")
-    with_interval = base.transform_filter("isValid(datum.low) && isValid(datum.high)")
-    band = with_interval.mark_area(opacity=0.08).encode(y=alt.Y("low:Q", scale=scale, axis=axis), y2="high:Q")
-    line = base.mark_line(strokeWidth=1.8).encode(y=alt.Y("accuracy:Q", scale=scale, axis=axis), strokeDash=dash)
-    points = base.mark_point(filled=True, opacity=1, size=20).encode(
-        y=alt.Y("accuracy:Q", scale=scale, axis=axis),
-        tooltip=["run:N", "layer:N", "accuracy:Q", "f1:Q", "auc:Q"],
-    )
     frame["majority_name"] = _names(frame, "majority", "majority class")
     frame["bag_of_words_name"] = _names(frame, "bag_of_words", "bag of words")
-    layers = [*_baseline("majority", "bag_of_words", [1, 0], scale, axis), band, line, points]
-    if frame["bag_of_words"].notna().any():
-        layers[:0] = _baseline("bag_of_words", "majority", [4, 3], scale, axis)
+    tooltip = ["run:N", "layer:N", "accuracy:Q", "f1:Q", "auc:Q"]
+    layers = [
+        *(_baseline("bag_of_words", "majority", [4, 3], y) if frame["bag_of_words"].notna().any() else []),
+        *_baseline("majority", "bag_of_words", [1, 0], y),
+        *curves(
+            alt.Chart(), x, y, "accuracy", colour=colour, detail=["run:N"], interval=("low", "high"),
+            band="isValid(datum.low) && isValid(datum.high)", line={"strokeDash": dash}, points={"tooltip": tooltip},
+        ),
+    ]  # fmt: skip
     panels = alt.Facet("data:N", title=None, sort=list(dict.fromkeys(frame["data"])))
     subtitle = f"accuracy of one linear head for each of {frame['number'].max()} layers, 95% interval"
     return (
@@ -84,21 +82,20 @@ def _names(frame: pd.DataFrame, column: str, name: str) -> list[str]:
     ]
 
 
-def _baseline(column: str, other: str, dash: list[int], scale: alt.Scale, axis: alt.Axis) -> list[alt.Chart]:
+def _baseline(column: str, other: str, dash: list[int], y: Y) -> list[alt.Chart]:
     """A line across the panel for each value, named beside it; of two near names the higher one goes up."""
-    y = alt.Y(f"{column}:Q", scale=scale, axis=axis)
     # No mean: two runs of one panel may have another noise, and so another baseline.
     known = (
         alt.Chart()
         .transform_filter(f"isValid(datum.{column})")
         .transform_aggregate(least="min(" + other + ")", groupby=[column, f"{column}_name", "data"])
     )
-    marks = [known.mark_rule(color=style.QUIET, strokeWidth=1, strokeDash=dash).encode(y=y)]
+    marks = [known.mark_rule(color=style.QUIET, strokeWidth=1, strokeDash=dash).encode(y=y(column))]
     higher = f"!isValid(datum.least) || datum.{column} >= datum.least"
     sides: list[tuple[str, Literal["bottom", "top"]]] = [(higher, "bottom"), (f"!({higher})", "top")]
     for condition, baseline in sides:
         text = known.transform_filter(condition).mark_text(
             align="left", baseline=baseline, fontSize=10, color=style.QUIET, limit=_BESIDE, lineBreak="\n", aria=False
         )
-        marks.append(text.encode(x=alt.value(_WIDTH + 5), y=y, text=f"{column}_name:N"))
+        marks.append(text.encode(x=alt.value(_WIDTH + 5), y=y(column), text=f"{column}_name:N"))
     return marks

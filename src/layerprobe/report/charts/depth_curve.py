@@ -10,13 +10,15 @@ import altair as alt
 import pandas as pd
 
 from layerprobe.report import style
-from layerprobe.report.charts.layer_axis import layer_axis, layer_names, layer_step
-from layerprobe.report.error_column import TEST, Measure
+from layerprobe.report.charts.curves import Y, curves, error_y
+from layerprobe.report.charts.layer_axis import layer_names, layer_step, layer_x
+from layerprobe.report.charts.tooltips import result_tooltip
+from layerprobe.report.error_column import TEST_ERROR, ErrorColumn
 from layerprobe.report.papers.reference_curve import Reference
 from layerprobe.report.tidy import prepare, shared_folder, usual_top, with_texts
 
 _COLUMNS = [
-    "position", "label", "caption", "colour", "checkpoint", "step", "layer", "depth", "kind", "shape", "n_features",
+    "position", "label", "caption", "colour", "checkpoint", "step", "layer", "depth", "kind", "shape", "features",
     "l2", "status", "train_error", "test_error", "test_error_low", "test_error_high",
     "error_text", "interval", "l2_text",
 ]  # fmt: skip
@@ -25,12 +27,14 @@ _MARKED = 25
 """So many points mark a line at most, about; more would hide its dashes."""
 
 
-def depth_curve(results: pd.DataFrame, measure: Measure = TEST, reference: Reference | None = None) -> alt.LayerChart:
+def depth_curve(
+    results: pd.DataFrame, error: ErrorColumn = TEST_ERROR, reference: Reference | None = None
+) -> alt.LayerChart:
     """Draw error over depth: a line for each checkpoint, its 95% interval as a band, over a published curve.
 
     Args:
         results: Results of one run, in the columns of `ProbeRecord`.
-        measure: Which error.
+        error: Which error.
         reference: A curve to draw over, thin and black; layers correspond in the order of depth.
 
     Returns:
@@ -50,8 +54,8 @@ def depth_curve(results: pd.DataFrame, measure: Measure = TEST, reference: Refer
     # One value, unless checkpoints brought data of their own along.
     majorities = sorted(frame["majority_error"].dropna().unique().tolist())
     majority = max(majorities, default=float("nan"))
-    compared = None if reference is None else reference.compared(results, measure)
-    top = _top(frame, majority, measure, 0.0 if compared is None else float(compared["reference"].max()))
+    compared = None if reference is None else reference.compared(results, error)
+    top = _top(frame, majority, error, 0.0 if compared is None else float(compared["reference"].max()))
 
     captions = checkpoints["caption"].tolist()
     scale = partial(alt.Scale, domain=captions)
@@ -59,64 +63,37 @@ def depth_curve(results: pd.DataFrame, measure: Measure = TEST, reference: Refer
     # Literal colours, without a scale, keep bands and lines out of the legend, which shows the points as they are.
     frame["colour"] = frame["caption"].map(dict(zip(captions, look.colours, strict=True)))
     literal = alt.Color("colour:N", scale=None)
-    x = alt.X(
-        "position:Q",
-        scale=alt.Scale(domain=[-0.4, len(labels) - 0.6], nice=False, zero=False),
-        axis=layer_axis(labels, step, shared_folder(frame["layer"].unique().tolist())),
-    )
-    percent = alt.Axis(
-        format=".0%" if top >= 0.05 else ".1%", tickCount=5, title=measure.title, domain=False, ticks=False
-    )
-    height = alt.Scale(domain=[0, top], nice=False)
-    y = alt.Y(f"{measure.column}:Q", scale=height, axis=percent)
-
+    x = layer_x(labels, step, shared_folder(frame["layer"].unique().tolist()))
+    tooltip = result_tooltip("layer", "caption")
+    y = error_y(error.title, alt.Scale(domain=[0, top], nice=False))
     base = alt.Chart(frame[_COLUMNS])
-    bands = (
-        [
-            base.mark_area(opacity=0.15, clip=True).encode(
-                x=x, y=alt.Y(f"{low}:Q", scale=height, axis=percent), y2=f"{high}:Q", color=literal, detail="caption:N"
-            )
-            for low, high in [measure.interval]
-        ]
-        if measure.interval
-        else []
-    )
-    line = base.mark_line(strokeWidth=2, clip=True).encode(
-        x=x, y=y, color=literal, detail="caption:N", strokeDash=_literal(captions, look.dashes)
-    )
-    points = (
-        base.transform_filter(
-            (alt.datum.position % max(1, len(labels) // _MARKED) == 0) & (alt.datum[measure.column] <= top)
-        )
-        .mark_point(opacity=1, size=40, strokeWidth=1.5)
-        .encode(
-            x=x,
-            y=y,
-            stroke=alt.Stroke("caption:N", scale=scale(range=look.colours), legend=legend),
-            fill=alt.Fill("caption:N", scale=scale(range=look.fills), legend=legend),
-            shape=alt.Shape("caption:N", scale=scale(range=look.shapes), legend=legend),
-            tooltip=tooltip(),
-        )
-    )
     layers = [
-        *bands,
-        *_majority_lines(majorities, top, len(labels)),
-        line,
-        points,
-        *_reference_lines(compared, x, height, percent),
-        *_beyond(frame, top, x, measure),
-        *_failed(frame, x),
-    ]
+        *curves(
+            base, x, y, error.column, colour=literal, detail=["caption:N"], interval=error.interval,
+            between=_majority_lines(majorities, top, len(labels)),
+            line={"strokeDash": _literal(captions, look.dashes)},
+            points={
+                "stroke": alt.Stroke("caption:N", scale=scale(range=look.colours), legend=legend),
+                "fill": alt.Fill("caption:N", scale=scale(range=look.fills), legend=legend),
+                "shape": alt.Shape("caption:N", scale=scale(range=look.shapes), legend=legend),
+                "tooltip": tooltip,
+            },
+            marked=f"datum.position % {max(1, len(labels) // _MARKED)} == 0 && datum.{error.column} <= {top}",
+            failed=bool(frame["test_error"].isna().any()),
+        ),
+        *_reference_lines(compared, x, y),
+        *_beyond(base, frame, top, x, y, error),
+    ]  # fmt: skip
     return (
         alt.layer(*layers)
-        .properties(width=width, height=_HEIGHT, title=_title(frame, majorities, top, width, measure, reference))
+        .properties(width=width, height=_HEIGHT, title=_title(frame, majorities, top, width, error, reference))
         .configure(**style.theme())
     )
 
 
-def _top(frame: pd.DataFrame, majority: float, measure: Measure, reference: float) -> float:
+def _top(frame: pd.DataFrame, majority: float, error: ErrorColumn, reference: float) -> float:
     """End of the error axis: the curves fill it, and the majority's line is on it if that does not flatten them."""
-    ends = frame[(measure.interval or (measure.column,))[-1]].fillna(frame[measure.column])
+    ends = frame[(error.interval or (error.column,))[-1]].fillna(frame[error.column])
     highest = max(usual_top(ends), reference)
     if majority <= 1.7 * highest:
         highest = max(highest, majority)
@@ -135,7 +112,7 @@ def _majority_lines(majorities: Sequence[float], top: float, n_layers: int) -> l
     ]  # fmt: skip
 
 
-def _reference_lines(compared: pd.DataFrame | None, x: alt.X, height: alt.Scale, axis: alt.Axis) -> list[alt.Chart]:
+def _reference_lines(compared: pd.DataFrame | None, x: alt.X, y: Y) -> list[alt.Chart]:
     """The published errors, thin and black, over the run's own."""
     if compared is None:
         return []
@@ -147,40 +124,26 @@ def _reference_lines(compared: pd.DataFrame | None, x: alt.X, height: alt.Scale,
     return [
         alt.Chart(compared[["position", "layer", "caption", "reference"]])
         .mark_line(color=style.INK, strokeWidth=1)
-        .encode(x=x, y=alt.Y("reference:Q", scale=height, axis=axis), detail="caption:N", tooltip=tips)
+        .encode(x=x, y=y("reference"), detail="caption:N", tooltip=tips)
     ]
 
 
-def _beyond(frame: pd.DataFrame, top: float, x: alt.X, measure: Measure) -> list[alt.Chart]:
+def _beyond(base: alt.Chart, frame: pd.DataFrame, top: float, x: alt.X, y: Y, error: ErrorColumn) -> list[alt.Chart]:
     """Triangles for errors beyond the axis; the figures stand on the side where there is room."""
-    beyond = frame[frame[measure.column] > top].assign(top=top)
-    if beyond.empty:
+    if not (frame[error.column] > top).any():
         return []
-    last = frame["position"].max()
-    chart = alt.Chart(beyond[[*_COLUMNS, "top"]])
-    literal = alt.Color("colour:N", scale=None)
-    layers: list[alt.Chart] = [
-        chart.mark_point(shape="triangle-up", filled=True, opacity=1, size=70, yOffset=6).encode(
-            x=x, y="top:Q", color=literal, tooltip=tooltip()
-        )
-    ]
-    texts = (
-        chart.transform_filter(alt.datum.position > last / 2).mark_text(align="right", dx=-9, dy=7, fontSize=11),
-        chart.transform_filter(alt.datum.position <= last / 2).mark_text(align="left", dx=9, dy=7, fontSize=11),
+    middle = frame["position"].max() / 2
+    beyond = base.transform_filter(f"datum.{error.column} > {top}").transform_calculate(top=f"{top}")
+    at = {"x": x, "y": y("top"), "color": alt.Color("colour:N", scale=None)}
+    figure = alt.Text(f"{error.column}:Q", format=".1%")
+    sides = (
+        beyond.transform_filter(f"datum.position > {middle}").mark_text(align="right", dx=-9, dy=7, fontSize=11),
+        beyond.transform_filter(f"datum.position <= {middle}").mark_text(align="left", dx=9, dy=7, fontSize=11),
     )
-    figure = alt.Text(f"{measure.column}:Q", format=".1%")
-    return [*layers, *(text.encode(x=x, y="top:Q", color=literal, text=figure) for text in texts)]
-
-
-def _failed(frame: pd.DataFrame, x: alt.X) -> list[alt.Chart]:
-    failed = frame[frame["test_error"].isna()]
-    if failed.empty:
-        return []
-    chart = alt.Chart(failed[["position", "label", "caption", "colour", "status"]].assign(zero=0.0))
+    triangles = beyond.mark_point(shape="triangle-up", filled=True, opacity=1, size=70, yOffset=6)
     return [
-        chart.mark_text(text="×", fontSize=16, dy=-8, color=style.INK).encode(
-            x=x, y="zero:Q", tooltip=["label:N", "caption:N", "status:N"]
-        )
+        triangles.encode(**at, tooltip=result_tooltip("layer", "caption")),
+        *(side.encode(**at, text=figure) for side in sides),
     ]
 
 
@@ -207,40 +170,24 @@ def _literal(captions: list[str], values: list[list[int]]) -> Any:
     return chosen
 
 
-def tooltip() -> list[alt.Tooltip]:
-    """Return what a row of `with_texts` says when it is pointed at."""
-    return [
-        alt.Tooltip("layer:N"),
-        alt.Tooltip("depth:Q"),
-        alt.Tooltip("kind:N"),
-        alt.Tooltip("shape:N"),
-        alt.Tooltip("n_features:Q", title="features"),
-        alt.Tooltip("caption:N", title="checkpoint"),
-        alt.Tooltip("error_text:N", title="test error"),
-        alt.Tooltip("interval:N", title="95% interval"),
-        alt.Tooltip("l2_text:N", title="l2"),
-        alt.Tooltip("status:N"),
-    ]
-
-
 def _title(
     frame: pd.DataFrame,
     majorities: Sequence[float],
     top: float,
     width: int,
-    measure: Measure,
+    error: ErrorColumn,
     reference: Reference | None,
 ) -> alt.TitleParams:
-    bounded = measure.interval and frame[measure.interval[-1]].notna().any()
+    bounded = error.interval and frame[error.interval[-1]].notna().any()
     interval = ", 95% interval" if bounded else ""
-    split = measure.title.removesuffix(" error")
-    notes = [f"one linear head per layer, {frame[measure.samples].max():,} {split} samples{interval}"]
+    split = error.title.removesuffix(" error")
+    notes = [f"one linear head per layer, {frame[error.samples].max():,} {split} samples{interval}"]
     if reference is not None:
         notes.append(f"thin and black: {reference.name}")
     if beyond := [f"{error:.1%}" for error in majorities if error > top]:
         notes.append(f"majority class {' and '.join(beyond)}, beyond the axis")
-    if (frame[measure.column] > top).any():
+    if (frame[error.column] > top).any():
         notes.append("triangle: beyond the axis")
     if frame["test_error"].isna().any():
         notes.append("× failed")
-    return alt.TitleParams(f"{measure.title.capitalize()} over depth", subtitle=style.packed(notes, width))
+    return alt.TitleParams(f"{error.title.capitalize()} over depth", subtitle=style.packed(notes, width))

@@ -7,7 +7,8 @@ import pandas as pd
 
 from layerprobe.formatting import number_text
 from layerprobe.report import style
-from layerprobe.report.charts.layer_axis import layer_axis
+from layerprobe.report.charts.curves import error_y
+from layerprobe.report.charts.layer_axis import layer_x
 from layerprobe.report.picture_files import AnyChart
 from layerprobe.report.tidy import short_names
 
@@ -34,18 +35,14 @@ def difference_plot(table: pd.DataFrame, first: str, second: str, width: int = 2
         position=range(len(table)),
     )
     labels = short_names(table["layer"].tolist())
-    x = alt.X(
-        "position:Q",
-        axis=layer_axis(labels, max(1, width // max(1, len(labels)))),
-        scale=alt.Scale(domain=[-0.4, len(labels) - 0.6], nice=False, zero=False),
-    )
-    axis = alt.Axis(format="+.1%", tickCount=5, title="second - first", domain=False, ticks=False)
+    x = layer_x(labels, max(1, width // max(1, len(labels))))
+    y = error_y("second - first", alt.Scale(), format="+.1%")
     base = alt.Chart(frame)
-    zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=style.QUIET).encode(y=alt.Y("zero:Q", axis=axis))
-    interval = base.mark_rule(color=style.TRAINED[0]).encode(x=x, y=alt.Y("low:Q", axis=axis), y2="high:Q")
+    zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=style.QUIET).encode(y=y("zero"))
+    interval = base.mark_rule(color=style.TRAINED[0]).encode(x=x, y=y("low"), y2="high:Q")
     points = base.mark_point(size=40, opacity=1, stroke=style.TRAINED[0], strokeWidth=1.4).encode(
         x=x,
-        y=alt.Y("difference:Q", axis=axis),
+        y=y("difference"),
         fill=alt.when(alt.datum.differs).then(alt.value(style.TRAINED[0])).otherwise(alt.value("white")),
         tooltip=[
             "layer:N",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import altair as alt
 import pandas as pd
 
 from layerprobe.report import style
-from layerprobe.report.charts.depth_curve import tooltip
 from layerprobe.report.charts.layer_axis import layer_names, thinned
+from layerprobe.report.charts.tooltips import result_tooltip
 from layerprobe.report.tidy import clipped, prepare, shared_folder, usual_top, with_texts
 
 _COLUMNS = [
-    "position", "caption", "layer", "depth", "kind", "shape", "n_features", "l2", "status", "test_error",
+    "position", "caption", "step", "layer", "depth", "kind", "shape", "features", "status", "test_error",
     "error_text", "interval", "l2_text", "text",
 ]  # fmt: skip
 _TALLEST = 920
@@ -41,46 +42,28 @@ def heat_map(results: pd.DataFrame) -> alt.LayerChart:
     lines = max(map(len, headings.values()))
     digits = 2 if top < 0.05 else 1
     frame["text"] = [f"{error:.{digits}%}" if error == error else "×" for error in frame["test_error"]]
-    base = alt.Chart(frame[_COLUMNS]).encode(
-        x=alt.X(
-            "caption:N",
-            sort=captions,
-            scale=alt.Scale(paddingInner=0.03, paddingOuter=0.015),
-            axis=alt.Axis(
-                orient="top", title=None, domain=False, ticks=False, labelAngle=0, labelLimit=0,
-                labelExpr=f"{json.dumps(headings)}[datum.label]", labelPadding=5 + 14 * (lines - 1), labelLineHeight=14,
-            ),
+    checkpoint = alt.X(
+        "caption:N",
+        sort=captions,
+        scale=alt.Scale(paddingInner=0.03, paddingOuter=0.015),
+        axis=alt.Axis(
+            orient="top", title=None, domain=False, ticks=False, labelAngle=0, labelLimit=0,
+            labelExpr=f"{json.dumps(headings)}[datum.label]", labelPadding=5 + 14 * (lines - 1), labelLineHeight=14,
         ),
-        y=alt.Y(
-            "position:O",
-            # A first cell that begins at -1e-15 by rounding would lose its name: a margin keeps it inside.
-            scale=alt.Scale(paddingInner=0.06 if height >= 12 else 0, paddingOuter=0.03),
-            axis=alt.Axis(
-                **thinned(names, height), title=f"layers of {shared}" if shared else None, domain=False, ticks=False
-            ),
-        ),
-        tooltip=tooltip(),
     )  # fmt: skip
-    colour = alt.Color(
-        "test_error:Q",
-        scale=alt.Scale(scheme="yellowgreenblue", domain=[0, top], clamp=True),
-        legend=alt.Legend(
-            title="test error",
-            titlePadding=8,
-            format=".0%" if top >= 0.05 else ".1%",
-            gradientLength=min(200, max(60, height * len(names) - 30)),
+    layer = alt.Y(
+        "position:O",
+        # A first cell that begins at -1e-15 by rounding would lose its name: a margin keeps it inside.
+        scale=alt.Scale(paddingInner=0.06 if height >= 12 else 0, paddingOuter=0.03),
+        axis=alt.Axis(
+            **thinned(names, height), title=f"layers of {shared}" if shared else None, domain=False, ticks=False
         ),
     )
-    ink = alt.when(alt.datum.test_error > 0.55 * top).then(alt.value("white")).otherwise(alt.value(style.INK))
-    layers = [base.transform_filter("isValid(datum.test_error)").mark_rect().encode(color=colour)]
-    if frame["test_error"].isna().any():
-        layers.append(
-            base.transform_filter("!isValid(datum.test_error)").mark_rect(
-                fill="white", stroke=style.QUIET, strokeWidth=0.5
-            )
-        )
-    if height >= 14:
-        layers.append(base.mark_text(fontSize=10.5).encode(text="text:N", color=ink))
+    layers = cells(
+        alt.Chart(frame[_COLUMNS]), checkpoint, layer, "test_error", top, height * len(names),
+        tooltip=result_tooltip("layer", "caption"), text=alt.Text("text:N") if height >= 14 else None,
+        failed=bool(frame["test_error"].isna().any()),
+    )  # fmt: skip
     notes = [f"one linear head per layer, {frame['n_test'].max():,} test samples"]
     if (frame["test_error"] > top).any():
         notes.append(f"darkest: {top:.{digits}%} and above")
@@ -97,6 +80,53 @@ def heat_map(results: pd.DataFrame) -> alt.LayerChart:
         )
         .configure(**style.theme())
     )
+
+
+def cells(
+    rows: alt.Chart,
+    checkpoint: alt.X,
+    layer: alt.Y,
+    error: str,
+    top: float,
+    height: int,
+    *,
+    tooltip: Sequence[alt.Tooltip],
+    text: alt.Text | None = None,
+    failed: bool = False,
+) -> list[alt.Chart]:
+    """Draw a cell for each layer and checkpoint, dark for a high error.
+
+    Args:
+        rows: A chart of rows, one for each cell, with the fields that the encodings name.
+        checkpoint: The horizontal encoding.
+        layer: The vertical encoding.
+        error: Field of the error.
+        top: The error from which cells are darkest.
+        height: Height of all cells, in pixels.
+        tooltip: What a cell says when it is pointed at.
+        text: The figure in each cell; None where there is no room.
+        failed: Whether a cell without an error is white, with a rim.
+
+    Returns:
+        The layers, from the lowest to the uppermost.
+    """
+    base = rows.encode(x=checkpoint, y=layer, tooltip=list(tooltip))
+    colour = alt.Color(
+        f"{error}:Q",
+        scale=alt.Scale(scheme="yellowgreenblue", domain=[0, top], clamp=True),
+        legend=alt.Legend(
+            title="test error", titlePadding=8, format="%", gradientLength=min(200, max(60, height - 30))
+        ),
+    )
+    known = base.transform_filter(f"isValid(datum.{error})")
+    layers = [known.mark_rect(aria=False).encode(color=colour)]
+    if failed:
+        unknown = base.transform_filter(f"!isValid(datum.{error})")
+        layers.append(unknown.mark_rect(fill="white", stroke=style.QUIET, strokeWidth=0.5, aria=False))
+    if text is not None:
+        ink = alt.when(alt.datum[error] > 0.55 * top).then(alt.value("white")).otherwise(alt.value(style.INK))
+        layers.append(base.mark_text(fontSize=10.5, aria=False).encode(text=text, color=ink))
+    return layers
 
 
 def _heading(caption: str, longest: int) -> list[str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from layerprobe.report import style
+from layerprobe.report.charts.curves import Y, curves, error_y
 from layerprobe.report.charts.layer_axis import layer_names
 from layerprobe.report.tidy import prepare, usual_top
 
@@ -47,23 +50,17 @@ def path_curve(path: pd.DataFrame) -> alt.ConcatChart:
     colour = _colour(names)
     panels = []
     for i, caption in enumerate(captions):
-        y = alt.Y(
-            "val_error:Q",
-            scale=alt.Scale(domain=[0, top], nice=False),
-            axis=alt.Axis(
-                title=None if i % columns else "validation error", labels=i % columns == 0,
-                format=".0%" if top >= 0.05 else ".1%", tickCount=5, domain=False, ticks=False,
-            ),
+        y = error_y(
+            None if i % columns else "validation error", alt.Scale(domain=[0, top], nice=False),
+            labels=i % columns == 0,
         )  # fmt: skip
-        base = alt.Chart(frame.loc[frame["caption"] == caption, _COLUMNS])
-        line = base.mark_line(strokeWidth=1.6, clip=True).encode(x=x, y=y, color=colour, detail="line:N")
-        chosen = (
-            base.transform_filter(alt.datum.selected & (alt.datum.val_error <= top))
-            .mark_point(filled=True, opacity=1, size=46, stroke="white", strokeWidth=1)
-            .encode(x=x, y=y, color=colour, tooltip=_tooltip())
-        )
+        rows = alt.Chart(frame.loc[frame["caption"] == caption, _COLUMNS])
+        layers = path_lines(
+            rows, x, y, "val_error", colour=colour, detail=["line:N"],
+            chosen=f"datum.selected && datum.val_error <= {top}", tooltip=_tooltip(),
+        )  # fmt: skip
         heading = alt.TitleParams(caption if len(captions) > 1 else "", fontSize=12, offset=8)
-        panels.append(alt.layer(line, chosen).properties(width=width, height=250, title=heading))
+        panels.append(alt.layer(*layers).properties(width=width, height=250, title=heading))
     notes = [
         "one line per layer" if every == 1 else f"{frame['layer'].nunique()} of {len(names)} layers, a line for each"
     ]
@@ -75,6 +72,38 @@ def path_curve(path: pd.DataFrame) -> alt.ConcatChart:
         .properties(title=alt.TitleParams("Validation error over L2", subtitle=style.packed(notes, width * columns)))
         .configure(**style.theme())
     )
+
+
+def path_lines(
+    rows: alt.Chart,
+    x: alt.X,
+    y: Y,
+    error: str,
+    *,
+    colour: alt.Color,
+    detail: Sequence[str],
+    chosen: str,
+    tooltip: Sequence[alt.Tooltip],
+    line: Mapping[str, Any] | None = None,
+) -> list[alt.Chart]:
+    """Draw validation error over L2: lines, and a point at the head that validation chose.
+
+    Args:
+        rows: A chart of rows, one for each head, with the fields that the encodings name.
+        x: The encoding of L2.
+        y: The vertical encoding, from `error_y`.
+        error: Field of the validation error.
+        colour: Encoding of the colour.
+        detail: Fields that tell the paths apart.
+        chosen: Which rows are the chosen heads, as an expression of Vega.
+        tooltip: What a chosen head says when it is pointed at.
+        line: More encodings of the lines.
+
+    Returns:
+        The layers, from the lowest to the uppermost.
+    """
+    points = {"tooltip": list(tooltip), "size": alt.value(50), "stroke": alt.value("white")}
+    return curves(rows, x, y, error, colour=colour, detail=detail, line=line, points=points, marked=chosen)
 
 
 def _l2_axis(frame: pd.DataFrame, zero: float) -> alt.Axis:

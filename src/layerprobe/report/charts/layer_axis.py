@@ -38,8 +38,8 @@ def layer_step(labels: Sequence[str]) -> int:
     return max(8, min(60, 760 // n))
 
 
-def layer_axis(labels: Sequence[str], step: int, shared: str = "") -> alt.Axis:
-    """Name the layers below a quantitative axis of their places: level where they fit, slanted or upright where not.
+def layer_x(labels: Sequence[str], step: int, shared: str = "") -> alt.X:
+    """Place the layers side by side, their names below: level where they fit, slanted or upright where not.
 
     Args:
         labels: Labels of the layers in the order of depth.
@@ -47,13 +47,13 @@ def layer_axis(labels: Sequence[str], step: int, shared: str = "") -> alt.Axis:
         shared: The folder that was dropped from the labels.
 
     Returns:
-        The axis. With many layers only some are named, the first and the last among them.
+        The encoding of `position`. With many layers only some are named, the first and the last among them.
     """
     if _LETTER * max(map(len, labels), default=0) <= step - 8:
         angle, room = 0, _LINE
     else:
         angle, room = (-40, _LINE) if step >= 24 else (-90, step)
-    return alt.Axis(
+    axis = alt.Axis(
         **thinned(labels, room),
         labelAngle=angle,
         labelAlign="center" if angle == 0 else "right",
@@ -61,6 +61,12 @@ def layer_axis(labels: Sequence[str], step: int, shared: str = "") -> alt.Axis:
         grid=False,
         title=f"layers of {shared}" if shared else None,
     )
+    return alt.X("position:Q", axis=axis, scale=place_scale(len(labels)))
+
+
+def place_scale(n: int) -> alt.Scale:
+    """The scale of n places side by side, with a margin at either end."""
+    return alt.Scale(domain=[-0.4, n - 0.6], nice=False, zero=False)
 
 
 def thinned(labels: Sequence[str], room: int) -> dict[str, Any]:

@@ -6,13 +6,14 @@ import altair as alt
 import pandas as pd
 
 from layerprobe.report import style
-from layerprobe.report.error_column import TEST, Measure
+from layerprobe.report.charts.curves import curves, error_y
+from layerprobe.report.error_column import TEST_ERROR, ErrorColumn
 
 _WIDTH, _HEIGHT = 190, 170
 
 
 def sweep_curves(
-    results: pd.DataFrame, row: str, column: str, line: str, measure: Measure = TEST, title: str = ""
+    results: pd.DataFrame, row: str, column: str, line: str, error: ErrorColumn = TEST_ERROR, title: str = ""
 ) -> alt.FacetChart:
     """Draw a panel for each value of two keys, and in it a line for each value of a third.
 
@@ -23,7 +24,7 @@ def sweep_curves(
         row: Key whose values are the rows of panels.
         column: Key whose values are the columns.
         line: Key whose values are the lines, in order of appearance from light to dark.
-        measure: The error that is drawn.
+        error: The error that is drawn.
         title: What the picture is to show; by default what is drawn.
 
     Returns:
@@ -33,11 +34,11 @@ def sweep_curves(
     frame["problem"] = frame.groupby(["task", "n_classes", "n_train", "n_test"], sort=False).ngroup()
     keys = ["row", "column", "line", "problem"]
     frame["position"] = frame.groupby([*keys, "directory"], sort=False)["depth"].rank(method="dense") - 1
-    frame = frame.dropna(subset=[measure.column])
+    frame = frame.dropna(subset=[error.column])
     means = frame.groupby([*keys, "position", "layer"], sort=False)
-    frame = means.agg(**{measure.column: (measure.column, "mean"), "depth": ("depth", "min")}).reset_index()
-    first = frame.loc[frame["depth"] == 0, [*keys, measure.column]]
-    frame = frame.merge(first.rename(columns={measure.column: "input"}), on=keys, how="left")
+    frame = means.agg(**{error.column: (error.column, "mean"), "depth": ("depth", "min")}).reset_index()
+    first = frame.loc[frame["depth"] == 0, [*keys, error.column]]
+    frame = frame.merge(first.rename(columns={error.column: "input"}), on=keys, how="left")
 
     lines = frame["line"].unique().tolist()
     scheme = alt.SchemeParams(name="viridis", extent=[0.85, 0.0])
@@ -46,22 +47,22 @@ def sweep_curves(
         axis=alt.Axis(title="layer, 0 is the input", tickMinStep=1, grid=False),
         scale=alt.Scale(nice=False),
     )
-    percent = alt.Axis(format=".1%" if frame[measure.column].max() < 0.1 else ".0%", title=measure.title, tickCount=5)
-    y = alt.Y(f"{measure.column}:Q", axis=percent, scale=alt.Scale(zero=True))
+    y = error_y(error.title, alt.Scale(zero=True))
     name = line.split("/")[-1].split(".")[-1]
     colour = alt.Color(
         "line:O", sort=lines, scale=alt.Scale(scheme=scheme, domain=lines), legend=alt.Legend(title=name)
     )
     base = alt.Chart(frame)
-    error = alt.Tooltip(f"{measure.column}:Q", title=measure.title, format=".2%")
-    tips = [alt.Tooltip("layer:N"), alt.Tooltip("line:O", title=name), error]
-    panel = alt.layer(
-        base.mark_rule(color=style.QUIET, strokeDash=[4, 3], strokeWidth=1).encode(
-            y="mean(input):Q", detail=["line:N", "problem:N"]
-        ),
-        base.mark_line(strokeWidth=1.8).encode(x=x, y=y, color=colour, detail="problem:N"),
-        base.mark_point(filled=True, opacity=1, size=28).encode(x=x, y=y, color=colour, tooltip=tips),
-    ).properties(width=_WIDTH, height=_HEIGHT)
+    tips = [
+        alt.Tooltip("layer:N"),
+        alt.Tooltip("line:O", title=name),
+        alt.Tooltip(f"{error.column}:Q", title=error.title, format=".2%"),
+    ]
+    dashed = base.mark_rule(color=style.QUIET, strokeDash=[4, 3], strokeWidth=1).encode(
+        y="mean(input):Q", detail=["line:N", "problem:N"]
+    )
+    layers = curves(base, x, y, error.column, colour=colour, detail=["problem:N"], points={"tooltip": tips})
+    panel = alt.layer(dashed, *layers).properties(width=_WIDTH, height=_HEIGHT)
 
     def heads(key: str) -> alt.Header:
         return alt.Header(title=key.split("/")[-1].split(".")[-1])
@@ -73,14 +74,14 @@ def sweep_curves(
         )
         .properties(
             title=alt.TitleParams(
-                title or f"{measure.title.capitalize()} over depth",
-                subtitle=f"one linear head per layer, on {_samples(results, measure)}; dashed: the error of the input",
+                title or f"{error.title.capitalize()} over depth",
+                subtitle=f"one linear head per layer, on {_samples(results, error)}; dashed: the error of the input",
             )
         )
         .configure(**style.theme())
     )
 
 
-def _samples(results: pd.DataFrame, measure: Measure) -> str:
+def _samples(results: pd.DataFrame, error: ErrorColumn) -> str:
     """Say how many samples an error is a share of."""
-    return f"{results[measure.samples].max():,} {measure.title.removesuffix(' error')} samples"
+    return f"{results[error.samples].max():,} {error.title.removesuffix(' error')} samples"

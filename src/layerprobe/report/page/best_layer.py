@@ -6,7 +6,9 @@ import json
 
 import altair as alt
 
-from layerprobe.report.page.datasets import TEXTS, source, with_texts
+from layerprobe.report.charts.curves import error_y
+from layerprobe.report.charts.tooltips import ERROR
+from layerprobe.report.page.datasets import source, with_texts
 from layerprobe.report.page.page_data import Key, Tables
 from layerprobe.report.page.pickers import CHOSEN, group_scale
 from layerprobe.report.picture_files import AnyChart
@@ -19,7 +21,7 @@ DESCRIPTION = (
 _MOST_LABELS, _LETTER = 12, 6.2
 
 
-def scatter(tables: Tables, *, linked: bool = True, width: int = 330, height: int = 330) -> AnyChart:
+def best_layer(tables: Tables, *, linked: bool = True, width: int = 330, height: int = 330) -> AnyChart:
     """Draw a point for each run, with the interval of its error.
 
     Args:
@@ -47,8 +49,7 @@ def scatter(tables: Tables, *, linked: bool = True, width: int = 330, height: in
         axis=axis,
         scale=alt.Scale(domain=[{"expr": "-0.5"}, {"expr": "length(values_of[swept]) - 0.5"}], nice=False, zero=False),
     )
-    percent = alt.Axis(format="%", tickCount=5, title="test error of the best layer", domain=False, ticks=False)
-    y = alt.Y("best_error:Q", axis=percent, scale=alt.Scale(zero=False, padding=8))
+    y = error_y("test error of the best layer", alt.Scale(zero=False, padding=8))
     base = with_texts(
         alt.Chart(source(tables, "runs"))
         .transform_filter("isValid(datum.best_error)")
@@ -59,12 +60,12 @@ def scatter(tables: Tables, *, linked: bool = True, width: int = 330, height: in
     scales = group_scale()
     legend = alt.Legend(title=None, orient="bottom", symbolLimit=8, columns=max(1, width // 110))
     interval = base.mark_rule(strokeWidth=1.2, opacity=0.6, aria=False).encode(
-        x=x, y=alt.Y("best_low:Q", axis=percent), y2="best_high:Q",
+        x=x, y=y("best_low"), y2="best_high:Q",
         color=alt.Color("group:N", scale=scales["color"], legend=legend),
     )  # fmt: skip
     keys = [alt.Tooltip(f"{k.field}:N", title=k.name) for k in tables.keys if k.field not in ("name", "setting")]
     points = base.mark_point(filled=True, size=60, opacity=0.9, strokeWidth=1.5, aria=False).encode(
-        x=x, y=y,
+        x=x, y=y("best_error"),
         color=alt.Color("group:N", scale=scales["color"], legend=legend),
         stroke=alt.Stroke("group:N", scale=scales["color"], legend=legend),
         shape=alt.Shape("group:N", scale=scales["shape"], legend=legend),
@@ -72,7 +73,7 @@ def scatter(tables: Tables, *, linked: bool = True, width: int = 330, height: in
         tooltip=[
             alt.Tooltip("name:N", title="run"), *keys, alt.Tooltip("status:N"),
             alt.Tooltip("best_layer:N", title="best layer"),
-            *TEXTS,
+            *ERROR,
         ],
     )  # fmt: skip
     if linked:

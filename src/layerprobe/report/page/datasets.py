@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from layerprobe.report.charts.layer_axis import layer_axis
+from layerprobe.report.charts.layer_axis import layer_x, place_scale
 from layerprobe.report.page.page_data import Tables, as_csv
 from layerprobe.report.page.pickers import CHOSEN, shown
 from layerprobe.report.tidy import shared_folder, short_names
@@ -113,11 +113,7 @@ def with_texts(chart: alt.Chart, error: str, low: str, high: str) -> alt.Chart:
     )
 
 
-TEXTS = (alt.Tooltip("error_text:N", title="test error"), alt.Tooltip("interval:N", title="95% interval"))
-"""What tooltips say of the fields that `with_texts` makes."""
-
-
-def layer_x(tables: Tables, width: int) -> alt.X:
+def layers_x(tables: Tables, width: int) -> alt.X:
     """Place the layers side by side, named where a position is the same layer in every run.
 
     Args:
@@ -130,9 +126,6 @@ def layer_x(tables: Tables, width: int) -> alt.X:
     layers = tables.layers
     if tables.same_layers and len(layers):
         names = layers.drop_duplicates("position").sort_values("position")["name"].tolist()
-        labels, n = short_names(names), len(names)
-        axis = layer_axis(labels, max(1, int(width / n)), shared_folder(names))
-    else:
-        axis = alt.Axis(title="depth (place in the order of execution)", tickMinStep=1, grid=False)
-        n = int(layers["position"].max() + 1) if len(layers) else 1
-    return alt.X("position:Q", axis=axis, scale=alt.Scale(domain=[-0.3, n - 0.7], nice=False, zero=False))
+        return layer_x(short_names(names), max(1, int(width / len(names))), shared_folder(names))
+    axis = alt.Axis(title="depth (place in the order of execution)", tickMinStep=1, grid=False)
+    return alt.X("position:Q", axis=axis, scale=place_scale(int(layers["position"].max() + 1) if len(layers) else 1))

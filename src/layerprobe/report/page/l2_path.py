@@ -6,6 +6,8 @@ import json
 
 import altair as alt
 
+from layerprobe.report.charts.curves import error_y
+from layerprobe.report.charts.l2_path import path_lines
 from layerprobe.report.page.datasets import chosen_rows
 from layerprobe.report.page.page_data import Tables
 from layerprobe.report.page.pickers import group_legend, group_scale
@@ -37,8 +39,7 @@ def l2_path(tables: Tables, *, linked: bool = True, width: int = 430, height: in
         scale=alt.Scale(type="log", nice=False),
         axis=alt.Axis(title="L2", grid=False, labelOverlap=True, labelExpr=_POWERS),
     )
-    percent = alt.Axis(format="%", tickCount=5, title="validation error", domain=False, ticks=False)
-    y = alt.Y("heads_error:Q", axis=percent, scale=alt.Scale(zero=False, padding=6))
+    y = error_y("validation error", alt.Scale(zero=False, padding=6))
     base = (
         chosen_rows(tables, "paths", linked=linked)
         .transform_filter("datum.layer_name == layer")
@@ -52,21 +53,17 @@ def l2_path(tables: Tables, *, linked: bool = True, width: int = 430, height: in
     legend = None if linked else group_legend(width)
     colour = alt.Color("group:N", scale=scales["color"], legend=legend)
     dash = alt.StrokeDash("group:N", scale=scales["dash"], legend=legend)
-    detail = ["run:N", "checkpoint:N"]
-    line = base.mark_line(strokeWidth=1.4, aria=False).encode(x=x, y=y, color=colour, strokeDash=dash, detail=detail)
-    chosen = (
-        base.transform_filter("datum.place_in_path == datum.selected")
-        .mark_point(filled=True, size=60, opacity=1, stroke="white", strokeWidth=1, aria=False)
-        .encode(
-            x=x, y=y, color=colour,
-            tooltip=[
-                alt.Tooltip("run_name:N", title="run"), alt.Tooltip("checkpoint_name:N", title="checkpoint"),
-                alt.Tooltip("heads_l2:Q", title="l2", format=".2e"),
-                alt.Tooltip("heads_error:Q", title="validation error", format=".2%"),
-            ],
-        )
+    tooltip = [
+        alt.Tooltip("run_name:N", title="run"),
+        alt.Tooltip("checkpoint_name:N", title="checkpoint"),
+        alt.Tooltip("heads_l2:Q", title="l2", format=".2e"),
+        alt.Tooltip("heads_error:Q", title="validation error", format=".2%"),
+    ]
+    layers = path_lines(
+        base, x, y, "heads_error", colour=colour, detail=["run:N", "checkpoint:N"], line={"strokeDash": dash},
+        chosen="datum.place_in_path == datum.selected", tooltip=tooltip,
     )  # fmt: skip
-    return alt.layer(line, chosen).properties(
+    return alt.layer(*layers).properties(
         width=width,
         height=height,
         description=DESCRIPTION,

@@ -7,6 +7,7 @@ import json
 import altair as alt
 
 from layerprobe.report import style
+from layerprobe.report.charts.heat_map import cells
 from layerprobe.report.page.datasets import chosen_rows, with_layers
 from layerprobe.report.page.page_data import Tables
 from layerprobe.report.picture_files import AnyChart
@@ -48,7 +49,7 @@ def layer_map(tables: Tables, *, linked: bool = True, width: int = 620, height: 
             groupby=["row", "network_name", "layer_text", "checkpoint", "checkpoint_name"],
         )
     )  # fmt: skip
-    y = alt.Y(
+    layer = alt.Y(
         "row:N",
         sort=list(labels),
         axis=alt.Axis(
@@ -56,31 +57,21 @@ def layer_map(tables: Tables, *, linked: bool = True, width: int = 620, height: 
             labelExpr=f"{json.dumps(labels)}[datum.value]",
         ),
     )  # fmt: skip
-    base = chart.encode(
-        x=alt.X(
-            "checkpoint_name:N",
-            sort=list(tables.checkpoints),
-            axis=alt.Axis(orient="top", title=None, labelAngle=0, domain=False, ticks=False),
-        ),
-        y=y,
-        tooltip=[
-            *([alt.Tooltip("network_name:N", title="network")] if len(tables.networks) > 1 else []),
-            alt.Tooltip("layer_text:N", title="layer"),
-            alt.Tooltip("checkpoint_name:N", title="checkpoint"),
-            alt.Tooltip("mean:Q", title="mean test error", format=".2%"),
-            alt.Tooltip("runs:Q"),
-        ],
+    checkpoint = alt.X(
+        "checkpoint_name:N",
+        sort=list(tables.checkpoints),
+        axis=alt.Axis(orient="top", title=None, labelAngle=0, domain=False, ticks=False),
     )
-    colour = alt.Color(
-        "mean:Q",
-        scale=alt.Scale(scheme="yellowgreenblue", domain=[0, top], clamp=True),
-        legend=alt.Legend(title="test error", format="%", gradientLength=max(40, min(200, height - 20))),
-    )
-    layers: list[alt.Chart] = [base.mark_rect(aria=False).encode(color=colour)]
-    if height / n >= 13 and width / max(1, len(tables.checkpoints)) >= 38:
-        ink = alt.when(alt.datum.mean > 0.55 * top).then(alt.value("white")).otherwise(alt.value(style.INK))
-        figures = base.mark_text(fontSize=10, aria=False)
-        layers.append(figures.encode(text=alt.Text("mean:Q", format=".1%"), color=ink))
+    tooltip = [
+        *([alt.Tooltip("network_name:N", title="network")] if len(tables.networks) > 1 else []),
+        alt.Tooltip("layer_text:N", title="layer"),
+        alt.Tooltip("checkpoint_name:N", title="checkpoint"),
+        alt.Tooltip("mean:Q", title="mean test error", format=".2%"),
+        alt.Tooltip("runs:Q"),
+    ]
+    room = height / n >= 13 and width / max(1, len(tables.checkpoints)) >= 38
+    text = alt.Text("mean:Q", format=".1%") if room else None
+    layers = cells(chart, checkpoint, layer, "mean", top, height, tooltip=tooltip, text=text)
     if len(tables.networks) > 1:
         begins = [f"{i} {network.layers[0]}" for i, network in enumerate(tables.networks) if network.layers]
         first = chart.transform_filter(alt.FieldOneOfPredicate("row", begins))

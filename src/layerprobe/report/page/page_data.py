@@ -16,7 +16,7 @@ import pandas as pd
 from layerprobe.report.comparison import Comparison, error_bounds
 from layerprobe.report.config_differences import SEED, ordered_values, short_keys, text
 from layerprobe.report.networks import Network, networks
-from layerprobe.report.tidy import UNTRAINED
+from layerprobe.report.tidy import UNTRAINED, features_texts
 from layerprobe.results.best import last_checkpoint
 
 _MOST_CHECKPOINTS = 12
@@ -136,10 +136,6 @@ def _layers(results: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str
     names = layers["layer"].drop_duplicates().tolist()
     number = {tuple(row): i for i, row in enumerate(layers.itertuples(index=False))}
     results = results.assign(layer=[number[tuple(row)] for row in results[about].itertuples(index=False)])
-    features = [
-        str(kept) if kept == full or not full else f"{kept} of {full}"
-        for full, kept in zip(layers["n_features_full"], layers["n_features"], strict=True)
-    ]
     table = pd.DataFrame(
         {
             "layer": range(len(layers)),
@@ -148,7 +144,7 @@ def _layers(results: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str
             "depth": layers["depth"],
             "kind": layers["kind"],
             "shape": layers["shape"],
-            "features": features,
+            "features": features_texts(layers),
         }
     )
     return results, table, names

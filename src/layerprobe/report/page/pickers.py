@@ -85,6 +85,21 @@ def group_legend(width: int) -> alt.Legend:
     )  # fmt: skip
 
 
+def checkpoint_shape(tables: Tables, *, legend: bool) -> alt.Shape:
+    """Return the encoding of a point's shape, which tells the checkpoint.
+
+    Args:
+        tables: What the page draws.
+        legend: Whether the view has a legend of the shapes, where there are several checkpoints.
+    """
+    shapes = alt.Legend(title=None, orient="bottom", symbolFillColor=style.QUIET, symbolStrokeColor=style.QUIET)
+    return alt.Shape(
+        "checkpoint_name:N",
+        scale=alt.Scale(domain=list(tables.checkpoints), range=list(style.SHAPES)),
+        legend=shapes if legend and len(tables.checkpoints) > 1 else None,
+    )
+
+
 _MOST_SHADES = 12
 
 

@@ -7,10 +7,11 @@ import math
 import altair as alt
 from scipy.special import stdtrit
 
-from layerprobe.report import style
-from layerprobe.report.page.datasets import TEXTS, chosen_rows, layer_x, with_layers, with_texts
+from layerprobe.report.charts.curves import curves, error_y
+from layerprobe.report.charts.tooltips import ERROR
+from layerprobe.report.page.datasets import chosen_rows, layers_x, with_layers, with_texts
 from layerprobe.report.page.page_data import Tables
-from layerprobe.report.page.pickers import group_legend, group_scale
+from layerprobe.report.page.pickers import checkpoint_shape, group_legend, group_scale
 from layerprobe.report.picture_files import AnyChart
 
 DESCRIPTION = (
@@ -32,8 +33,8 @@ def seed_mean(tables: Tables, *, linked: bool = True, width: int = 470, height: 
     Returns:
         The chart; a setting with one run, or whose runs all have the same error, has no band.
     """
-    x = layer_x(tables, width)
-    percent = alt.Axis(format="%", tickCount=5, title="mean test error", domain=False, ticks=False)
+    x = layers_x(tables, width)
+    y = error_y("mean test error", alt.Scale(domainMin=0, nice=True))
     top = "MAX_VALUE" if math.isinf(tables.highest_error) else f"{tables.highest_error:g}"
     by: list[str | alt.FieldName] = ["group", "setting", "network", "checkpoint", "checkpoint_name", "position"]
     base = (
@@ -57,28 +58,20 @@ def seed_mean(tables: Tables, *, linked: bool = True, width: int = 470, height: 
     scales = group_scale()
     legend = None if linked else group_legend(width)
     colour = alt.Color("group:N", scale=scales["color"], legend=legend)
-    detail = ["setting:N", "network:N", "checkpoint:N"]
-    y = alt.Y("mean:Q", axis=percent, scale=alt.Scale(domainMin=0))
-    band = (
-        base.transform_filter("datum.known")
-        .mark_area(opacity=0.18, clip=True, aria=False)
-        .encode(x=x, y=alt.Y("low:Q", axis=percent), y2="high:Q", color=colour, detail=detail)
-    )
-    line = base.mark_line(strokeWidth=2, clip=True, aria=False).encode(
-        x=x, y=y, color=colour, detail=detail, strokeDash=alt.StrokeDash("group:N", scale=scales["dash"], legend=legend)
-    )
-    shape = alt.Shape(
-        "checkpoint_name:N", scale=alt.Scale(domain=list(tables.checkpoints), range=list(style.SHAPES)), legend=None
-    )
-    points = base.mark_point(filled=True, size=30, opacity=1, clip=True, aria=False).encode(
-        x=x, y=y, color=colour, shape=shape, detail=detail,
-        tooltip=[
-            alt.Tooltip("setting:N"), alt.Tooltip("checkpoint_name:N", title="checkpoint"),
-            alt.Tooltip("layer_text:N", title="layer"), alt.Tooltip("runs:Q"),
-            alt.Tooltip("error_text:N", title="mean test error"), TEXTS[1],
-        ],
+    tooltip = [
+        alt.Tooltip("setting:N"),
+        alt.Tooltip("checkpoint_name:N", title="checkpoint"),
+        alt.Tooltip("layer_text:N", title="layer"),
+        alt.Tooltip("runs:Q"),
+        alt.Tooltip("error_text:N", title="mean test error"),
+        ERROR[1],
+    ]
+    layers = curves(
+        base, x, y, "mean", colour=colour, detail=["setting:N", "network:N", "checkpoint:N"], interval=("low", "high"),
+        line={"strokeDash": alt.StrokeDash("group:N", scale=scales["dash"], legend=legend)},
+        points={"shape": checkpoint_shape(tables, legend=False), "tooltip": tooltip},
     )  # fmt: skip
-    return alt.layer(band, line, points).properties(
+    return alt.layer(*layers).properties(
         width=width,
         height=height,
         description=DESCRIPTION,

@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from layerprobe.report.error_column import Measure
+from layerprobe.report.error_column import ErrorColumn
 from layerprobe.report.tidy import prepare
 from layerprobe.results.best import last_checkpoint
 
@@ -64,12 +64,12 @@ class Reference:
                 '"500": …}, a list for each training step, or {"layers": […], "error": […]}.'
             ) from error
 
-    def compared(self, results: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    def compared(self, results: pd.DataFrame, error: ErrorColumn) -> pd.DataFrame:
         """Set a run beside the reference, layer by layer in the order of depth.
 
         Args:
             results: Results of one run, in the columns of `ProbeRecord`.
-            measure: The error that the reference states.
+            error: The error that the reference states.
 
         Returns:
             One row for each checkpoint of the reference that the run has, and layer: `checkpoint`, `step`, `depth`,
@@ -90,7 +90,7 @@ class Reference:
                     f"The reference {self.name!r} has {len(errors)} layers, and {len(rows)} were probed. Choose the "
                     "same ones with probe.layers, probe.exclude and probe.granularity, or report.reference=null."
                 )
-            parts.append(rows.assign(error=rows[measure.column], reference=errors))
+            parts.append(rows.assign(error=rows[error.column], reference=errors))
         if not parts:
             raise ReferenceCurveError(
                 f"The reference {self.name!r} has the steps {', '.join(map(str, self.curves))}, and the run "

@@ -7,9 +7,11 @@ from typing import Literal
 import altair as alt
 
 from layerprobe.report import style
-from layerprobe.report.page.datasets import TEXTS, chosen_rows, layer_x, with_layers, with_texts
+from layerprobe.report.charts.curves import Y, curves, error_y
+from layerprobe.report.charts.tooltips import result_tooltip
+from layerprobe.report.page.datasets import chosen_rows, layers_x, with_layers, with_texts
 from layerprobe.report.page.page_data import Tables
-from layerprobe.report.page.pickers import group_legend, group_scale
+from layerprobe.report.page.pickers import checkpoint_shape, group_legend, group_scale
 from layerprobe.report.picture_files import AnyChart
 
 DESCRIPTION = (
@@ -21,7 +23,7 @@ _TEXT_HEIGHT = 0.04
 """In units of the test error: 13 pixels of an axis that goes to 100 %, more of a shorter one."""
 
 
-def curves(tables: Tables, *, linked: bool = True, width: int = 620, height: int = 330) -> AnyChart:
+def depth_curves(tables: Tables, *, linked: bool = True, width: int = 620, height: int = 330) -> AnyChart:
     """Draw a line for each run and shown checkpoint, coloured by the chosen key.
 
     Args:
@@ -33,52 +35,27 @@ def curves(tables: Tables, *, linked: bool = True, width: int = 620, height: int
     Returns:
         The chart. A cross on the axis is a failed layer; thin lines are the controls.
     """
-    x = layer_x(tables, width)
-    percent = alt.Axis(format="%", tickCount=6, title="test error", domain=False, ticks=False)
-    y = alt.Y("error:Q", axis=percent, scale=alt.Scale(domainMin=0))
-    scales = group_scale()
-    legend = group_legend(width)
-    colour = alt.Color("group:N", scale=scales["color"], legend=legend)
-    dash = alt.StrokeDash("group:N", scale=scales["dash"], legend=legend)
-    line = ["run:N", "checkpoint:N"]
-    base = with_texts(with_layers(chosen_rows(tables, "rows", linked=linked), tables), "error", "low", "high")
-    base = base.transform_calculate(l2_text="isValid(datum.l2) ? format(datum.l2, '.2e') : '–'")
-    usable = base.transform_filter("isValid(datum.error)")
-    band = (
-        usable.transform_filter("intervals && isValid(datum.low) && isValid(datum.high)")
-        .mark_area(opacity=0.13, clip=True, aria=False)
-        .encode(
-            x=x, y=alt.Y("low:Q", axis=percent), y2="high:Q", color=alt.Color("group:N", scale=scales["color"]),
-            detail=line,
-        )
-    )  # fmt: skip
+    x = layers_x(tables, width)
+    y = error_y("test error", alt.Scale(domainMin=0, nice=True))
+    scales, legend = group_scale(), group_legend(width)
+    rows = with_texts(with_layers(chosen_rows(tables, "rows", linked=linked), tables), "error", "low", "high")
+    rows = rows.transform_calculate(l2_text="isValid(datum.l2) ? format(datum.l2, '.2e') : '–'")
     over = alt.selection_point(name="pointed", fields=["run"], on="pointerover", clear="pointerout", empty=False)
-    lines = usable.mark_line(aria=False, clip=True).encode(
-        x=x, y=y, color=colour, strokeDash=dash, detail=line,
-        strokeWidth=alt.when(over).then(alt.value(4)).otherwise(alt.value(1.6)),
+    layers = curves(
+        rows, x, y, "error", colour=alt.Color("group:N", scale=scales["color"], legend=legend),
+        detail=["run:N", "checkpoint:N"], interval=("low", "high"), band="intervals", failed=True,
+        between=controls(tables, x, y, linked),
+        line={
+            "strokeDash": alt.StrokeDash("group:N", scale=scales["dash"], legend=legend),
+            "strokeWidth": alt.when(over).then(alt.value(4)).otherwise(alt.value(1.8)),
+        },
+        points={
+            "shape": checkpoint_shape(tables, legend=True), "tooltip": tooltip(tables),
+            "size": alt.when(over).then(alt.value(70)).otherwise(alt.value(30)),
+        },
     )  # fmt: skip
-    shape = alt.Shape(
-        "checkpoint_name:N",
-        scale=alt.Scale(domain=list(tables.checkpoints), range=list(style.SHAPES)),
-        legend=alt.Legend(title=None, orient="bottom", symbolFillColor=style.QUIET, symbolStrokeColor=style.QUIET)
-        if len(tables.checkpoints) > 1
-        else None,
-    )
-    points = (
-        usable.mark_point(filled=True, size=26, opacity=0.9, clip=True, aria=False)
-        .encode(
-            x=x, y=y, color=colour, shape=shape, detail=line, tooltip=tooltip(tables),
-            size=alt.when(over).then(alt.value(70)).otherwise(alt.value(26)),
-        )
-        .add_params(over)
-    )  # fmt: skip
-    failed = (
-        base.transform_filter("!isValid(datum.error)")
-        .transform_calculate(zero="0")
-        .mark_text(text="×", fontSize=15, dy=-7, aria=False)
-        .encode(x=x, y=alt.Y("zero:Q", axis=percent), color=colour, tooltip=tooltip(tables))
-    )
-    return alt.layer(band, *controls(tables, x, percent, linked), lines, points, failed).properties(
+    layers[-2] = layers[-2].add_params(over)
+    return alt.layer(*layers).properties(
         width=width,
         height=height,
         description=DESCRIPTION,
@@ -86,7 +63,7 @@ def curves(tables: Tables, *, linked: bool = True, width: int = 620, height: int
     )
 
 
-def controls(tables: Tables, x: alt.X, percent: alt.Axis, linked: bool) -> list[alt.Chart]:
+def controls(tables: Tables, x: alt.X, y: Y, linked: bool) -> list[alt.Chart]:
     """Draw what a curve has to be compared with, as thin grey lines.
 
     The majority's error is a line for each problem; those of shuffled labels, of the control task and of the untrained
@@ -114,13 +91,12 @@ def controls(tables: Tables, x: alt.X, percent: alt.Axis, linked: bool) -> list[
             .transform_aggregate(value=f"mean({column})", runs="distinct(run)", groupby=["position", *apart])
             .transform_calculate(control=f"'{kind}' + (datum.problem ? ' · ' + datum.problem : '')")
         )
-        y = alt.Y("value:Q", axis=percent)
         told = [alt.Tooltip("control:N"), alt.Tooltip("value:Q", title="test error", format=".2%")]
         if "setting" in apart:
             told.insert(1, alt.Tooltip("setting:N"))
         marks.append(
             mean.mark_line(strokeWidth=1, color=style.QUIET, strokeDash=dash, clip=True, aria=False).encode(
-                x=x, y=y, detail=[f"{field}:N" for field in apart],
+                x=x, y=y("value"), detail=[f"{field}:N" for field in apart],
                 tooltip=[*told, alt.Tooltip("runs:Q", title="mean of runs")],
             )
         )  # fmt: skip
@@ -142,7 +118,7 @@ def controls(tables: Tables, x: alt.X, percent: alt.Axis, linked: bool) -> list[
                 control=f"datum.problems > 1 ? '{kind} · ' + datum.problems + ' problems' : datum.one.control"
             )
             .mark_text(align=side, baseline="bottom", dy=-2, fontSize=10, limit=200, color=style.QUIET, aria=False)
-            .encode(x=x, y=y, text="control:N")
+            .encode(x=x, y=y("value"), text="control:N")
         )
     return marks
 
@@ -150,17 +126,4 @@ def controls(tables: Tables, x: alt.X, percent: alt.Axis, linked: bool) -> list[
 def tooltip(tables: Tables) -> list[alt.Tooltip]:
     """Return what a point says when it is pointed at."""
     keys = [alt.Tooltip(f"{k.field}:N", title=k.name) for k in tables.keys if k.field not in ("name", "setting")]
-    return [
-        alt.Tooltip("run_name:N", title="run"),
-        *keys,
-        alt.Tooltip("checkpoint_name:N", title="checkpoint"),
-        alt.Tooltip("step:Q", format=",d"),
-        alt.Tooltip("layer_text:N", title="layer"),
-        alt.Tooltip("depth:Q"),
-        alt.Tooltip("kind:N"),
-        alt.Tooltip("shape:N"),
-        alt.Tooltip("features:N"),
-        alt.Tooltip("l2_text:N", title="l2"),
-        *TEXTS,
-        alt.Tooltip("status:N"),
-    ]
+    return [alt.Tooltip("run_name:N", title="run"), *keys, *result_tooltip("layer_text", "checkpoint_name")]

@@ -1,0 +1,80 @@
+"""Curves of an error: its interval as a band, the line, its points, and a cross where a layer failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import altair as alt
+
+Y = Callable[[str], alt.Y]
+"""Gives the vertical encoding of a field; all fields of a chart share one axis and one scale."""
+
+
+def error_y(title: str | None, scale: alt.Scale, **axis: Any) -> Y:
+    """Make the vertical axis of an error.
+
+    Args:
+        title: What the axis is called.
+        scale: Its scale.
+        axis: More options of `alt.Axis`.
+
+    Returns:
+        The encoding of each field on that axis.
+    """
+    options: dict[str, Any] = {"format": "%", "tickCount": 5, "domain": False, "ticks": False, **axis}
+    return lambda field: alt.Y(f"{field}:Q", axis=alt.Axis(title=title, **options), scale=scale)
+
+
+def curves(
+    rows: alt.Chart,
+    x: alt.X,
+    y: Y,
+    error: str,
+    *,
+    colour: Any,
+    detail: Sequence[str] = (),
+    line: Mapping[str, Any] | None = None,
+    points: Mapping[str, Any] | None = None,
+    interval: Sequence[str] = (),
+    band: str = "true",
+    between: Sequence[alt.Chart] = (),
+    marked: str = "true",
+    failed: bool = False,
+) -> list[alt.Chart]:
+    """Draw curves.
+
+    Args:
+        rows: A chart of rows, one for each point, with the fields that the encodings name.
+        x: The horizontal encoding.
+        y: The vertical encoding, from `error_y`.
+        error: Field of the error; a row without one leaves a gap.
+        colour: Encoding of the colour.
+        detail: Fields that tell the lines apart.
+        line: More encodings of the line, such as its dashes.
+        points: More encodings of the points, such as shapes and tooltips.
+        interval: Fields of the ends of the interval; empty where there is no band.
+        band: Which rows have a band, as an expression of Vega.
+        between: What is drawn above the bands and below the lines.
+        marked: Which rows have a point, as an expression of Vega.
+        failed: Whether a row without an error is marked by a cross.
+
+    Returns:
+        The layers, from the lowest to the uppermost.
+    """
+    at = {"x": x, "color": colour, "detail": list(detail)}
+    layers = []
+    for low, high in [interval] if interval else []:
+        areas = rows if band == "true" else rows.transform_filter(band)
+        layers.append(areas.mark_area(opacity=0.14, clip=True, aria=False).encode(y=y(low), y2=f"{high}:Q", **at))
+    layers += between
+    layers.append(rows.mark_line(strokeWidth=1.8, clip=True, aria=False).encode(y=y(error), **at, **(line or {})))
+    spots = rows.transform_filter(f"isValid(datum.{error}) && ({marked})")
+    spots = spots.mark_point(filled=True, opacity=1, size=30, strokeWidth=1.5, aria=False)
+    layers.append(spots.encode(y=y(error), **at | dict(points or {})))
+    if failed:
+        crosses = rows.transform_filter(f"!isValid(datum.{error})").transform_calculate(zero="0")
+        crosses = crosses.mark_text(text="×", fontSize=16, dy=-8, aria=False)
+        tooltip = {name: value for name, value in (points or {}).items() if name == "tooltip"}
+        layers.append(crosses.encode(x=x, y=y("zero"), color=colour, **tooltip))
+    return layers
