@@ -25,6 +25,7 @@ from layerprobe.probing.cost.plan import make_plan
 from layerprobe.probing.features.reducers import AbstractReducer, AveragePool, Flatten
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.sgd import SGD
 
@@ -41,6 +42,7 @@ class Case:
         y: Their classes.
         n: How many of them are for training; the others are for validation and test in equal parts.
         protocol: The sweep.
+        resources: What it may take.
     """
 
     network: nn.Module
@@ -48,6 +50,7 @@ class Case:
     y: Tensor
     n: int
     protocol: ProbeProtocol
+    resources: Resources = DEFAULTS
 
 
 def case_of(name: str, cfg: DictConfig) -> Case:
@@ -66,16 +69,16 @@ def case_of(name: str, cfg: DictConfig) -> Case:
         x, y = torch.cat([layer.x, layer.x_val]), torch.cat([layer.y, layer.y_val])
         return Case(nn.Identity(), x, y, layer.n, ProbeProtocol().for_features())
 
-    def of_mnist(n: int, reducer: AbstractReducer, **fields: Any) -> Case:
+    def of_mnist(n: int, reducer: AbstractReducer, resources: Resources = DEFAULTS, **fields: Any) -> Case:
         if cfg.mnist is None:
             raise ValueError(f"The case {name!r} needs MNIST. Give mnist=DIR, or leave it out of `cases`.")
         n = int(n * cfg.scale)
         x, y = mnist_samples(cfg.mnist, n + n // 5)
-        return Case(trained_mnist(cfg.checkpoint), x, y, n, ProbeProtocol(reducers=(reducer,), **fields))
+        return Case(trained_mnist(cfg.checkpoint), x, y, n, ProbeProtocol(reducers=(reducer,), **fields), resources)
 
     cases = {
         "mnist": partial(of_mnist, 5_000, AveragePool(256)),
-        "on_disk": partial(of_mnist, 5_000, AveragePool(256), max_memory="680MB"),
+        "on_disk": partial(of_mnist, 5_000, AveragePool(256), Resources(max_memory="680MB")),
         "many_samples": partial(of_mnist, 20_000, AveragePool(64)),
         "shuffled": partial(of_mnist, 3_000, AveragePool(128), controls=["shuffled"]),
         "ridge": partial(of_mnist, 10_000, AveragePool(1_024), solvers=(Ridge(),)),
@@ -100,9 +103,9 @@ def compared(name: str, cfg: DictConfig) -> dict[str, Any]:
     case, device = case_of(name, cfg), torch.device(cfg.device)
     network, data = case.network.to(device), in_splits(case.x, case.y, case.n)
     begin = time.perf_counter()
-    plan = make_plan(network, data, case.protocol)
+    plan = make_plan(network, data, case.protocol, resources=case.resources)
     start = time.perf_counter()
-    results = list(probe_checkpoint(network, data, case.protocol))
+    results = list(probe_checkpoint(network, data, case.protocol, resources=case.resources))
     finish(device)
     taken = time.perf_counter() - start
     failed = [result.record for result in results if result.record.status == "failed"]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from layerprobe.probing.features.reducers import Flatten as Flatten
     from layerprobe.probing.features.reducers import RandomSubset as RandomSubset
     from layerprobe.probing.protocol import ProbeProtocol as ProbeProtocol
+    from layerprobe.probing.resources import Resources as Resources
     from layerprobe.probing.solvers.logistic import Logistic as Logistic
     from layerprobe.probing.solvers.ridge import Ridge as Ridge
     from layerprobe.probing.tasks.classification import Classification as Classification
@@ -26,6 +27,7 @@ _PUBLIC = {
     "layer_list": ["layers"],
     "probing.capture.activations": ["activations"],
     "probing.protocol": ["ProbeProtocol"],
+    "probing.resources": ["Resources"],
     "probing.batches": ["inputs_of", "targets_of"],
     "probing.getters": ["Column", "Item", "Items", "Lookup", "Parity"],
     "probing.features.reducers": ["AveragePool", "ChannelMean", "Flatten", "RandomSubset"],

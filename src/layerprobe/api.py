@@ -18,6 +18,7 @@ from layerprobe.probing.getters import Item, Items
 from layerprobe.probing.penalty import ScikitLearnC
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import L2_GRID, ProbeProtocol
+from layerprobe.probing.resources import Resources
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.sgd import SGD as SGD
@@ -124,17 +125,16 @@ def probe(
         seeds=(int(seed),),
         controls=(controls,) if isinstance(controls, str) else controls,
         control_key=None if control_key is None else _taken(control_key),
-        batch_size=batch_size,
-        max_memory=max_memory,
         inputs=_taken(inputs),
         targets=_taken(targets),
         task=chosen,
         mask=None if mask is None else _taken(mask),
         population=population,
     )
+    resources = Resources(batch_size, max_memory)
     splits, protocol = splits_of(data, network, seed=int(seed)), of_population(protocol, data)
     with ProbeProgress("Probing", progress) as bar:
-        results = list(probe_checkpoint(network, splits, protocol, on_progress=bar))
+        results = list(probe_checkpoint(network, splits, protocol, resources=resources, on_progress=bar))
     return to_frame([result.record for result in results])
 
 

@@ -6,13 +6,13 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from layerprobe.command_line import quoted
 from layerprobe.directories import short_path
@@ -175,9 +175,31 @@ def register() -> None:
     store.store(name="probe_schema", node=ProbeConfig)
     OmegaConf.register_new_resolver("is_terminal", sys.stderr.isatty, replace=True)
     OmegaConf.register_new_resolver("wandb_mode", default_mode, replace=True)
-    for label in (run_name, run_group, short_path):
-        OmegaConf.register_new_resolver(label.__name__, label, replace=True)
+    for resolver in (run_name, run_group, short_path, protocol_of, resources_of):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("run_tags", lambda *about: OmegaConf.create(run_tags(*about)), replace=True)
+
+
+def protocol_of(probe: DictConfig) -> DictConfig:
+    """Take what is asked out of a node `probe`, which also says what the probe may take."""
+    return OmegaConf.create({key: value for key, value in _resolved(probe).items() if key not in _resources()})
+
+
+def resources_of(probe: DictConfig) -> DictConfig:
+    """Take what a probe may take out of its node."""
+    found = {key: value for key, value in _resolved(probe).items() if key in _resources()}
+    return OmegaConf.create({"_target_": "layerprobe.Resources"} | found)
+
+
+def _resolved(node: DictConfig) -> dict[str, Any]:
+    content: Any = OmegaConf.to_container(node, resolve=True)
+    return dict(content)
+
+
+def _resources() -> list[str]:
+    from layerprobe.probing.resources import Resources
+
+    return [field.name for field in fields(Resources)]
 
 
 def _have_a_home() -> None:

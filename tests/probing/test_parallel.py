@@ -21,6 +21,7 @@ from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.parallel import side_by_side
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.resources import Resources
 from layerprobe.probing.small_layers import is_small, small_layers, small_workspace
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Solution
@@ -159,11 +160,9 @@ def network() -> nn.Module:
 
 
 def test_layers_are_probed_together_with_the_same_results(three_threads: None) -> None:
-    protocol = ProbeProtocol(batch_size=100)
-
     def figures() -> list[tuple[Any, ...]]:
         names = ("layer", "depth", "l2", "val_error", "train_error", "test_error", "status")
-        found = probe_checkpoint(network(), data(), protocol)
+        found = probe_checkpoint(network(), data(), ProbeProtocol(), resources=Resources(100))
         return [tuple(getattr(r.record, name) for name in names) for r in found]
 
     with torch.inference_mode():  # as the callback does

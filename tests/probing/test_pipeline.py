@@ -22,6 +22,7 @@ from layerprobe.probing.features.reducers import Flatten, RandomSubset
 from layerprobe.probing.penalty import ScikitLearnC
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.sgd import SGD
@@ -244,7 +245,7 @@ def test_what_does_not_fit_in_memory_is_probed_from_disk(
     protocol = ProbeProtocol(l2=[1e-3, 1e-1], controls=["shuffled"], solvers=[Logistic(), Ridge()])
     expected = layerprobe_frame(network, digits, protocol)
     monkeypatch.setattr("layerprobe.probing.pipeline.feature_budget", lambda *_: budget)
-    found = layerprobe_frame(network, digits, replace(protocol, spill_directory=str(tmp_path)))
+    found = layerprobe_frame(network, digits, protocol, Resources(spill_directory=str(tmp_path)))
     pd.testing.assert_frame_equal(found, expected, rtol=1e-4)
     rounded = layerprobe_frame(network, digits, replace(protocol, spill_dtype="bfloat16"))
     assert (rounded["test_error"] - expected["test_error"]).abs().max() < 0.02
@@ -256,7 +257,8 @@ def test_a_layer_that_finds_no_room_on_disk_fails_and_the_others_go_on(
     digits: Pairs, network: nn.Module, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("layerprobe.probing.pipeline.feature_budget", lambda *_: 550_000)
-    frame = layerprobe_frame(network, digits, ProbeProtocol(l2=[1e-2], spill_directory=str(tmp_path / "none")))
+    resources = Resources(spill_directory=str(tmp_path / "none"))
+    frame = layerprobe_frame(network, digits, ProbeProtocol(l2=[1e-2]), resources)
     assert frame.set_index("layer")["status"].to_dict() == {
         "input": "failed",
         "0": "converged",
@@ -271,8 +273,11 @@ def test_too_little_memory_is_said_before_anything_is_recorded(digits: Pairs, ne
         layerprobe.probe(network, digits, max_memory="10MB")
 
 
-def layerprobe_frame(network: nn.Module, data: Pairs, protocol: ProbeProtocol) -> pd.DataFrame:
-    return pd.DataFrame([vars(r.record) for r in probe_checkpoint(network, data, protocol)]).drop(columns="seconds")
+def layerprobe_frame(
+    network: nn.Module, data: Pairs, protocol: ProbeProtocol, resources: Resources = DEFAULTS
+) -> pd.DataFrame:
+    found = probe_checkpoint(network, data, protocol, resources=resources)
+    return pd.DataFrame([vars(result.record) for result in found]).drop(columns="seconds")
 
 
 @pytest.mark.parametrize("budget", [None, 0])

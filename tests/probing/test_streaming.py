@@ -15,6 +15,7 @@ from layerprobe.probing.batches import reshuffled
 from layerprobe.probing.features.scaler import Standardiser
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.resources import Resources
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.sgd import SGD
@@ -38,20 +39,21 @@ def network() -> nn.Module:
         return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 
 
-def frame(network: nn.Module, data: dict, protocol: ProbeProtocol) -> pd.DataFrame:
-    return pd.DataFrame([vars(result.record) for result in probe_checkpoint(network, data, protocol)])
+def frame(network: nn.Module, data: dict, protocol: ProbeProtocol, batch_size: int | None = None) -> pd.DataFrame:
+    results = probe_checkpoint(network, data, protocol, resources=Resources(batch_size))
+    return pd.DataFrame([vars(result.record) for result in results])
 
 
 def test_streamed_ridge_is_ridge(digits: dict, network: nn.Module) -> None:
-    kept = frame(network, digits, ProbeProtocol(solvers=[Ridge()], l2=L2, batch_size=64))
-    streamed = frame(network, digits, ProbeProtocol(solvers=[Ridge()], l2=L2, batch_size=64, stream=True))
+    kept = frame(network, digits, ProbeProtocol(solvers=[Ridge()], l2=L2), 64)
+    streamed = frame(network, digits, ProbeProtocol(solvers=[Ridge()], l2=L2, stream=True), 64)
     ignored = ["seconds", "train_error"]
     pd.testing.assert_frame_equal(streamed.drop(columns=ignored), kept.drop(columns=ignored), rtol=1e-4, atol=1e-6)
     assert streamed["train_error"].isna().all()
 
 
 def test_batch_size_and_workers_do_not_matter_to_ridge(digits: dict, network: nn.Module) -> None:
-    first = frame(network, digits, ProbeProtocol(solvers=[Ridge()], l2=L2, batch_size=1000, stream=True))
+    first = frame(network, digits, ProbeProtocol(solvers=[Ridge()], l2=L2, stream=True), 1000)
     loaders = {split: DataLoader(TensorDataset(*pair), 37, shuffle=True) for split, pair in digits.items()}
     second = frame(network, loaders, ProbeProtocol(solvers=[Ridge()], l2=L2, stream=True))
     pd.testing.assert_frame_equal(first.drop(columns="seconds"), second.drop(columns="seconds"), rtol=1e-4)
@@ -74,8 +76,8 @@ def test_sgd_comes_near_the_exact_optimum(n: int, d: int, c: int) -> None:
 
 def test_streamed_sgd_chooses_and_measures_as_the_exact_head_does(digits: dict, network: nn.Module) -> None:
     exact = frame(network, digits, ProbeProtocol(l2=L2))
-    protocol = ProbeProtocol(solvers=[SGD(epochs=20), Ridge()], l2=L2, batch_size=64, stream=True)
-    streamed = frame(network, digits, protocol)
+    protocol = ProbeProtocol(solvers=[SGD(epochs=20), Ridge()], l2=L2, stream=True)
+    streamed = frame(network, digits, protocol, 64)
     assert list(streamed["layer"]) == list(exact["layer"])
     assert ((streamed["test_error"] - exact["test_error"]).abs() < 0.03).all()
     assert frame(network, digits, protocol).drop(columns="seconds").equals(streamed.drop(columns="seconds"))

@@ -20,12 +20,14 @@ from pytorch_lightning.plugins.precision import Precision
 from rich.console import Console
 from torch import nn
 
+from layerprobe.config import protocol_of, resources_of
 from layerprobe.jobs.job import plain, reason
 from layerprobe.jobs.shard import share
 from layerprobe.probing.batches import Data
 from layerprobe.probing.cost.plan import make_plan
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.resources import Resources
 from layerprobe.report.depth_view import DepthView
 from layerprobe.report.run_figures import write_run_figures
 from layerprobe.report.tables.plan_table import plan_table
@@ -168,6 +170,7 @@ class Session:
     def __post_init__(self) -> None:
         self._ledger = Ledger(self.store.directory)
         self._progress = ProgressFile(self.cfg.run_dir)
+        self._resources: Resources = hydra.utils.instantiate(resources_of(self.cfg.probe))
 
     def probe(self, source: Source) -> bool:
         """Build a network and its data, and probe every layer that has no result yet.
@@ -195,7 +198,7 @@ class Session:
         probed, done = with_converted_inputs(protocol, precision), self.store.done(info.name)
         if not self._planned:
             self._planned = True
-            announce(network, data, probed, precision.forward_context, done=done)
+            announce(network, data, probed, precision.forward_context, resources=self._resources, done=done)
         self._probe_baselines(protocol)
         self._probe_layers(network, data, probed, info, done=done, context=precision.forward_context)
         self.store.merge()
@@ -225,7 +228,9 @@ class Session:
                 if stopping:
                     self._stop(f"{layer} of {info.name}")
 
-            for result in probe_checkpoint(network, data, protocol, info, on_progress=on_progress, **options):
+            for result in probe_checkpoint(
+                network, data, protocol, info, resources=self._resources, on_progress=on_progress, **options
+            ):
                 self.store.add(result)
 
     def _stop(self, where: str) -> None:
@@ -240,7 +245,8 @@ class Session:
         """
         checkpoint = self._open(source)
         network, data, protocol, precision = self._build(checkpoint, self._config(checkpoint))
-        found = make_plan(network, data, with_converted_inputs(protocol, precision), precision.forward_context)
+        probed = with_converted_inputs(protocol, precision)
+        found = make_plan(network, data, probed, precision.forward_context, resources=self._resources)
         layers = pd.DataFrame([asdict(layer) for layer in found.layers])
         layers["shape"] = ["x".join(map(str, shape)) for shape in layers["shape"]]
         console = Console()
@@ -309,5 +315,5 @@ class Session:
         network = trainer.precision_plugin.convert_module(network)
         if getattr(network, "hf_device_map", None) is None and trainer.strategy.root_device.type != "cpu":
             network.to(trainer.strategy.root_device)
-        protocol = of_population(hydra.utils.instantiate(self.cfg.probe), datamodule)
+        protocol = of_population(hydra.utils.instantiate(protocol_of(self.cfg.probe)), datamodule)
         return network, data, protocol, trainer.precision_plugin

@@ -31,6 +31,7 @@ from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Context, Progress, Recording, record_split
 from layerprobe.probing.records import failed, measured
 from layerprobe.probing.refit import refit
+from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.small_layers import small_layers
 from layerprobe.probing.solvers.tf32 import full_precision
 from layerprobe.probing.streaming import stream_checkpoint
@@ -51,6 +52,7 @@ def probe_checkpoint(
     protocol: ProbeProtocol,
     checkpoint: CheckpointInfo | None = None,
     *,
+    resources: Resources = DEFAULTS,
     done: Collection[LayerName] = (),
     context: Context = nullcontext,
     on_progress: Progress = lambda stage, i, total: None,
@@ -66,6 +68,7 @@ def probe_checkpoint(
         data: The three splits.
         protocol: The sweep.
         checkpoint: Which frozen network this is.
+        resources: What it may take.
         done: Layers to leave out because their results are kept already.
         context: Makes what the network's passes run in.
         on_progress: Told how far the work is.
@@ -79,19 +82,19 @@ def probe_checkpoint(
         ValueError: Where a split is missing or empty, train has nothing to learn, or a pattern matches no layer.
     """
     check_splits(data, chooses=protocol.chooses)
-    first = first_batch(network, data, protocol)
+    first = first_batch(network, data, protocol, resources)
     ways = find_ways(network, first, protocol, context, done)
     if not ways:
         return
     samples = Fingerprint()
     if protocol.stream:
         info = checkpoint or CheckpointInfo()
-        for result in stream_checkpoint(network, data, protocol, ways, info, on_progress, context, samples):
+        for result in stream_checkpoint(network, data, protocol, resources, ways, info, on_progress, context, samples):
             yield replace(result, samples=samples.digest())
         return
-    bank = feature_bank(network, first, protocol, ways)
+    bank = feature_bank(network, first, protocol, resources, ways)
     try:
-        recordings = record_splits(network, data, protocol, ways, bank, on_progress, context, samples)
+        recordings = record_splits(network, data, protocol, resources, ways, bank, on_progress, context, samples)
         labels = protocol.task.labels({split: recording.targets for split, recording in recordings.items()})
         info, layers = checkpoint or CheckpointInfo(), list(ways)
         small, workers = small_layers(
@@ -120,11 +123,11 @@ def probe_checkpoint(
         bank.close()
 
 
-def first_batch(network: nn.Module, data: Data, protocol: ProbeProtocol) -> Any:
+def first_batch(network: nn.Module, data: Data, protocol: ProbeProtocol, resources: Resources) -> Any:
     """The first training batch, read without moving a random generator."""
     with (
         frozen(network, seed=protocol.seeds[0]),
-        closing(in_order(data["train"], protocol.batch_size, protocol.seeds[0])) as batches,
+        closing(in_order(data["train"], resources.batch_size, protocol.seeds[0])) as batches,
     ):
         batch = next(batches, None)
     if batch is None:
@@ -194,21 +197,24 @@ def _warn_once(message: str) -> None:
     log.warning(message)
 
 
-def feature_bank(network: nn.Module, first: Any, protocol: ProbeProtocol, ways: Ways) -> FeatureBank:
+def feature_bank(
+    network: nn.Module, first: Any, protocol: ProbeProtocol, resources: Resources, ways: Ways
+) -> FeatureBank:
     """Room for all features: in memory what the protocol allows beside the fit of the largest layer."""
     targets = protocol.targets_of(first, "train")
     sizes = [way.reduction.n_features for found in ways.values() for way in found] or [0]
     fit = workspace(max(sizes), n_outputs(targets), len(protocol.l2))
     device = device_of(network)
-    budget = feature_budget(device, protocol.max_memory, fit, 4 * len(targets) * sum(sizes))
+    budget = feature_budget(device, resources.max_memory, fit, 4 * len(targets) * sum(sizes))
     kept_as = None if protocol.spill_dtype is None else getattr(torch, protocol.spill_dtype)
-    return FeatureBank(budget, protocol.spill_path, kept_as, host_budget(device, protocol.max_memory))
+    return FeatureBank(budget, resources.spill_path, kept_as, host_budget(device, resources.max_memory))
 
 
 def record_splits(
     network: nn.Module,
     data: Data,
     protocol: ProbeProtocol,
+    resources: Resources,
     ways: Ways,
     bank: FeatureBank,
     on_progress: Progress,
@@ -223,7 +229,7 @@ def record_splits(
             continue
         with (
             frozen(network, seed=protocol.seeds[0]),
-            closing(in_order(data[split], protocol.batch_size, protocol.seeds[0])) as read,
+            closing(in_order(data[split], resources.batch_size, protocol.seeds[0])) as read,
         ):
             batches = samples.watch(read) if samples is not None and split == "test" else read
             number = count(1)

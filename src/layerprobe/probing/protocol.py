@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
@@ -14,7 +12,6 @@ from layerprobe.probing.batches import Take, inputs_of, targets_of
 from layerprobe.probing.capture.layers import Granularity
 from layerprobe.probing.capture.token_axes import attention_masks, masks_of_inputs
 from layerprobe.probing.controls import CONTROLS, type_keys
-from layerprobe.probing.features.memory_budget import memory_budget
 from layerprobe.probing.features.reducers import AbstractReducer, AveragePool, Flatten
 from layerprobe.probing.penalty import ScikitLearnC
 from layerprobe.probing.solvers.logistic import Logistic
@@ -48,18 +45,14 @@ class ProbeProtocol:
         control_key: Takes out of a batch what samples of one type share: a tensor with the samples first, or a list of
             words. By default the inputs, without their padding: then only equal inputs are of one type.
         standardise: Whether features get mean 0 and variance 1 on train. An L2 penalty weighs a feature by its scale.
-        batch_size: Samples in one forward pass; by default what the data's loader has.
         inputs: Takes the network's inputs out of a batch.
         targets: Takes the property to be probed out of a batch.
         task: What kind of property that is.
         mask: Takes out of a batch which places of a sequence hold a token, nonzero in (samples, tokens), for token
             reducers; by default the inputs' entries `attention_mask`, `decoder_attention_mask` and the like. Where a
             network has several sequences, a mapping from the names of the inputs to their masks.
-        max_memory: What features and fits may take beside the network: bytes, a size such as `8GiB`, or a share of the
-            free memory such as `0.3`; by default half of what is free. On a GPU it holds for its memory and for the
-            machine's own each: features that exceed the one are kept in the other, and beyond that on disk.
-        spill_directory: Where; by default the system's directory for temporary files. Nothing stays there.
-        spill_dtype: Precision on disk; by default that of the features.
+        spill_dtype: Precision of the features that go to disk; by default their own. `bfloat16` rounds those that
+            `Resources.max_memory` has no room for.
         patience: End a path from strong to weak penalties after so many heads in a row that validation likes less, see
             `PastBest`; the rest is `skipped`. By default every value is fitted. Logistic regression on classes only.
         population: Whether the test split is all that there is and no sample of more: there are then no intervals.
@@ -77,13 +70,10 @@ class ProbeProtocol:
     controls: Sequence[str] = ()
     control_key: Take | None = None
     standardise: bool = True
-    batch_size: int | None = None
     inputs: Take = inputs_of
     targets: Take = targets_of
     task: AbstractTask = field(default_factory=Classification)
     mask: Take | None = None
-    max_memory: int | float | str | None = None
-    spill_directory: str | None = None
     spill_dtype: Literal["float32", "bfloat16"] | None = None
     stream: bool = False
     patience: int | None = None
@@ -111,11 +101,8 @@ class ProbeProtocol:
         l2 = self.l2.l2(1, 2) if isinstance(self.l2, ScikitLearnC) else self.l2
         if bad := [value for value in l2 if isinstance(value, str) or not 0 <= value < float("inf")]:
             raise ValueError(f"`l2` of the probe holds {bad[0]!r}. Give finite values of at least 0.")
-        if self.batch_size is not None and not (isinstance(self.batch_size, Integral) and self.batch_size >= 1):
-            raise ValueError(f"`batch_size` of the probe is {self.batch_size}. Give a whole number of at least 1.")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"`patience` of the probe is {self.patience}. Give at least 1, or null for every value.")
-        memory_budget(self.max_memory)
         if self.stream:
             self._check_stream()
         if unknown := set(self.controls) - set(CONTROLS):
@@ -174,11 +161,6 @@ class ProbeProtocol:
             raise ValueError(
                 "scikit-learn's C depends on the number of samples. Give `l2` values, or set stream=false."
             )
-
-    @property
-    def spill_path(self) -> Path | None:
-        """Where features that do not fit are kept; None for the system's directory."""
-        return None if self.spill_directory is None else Path(self.spill_directory)
 
     @property
     def chooses(self) -> bool:

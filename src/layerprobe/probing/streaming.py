@@ -27,6 +27,7 @@ from layerprobe.probing.heads import Heads
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Context, Progress, Use, run_split
 from layerprobe.probing.records import failed, measured
+from layerprobe.probing.resources import Resources
 from layerprobe.probing.solvers.streaming_solver import AbstractStream, AbstractStreamingSolver
 from layerprobe.probing.targets import Labels
 from layerprobe.types import CheckpointInfo, LayerName, LayerResult, Split
@@ -58,6 +59,7 @@ class _Passes:
     network: nn.Module
     data: Data
     protocol: ProbeProtocol
+    resources: Resources
     on_progress: Progress
     context: Context
     samples: Fingerprint | None = None
@@ -84,7 +86,7 @@ class _Passes:
             targets: Takes the targets out of a batch; by default as the protocol does.
         """
         protocol, number = self.protocol, count(1)
-        seed, source, size = protocol.seeds[0], self.data[split], protocol.batch_size
+        seed, source, size = protocol.seeds[0], self.data[split], self.resources.batch_size
         read = in_order(source, size, seed) if order is None else reshuffled(source, size, order)
         with frozen(self.network, seed=seed), closing(read) as batches:
             found = run_split(
@@ -111,6 +113,7 @@ def stream_checkpoint(
     network: nn.Module,
     data: Data,
     protocol: ProbeProtocol,
+    resources: Resources,
     ways: Ways,
     checkpoint: CheckpointInfo,
     on_progress: Progress,
@@ -126,6 +129,7 @@ def stream_checkpoint(
         network: The network.
         data: The three splits.
         protocol: The sweep, of streaming solvers.
+        resources: What it may take.
         ways: The layers, and how features are made of them.
         checkpoint: Which frozen network this is.
         on_progress: Told how far the work is.
@@ -136,7 +140,7 @@ def stream_checkpoint(
         One result for each layer. The training error is not known.
     """
     start = time.perf_counter()
-    passes = _Passes(network, data, protocol, on_progress, context, samples)
+    passes = _Passes(network, data, protocol, resources, on_progress, context, samples)
     device = device_of(network) or torch.device("cpu")
     l2 = torch.tensor(protocol.l2_values(0, 0), dtype=torch.float64)
     courses = {
@@ -178,7 +182,7 @@ def stream_checkpoint(
         else Sweep()
         for layer, found in ways.items()
     }
-    bank, chosen = FeatureBank(memory_budget(protocol.max_memory), protocol.spill_path), {}
+    bank, chosen = FeatureBank(memory_budget(resources.max_memory), resources.spill_path), {}
     for layer, sweep in sweeps.items():
         if sweep.selected is not None:
             chosen[layer] = [sweep.selected.fit.way]

@@ -18,6 +18,7 @@ from layerprobe.probing.batches import Data, check_splits
 from layerprobe.probing.capture.freeze import frozen
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.resources import Resources
 from layerprobe.results.identity import identity
 from layerprobe.results.state_file import DamagedFileError, aside
 from layerprobe.results.store import ProbeStore
@@ -54,6 +55,7 @@ class ProbeCallback(pl.Callback):
         self,
         protocol: ProbeProtocol | None = None,
         *,
+        resources: Resources | None = None,
         before_training: bool = True,
         every_n_epochs: int | None = None,
         every_n_steps: int | None = None,
@@ -71,6 +73,7 @@ class ProbeCallback(pl.Callback):
         Args:
             protocol: The sweep that every checkpoint goes through; by default every layer, at most 1,024 features,
                 twelve L2 values.
+            resources: What probing may take: memory, disk, samples at a time.
             before_training: Freeze the untrained network, as `initial`.
             every_n_epochs: Freeze after every so many epochs, as `epoch_<n>`.
             every_n_steps: Freeze after every so many optimizer steps, as `step_<n>`.
@@ -90,6 +93,7 @@ class ProbeCallback(pl.Callback):
         if when not in ("now", "end"):
             raise ValueError(f"`when` is {when!r}. Give 'now' (as soon as a checkpoint is frozen) or 'end'.")
         self.protocol = protocol or ProbeProtocol()
+        self.resources = resources or Resources()
         self.schedule = Schedule(before_training, every_n_epochs, every_n_steps, tuple(steps), at_end)
         self.when = when
         self.directory = None if directory is None else Path(directory)
@@ -271,7 +275,7 @@ class ProbeCallback(pl.Callback):
         context = trainer.precision_plugin.forward_context
         if not self._announced:
             self._announced = True
-            announce(pl_module, self._data, protocol, context, done=done)
+            announce(pl_module, self._data, protocol, context, resources=self.resources, done=done)
         new = 0
         with ProbeProgress(f"Probing {info.name}", self._progress) as bar:
 
@@ -287,6 +291,7 @@ class ProbeCallback(pl.Callback):
                     self._data,
                     protocol,
                     info,
+                    resources=self.resources,
                     done=done,
                     context=context,
                     on_progress=on_progress,

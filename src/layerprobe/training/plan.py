@@ -14,6 +14,7 @@ from layerprobe.probing.batches import Data
 from layerprobe.probing.cost.plan import make_plan
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Context
+from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.types import LayerName
 
 log = logging.getLogger("layerprobe")
@@ -25,6 +26,7 @@ def announce(
     protocol: ProbeProtocol,
     context: Context = nullcontext,
     *,
+    resources: Resources = DEFAULTS,
     done: Collection[LayerName] = (),
 ) -> None:
     """Log a plan, two lines of it.
@@ -37,12 +39,13 @@ def announce(
         data: The splits.
         protocol: The sweep.
         context: Makes what the network's passes run in.
+        resources: What it may take.
         done: Layers that will be left out.
     """
     if not all(_can_be_read_again(source) for source in data.values() if source is not None):
         return
     try:
-        plan = make_plan(network, data, protocol, context, done=done)
+        plan = make_plan(network, data, protocol, context, resources=resources, done=done)
     except Exception as error:
         log.info("There is no plan: %s", error)
         return

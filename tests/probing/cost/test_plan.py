@@ -14,6 +14,7 @@ from layerprobe.probing.cost.plan import make_plan, read_again, spilled, way_ope
 from layerprobe.probing.features.reducers import AveragePool
 from layerprobe.probing.pipeline import feature_bank, find_ways, first_batch, record_splits
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.resources import Resources
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.sgd import SGD
@@ -62,15 +63,13 @@ def test_what_a_plan_says_goes_to_disk_is_what_the_bank_writes_there(
     plan = make_plan(network, data, ProbeProtocol())
     sizes = {layer.layer: layer.bytes for layer in plan.layers}
     for budget in (sum(sizes.values()), sum(sizes.values()) - 1, max(sizes.values()), 1):
-        protocol = ProbeProtocol(
-            max_memory=plan.workspace + budget + 10**6, spill_directory=str(tmp_path), spill_dtype=spill_dtype,
-            batch_size=64,
-        )  # fmt: skip
-        first = first_batch(network, data, protocol)
+        protocol = ProbeProtocol(spill_dtype=spill_dtype)
+        resources = Resources(64, plan.workspace + budget + 10**6, str(tmp_path))
+        first = first_batch(network, data, protocol, resources)
         ways = find_ways(network, first, protocol)
-        bank = feature_bank(network, first, protocol, ways)
-        record_splits(network, data, protocol, ways, bank, lambda *_: None)
-        planned = make_plan(network, data, protocol)
+        bank = feature_bank(network, first, protocol, resources, ways)
+        record_splits(network, data, protocol, resources, ways, bank, lambda *_: None)
+        planned = make_plan(network, data, protocol, resources=resources)
         assert {layer.layer for layer in planned.layers if layer.place == "disk"} == bank.on_disk
         share = 1 if spill_dtype is None else 2
         assert planned.disk * share == sum(sizes[name] for name in bank.on_disk)

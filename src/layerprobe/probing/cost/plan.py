@@ -24,6 +24,7 @@ from layerprobe.probing.fitting import Ways, features_of
 from layerprobe.probing.pipeline import find_ways, first_batch
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import WITHOUT_DOUBLE, Context, run_split
+from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.small_layers import small_layers
 from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.operation_counts import Operations
@@ -135,6 +136,7 @@ def make_plan(
     protocol: ProbeProtocol,
     context: Context = nullcontext,
     *,
+    resources: Resources = DEFAULTS,
     done: Collection[LayerName] = (),
     samples: Mapping[Split, int] | None = None,
 ) -> Plan:
@@ -150,6 +152,7 @@ def make_plan(
         data: The splits.
         protocol: The sweep.
         context: Makes what the network's passes run in.
+        resources: What it may take.
         done: Layers to leave out.
         samples: Samples of each split, where other data than these are planned for; by default those of `data`.
 
@@ -160,10 +163,10 @@ def make_plan(
         ValueError: As for probing.
     """
     check_splits(data, chooses=protocol.chooses)
-    first = first_batch(network, data, protocol)
+    first = first_batch(network, data, protocol, resources)
     ways = find_ways(network, first, protocol, context, done)
     samples = samples or {split: n_samples(data[split]) for split in SPLITS if data.get(split) is not None}
-    trial = _record_some(network, data, protocol, ways, context)
+    trial = _record_some(network, data, protocol, resources, ways, context)
     device = device_of(network) or torch.device("cpu")
     if device.type in WITHOUT_DOUBLE:
         device = torch.device("cpu")
@@ -177,8 +180,8 @@ def make_plan(
     stays: Collection[LayerName] = ()
     budget = 0
     if not protocol.stream:
-        budget = feature_budget(device, protocol.max_memory, fit, len(truth) * sum(sizes.values()))
-        budget += host_budget(device, protocol.max_memory)
+        budget = feature_budget(device, resources.max_memory, fit, len(truth) * sum(sizes.values()))
+        budget += host_budget(device, resources.max_memory)
         held = {layer.name: size * every for layer, size in sizes.items()}
         on_disk = spilled(held, budget)
         places = {layer: "disk" if layer.name in on_disk else "memory" for layer in ways}
@@ -194,7 +197,7 @@ def make_plan(
     kinds = sum([*work.values(), *written.values()], Operations())
     _, columns = protocol.task.fits(outputs)
     with frozen(network, seed=protocol.seeds[0]):
-        each = measure(kinds, max(widths), columns, device, protocol.spill_path)
+        each = measure(kinds, max(widths), columns, device, resources.spill_path)
     layers = tuple(
         PlannedLayer(
             layer.depth,
@@ -315,7 +318,9 @@ class _Trial:
     reduce_seconds: Mapping[LayerName, float]
 
 
-def _record_some(network: nn.Module, data: Data, protocol: ProbeProtocol, ways: Ways, context: Context) -> _Trial:
+def _record_some(
+    network: nn.Module, data: Data, protocol: ProbeProtocol, resources: Resources, ways: Ways, context: Context
+) -> _Trial:
     times: list[float] = []
     sizes: list[int] = []
 
@@ -326,7 +331,7 @@ def _record_some(network: nn.Module, data: Data, protocol: ProbeProtocol, ways: 
 
     def some() -> Iterator[Any]:
         began = start = time.perf_counter()
-        with closing(reshuffled(data["train"], protocol.batch_size, protocol.seeds[0])) as batches:
+        with closing(reshuffled(data["train"], resources.batch_size, protocol.seeds[0])) as batches:
             for batch in batches:
                 yield batch
                 now = time.perf_counter()

@@ -1,0 +1,48 @@
+"""The resources that a probe may take: no part of what is asked, and without effect on what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+
+from layerprobe.probing.features.memory_budget import memory_budget
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a probe may take.
+
+    A network's own products of matrices may round differently for another number of samples at a time: then
+    `batch_size` changes the last bits of features, of which the errors do not depend.
+
+    Attributes:
+        batch_size: Samples in one forward pass; by default what the data's loader has.
+        max_memory: What features and fits may take beside the network: bytes, a size such as `8GiB`, or a share of the
+            free memory such as `0.3`; by default half of what is free. On a GPU it holds for its memory and for the
+            machine's own each: features that exceed the one are kept in the other, and beyond that on disk.
+        spill_directory: Where; by default the system's directory for temporary files. Nothing stays there.
+    """
+
+    batch_size: int | None = None
+    max_memory: int | float | str | None = None
+    spill_directory: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be.
+
+        Raises:
+            ValueError: Naming the field.
+        """
+        if self.batch_size is not None and not (isinstance(self.batch_size, Integral) and self.batch_size >= 1):
+            raise ValueError(f"`batch_size` of the probe is {self.batch_size}. Give a whole number of at least 1.")
+        memory_budget(self.max_memory)
+
+    @property
+    def spill_path(self) -> Path | None:
+        """Where features that do not fit are kept; None for the system's directory."""
+        return None if self.spill_directory is None else Path(self.spill_directory)
+
+
+DEFAULTS = Resources()
+"""The data's own batches, half of the free memory, the system's directory for temporary files."""
