@@ -17,6 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -44,9 +45,8 @@ from layerprobe.probing.capture.freeze import frozen
 from layerprobe.probing.capture.layers import discover
 from layerprobe.probing.features.reducers import AveragePool
 from layerprobe.probing.features.scaler import Standardiser
-from layerprobe.probing.parallel import side_by_side
+from layerprobe.probing.parallel import is_small, parallel
 from layerprobe.probing.patience import PastBest
-from layerprobe.probing.small_layers import is_small
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.training.checkpoints import load
@@ -471,7 +471,7 @@ def timed(fit: Fit, layers: list[Layer], l2s: list[float], max_seconds: float) -
     if isinstance(fit, Ours):
         start = time.perf_counter()
         workers = min(len(layers), torch.get_num_threads())
-        found = list(side_by_side(range(len(layers)), lambda i: one(layers[i]), workers))
+        found = list(parallel(range(len(layers)), lambda _: nullcontext(), lambda i, _: one(layers[i]), workers))
         share = (time.perf_counter() - start) / len(layers)
         return [(share, path, error) for _, path, error in found]
     found = []

@@ -27,7 +27,6 @@ from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.solvers.ridge import Ridge
-from layerprobe.probing.solvers.sgd import SGD
 
 log = logging.getLogger("layerprobe")
 
@@ -82,7 +81,7 @@ def case_of(name: str, cfg: DictConfig) -> Case:
         "many_samples": partial(of_mnist, 20_000, AveragePool(64)),
         "shuffled": partial(of_mnist, 3_000, AveragePool(128), controls=["shuffled"]),
         "ridge": partial(of_mnist, 10_000, AveragePool(1_024), solvers=(Ridge(),)),
-        "streamed": partial(of_mnist, 3_000, AveragePool(256), solvers=(SGD(),), stream=True),
+        "streamed": partial(of_mnist, 3_000, AveragePool(256), solvers=(Ridge(),), stream=True),
         "wide": partial(of_mnist, 2_000, Flatten(), layers=["conv*"], exclude=["*postpool"]),
         "patience": partial(of_mnist, 5_000, AveragePool(256), patience=3),
         "all": partial(of_mnist, 50_000, Flatten()),

@@ -35,7 +35,6 @@ _PUBLIC = {
     "probing.penalty": ["ScikitLearnC"],
     "probing.solvers.logistic": ["Logistic"],
     "probing.solvers.ridge": ["Ridge"],
-    "probing.solvers.sgd": ["SGD"],
     "probing.tasks.classification": ["Classification"],
     "probing.tasks.multi_label": ["MultiLabel"],
     "probing.tasks.regression": ["Regression"],

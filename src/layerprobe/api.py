@@ -21,7 +21,6 @@ from layerprobe.probing.protocol import L2_GRID, ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
-from layerprobe.probing.solvers.sgd import SGD as SGD
 from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.multi_label import MultiLabel as MultiLabel

@@ -16,12 +16,17 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from layerprobe.nearest import nearest
+from layerprobe.results.migration import GONE
 
 _FULL = "HYDRA_FULL_ERROR"
 """With it, Hydra hands an error over and does not print it."""
 
 _EXTRAS = {"hydra/sweeper/optuna": "optuna", "hydra/launcher/submitit_slurm": "slurm"}
 """Choices that come with an optional dependency."""
+
+
+_GONE = {"solver/sgd": GONE["layerprobe.probing.solvers.sgd.SGD"]}
+"""Choices of before, with what to choose instead."""
 
 
 def run_script(main: Callable[[], Any]) -> None:
@@ -95,6 +100,8 @@ def _no_choice(missing: str, options: list[str]) -> str:
     group, _, name = missing.removesuffix(".yaml").rpartition("/")
     if (extra := _EXTRAS.get(f"{group}/{name}")) is not None:
         return f"{group}={name} needs a package that is not installed: uv sync --extra {extra}"
+    if f"{group}/{name}" in _GONE:
+        return f"{group}={name} is gone: {_GONE[f'{group}/{name}']}"
     if not group:
         return f"There is no configuration {name!r}."
     return f"There is no {group} {name!r}. {_all(group, options, name)}"

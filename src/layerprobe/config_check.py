@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import hydra
 
 from layerprobe.nearest import nearest
+from layerprobe.results.migration import GONE
 
 _SCALAR = (int, float, bool, str, types.NoneType)
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null", str: "a word"}
@@ -27,7 +28,12 @@ def wrong_values(config: Mapping[str, Any]) -> dict[str, str]:
     Returns:
         By key, what was found and what is wanted.
     """
-    return {
+    gone = {
+        f"{path}._target_": f"is {node['_target_']}, which is gone: {GONE[node['_target_']]}"
+        for path, node in _targets(config, "")
+        if node["_target_"] in GONE
+    }
+    return gone | {
         f"{path}.{name}": f"is {value!r}, wanted is {_wanted(value, hints[name])}"
         for path, node in _targets(config, "")
         for hints in [_hints(node["_target_"])]

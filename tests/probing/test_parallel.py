@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,10 @@ from torch import nn
 
 from helpers.slurm_cluster import wait_until
 from layerprobe.probing.capture.layers import Layer
-from layerprobe.probing.parallel import side_by_side
+from layerprobe.probing.parallel import is_small, layers_in_parallel, parallel, small_workspace
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
-from layerprobe.probing.small_layers import is_small, small_layers, small_workspace
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.workspace import workspace
@@ -36,6 +36,11 @@ def three_threads() -> Iterator[None]:
     torch.set_num_threads(3)
     yield
     torch.set_num_threads(before)
+
+
+def at_a_time(items: Iterable[int], work: Callable[[int], Any], workers: int) -> Iterator[Any]:
+    """Work that needs nothing to be held."""
+    return parallel(items, lambda _: nullcontext(), lambda i, _: work(i), workers)
 
 
 def test_as_many_at_a_time_as_there_are_workers_and_results_in_order() -> None:
@@ -52,7 +57,7 @@ def test_as_many_at_a_time_as_there_are_workers_and_results_in_order() -> None:
             now.value -= 1
         return i * i, os.getpid()
 
-    results = list(side_by_side(range(7), work, 3))
+    results = list(at_a_time(range(7), work, 3))
     assert [square for square, _ in results] == [i * i for i in range(7)]
     assert most.value == 3
     assert os.getpid() not in {pid for _, pid in results}
@@ -66,13 +71,13 @@ def test_what_has_begun_is_handed_over_before_the_end_is_told() -> None:
     for workers in (1, 2, 9):
         found = []
         with pytest.raises(InterruptedError):
-            for result in side_by_side(items(), lambda i: i, workers):
+            for result in at_a_time(items(), lambda i: i, workers):
                 found.append(result)  # noqa: PERF402 (what came before the error counts)
         assert found == [0, 1, 2, 3], workers
 
 
 def test_an_error_of_the_work_comes_in_its_place() -> None:
-    results = side_by_side(range(5), lambda i: 1 // (i - 2), 2)
+    results = at_a_time(range(5), lambda i: 1 // (i - 2), 2)
     assert [next(results), next(results)] == [-1, -1]
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -85,7 +90,7 @@ def test_who_wants_no_more_gets_no_more() -> None:
         with begun.get_lock():
             begun.value += 1
 
-    results = side_by_side(range(100), work, 2)
+    results = at_a_time(range(100), work, 2)
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert begun.value <= 2
@@ -93,19 +98,37 @@ def test_who_wants_no_more_gets_no_more() -> None:
 
 def test_what_work_changes_is_its_own() -> None:
     x = torch.zeros(1000)
-    assert min(side_by_side(range(4), lambda i: float(x.add_(1).sum()), 2)) == 1000
+    assert min(at_a_time(range(4), lambda i: float(x.add_(1).sum()), 2)) == 1000
     assert float(x.sum()) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_is_held_for_an_item_is_let_go_once_its_result_is_there(workers: int) -> None:
+    held: list[int] = []
+
+    @contextmanager
+    def hold(i: int) -> Iterator[int]:
+        held.append(i)
+        try:
+            yield 10 * i
+        finally:
+            held.remove(i)
+
+    for i, (result, others) in enumerate(parallel(range(5), hold, lambda i, ten: (i + ten, list(held)), workers)):
+        assert result == 11 * i
+        assert others == [i], "a process holds what it works on and nothing else"
+        assert held == []
 
 
 def test_work_runs_on_one_thread_in_the_modes_of_the_caller(three_threads: None) -> None:
     def seen(_: int) -> tuple[bool, bool, int]:
         return torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.get_num_threads()
 
-    assert list(side_by_side(range(3), seen, 2)) == [(False, True, 1)] * 3
+    assert list(at_a_time(range(3), seen, 2)) == [(False, True, 1)] * 3
     with torch.inference_mode():
-        assert list(side_by_side(range(3), seen, 2)) == [(True, False, 1)] * 3
+        assert list(at_a_time(range(3), seen, 2)) == [(True, False, 1)] * 3
     with torch.no_grad():
-        assert list(side_by_side(range(3), seen, 2)) == [(False, False, 1)] * 3
+        assert list(at_a_time(range(3), seen, 2)) == [(False, False, 1)] * 3
     assert torch.get_num_threads() == 3
 
 
@@ -117,15 +140,16 @@ def test_where_a_process_dies_its_work_is_done_here(caplog: pytest.LogCaptureFix
             os.kill(os.getpid(), signal.SIGKILL)  # as where memory runs out
         return i * i
 
-    assert list(side_by_side(range(6), work, 2)) == [i * i for i in range(6)]
+    assert list(at_a_time(range(6), work, 2)) == [i * i for i in range(6)]
     assert "A process that fitted a layer died; the layer is fitted once more." in caplog.text
 
 
 def test_processes_end_with_the_one_that_made_them(tmp_path: Path) -> None:
     code = (
-        "import os, time; from pathlib import Path; from layerprobe.probing.parallel import side_by_side\n"
+        "import os, time; from contextlib import nullcontext; from pathlib import Path\n"
+        "from layerprobe.probing.parallel import parallel\n"
         f"def work(i): Path({str(tmp_path)!r}, str(os.getpid())).touch(); time.sleep(600)\n"
-        "list(side_by_side(range(2), work, 2))"
+        "list(parallel(range(2), lambda _: nullcontext(), lambda i, _: work(i), 2))"
     )
     parent = subprocess.Popen([sys.executable, "-c", code])
     wait_until(lambda: parent.poll() is not None or len(list(tmp_path.iterdir())) == 2, "two processes")
@@ -196,15 +220,17 @@ def made_layers(*features: int) -> dict[Layer, int]:
 def test_which_layers_are_fitted_together(three_threads: None) -> None:
     protocol, samples = ProbeProtocol(), {"train": 2_000, "val": 500, "test": 500}
     twelve = made_layers(*[768] * 12)
-    small, workers = small_layers(twelve, samples, 2, protocol, None, 10**9)
+    small, workers = layers_in_parallel(twelve, samples, 2, protocol, None, 10**9)
     assert (list(small), workers) == (list(twelve), 3)
-    assert small_layers(twelve, samples, 2, protocol, torch.device("cuda"), 10**9) == ((), 1)
-    assert small_layers(made_layers(*[16] * 12), samples, 2, protocol, None, 10**9) == ((), 1), "not worth a process"
+    assert layers_in_parallel(twelve, samples, 2, protocol, torch.device("cuda"), 10**9) == ((), 1)
+    assert layers_in_parallel(made_layers(*[16] * 12), samples, 2, protocol, None, 10**9) == ((), 1), (
+        "not worth a process"
+    )
     mixed = made_layers(768, 768, 768, 25_000, 768)
-    small, workers = small_layers(mixed, samples | {"train": 50_000}, 2, protocol, None, 10**9)
+    small, workers = layers_in_parallel(mixed, samples | {"train": 50_000}, 2, protocol, None, 10**9)
     assert [layer.name for layer in small] == ["layer0", "layer1", "layer2", "layer4"]
     few = made_layers(6_000, 6_000)
-    small, _ = small_layers(few, samples | {"train": 6_000}, 2, protocol, None, 10**9)
+    small, _ = layers_in_parallel(few, samples | {"train": 6_000}, 2, protocol, None, 10**9)
     assert not small, "two layers do not keep three threads at work"
 
 
@@ -214,7 +240,7 @@ def test_no_more_layers_together_than_there_is_room_for(three_threads: None) -> 
     wide, samples = made_layers(*[5_000] * 4), {"train": 5_000, "val": 1_000}
     largest, each = workspace(5_000, c, p), small_workspace(5_000, 5_000, c, p) + 4 * 1_000 * 5_000
     for left in (0, 2 * each - largest - 1, 2 * each - largest, 9 * each):
-        _, workers = small_layers(wide, samples, c, ProbeProtocol(), None, left)
+        _, workers = layers_in_parallel(wide, samples, c, ProbeProtocol(), None, left)
         assert workers == min(3, max(1, (largest + left) // each))
     assert is_small(n, d, c, p)
     assert not is_small(50_000, 784, 10, p)

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 import layerprobe
 from layerprobe.config import register
+from layerprobe.config_check import wrong_values
 from layerprobe.jobs.job import checked
 from layerprobe.results.manifest import Entry, Ledger, OtherResultsError
 from layerprobe.results.migration import PUBLIC_NAMES, migrated
@@ -88,3 +89,13 @@ def test_former_names_on_the_command_line_are_taken() -> None:
     del cfg.solver.logistic.tolerance, cfg.solver.logistic.max_iterations, cfg.solver.logistic.memory
     assert checked(cfg)["probe"]["solvers"][0]["_target_"] == "layerprobe.Ridge"
     assert cfg.solver.logistic._target_ == "layerprobe.Ridge"
+
+
+def test_a_class_that_is_gone_is_named_with_what_to_choose_instead() -> None:
+    target = "layerprobe.probing.solvers.sgd.SGD"
+    cfg = composed("train", f"solver.logistic._target_={target}", "run_dir=x", "name=x", "logger=none")
+    found = wrong_values(OmegaConf.to_container(cfg, resolve=True))
+    assert set(found) >= {"solver.logistic._target_"}
+    assert "is gone" in found["solver.logistic._target_"]
+    assert "kept on disk, and every head ends with its certificate" in found["solver.logistic._target_"]
+    assert migrated({"_target_": target}) == {"_target_": target}, "an older run is still read"

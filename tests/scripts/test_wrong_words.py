@@ -13,6 +13,7 @@ from layerprobe.nearest import nearest
 from layerprobe.results.run_summary import RunSummary
 
 TRAIN = [
+    ("solver=[sgd]", "solver=sgd is gone: stochastic gradients ended without a certificate. Choose solver=[logistic]"),
     ("reducer=[flattn]", "There is no reducer 'flattn'. Did you mean flatten? There is: average_pool"),
     ("model=digits_convnt", "There is no model 'digits_convnt'. Did you mean digits_convnet?"),
     ("experiment=nmist", "Did you mean mnist?"),

@@ -1,10 +1,9 @@
-"""Fit every head of one layer on train and choose one on validation."""
+"""Fit every head of one layer on train, and choose one on validation."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
@@ -14,38 +13,27 @@ from torch import Tensor
 
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.features.oom import with_room
-from layerprobe.probing.features.reducers import AbstractChannelReducer, AbstractReducer, Reduction, TokenAxes
-from layerprobe.probing.features.row_blocks import AbstractRows, Features
+from layerprobe.probing.features.reducers import AbstractChannelReducer, FeatureWay, Reduction, TokenAxes
+from layerprobe.probing.features.row_blocks import AbstractRows, Features, JoinedRows
 from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.patience import PastBest
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recording import Recording
-from layerprobe.probing.selection import Candidate, select
+from layerprobe.probing.selection import Path, select
 from layerprobe.probing.solvers.gram import Spectrum
-from layerprobe.probing.solvers.solution import Solution, Status
-from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.solvers.moments import ClassSums
+from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import AbstractTask, Measured
-from layerprobe.types import LayerName
-
-
-@dataclass(frozen=True)
-class FeatureWay:
-    """One way to make features of a layer."""
-
-    reducer: AbstractReducer
-    reduction: Reduction
-    seed: int
-
 
 Ways: TypeAlias = Mapping[Layer, Sequence[FeatureWay]]
 """The ways to make features of each layer, in the order of depth."""
 
+TrainTake: TypeAlias = Callable[[Reduction], Features | ClassSums]
+"""Hands over what is known of the training samples: their features, or the sums that least squares needs."""
 
-def features_of(ways: Sequence[FeatureWay]) -> int:
-    """Features that are fitted at a time, at most."""
-    return max(way.reduction.n_features for way in ways)
+FeatureTake: TypeAlias = Callable[[Reduction], Features]
+"""Hands over the features of a split."""
 
 
 def feature_ways(layer: Layer, protocol: ProbeProtocol, sequence: TokenAxes = ()) -> tuple[FeatureWay, ...]:
@@ -69,191 +57,166 @@ def feature_ways(layer: Layer, protocol: ProbeProtocol, sequence: TokenAxes = ()
     return tuple(ways.values())
 
 
-@dataclass(frozen=True)
-class Fit:
-    """One path: a way to make features and a solver, with what validation says of each head."""
-
-    way: FeatureWay
-    solver: AbstractSolver
-    solution: Solution
-    candidates: tuple[Candidate, ...]
+def features_of(ways: Sequence[FeatureWay]) -> int:
+    """Features that are fitted at a time, at most."""
+    return max(way.reduction.n_features for way in ways)
 
 
-@dataclass(frozen=True)
-class Selected:
-    """The head that validation chose, with all that is needed to measure it.
-
-    Attributes:
-        fit: The path that it stands on.
-        index: Its place on the path.
-        heads: The head.
-        standardiser: Training statistics of its features.
-        train_error: Its error on train.
-        refitted: Its fit to train and validation together; None where there was none.
-    """
-
-    fit: Fit
-    index: int
-    heads: Heads
-    standardiser: Standardiser
-    train_error: float
-    refitted: Solution | None = None
-
-    @property
-    def candidate(self) -> Candidate:
-        """What validation says of it."""
-        return self.fit.candidates[self.index]
-
-    @property
-    def status(self) -> Status:
-        """How its fit ended."""
-        return self.fit.solution.status[self.index] if self.refitted is None else self.refitted.status[0]
-
-    @property
-    def gap(self) -> float:
-        """How far it is from its optimum at most."""
-        return float(self.fit.solution.gap[self.index] if self.refitted is None else self.refitted.gap[0])
-
-    def measure(self, features: Features, targets: Shaped[Tensor, "n ..."], task: AbstractTask) -> Measured:
-        """Read a split that had no part in fitting or choosing.
-
-        Args:
-            features: Features as the reducer made them, not standardised.
-            targets: The split's targets, as in `Labels`.
-            task: What is predicted.
-
-        Returns:
-            What the head comes to there.
-        """
-        device = features.device
-        standardised = StandardisedRows(features, self.standardiser.to(device))
-        return task.measure(self.heads.to(device), standardised, targets.to(device), self.fit.solver)
-
-
-@dataclass
-class Sweep:
-    """All fits of one layer to one set of labels.
-
-    Attributes:
-        fits: Every path, in the order of fitting.
-        selected: The best head so far; None where every head diverged.
-        kept: Its features of train and validation, standardised, where it is to be fitted once more.
-    """
-
-    fits: list[Fit] = field(default_factory=list)
-    selected: Selected | None = None
-    kept: tuple[Features, Float[Tensor, "v d"] | AbstractRows] | None = None
-
-    def is_beaten_by(self, candidate: Candidate) -> bool:
-        """Whether validation prefers a head to the best so far."""
-        return self.selected is None or select([self.selected.candidate, candidate]) == 1
-
-
-def sweep_layer(
-    layer: LayerName,
+def fit_layer(
+    train: TrainTake,
+    val: FeatureTake | None,
     ways: Sequence[FeatureWay],
-    train: Recording,
-    val: Recording | None,
     labels: Mapping[str, Labels],
     protocol: ProbeProtocol,
-) -> dict[str, Sweep]:
-    """Fit reducers × solvers × L2 values × seeds, for the true labels and every control at once.
+    what: str,
+) -> tuple[dict[str, list[Path]], dict[str, Path]]:
+    """Fit reducers × solvers × L2 values × seeds, for the true labels and every control at once, and choose.
 
     Args:
-        layer: Name of the layer.
+        train: The layer's training samples.
+        val: Its validation samples; None where there is one head and nothing to choose.
         ways: Its ways to make features.
-        train: Recording of the training split; the layer's features are taken out of it.
-        val: Recording of the validation split; likewise. None where there is one head and nothing to choose.
         labels: One set of labels for each name (`none` for the true ones).
         protocol: The sweep.
+        what: Name of the layer, for the log.
 
     Returns:
-        A sweep for each set of labels.
+        For each set of labels every path, in the order of fitting, and the selected head as a path of one; there is no
+        head where all diverged.
     """
-    sweeps = {name: Sweep() for name in labels}
+    paths: dict[str, list[Path]] = {name: [] for name in labels}
+    kept: dict[str, tuple[Features, Features]] = {}
     for way in ways:
-        features = train.take(layer, way.reduction)
-        fit_standardiser = Standardiser.fit if protocol.standardise else Standardiser.none
-        standardiser = with_room(fit_standardiser, features, what=layer).to(features.device)
-        features = standardiser.applied(features)
-        val_features = None if val is None else standardiser.applied(val.take(layer, way.reduction))
-        fit_way = partial(_fit_way, way=way, standardiser=standardiser, labels=labels, protocol=protocol, best=sweeps)
-        for name, sweep in with_room(fit_way, features, val_features, what=layer).items():
-            sweeps[name].fits += sweep.fits
-            if sweep.selected is not None:
-                sweeps[name].selected, sweeps[name].kept = sweep.selected, sweep.kept
-    return sweeps
+        samples, standardiser = _standardised(train(way.reduction), protocol, what)
+        val_features = None if val is None else standardiser.applied(val(way.reduction))
+        fit = partial(_fit_way, way=way, standardiser=standardiser, labels=labels, protocol=protocol, earlier=paths)
+        if isinstance(samples, ClassSums):
+            found = with_room(partial(fit, samples), val_features, what=what)
+        else:
+            found = with_room(fit, samples, val_features, what=what)
+        for name, some in found.items():
+            paths[name] += some
+            if protocol.refit and not isinstance(samples, ClassSums) and select(paths[name]) in some:
+                assert val_features is not None
+                kept[name] = samples, val_features
+    heads = {}
+    for name, every in paths.items():
+        chosen = select(every)
+        if chosen is not None and chosen.best is not None:
+            heads[name] = chosen[chosen.best]
+        if name in kept:
+            again = partial(refit, heads[name], labels=labels[name], protocol=protocol)
+            heads[name] = with_room(again, *kept[name], what=f"{what}, once more")
+    return paths, heads
+
+
+def _standardised(
+    samples: Features | ClassSums, protocol: ProbeProtocol, what: str
+) -> tuple[Features | ClassSums, Standardiser]:
+    if isinstance(samples, ClassSums):
+        return samples, samples.standardiser
+    fit_standardiser = Standardiser.fit if protocol.standardise else Standardiser.none
+    standardiser = with_room(fit_standardiser, samples, what=what).to(samples.device)
+    return standardiser.applied(samples), standardiser
 
 
 def _fit_way(
-    features: Features,
+    samples: Features | ClassSums,
     val_features: Float[Tensor, "v d"] | AbstractRows | None,
     way: FeatureWay,
     standardiser: Standardiser,
     labels: Mapping[str, Labels],
     protocol: ProbeProtocol,
-    best: Mapping[str, Sweep],
-) -> dict[str, Sweep]:
-    """Fit solvers × L2 values to features made in one way.
+    earlier: Mapping[str, Sequence[Path]],
+) -> dict[str, list[Path]]:
+    """Fit solvers × L2 values to samples whose features are made in one way.
 
     Returns:
-        A sweep for each set of labels; a head is selected only where validation prefers it to the best so far.
+        The paths of each set of labels; the training error is known of those alone that are better than all before.
     """
-    sweeps = {name: Sweep() for name in labels}
-    spectrum = Spectrum.of(features)
+    paths: dict[str, list[Path]] = {name: [] for name in labels}
+    spectrum = None if isinstance(samples, ClassSums) else Spectrum.of(samples)
     for solver in protocol.solvers:
         for name, variant in labels.items():
-            sweep, targets = sweeps[name], variant.splits["train"].to(features.device)
-            n_classes = protocol.task.n_classes(variant)
-            l2 = torch.tensor(protocol.l2_values(len(targets), n_classes), dtype=torch.float64)
-            evaluate, stop = None, None
+            targets = variant.splits["train"].to(samples.device)
+            l2 = torch.tensor(protocol.l2_values(len(targets), protocol.task.n_classes(variant)), dtype=torch.float64)
+            evaluate = None
             if val_features is not None:
-                evaluate = partial(
-                    protocol.task.evaluate,
-                    features=val_features,
-                    targets=variant.splits["val"].to(features.device),
-                    solver=solver,
-                )
-                stop = None if protocol.patience is None else PastBest(protocol.patience, evaluate)
-            solution = protocol.task.fit(solver, features, targets, variant, l2, spectrum, stop)
+                truth = variant.splits["val"].to(val_features.device)
+                evaluate = partial(protocol.task.evaluate, features=val_features, targets=truth, solver=solver)
+            stop = None if protocol.patience is None or evaluate is None else PastBest(protocol.patience, evaluate)
+            if isinstance(samples, ClassSums):
+                assert isinstance(solver, Ridge)
+                solution = solver.from_sums(samples, variant.outputs, l2)
+            else:
+                assert spectrum is not None
+                solution = protocol.task.fit(solver, samples, targets, variant, l2, spectrum, stop)
             heads = Heads(solution.weight, solution.bias)
-            figures = None if evaluate is None else evaluate(heads)
-            fit, index = judged(way, solver, solution, l2, figures)
-            sweep.fits.append(fit)
-            if index is None or not (sweep if sweep.selected else best[name]).is_beaten_by(fit.candidates[index]):
-                continue
-            train_error, _ = protocol.task.evaluate(heads[index], features, targets, solver)
-            sweep.selected = Selected(fit, index, heads[index], standardiser, float(train_error[0]))
-            if protocol.refit and val_features is not None:
-                sweep.kept = features, val_features
-    return sweeps
+            validation = None
+            if evaluate is not None:
+                errors, losses = evaluate(heads)
+                validation = tuple(errors.tolist()), tuple(losses.tolist())
+            path = Path(way, solver, standardiser, tuple(l2.tolist()), solution, validation)
+            if select([*earlier[name], *paths[name], path]) is path and not isinstance(samples, ClassSums):
+                assert path.best is not None
+                train_error, _ = protocol.task.evaluate(heads[path.best], samples, targets, solver)
+                path = replace(path, train_error=float(train_error[0]))
+            paths[name].append(path)
+    return paths
 
 
-def judged(
-    way: FeatureWay,
-    solver: AbstractSolver,
-    solution: Solution,
-    l2: Float[Tensor, " p"],
-    figures: tuple[Float[Tensor, " p"], Float[Tensor, " p"]] | None,
-) -> tuple[Fit, int | None]:
-    """Put what validation says beside every head of a path.
+def refit(
+    chosen: Path,
+    train: Features,
+    val: Float[Tensor, "v d"] | AbstractRows,
+    labels: Labels,
+    protocol: ProbeProtocol,
+) -> Path:
+    """Use the validation split for fitting too, once it has chosen, as Kornblith et al. (2019) and CLIP do.
+
+    The L2 value stays: the objective is a mean over samples, so it means the same for more of them.
 
     Args:
-        way: How the features were made.
-        solver: What fitted the path.
-        solution: The path.
-        l2: Its L2 values.
-        figures: Error and loss of every head on validation; None where there is one head and nothing to choose.
+        chosen: The selected head, as a path of one.
+        train: Its training features, standardised by it.
+        val: Its validation features, standardised by it.
+        labels: The targets.
+        protocol: The sweep.
 
     Returns:
-        The fit, and the place of its best head; None where every head diverged.
+        The head fitted to both, its standardiser that of both, and its training error that on both. Where val has a
+        class that train does not, the head as it was chosen.
     """
-    errors, losses = ([math.nan] * len(l2),) * 2 if figures is None else (part.tolist() for part in figures)
-    candidates = tuple(
-        Candidate(math.nan if ended in (Status.DIVERGED, Status.SKIPPED) else error, loss, strength)
-        for ended, error, loss, strength in zip(solution.status, errors, losses, l2.tolist(), strict=True)
+    targets = torch.cat([labels.splits["train"], labels.splits["val"]]).to(train.device)
+    if not targets.is_floating_point() and bool((targets < 0).any()):
+        return chosen
+    both: Features = JoinedRows(train, val)
+    if isinstance(train, Tensor) and isinstance(val, Tensor):
+        both = torch.cat([train, val])
+    second = Standardiser.fit(both) if protocol.standardise else Standardiser.none(both)
+    both = second.applied(both)
+    l2 = torch.tensor(chosen.l2, dtype=torch.float64)
+    solution = protocol.task.fit(chosen.solver, both, targets, labels, l2, Spectrum.of(both))
+    error, _ = protocol.task.evaluate(Heads(solution.weight, solution.bias), both, targets, chosen.solver)
+    # Standardised twice: ((x - m₁)/s₁ - m₂)/s₂ = (x - (m₁ + s₁m₂))/(s₁s₂).
+    first = chosen.standardiser.to(both.device)
+    composed = Standardiser(
+        first.mean + first.scale * second.mean, first.scale * second.scale, first.constant & second.constant
     )
-    index = select(candidates)
-    if figures is None and solution.status[0] is not Status.DIVERGED:
-        index = 0
-    return Fit(way, solver, solution, candidates), index
+    return replace(chosen, solution=solution, standardiser=composed, train_error=float(error[0]), refitted=True)
+
+
+def measure(head: Path, features: Features, targets: Shaped[Tensor, "n ..."], task: AbstractTask) -> Measured:
+    """Read a split that had no part in fitting or choosing.
+
+    Args:
+        head: The selected head, as a path of one.
+        features: Features as the reducer made them, not standardised.
+        targets: The split's targets, as in `Labels`.
+        task: What is predicted.
+
+    Returns:
+        What the head comes to there.
+    """
+    standardised = StandardisedRows(features, head.standardiser.to(features.device))
+    return task.measure(head.heads.to(features.device), standardised, targets.to(features.device), head.solver)

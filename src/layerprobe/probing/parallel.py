@@ -1,4 +1,4 @@
-"""Work on several layers at a time, where one does not fill the processor."""
+"""Fit several layers at a time, where one does not fill the processor."""
 
 from __future__ import annotations
 
@@ -9,26 +9,40 @@ import pickle
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
 import torch
 
+from layerprobe.probing.capture.layers import Layer
+from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.solvers.cpu_threads import WORTH, evaluation_operations
+from layerprobe.probing.solvers.gram import LARGEST
+from layerprobe.probing.workspace import path_bytes, workspace
+from layerprobe.types import Split
+
 T = TypeVar("T")
+H = TypeVar("H")
 R = TypeVar("R")
 
 log = logging.getLogger("layerprobe")
 
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
+_WORTH_PROCESSES = 2e8
+"""Operations of one evaluation of all layers below which making processes, about 0.05 s, costs more than they bring."""
+
 _work: Callable[[Any], Any] | None = None
 """What a process was made for; it came with the fork, so that it need not be sent."""
 
 
-def side_by_side(items: Iterable[T], work: Callable[[T], R], workers: int) -> Iterator[R]:
+def parallel(
+    items: Iterable[T], hold: Callable[[T], AbstractContextManager[H]], work: Callable[[T, H], R], workers: int
+) -> Iterator[R]:
     """Work on several items at a time, each in a process of one thread.
 
     Fits of small layers are many short calls, for which threads would wait for the interpreter in turn: with two of
@@ -41,27 +55,35 @@ def side_by_side(items: Iterable[T], work: Callable[[T], R], workers: int) -> It
 
     Args:
         items: What to work on; an item is asked for when its turn comes.
-        work: What to do with each. Its result is pickled.
+        hold: Opens what the work on an item needs. A process opens and closes its own, and the one that made it closes
+            its own once the result is there.
+        work: What to do with an item and what is held. Its result is pickled.
         workers: How many at a time.
 
     Yields:
         The results, in the order of the items.
     """
+
+    def done(item: T) -> R:
+        with hold(item) as held:
+            return work(item, held)
+
     if workers < 2 or sys.platform != "linux":
-        yield from map(work, items)
+        yield from map(done, items)
         return
     waiting, running = iter(items), deque[tuple[T, Future[bytes]]]()
     failure: Exception | None = None
 
     def result() -> R:
         item, future = running.popleft()
-        try:
-            return pickle.loads(future.result())
-        except BrokenProcessPool as broken:
-            log.warning("A process that fitted a layer died; the layer is fitted once more. %s", broken)
-            return work(item)
+        with hold(item) as held:
+            try:
+                return pickle.loads(future.result())
+            except BrokenProcessPool as broken:
+                log.warning("A process that fitted a layer died; the layer is fitted once more. %s", broken)
+                return work(item, held)
 
-    with ProcessPoolExecutor(workers, get_context("fork"), _begin, (work, os.getpid())) as pool:
+    with ProcessPoolExecutor(workers, get_context("fork"), _begin, (done, os.getpid())) as pool:
         while True:
             try:
                 item = next(waiting)
@@ -103,3 +125,70 @@ def _done(item: Any) -> bytes:
     assert _work is not None
     # By itself, a queue would keep tensors in shared memory, of which containers have little.
     return pickle.dumps(_work(item))
+
+
+def layers_in_parallel(
+    features: Mapping[Layer, int],
+    samples: Mapping[Split, int],
+    outputs: int,
+    protocol: ProbeProtocol,
+    device: torch.device | None,
+    left: int,
+) -> tuple[Collection[Layer], int]:
+    """Choose what is fitted at a time: layers that take little of the CPU, as many as there is memory for.
+
+    Args:
+        features: Of the layers that are in memory, the number of features.
+        samples: Samples of each split.
+        outputs: Classes, labels or values.
+        protocol: The sweep.
+        device: Where the network is.
+        left: Bytes that neither features nor the fit of the largest layer take.
+
+    Returns:
+        The layers, and how many at a time.
+    """
+    if device is not None and device.type == "cuda":
+        return (), 1
+    n, p, threads = samples["train"], len(protocol.l2), torch.get_num_threads()
+    others = sum(samples.values()) - n
+    _, columns = protocol.task.fits(outputs)
+    small = [layer for layer, d in features.items() if is_small(n, d, columns, p, threads)]
+    if len(small) < threads:
+        small = [layer for layer, d in features.items() if is_small(n, d, columns, p)]
+    if sum(evaluation_operations(n, features[layer], columns, p) for layer in small) < _WORTH_PROCESSES:
+        return (), 1
+    each = max(small_workspace(n, features[layer], outputs, p) + 4 * others * features[layer] for layer in small)
+    room = (workspace(max(features.values()), outputs, p) + left) // each
+    return small, max(1, min(threads, len(small), room))
+
+
+def is_small(n: int, d: int, c: int, p: int, threads: int = 1) -> bool:
+    """Whether the fit of a layer is faster on one thread while others are fitted beside it.
+
+    Args:
+        n: Training samples.
+        d: Features.
+        c: Classes.
+        p: L2 values.
+        threads: What it would have for itself. For one, a second would not be worth it.
+    """
+    worth = WORTH if threads == 1 else 1.5 * WORTH * threads
+    return min(n, d) <= LARGEST and evaluation_operations(n, d, c, p) < worth
+
+
+def small_workspace(n: int, d: int, c: int, p: int) -> int:
+    """What fitting such a layer takes at most, its own copy of the features with it.
+
+    Args:
+        n: Training samples.
+        d: Features.
+        c: Classes.
+        p: L2 values.
+
+    Returns:
+        Bytes: features, the decomposition with its working copies, coordinates in float64, the heads and their
+        curvature pairs, scores.
+    """
+    e = min(n, d)
+    return 4 * n * d + 48 * e * e + 16 * n * e + path_bytes(d, c, p) + 48 * n * c * p

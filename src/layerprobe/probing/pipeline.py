@@ -12,7 +12,7 @@ from itertools import count, groupby
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from layerprobe.probing.batches import Data, check_splits, in_order
 from layerprobe.probing.capture.freeze import frozen
@@ -20,23 +20,21 @@ from layerprobe.probing.capture.inputs import device_of
 from layerprobe.probing.capture.layers import Layer, discover
 from layerprobe.probing.capture.name_patterns import SHOWN, select
 from layerprobe.probing.capture.token_axes import sequence_axes, token_masks
-from layerprobe.probing.features.cache import FeatureBank
+from layerprobe.probing.features.cache import AbstractSink, FeatureBank, Splits
 from layerprobe.probing.features.oom import with_room
-from layerprobe.probing.features.reducers import AbstractChannelReducer, shape_text
+from layerprobe.probing.features.reducers import AbstractChannelReducer, FeatureWay, shape_text
 from layerprobe.probing.features.token_reducers import AbstractTokenReducer
 from layerprobe.probing.fingerprint import Fingerprint
-from layerprobe.probing.fitting import FeatureWay, Selected, Sweep, Ways, feature_ways, features_of, sweep_layer
-from layerprobe.probing.parallel import side_by_side
+from layerprobe.probing.fitting import Ways, feature_ways, features_of, fit_layer, measure
+from layerprobe.probing.parallel import layers_in_parallel, parallel
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Context, Progress, Recording, record_split
-from layerprobe.probing.records import failed, measured
-from layerprobe.probing.refit import refit
+from layerprobe.probing.records import LayerRecords
 from layerprobe.probing.resources import DEFAULTS, Resources
-from layerprobe.probing.small_layers import small_layers
+from layerprobe.probing.selection import Path
 from layerprobe.probing.solvers.tf32 import full_precision
-from layerprobe.probing.streaming import stream_checkpoint
+from layerprobe.probing.streaming import TrainingMoments
 from layerprobe.probing.targets import Labels, n_outputs
-from layerprobe.probing.tasks.task import Measured
 from layerprobe.probing.workspace import feature_budget, host_budget, workspace
 from layerprobe.types import SPLITS, CheckpointInfo, LayerName, LayerResult, Split
 
@@ -86,19 +84,16 @@ def probe_checkpoint(
     ways = find_ways(network, first, protocol, context, done)
     if not ways:
         return
-    samples = Fingerprint()
-    if protocol.stream:
-        info = checkpoint or CheckpointInfo()
-        for result in stream_checkpoint(network, data, protocol, resources, ways, info, on_progress, context, samples):
-            yield replace(result, samples=samples.digest())
-        return
-    bank = feature_bank(network, first, protocol, resources, ways)
-    try:
-        recordings = record_splits(network, data, protocol, resources, ways, bank, on_progress, context, samples)
+    samples, info = Fingerprint(), checkpoint or CheckpointInfo()
+    with closing(feature_bank(network, first, protocol, resources, ways)) as bank:
+        sink = TrainingMoments(bank, max(map(features_of, ways.values()))) if protocol.stream else bank
+        recordings = record_splits(network, data, protocol, resources, ways, sink, on_progress, context, samples)
         labels = protocol.task.labels({split: recording.targets for split, recording in recordings.items()})
-        info, layers = checkpoint or CheckpointInfo(), list(ways)
-        small, workers = small_layers(
-            {layer: features_of(ways[layer]) for layer in layers if layer.name not in bank.on_disk},
+        variants = labels_of_controls(labels, recordings, protocol)
+        together, workers = layers_in_parallel(
+            {}
+            if protocol.stream
+            else {layer: features_of(ways[layer]) for layer in ways if layer.name not in bank.on_disk},
             {split: len(recording.targets) for split, recording in recordings.items()},
             n_outputs(recordings["train"].targets),
             protocol,
@@ -106,21 +101,18 @@ def probe_checkpoint(
             bank.left,
         )
 
-        def begun() -> Iterator[int]:
-            for i in range(len(layers)):
-                on_progress("probe layers", i, len(layers))
-                yield i
+        def begun() -> Iterator[Layer]:
+            for i, layer in enumerate(ways):
+                on_progress("probe layers", i, len(ways))
+                yield layer
 
-        def fit(i: int) -> LayerResult:
-            return probe_layer(layers[i], ways[layers[i]], recordings, labels, protocol, info)
+        def fit(layer: Layer, splits: Splits) -> LayerResult:
+            return probe_layer(layer, ways[layer], splits, recordings, variants, protocol, info)
 
-        for together, some in groupby(begun(), lambda i: layers[i] in small):
-            for result in side_by_side(some, fit, workers if together else 1):
-                bank.drop(result.record.layer)  # a process beside this one has dropped its own copy alone
+        for small, layers in groupby(begun(), lambda layer: layer in together):
+            for result in parallel(layers, lambda layer: sink.layer(layer.name), fit, workers if small else 1):
                 yield replace(result, samples=samples.digest())
         on_progress("probe layers", len(ways), len(ways))
-    finally:
-        bank.close()
 
 
 def first_batch(network: nn.Module, data: Data, protocol: ProbeProtocol, resources: Resources) -> Any:
@@ -203,11 +195,16 @@ def feature_bank(
     """Room for all features: in memory what the protocol allows beside the fit of the largest layer."""
     targets = protocol.targets_of(first, "train")
     sizes = [way.reduction.n_features for found in ways.values() for way in found] or [0]
-    fit = workspace(max(sizes), n_outputs(targets), len(protocol.l2))
+    fit = workspace(max(sizes), n_outputs(targets), len(protocol.l2)) + (moment_bytes(ways) if protocol.stream else 0)
     device = device_of(network)
     budget = feature_budget(device, resources.max_memory, fit, 4 * len(targets) * sum(sizes))
     kept_as = None if protocol.spill_dtype is None else getattr(torch, protocol.spill_dtype)
     return FeatureBank(budget, resources.spill_path, kept_as, host_budget(device, resources.max_memory))
+
+
+def moment_bytes(ways: Ways) -> int:
+    """What is kept of train in place of its features, where these are streamed: a matrix for each way."""
+    return sum(8 * way.reduction.n_features**2 for found in ways.values() for way in found)
 
 
 def record_splits(
@@ -216,7 +213,7 @@ def record_splits(
     protocol: ProbeProtocol,
     resources: Resources,
     ways: Ways,
-    bank: FeatureBank,
+    sink: AbstractSink,
     on_progress: Progress,
     context: Context = nullcontext,
     samples: Fingerprint | None = None,
@@ -245,7 +242,7 @@ def record_splits(
                 protocol.inputs,
                 protocol.targets_of,
                 protocol.mask_of,
-                bank,
+                sink,
                 on_batch,
                 context,
                 protocol.keys_of if "control_task" in protocol.controls else None,
@@ -253,64 +250,61 @@ def record_splits(
     return recordings
 
 
+def labels_of_controls(
+    labels: Labels, recordings: Mapping[Split, Recording], protocol: ProbeProtocol
+) -> dict[str, Labels]:
+    """The true labels (`none`), and those of every control that is on."""
+    variants, seed = {"none": labels}, protocol.seeds[0]
+    if "shuffled" in protocol.controls:
+        variants["shuffled"] = labels.shuffled(seed)
+    if "control_task" in protocol.controls:
+        variants["control_task"] = labels.by_type(_keys(recordings), seed)
+    return variants
+
+
+def _keys(recordings: Mapping[Split, Recording]) -> dict[Split, Tensor]:
+    return {split: recording.keys for split, recording in recordings.items() if recording.keys is not None}
+
+
 @full_precision()
 def probe_layer(
     layer: Layer,
     ways: Sequence[FeatureWay],
+    splits: Splits,
     recordings: Mapping[Split, Recording],
-    labels: Labels,
+    labels: Mapping[str, Labels],
     protocol: ProbeProtocol,
     checkpoint: CheckpointInfo,
 ) -> LayerResult:
     """Fit on train, choose on validation, and only then look at test."""
     start = time.perf_counter() - sum(recording.seconds[layer.name] for recording in recordings.values())
-    seed = protocol.seeds[0]
-    variants, seen = {"none": labels}, 1.0
-    if "shuffled" in protocol.controls:
-        variants["shuffled"] = labels.shuffled(seed)
-    if "control_task" in protocol.controls:
-        keys = {split: recording.keys for split, recording in recordings.items() if recording.keys is not None}
-        variants["control_task"] = labels.by_type(keys, seed)
-        seen = float(torch.isin(keys["test"], keys["train"]).double().mean())
-    sweeps: dict[str, Sweep] = {}
+    records = LayerRecords(layer, checkpoint, labels["none"], protocol)
+    paths: dict[str, list[Path]] = {}
 
-    def no_result(message: str) -> LayerResult:
-        return failed(layer, checkpoint, labels, protocol.task, sweeps, message, time.perf_counter() - start, seed)
+    def failed(message: str) -> LayerResult:
+        return records.failed(paths, message, time.perf_counter() - start)
 
+    for recording in recordings.values():
+        if problem := recording.problems.get(layer.name):
+            return failed(problem)
     try:
-        for recording in recordings.values():
-            if problem := recording.problems.get(layer.name):
-                return no_result(problem)
-        sweeps = sweep_layer(layer.name, ways, recordings["train"], recordings.get("val"), variants, protocol)
-        for name, sweep in sweeps.items():
-            if sweep.selected is not None and sweep.kept is not None:
-                again = partial(refit, sweep.selected, labels=variants[name], protocol=protocol)
-                sweep.selected = with_room(again, *sweep.kept, what=f"{layer.name}, once more")
-                sweep.kept = None
-        chosen = sweeps["none"].selected
-        if chosen is None:
-            return no_result("every head diverged")
-        test = {way: recordings["test"].take(layer.name, way.reduction) for way in ways}
-
-        def on_test(head: Selected, variant: Labels) -> Measured:
-            measure = partial(head.measure, targets=variant.splits["test"], task=protocol.task)
-            return with_room(measure, test[head.fit.way], what=f"{layer.name}, test")
-
-        found = on_test(chosen, labels)
-        errors = {
-            name: on_test(sweep.selected, variants[name]).error
-            for name, sweep in sweeps.items()
-            if name != "none" and sweep.selected is not None
-        }
-        if seen < _MANY_SEEN:
-            note = f"selectivity: {seen:.0%} of the test samples are of a type that train has; see control_key"
-            found = replace(found, message="; ".join(filter(None, (found.message, note))))
+        val = splits["val"] if "val" in recordings else None
+        paths, heads = fit_layer(splits["train"], val, ways, labels, protocol, layer.name)
+        if "none" not in heads:
+            return failed("every head diverged")
+        test = {way: splits["test"](way.reduction) for way in {head.way for head in heads.values()}}
+        found = {}
+        for name, head in heads.items():
+            read = partial(measure, head, targets=labels[name].splits["test"], task=protocol.task)
+            found[name] = with_room(read, test[head.way], what=f"{layer.name}, test")
     except (RuntimeError, ArithmeticError, MemoryError) as error:
-        return no_result(f"{type(error).__name__}: {error}")
-    finally:
-        for recording in recordings.values():
-            recording.drop(layer.name)
-    seconds = time.perf_counter() - start
-    return measured(
-        layer, checkpoint, labels, protocol.task, sweeps, chosen, found, errors, seconds, protocol.population
-    )
+        return failed(f"{type(error).__name__}: {error}")
+    if "control_task" in labels and (seen := _seen(_keys(recordings))) < _MANY_SEEN:
+        note = f"selectivity: {seen:.0%} of the test samples are of a type that train has; see control_key"
+        message = "; ".join(filter(None, (found["none"].message, note)))
+        found["none"] = replace(found["none"], message=message)
+    return records.measured(paths, heads["none"], found, time.perf_counter() - start)
+
+
+def _seen(keys: Mapping[Split, Tensor]) -> float:
+    return float(torch.isin(keys["test"], keys["train"]).double().mean())

@@ -17,7 +17,6 @@ from layerprobe.probing.penalty import ScikitLearnC
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solver import AbstractSolver
-from layerprobe.probing.solvers.streaming_solver import AbstractStreamingSolver
 from layerprobe.probing.sources import as_targets
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.task import AbstractTask
@@ -57,7 +56,8 @@ class ProbeProtocol:
             `PastBest`; the rest is `skipped`. By default every value is fitted. Logistic regression on classes only.
         population: Whether the test split is all that there is and no sample of more: there are then no intervals.
         refit: Fit the selected head once more, to train and validation together.
-        stream: Keep no features: heads learn from each batch as it passes by, with solvers that can (ridge, sgd).
+        stream: Keep no training features: their moments add up while the samples pass by, which is all that least
+            squares (ridge) needs. Validation and test are kept as ever.
     """
 
     layers: str | Sequence[str] = "*"
@@ -139,8 +139,6 @@ class ProbeProtocol:
                 f"`seeds` holds {len(self.seeds)} seeds, but no reducer is random ({names}): one head would count for "
                 "all. Give one seed, or add reducer=[random_subset]; runs of several seeds are a sweep (-m seed=0,1,2)."
             )
-        if self.spill_dtype is not None and self.stream:
-            raise ValueError("`spill_dtype` is that of features on disk; a stream keeps none. Set spill_dtype=null.")
         if self.stream and any(isinstance(solver, Ridge) and solver.leave_one_out for solver in self.solvers):
             raise ValueError("`leave_one_out` needs features that are kept. Leave it out, or set stream=false.")
 
@@ -150,8 +148,12 @@ class ProbeProtocol:
         Raises:
             ValueError: Naming it.
         """
-        if other := [solver.name for solver in self.solvers if not isinstance(solver, AbstractStreamingSolver)]:
-            raise ValueError(f"The solver {other[0]!r} cannot stream. Choose solver=[ridge] or solver=[sgd].")
+        if other := [solver.name for solver in self.solvers if not isinstance(solver, Ridge)]:
+            raise ValueError(
+                f"The solver {other[0]!r} cannot stream: it needs each sample many times. Set stream=false: features "
+                "that do not fit into `max_memory` are kept on disk, and every head ends with its certificate. Or "
+                "choose solver=[ridge], which needs one pass."
+            )
         if not isinstance(self.task, Classification):
             raise ValueError(f"The task {self.task.name!r} cannot be streamed. Choose task=classification.")
         if self.controls or not self.standardise or self.refit:

@@ -22,10 +22,9 @@ from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.capture.row_order import REASONS, BatchCheck, Fault, check_rows
 from layerprobe.probing.capture.snapshot import Snapshot
 from layerprobe.probing.capture.token_axes import no_mask, token_masks
-from layerprobe.probing.features.cache import FeatureBank, Key
+from layerprobe.probing.features.cache import AbstractSink, Key
 from layerprobe.probing.features.oom import first_line, free_cache, out_of_memory
 from layerprobe.probing.features.reducers import Reduction, Shape, shape_text
-from layerprobe.probing.features.row_blocks import Features
 from layerprobe.types import LayerName, Split
 
 Context: TypeAlias = Callable[[], AbstractContextManager[Any]]
@@ -47,7 +46,7 @@ _CHECK_EVERY = 256
 
 
 @dataclass
-class Run:
+class Recording:
     """What one pass over a split leaves behind, besides what was done with the features.
 
     Attributes:
@@ -63,35 +62,6 @@ class Run:
     keys: Int[Tensor, " n"] | None = None
 
 
-@dataclass(frozen=True)
-class Recording:
-    """The features of one split.
-
-    Attributes:
-        split: Name of the split.
-        targets: What the task reads for each sample, on the CPU.
-        problems: Why a layer has no usable features, by layer.
-        seconds: Wall-clock seconds spent on reducing, by layer.
-        bank: Where the features are.
-        keys: The type of each sample, where that was asked for.
-    """
-
-    split: Split
-    bank: FeatureBank
-    targets: Shaped[Tensor, "n ..."]
-    problems: Mapping[LayerName, str]
-    seconds: Mapping[LayerName, float]
-    keys: Int[Tensor, " n"] | None = None
-
-    def take(self, layer: LayerName, reduction: Reduction) -> Features:
-        """The features of one layer; they are handed over, not kept."""
-        return self.bank.take((layer, self.split, reduction.description))
-
-    def drop(self, layer: LayerName) -> None:
-        """Forget what is left of a layer."""
-        self.bank.drop(layer)
-
-
 def record_split(
     network: nn.Module,
     batches: Iterable[Any],
@@ -100,7 +70,7 @@ def record_split(
     inputs: Take,
     targets: Callable[[Any, Split], Tensor],
     mask: Take,
-    bank: FeatureBank,
+    sink: AbstractSink,
     on_batch: Callable[[], None] = lambda: None,
     context: Context = nullcontext,
     keys: Callable[[Any], Tensor] | None = None,
@@ -115,7 +85,7 @@ def record_split(
         inputs: As for `run_split`.
         targets: As for `run_split`.
         mask: As for `run_split`.
-        bank: Where the features go.
+        sink: Where the features go.
         on_batch: As for `run_split`.
         context: As for `run_split`.
         keys: As for `run_split`.
@@ -128,26 +98,27 @@ def record_split(
         ValueError: As for `run_split`.
     """
     # A batch that is run again must not be kept twice.
-    batch: list[tuple[Key, Tensor]] = []
+    batch: list[tuple[Key, Tensor, Tensor]] = []
 
     def keep(layer: Layer, reduction: Reduction, features: Tensor, targets: Tensor) -> None:
-        batch.append(((layer.name, split, reduction.description), features))
+        batch.append(((layer.name, split, reduction.description), features, targets))
 
     def keep_batch() -> None:
         batch.reverse()
         while batch:
-            bank.append(*batch.pop())
+            sink.append(*batch.pop())
         on_batch()
 
     def make_room() -> bool:
         batch.clear()
-        return bank.give_way()
+        return sink.give_way()
 
     found = run_split(
-        network, batches, split, reductions, inputs, targets, mask, keep, bank.drop, keep_batch, context, make_room,
+        network, batches, split, reductions, inputs, targets, mask, keep, sink.drop, keep_batch, context, make_room,
         keys,
     )  # fmt: skip
-    return Recording(split, bank, found.targets, found.problems | bank.problems, found.seconds, found.keys)
+    found.problems |= sink.problems
+    return found
 
 
 def run_split(
@@ -164,7 +135,7 @@ def run_split(
     context: Context = nullcontext,
     make_room: Callable[[], bool] = lambda: False,
     keys: Callable[[Any], Tensor] | None = None,
-) -> Run:
+) -> Recording:
     """Run every batch through the network once and reduce every layer as it is made.
 
     Args:
@@ -190,7 +161,7 @@ def run_split(
         ValueError: Where the split is empty, or inputs and targets differ in number.
         MemoryError: Where a batch does not fit into the GPU's memory.
     """
-    run, seen, types = Run(), [], []
+    run, seen, types = Recording(), [], []
     rows = _Rows(network, tuple(reductions), context, split)
     by_tokens = any(reduction.axes for found in reductions.values() for reduction in found)
     for batch in batches:

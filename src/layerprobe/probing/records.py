@@ -1,191 +1,178 @@
-"""Write what a layer's probes came to as the rows that are kept."""
+"""Build the records of a layer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.features.reducers import shape_text
-from layerprobe.probing.fitting import Selected, Sweep
+from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.selection import Path, select
 from layerprobe.probing.targets import Labels
-from layerprobe.probing.tasks.task import AbstractTask, Measured
+from layerprobe.probing.tasks.task import Measured
 from layerprobe.types import CheckpointInfo, LayerResult, PathRecord, ProbeRecord
 
 
-def measured(
-    layer: Layer,
-    checkpoint: CheckpointInfo,
-    labels: Labels,
-    task: AbstractTask,
-    sweeps: Mapping[str, Sweep],
-    chosen: Selected,
-    test: Measured,
-    controls: Mapping[str, float],
-    seconds: float,
-    population: bool = False,
-) -> LayerResult:
-    """The result of a layer that was fitted, selected and measured.
+@dataclass(frozen=True)
+class LayerRecords:
+    """Builds the records of one layer.
 
-    Args:
+    Attributes:
         layer: The layer.
         checkpoint: The frozen network.
         labels: The true labels.
-        task: What is predicted.
-        sweeps: All fits, by control.
-        chosen: The selected head.
-        test: What it comes to on test.
-        controls: Test error of each control that is on.
-        seconds: Wall-clock seconds spent on this layer.
-        population: Whether the test split is no sample, so that its error is exact.
-
-    Returns:
-        The result.
+        protocol: The sweep.
     """
-    way, message = chosen.fit.way, "; ".join(filter(None, (chosen.status.message, test.message)))
-    if chosen.standardiser.constant.all():
-        message = "no feature varies on train: the head can only answer one class"
-    record = ProbeRecord(
-        **_common(layer, checkpoint, labels, task),
-        n_features=way.reduction.n_features,
-        reducer=way.reducer.name,
-        reduction=way.reduction.description,
-        solver=chosen.fit.solver.name,
-        l2=chosen.candidate.l2,
-        status=str(chosen.status),
-        message=message,
-        gap=chosen.gap,
-        train_error=chosen.train_error,
-        val_error=chosen.candidate.val_error,
-        val_loss=chosen.candidate.val_loss,
-        test_error=test.error,
-        test_error_low=math.nan if population else test.low,
-        test_error_high=math.nan if population else test.high,
-        test_loss=test.loss,
-        test_f1=test.f1,
-        test_auc=test.auc,
-        test_r2=test.r2,
-        shuffled_error=controls.get("shuffled", math.nan),
-        control_error=controls.get("control_task", math.nan),
-        selectivity=controls.get("control_task", math.nan) - test.error,
-        seconds=seconds,
-        seed=way.seed,
-        refit=chosen.refitted is not None,
-    )
-    head = {
-        "weight": chosen.heads.weight[0],
-        "bias": chosen.heads.bias[0],
-        "mean": chosen.standardiser.mean,
-        "scale": chosen.standardiser.scale,
-        **labels.extra,
-    }
-    return LayerResult(
-        record,
-        path_records(layer, checkpoint, sweeps),
-        {name: tensor.cpu().contiguous().numpy() for name, tensor in head.items()},
-        test.correct.cpu().numpy(),
-    )
 
+    layer: Layer
+    checkpoint: CheckpointInfo
+    labels: Labels
+    protocol: ProbeProtocol
 
-def failed(
-    layer: Layer,
-    checkpoint: CheckpointInfo,
-    labels: Labels,
-    task: AbstractTask,
-    sweeps: Mapping[str, Sweep],
-    message: str,
-    seconds: float,
-    seed: int,
-) -> LayerResult:
-    """The result of a layer that could not be probed: no figures, but the reason.
+    def measured(
+        self, paths: Mapping[str, Sequence[Path]], head: Path, test: Mapping[str, Measured], seconds: float
+    ) -> LayerResult:
+        """The result of a layer that was fitted, selected and measured.
 
-    Args:
-        layer: The layer.
-        checkpoint: The frozen network.
-        labels: The true labels.
-        task: What is predicted.
-        sweeps: The fits that there are.
-        message: The reason.
-        seconds: Wall-clock seconds spent on this layer.
-        seed: The probe's seed.
+        Args:
+            paths: All paths, by control.
+            head: The selected head, as a path of one.
+            test: What it comes to on test (`none`), and the selected head of each control.
+            seconds: Wall-clock seconds spent on this layer.
 
-    Returns:
-        The result.
-    """
-    figures = ("l2", "gap", "train_error", "val_error", "val_loss", "test_error", "test_error_low", "test_error_high")
-    missing: dict[str, Any] = dict.fromkeys(figures, math.nan)
-    record = ProbeRecord(
-        **_common(layer, checkpoint, labels, task),
-        **missing,
-        test_loss=math.nan,
-        test_f1=math.nan,
-        test_auc=math.nan,
-        test_r2=math.nan,
-        shuffled_error=math.nan,
-        control_error=math.nan,
-        selectivity=math.nan,
-        n_features=0,
-        reducer="",
-        reduction="",
-        solver="",
-        status="failed",
-        message=message,
-        seconds=seconds,
-        seed=seed,
-        refit=False,
-    )
-    return LayerResult(record, path_records(layer, checkpoint, sweeps), {}, np.empty(0, dtype=bool))
-
-
-def path_records(layer: Layer, checkpoint: CheckpointInfo, sweeps: Mapping[str, Sweep]) -> tuple[PathRecord, ...]:
-    """Every swept head of a layer."""
-    return tuple(
-        PathRecord(
-            checkpoint=checkpoint.name,
-            step=checkpoint.step,
-            epoch=checkpoint.epoch,
-            depth=layer.depth,
-            layer=layer.name,
-            reducer=fit.way.reducer.name,
-            solver=fit.solver.name,
-            seed=fit.way.seed,
-            control=control,
-            l2=candidate.l2,
-            status=str(fit.solution.status[i]),
-            message=fit.solution.status[i].message,
-            gap=float(fit.solution.gap[i]),
-            iterations=int(fit.solution.iterations[i]),
-            objective=float(fit.solution.objective[i]),
-            val_error=candidate.val_error,
-            val_loss=candidate.val_loss,
-            selected=sweep.selected is not None and fit is sweep.selected.fit and i == sweep.selected.index,
-            loo_error=math.nan if fit.solution.left_out is None else float(fit.solution.left_out.error[i]),
-            loo_loss=math.nan if fit.solution.left_out is None else float(fit.solution.left_out.loss[i]),
+        Returns:
+            The result.
+        """
+        found, population, status = test["none"], self.protocol.population, head.solution.status[0]
+        message = "; ".join(filter(None, (status.message, found.message)))
+        if head.standardiser.constant.all():
+            message = "no feature varies on train: the head can only answer one class"
+        controls = {name: control.error for name, control in test.items()}
+        record = ProbeRecord(
+            **self._common(),
+            n_features=head.way.reduction.n_features,
+            reducer=head.way.reducer.name,
+            reduction=head.way.reduction.description,
+            solver=head.solver.name,
+            l2=head.l2[0],
+            status=str(status),
+            message=message,
+            gap=float(head.solution.gap[0]),
+            train_error=head.train_error,
+            val_error=head.val_error[0],
+            val_loss=head.val_loss[0],
+            test_error=found.error,
+            test_error_low=math.nan if population else found.low,
+            test_error_high=math.nan if population else found.high,
+            test_loss=found.loss,
+            test_f1=found.f1,
+            test_auc=found.auc,
+            test_r2=found.r2,
+            shuffled_error=controls.get("shuffled", math.nan),
+            control_error=controls.get("control_task", math.nan),
+            selectivity=controls.get("control_task", math.nan) - found.error,
+            seconds=seconds,
+            seed=head.way.seed,
+            refit=head.refitted,
         )
-        for control, sweep in sweeps.items()
-        for fit in sweep.fits
-        for i, candidate in enumerate(fit.candidates)
-    )
+        tensors = {
+            "weight": head.heads.weight[0],
+            "bias": head.heads.bias[0],
+            "mean": head.standardiser.mean,
+            "scale": head.standardiser.scale,
+            **self.labels.extra,
+        }
+        return LayerResult(
+            record,
+            self._path_records(paths),
+            {name: tensor.cpu().contiguous().numpy() for name, tensor in tensors.items()},
+            found.correct.cpu().numpy(),
+        )
 
+    def failed(self, paths: Mapping[str, Sequence[Path]], message: str, seconds: float) -> LayerResult:
+        """The result of a layer that could not be probed: no figures, but the reason.
 
-def _common(layer: Layer, checkpoint: CheckpointInfo, labels: Labels, task: AbstractTask) -> dict[str, Any]:
-    return {
-        "checkpoint": checkpoint.name,
-        "step": checkpoint.step,
-        "epoch": checkpoint.epoch,
-        "depth": layer.depth,
-        "layer": layer.name,
-        "aliases": ", ".join(layer.aliases),
-        "kind": layer.kind,
-        "shape": shape_text(layer.shape),
-        "n_features_full": math.prod(layer.shape),
-        "task": task.name,
-        "n_classes": len(labels.outputs),
-        "n_train": len(labels.splits["train"]),
-        "n_val": len(labels.splits.get("val", ())),
-        "n_test": len(labels.splits["test"]),
-        "majority_error": task.constant_error(labels),
-    }
+        Args:
+            paths: The paths that there are, by control.
+            message: The reason.
+            seconds: Wall-clock seconds spent on this layer.
+
+        Returns:
+            The result.
+        """
+        figures = (
+            "l2 gap train_error val_error val_loss test_error test_error_low test_error_high test_loss test_f1 "
+            "test_auc test_r2 shuffled_error control_error selectivity"
+        )
+        missing: dict[str, Any] = dict.fromkeys(figures.split(), math.nan)
+        record = ProbeRecord(
+            **self._common(),
+            **missing,
+            n_features=0,
+            reducer="",
+            reduction="",
+            solver="",
+            status="failed",
+            message=message,
+            seconds=seconds,
+            seed=self.protocol.seeds[0],
+            refit=False,
+        )
+        return LayerResult(record, self._path_records(paths), {}, np.empty(0, dtype=bool))
+
+    def _path_records(self, paths: Mapping[str, Sequence[Path]]) -> tuple[PathRecord, ...]:
+        """Every swept head."""
+        layer, checkpoint = self.layer, self.checkpoint
+        chosen = {control: select(found) for control, found in paths.items()}
+        return tuple(
+            PathRecord(
+                checkpoint=checkpoint.name,
+                step=checkpoint.step,
+                epoch=checkpoint.epoch,
+                depth=layer.depth,
+                layer=layer.name,
+                reducer=path.way.reducer.name,
+                solver=path.solver.name,
+                seed=path.way.seed,
+                control=control,
+                l2=l2,
+                status=str(path.solution.status[i]),
+                message=path.solution.status[i].message,
+                gap=float(path.solution.gap[i]),
+                iterations=int(path.solution.iterations[i]),
+                objective=float(path.solution.objective[i]),
+                val_error=path.val_error[i],
+                val_loss=path.val_loss[i],
+                selected=path is chosen[control] and i == path.best,
+                loo_error=math.nan if path.solution.left_out is None else float(path.solution.left_out.error[i]),
+                loo_loss=math.nan if path.solution.left_out is None else float(path.solution.left_out.loss[i]),
+            )
+            for control, found in paths.items()
+            for path in found
+            for i, l2 in enumerate(path.l2)
+        )
+
+    def _common(self) -> dict[str, Any]:
+        layer, checkpoint, labels, task = self.layer, self.checkpoint, self.labels, self.protocol.task
+        return {
+            "checkpoint": checkpoint.name,
+            "step": checkpoint.step,
+            "epoch": checkpoint.epoch,
+            "depth": layer.depth,
+            "layer": layer.name,
+            "aliases": ", ".join(layer.aliases),
+            "kind": layer.kind,
+            "shape": shape_text(layer.shape),
+            "n_features_full": math.prod(layer.shape),
+            "task": task.name,
+            "n_classes": len(labels.outputs),
+            "n_train": len(labels.splits["train"]),
+            "n_val": len(labels.splits.get("val", ())),
+            "n_test": len(labels.splits["test"]),
+            "majority_error": task.constant_error(labels),
+        }

@@ -1,42 +1,102 @@
-"""Choose one head for each layer, on validation alone."""
+"""Paths of L2 values, and the choice of one head of each layer: on validation alone."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from layerprobe.probing.features.reducers import FeatureWay
+from layerprobe.probing.features.scaler import Standardiser
+from layerprobe.probing.heads import Heads
+from layerprobe.probing.solvers.solution import Solution, Status
+from layerprobe.probing.solvers.solver import AbstractSolver
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """How one swept head does on validation.
+@dataclass(frozen=True, eq=False)
+class Path:
+    """The L2 values of one head, fitted together, with what validation says of each.
 
     Attributes:
-        val_error: Share of validation samples that it gets wrong.
-        val_loss: Its mean validation loss.
-        l2: Its L2 value.
+        way: How its features were made.
+        solver: What fitted it.
+        standardiser: Training statistics of its features.
+        l2: The L2 values.
+        solution: The heads, how each fit ended, and how far each is from its optimum at most.
+        validation: Error and loss of each head on validation; None where there is no validation split.
+        train_error: Error of its best head on train; NaN where that is not known.
+        refitted: Whether the fit is to train and validation together.
     """
 
-    val_error: float
-    val_loss: float
-    l2: float
+    way: FeatureWay
+    solver: AbstractSolver
+    standardiser: Standardiser
+    l2: tuple[float, ...]
+    solution: Solution
+    validation: tuple[tuple[float, ...], tuple[float, ...]] | None
+    train_error: float = math.nan
+    refitted: bool = False
+
+    @property
+    def heads(self) -> Heads:
+        """The heads, frozen."""
+        return Heads(self.solution.weight, self.solution.bias)
+
+    @property
+    def val_error(self) -> tuple[float, ...]:
+        """Validation error of each head; NaN where it diverged or was skipped, and without a validation split."""
+        if self.validation is None:
+            return (math.nan,) * len(self.l2)
+        ended = zip(self.validation[0], self.solution.status, strict=True)
+        return tuple(math.nan if status in (Status.DIVERGED, Status.SKIPPED) else error for error, status in ended)
+
+    @property
+    def val_loss(self) -> tuple[float, ...]:
+        """Mean validation loss of each head; NaN without a validation split."""
+        return (math.nan,) * len(self.l2) if self.validation is None else self.validation[1]
+
+    @property
+    def best(self) -> int | None:
+        """Place of the best head: lowest error, then lower loss, then larger l2, then first.
+
+        Error and loss are those on validation. Without a validation split there is one head and nothing to choose.
+
+        Returns:
+            The place; None where no head has an error.
+        """
+        ranks = self._ranks
+        return min(ranks, key=lambda i: ranks[i]) if ranks else None
+
+    @property
+    def rank(self) -> tuple[float, float, float]:
+        """What the best head is ordered by among those of other paths, the lowest first."""
+        return min(self._ranks.values(), default=(math.inf,) * 3)
+
+    @property
+    def _ranks(self) -> dict[int, tuple[float, float, float]]:
+        errors, losses = self.val_error, self.val_loss
+        if self.validation is None:
+            errors = losses = tuple(math.nan if s is Status.DIVERGED else 0.0 for s in self.solution.status)
+        figures = enumerate(zip(errors, losses, self.l2, strict=True))
+        return {
+            i: (error, math.inf if math.isnan(loss) else loss, -l2)
+            for i, (error, loss, l2) in figures
+            if not math.isnan(error)
+        }
+
+    def __getitem__(self, i: int) -> Path:
+        """One value of the path, as a path of one."""
+        validation = self.validation and (self.validation[0][i : i + 1], self.validation[1][i : i + 1])
+        return replace(self, l2=self.l2[i : i + 1], solution=self.solution[i], validation=validation)
 
 
-def select(candidates: Sequence[Candidate]) -> int | None:
-    """The best candidate: lowest validation error, then lower validation loss, then larger l2.
+def select(paths: Sequence[Path]) -> Path | None:
+    """Choose the path of the best head.
 
     Args:
-        candidates: The swept heads.
+        paths: The paths.
 
     Returns:
-        Index of the best, the first of equals; None where no candidate has a validation error.
+        The path whose best head is best, the first of equals; None where no head has an error.
     """
-    usable = [i for i, candidate in enumerate(candidates) if not math.isnan(candidate.val_error)]
-    if not usable:
-        return None
-    return min(usable, key=lambda i: _rank(candidates[i]))
-
-
-def _rank(candidate: Candidate) -> tuple[float, float, float]:
-    loss = math.inf if math.isnan(candidate.val_loss) else candidate.val_loss
-    return candidate.val_error, loss, -candidate.l2
+    return min((path for path in paths if path.best is not None), key=lambda path: path.rank, default=None)

@@ -31,7 +31,6 @@ _FORMER = {
     "probing.protocol": "ProbeProtocol",
     "probing.solvers.logistic": "Logistic",
     "probing.solvers.ridge": "Ridge",
-    "probing.solvers.sgd": "SGD",
     "probing.take": "Column Item Items Lookup Parity",
     "probing.tasks.classification": "Classification",
     "probing.tasks.multi_label": "MultiLabel",
@@ -52,6 +51,14 @@ PUBLIC_NAMES: Mapping[str, str] = {
     f"layerprobe.{module}.{name}": f"layerprobe.{name}" for module, names in _FORMER.items() for name in names.split()
 }
 """By the former name of a class or function, the public one."""
+
+
+GONE: Mapping[str, str] = {
+    "layerprobe.probing.solvers.sgd.SGD": "stochastic gradients ended without a certificate. Choose solver=[logistic] "
+    "with probe.stream=false: features that do not fit into `max_memory` are kept on disk, and every head ends with "
+    "its certificate. Or stream with solver=[ridge], in one pass."
+}
+"""By the former name of a class that is no more, what to use instead."""
 
 
 def migrated(config: Any) -> Any:

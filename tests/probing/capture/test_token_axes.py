@@ -40,7 +40,7 @@ def features(network: nn.Module, batches: list[Batch]) -> dict[tuple[str, str], 
         )  # fmt: skip
     assert not recording.problems
     return {
-        (layer.name, reduction.description): torch.as_tensor(recording.take(layer.name, reduction))
+        (layer.name, reduction.description): torch.as_tensor(bank.take((layer.name, "train", reduction.description)))
         for layer in layers
         for reduction in reductions[layer]
     }

@@ -17,7 +17,6 @@ from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
-from layerprobe.probing.solvers.sgd import SGD
 from layerprobe.probing.tasks.multi_label import MultiLabel
 
 
@@ -89,13 +88,19 @@ def test_the_largest_layers_go_to_disk_and_come_back_where_they_find_room() -> N
     assert read_again(held, {"b", "c"}, 60, 0.7) == {"b"}
 
 
-def test_streaming_keeps_nothing_and_passes_once_more_for_each_epoch() -> None:
+def test_streaming_keeps_no_training_feature() -> None:
     network, data = made()
-    plan = make_plan(network, data, ProbeProtocol(stream=True, solvers=(SGD(epochs=3),)))
-    assert {layer.place for layer in plan.layers} == {"streamed"}
-    assert plan.memory == plan.workspace
-    assert plan.n_passes == 4
-    assert "streamed" in plan.lines()[0]
+    kept, plan = (
+        make_plan(network, data, ProbeProtocol(stream=stream, solvers=(Ridge(),))) for stream in (False, True)
+    )
+    n = kept.samples
+    others = (n["val"] + n["test"]) / sum(n.values())
+    for layer, before in zip(plan.layers, kept.layers, strict=True):
+        assert layer.bytes == others * before.bytes
+    moments = sum(8 * layer.n_features**2 for layer in plan.layers)
+    assert plan.memory == kept.workspace + moments + sum(layer.bytes for layer in plan.layers)
+    assert "train streamed" in plan.lines()[0]
+    assert "streamed" not in kept.lines()[0]
 
 
 def test_more_samples_cost_more_and_a_plan_can_be_made_for_them() -> None:

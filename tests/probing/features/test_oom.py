@@ -114,12 +114,14 @@ def recorded(limit: int, tmp_path, host: int = 1 << 20):
     network.limit = bank_of_trial
     reductions = {layer: [Flatten().fit(layer.shape, 0)] for layer in layers}
     batches = [(part, torch.arange(len(part)) % 2) for part in x.split(8)]
-    recording = record_split(
+    record_split(
         network, batches, "train", reductions, lambda batch: batch[0], lambda batch, _: batch[1], lambda batch: None,
         bank,
     )  # fmt: skip
     return bank, {
-        layer.name: torch.cat([part.clone() for part in blocks(recording.take(layer.name, reductions[layer][0]))])
+        layer.name: torch.cat(
+            [part.clone() for part in blocks(bank.take((layer.name, "train", reductions[layer][0].description)))]
+        )
         for layer in layers
     }
 

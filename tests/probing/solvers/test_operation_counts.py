@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from layerprobe.probing.solvers.gram import LARGEST, SAMPLE, Spectrum
+from layerprobe.probing.solvers.gram import SAMPLE, Spectrum
 from layerprobe.probing.solvers.logistic import Logistic, iterations
 from layerprobe.probing.solvers.operation_counts import Operations
 from layerprobe.probing.solvers.ridge import Ridge
-from layerprobe.probing.solvers.sgd import SGD
 from layerprobe.probing.solvers.solver import AbstractSolver
 
-SOLVERS = (Logistic(), Ridge(), Ridge(leave_one_out=True), Ridge(largest=100), SGD())
+SOLVERS = (Logistic(), Ridge(), Ridge(leave_one_out=True), Ridge(largest=100))
 ONE_EACH = Operations(1e-3, 1e-11, 4e-11, 1e-8, 3e-8, 1e-11, 3e-11, 5e-11, 1e-10, 1e-9, 1e-9, 1e-9)
 
 
@@ -34,16 +33,6 @@ def test_ridge_is_one_gram_matrix_and_one_decomposition() -> None:
     beyond = Ridge(largest=20).operations(n, d, c, p)
     assert beyond.square_double == beyond.eigen_double == 0
     assert beyond.thin_double == beyond.reads * c * p
-
-
-def test_stochastic_gradients_are_their_epochs() -> None:
-    n, d, c, p = 1024, 30, 4, 6
-    three, one = (SGD(epochs=e, learning_rates=(0.1, 1.0)).operations(n, d, c, p) for e in (3, 1))
-    assert one.thin == n * d * c * p * 2
-    assert one.steps == n / 256
-    assert one.square_double == three.square_double == n * d * d
-    assert three.thin == 3 * one.thin
-    assert SGD().operations(n, LARGEST + 1, c, p).eigen_double == 0
 
 
 def test_the_spectrum_has_three_forms() -> None:

@@ -21,11 +21,11 @@ from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.cost.machine import measure
 from layerprobe.probing.features.reducers import Reduction
 from layerprobe.probing.fitting import Ways, features_of
-from layerprobe.probing.pipeline import find_ways, first_batch
+from layerprobe.probing.parallel import layers_in_parallel
+from layerprobe.probing.pipeline import find_ways, first_batch, moment_bytes
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import WITHOUT_DOUBLE, Context, run_split
 from layerprobe.probing.resources import DEFAULTS, Resources
-from layerprobe.probing.small_layers import small_layers
 from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.operation_counts import Operations
 from layerprobe.probing.targets import n_outputs
@@ -39,7 +39,7 @@ _FLOAT = 4
 _WORKER = 0.75
 """What a process that fits layers beside others brings, in processors; measured with two."""
 
-Place: TypeAlias = Literal["memory", "disk", "streamed"]
+Place: TypeAlias = Literal["memory", "disk"]
 """Where features are between the network's pass and the fits."""
 
 
@@ -54,7 +54,7 @@ class PlannedLayer:
         shape: Shape of one sample's activation.
         n_features_full: Size of one sample's activation.
         n_features: Features that are fitted, of all ways to make them together.
-        bytes: Its features of all splits; 0 where they are streamed.
+        bytes: Its features of all splits, without those of train where they are streamed.
         place: Where these are kept.
         record_seconds: Time to make features of its activations, and to write those that go to disk.
         seconds: Time to fit and measure its heads.
@@ -80,23 +80,23 @@ class Plan:
         layers: The layers.
         samples: Samples of each split.
         pass_seconds: Time of the network's passes over all splits, with loading, reducing and writing.
-        n_passes: Passes over train; one over each other split comes on top.
         n_measured: Samples that the passes' time is taken from.
         side_by_side: The layers that are fitted side by side.
         workers: How many of them at a time.
-        workspace: Memory to fit the largest layer, beside the features.
+        workspace: Memory to fit the largest layer, and of what is kept in the features' place where train is streamed.
         disk: Bytes of disk that the features take that do not fit into memory.
+        stream: Whether no training feature is kept.
     """
 
     layers: tuple[PlannedLayer, ...]
     samples: Mapping[Split, int]
     pass_seconds: float
-    n_passes: int
     n_measured: int
     side_by_side: Collection[LayerName]
     workers: int
     workspace: int
     disk: int
+    stream: bool
 
     @property
     def fit_seconds(self) -> float:
@@ -117,13 +117,13 @@ class Plan:
 
     def lines(self) -> tuple[str, str]:
         """The plan in two lines."""
-        count = {place: sum(layer.place == place for layer in self.layers) for place in ("memory", "disk", "streamed")}
+        count = {place: sum(layer.place == place for layer in self.layers) for place in ("memory", "disk")}
         kept = [f"{n} in memory" if place == "memory" else f"{n} on disk" for place, n in count.items() if n]
-        where = "streamed, none kept" if count["streamed"] else ", ".join(kept)
+        streamed = "train streamed, " if self.stream else ""
         disk = f", disk {size_text(self.disk)}" if self.disk else ""
-        passes = "one pass" if self.n_passes == 1 else f"{self.n_passes} passes"
         return (
-            f"{len(self.layers)} layers, {sum(self.samples.values()):,} samples, {passes}; features: {where}; "
+            f"{len(self.layers)} layers, {sum(self.samples.values()):,} samples, one pass; "
+            f"features: {streamed}{', '.join(kept)}; "
             f"memory {size_text(self.memory)}{disk}",
             f"about {time_text(self.seconds)}: {time_text(self.pass_seconds)} to record, "
             f"{time_text(self.fit_seconds)} to fit",
@@ -176,15 +176,15 @@ def make_plan(
     fit = workspace(max(widths), outputs, len(protocol.l2))
     sizes = {layer: _FLOAT * sum(w.reduction.n_features for w in found) for layer, found in ways.items()}
     every = sum(samples.values())
-    places: dict[Layer, Place] = dict.fromkeys(ways, "streamed")
+    kept = every - samples["train"] if protocol.stream else every
+    moments = moment_bytes(ways) if protocol.stream else 0
+    budget = feature_budget(device, resources.max_memory, fit + moments, len(truth) * sum(sizes.values()))
+    budget += host_budget(device, resources.max_memory)
+    held = {layer.name: size * kept for layer, size in sizes.items()}
+    on_disk = spilled(held, budget)
+    places: dict[Layer, Place] = {layer: "disk" if layer.name in on_disk else "memory" for layer in ways}
     stays: Collection[LayerName] = ()
-    budget = 0
     if not protocol.stream:
-        budget = feature_budget(device, resources.max_memory, fit, len(truth) * sum(sizes.values()))
-        budget += host_budget(device, resources.max_memory)
-        held = {layer.name: size * every for layer, size in sizes.items()}
-        on_disk = spilled(held, budget)
-        places = {layer: "disk" if layer.name in on_disk else "memory" for layer in ways}
         stays = read_again(held, on_disk, budget, samples["train"] / every)
     work = {
         layer: sum(
@@ -193,7 +193,7 @@ def make_plan(
         )
         for layer, found in ways.items()
     }
-    written = {layer: Operations(writes=sizes[layer] / _FLOAT * every * (places[layer] == "disk")) for layer in ways}
+    written = {layer: Operations(writes=sizes[layer] / _FLOAT * kept * (places[layer] == "disk")) for layer in ways}
     kinds = sum([*work.values(), *written.values()], Operations())
     _, columns = protocol.task.fits(outputs)
     with frozen(network, seed=protocol.seeds[0]):
@@ -206,32 +206,30 @@ def make_plan(
             layer.shape,
             math.prod(layer.shape),
             sizes[layer] // _FLOAT,
-            0 if protocol.stream else sizes[layer] * every,
+            sizes[layer] * kept,
             places[layer],
             trial.reduce_seconds[layer.name] * every + written[layer].dot(each),
             _without_reads(work[layer], layer.name in stays).dot(each),
         )
         for layer in ways
     )
-    n_passes = max((getattr(solver, "n_passes", 1) for solver in protocol.solvers), default=1) if protocol.stream else 1
     small: Collection[Layer] = ()
     workers = 1
     if not protocol.stream:
         in_memory = {layer: features_of(found) for layer, found in ways.items() if places[layer] == "memory"}
         left = max(budget - sum(sizes[layer] * every for layer in in_memory), 0)
-        small, workers = small_layers(in_memory, samples, outputs, protocol, device_of(network), left)
-    seen = every + (n_passes - 1) * samples["train"]
+        small, workers = layers_in_parallel(in_memory, samples, outputs, protocol, device_of(network), left)
     half = 0.5 if protocol.spill_dtype == "bfloat16" else 1.0
     return Plan(
         layers,
         samples,
-        trial.seconds_per_sample * seen + sum(work.dot(each) for work in written.values()),
-        n_passes,
+        trial.seconds_per_sample * every + sum(work.dot(each) for work in written.values()),
         len(trial.targets),
         {layer.name for layer in small},
         workers,
-        fit,
+        fit + moments,
         int(half * sum(layer.bytes for layer in layers if layer.place == "disk")),
+        protocol.stream,
     )
 
 

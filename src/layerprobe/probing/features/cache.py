@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from layerprobe.probing.features.batched_rows import Batches, whole
@@ -16,8 +19,9 @@ from layerprobe.probing.features.disk import SpilledRows, SpillError, SpillFile
 from layerprobe.probing.features.growing_matrix import GrowingRows
 from layerprobe.probing.features.host_memory import HostRows
 from layerprobe.probing.features.pinned_memory import give_back
+from layerprobe.probing.features.reducers import Reduction
 from layerprobe.probing.features.row_blocks import Features, blocks
-from layerprobe.types import LayerName, Split
+from layerprobe.types import SPLITS, LayerName, Split
 
 log = logging.getLogger("layerprobe")
 
@@ -25,7 +29,47 @@ Key: TypeAlias = tuple[LayerName, Split, str]
 """A layer, a split, and what was done to make features of it."""
 
 
-class FeatureBank:
+Splits: TypeAlias = Mapping[Split, Callable[[Reduction], Any]]
+"""For each split, what hands over what was kept of one layer, made in one way."""
+
+
+class AbstractSink(ABC):
+    """Takes what is recorded, batch by batch.
+
+    Attributes:
+        problems: Why a layer could not be kept.
+    """
+
+    problems: dict[LayerName, str]
+
+    @abstractmethod
+    def append(self, key: Key, features: Float[Tensor, "k d"], targets: Shaped[Tensor, "k ..."]) -> None:
+        """Take a batch.
+
+        Args:
+            key: Of what.
+            features: The batch; belongs to the sink from now on.
+            targets: What the task reads for each of its samples, on the CPU.
+        """
+
+    @abstractmethod
+    def drop(self, layer: LayerName) -> None:
+        """Forget a layer."""
+
+    @abstractmethod
+    def give_way(self) -> bool:
+        """Make room on a device that has run out of memory.
+
+        Returns:
+            Whether some was made.
+        """
+
+    @abstractmethod
+    def layer(self, name: LayerName) -> AbstractContextManager[Splits]:
+        """What was kept of a layer, split by split; what is left of it inside is forgotten afterwards."""
+
+
+class FeatureBank(AbstractSink):
     """Everything that is recorded of one checkpoint, within a budget.
 
     Nothing has to be known of the number of samples beforehand: when what is held exceeds the budget, the layer that
@@ -71,12 +115,19 @@ class FeatureBank:
         """Bytes of the budget that no features take."""
         return max(self.budget - self._taken - sum(self._bytes.values()), 0)
 
-    def append(self, key: Key, features: Float[Tensor, "k d"]) -> None:
-        """Keep a batch.
+    @contextmanager
+    def layer(self, name: LayerName) -> Iterator[Splits]:
+        """See `AbstractSink.layer`; features are handed over once."""
+        try:
+            yield {split: partial(self._taken_of, name, split) for split in SPLITS}
+        finally:
+            self.drop(name)
 
-        Args:
-            key: Of what.
-            features: The batch; belongs to the bank from now on.
+    def _taken_of(self, layer: LayerName, split: Split, reduction: Reduction) -> Features:
+        return self.take((layer, split, reduction.description))
+
+    def append(self, key: Key, features: Float[Tensor, "k d"], targets: Shaped[Tensor, "k ..."] | None = None) -> None:
+        """See `AbstractSink.append`; targets are not kept.
 
         A layer that has to go to disk and cannot is forgotten, and is among the `problems`.
         """

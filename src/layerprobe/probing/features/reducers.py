@@ -101,6 +101,21 @@ class AbstractReducer(ABC):
         """
 
 
+@dataclass(frozen=True)
+class FeatureWay:
+    """One way to make features of a layer.
+
+    Attributes:
+        reducer: What was asked for.
+        reduction: The reducer, fitted to the layer.
+        seed: The probe's seed.
+    """
+
+    reducer: AbstractReducer
+    reduction: Reduction
+    seed: int
+
+
 class AbstractChannelReducer(AbstractReducer):
     """Keeps channels apart, and averages over the other axes.
 

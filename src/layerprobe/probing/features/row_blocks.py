@@ -39,6 +39,27 @@ Features: TypeAlias = Float[Tensor, "n d"] | AbstractRows
 """Features of one layer and split. A slice of rows of a tensor is a view, of anything else a copy."""
 
 
+class JoinedRows(AbstractRows):
+    """One matrix below another.
+
+    Args:
+        first: The upper rows.
+        second: The lower rows.
+    """
+
+    def __init__(self, first: Features, second: Float[Tensor, "v d"] | AbstractRows) -> None:
+        self.first, self.second = first, second
+        self.shape = (len(first) + len(second), first.shape[1])
+        self.dtype, self.device = first.dtype, first.device
+
+    def __getitem__(self, rows: slice) -> Float[Tensor, "k d"]:
+        """See `AbstractRows.__getitem__`."""
+        start, stop, _ = rows.indices(len(self))
+        n = len(self.first)
+        upper = self.first[min(start, n) : min(stop, n)]
+        return torch.cat([upper, self.second[max(start - n, 0) : max(stop - n, 0)]])
+
+
 def blocks(features: Features, elements: int = BLOCK) -> Iterator[Float[Tensor, "k d"]]:
     """All rows in order, at most `elements` numbers at a time and at least one row.
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features, placed_blocks
+from layerprobe.probing.features.scaler import Standardiser
 
 _BLOCK = 1 << 22
 
@@ -81,6 +84,21 @@ class Moments:
             sums.add(rows, values)
         return sums.moments()
 
+    def standardised(self, standardiser: Standardiser) -> Moments:
+        """The moments of standardised features: standardising changes moments as it changes features.
+
+        Args:
+            standardiser: What is done to the features.
+        """
+        scale, kept = standardiser.scale.double(), (~standardiser.constant).double()
+        return Moments(
+            self.covariance / torch.outer(scale, scale) * torch.outer(kept, kept),
+            self.cross / scale[:, None] * kept[:, None],
+            (self.feature_mean - standardiser.mean.double()) / scale * kept,
+            self.target_mean,
+            self.target_variance,
+        )
+
     def axes(self, l2: Float[Tensor, " p"]) -> Axes:
         """Decompose the covariance, once for every L2 value.
 
@@ -151,3 +169,61 @@ class Sums:
             y,
             float((self.y_square / self.n - y.square()).sum()),
         )
+
+
+class ClassSums:
+    """The sums that moments of features and one-hot classes are made of, while the samples pass by.
+
+    They grow with the square of the features and with the classes, not with the samples. Classes need not be known
+    beforehand.
+    """
+
+    def __init__(self) -> None:
+        self._sums: Sums | None = None
+        self._of_class: dict[int, tuple[int, Tensor]] = {}
+        self.dtype = torch.float32
+
+    def update(self, features: Float[Tensor, "b d"], targets: Int[Tensor, " b"]) -> None:
+        """Add a batch.
+
+        Args:
+            features: Features as the reducer made them, not standardised.
+            targets: Class indices, any non-negative integers.
+        """
+        x = features.double()
+        if self._sums is None:
+            self._sums, self.dtype = Sums(x.shape[1], 0, x.device, x.mean(0)), features.dtype
+        self._sums.add(x, x.new_empty(len(x), 0))
+        centred = x - self._sums.origin
+        for value in targets.unique().tolist():
+            rows = centred[(targets == value).to(x.device)]
+            n, total = self._of_class.get(value, (0, torch.zeros_like(self._sums.x)))
+            self._of_class[value] = (n + len(rows), total + rows.sum(0))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are."""
+        return self._seen.x.device
+
+    @cached_property
+    def standardiser(self) -> Standardiser:
+        """The features' statistics, once all samples have been seen."""
+        raw = self._seen.moments()
+        return Standardiser.of(raw.feature_mean, raw.covariance.diagonal(), self.dtype)
+
+    def moments(self, classes: Int[Tensor, " c"]) -> Moments:
+        """The moments of standardised features and one-hot targets.
+
+        Args:
+            classes: Class indices, in the order of the targets' columns.
+        """
+        sums, none = copy(self._seen), (0, torch.zeros_like(self._seen.x))
+        counts, totals = zip(*(self._of_class.get(int(value), none) for value in classes), strict=True)
+        sums.y = sums.y_square = torch.tensor(counts, dtype=torch.float64, device=self.device)
+        sums.cross = torch.stack(totals, 1)
+        return sums.moments().standardised(self.standardiser)
+
+    @property
+    def _seen(self) -> Sums:
+        assert self._sums is not None
+        return self._sums

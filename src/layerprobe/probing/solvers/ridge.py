@@ -12,22 +12,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features
-from layerprobe.probing.features.scaler import Standardiser
 from layerprobe.probing.solvers.conjugate_gradient import NOTHING, Centred, descend
 from layerprobe.probing.solvers.gram import LARGEST, Spectrum
 from layerprobe.probing.solvers.leave_one_out import leave_one_out
-from layerprobe.probing.solvers.moments import Axes, Moments, Sums
+from layerprobe.probing.solvers.moments import Axes, ClassSums, Moments
 from layerprobe.probing.solvers.operation_counts import Operations
 from layerprobe.probing.solvers.solution import Solution, Status
-from layerprobe.probing.solvers.solver import Stop
-from layerprobe.probing.solvers.streaming_solver import AbstractStream, AbstractStreamingSolver
+from layerprobe.probing.solvers.solver import AbstractSolver, Stop
 
 _TYPICAL_PASSES = 40
 """Passes over the samples of conjugate gradients."""
 
 
 @dataclass(frozen=True)
-class Ridge(AbstractStreamingSolver):
+class Ridge(AbstractSolver):
     """½·mean‖Wx + b - onehot(y)‖² + ½·l2·‖W‖²_F, bias unpenalised: the linear regression probe.
 
     With x̄ and ȳ the means, C = XᵀX/n - x̄x̄ᵀ = V Λ Vᵀ and B = XᵀY/n - x̄ȳᵀ, the gradient vanishes at
@@ -42,7 +40,7 @@ class Ridge(AbstractStreamingSolver):
     Where samples and features are both more than `largest`, no such matrix is formed, and `conjugate` finds the optimum
     of each value with a bound on how far it is away.
 
-    As a stream it keeps the Gram matrix and a sum for each class, accumulated while the samples pass by.
+    Where samples pass by and are not kept, `ClassSums` is all that has to be known of them.
 
     Attributes:
         tolerance: A value has converged when its gap is at most this.
@@ -119,15 +117,6 @@ class Ridge(AbstractStreamingSolver):
         left_out = Operations(square_double=n * r * r, thin_double=n * r * p * (c + 1) / 2, elements=n * r, reads=n * r)
         return found + left_out * self.leave_one_out
 
-    @property
-    def n_passes(self) -> int:
-        """One."""
-        return 1
-
-    def stream(self, n_features: int, l2: Float[Tensor, " p"], device: torch.device) -> AbstractStream:
-        """See `AbstractStreamingSolver.stream`."""
-        return _Stream(self, n_features, l2, device)
-
     def _solve(
         self, features: Features, targets: Callable[[slice], Tensor], c: int, l2: Tensor, spectrum: Spectrum | None
     ) -> Solution:
@@ -162,20 +151,23 @@ class Ridge(AbstractStreamingSolver):
         status = tuple(Status.CONVERGED if value <= self.tolerance else Status.STALLED for value in gap.tolist())
         return Solution(weight.to(features.dtype), bias.to(features.dtype), objective, gap, passes, status)
 
-    def from_moments(self, moments: Moments, l2: Float[Tensor, " p"]) -> Solution:
-        """Solve every value from one decomposition.
+    def from_sums(self, sums: ClassSums, classes: Int[Tensor, " c"], l2: Float[Tensor, " p"]) -> Solution:
+        """Fit samples of which the sums alone are known.
 
         Args:
-            moments: All that has to be known of the data.
-            l2: L2 values, float64.
+            sums: What has been seen of them.
+            classes: The class indices, in the order of the heads' outputs.
+            l2: L2 values, in any order; the solution has the same order.
 
         Returns:
-            The heads, in float64.
+            The heads for standardised features, with a status for each.
         """
+        moments, l2 = sums.moments(classes), l2.to(sums.device, torch.float64)
         if not torch.isfinite(moments.covariance).all():
             d, c = moments.cross.shape
-            return _nothing(len(l2), c, d, torch.float64, l2.device)
-        return self._at(moments, moments.axes(l2), l2)
+            return _nothing(len(l2), c, d, sums.dtype, sums.device)
+        found = self._at(moments, moments.axes(l2), l2)
+        return replace(found, weight=found.weight.to(sums.dtype), bias=found.bias.to(sums.dtype))
 
     def _at(self, moments: Moments, axes: Axes, l2: Tensor) -> Solution:
         weight = (axes.vectors @ (axes.inverse[:, :, None] * axes.turned)).mT.contiguous()
@@ -193,55 +185,3 @@ def _nothing(p: int, c: int, d: int, dtype: torch.dtype, device: torch.device) -
     bad = torch.full((p,), torch.nan, dtype=torch.float64, device=device)
     none = torch.zeros(p, dtype=torch.int64)
     return Solution(weight, weight.new_full((p, c), torch.nan), bad, bad.clone(), none, (Status.DIVERGED,) * p)
-
-
-class _Stream(AbstractStream):
-    """Gram matrix and class sums, accumulated while the samples pass by; no feature is kept."""
-
-    def __init__(self, ridge: Ridge, n_features: int, l2: Tensor, device: torch.device) -> None:
-        if n_features > LARGEST:
-            raise ValueError(
-                f"Streaming ridge keeps a matrix of features by features, {n_features} x {n_features} here; it is made "
-                f"for at most {LARGEST} features. Reduce the layers further, or stream with solver=sgd."
-            )
-        self.ridge, self.l2, self.device, self.d = ridge, l2.to(device, torch.float64), device, n_features
-        self.sums: Sums | None = None
-        self.of_class: dict[int, tuple[int, Tensor]] = {}
-        self.dtype = torch.float32
-
-    def see(self, features: Float[Tensor, "b d"], targets: Int[Tensor, " b"]) -> None:
-        """See `AbstractStream.see`."""
-        x = features.double()
-        if self.sums is None:
-            self.sums, self.dtype = Sums(self.d, 0, self.device, x.mean(0)), features.dtype
-        self.sums.add(x, x.new_empty(len(x), 0))
-        centred = x - self.sums.origin
-        for value in targets.unique().tolist():
-            rows = centred[(targets == value).to(x.device)]
-            n, total = self.of_class.get(value, (0, torch.zeros_like(self.sums.x)))
-            self.of_class[value] = (n + len(rows), total + rows.sum(0))
-
-    def end_pass(self) -> None:
-        """See `AbstractStream.end_pass`; one is enough."""
-
-    def finish(self, classes: Int[Tensor, " c"]) -> tuple[Solution, Standardiser]:
-        """See `AbstractStream.finish`: standardising changes moments as it changes features."""
-        assert self.sums is not None
-        sums, none = self.sums, (0, torch.zeros_like(self.sums.x))
-        counts, totals = zip(*(self.of_class.get(int(value), none) for value in classes), strict=True)
-        sums.y = sums.y_square = torch.tensor(counts, dtype=torch.float64, device=self.device)
-        sums.cross = torch.stack(totals, 1)
-        raw = sums.moments()
-        standardiser = Standardiser.of(raw.feature_mean, raw.covariance.diagonal(), self.dtype)
-        scale = standardiser.scale.double()
-        kept = (~standardiser.constant).double()
-        shift = (raw.feature_mean - standardiser.mean.double()) / scale * kept
-        moments = Moments(
-            raw.covariance / torch.outer(scale, scale) * torch.outer(kept, kept),
-            raw.cross / scale[:, None] * kept[:, None],
-            shift,
-            raw.target_mean,
-            raw.target_variance,
-        )
-        found = self.ridge.from_moments(moments, self.l2)
-        return replace(found, weight=found.weight.to(self.dtype), bias=found.bias.to(self.dtype)), standardiser

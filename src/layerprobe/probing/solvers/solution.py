@@ -65,3 +65,16 @@ class Solution:
     iterations: Int[Tensor, " p"]
     status: tuple[Status, ...]
     left_out: LeftOut | None = None
+
+    def __getitem__(self, i: int) -> Solution:
+        """One value of the path, as a path of one; a copy, so that the other heads can go."""
+        one, left_out = slice(i, i + 1), self.left_out
+        return Solution(
+            self.weight[one].clone(),
+            self.bias[one].clone(),
+            self.objective[one],
+            self.gap[one],
+            self.iterations[one],
+            self.status[one],
+            None if left_out is None else LeftOut(left_out.loss[one], left_out.error[one]),
+        )

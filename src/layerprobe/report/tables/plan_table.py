@@ -30,7 +30,7 @@ def plan_table(layers: pd.DataFrame) -> Table:
             Text(str(row["shape"])),
             f"{row['n_features']:,}",
             size_text(row["bytes"]) if row["bytes"] else "-",
-            "nowhere" if row["place"] == "streamed" else str(row["place"]),
+            str(row["place"]),
             time_text(row["record_seconds"]),
             time_text(row["seconds"]),
         )
