@@ -31,18 +31,24 @@ Data: TypeAlias = Mapping[Split, Source]
 _WHOLE = (SequentialSampler, RandomSampler, DistributedSampler)
 
 
-def check_splits(data: Mapping[Any, Any], *, chooses: bool = True) -> None:
+_WITHOUT_VAL = (
+    " Or let leave-one-out errors on train choose, which least squares has: solver=[ridge] "
+    "solver.ridge.leave_one_out=true, in Python solver=Ridge(leave_one_out=True)."
+)
+
+
+def check_splits(data: Mapping[Any, Any], *, needs_val: bool = True) -> None:
     """Refuse data without a training, validation or test split.
 
     Args:
         data: The splits.
-        chooses: Whether one of several heads is chosen, for which there has to be a validation split.
+        needs_val: Whether there has to be a validation split.
 
     Raises:
         ValueError: Naming the split that is missing.
     """
     for split in SPLITS:
-        if data.get(split) is None and (chooses or split != "val"):
+        if data.get(split) is None and (needs_val or split != "val"):
             found = ", ".join(s for s in SPLITS if data.get(s) is not None) or "none"
             reason = {
                 "train": "heads are fitted on it",
@@ -52,6 +58,7 @@ def check_splits(data: Mapping[Any, Any], *, chooses: bool = True) -> None:
             raise ValueError(
                 f"Probing needs the splits train, val and test ({split}: {reason}); found {found}. "
                 f"Give a {split!r} DataLoader or (inputs, targets) pair, or a data module with {split}_dataloader()."
+                + (_WITHOUT_VAL if split == "val" else "")
             )
 
 

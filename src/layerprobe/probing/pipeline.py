@@ -32,6 +32,7 @@ from layerprobe.probing.recording import Context, Progress, Recording, record_sp
 from layerprobe.probing.records import LayerRecords
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.selection import Path
+from layerprobe.probing.solvers.solution import Status
 from layerprobe.probing.solvers.tf32 import full_precision
 from layerprobe.probing.streaming import TrainingMoments
 from layerprobe.probing.targets import Labels, n_outputs
@@ -79,7 +80,7 @@ def probe_checkpoint(
         TypeError: Where a batch is not (input, target), or targets are not what the task predicts.
         ValueError: Where a split is missing or empty, train has nothing to learn, or a pattern matches no layer.
     """
-    check_splits(data, chooses=protocol.chooses)
+    check_splits(data, needs_val=protocol.needs_val)
     first = first_batch(network, data, protocol, resources)
     ways = find_ways(network, first, protocol, context, done)
     if not ways:
@@ -291,7 +292,7 @@ def probe_layer(
         val = splits["val"] if "val" in recordings else None
         paths, heads = fit_layer(splits["train"], val, ways, labels, protocol, layer.name)
         if "none" not in heads:
-            return failed("every head diverged")
+            return failed(_nothing_chosen(paths["none"]))
         test = {way: splits["test"](way.reduction) for way in {head.way for head in heads.values()}}
         found = {}
         for name, head in heads.items():
@@ -304,6 +305,18 @@ def probe_layer(
         message = "; ".join(filter(None, (found["none"].message, note)))
         found["none"] = replace(found["none"], message=message)
     return records.measured(paths, heads["none"], found, time.perf_counter() - start)
+
+
+def _nothing_chosen(paths: Sequence[Path]) -> str:
+    """Why no head of a layer has an error."""
+    if all(status in (Status.DIVERGED, Status.SKIPPED) for path in paths for status in path.solution.status):
+        return "every head diverged"
+    if any(path.solution.left_out is not None for path in paths):
+        return (
+            "no leave-one-out error is known: features and samples are both more than `largest`, or l2 is 0. Give "
+            "a validation split, reduce the layer further, or take l2 above 0"
+        )
+    return "no head has a validation error"
 
 
 def _seen(keys: Mapping[Split, Tensor]) -> float:

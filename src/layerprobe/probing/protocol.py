@@ -165,9 +165,14 @@ class ProbeProtocol:
             )
 
     @property
-    def chooses(self) -> bool:
-        """Whether validation has a part: there are several heads for a layer to choose from, or it is fitted to."""
-        return self.refit or any(len(part) > 1 for part in (self.reducers, self.solvers, self.l2, self.seeds))
+    def needs_val(self) -> bool:
+        """Whether validation has a part: heads of a layer are chosen by it, or the selected one is fitted to it.
+
+        Several heads of least squares with leave-one-out errors can do without.
+        """
+        several = any(len(part) > 1 for part in (self.reducers, self.solvers, self.l2, self.seeds))
+        left_out = all(isinstance(solver, Ridge) and solver.leave_one_out for solver in self.solvers)
+        return self.refit or (several and not left_out)
 
     def for_features(self) -> ProbeProtocol:
         """The same sweep for data whose inputs are features already, all of them used."""

@@ -1,4 +1,4 @@
-"""Paths of L2 values, and the choice of one head of each layer: on validation alone."""
+"""Paths of L2 values, and the choice of one head of each layer: by validation, never by the split that is reported."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ class Path:
     def best(self) -> int | None:
         """Place of the best head: lowest error, then lower loss, then larger l2, then first.
 
-        Error and loss are those on validation. Without a validation split there is one head and nothing to choose.
+        Error and loss are those on validation; without a validation split, leave-one-out figures on train; without
+        these either, there is one head and nothing to choose.
 
         Returns:
             The place; None where no head has an error.
@@ -75,7 +76,10 @@ class Path:
     @property
     def _ranks(self) -> dict[int, tuple[float, float, float]]:
         errors, losses = self.val_error, self.val_loss
-        if self.validation is None:
+        left_out = self.solution.left_out
+        if self.validation is None and left_out is not None:
+            errors, losses = tuple(left_out.error.tolist()), tuple(left_out.loss.tolist())
+        elif self.validation is None:
             errors = losses = tuple(math.nan if s is Status.DIVERGED else 0.0 for s in self.solution.status)
         figures = enumerate(zip(errors, losses, self.l2, strict=True))
         return {

@@ -144,7 +144,7 @@ class ProbeCallback(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the results before anything is computed, so that a directory that cannot be written costs nothing."""
         if isinstance(self._given, Mapping):
-            check_splits(self._given, chooses=self.protocol.chooses)
+            check_splits(self._given, needs_val=self.protocol.needs_val)
         self._root = self.directory or Path(trainer.log_dir or trainer.default_root_dir)
         self._guard = next((other for other in trainer.callbacks if isinstance(other, Guard)), None)  # type: ignore[attr-defined]
         self._ranks = Ranks()
@@ -198,7 +198,7 @@ class ProbeCallback(pl.Callback):
                 self._data = splits_of_trainer(trainer, pl_module, self._loaders)
             else:
                 self._data = splits_of(self._given, pl_module, loaders=self._loaders)
-        check_splits(self._data, chooses=self.protocol.chooses)
+        check_splits(self._data, needs_val=self.protocol.needs_val)
 
     def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._probe_waiting(trainer, pl_module)

@@ -162,7 +162,7 @@ def make_plan(
     Raises:
         ValueError: As for probing.
     """
-    check_splits(data, chooses=protocol.chooses)
+    check_splits(data, needs_val=protocol.needs_val)
     first = first_batch(network, data, protocol, resources)
     ways = find_ways(network, first, protocol, context, done)
     samples = samples or {split: n_samples(data[split]) for split in SPLITS if data.get(split) is not None}

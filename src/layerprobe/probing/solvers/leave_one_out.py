@@ -15,7 +15,9 @@ _ELEMENTS = 1 << 22
 """Numbers in float64 at a time."""
 
 
-def leave_one_out(features: Features, targets: Callable[[slice], Tensor], moments: Moments, axes: Axes) -> LeftOut:
+def leave_one_out(
+    features: Features, targets: Callable[[slice], Tensor], moments: Moments, axes: Axes, *, numbers: bool
+) -> LeftOut:
     r"""Leave each sample out in turn, for every L2 value, from one decomposition.
 
     The ridge fit is linear in the targets, ŷ = Hy, with the unpenalised bias and Z = X - 1x̄ᵀ
@@ -31,12 +33,14 @@ def leave_one_out(features: Features, targets: Callable[[slice], Tensor], moment
         targets: Gives the rows (k, c) of Y for some samples.
         moments: Their means.
         axes: Their decomposition.
+        numbers: Whether Y holds numbers, and not one-hot classes.
 
     Returns:
         The figures.
     """
     (n, d), (p, r), c = features.shape, axes.inverse.shape, axes.turned.shape[1]
     loss, wrong = axes.inverse.new_zeros(p), axes.inverse.new_zeros(p)
+    squares, spread = axes.inverse.new_zeros(p, c), axes.inverse.new_zeros(c)
     # (p c r): the heads in the axes
     heads = (axes.inverse[:, None, :] * axes.turned.T).reshape(p * c, r)
     for rows, values in pairs(features, targets, _ELEMENTS * d // max(d, p * c)):
@@ -46,6 +50,11 @@ def leave_one_out(features: Features, targets: Callable[[slice], Tensor], moment
         spare = (1 - leverage)[:, :, None]
         out = y - torch.where(spare > 1e-9, residual / spare, torch.nan)
         loss += 0.5 * (y - out).square().sum((0, 2))
-        missed = (out.argmax(2) != y.argmax(2)).double()
-        wrong += torch.where(out.isnan().any(2), torch.nan, missed).sum(0)
-    return LeftOut(loss / n, wrong / n)
+        if numbers:
+            squares += (y - out).square().sum(0)
+            spread += (values - moments.target_mean).square().sum(0)
+        else:
+            missed = (out.argmax(2) != y.argmax(2)).double()
+            wrong += torch.where(out.isnan().any(2), torch.nan, missed).sum(0)
+    varies = spread > 0
+    return LeftOut(loss / n, (squares / spread)[:, varies].mean(1) if numbers else wrong / n)

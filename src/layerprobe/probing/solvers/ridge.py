@@ -17,7 +17,7 @@ from layerprobe.probing.solvers.gram import LARGEST, Spectrum
 from layerprobe.probing.solvers.leave_one_out import leave_one_out
 from layerprobe.probing.solvers.moments import Axes, ClassSums, Moments
 from layerprobe.probing.solvers.operation_counts import Operations
-from layerprobe.probing.solvers.solution import Solution, Status
+from layerprobe.probing.solvers.solution import LeftOut, Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
 
 _TYPICAL_PASSES = 40
@@ -44,8 +44,9 @@ class Ridge(AbstractSolver):
 
     Attributes:
         tolerance: A value has converged when its gap is at most this.
-        leave_one_out: Whether each head's leave-one-out loss and error on train are worked out as well, see `left_out`;
-            it costs as much as the decomposition's matrix. Not for streams, nor beyond `largest`.
+        leave_one_out: Whether each head's leave-one-out loss and error on train are worked out as well, see
+            `leave_one_out`; it costs as much as the decomposition's matrix. Where there is no validation split they
+            choose the head, as scikit-learn's `RidgeCV` does. Not for streams; NaN beyond `largest`.
         largest: Largest matrix that is decomposed.
         max_iterations: Passes over the samples for each value beyond that, after which it is left where it is.
     """
@@ -94,10 +95,7 @@ class Ridge(AbstractSolver):
         Returns:
             The heads, with a status for each.
         """
-        found = self._solve(features, lambda rows: values[rows], values.shape[1], l2, spectrum)
-        if found.left_out is None:
-            return found
-        return replace(found, left_out=replace(found.left_out, error=torch.full_like(found.left_out.loss, torch.nan)))
+        return self._solve(features, lambda rows: values[rows], values.shape[1], l2, spectrum, numbers=True)
 
     def operations(self, n: int, d: int, c: int, p: int) -> Operations:
         """See `AbstractSolver.operations`."""
@@ -118,11 +116,20 @@ class Ridge(AbstractSolver):
         return found + left_out * self.leave_one_out
 
     def _solve(
-        self, features: Features, targets: Callable[[slice], Tensor], c: int, l2: Tensor, spectrum: Spectrum | None
+        self,
+        features: Features,
+        targets: Callable[[slice], Tensor],
+        c: int,
+        l2: Tensor,
+        spectrum: Spectrum | None,
+        *,
+        numbers: bool = False,
     ) -> Solution:
         l2 = l2.to(features.device, torch.float64)
         if min(features.shape) > self.largest:
-            return self._iterated(features, targets, c, l2, spectrum)
+            found = self._iterated(features, targets, c, l2, spectrum)
+            unknown = torch.full_like(found.objective, torch.nan)
+            return replace(found, left_out=LeftOut(unknown, unknown)) if self.leave_one_out else found
         n, d = features.shape
         if d > n:
             spectrum = spectrum or Spectrum.of(features)
@@ -134,7 +141,7 @@ class Ridge(AbstractSolver):
         axes = moments.axes(l2)
         found = self._at(moments, axes, l2)
         if self.leave_one_out:
-            found = replace(found, left_out=leave_one_out(held, targets, moments, axes))
+            found = replace(found, left_out=leave_one_out(held, targets, moments, axes, numbers=numbers))
         weight = found.weight if span is None else span.back(found.weight, features)
         return replace(found, weight=weight.to(features.dtype), bias=found.bias.to(features.dtype))
 

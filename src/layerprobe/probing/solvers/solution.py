@@ -37,7 +37,8 @@ class LeftOut:
 
     Attributes:
         loss: Mean over the samples of half the squared distance to the target.
-        error: Share of the samples whose largest score is not their target's; NaN where targets are numbers.
+        error: Share of the samples whose largest score is not their target's; of numbers, the fraction of variance that
+            is not explained.
     """
 
     loss: Float[Tensor, " p"]

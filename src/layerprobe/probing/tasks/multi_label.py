@@ -15,7 +15,7 @@ from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.metrics import f1_score, mean_of_known, roc_auc
 from layerprobe.probing.solvers.gram import Spectrum
-from layerprobe.probing.solvers.solution import Solution, Status
+from layerprobe.probing.solvers.solution import LeftOut, Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import AbstractTask, Measured
@@ -83,10 +83,11 @@ class MultiLabel(AbstractTask):
     ) -> Solution:
         """Fit the labels one by one; a head's score is that of having the label less that of not having it.
 
-        Status and gap are those of the worst label, the objective is the sum. The weights of a label that all training
-        samples have, or none, are exactly 0: its head answers what they answer.
+        Status and gap are those of the worst label, the objective is the sum, leave-one-out figures are means. The
+        weights of a label that all training samples have, or none, are exactly 0: its head answers what they answer.
         """
         found = [solver.solve(features, column, 2, l2, spectrum) for column in targets.unbind(1)]
+        left_out = [part.left_out for part in found if part.left_out is not None]
         varies = (targets.amin(0) != targets.amax(0))[:, None]
         return Solution(
             weight=torch.stack([part.weight[:, 1] - part.weight[:, 0] for part in found], 1) * varies,
@@ -97,6 +98,12 @@ class MultiLabel(AbstractTask):
             status=tuple(
                 min(statuses, key=_WORST.index) for statuses in zip(*(part.status for part in found), strict=True)
             ),
+            left_out=LeftOut(
+                torch.stack([part.loss for part in left_out]).mean(0),
+                torch.stack([part.error for part in left_out]).mean(0),
+            )
+            if left_out
+            else None,
         )
 
     def evaluate(
