@@ -20,7 +20,7 @@ from layerprobe.report.markdown import summary
 from layerprobe.report.page.document import page
 from layerprobe.report.page.page_data import tables
 from layerprobe.report.page.paper import write_spec, write_views
-from layerprobe.report.toy.animation import film, write_film
+from layerprobe.report.toy.animation import animation, write_gif
 from layerprobe.results.atomic import write_bytes
 from layerprobe.results.best import last_checkpoint
 from layerprobe.results.names import safe_name
@@ -70,7 +70,7 @@ def write_report(
             plots.append(difference_plot(table, one, other))
     films: dict[str, dict[str, Any]] = {}
     for run, name in zip(comparison.runs, comparison.names, strict=True):
-        if len(films) < _MOST_FILMS and (spec := film(run)) is not None:
+        if len(films) < _MOST_FILMS and (spec := animation(run)) is not None:
             films[name] = spec
     write_bytes(out, page(comparison, list(films.items()), renew).encode())
     yield out
@@ -90,7 +90,7 @@ def write_report(
             yield from write_spec(plot.to_dict(), folder / "difference")
         for run, name in zip(comparison.runs, comparison.names, strict=True):
             if name in films:
-                yield from write_film(run, folder / f"film_{safe_name(name)}.gif")
+                yield from write_gif(run, folder / f"film_{safe_name(name)}.gif")
 
 
 def _find(comparison: Comparison, name: str) -> int:

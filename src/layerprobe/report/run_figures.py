@@ -12,9 +12,9 @@ from layerprobe.report.charts.l2_path import path_curve
 from layerprobe.report.depth_view import DepthView
 from layerprobe.report.picture_files import AnyChart, save
 from layerprobe.report.tidy import few_frames
-from layerprobe.report.toy.decision_surface import output_surface
+from layerprobe.report.toy.decision_surface import decision_surface
 from layerprobe.report.toy.hidden_plane import hidden_plane
-from layerprobe.report.toy.projection import in_the_plane
+from layerprobe.report.toy.projection import project
 from layerprobe.results.decision_surface import read_plane_frames
 from layerprobe.results.store import ProbeStore
 
@@ -64,8 +64,8 @@ def write_run_figures(probes: Path, directory: Path, view: DepthView | None = No
     files = write_figures(store.results(), store.path(), directory, view)
     kept = {name: few_frames(frame) for name, frame in read_plane_frames(Path(probes)).items()}
     if "surface" in kept and "points" in kept:
-        files += save(output_surface(kept["surface"], kept["points"]), Path(directory) / "surface")
+        files += save(decision_surface(kept["surface"], kept["points"]), Path(directory) / "surface")
     if "hidden" in kept:
-        frame, lines = in_the_plane(kept["hidden"], store.head)
+        frame, lines = project(kept["hidden"], store.head)
         files += save(hidden_plane(frame, lines), Path(directory) / "hidden")
     return files

@@ -8,9 +8,9 @@ from PIL import Image
 
 from helpers import made_results as made
 from layerprobe.report.tidy import few_frames
-from layerprobe.report.toy.animation import film, write_film
-from layerprobe.report.toy.projection import in_the_plane
-from layerprobe.report.toy.separating_line import boundary
+from layerprobe.report.toy.animation import animation, write_gif
+from layerprobe.report.toy.boundary import boundary
+from layerprobe.report.toy.projection import project
 from layerprobe.results.reader import Run
 from layerprobe.results.store import ProbeStore
 from layerprobe.types import LayerResult
@@ -66,7 +66,7 @@ def run(tmp_path):
 
 def test_three_units_are_seen_edge_on():
     hidden, probe = states(3), head(3)
-    flat, lines = in_the_plane(hidden, lambda *_: probe)
+    flat, lines = project(hidden, lambda *_: probe)
     normal, bias = boundary(probe)
     distance = (hidden[["h1", "h2", "h3"]].to_numpy() @ normal + bias) / np.linalg.norm(normal)
     by_checkpoint = dict(zip(lines["checkpoint"], lines["bias"], strict=True))
@@ -88,23 +88,23 @@ def test_two_units_and_layers_without_a_head_stay_as_they_are():
     def absent(*_):
         raise KeyError
 
-    flat, lines = in_the_plane(states(2), lambda *_: head(2))
+    flat, lines = project(states(2), lambda *_: head(2))
     pd.testing.assert_frame_equal(flat, states(2))
     normal, bias = boundary(head(2))
     assert lines[["w1", "w2", "bias"]].iloc[0].tolist() == pytest.approx([*normal, bias])
-    flat, lines = in_the_plane(states(3), absent)
+    flat, lines = project(states(3), absent)
     assert lines.empty
     assert flat[["h1", "h2"]].notna().all().all()
 
 
 def test_states_that_coincide_do_not_break_the_view():
     hidden = states(3).assign(h1=1.0, h2=1.0, h3=1.0)
-    flat, _ = in_the_plane(hidden, lambda *_: head(3))
+    flat, _ = project(hidden, lambda *_: head(3))
     assert np.isfinite(flat[["h1", "h2"]].to_numpy()).all()
 
 
 def test_a_film_has_a_panel_for_each_layer_and_a_frame_for_each_checkpoint(run):
-    spec = film(run)
+    spec = animation(run)
     assert [panel["title"]["text"] for panel in spec["concat"]] == ["what the network answers", "units2", "units3"]
     (slider,) = [p["bind"] for p in spec["params"] if "bind" in p]
     assert (slider["min"], slider["max"]) == (0, 2)
@@ -112,7 +112,7 @@ def test_a_film_has_a_panel_for_each_layer_and_a_frame_for_each_checkpoint(run):
 
 
 def test_the_gif_shows_each_checkpoint_and_rests_at_the_end(run, tmp_path):
-    (file,) = write_film(run, tmp_path / "film.gif")
+    (file,) = write_gif(run, tmp_path / "film.gif")
     with Image.open(file) as picture:
         assert picture.n_frames == 3
         seconds, shown = [], set()
@@ -128,8 +128,8 @@ def test_a_run_without_frames_has_no_film(tmp_path):
     store = ProbeStore(tmp_path / "probes")
     store.add(made.result())
     store.merge()
-    assert film(Run.read(tmp_path)) is None
-    assert list(write_film(Run.read(tmp_path), tmp_path / "film.gif")) == []
+    assert animation(Run.read(tmp_path)) is None
+    assert list(write_gif(Run.read(tmp_path), tmp_path / "film.gif")) == []
 
 
 def test_few_frames_keep_first_and_last():

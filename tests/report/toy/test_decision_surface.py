@@ -9,9 +9,10 @@ import torch
 
 from helpers import made_results as made
 from layerprobe.report.picture_files import save
-from layerprobe.report.toy.decision_surface import output_surface
+from layerprobe.report.toy.boundary import boundary
+from layerprobe.report.toy.decision_surface import decision_surface
 from layerprobe.report.toy.hidden_plane import hidden_plane
-from layerprobe.report.toy.separating_line import LINES, separating_line, separating_lines
+from layerprobe.report.toy.projection import LINES, project
 from layerprobe.results.store import ProbeStore
 from layerprobe.types import LayerResult
 
@@ -44,7 +45,7 @@ def texts(chart, folder):
 
 def test_surface_shows_the_output_on_the_grid_and_at_the_samples(tmp_path):
     surface, points, _ = frames()
-    chart = output_surface(surface, points)
+    chart = decision_surface(surface, points)
     sets = {len(rows): pd.DataFrame(rows) for rows in chart.to_dict()["datasets"].values()}
     assert sets[81]["output"].tolist() == surface["output"].tolist()
     assert np.allclose(sets[81]["x1"] + 0.125, surface["x1"])
@@ -59,7 +60,7 @@ def test_surface_shows_the_output_on_the_grid_and_at_the_samples(tmp_path):
 def test_each_checkpoint_has_a_panel(tmp_path):
     both = [pd.concat(pair, ignore_index=True) for pair in zip(frames("initial", 0), frames(), strict=True)]
     lines = pd.DataFrame([("final", "hidden", 1.0, 1.0, -0.5)], columns=LINES)
-    for chart in (output_surface(both[0], both[1]), hidden_plane(both[2], lines)):
+    for chart in (decision_surface(both[0], both[1]), hidden_plane(both[2], lines)):
         assert len(chart.to_dict()["concat"]) == 2
         assert {"initial (untrained)", "final (step 5,000)"} <= set(texts(chart, tmp_path))
 
@@ -89,7 +90,7 @@ def test_a_probe_whose_line_is_out_of_view_says_so(tmp_path):
 def test_many_samples_are_drawn_without_texts(tmp_path):
     surface, points, hidden = frames()
     many = [pd.concat([frame] * 10, ignore_index=True) for frame in (points, hidden)]
-    assert not {"0.00", "1.00"} & set(texts(output_surface(surface, many[0]), tmp_path))
+    assert not {"0.00", "1.00"} & set(texts(decision_surface(surface, many[0]), tmp_path))
     assert "(0, 1)" not in texts(hidden_plane(many[1], NO_LINES), tmp_path)
 
 
@@ -112,7 +113,7 @@ def test_line_of_a_head_is_where_its_two_scores_are_equal():
     head = {name: torch.randn(2, generator=generator).numpy() for name in ("bias", "mean")}
     head |= {"weight": torch.randn(2, 2, generator=generator).numpy()}
     head |= {"scale": torch.rand(2, generator=generator).numpy() + 0.5}
-    w1, w2, bias = separating_line(head)
+    (w1, w2), bias = boundary(head)
     for _ in range(20):
         h = torch.randn(2, generator=generator).numpy()
         scores = head["weight"] @ ((h - head["mean"]) / head["scale"]) + head["bias"]
@@ -127,6 +128,6 @@ def test_lines_come_from_the_stores_heads_where_there_are_fitting_ones(tmp_path)
     store.add(LayerResult(made.record(layer="hidden"), (), head, np.ones(4, dtype=bool)))
     store.add(made.result(layer="wide"))
     asked = pd.concat([hidden, hidden.assign(layer="wide"), hidden.assign(layer="absent")])
-    assert separating_lines(store, asked).to_numpy().tolist() == [["final", "hidden", 2.0, 2.0, -1.0]]
-    with pytest.raises(ValueError, match="2 classes over 2 features"):
-        separating_line(store.head("final", "wide"))
+    assert project(asked, store.head)[1].to_numpy().tolist() == [["final", "hidden", 2.0, 2.0, -1.0]]
+    with pytest.raises(ValueError, match="a head of 2 classes"):
+        boundary(store.head("final", "wide"))

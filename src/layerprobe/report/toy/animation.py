@@ -15,11 +15,9 @@ from safetensors.numpy import load_file
 
 from layerprobe.report import style
 from layerprobe.report.tidy import captions
-from layerprobe.report.toy import panel
-from layerprobe.report.toy.decision_surface import SCALE, cells
-from layerprobe.report.toy.hidden_plane import ranges, spots
-from layerprobe.report.toy.projection import in_the_plane
-from layerprobe.report.toy.separating_line import across
+from layerprobe.report.toy.decision_surface import surface_panel
+from layerprobe.report.toy.hidden_plane import hidden_panel
+from layerprobe.report.toy.projection import project
 from layerprobe.results.atomic import write_bytes
 from layerprobe.results.decision_surface import read_plane_frames
 from layerprobe.results.names import safe_name
@@ -29,7 +27,7 @@ _GIF_SECONDS, _LAST_SECONDS = 0.6, 2.0
 _MOST_FRAMES = 40
 
 
-def film(run: Run, *, bound: bool = True, grid: int = 31) -> dict[str, Any] | None:
+def animation(run: Run, *, bound: bool = True, grid: int = 31) -> dict[str, Any] | None:
     """Lay out the output over the input's plane, and the samples at each small layer, with a slider for the checkpoint.
 
     Args:
@@ -52,10 +50,15 @@ def film(run: Run, *, bound: bool = True, grid: int = 31) -> dict[str, Any] | No
     frames = {name: _numbered(frame, number) for name, frame in frames.items()}
     panels = []
     if "surface" in frames and "points" in frames:
-        panels.append(_answers(_coarse(frames["surface"], grid), frames["points"]))
+        surface = _coarse(frames["surface"], grid)
+        panels.append(surface_panel(surface, frames["points"], "what the network answers"))
     if "hidden" in frames:
-        states, lines = in_the_plane(frames["hidden"], lambda *at: _head(run, *at))
-        panels += [_states(group, lines, number, str(layer)) for layer, group in states.groupby("layer", sort=False)]
+        states, lines = project(frames["hidden"], lambda *at: _head(run, *at))
+        lines = _numbered(lines, number)
+        panels += [
+            hidden_panel(group, lines[lines["layer"] == layer], str(layer))
+            for layer, group in states.groupby("layer", sort=False)
+        ]
     texts = [named[name] for name in kept]
     slider = alt.binding_range(min=0, max=len(kept) - 1, step=1, name="checkpoint ") if bound else alt.Undefined
     frame = alt.param(name="frame", value=len(kept) - 1, bind=slider)
@@ -74,8 +77,8 @@ def film(run: Run, *, bound: bool = True, grid: int = 31) -> dict[str, Any] | No
     return spec
 
 
-def write_film(run: Run, file: Path) -> Iterator[Path]:
-    """Write the film as a GIF that runs for ever and rests at its end.
+def write_gif(run: Run, file: Path) -> Iterator[Path]:
+    """Write the animation as a GIF that runs for ever and rests at its end.
 
     Args:
         run: A run that kept frames.
@@ -84,7 +87,7 @@ def write_film(run: Run, file: Path) -> Iterator[Path]:
     Yields:
         The path, once it is written; nothing where the run kept fewer than two frames.
     """
-    spec = film(run, bound=False)
+    spec = animation(run, bound=False)
     if spec is None:
         return
     (n,) = (parameter["value"] for parameter in spec["params"] if parameter["name"] == "frames")
@@ -123,61 +126,6 @@ def _coarse(surface: pd.DataFrame, grid: int) -> pd.DataFrame:
         every = -(-(len(values) - 1) // (grid - 1)) if len(values) > grid else 1
         surface = surface[surface[axis].isin(values[::every])]
     return surface
-
-
-def _answers(surface: pd.DataFrame, points: pd.DataFrame) -> alt.LayerChart | alt.FacetChart:
-    grid, ends = cells(surface)
-    low = {axis: float(grid[axis].min()) for axis in ("x1", "x2")}
-    step = {axis: float((grid[f"{axis}_end"] - grid[axis]).iloc[0]) for axis in ("x1", "x2")}
-    x = alt.X("x1:Q", scale=panel.span(low["x1"], ends["x1"]), axis=panel.axis("x1"))
-    y = alt.Y("x2:Q", scale=panel.span(low["x2"], ends["x2"]), axis=panel.axis("x2"))
-    legend = alt.Legend(title="output", gradientLength=120, titlePadding=8, values=[0, 0.5, 1])
-    compact = grid[["x1", "x2", "output"]].assign(frame=surface["frame"])
-    numbers = alt.CsvDataFormat(type="csv", parse=dict.fromkeys(("x1", "x2", "output", "frame"), "number"))
-    text = compact.to_csv(index=False, float_format="%.4g", lineterminator="\n")
-    background = (
-        alt.Chart(alt.InlineData(values=text, format=numbers))
-        .transform_filter("datum.frame == frame")
-        .transform_calculate(x1_end=f"datum.x1 + {step['x1']}", x2_end=f"datum.x2 + {step['x2']}")
-        .mark_rect(stroke=None, clip=True, aria=False)
-        .encode(x=x, x2="x1_end:Q", y=y, y2="x2_end:Q", color=alt.Color("output:Q", scale=SCALE, legend=legend))
-    )
-    few = int(points.groupby("frame").size().max()) <= panel.LABELLED
-    here = points[["frame", "x1", "x2", "label", "output"]].assign(size=130 if few else 30)
-    samples = alt.Chart(here).transform_filter("datum.frame == frame").encode(x=x, y=y)
-    texts = panel.written(samples, alt.Text("output:Q", format=".2f")) if few else []
-    return panel.panel([background, panel.samples(samples, few), *texts], "what the network answers")
-
-
-def _states(
-    group: pd.DataFrame, lines: pd.DataFrame, number: dict[str, int], layer: str
-) -> alt.LayerChart | alt.FacetChart:
-    h1, h2 = ranges(group)
-    ends = [
-        across(line["w1"], line["w2"], line["bias"], h1, h2).assign(frame=number[line["checkpoint"]])
-        for line in lines[lines["layer"] == layer].to_dict("records")
-    ]
-    x = alt.X("h1:Q", scale=panel.span(*h1), axis=panel.axis("h1", grid=True))
-    y = alt.Y("h2:Q", scale=panel.span(*h2), axis=panel.axis("h2", grid=True))
-    few = int(group.groupby("frame").size().max()) <= panel.LABELLED
-    pixels = panel.SIDE / float(h1[1] - h1[0])
-    if few:
-        found = [
-            [part.assign(frame=at) for part in spots(here, pixels)] for at, here in group.groupby("frame", sort=False)
-        ]
-        places, texts = (pd.concat(parts, ignore_index=True) for parts in zip(*found, strict=True))
-    else:
-        places, texts = group[["frame", "label", "h1", "h2"]].assign(size=30), pd.DataFrame()
-    drawn = pd.concat(ends) if ends else pd.DataFrame(columns=["h1", "h2", "frame"])
-    marks: list[alt.Chart] = []
-    if len(drawn):
-        line = alt.Chart(drawn).transform_filter("datum.frame == frame")
-        marks.append(line.mark_line(color=style.TRAINED[1], strokeWidth=2, strokeDash=[6, 3]).encode(x=x, y=y))
-    marks.append(panel.samples(alt.Chart(places).transform_filter("datum.frame == frame").encode(x=x, y=y), few))
-    for dy in sorted(set(texts["dy"].tolist())) if few else ():
-        side = alt.Chart(texts[texts["dy"] == dy]).transform_filter("datum.frame == frame").encode(x=x, y=y)
-        marks += panel.written(side, alt.Text("inputs:N"), dy)
-    return panel.panel(marks, layer)
 
 
 def _head(run: Run, checkpoint: str, layer: str) -> Any:

@@ -19,10 +19,10 @@ from layerprobe.report.tidy import captions
 from layerprobe.report.toy import panel
 
 # Dark below, light above, grey between: told apart on a black-and-white print too.
-SCALE = alt.Scale(domain=[0, 0.5, 1], range=["#3f7fc4", "#ebebeb", "#f7b05b"], interpolate="rgb", clamp=True)
+_SCALE = alt.Scale(domain=[0, 0.5, 1], range=["#3f7fc4", "#ebebeb", "#f7b05b"], interpolate="rgb", clamp=True)
 
 
-def output_surface(surface: pd.DataFrame, points: pd.DataFrame) -> alt.ConcatChart:
+def decision_surface(surface: pd.DataFrame, points: pd.DataFrame) -> alt.ConcatChart:
     """Draw the samples over the network's output as the background's colour, a panel for each checkpoint.
 
     Args:
@@ -33,44 +33,59 @@ def output_surface(surface: pd.DataFrame, points: pd.DataFrame) -> alt.ConcatCha
         The chart: blue where the output is near 0, grey at 0.5, orange near 1; white points for label 0 and black
         ones for label 1, each with the network's output.
     """
-    few = bool(points.groupby("checkpoint").size().max() <= panel.LABELLED)
-    panels = []
-    for i, (checkpoint, caption) in enumerate(captions(surface).items()):
-        grid, ends = cells(surface[surface["checkpoint"] == checkpoint])
-        x = alt.X("x1:Q", scale=panel.span(grid["x1"].min(), ends["x1"]), axis=panel.axis("x1"))
-        y = alt.Y("x2:Q", scale=panel.span(grid["x2"].min(), ends["x2"]), axis=panel.axis("x2", titled=i == 0))
-        legend = alt.Legend(title="output", gradientLength=160, titlePadding=8, values=[0, 0.5, 1])
-        background = (
-            alt.Chart(grid)
-            .mark_rect(stroke=None, clip=True, aria=False)
-            .encode(x=x, x2="x1_end:Q", y=y, y2="x2_end:Q", color=alt.Color("output:Q", scale=SCALE, legend=legend))
+    panels = [
+        surface_panel(
+            surface[surface["checkpoint"] == checkpoint], points[points["checkpoint"] == checkpoint], caption,
+            titled=i == 0,
         )
-        here = points[points["checkpoint"] == checkpoint].assign(size=130 if few else 30)
-        samples = alt.Chart(here).encode(x=x, y=y)
-        texts = panel.written(samples, alt.Text("output:Q", format=".2f")) if few else []
-        panels.append(panel.panel([background, panel.samples(samples, few), *texts], caption))
-    note = "each sample with the network's output" if few else "the samples over the network's output"
-    return panel.together(panels, "What the network answers", [note])
+        for i, (checkpoint, caption) in enumerate(captions(surface).items())
+    ]  # fmt: skip
+    note = "each sample with the network's output" if panel.are_few(points) else "the samples over the network's output"
+    return panel.side_by_side(panels, "What the network answers", [note])
 
 
-def cells(grid: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Make a cell around each point of the grid.
+def surface_panel(
+    surface: pd.DataFrame, points: pd.DataFrame, caption: str, *, titled: bool = True
+) -> alt.LayerChart | alt.FacetChart:
+    """Draw one panel, of one checkpoint; or of an animation, where the rows have a column `frame`.
 
     Args:
-        grid: The points: x1, x2, output.
+        surface: The output on a grid: x1, x2, output.
+        points: The samples: checkpoint, x1, x2, label, output.
+        caption: What stands above it.
+        titled: Whether the vertical axis has a title.
 
     Returns:
-        The cells: output, x1, x1_end, x2, x2_end; and where the last ones end along each axis.
+        The panel.
     """
-    cells = pd.DataFrame({"output": grid["output"]})
-    ends = {}
+    cells, width, ends = _cells(surface)
+    x = alt.X("x1:Q", scale=panel.exact_scale(cells["x1"].min(), ends["x1"]), axis=panel.axis("x1"))
+    y = alt.Y("x2:Q", scale=panel.exact_scale(cells["x2"].min(), ends["x2"]), axis=panel.axis("x2", titled=titled))
+    legend = alt.Legend(title="output", gradientLength=160, titlePadding=8, values=[0, 0.5, 1])
+    background = (
+        panel.at_frame(cells)
+        .transform_calculate(x1_end=f"datum.x1 + {width['x1']}", x2_end=f"datum.x2 + {width['x2']}")
+        .mark_rect(stroke=None, clip=True, aria=False)
+        .encode(x=x, x2="x1_end:Q", y=y, y2="x2_end:Q", color=alt.Color("output:Q", scale=_SCALE, legend=legend))
+    )
+    few = panel.are_few(points)
+    kept = [name for name in ("frame", "x1", "x2", "label", "output") if name in points]
+    samples = panel.at_frame(points[kept].assign(size=130 if few else 30)).encode(x=x, y=y)
+    texts = panel.text_with_halo(samples, alt.Text("output:Q", format=".2f")) if few else []
+    return panel.panel([background, panel.samples(samples, few), *texts], caption)
+
+
+def _cells(grid: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float], dict[str, float]]:
+    """A cell around each point of the grid, as its lower corner; the cells' width and upper end along each axis."""
+    cells = grid[[name for name in ("frame", "x1", "x2", "output") if name in grid]].copy()
+    width, ends = {}, {}
     for axis in ("x1", "x2"):
-        half = _spacing(grid[axis]) / 2
-        cells[axis], cells[f"{axis}_end"] = grid[axis] - half, grid[axis] + half
-        ends[axis] = float(cells[f"{axis}_end"].max())
+        spacing = _spacing(grid[axis])
+        cells[axis] = grid[axis] - spacing / 2
+        ends[axis] = float(cells[axis].max() + spacing)
         # Cells overlap: edge to edge, their smoothed edges would let the page shine through as a mesh.
-        cells[f"{axis}_end"] += 0.5 * half
-    return cells, ends
+        width[axis] = 1.25 * spacing
+    return cells, width, ends
 
 
 def _spacing(values: pd.Series) -> float:

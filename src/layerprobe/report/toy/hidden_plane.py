@@ -7,9 +7,10 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from layerprobe.report import style
 from layerprobe.report.tidy import captions
 from layerprobe.report.toy import panel
-from layerprobe.report.toy.separating_line import across
+from layerprobe.report.toy.boundary import cut_to_panel
 
 _TEXT_WIDTH, _TEXT_HEIGHT = 52, 20
 
@@ -19,8 +20,8 @@ def hidden_plane(hidden: pd.DataFrame, lines: pd.DataFrame) -> alt.ConcatChart:
 
     Args:
         hidden: The samples at one or more layers and checkpoints: checkpoint, step, layer, x1, x2, h1, h2, label.
-        lines: The probes: checkpoint, layer, w1, w2, bias; the line is w1·h1 + w2·h2 + bias = 0. From
-            `separating_lines`; a panel without a probe shows the samples alone.
+        lines: The probes: checkpoint, layer, w1, w2, bias; the line is w1·h1 + w2·h2 + bias = 0. From `project`; a
+            panel without a probe shows the samples alone.
 
     Returns:
         The chart, a panel for each checkpoint and layer. Samples that coincide share one text; where they differ in
@@ -29,31 +30,73 @@ def hidden_plane(hidden: pd.DataFrame, lines: pd.DataFrame) -> alt.ConcatChart:
     named = captions(hidden)
     n_layers = hidden["layer"].nunique()
     panels, missing = [], False
-    for (checkpoint, layer), group in hidden.groupby(["checkpoint", "layer"], sort=False):
-        h1, h2 = ranges(group)
-        x = alt.X("h1:Q", scale=panel.span(*h1), axis=panel.axis("h1", grid=True))
-        y = alt.Y("h2:Q", scale=panel.span(*h2), axis=panel.axis("h2", grid=True))
-        marks = []
+    for (checkpoint, layer), states in hidden.groupby(["checkpoint", "layer"], sort=False):
         here = lines[(lines["checkpoint"] == checkpoint) & (lines["layer"] == layer)]
-        for w1, w2, bias in here[["w1", "w2", "bias"]].to_numpy(dtype=float):
-            ends = across(w1, w2, bias, h1, h2)
-            missing |= ends.empty
-            dashed = alt.Chart(ends).mark_line(color="#D55E00", strokeWidth=2, strokeDash=[6, 3])
-            marks += [] if ends.empty else [dashed.encode(x=x, y=y)]
-        few = len(group) <= panel.LABELLED
-        points, texts = spots(group, panel.SIDE / (h1[1] - h1[0])) if few else (group.assign(size=30), pd.DataFrame())
-        marks.append(panel.samples(alt.Chart(points).encode(x=x, y=y), few))
-        if few:
-            for dy in sorted(set(texts["dy"].tolist())):
-                side = alt.Chart(texts[texts["dy"] == dy]).encode(x=x, y=y)
-                marks += panel.written(side, alt.Text("inputs:N"), dy)
+        missing |= len(line_ends(states, here)) < 2 * len(here)
         caption = named[str(checkpoint)]
-        panels.append(panel.panel(marks, caption if n_layers == 1 else f"{caption} · {layer}"))
+        panels.append(hidden_panel(states, here, caption if n_layers == 1 else f"{caption} · {layer}"))
     notes = ["dashed: where the linear probe changes its answer"]
     if missing:
         notes.append("no line: the same answer everywhere in view")
     only = f" at {hidden['layer'].iloc[0]}" if n_layers == 1 else ""
-    return panel.together(panels, f"Hidden states{only}", notes, columns=n_layers)
+    return panel.side_by_side(panels, f"Hidden states{only}", notes, columns=n_layers)
+
+
+def hidden_panel(states: pd.DataFrame, lines: pd.DataFrame, caption: str) -> alt.LayerChart | alt.FacetChart:
+    """Draw one panel, of one checkpoint and layer; or of an animation, where the rows have a column `frame`.
+
+    Args:
+        states: The samples: checkpoint, x1, x2, h1, h2, label.
+        lines: The probes: w1, w2, bias.
+        caption: What stands above it.
+
+    Returns:
+        The panel.
+    """
+    h1, h2 = ranges(states)
+    x = alt.X("h1:Q", scale=panel.exact_scale(*h1), axis=panel.axis("h1", grid=True))
+    y = alt.Y("h2:Q", scale=panel.exact_scale(*h2), axis=panel.axis("h2", grid=True))
+    marks = []
+    if len(ends := line_ends(states, lines)):
+        dashed = panel.at_frame(ends).mark_line(color=style.TRAINED[1], strokeWidth=2, strokeDash=[6, 3])
+        marks.append(dashed.encode(x=x, y=y))
+    few = panel.are_few(states)
+    frames = [name for name in ("frame",) if name in states]
+    if few:
+        found = [
+            [part.assign(**{name: here[name].iloc[0] for name in frames}) for part in spots(here, _pixels(h1))]
+            for _, here in states.groupby("checkpoint", sort=False)
+        ]
+        points, texts = (pd.concat(parts, ignore_index=True) for parts in zip(*found, strict=True))
+    else:
+        points, texts = states[[*frames, "label", "h1", "h2"]].assign(size=30), pd.DataFrame(columns=["dy"])
+    marks.append(panel.samples(panel.at_frame(points).encode(x=x, y=y), few))
+    for dy in sorted(set(texts["dy"].tolist())):
+        side = panel.at_frame(texts[texts["dy"] == dy]).encode(x=x, y=y)
+        marks += panel.text_with_halo(side, alt.Text("inputs:N"), dy)
+    return panel.panel(marks, caption)
+
+
+def line_ends(states: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
+    """Cut the probes' lines to the panel that shows them.
+
+    Args:
+        states: The samples: h1, h2.
+        lines: The probes: w1, w2, bias, and in an animation frame.
+
+    Returns:
+        h1, h2 and where there are frames, frame: two rows for each line, none for one that misses the panel.
+    """
+    ends = []
+    for line in lines.to_dict("records"):
+        cut = cut_to_panel(line["w1"], line["w2"], line["bias"], *ranges(states))
+        ends.append(cut.assign(frame=line["frame"]) if "frame" in line else cut)
+    return pd.concat(ends, ignore_index=True) if ends else pd.DataFrame(columns=["h1", "h2"])
+
+
+def _pixels(ends: tuple[float, float]) -> float:
+    """Pixels for one unit of an axis."""
+    return panel.SIDE / (ends[1] - ends[0])
 
 
 def spots(group: pd.DataFrame, pixels: float) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from layerprobe.report import style
 
@@ -17,7 +19,7 @@ LABELLED = 16
 _CLASSES = alt.Scale(domain=[0, 1], range=["white", style.INK])
 
 
-def span(low: float, high: float) -> alt.Scale:
+def exact_scale(low: float, high: float) -> alt.Scale:
     """Return a scale that ends exactly where it is told to."""
     return alt.Scale(domain=[float(low), float(high)], nice=False, zero=False)
 
@@ -25,6 +27,29 @@ def span(low: float, high: float) -> alt.Scale:
 def axis(name: str, *, grid: bool = False, titled: bool = True) -> alt.Axis:
     """Return an axis with few ticks."""
     return alt.Axis(title=name if titled else None, tickCount=4, grid=grid, titleAngle=0)
+
+
+def at_frame(rows: pd.DataFrame) -> alt.Chart:
+    """Begin a chart of rows, of an animation where they have a column `frame`: those of the shown frame are drawn.
+
+    Args:
+        rows: Any rows; those of an animation are written as CSV, which takes a quarter of the space.
+    """
+    if "frame" not in rows:
+        return alt.Chart(rows)
+    kinds = {str(name): "number" if is_numeric_dtype(rows[name]) else "string" for name in rows}
+    text = rows.to_csv(index=False, float_format="%.4g", lineterminator="\n")
+    data = alt.InlineData(values=text, format=alt.CsvDataFormat(type="csv", parse=kinds))
+    return alt.Chart(data).transform_filter("datum.frame == frame")
+
+
+def are_few(rows: pd.DataFrame) -> bool:
+    """Tell whether the samples of each checkpoint are few enough to carry a text of their own.
+
+    Args:
+        rows: The samples, with the column checkpoint.
+    """
+    return bool(rows.groupby("checkpoint").size().max() <= LABELLED)
 
 
 def samples(chart: alt.Chart, few: bool) -> alt.Chart:
@@ -40,7 +65,7 @@ def samples(chart: alt.Chart, few: bool) -> alt.Chart:
     )
 
 
-def written(chart: alt.Chart, text: alt.Text, dy: int = -16) -> list[alt.Chart]:
+def text_with_halo(chart: alt.Chart, text: alt.Text, dy: int = -16) -> list[alt.Chart]:
     """Write beside the points, on a halo that keeps the text readable over any background.
 
     Args:
@@ -61,7 +86,7 @@ def panel(layers: Sequence[alt.Chart], caption: str) -> alt.LayerChart | alt.Fac
     return alt.layer(*layers).properties(width=SIDE, height=SIDE, title=title)
 
 
-def together(
+def side_by_side(
     panels: Sequence[alt.LayerChart | alt.FacetChart], title: str, subtitle: Sequence[str], columns: int = 1
 ) -> alt.ConcatChart:
     """Put panels side by side.

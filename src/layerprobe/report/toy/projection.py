@@ -1,4 +1,4 @@
-"""Samples at layers of two or three units, laid out in a plane in which the probe's boundary is a straight line."""
+"""The projection of layers of two or three units to a plane in which the probe's boundary is a straight line."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
-from layerprobe.report.toy.separating_line import LINES, boundary
+from layerprobe.report.toy.boundary import boundary
+
+LINES = ["checkpoint", "layer", "w1", "w2", "bias"]
+"""Columns of a frame of lines: w1·h1 + w2·h2 + bias = 0."""
 
 Head = Callable[[str, str], Mapping[str, np.ndarray]]
 """Gives the head of a checkpoint and layer; raises KeyError where there is none."""
 
 
-def in_the_plane(hidden: pd.DataFrame, head: Head) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Lay out samples of two or three units with the lines of their probes.
+def project(hidden: pd.DataFrame, head: Head) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Project samples of two or three units to a plane, with the lines of their probes.
 
     Three units are seen edge-on: the first axis is the unit normal n of the separating plane n·h + b = 0, the second
     the direction of the largest spread at a right angle to n. The plane is then exactly the line h1 = -b, and the
