@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,13 +128,24 @@ def upload(cfg: Arguments, comparison: Comparison) -> list[str]:
 
     drawn = tables(comparison)
     about = (drawn.checkpoints, drawn.layer_names, comparison.keys)
-    try:
+    with explained():
         entity = cfg.entity or default_entity()
+    try:
         views = workspace(cfg.project, entity, *about), report(cfg.project, entity, *about, summary(comparison))
-        return save(*views, Path(cfg.out).with_suffix(".wandb.json"))
     except ImportError as error:
         raise ReportError(f"wandb=true needs wandb-workspaces: uv sync --extra dashboard ({error})") from error
-    except Exception as error:
+    with explained():
+        return save(*views, Path(cfg.out).with_suffix(".wandb.json"))
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Say what to do where Weights & Biases does not answer, or not as asked."""
+    from layerprobe.report.comparison import ReportError
+
+    try:
+        yield
+    except Exception as error:  # wandb, its workspaces and their HTTP client raise errors of many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ReportError(
             f"the views could not be saved on Weights & Biases: {reason}. Next step: `wandb login`, or give entity= "

@@ -58,7 +58,7 @@ def _hints(target: str) -> Mapping[str, Any]:
     try:
         found = hydra.utils.get_object(target)
         hints = get_type_hints(found.__init__ if inspect.isclass(found) else found)
-    except Exception:
+    except Exception:  # finding a class imports its module, which may raise anything; building it says what is wrong
         return {}
     return {name: hint for name, hint in hints.items() if name != "return"}
 

@@ -100,7 +100,7 @@ def _refused(node: Mapping[str, Any]) -> str | None:
         return "which could run any code"
     try:
         found = hydra.utils.get_object(target)
-    except Exception as error:
+    except Exception as error:  # finding a class imports its module, which may raise anything
         return f"which cannot be found ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
     module, own_name = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
     if not isinstance(found, type | FunctionType) or not isinstance(module, str) or not isinstance(own_name, str):

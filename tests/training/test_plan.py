@@ -62,6 +62,23 @@ def test_a_plan_that_cannot_be_made_stops_nothing(caplog: pytest.LogCaptureFixtu
     assert record.getMessage().startswith("There is no plan: ")
 
 
+def test_a_fault_of_planning_shows_and_stops_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(*args: object, **options: object) -> None:
+        raise KeyError("a layer that is not there")
+
+    monkeypatch.setattr("layerprobe.training.plan.make_plan", faulty)
+    network, data = made()
+    with caplog.at_level(logging.INFO, "layerprobe"):
+        announce(network, data, ProbeProtocol())
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.exc_info is not None
+    assert record.exc_info[0] is KeyError
+    assert "There is no plan" not in record.getMessage()
+
+
 def test_the_callback_says_it_once(caplog: pytest.LogCaptureFixture, tmp_path) -> None:  # type: ignore[no-untyped-def]
     network, data = made()
     loaders = {split: DataLoader(TensorDataset(*pair), 30) for split, pair in data.items()}

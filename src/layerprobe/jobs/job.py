@@ -23,6 +23,7 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 from layerprobe.command_line import command, override
 from layerprobe.compat.hydra import sweeper_learns
 from layerprobe.config_check import wrong_values
+from layerprobe.messages import is_message
 from layerprobe.nearest import nearest
 from layerprobe.results.atomic import write_bytes
 from layerprobe.results.migration import migrated
@@ -194,7 +195,18 @@ def explained() -> Iterator[None]:
         raise SystemExit(f"The run's directory cannot be used: {error}. Give another: hydra.run.dir=DIR") from error
 
 
+@contextmanager
+def silent_logs() -> Iterator[None]:
+    """Let `logging` say nothing of a log that cannot be written, as on a full disk: it would hide what happened."""
+    before, logging.raiseExceptions = logging.raiseExceptions, False
+    try:
+        yield
+    finally:
+        logging.raiseExceptions = before
+
+
 @leaving_on_sigterm()
+@silent_logs()
 def attended(cfg: DictConfig, run: RunDirectory, work: Work, expected: Expected = (OSError,)) -> float:
     """Do a job, and write down how it ended, whatever happens.
 
@@ -214,7 +226,6 @@ def attended(cfg: DictConfig, run: RunDirectory, work: Work, expected: Expected 
     """
     from layerprobe.results.wandb_sink import finish_run  # likewise
 
-    logging.raiseExceptions = False  # a log that cannot be written, as on a full disk, must not hide what happened
     overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("rerun=")]
     try:
         summary = work(cfg, run)
@@ -232,7 +243,7 @@ def attended(cfg: DictConfig, run: RunDirectory, work: Work, expected: Expected 
             raise
         try:
             stop.requeue()
-        except Exception as error:
+        except Exception as error:  # of any kind, of submitit or of SLURM: it goes into the record, and on
             RunSummary("interrupted", overrides, error=f"{stop}; {error}").write(run.path)
             raise
         raise
@@ -241,11 +252,10 @@ def attended(cfg: DictConfig, run: RunDirectory, work: Work, expected: Expected 
         RunSummary("interrupted", overrides, error="interrupted").write(run.path)
         log.warning("Interrupted. To go on: %s", continue_command())
         raise
-    except BaseException as error:
-        with suppress(Exception):
-            finish_run(exit_code=1)
+    except BaseException as error:  # whatever ends a job is written down in its directory
+        finish_run(exit_code=1)
         cause = _cause(error)
-        told = isinstance(error, expected) or isinstance(cause, expected) or _of_this_package(cause)
+        told = isinstance(error, expected) or isinstance(cause, expected) or is_message(cause)
         with suppress(OSError):  # a full disk must not hide the error
             kind = "" if isinstance(cause, CompactHydraException) else f"{type(cause).__name__}: "
             first = f"{kind}{cause}".splitlines()[0]
@@ -273,7 +283,7 @@ def reason(error: BaseException) -> str:
         Its message; with its kind where the message alone would say too little.
     """
     cause = _cause(error)
-    if isinstance(cause, ValueError | OSError | RuntimeError | CompactHydraException) or _of_this_package(cause):
+    if isinstance(cause, ValueError | OSError | RuntimeError | CompactHydraException) or is_message(cause):
         return str(cause)
     if not isinstance(error, InstantiationException):
         return f"{type(cause).__name__}: {cause}"
@@ -282,17 +292,6 @@ def reason(error: BaseException) -> str:
     if absent := re.match(r"Error locating target '(.*?)'", str(error)):
         return f"{where}._target_={absent[1]} cannot be found. Is its package installed, or on PYTHONPATH?"
     return f"{where}: {type(cause).__name__}: {cause}. To set an argument: {where}.NAME=VALUE, or +{where}.NAME=VALUE"
-
-
-def _of_this_package(error: BaseException) -> bool:
-    """Whether an error is a message of this package: of a kind that carries one, and raised by its own code."""
-    if not isinstance(error, ValueError | TypeError | LookupError | RuntimeError | ImportError):
-        return False
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
-    return module.partition(".")[0] == "layerprobe" and not isinstance(error, KeyError | IndexError)
 
 
 def _cause(error: BaseException) -> BaseException:

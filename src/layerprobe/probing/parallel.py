@@ -89,7 +89,7 @@ def parallel(
                 item = next(waiting)
             except StopIteration:
                 break
-            except Exception as error:
+            except Exception as error:  # raised again when the layers that are being fitted are done
                 failure = error
                 break
             running.append((item, _submitted(pool, item)))

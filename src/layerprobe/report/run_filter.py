@@ -52,7 +52,7 @@ def fulfilling(table: pd.DataFrame, condition: str) -> pd.Index:
     plain = table.set_axis(list(columns.values()), axis=1)
     try:
         kept = plain.eval(ast.unparse(tree), engine="python", local_dict={}, global_dict={})
-    except Exception as error:
+    except Exception as error:  # pandas raises errors of many kinds for what it cannot compare
         names = {short: name for name, short in columns.items()}
         raise ConditionError(re.sub(r"\bc\d+\b", lambda m: names.get(m[0], m[0]), str(error))) from error
     if not isinstance(kept, pd.Series) or not is_bool_dtype(kept):

@@ -99,7 +99,7 @@ class WandbHistory:
         while True:
             try:
                 return work(self.run)
-            except Exception as error:
+            except Exception as error:  # raised again unless it says that the process has died
                 if self._restart is None or not service_died(error) or self._restarts == _MOST_RESTARTS:
                     raise
                 self._revive(error)

@@ -145,7 +145,7 @@ class WandbSink:
     def _guarded(self, intent: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # wandb never ends a run, whatever it raises
             if not self._warned:
                 warnings.warn(
                     f"could not {intent} to Weights & Biases ({type(error).__name__}: {error}); the run goes on, and "
@@ -186,7 +186,7 @@ def finish_run(exit_code: int = 0, preempted: bool = False) -> None:
             wandb.run.finish(exit_code=exit_code)
         if run.settings.mode == "online":
             log.info("Should anything be missing on Weights & Biases: wandb sync --include-online %s", _log_of(run))
-    except Exception as error:
+    except Exception as error:  # likewise
         warnings.warn(f"Weights & Biases did not finish its run ({type(error).__name__}: {error})", stacklevel=2)
 
 

@@ -7,9 +7,11 @@ from collections.abc import Collection
 from contextlib import nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from layerprobe.messages import is_message
 from layerprobe.probing.batches import Data
 from layerprobe.probing.cost.plan import make_plan
 from layerprobe.probing.protocol import ProbeProtocol
@@ -32,7 +34,8 @@ def announce(
     """Log a plan, two lines of it.
 
     Data that can only be iterated are left alone: reading them for a plan might use them up. No problem of planning
-    stops a run; where it is one of probing too, that says so itself.
+    stops a run: one of the user's making is logged by its message, and said again by the probing if it is one there
+    too; any other error is logged as one, with its traceback.
 
     Args:
         network: The network; it is left as it was.
@@ -46,8 +49,11 @@ def announce(
         return
     try:
         plan = make_plan(network, data, protocol, context, resources=resources, done=done)
-    except Exception as error:
-        log.info("There is no plan: %s", error)
+    except Exception as error:  # a plan is advice, without which the run goes on
+        if is_message(error) or isinstance(error, OSError | torch.OutOfMemoryError):
+            log.info("There is no plan: %s", error)
+        else:
+            log.exception("No plan could be made; probing goes on without one.")
         return
     for line in plan.lines() if plan.layers else ():
         log.info("Plan: %s", line)

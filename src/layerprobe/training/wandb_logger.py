@@ -71,7 +71,7 @@ class SteadyWandbLogger(WandbLogger):
             row["trainer/global_step"] = step
         try:
             self.history.log(row, f"{step} {sorted(row)}")
-        except Exception as error:
+        except Exception as error:  # wandb never ends a training, whatever it raises
             if not self._failed:
                 warnings.warn(
                     f"could not log to Weights & Biases ({type(error).__name__}: {error}); training goes on without "

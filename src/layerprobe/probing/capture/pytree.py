@@ -65,7 +65,7 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
             made[id(part)] = _replaced(part, function)
     try:
         return copy.deepcopy(value, made)
-    except Exception as error:
+    except Exception as error:  # objects of others may refuse a copy in any way
         raise TypeError(
             f"the network's inputs hold an object that cannot be copied ({error}), and a network may overwrite what it "
             "is given. Take the tensors out of it with `inputs`, as a mapping or a tuple."

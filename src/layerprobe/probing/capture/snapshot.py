@@ -135,9 +135,9 @@ class Snapshot:
         for kept in reversed(self._kept):  # outwards: what an attribute held is whole when the attribute holds it again
             try:
                 problem = kept.put_back()
-            except Exception as error:
+            except Exception as error:  # objects of others may refuse in any way; it is told, and the rest put back
                 problem = f"{_article(kept.thing)}: {error}"
-            except BaseException as error:
+            except BaseException as error:  # an interrupt waits until all is put back
                 raised, problem = error, None
             if problem is not None:
                 failed.append(f"{self._path(kept.thing)} ({problem})")

@@ -83,7 +83,7 @@ class _Recorded(Generic[T]):
             self.graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
                 self.found = function(*self.given, **flags)
-            except BaseException:
+            except BaseException:  # whatever it is, the stream must not go on recording
                 with suppress(RuntimeError, UserWarning):  # of a recording that is broken or empty
                     self.graph.capture_end()
                 raise
