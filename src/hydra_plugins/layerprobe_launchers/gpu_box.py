@@ -55,18 +55,21 @@ class GpuBoxLauncher(Launcher):
         self._devices = None if devices is None else [str(device) for device in devices]
         self._n_jobs = n_jobs
         self._lock_dir = None if lock_dir is None else Path(lock_dir)
+        self._given: tuple[HydraContext, DictConfig] | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra gives."""
-        self._context, self._config = hydra_context, config
+        self._given = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run jobs until all have ended."""
         from layerprobe.results.sweep_record import SweepRecord
 
-        jobs = jobs_of(self._context, self._config, job_overrides, initial_job_idx)
-        waiting = deque(to_do(jobs, self._config.get("rerun")))
-        record = SweepRecord.read(Path(self._config.hydra.sweep.dir).absolute())
+        assert self._given is not None, "Hydra calls setup before launch"
+        context, config = self._given
+        jobs = jobs_of(context, config, job_overrides, initial_job_idx)
+        waiting = deque(to_do(jobs, config.get("rerun")))
+        record = SweepRecord.read(Path(config.hydra.sweep.dir).absolute())
         record.add({str(job.number): job.record for job in jobs})
         slots = self._slots()
         log.info(
@@ -74,7 +77,7 @@ class GpuBoxLauncher(Launcher):
             "GPUs " + " ".join(dict.fromkeys("+".join(slot.devices) for slot in slots)) if slots[0].devices else "CPUs",
         )  # fmt: skip
         _Box(slots, self._lock_dir, record.directory).run(waiting)
-        return [returned(job, self._config) for job in jobs]
+        return [returned(job, config) for job in jobs]
 
     def _slots(self) -> list[Slot]:
         devices = _visible_gpus() if self._devices is None else self._devices

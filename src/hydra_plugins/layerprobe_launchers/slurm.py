@@ -61,10 +61,11 @@ class SlurmLauncher(Launcher):
             for name, v in parameters.items()
             if v is not None
         }
+        self._given: tuple[HydraContext, DictConfig] | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take what Hydra gives."""
-        self._context, self._config = hydra_context, config
+        self._given = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Send what is to be done and not on its way already, and wait until all have ended."""
@@ -72,12 +73,14 @@ class SlurmLauncher(Launcher):
 
         _check_warning(self._parameters)
         _check_machine()
-        jobs = jobs_of(self._context, self._config, job_overrides, initial_job_idx)
-        record = SweepRecord.read(Path(self._config.hydra.sweep.dir).absolute())
+        assert self._given is not None, "Hydra calls setup before launch"
+        context, config = self._given
+        jobs = jobs_of(context, config, job_overrides, initial_job_idx)
+        record = SweepRecord.read(Path(config.hydra.sweep.dir).absolute())
         sent = {number: job["slurm_job"] for number, job in record.jobs.items() if job.get("slurm_job")}
         alive = slurm_states(list(sent.values()))
         going = [job for job in jobs if sent.get(str(job.number)) in alive]
-        todo = to_do([job for job in jobs if job not in going], self._config.get("rerun"))
+        todo = to_do([job for job in jobs if job not in going], config.get("rerun"))
         record.add({str(job.number): job.record for job in jobs})
         log.info(
             "%d jobs: %d done before, %d on their way, %d to send",
@@ -100,7 +103,7 @@ class SlurmLauncher(Launcher):
                 flush=True,
             )
             raise SystemExit(130) from None
-        return [returned(job, self._config) for job in jobs]
+        return [returned(job, config) for job in jobs]
 
     def _send(self, jobs: Sequence[Job]) -> dict[str, str]:
         import submitit

@@ -28,6 +28,7 @@ from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.state_file import DamagedFileError, aside
 from layerprobe.results.store import ProbeStore
+from layerprobe.training.callback import ProbeCallback
 from layerprobe.training.checkpoints import damage
 from layerprobe.training.log import ProbeLog, start
 
@@ -77,7 +78,7 @@ def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if hasattr(callback, "config"):
+        if isinstance(callback, ProbeCallback):
             callback.config = config
     last = run.checkpoint if run.checkpoint.exists() else None
     if last is not None:
