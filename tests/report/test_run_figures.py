@@ -15,6 +15,7 @@ from layerprobe.report.charts.layer_axis import thinned
 from layerprobe.report.picture_files import save
 from layerprobe.report.run_figures import write_figures, write_run_figures
 from layerprobe.report.style import lines
+from layerprobe.results.reader import Run
 from layerprobe.results.record import to_frame
 from layerprobe.results.store import ProbeStore
 from layerprobe.types import PathRecord
@@ -212,7 +213,7 @@ def test_a_run_is_drawn_from_its_folder(tmp_path):
     points.drop(columns="label").to_parquet(tmp_path / "probes" / "surface.parquet")
     points.to_parquet(tmp_path / "probes" / "points.parquet")
     points.assign(h1=points["x1"], h2=points["x2"]).to_parquet(tmp_path / "probes" / "hidden.parquet")
-    files = write_run_figures(tmp_path / "probes", tmp_path / "figures")
+    files = write_run_figures(Run.read(tmp_path), tmp_path / "figures")
     stems = ("depth_curve", "heat_map", "path_curve", "surface", "hidden")
     assert [file.name for file in files] == [stem + ending for stem in stems for ending in (".png", ".svg")]
     assert all(file.stat().st_size > 2000 for file in files)

@@ -9,7 +9,7 @@ import pandas as pd
 from omegaconf import OmegaConf
 
 from layerprobe.report.papers.concept_depth import concept_layers
-from layerprobe.results.store import ProbeStore
+from layerprobe.results.reader import Run
 
 _FORMATS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
@@ -27,7 +27,7 @@ def concept_runs(jobs: list[Path]) -> list[tuple[dict[str, str], pd.DataFrame]]:
     for job in jobs:
         if not (job / ".hydra" / "config.yaml").is_file() or not (job / "probes" / "results.parquet").is_file():
             continue
-        results = ProbeStore(job / "probes").results()
+        results = Run.read(job).results
         if concept_layers(results).empty:
             continue
         config: Any = OmegaConf.load(job / ".hydra" / "config.yaml")

@@ -35,6 +35,7 @@ from layerprobe.report.tables.results_table import results_table
 from layerprobe.results.best import best_layer
 from layerprobe.results.manifest import Entry, Ledger
 from layerprobe.results.progress import ProgressFile
+from layerprobe.results.reader import Run
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.store import ProbeStore
@@ -134,7 +135,7 @@ def probe(cfg: DictConfig, run: RunDirectory) -> RunSummary:
     results = store.results()
     if len(results):
         sinks.finish(store)
-        sinks.figures(write_run_figures(store.directory, run.path / "figures", view))
+        sinks.figures(write_run_figures(Run.read(run.path), run.path / "figures", view))
         Console().print(results_table(results))
         if (distance := view.distance(results, run.path / "figures")) is not None:
             Console().print(distance)

@@ -24,6 +24,7 @@ from layerprobe.report.depth_view import DepthView
 from layerprobe.report.run_figures import write_run_figures
 from layerprobe.report.tables.results_table import results_table
 from layerprobe.results.best import best_layer
+from layerprobe.results.reader import Run
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.state_file import DamagedFileError, aside
@@ -122,7 +123,7 @@ def report(run_dir: Path, trainer: pl.Trainer, view: DepthView) -> pd.DataFrame:
     """
     store = ProbeStore(run_dir / "probes")
     results = store.results()
-    figures = write_run_figures(run_dir / "probes", run_dir / "figures", view)
+    figures = write_run_figures(Run.read(run_dir), run_dir / "figures", view)
     ProbeLog(trainer.loggers).figures(figures)
     Console().print(results_table(results))
     if (distance := view.distance(results, run_dir / "figures")) is not None:

@@ -15,8 +15,7 @@ from layerprobe.report.tidy import few_frames
 from layerprobe.report.toy.decision_surface import decision_surface
 from layerprobe.report.toy.hidden_plane import hidden_plane
 from layerprobe.report.toy.projection import project
-from layerprobe.results.decision_surface import read_plane_frames
-from layerprobe.results.store import ProbeStore
+from layerprobe.results.reader import Run
 
 
 def write_figures(
@@ -45,11 +44,11 @@ def write_figures(
     return [file for name, chart in charts.items() for file in save(chart, Path(directory) / name)]
 
 
-def write_run_figures(probes: Path, directory: Path, view: DepthView | None = None) -> list[Path]:
+def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) -> list[Path]:
     """Write the figures of one run from its files; also `surface` and `hidden`, where the run kept their frames.
 
     Args:
-        probes: The folder of the run's results, with or without `surface.parquet`, `points.parquet`, `hidden.parquet`.
+        run: The run, with or without `surface.parquet`, `points.parquet`, `hidden.parquet`.
         directory: Where the figures go; made if missing.
         view: What `depth_curve` shows; by default test error.
 
@@ -57,15 +56,13 @@ def write_run_figures(probes: Path, directory: Path, view: DepthView | None = No
         Paths of the files.
 
     Raises:
-        SchemaError: If the results have another schema.
         OSError: If the figures cannot be written.
     """
-    store = ProbeStore(probes)
-    files = write_figures(store.results(), store.path(), directory, view)
-    kept = {name: few_frames(frame) for name, frame in read_plane_frames(Path(probes)).items()}
+    files = write_figures(run.results, run.path(), directory, view)
+    kept = {name: few_frames(frame) for name, frame in run.plane_frames().items()}
     if "surface" in kept and "points" in kept:
         files += save(decision_surface(kept["surface"], kept["points"]), Path(directory) / "surface")
     if "hidden" in kept:
-        frame, lines = project(kept["hidden"], store.head)
+        frame, lines = project(kept["hidden"], run.head)
         files += save(hidden_plane(frame, lines), Path(directory) / "hidden")
     return files

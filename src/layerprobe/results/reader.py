@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from layerprobe.results.any_version import read_any_version, read_correct
+from layerprobe.results.decision_surface import read_plane_frames
+from layerprobe.results.heads import read_head
 from layerprobe.results.identity import matters
 from layerprobe.results.names import printable, with_printable_names
 from layerprobe.results.record import SchemaError
@@ -100,6 +103,22 @@ class Run:
             return with_printable_names(read_correct(self.directory / "probes" / "correct.parquet", self._parts()))
         except SchemaError:
             return pd.DataFrame(columns=["checkpoint", "layer", "samples", "correct"])
+
+    def head(self, checkpoint: str, layer: str) -> dict[str, np.ndarray]:
+        """Read the selected head of a layer, as `read_head`.
+
+        Args:
+            checkpoint: Name of the checkpoint.
+            layer: Name of the layer.
+
+        Raises:
+            KeyError: Where there is none.
+        """
+        return read_head(self.directory / "probes", checkpoint, layer)
+
+    def plane_frames(self) -> dict[str, pd.DataFrame]:
+        """Read what a run of a small network keeps of the plane, as `read_plane_frames`."""
+        return read_plane_frames(self.directory / "probes")
 
     def _parts(self) -> list[Path]:
         return sorted((self.directory / "probes" / "parts").glob("*/[!.]*.parquet"))

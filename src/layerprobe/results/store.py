@@ -13,7 +13,6 @@ times its size, only by `merge`.
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,9 +25,10 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from layerprobe.results.atomic import atomic, remove_stray
+from layerprobe.results.heads import find_head, head_folder, write_head
 from layerprobe.results.layer_file import CORRECT, RESULTS, ROWS, read_parts, to_part
 from layerprobe.results.names import safe_name
 from layerprobe.results.record import (
@@ -117,7 +117,7 @@ class ProbeStore:
         self.prepare()
         record = result.record
         with self._explained():
-            self._write_head(record, result.head)
+            write_head(self.directory, record, result.head)
             with atomic(self._part(record)) as temporary:
                 pq.write_table(to_part(result), temporary)
             self._records[record.checkpoint, record.layer] = record
@@ -163,7 +163,7 @@ class ProbeStore:
                     with atomic(file) as temporary:
                         pq.write_table(table.filter(keep), temporary)
             self._write_results()
-            shutil.rmtree(self.directory / "heads" / safe_name(checkpoint), ignore_errors=True)
+            shutil.rmtree(head_folder(self.directory, checkpoint), ignore_errors=True)
 
     def done(self, checkpoint: str) -> set[LayerName]:
         """Tell which layers of a checkpoint have a result, failed ones included.
@@ -279,19 +279,15 @@ class ProbeStore:
             except DamagedTableError:
                 yield part
 
-    def _head(self, record: ProbeRecord) -> Path:
-        name = f"{record.depth:03d}_{safe_name(record.layer)}.safetensors"
-        return self.directory / "heads" / safe_name(record.checkpoint) / name
-
     def _head_of(self, checkpoint: str, layer: LayerName) -> Path:
-        record = self._records.get((checkpoint, layer))
-        if record is None or not self._head(record).exists():
+        try:
+            return find_head(self.directory, checkpoint, layer)
+        except KeyError:
             kept = ", ".join(sorted(self.done(checkpoint))) or "none at this checkpoint"
             raise KeyError(
                 f"no head of layer '{layer}' at checkpoint '{checkpoint}' in {self.directory}; layers probed: {kept}. "
                 f"Next step: take one of these; a failed layer has no head."
-            )
-        return self._head(record)
+            ) from None
 
     def _ordered(self) -> list[ProbeRecord]:
         first_seen: dict[str, int] = {}
@@ -311,22 +307,6 @@ class ProbeStore:
         rank = {(record.checkpoint, record.layer): i for i, record in enumerate(self._ordered())}
         order = np.argsort([rank.get(key, len(rank)) for key in _keys(table)], kind="stable")
         return table.take(pa.array(order, pa.int64()))
-
-    def _write_head(self, record: ProbeRecord, head: Mapping[str, np.ndarray]) -> None:
-        file = self._head(record)
-        same_layer = re.compile(rf"\d+_{re.escape(safe_name(record.layer))}\.safetensors")
-        stale = [old for old in file.parent.glob("*.safetensors") if same_layer.fullmatch(old.name)]
-        if head:
-            about = ("checkpoint", "layer", "solver", "l2", "reducer", "reduction")
-            with atomic(file) as temporary:
-                save_file(
-                    {name: np.ascontiguousarray(values) for name, values in head.items()},
-                    temporary,
-                    metadata={name: str(getattr(record, name)) for name in about},
-                )
-            stale = [old for old in stale if old != file]
-        for old in stale:
-            old.unlink()
 
     def _write_results(self) -> None:
         table = to_table(self._ordered(), ProbeRecord)

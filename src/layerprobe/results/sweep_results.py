@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from layerprobe.results.best import at_last_checkpoint
+from layerprobe.results.reader import Run
 from layerprobe.results.run_summary import RunSummary
-from layerprobe.results.store import ProbeStore
 from layerprobe.results.sweep_record import SweepRecord
 
 
@@ -25,7 +25,7 @@ def sweep_results(record: SweepRecord) -> pd.DataFrame:
     jobs = sweep_frame(record)
     frames = []
     for job in jobs[jobs["status"] == "done"].to_dict("records") if len(jobs) else []:
-        results = ProbeStore(Path(job["directory"]) / "probes").results()
+        results = Run.read(Path(job["directory"])).results
         last = at_last_checkpoint(results)
         frames.append(last.assign(**{str(key): str(value) for key, value in job.items() if key not in results}))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

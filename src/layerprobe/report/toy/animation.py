@@ -11,7 +11,6 @@ import altair as alt
 import pandas as pd
 import vl_convert
 from PIL import Image
-from safetensors.numpy import load_file
 
 from layerprobe.report import style
 from layerprobe.report.tidy import captions
@@ -19,8 +18,6 @@ from layerprobe.report.toy.decision_surface import surface_panel
 from layerprobe.report.toy.hidden_plane import hidden_panel
 from layerprobe.report.toy.projection import project
 from layerprobe.results.atomic import write_bytes
-from layerprobe.results.decision_surface import read_plane_frames
-from layerprobe.results.names import safe_name
 from layerprobe.results.reader import Run
 
 _GIF_SECONDS, _LAST_SECONDS = 0.6, 2.0
@@ -38,7 +35,7 @@ def animation(run: Run, *, bound: bool = True, grid: int = 31) -> dict[str, Any]
     Returns:
         A Vega-Lite specification with the parameter `frame`; None where the run kept fewer than two frames.
     """
-    frames = read_plane_frames(run.directory / "probes")
+    frames = run.plane_frames()
     if not frames:
         return None
     named = captions(next(iter(frames.values())))
@@ -53,7 +50,7 @@ def animation(run: Run, *, bound: bool = True, grid: int = 31) -> dict[str, Any]
         surface = _coarse(frames["surface"], grid)
         panels.append(surface_panel(surface, frames["points"], "what the network answers"))
     if "hidden" in frames:
-        states, lines = project(frames["hidden"], lambda *at: _head(run, *at))
+        states, lines = project(frames["hidden"], run.head)
         lines = _numbered(lines, number)
         panels += [
             hidden_panel(group, lines[lines["layer"] == layer], str(layer))
@@ -126,14 +123,3 @@ def _coarse(surface: pd.DataFrame, grid: int) -> pd.DataFrame:
         every = -(-(len(values) - 1) // (grid - 1)) if len(values) > grid else 1
         surface = surface[surface[axis].isin(values[::every])]
     return surface
-
-
-def _head(run: Run, checkpoint: str, layer: str) -> Any:
-    rows = run.results[(run.results["checkpoint"] == checkpoint) & (run.results["layer"] == layer)]
-    if rows.empty:
-        raise KeyError(layer)
-    name = f"{int(rows['depth'].iloc[0]):03d}_{safe_name(layer)}.safetensors"
-    file = run.directory / "probes" / "heads" / safe_name(checkpoint) / name
-    if not file.is_file():
-        raise KeyError(layer)
-    return load_file(file)
