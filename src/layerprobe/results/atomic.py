@@ -11,15 +11,16 @@ from pathlib import Path
 
 _SUFFIX = ".tmp"
 _STRAY = re.compile(r"\..+\.([0-9a-f]{4}|[0-9a-f]{8}|\d+)\.tmp")
-"""Names of `atomic`, and of `ProgressFile`, whose number is that of its process."""
+"""Names of `atomic`, and of locks and earlier versions, whose number is that of their process."""
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Write to a temporary file beside `path`, which takes its place when the block ends without an error.
 
     Args:
         path: The file to write or to replace; missing folders are made.
+        durable: Whether to wait until the content is on the disk, so that it survives a loss of power too.
 
     Yields:
         The temporary file's path: hidden, and ending in `.tmp`, so that no reader's pattern matches it.
@@ -31,25 +32,28 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}"
     try:
         yield temporary
-        _sync(temporary)
+        if durable:
+            _sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)
+        if durable:
+            _sync(path.parent)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write `data` atomically.
 
     Args:
         path: The file to write or to replace; missing folders are made.
         data: Its content.
+        durable: As for `atomic`.
 
     Raises:
         OSError: If it cannot be written; `path` is then as it was.
     """
-    with atomic(path) as temporary:
+    with atomic(path, durable=durable) as temporary:
         temporary.write_bytes(data)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from layerprobe.results.atomic import write_bytes
 
 FILE = "progress.json"
 
@@ -37,10 +38,8 @@ class ProgressFile:
         if not at_once and now - self._written < self._every:
             return
         self._written = now
-        temporary = self._file.with_name(f".{FILE}.{os.getpid()}.tmp")
         with suppress(OSError):
-            temporary.write_text(json.dumps(where | {"time": time.time()}))
-            os.replace(temporary, self._file)
+            write_bytes(self._file, json.dumps(where | {"time": time.time()}).encode(), durable=False)
 
 
 def read_progress(directory: Path) -> dict[str, Any]:
