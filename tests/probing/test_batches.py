@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     IterableDataset,
     SubsetRandomSampler,
@@ -10,7 +13,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from layerprobe.probing.batches import check_splits, class_indices, in_order, inputs_of, targets_of
+from layerprobe.probing.batches import check_splits, class_indices, in_order, inputs_of, length, n_samples, targets_of
 
 
 def samples(source: object, **options: int) -> list[int]:
@@ -102,3 +105,32 @@ def test_targets_that_are_not_class_indices(targets: object, found: str) -> None
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])
 def test_any_integers_are_class_indices(dtype: torch.dtype) -> None:
     assert class_indices(torch.tensor([0, 1], dtype=dtype), "train").dtype == torch.int64
+
+
+class Endless(IterableDataset):  # type: ignore[type-arg]
+    def __iter__(self):
+        return iter(range(3))
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ((torch.zeros(7, 2), torch.zeros(7)), 7),
+        (DataLoader(DATASET, 4, shuffle=True, drop_last=True), 10),
+        (DataLoader(DATASET, sampler=SubsetRandomSampler([8, 1, 5])), 3),
+        (DataLoader(DATASET, batch_sampler=[[1, 2], [3]]), None),
+        (DataLoader(DATASET, batch_sampler=BatchSampler(SubsetRandomSampler([8, 1, 5]), 2, True)), 3),
+        (DataLoader(Endless(), 2), None),
+        ([(torch.zeros(2, 2), torch.zeros(2))], None),
+    ],
+)
+def test_the_length_is_known_where_something_says_it(source: Any, expected: int | None) -> None:
+    state = torch.get_rng_state()
+    assert length(source) == expected
+    assert torch.equal(torch.get_rng_state(), state)
+    assert expected is None or n_samples(source) == expected
+
+
+def test_a_sampler_with_replacement_says_more_than_it_gives_and_no_more_than_there_is() -> None:
+    loader = DataLoader(DATASET, sampler=WeightedRandomSampler([1.0, 0.0] * 5, 20))
+    assert length(loader) == 10 >= n_samples(loader)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import closing, contextmanager
 from copy import copy
 from typing import Any, TypeAlias, TypeGuard
@@ -92,6 +92,24 @@ def reshuffled(source: Source, batch_size: int | None = None, seed: int = 0) -> 
         The batches.
     """
     return _read(source, batch_size, seed, torch.Generator().manual_seed(seed))
+
+
+def length(source: Source) -> int | None:
+    """How many samples `in_order` gives, without reading any; None where nothing says so.
+
+    Where a sampler draws some samples more than once, it is more than that.
+
+    Args:
+        source: The split.
+    """
+    if _is_pair(source):
+        return len(source[1])
+    if not isinstance(source, DataLoader) or _as_it_is(source):
+        return None
+    sampler = getattr(source.batch_sampler, "sampler", None) if source.batch_size is None else source.sampler
+    counted = (source.dataset,) if isinstance(sampler, _WHOLE) else (source.dataset, sampler)
+    lengths = [len(part) for part in counted if isinstance(part, Sized)]
+    return min(lengths) if len(lengths) == len(counted) else None
 
 
 def n_samples(source: Source) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layerprobe.probing.batches import Data, check_splits, in_order
+from layerprobe.probing.batches import Data, check_splits, in_order, length
 from layerprobe.probing.capture.freeze import frozen
 from layerprobe.probing.capture.inputs import device_of
 from layerprobe.probing.capture.layers import Layer, discover
@@ -86,7 +86,7 @@ def probe_checkpoint(
     if not ways:
         return
     samples, info = Fingerprint(), checkpoint or CheckpointInfo()
-    with closing(feature_bank(network, first, protocol, resources, ways)) as bank:
+    with closing(feature_bank(network, data, first, protocol, resources, ways)) as bank:
         sink = TrainingMoments(bank, max(map(features_of, ways.values()))) if protocol.stream else bank
         recordings = record_splits(network, data, protocol, resources, ways, sink, on_progress, context, samples)
         labels = protocol.task.labels({split: recording.targets for split, recording in recordings.items()})
@@ -191,7 +191,7 @@ def _warn_once(message: str) -> None:
 
 
 def feature_bank(
-    network: nn.Module, first: Any, protocol: ProbeProtocol, resources: Resources, ways: Ways
+    network: nn.Module, data: Data, first: Any, protocol: ProbeProtocol, resources: Resources, ways: Ways
 ) -> FeatureBank:
     """Room for all features: in memory what the protocol allows beside the fit of the largest layer."""
     targets = protocol.targets_of(first, "train")
@@ -200,7 +200,9 @@ def feature_bank(
     device = device_of(network)
     budget = feature_budget(device, resources.max_memory, fit, 4 * len(targets) * sum(sizes))
     kept_as = None if protocol.spill_dtype is None else getattr(torch, protocol.spill_dtype)
-    return FeatureBank(budget, resources.spill_path, kept_as, host_budget(device, resources.max_memory))
+    kept = [split for split in SPLITS if data.get(split) is not None and not (protocol.stream and split == "train")]
+    samples = {split: length(data[split]) for split in kept}
+    return FeatureBank(budget, resources.spill_path, kept_as, host_budget(device, resources.max_memory), samples)
 
 
 def moment_bytes(ways: Ways) -> int:

@@ -66,7 +66,7 @@ def test_what_a_plan_says_goes_to_disk_is_what_the_bank_writes_there(
         resources = Resources(64, plan.workspace + budget + 10**6, str(tmp_path))
         first = first_batch(network, data, protocol, resources)
         ways = find_ways(network, first, protocol)
-        bank = feature_bank(network, first, protocol, resources, ways)
+        bank = feature_bank(network, data, first, protocol, resources, ways)
         record_splits(network, data, protocol, resources, ways, bank, lambda *_: None)
         planned = make_plan(network, data, protocol, resources=resources)
         assert {layer.layer for layer in planned.layers if layer.place == "disk"} == bank.on_disk

@@ -8,8 +8,10 @@ import sys
 import pytest
 import torch
 
+from layerprobe.probing.features.buffer import Buffer
 from layerprobe.probing.features.cache import FeatureBank
 from layerprobe.probing.features.disk import SpilledRows, SpillError, SpillFile
+from layerprobe.probing.features.reducers import Reduction
 from layerprobe.probing.features.row_blocks import AbstractRows, blocks
 
 
@@ -80,6 +82,41 @@ def test_the_largest_layer_makes_room_until_there_is_none_to_move(tmp_path, capl
     assert "features of b (0.00 GB) go to RAM" in caplog.text
     for layer, part in parts.items():
         assert torch.equal(whole(bank.take((layer, "train", ""))), part)
+
+
+@pytest.mark.parametrize("known", [("train", "val"), ("train",)])
+def test_where_the_number_of_samples_is_known_a_layer_goes_to_its_place_with_its_first_batch(known, tmp_path) -> None:
+    """Two layers of 4,800 and 2,400 bytes for each of two splits."""
+    bank = FeatureBank(5_000, tmp_path, samples={"train": 60, "val": 60 if "val" in known else None})
+    parts = batches(60, 10, 20)
+    for part in parts:
+        bank.append(("wide", "train", ""), part)
+        bank.append(("wider", "train", ""), torch.cat([part, part], 1))
+        assert bank.on_disk == {"wider"}
+        assert bank.left == (200 if "val" in known else 2_600)
+    with bank.layer("wide") as splits, bank.layer("wider") as others:
+        reduction = Reduction(10, "", lambda x: x)
+        assert torch.equal(whole(splits["train"](reduction)), torch.cat(parts))
+        assert torch.equal(whole(others["train"](reduction)), torch.cat([torch.cat(parts)] * 2, 1))
+    assert bank.left == 5_000, "nothing is left of a layer when its turn is over"
+    with pytest.raises(KeyError):
+        bank.take(("wide", "val", ""))
+
+
+def test_a_device_that_has_no_memory_for_what_is_expected_sends_a_layer_on(tmp_path, monkeypatch, caplog) -> None:
+    def full(self, rows):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    bank = FeatureBank(1 << 20, tmp_path, host=1 << 20, samples={"train": 60})
+    parts = batches(60, 10, 20)
+    monkeypatch.setattr(Buffer, "append", full)
+    bank.append(("a", "train", ""), parts[0])
+    monkeypatch.undo()
+    for part in parts[1:]:
+        bank.append(("a", "train", ""), part)
+    assert bank.in_ram == {"a"}
+    assert "features of a (0.00 GB) go to RAM" in caplog.text
+    assert torch.equal(whole(bank.take(("a", "train", ""))), torch.cat(parts))
 
 
 def test_what_fits_by_now_is_brought_back_into_memory(tmp_path) -> None:

@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from layerprobe.probing.features.batched_rows import Batches, whole
+from layerprobe.probing.features.buffer import Buffer
 from layerprobe.probing.features.disk import SpilledRows, SpillError, SpillFile
-from layerprobe.probing.features.growing_matrix import GrowingRows
 from layerprobe.probing.features.host_memory import HostRows
 from layerprobe.probing.features.pinned_memory import give_back
 from layerprobe.probing.features.reducers import Reduction
-from layerprobe.probing.features.row_blocks import Features, blocks
+from layerprobe.probing.features.row_blocks import Features, placed_blocks
 from layerprobe.types import SPLITS, LayerName, Split
 
 log = logging.getLogger("layerprobe")
@@ -72,26 +72,33 @@ class AbstractSink(ABC):
 class FeatureBank(AbstractSink):
     """Everything that is recorded of one checkpoint, within a budget.
 
-    Nothing has to be known of the number of samples beforehand: when what is held exceeds the budget, the layer that
-    holds most moves away with all its splits, and what is recorded of it from then on goes there directly. Features
-    made on a GPU move to the machine's own memory, and from there to disk; those made on the CPU move to disk.
+    When what is held exceeds the budget, the layer that holds most moves away with all its splits, and what is recorded
+    of it from then on goes there directly. Where the number of samples is known beforehand, that is at its first batch;
+    otherwise once they are too many. Features made on a GPU move to the machine's own memory, and from there to disk;
+    those made on the CPU move to disk.
 
     Args:
         budget: Bytes that features may take where they are made.
         directory: Where files are; by default the system's directory for temporary files.
         kept_as: Precision on disk; by default that of the features.
         host: Bytes of the machine's own memory that features made on a GPU may take.
+        samples: How many samples each split has, as far as that is known.
 
     Attributes:
         problems: Why a layer could not be kept.
     """
 
     def __init__(
-        self, budget: int, directory: Path | None = None, kept_as: torch.dtype | None = None, host: int = 0
+        self,
+        budget: int,
+        directory: Path | None = None,
+        kept_as: torch.dtype | None = None,
+        host: int = 0,
+        samples: Mapping[Split, int | None] = MappingProxyType({}),
     ) -> None:
-        self.budget, self.directory, self.kept_as, self.host = budget, directory, kept_as, host
+        self.budget, self.directory, self.kept_as, self.host, self.samples = budget, directory, kept_as, host, samples
         self.problems: dict[LayerName, str] = {}
-        self._held: dict[Key, GrowingRows | Batches] = {}
+        self._held: dict[Key, Buffer] = {}
         self._bytes: dict[LayerName, int] = {}
         self._taken = 0
         self._in_host: dict[Key, HostRows] = {}
@@ -134,17 +141,14 @@ class FeatureBank(AbstractSink):
         layer = key[0]
         if layer in self.problems:
             return
-        if layer in self._in_ram or layer in self._on_disk:
+        if not self._away(layer) and key not in self._held:
+            self._reserve(key, features)
+            self._settle()
+        if self._away(layer):
             self._write(key, [features])
         else:
-            if key not in self._held:
-                self._held[key] = _held(features)
-            self._held[key].append(features)
-            self._bytes[layer] = self._bytes.get(layer, 0) + features.nbytes
-        while self._bytes and sum(self._bytes.values()) > self.budget:
-            self._move(_largest(self._bytes))
-        while sum(self._in_ram.values()) > self.host:
-            self._sink(_largest(self._in_ram))
+            self._hold(key, features)
+        self._settle()
 
     def give_way(self) -> bool:
         """Move the largest layer away, since its device has run out of memory, and keep no more there than is left.
@@ -158,11 +162,13 @@ class FeatureBank(AbstractSink):
         layer = _largest(held)
         self._move(layer)
         self.budget = sum(self._bytes.values())
-        if sum(self._in_ram.values()) > self.host:
-            self._sink(_largest(self._in_ram))
-        place = "RAM" if layer in self._in_ram else "disk"
-        log.warning("The GPU's memory is full: the features of %s (%.2f GB) go to %s.", layer, held[layer] / 1e9, place)
+        self._settle()
+        self._say_moved(layer, held[layer])
         return True
+
+    def _say_moved(self, layer: LayerName, size: int) -> None:
+        place = "RAM" if layer in self._in_ram else "disk"
+        log.warning("The GPU's memory is full: the features of %s (%.2f GB) go to %s.", layer, size / 1e9, place)
 
     def take(self, key: Key) -> Features:
         """Hand a layer's features of one split over; they are not kept.
@@ -182,7 +188,7 @@ class FeatureBank(AbstractSink):
             if size > self.left:
                 return rows
             self._taken += size
-            return whole(rows, blocks(rows), len(rows))
+            return _whole(rows)
         held = self._held.pop(key)
         self._bytes[key[0]] -= held.nbytes
         self._taken += held.nbytes
@@ -211,6 +217,38 @@ class FeatureBank(AbstractSink):
             self._file.close()
             self._file = None
         give_back()
+
+    def _away(self, layer: LayerName) -> bool:
+        return layer in self._in_ram or layer in self._on_disk
+
+    def _reserve(self, key: Key, like: Tensor) -> None:
+        """Set memory aside for all splits whose size is known, so that a layer moves before it is there or never."""
+        layer, _, reduction = key
+        for split in {key[1], *(split for split, n in self.samples.items() if n is not None)}:
+            if (layer, split, reduction) not in self._held:
+                buffer = Buffer(like.shape[1], like.dtype, like.device, self.samples.get(split))
+                self._held[layer, split, reduction] = buffer
+                self._bytes[layer] = self._bytes.get(layer, 0) + buffer.nbytes
+
+    def _hold(self, key: Key, features: Tensor) -> None:
+        layer, buffer = key[0], self._held[key]
+        before = buffer.nbytes
+        try:
+            buffer.append(features)
+        except torch.OutOfMemoryError:
+            size = self._bytes[layer]
+            self._move(layer)
+            self._write(key, [features])
+            self._say_moved(layer, size)
+        else:
+            self._bytes[layer] += buffer.nbytes - before
+
+    def _settle(self) -> None:
+        """Move what exceeds the budgets."""
+        while self._bytes and sum(self._bytes.values()) > self.budget:
+            self._move(_largest(self._bytes))
+        while sum(self._in_ram.values()) > self.host:
+            self._sink(_largest(self._in_ram))
 
     def _move(self, layer: LayerName) -> None:
         """From where features are made to the next place."""
@@ -272,5 +310,13 @@ def _largest(sizes: dict[LayerName, int]) -> LayerName:
     return max(sizes, key=lambda name: sizes[name])
 
 
-def _held(like: Tensor) -> GrowingRows | Batches:
-    return GrowingRows(like.shape[1], like.dtype) if like.device.type == "cpu" else Batches()
+def _whole(rows: HostRows | SpilledRows) -> Features:
+    """Rows in one piece on their device, or as they are where there is no room for that."""
+    try:
+        found = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+    except torch.OutOfMemoryError:
+        log.warning("The GPU's memory is full: %d rows of %d features stay where they are read from.", *rows.shape)
+        return rows
+    for place, block in placed_blocks(rows):
+        found[place] = block
+    return found
