@@ -38,7 +38,7 @@ class Buffer:
         expected: int | None = None,
     ) -> None:
         self.n_features, self.dtype, self.device, self.expected = n_features, dtype, device, expected
-        self._n = 0
+        self._n, self._mapped = 0, device.type == "cpu"
         self._pages: mmap.mmap | None = None
         self._values: Tensor | None = None
 
@@ -62,7 +62,7 @@ class Buffer:
             torch.OutOfMemoryError: Where a GPU has none.
         """
         start, stop = self._n, self._n + len(rows)
-        if self.device.type == "cpu":
+        if self._mapped:
             if stop * self._row > (0 if self._pages is None else len(self._pages)):
                 self._map(stop)
         elif self._values is None or stop > len(self._values):
