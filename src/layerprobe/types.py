@@ -158,7 +158,7 @@ class PathRecord:
         objective: The training objective reached.
         val_error: Share of validation samples that the head gets wrong.
         val_loss: Mean cross-entropy (logistic) or squared error (ridge) on validation.
-        selected: Whether this head was chosen on validation.
+        selected: Whether this head was chosen: by validation, or by leave-one-out errors where there is none.
         loo_error: Leave-one-out error on train, in closed form; NaN where the solver does not work it out.
         loo_loss: Leave-one-out loss on train; likewise.
     """
