@@ -38,6 +38,7 @@ def test_every_former_name_leads_to_a_public_one() -> None:
         "layerprobe.probe",
         "layerprobe.layers",
         "layerprobe.activations",
+        "layerprobe.Resources",
     }
     for name in PUBLIC_NAMES.values():
         assert callable(hydra.utils.get_object(name)), name
