@@ -15,7 +15,7 @@ from layerprobe.jobs.job import run_job
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(cfg: DictConfig) -> float:
     from layerprobe.jobs.train import EXPECTED, train
-    from layerprobe.training.ranks import leave
+    from layerprobe.training.collectives import leave
 
     try:
         return run_job(cfg, train, EXPECTED)

@@ -27,8 +27,8 @@ from layerprobe.probing.tasks.multi_label import MultiLabel as MultiLabel
 from layerprobe.probing.tasks.regression import Regression
 from layerprobe.probing.tasks.task import AbstractTask
 from layerprobe.results.record import to_frame
+from layerprobe.training.dataloaders import of_population, splits_of
 from layerprobe.training.progress import ProbeProgress
-from layerprobe.training.splits import of_population, splits_of
 
 Kind = TypeVar("Kind")
 Named: TypeAlias = Kind | type[Kind] | str

@@ -14,7 +14,7 @@ from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.sweep_record import SweepRecord
 from layerprobe.results.sweep_results import sweep_frame
-from layerprobe.training.stop import Stopped
+from layerprobe.training.signals import Stopped
 
 
 def test_stops_without_progress_are_counted(tmp_path: Path) -> None:

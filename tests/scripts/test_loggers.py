@@ -11,7 +11,7 @@ import pytest
 
 from helpers import forked
 from layerprobe.results.record import to_frame
-from layerprobe.training.log import ProbeLog
+from layerprobe.training.loggers import ProbeLog
 
 ROOT = Path(__file__).resolve().parents[2]
 

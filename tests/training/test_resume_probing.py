@@ -21,8 +21,8 @@ from layerprobe.results.state_file import DamagedFileError
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.callback import ProbeCallback
 from layerprobe.training.checkpoints import damage, load
-from layerprobe.training.guard import Guard
-from layerprobe.training.stop import Stopped
+from layerprobe.training.resume import Guard
+from layerprobe.training.signals import Stopped
 
 
 class Learner(pl.LightningModule):

@@ -30,7 +30,7 @@ from layerprobe.results.migration import migrated
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
 from layerprobe.results.run_summary import RERUNS, RunSummary
 from layerprobe.results.state_file import UnusableFileError
-from layerprobe.training.stop import Stopped, leaving_on_sigterm
+from layerprobe.training.signals import Stopped, leaving_on_sigterm
 
 log = logging.getLogger("layerprobe")
 

@@ -39,16 +39,14 @@ from layerprobe.results.reader import Run
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.store import ProbeStore
-from layerprobe.training.checkpoints import FrozenCheckpoint, content_hash, load
-from layerprobe.training.find import find_checkpoints
-from layerprobe.training.log import ProbeLog
-from layerprobe.training.origin import as_built
+from layerprobe.training.checkpoints import FrozenCheckpoint, content_hash, find_checkpoints, load
+from layerprobe.training.dataloaders import of_population, splits_of_datamodule
+from layerprobe.training.loggers import ProbeLog
 from layerprobe.training.plan import announce
 from layerprobe.training.precision import with_converted_inputs
 from layerprobe.training.progress import ProbeProgress
-from layerprobe.training.splits import of_population, splits_of_datamodule
-from layerprobe.training.stop import StopSignals
-from layerprobe.training.weights import put_weights
+from layerprobe.training.signals import StopSignals
+from layerprobe.training.weights import as_built, put_weights
 from layerprobe.trusted import BY_HAND, merged, plain_precision
 from layerprobe.types import CheckpointInfo
 

@@ -31,7 +31,7 @@ from layerprobe.results.state_file import DamagedFileError, aside
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.callback import ProbeCallback
 from layerprobe.training.checkpoints import damage
-from layerprobe.training.log import ProbeLog, start
+from layerprobe.training.loggers import ProbeLog, start_runs
 
 log = logging.getLogger("layerprobe")
 
@@ -75,7 +75,7 @@ def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
     model = trainable(hydra.utils.instantiate(cfg.model), rule, schedule)
     trainer: pl.Trainer = hydra.utils.instantiate(cfg.trainer)
     view: DepthView = hydra.utils.instantiate(cfg.report)
-    start(trainer.loggers)
+    start_runs(trainer.loggers)
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]

@@ -23,14 +23,14 @@ from layerprobe.results.identity import identity
 from layerprobe.results.state_file import DamagedFileError, aside
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.checkpoints import CheckpointError, FrozenCheckpoint, damage, freeze, load
-from layerprobe.training.guard import Guard, ProbingStopped
-from layerprobe.training.log import ProbeLog
+from layerprobe.training.collectives import Ranks
+from layerprobe.training.dataloaders import Loaders, of_population, splits_of, splits_of_trainer
+from layerprobe.training.loggers import ProbeLog
 from layerprobe.training.plan import announce
 from layerprobe.training.precision import with_converted_inputs
 from layerprobe.training.progress import ProbeProgress
-from layerprobe.training.ranks import Ranks
+from layerprobe.training.resume import Guard, ProbingStopped
 from layerprobe.training.schedule import Schedule
-from layerprobe.training.splits import Loaders, of_population, splits_of, splits_of_trainer
 from layerprobe.types import CheckpointInfo, Config, LayerName
 
 log = logging.getLogger("layerprobe")

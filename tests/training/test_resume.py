@@ -16,9 +16,9 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from layerprobe.training.csv_log import ContinuedCsvLogger
-from layerprobe.training.guard import Guard
-from layerprobe.training.stop import Stopped
+from layerprobe.training.loggers import ContinuedCsvLogger
+from layerprobe.training.resume import Guard
+from layerprobe.training.signals import Stopped
 
 HOOKS = (
     "on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_train_batch_end", "on_validation_start",

@@ -17,8 +17,8 @@ from layerprobe.probing.capture.freeze import frozen
 from layerprobe.probing.capture.layers import Layer, discover
 from layerprobe.results.atomic import atomic
 from layerprobe.results.decision_surface import read_plane_frames
+from layerprobe.training.dataloaders import splits_of_trainer
 from layerprobe.training.schedule import Schedule
-from layerprobe.training.splits import splits_of_trainer
 
 
 class PlaneCallback(pl.Callback):

@@ -20,10 +20,10 @@ from layerprobe.compat.lightning import (
 )
 from layerprobe.results.atomic import atomic
 from layerprobe.results.progress import ProgressFile
-from layerprobe.training.csv_log import ContinuedCsvLogger
+from layerprobe.training.collectives import Ranks
+from layerprobe.training.loggers import ContinuedCsvLogger
 from layerprobe.training.random_state import random_state, set_random_state
-from layerprobe.training.ranks import Ranks
-from layerprobe.training.stop import StopSignals
+from layerprobe.training.signals import StopSignals
 
 _SAVE, _STOP = 1, 2
 Moment = Literal["batch", "validation", "epoch", "end"]

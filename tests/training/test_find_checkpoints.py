@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from layerprobe.training.find import find_checkpoints
+from layerprobe.training.checkpoints import find_checkpoints
 
 
 def names(pattern: Path | str) -> list[str]:

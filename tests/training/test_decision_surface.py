@@ -7,7 +7,7 @@ import torch
 
 from layerprobe.data.xor import XorDataModule
 from layerprobe.models.xor import xor_mlp
-from layerprobe.training.plane import PlaneCallback
+from layerprobe.training.decision_surface import PlaneCallback
 
 
 @pytest.mark.parametrize("width", [2, 3, 4])

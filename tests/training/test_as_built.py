@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from helpers.command import ROOT
 from layerprobe.config import register
-from layerprobe.training.origin import as_built
+from layerprobe.training.weights import as_built
 
 FOREIGN = {"_target_": "foreign.ForeignNet"}
 

@@ -1,0 +1,265 @@
+"""Loggers: Lightning's for CSV files and Weights & Biases, and what hands results of probing to them."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import warnings
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, WandbLogger
+from pytorch_lightning.loggers.logger import rank_zero_experiment
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from layerprobe.compat.lightning import KeptCsvWriter, forget_run, wandb_options
+from layerprobe.results.atomic import atomic
+from layerprobe.results.logged_metrics import scalars
+from layerprobe.results.store import ProbeStore
+from layerprobe.results.wandb_history import WandbHistory
+from layerprobe.results.wandb_sink import WandbSink
+from layerprobe.results.wandb_start import start_or_go_offline
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+log = logging.getLogger("layerprobe")
+
+
+class ContinuedCsvLogger(CSVLogger):
+    """Lightning's `CSVLogger`, whose file is kept when a run goes on; Lightning's own deletes it."""
+
+    def __init__(self, save_dir: str | Path, name: str = "csv") -> None:
+        """Choose the directory.
+
+        Args:
+            save_dir: The run's directory.
+            name: The folder in it that holds `metrics.csv`.
+        """
+        # Every row at once: what waits in memory is lost in a kill.
+        super().__init__(save_dir, name=name, version="", flush_logs_every_n_steps=1)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The writer of the file."""
+        if self._experiment is None:
+            os.makedirs(self.log_dir, exist_ok=True)
+            _set_aside_damaged(Path(self.log_dir) / KeptCsvWriter.NAME_METRICS_FILE)
+            self._experiment = _Writer(self.log_dir)
+        return self._experiment
+
+    def mark(self) -> int:
+        """Write down what has been logged.
+
+        Returns:
+            Rows in the file; 0 in every process but the first.
+        """
+        self.save()
+        writer = self.experiment
+        return len(writer.rows()) if isinstance(writer, _Writer) else 0
+
+    def rewind(self, mark: int, step: int) -> None:
+        """Forget what an earlier process logged after a mark, since it is going to be logged again.
+
+        Args:
+            mark: Rows that stay.
+            step: A step whose rows stay as well.
+        """
+        writer = self.experiment
+        if isinstance(writer, _Writer):
+            writer.rewind(mark, step)
+
+
+class _Writer(KeptCsvWriter):
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self._found = len(self.rows())
+
+    def rows(self) -> list[dict[str, str]]:
+        """What the file holds."""
+        if not os.path.isfile(self.metrics_file_path):
+            return []
+        with open(self.metrics_file_path, newline="") as file:
+            return list(csv.DictReader(file))
+
+    def rewind(self, mark: int, step: int) -> None:
+        rows = self.rows()
+        earlier, own = rows[: self._found], rows[self._found :]
+        kept = earlier[:mark] + [row for row in earlier[mark:] if row["step"] == str(step)]
+        self._found = len(kept)
+        if len(kept) < len(earlier):
+            with atomic(Path(self.metrics_file_path)) as temporary, open(temporary, "w", newline="") as file:
+                writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
+                writer.writeheader()
+                writer.writerows(kept + own)
+
+
+def _set_aside_damaged(file: Path) -> None:
+    """Move a file that is no table out of the way; a last row that is cut short is only left out."""
+    try:
+        with open(file, newline="") as content:
+            rows = list(csv.reader(content))
+    except FileNotFoundError:
+        return
+    except (ValueError, csv.Error):
+        rows = []
+    if rows and "step" in rows[0]:
+        whole = [row for row in rows if len(row) == len(rows[0])]
+        if len(whole) < len(rows):
+            with atomic(file) as temporary, open(temporary, "w", newline="") as out:
+                csv.writer(out).writerows(whole)
+        return
+    aside = file.with_name(f"{file.name}.damaged")
+    file.rename(aside)
+    log.warning("%s is damaged and was moved to %s; the metrics of earlier steps are no longer in it.", file, aside)
+
+
+class SteadyWandbLogger(WandbLogger):
+    """Lightning's `WandbLogger`, with a history that a run which goes on completes.
+
+    Where wandb's own process has died, another one goes on; where that is no help, it says so once and the training
+    goes on.
+    """
+
+    _failed = False
+    _history: WandbHistory | None = None
+    _hyper_parameters: dict[str, Any] | Namespace | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take what Lightning's logger takes.
+
+        Args:
+            *args: As for `WandbLogger`.
+            **kwargs: Likewise.
+        """
+        super().__init__(*args, **kwargs)
+        wandb_options(self).pop("anonymous", None)  # wandb warns of it, even where nobody has chosen it
+
+    @property
+    def history(self) -> WandbHistory:
+        """The history of the run, which is started where it has not been; only in the first process."""
+        if self._history is None:
+            self._history = WandbHistory(self.experiment, self._restart)
+        return self._history
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """Log the configuration.
+
+        Args:
+            params: Values by name.
+        """
+        self._hyper_parameters = params
+        super().log_hyperparams(params)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics.
+
+        Args:
+            metrics: Values by name.
+            step: The training step.
+        """
+        row: dict[str, Any] = {f"{self._prefix}-{name}" if self._prefix else name: metrics[name] for name in metrics}
+        if step is not None and not wandb_options(self).get("sync_tensorboard"):
+            row["trainer/global_step"] = step
+        try:
+            self.history.log(row, f"{step} {sorted(row)}")
+        except Exception as error:  # wandb never ends a training, whatever it raises
+            if not self._failed:
+                warnings.warn(
+                    f"could not log to Weights & Biases ({type(error).__name__}: {error}); training goes on without "
+                    f"it, and the results are complete in the run's directory.",
+                    stacklevel=2,
+                )
+            self._failed = True
+
+    def _restart(self) -> Run:
+        import wandb
+
+        with suppress(Exception):  # of a process that is no more
+            wandb.teardown()
+        wandb.run = None
+        forget_run(self)
+        run = start_or_go_offline(partial(getattr, self, "experiment"), wandb_options(self))
+        if self._hyper_parameters is not None:
+            super().log_hyperparams(self._hyper_parameters)
+        return run
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: it takes up the history for itself."""
+        return super().__getstate__() | {"_history": None}
+
+
+def start_runs(loggers: Sequence[Logger]) -> None:
+    """Start the runs of the loggers; one of Weights & Biases goes offline where its server cannot be used.
+
+    Args:
+        loggers: The trainer's loggers.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            start_or_go_offline(partial(getattr, logger, "experiment"), wandb_options(logger))
+        if isinstance(logger, SteadyWandbLogger) and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            _ = logger.history
+
+
+class ProbeLog:
+    """Logs checkpoints as they are probed; never changes the loggers' own steps."""
+
+    def __init__(self, loggers: Sequence[Logger]) -> None:
+        """Log to these.
+
+        Args:
+            loggers: The trainer's loggers.
+        """
+        start_runs(loggers)
+        self._sinks = [
+            WandbSink(logger.history if isinstance(logger, SteadyWandbLogger) else logger.experiment)
+            for logger in loggers
+            if isinstance(logger, WandbLogger)
+        ]
+        self._others = [logger for logger in loggers if not isinstance(logger, WandbLogger)]
+
+    def checkpoint(self, frame: pd.DataFrame, *, new: bool = True) -> None:
+        """Log each layer's test error at one checkpoint.
+
+        Args:
+            frame: Results of one checkpoint, in the columns of `ProbeRecord`.
+            new: Whether it has never been logged; else it goes only to loggers that recognise what they have.
+        """
+        for sink in self._sinks:
+            sink.log_checkpoint(frame)
+        if not new:
+            return
+        for logger in self._others:
+            if points := scalars(frame):
+                if isinstance(logger, MLFlowLogger):
+                    # MLflow takes no "#": a second call of a layer is written `name-1`, which no module is called.
+                    points = {key.replace("#", "-"): value for key, value in points.items()}
+                logger.log_metrics(points, step=int(frame["step"].iloc[0]))
+
+    def finish(self, store: ProbeStore) -> None:
+        """Log the whole: one table and one artifact, where the logger can hold them.
+
+        Args:
+            store: The results of all checkpoints.
+        """
+        for sink in self._sinks:
+            sink.finish(store.results(), store.directory)
+
+    def figures(self, files: Sequence[Path]) -> None:
+        """Log pictures, where the logger can hold them.
+
+        Args:
+            files: PNG and SVG files.
+        """
+        for sink in self._sinks:
+            sink.log_figures(files)
