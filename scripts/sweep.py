@@ -25,7 +25,7 @@ EXAMPLES = """
   sweep.py status=multirun/NAME/DATE      each job: waiting, running and where, done, failed, lost
   sweep.py continue=multirun/NAME/DATE    wait for what runs, send again what is lost, leave alone what is done
   sweep.py merge=multirun/probe/DATE      put the results of jobs that each probed a part into DATE/probes
-  sweep.py continue=DIR rerun=failed      begin the failed jobs anew; rerun=all begins all
+  sweep.py continue=DIR rerun=failed      start the failed jobs over; rerun=all starts all over
 """
 
 
@@ -37,7 +37,7 @@ class Arguments:
         status: A sweep whose jobs are listed.
         continue_: A sweep to go on with.
         merge: A sweep whose results are put together.
-        rerun: With continue: which ended jobs begin anew, failed or all.
+        rerun: With continue: which ended jobs start over, failed or all.
     """
 
     status: str | None = None

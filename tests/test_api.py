@@ -168,10 +168,10 @@ def test_names_stand_for_what_is_called_so(expected: pd.DataFrame) -> None:
     rows = {s: (x, torch.stack([y > 1, y == 0], 1).numpy().tolist()) for s, (x, y) in made().items()}
     assert set(probed(rows, task="multi_label")["n_classes"]) == {2}
     with pytest.raises(
-        ValueError, match=r"reducer 'flattn' is not known. Did you mean flatten\? There is: average_pool"
+        ValueError, match=r"reducer 'flattn' is not known. Did you mean flatten\? Choose one of: average_pool"
     ):
         probed(made(), reducer="flattn")
-    with pytest.raises(ValueError, match=r"solver 'svm' is not known. There is: logistic, ridge"):
+    with pytest.raises(ValueError, match=r"solver 'svm' is not known. Choose one of: logistic, ridge"):
         probed(made(), solver=["svm"])
     with pytest.raises(ValueError, match=r"TokenIndex needs `index`: give TokenIndex\(index=…\)"):
         probed(made(), reducer="token_index")

@@ -153,6 +153,6 @@ def test_the_script_builds_nothing_of_a_hostile_file(tmp_path: Path, capsys: pyt
                 session.plan(sources_of(cfg)[0])
         assert not (tmp_path / "ran").exists()
     cfg = OmegaConf.merge(cfg, {"checkpoint": f"{tmp_path}/model.ckpt", "trust_checkpoint": True})
-    with pytest.raises(TypeError, match="gave a int, wanted is a network"):
+    with pytest.raises(TypeError, match="gave a int, expected a network"):
         Session(cfg, ProbeStore(tmp_path / "run" / "probes")).plan(sources_of(cfg)[0])
     assert (tmp_path / "ran").exists(), "the negative control: a file that is trusted runs what it likes"

@@ -83,7 +83,7 @@ def _explain(error: Exception, words: list[str]) -> str:
         wrong = next((w for w in chosen if re.fullmatch(r"null|~|\d*|true|false", w.partition("=")[2])), "")
         group = wrong.partition("=")[0]
         if group:
-            return f"{wrong}: {group} is a group; choose one of it, or leave it out with ~{group}. {_all(group, [])}"
+            return f"{wrong}: {group} is a group, which takes a name; to leave it out: ~{group}. {_all(group, [])}"
         return f"{plain}. An override is KEY=VALUE or GROUP=NAME; --help lists the groups."
     match = re.match(r"Could not override '([^']+)'|Error merging override (\S+)", plain)
     if match is not None and match[1]:
@@ -109,7 +109,7 @@ def _no_choice(missing: str, options: list[str]) -> str:
 
 def _all(group: str, options: list[str], name: str = "") -> str:
     known = {path.stem for path in (_conf() / group).glob("*.yaml")} | set(options)
-    return nearest(name, known) if name else f"There is: {', '.join(sorted(known))}."
+    return nearest(name, known) if name else f"Choose one of: {', '.join(sorted(known))}."
 
 
 def _no_key(path: str, words: list[str]) -> str:

@@ -34,7 +34,7 @@ def wrong_values(config: Mapping[str, Any]) -> dict[str, str]:
         if node["_target_"] in GONE
     }
     return gone | {
-        f"{path}.{name}": f"is {value!r}, wanted is {_wanted(value, hints[name])}"
+        f"{path}.{name}": f"is {value!r}, expected {_expected(value, hints[name])}"
         for path, node in _targets(config, "")
         for hints in [_hints(node["_target_"])]
         for name, value in node.items()
@@ -93,7 +93,7 @@ def _is(value: Any, hint: Any) -> bool:
     return (issubclass(origin, (*_SCALAR, PathLike)) and origin is not type(None)) or isinstance(value, origin)
 
 
-def _wanted(value: Any, hint: Any) -> str:
+def _expected(value: Any, hint: Any) -> str:
     members = list(_members(hint))
     words = [word for member in members if get_origin(member) is Literal for word in get_args(member)]
     if words and isinstance(value, str):

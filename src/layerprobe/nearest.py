@@ -19,5 +19,5 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     near = get_close_matches(word, names, n=3, cutoff=0.7)
     said = f"Did you mean {' or '.join(near)}? " if near else ""
-    few = f"There is: {', '.join(names)}." if names and (len(names) <= 20 or not near) else ""
+    few = f"Choose one of: {', '.join(names)}." if names and (len(names) <= 20 or not near) else ""
     return (said + few).strip()

@@ -165,5 +165,6 @@ def _advice(name: str, path: str) -> str:
     nested = "" if path == name or not path.startswith(f"{name}.") else f", or '+{path}._target_=package.Class'"
     return (
         f"If you trust whoever made the file: trust_checkpoint=true; else name the {name} on the command line: "
-        f"{name}=NAME, or '+{name}._target_=package.Class'{nested}; of the same class, the file says the arguments."
+        f"{name}=NAME, or '+{name}._target_=package.Class'{nested}; if the class is the same, "
+        "its arguments come from the file."
     )

@@ -182,7 +182,7 @@ def test_a_folder_of_the_hub_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("options", "error", "message"),
     [
         ({"group": "city"}, DataError, "no column 'city': found said, y, who.*data.group"),
-        ({"template": "Is it true?"}, ValueError, r"no place for the text: wanted one \{text\}, found 0"),
+        ({"template": "Is it true?"}, ValueError, r"no place for the text: expected one \{text\}, found 0"),
         ({"classes": [0, 2]}, DataError, "no label '2': found '0', '1'"),
         ({"classes": [1]}, DataError, "one class only, '1'"),
         ({"limit": 4}, DataError, "60 of 60 texts have more than the 4 tokens.*truncation=true"),
@@ -212,7 +212,7 @@ def test_long_texts_are_cut_where_that_is_wanted(tmp_path: Path) -> None:
     ("name", "content", "table", "error", "message"),
     [
         ("t.csv", None, TextFile("t.csv"), DataNotFoundError, "t.csv is not there.*data.root=DIR"),
-        ("t.xml", "<a/>", TextFile("t.xml"), DataError, "ends in '.xml': wanted .csv, .tsv"),
+        ("t.xml", "<a/>", TextFile("t.xml"), DataError, "ends in '.xml': expected .csv, .tsv"),
         ("t.json", "{nothing", TextFile("t.json"), CorruptDataError, "no readable JSON"),
         ("t.json", '{"a": []}', TextFile("t.json", rows="b"), CorruptDataError, "no rows under 'b'"),
         ("t.json", '{"a": []}', TextFile("t.json"), CorruptDataError, "data.table.rows=KEY"),

@@ -93,8 +93,8 @@ def _truncated(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (_without_weights, "has no weights: wanted model.safetensors, found config.json.*model.weights=random"),
-        (_without_config, "is no pretrained network: wanted config.json, found notes.txt"),
+        (_without_weights, "has no weights: expected model.safetensors, found config.json.*model.weights=random"),
+        (_without_config, "is no pretrained network: expected config.json, found notes.txt"),
         (_truncated, "could not be loaded"),
         (lambda folder: str(folder / "missing"), "is not there. Give the folder"),
     ],

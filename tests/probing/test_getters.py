@@ -31,10 +31,10 @@ def test_properties_made_of_targets() -> None:
 @pytest.mark.parametrize(
     ("take", "message"),
     [
-        (Item("2.metta"), "'2.metta' was wanted of the batch, found the keys meta, lengths in place of 'metta'"),
+        (Item("2.metta"), "The batch has no item '2.metta', found the keys meta, lengths in place of 'metta'"),
         (Item(3), "found 3 items in place of '3'"),
         (Item("0.a"), "found a Tensor in place of 'a'"),
-        (Column(3, "2.meta"), "Column 3 was wanted of item '2.meta' of the batch, found shape (4, 3)"),
+        (Column(3, "2.meta"), "Item '2.meta' of the batch has no column 3, found shape (4, 3)"),
         (Column(0), "found shape (4,)"),
         (Lookup([0, 1, 0]), "has 3 entries, found the class 8"),
     ],

@@ -215,7 +215,7 @@ def test_a_class_that_train_does_not_have_is_always_wrong(digits: Pairs, network
         ({"l2": ()}, "`l2` of the probe is empty"),
         ({"l2": (-1.0,)}, "holds -1.0"),
         ({"reducers": ()}, "`reducers` of the probe is empty"),
-        ({"controls": ("random",)}, "There is: shuffled, control_task"),
+        ({"controls": ("random",)}, "Choose one of: shuffled, control_task"),
         ({"l2": ScikitLearnC(), "solvers": (Ridge(),)}, r"C is that of LogisticRegression.*solver=\[logistic\]"),
         ({"l2": ScikitLearnC(), "solvers": (Logistic(), Ridge())}, "alpha / n_train"),
         ({"patience": 2, "solvers": (Ridge(),)}, "with solver ridge it has no effect"),

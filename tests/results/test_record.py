@@ -48,7 +48,7 @@ def rewritten(file, **metadata):
     [
         ({"schema": "0"}, "schema 0.*reads schema 6.*probe its checkpoints again"),
         ({"schema": "7"}, "schema 7.*reads schema 6.*upgrade layerprobe"),
-        ({"record": "PathRecord"}, "rows of PathRecord; wanted ProbeRecord"),
+        ({"record": "PathRecord"}, "rows of PathRecord; expected ProbeRecord"),
     ],
 )
 def test_another_schema_is_refused_with_the_next_step(tmp_path, metadata, told):

@@ -94,7 +94,7 @@ def test_what_cannot_be_trained_so_is_told() -> None:
     LightningModule.__module__ = "lightning.pytorch.core.module"
     with pytest.raises(TypeError, match="of the package `lightning`, the trainer is one of `pytorch_lightning`"):
         classifier(type("Theirs", (LightningModule,), {})())
-    with pytest.raises(TypeError, match=r"gave a dict, wanted is a network"):
+    with pytest.raises(TypeError, match=r"gave a dict, expected a network"):
         trainable({}, torch.optim.SGD, None)
     batch = (torch.zeros(4, 3), torch.tensor([0, 1, 2, 1]))
     with pytest.raises(ValueError, match="Linear gives 2 scores, found the class 2"):

@@ -190,7 +190,7 @@ def test_a_failed_job_is_failed_for_slurm_and_the_others_are_done(disturbed: tup
     states = json.loads((sweep / "states.json").read_text())
     expected = {"cancelled": "CANCELLED", "saved": "True", "killed": "FAILED", "failed": "FAILED", "code": 1}
     assert states == expected
-    assert "trainer.log_every_n_steps is 'broken', wanted is a whole number" in log_of(sweep, first[2])
+    assert "trainer.log_every_n_steps is 'broken', expected a whole number" in log_of(sweep, first[2])
     assert "trainer.log_every_n_steps is 'broken'" in summary(sweep / "2")["error"]
     assert "1 of 5 jobs are not done" in output
 

@@ -143,7 +143,7 @@ def test_training_goes_on_where_the_process_of_wandb_has_gone(tmp_path: Path) ->
     os.kill(core, signal.SIGKILL)
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
-    assert "the process of Weights & Biases has gone" in output
+    assert "the process of Weights & Biases has died" in output
     assert done(tmp_path)
     results = pd.read_parquet(tmp_path / "run" / "probes" / "results.parquet")
     assert set(results["checkpoint"]) == {"initial", *(f"step_{n}" for n in range(500, 3001, 500)), "final"}

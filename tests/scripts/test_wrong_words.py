@@ -14,10 +14,10 @@ from layerprobe.results.run_summary import RunSummary
 
 TRAIN = [
     ("solver=[sgd]", "solver=sgd is gone: stochastic gradients ended without a certificate. Choose solver=[logistic]"),
-    ("reducer=[flattn]", "There is no reducer 'flattn'. Did you mean flatten? There is: average_pool"),
+    ("reducer=[flattn]", "There is no reducer 'flattn'. Did you mean flatten? Choose one of: average_pool"),
     ("model=digits_convnt", "There is no model 'digits_convnt'. Did you mean digits_convnet?"),
     ("experiment=nmist", "Did you mean mnist?"),
-    ("model=null", "model=null: model is a group; choose one of it, or leave it out with ~model"),
+    ("model=null", "model=null: model is a group, which takes a name; to leave it out: ~model"),
     ("trainer.max_epoch=3", "trainer has no 'max_epoch'. Did you mean max_epochs?"),
     ("sead=3", "There is no 'sead'. Did you mean seed?"),
     ("lr=0.1", "There is no 'lr'. Did you mean optimizer.lr?"),
@@ -25,19 +25,19 @@ TRAIN = [
     ("seed=x", "seed=x: Value 'x' of type 'str' could not be converted to Integer"),
     ("seed=${nothing}", "Interpolation key 'nothing' not found"),
     ("probe.l2=[1e-2", "'probe.l2=[1e-2' cannot be read"),
-    ("trainer.max_epochs=abc", "trainer.max_epochs is 'abc', wanted is a whole number or null."),
-    ("trainer.max_epochs=1.5", "trainer.max_epochs is 1.5, wanted is a whole number or null."),
-    ("probe.l2=foo", "probe.l2 is 'foo', wanted is a list whose items are each a number or a ScikitLearnC."),
-    ("probe.l2=0.1", "probe.l2 is 0.1, wanted is a list"),
-    ("optimizer.lr=fast", "optimizer.lr is 'fast', wanted is a number or a Tensor."),
+    ("trainer.max_epochs=abc", "trainer.max_epochs is 'abc', expected a whole number or null."),
+    ("trainer.max_epochs=1.5", "trainer.max_epochs is 1.5, expected a whole number or null."),
+    ("probe.l2=foo", "probe.l2 is 'foo', expected a list whose items are each a number or a ScikitLearnC."),
+    ("probe.l2=0.1", "probe.l2 is 0.1, expected a list"),
+    ("optimizer.lr=fast", "optimizer.lr is 'fast', expected a number or a Tensor."),
     (
         "probe.granularity=layer",
-        "probe.granularity is 'layer', wanted is one of a few words. There is: blocks, modules",
+        "probe.granularity is 'layer', expected one of a few words. Choose one of: blocks, modules",
     ),
-    ("trainer.precision=bf16mixed", "wanted is one of a few words. Did you mean bf16-mixed"),
+    ("trainer.precision=bf16mixed", "expected one of a few words. Did you mean bf16-mixed"),
     (
         "callbacks.probe.when=later",
-        "callbacks.probe.when is 'later', wanted is one of a few words. There is: end, now.",
+        "callbacks.probe.when is 'later', expected one of a few words. Choose one of: end, now.",
     ),
     ("model=module", "model._target_ has no value. Give one: model._target_=VALUE"),
     (
@@ -45,12 +45,12 @@ TRAIN = [
         "model._target_=nopackage.Net cannot be found. Is its package installed",
     ),
     ("model=module model._target_=torch.nn.Linear", "model: TypeError: Linear.__init__() missing 2 required"),
-    ("rerun=fialed", "rerun is 'fialed'. Did you mean failed? There is: all, failed."),
+    ("rerun=fialed", "rerun is 'fialed'. Did you mean failed? Choose one of: all, failed."),
     ("~data", "Nothing says what data to build. Choose one of conf/data: data=NAME"),
     ("matmul_precision=medum", "Did you mean medium?"),
     ("optimizer.lr=-1", "Invalid learning rate: -1"),
     ("experiment=mnist data.root=nowhere", "MNIST is not there"),
-    ("data=image_folder data.root=nowhere", "Wanted is DIR/CLASS/IMAGE"),
+    ("data=image_folder data.root=nowhere", "Expected DIR/CLASS/IMAGE"),
     ("task=regression", "Choose solver=[ridge]"),
     ("probe.layers=nolayer", "no layer matches the pattern 'nolayer'"),
     ("run_dir=/proc/x", "The run's directory cannot be used"),
@@ -58,14 +58,14 @@ TRAIN = [
 OTHERS = [
     ("probe.py", "model=torchvision data=digits", "model.name has no value. Give one: model.name=VALUE"),
     ("probe.py", "chekpoint=x", "There is no 'chekpoint'. Did you mean checkpoint"),
-    ("probe.py", "model=digits_convnet data=digits loaders.test=two", "The test loader 'two' was wanted, found one"),
+    ("probe.py", "model=digits_convnet data=digits loaders.test=two", "There is no test loader 'two', only one"),
     ("probe.py", "model=digits_convnet", "Nothing says what data to build"),
     ("probe.py", "plan=maybe", "plan=maybe: Value 'maybe' is not a valid bool"),
     ("probe.py", "checkpoint=nowhere.ckpt", "No checkpoint at nowhere.ckpt. Give a file"),
     (
         "probe.py",
         "plan=true model=digits_convnet data=digits solver=svm",
-        "There is no solver 'svm'. There is: logistic",
+        "There is no solver 'svm'. Choose one of: logistic",
     ),
     ("sweep.py", "continue=a status=b", "Give the directory of one sweep"),
     ("report.py", "intervall=3", "There is no 'intervall'. Did you mean interval?"),
@@ -139,12 +139,12 @@ def test_values_that_may_be_meant_are_left_alone() -> None:
     }
     assert wrong_values({"a": [torchvision, layer, {"_target_": "no.such.Thing", "x": "y"}]}) == {}
     assert wrong_values({"a": layer | {"out_channels": "many"}}) == {
-        "a.out_channels": "is 'many', wanted is a whole number."
+        "a.out_channels": "is 'many', expected a whole number."
     }
 
 
 def test_near_names() -> None:
-    assert nearest("relu", ["relu6", "tanh"]) == "Did you mean relu6? There is: relu6, tanh."
+    assert nearest("relu", ["relu6", "tanh"]) == "Did you mean relu6? Choose one of: relu6, tanh."
     assert nearest("x", []) == ""
     assert nearest("layer1", [f"layer{i}" for i in range(30)]).count("layer") == 3
 

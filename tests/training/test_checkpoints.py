@@ -94,7 +94,7 @@ def test_a_file_that_is_cut_short(tmp_path: Path, legacy: bool, share: float) ->
 )
 def test_what_is_no_checkpoint(tmp_path: Path, content: object, found: str) -> None:
     torch.save(content, tmp_path / "x.pt")
-    with pytest.raises(CheckpointError, match=f"wanted a `state_dict`, found {found}"):
+    with pytest.raises(CheckpointError, match=f"expected a `state_dict`, found {found}"):
         load(tmp_path / "x.pt")
     (tmp_path / "x.txt").write_text("hello there")
     with pytest.raises(CheckpointError, match="cannot be read"):

@@ -95,7 +95,7 @@ def test_of_several_loaders_the_first_is_taken_with_a_word() -> None:
         warnings.simplefilter("error")
         data = splits_of_datamodule(RecordsDataModule(), {"test": 1})
     assert len(data["test"].dataset) == 500
-    with pytest.raises(ValueError, match="test loader 2 was wanted, found 0, 1"):
+    with pytest.raises(ValueError, match=r"no test loader 2\. Choose one of: 0, 1"):
         splits_of_datamodule(RecordsDataModule(), {"test": 2})
 
 

@@ -177,7 +177,10 @@ class _Box:
         """Have the jobs save and leave; a second interrupt, or two minutes, end them."""
         for process in self._running:
             process.terminate()
-        print(f"\nStopping {len(self._running)} jobs: each saves what it has. Again to end them at once.", flush=True)
+        print(
+            f"\nStopping {len(self._running)} jobs: each saves what it has. Press Ctrl-C again to end them at once.",
+            flush=True,
+        )
         try:
             end = time.monotonic() + _PATIENCE
             while self._running and time.monotonic() < end:

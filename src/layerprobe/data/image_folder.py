@@ -27,8 +27,8 @@ _IMAGENET = ResNet50_Weights.IMAGENET1K_V1.transforms
 _VAL = ("val", "valid", "validation")
 _DEFAULT_SHARE, _DEFAULT_MOST = 0.2, 10_000
 _LAYOUTS = (
-    "Wanted is DIR/CLASS/IMAGE, which is divided; or DIR/train/CLASS/IMAGE with the same classes in DIR/val, in "
-    "DIR/test, or in both. Say where it lies: data.root=DIR"
+    "Expected DIR/CLASS/IMAGE, which is divided into the splits; or DIR/train/CLASS/IMAGE with the same classes in "
+    "DIR/val, DIR/test or both. Give the folder: data.root=DIR"
 )
 
 

@@ -109,7 +109,7 @@ class TextDataModule(pl.LightningDataModule):
         super().__init__()
         if template.count("{text}") != 1:
             raise ValueError(
-                f"The template {template!r} has no place for the text: wanted one {{text}}, found "
+                f"The template {template!r} has no place for the text: expected one {{text}}, found "
                 f"{template.count('{text}')}. Write it where the text belongs: data.template='Is it true? {{text}}'"
             )
         self.table = table

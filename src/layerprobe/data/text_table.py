@@ -52,8 +52,8 @@ class TextFile(AbstractTable):
         reader = readers.get(path.suffix.lower())
         if reader is None:
             raise DataError(
-                f"{path} ends in {path.suffix or 'nothing'!r}: wanted {', '.join(readers)}. Rename it, or read it with "
-                "a table of its own: data.table._target_=package.Class"
+                f"{path} ends in {path.suffix or 'nothing'!r}: expected {', '.join(readers)}. Rename it, or read it "
+                "with a table of its own: data.table._target_=package.Class"
             )
         try:
             frame = reader(path)
@@ -92,7 +92,7 @@ class LabelledLines(AbstractTable):
         path = _existing(root, self.path)
         lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
         if bad := next((line for line in lines if len(line) != 2), None):
-            raise CorruptDataError(f"{path} has the line {' '.join(bad)!r}: wanted a label, a space and a text.")
+            raise CorruptDataError(f"{path} has the line {' '.join(bad)!r}: expected a label, a space and a text.")
         return pd.DataFrame(lines, columns=["label", "text"])
 
 

@@ -129,7 +129,7 @@ class MnistDataModule(AbstractInMemoryDataModule):
         if images.shape[1:] != (28, 28) or len(images) != len(targets):
             raise self._corrupt(
                 f"{images_path} has shape {tuple(images.shape)} and {targets_path} has {len(targets):,} labels, where "
-                "n images of 28 x 28 and n labels are wanted",
+                "n images of 28 x 28 and n labels are expected",
                 images_path,
                 targets_path,
             )

@@ -77,7 +77,7 @@ def run_job(cfg: DictConfig, work: Work, expected: Expected = ()) -> float:
 
             restore_results(run.path / "probes")
         if cfg.rerun != "all" and (summary := run.finished(config)):
-            log.info("Done before, left alone: %s (rerun=all starts anew)", run.path)
+            log.info("Done before, left as it is: %s (rerun=all starts over)", run.path)
             return summary.objective
         run.begin(config, cfg.rerun)
         cfg.run_id = cfg.run_id or run.id

@@ -301,7 +301,7 @@ class Session:
         network = hydra.utils.instantiate(part, _partial_=True)(**kept) if kept else hydra.utils.instantiate(part)
         if not isinstance(network, nn.Module):
             raise TypeError(
-                f"model._target_={part['_target_']} gave a {type(network).__name__}, wanted is a network "
+                f"model._target_={part['_target_']} gave a {type(network).__name__}, expected a network "
                 "(torch.nn.Module). Name its class or a function that returns it, without _partial_."
             )
         if checkpoint.state_dict:

@@ -117,7 +117,7 @@ def trainable(network: Any, optimizer: OptimizerFactory, scheduler: SchedulerFac
         )
     if not isinstance(network, nn.Module):
         raise TypeError(
-            f"`model` gave a {type(network).__name__}, wanted is a network (torch.nn.Module). Name its class or a "
+            f"`model` gave a {type(network).__name__}, expected a network (torch.nn.Module). Name its class or a "
             "function that returns it in model._target_."
         )
     return Classifier(network, optimizer, scheduler, nn.CrossEntropyLoss())

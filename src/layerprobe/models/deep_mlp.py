@@ -57,7 +57,7 @@ class DeepMLP(nn.Module):
             raise ValueError(f"depth={depth}, width={width}: a network needs at least one layer of one unit")
         if skip is not None and not (len(skip) == 2 and 0 <= skip[0] < skip[1] - 1 and skip[1] < depth):
             raise ValueError(
-                f"skip={list(skip)} of {depth} layers: wanted two numbers s and t with 0 <= s, s + 2 <= t < {depth}, "
+                f"skip={list(skip)} of {depth} layers: expected two numbers s and t with 0 <= s, s + 2 <= t < {depth}, "
                 "such as skip=[0,64] of 128, or skip=null"
             )
         self.skip = None if skip is None else (skip[0], skip[1])

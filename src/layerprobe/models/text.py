@@ -176,12 +176,12 @@ def _reason(name: str, local: Path, error: Exception) -> str:
         found = ", ".join(sorted(path.name for path in local.iterdir())) or "nothing"
         if not (local / "config.json").is_file():
             return (
-                f"The folder {name} is no pretrained network: wanted config.json, found {found}. Give another folder."
+                f"The folder {name} is no pretrained network: expected config.json, found {found}. Give another folder."
             )
         if not any(path for pattern in _WEIGHT_FILES for path in local.glob(pattern)):
             return (
-                f"The folder {name} has no weights: wanted model.safetensors, found {found}. Put them there, or probe "
-                "the untrained network: model.weights=random"
+                f"The folder {name} has no weights: expected model.safetensors, found {found}. Put them there, or "
+                "probe the untrained network: model.weights=random"
             )
     elif name.startswith((".", "/", "~")):
         return f"The folder {name} is not there. Give the folder that holds config.json: model.name=DIR"

@@ -75,7 +75,7 @@ class Column(AbstractTake):
         wanted = [self.index] if isinstance(self.index, int) else list(self.index)
         if table.ndim != 2 or not all(-table.shape[1] <= index < table.shape[1] for index in wanted):
             raise ValueError(
-                f"Column {self.index} was wanted of item {self.path!r} of the batch, found shape {tuple(table.shape)}. "
+                f"Item {self.path!r} of the batch has no column {self.index}, found shape {tuple(table.shape)}. "
                 "Give a table of samples by columns and a column that it has."
             )
         return table[:, self.index if isinstance(self.index, int) else wanted]
@@ -134,7 +134,7 @@ def _at(batch: Any, path: Path) -> Any:
             else:
                 here = f"a {type(found).__name__}"
             raise ValueError(
-                f"Item {path!r} was wanted of the batch, found {here} in place of {step!r}. "
+                f"The batch has no item {path!r}, found {here} in place of {step!r}. "
                 "Say with `inputs` and `targets` where things are, such as inputs.path=image."
             ) from error
     return found

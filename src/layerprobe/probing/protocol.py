@@ -106,7 +106,9 @@ class ProbeProtocol:
         if self.stream:
             self._check_stream()
         if unknown := set(self.controls) - set(CONTROLS):
-            raise ValueError(f"`controls` of the probe holds {sorted(unknown)[0]!r}. There is: {', '.join(CONTROLS)}.")
+            raise ValueError(
+                f"`controls` of the probe holds {sorted(unknown)[0]!r}. Choose one of: {', '.join(CONTROLS)}."
+            )
         self._check_use()
 
     def _check_use(self) -> None:

@@ -160,7 +160,7 @@ def _targets(given: Any, words: Sequence[str] | None) -> Tensor:
 def _tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
     if array.dtype.kind not in "biuf":
         raise TypeError(
-            f"An array of {array.dtype} cannot be read: wanted are numbers, and words for targets alone. "
+            f"An array of {array.dtype} cannot be read: expected numbers, or words for targets only. "
             "Tokenise or encode the inputs first, and leave out samples without a value."
         )
     tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))

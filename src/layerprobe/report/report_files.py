@@ -58,7 +58,7 @@ def write_report(
     if not chosen and len(comparison.runs) == 2:
         chosen = [0, 1]
     if chosen and len(chosen) != 2:
-        raise ReportError(f"compare={list(pair)} names {len(chosen)} runs; wanted two.")
+        raise ReportError(f"compare={list(pair)} names {len(chosen)} runs; expected two.")
     sentences, plots = [], []
     for i, j in itertools.combinations(chosen, 2):
         first, second = comparison.runs[i], comparison.runs[j]

@@ -39,7 +39,7 @@ def fulfilling(table: pd.DataFrame, condition: str) -> pd.Index:
     Args:
         table: Any table; a column's name may hold dots, and any other sign where the condition has it in backticks.
         condition: Comparisons (`==`, `!=`, `<`, `<=`, `>`, `>=`, `in`, `not in`) of columns, numbers, texts and lists,
-            joined by `and`, `or`, `not` or `&`, `|`, `~`; numbers may be reckoned with.
+            joined by `and`, `or`, `not` or `&`, `|`, `~`; numbers may be calculated with.
 
     Returns:
         The index of these rows.
@@ -56,7 +56,7 @@ def fulfilling(table: pd.DataFrame, condition: str) -> pd.Index:
         names = {short: name for name, short in columns.items()}
         raise ConditionError(re.sub(r"\bc\d+\b", lambda m: names.get(m[0], m[0]), str(error))) from error
     if not isinstance(kept, pd.Series) or not is_bool_dtype(kept):
-        raise ConditionError("it is neither true nor false of a run")  # pandas would look numbers up in the index
+        raise ConditionError("it does not say true or false for each run")  # pandas would look numbers up in the index
     return table.index[kept]
 
 
@@ -89,5 +89,5 @@ def _parsed(source: str) -> ast.Expression:
             isinstance(side, ast.List | ast.Tuple) or (isinstance(side, ast.Constant) and isinstance(side.value, str))
             for side in (node.left, node.right)
         ):
-            raise ConditionError("only numbers can be reckoned with")
+            raise ConditionError("only numbers can be calculated with")
     return tree

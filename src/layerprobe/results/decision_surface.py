@@ -31,8 +31,8 @@ def read_plane_frames(directory: Path) -> dict[str, pd.DataFrame]:
             continue
         except (OSError, ValueError) as error:  # Arrow's errors are of both kinds
             log.warning(
-                "%s is damaged (%s): it is left out of pictures and films, and the results are untouched. A run that "
-                "begins again with rerun=all keeps it anew.",
+                "%s is damaged (%s): it is left out of pictures and animations; the results are not affected. A run "
+                "that starts over with rerun=all writes it again.",
                 file,
                 str(error).splitlines()[0],
             )

@@ -77,7 +77,7 @@ class Ledger:
         if known is None and not has_results:
             return False
         if known is None:
-            raise OtherResultsError(_taken(name, "it is not known how they were come by"))
+            raise OtherResultsError(_taken(name, "it is not known how they were made"))
         if known.content != entry.content:
             raise OtherResultsError(_taken(name, f"they are of other weights, from {known.source}"))
         if other := differing(identity(known.config), identity(entry.config)):

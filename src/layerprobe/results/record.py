@@ -180,7 +180,7 @@ def _check(found: pa.Schema, path: Path, expected: pa.Schema) -> None:
         )
     if kind != wanted_kind:
         raise SchemaError(
-            f"{path} holds rows of {kind}; wanted {wanted_kind}. Next step: give the file of {wanted_kind}s."
+            f"{path} holds rows of {kind}; expected {wanted_kind}. Next step: give the file of {wanted_kind}s."
         )
     if version != str(SCHEMA_VERSION):
         older = version.isdecimal() and int(version) < SCHEMA_VERSION

@@ -145,7 +145,7 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{error} It says which configuration the results belong to; they are intact. If this command is the "
                 f"one that the run was started with, it goes on once the file is moved away ({aside(error.path)}); "
-                "rerun=all starts anew."
+                "rerun=all starts over."
             ) from error
         found = differing(identity(old), identity(config, self.path))
         return [f"{key}: {before} -> {now}" for key, (before, now) in found.items()]
@@ -167,7 +167,7 @@ class RunDirectory:
             shown = "\n  ".join(differing[:5] + [f"and {len(differing) - 5} more"] * (len(differing) > 5))
             raise RunDirectoryError(
                 f"{self.path} holds a run of another configuration:\n  {shown}\n"
-                "Give another directory (hydra.run.dir=DIR, hydra.sweep.dir=DIR) or the old values; or start anew here "
+                "Give another directory (hydra.run.dir=DIR, hydra.sweep.dir=DIR) or the old values; or start over here "
                 f"with rerun=all, which moves what is there to {_PREVIOUS}/."
             )
         self.path.mkdir(parents=True, exist_ok=True)

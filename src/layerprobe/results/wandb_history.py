@@ -137,8 +137,8 @@ class WandbHistory:
         assert self._restart is not None
         self._restarts += 1
         warnings.warn(
-            f"the process of Weights & Biases has gone ({type(error).__name__}: {error}); another one goes on with "
-            f"the run, and is told what may be lost.",
+            f"the process of Weights & Biases has died ({type(error).__name__}: {error}); a new one continues the "
+            f"run, and what may be lost is logged again.",
             stacklevel=4,
         )
         self.run = self._restart()

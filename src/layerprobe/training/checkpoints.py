@@ -107,14 +107,14 @@ def load(path: Path, *, trust: bool = False) -> FrozenCheckpoint:
     if isinstance(content, nn.Module):
         content = {"state_dict": content.state_dict()}
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} is no checkpoint: wanted a `state_dict`, found a {type(content).__name__}.")
+        raise CheckpointError(f"{path} is no checkpoint: expected a `state_dict`, found a {type(content).__name__}.")
     state_dict = next((content[key] for key in _WEIGHTS if isinstance(content.get(key), Mapping)), None)
     if state_dict is None and content and all(isinstance(value, Tensor) for value in content.values()):
         state_dict, content = content, {}
     if state_dict is None:
         keys = ", ".join(map(str, list(content)[:5])) or "nothing"
         raise CheckpointError(
-            f"{path} is no checkpoint: wanted a `state_dict`, found the keys {keys}. Save what `state_dict()` gives."
+            f"{path} is no checkpoint: expected a `state_dict`, found the keys {keys}. Save what `state_dict()` gives."
         )
     own = content.get(_KEY) or {}
     named = {

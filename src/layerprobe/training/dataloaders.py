@@ -109,9 +109,7 @@ def _one(found: Any, split: Split, loaders: Loaders) -> Any:
     found = getattr(found, "iterables", found)  # Lightning's CombinedLoader
     if not isinstance(found, list | tuple | Mapping):
         if loaders.get(split) not in (None, 0):
-            raise ValueError(
-                f"The {split} loader {loaders[split]!r} was wanted, found one without a name. Leave it out."
-            )
+            raise ValueError(f"There is no {split} loader {loaders[split]!r}, only one without a name. Leave it out.")
         return found
     by_name = dict(found) if isinstance(found, Mapping) else dict(enumerate(found))
     if not by_name:
@@ -119,7 +117,7 @@ def _one(found: Any, split: Split, loaders: Loaders) -> Any:
     known = ", ".join(map(str, by_name))
     if (chosen := loaders.get(split)) is not None:
         if chosen not in by_name:
-            raise ValueError(f"The {split} loader {chosen!r} was wanted, found {known}. Choose one of these.")
+            raise ValueError(f"There is no {split} loader {chosen!r}. Choose one of: {known}.")
         return by_name[chosen]
     first = next(iter(by_name))
     if len(by_name) > 1:

@@ -184,7 +184,7 @@ def test_one_run_and_runs_without_any_result_still_make_a_page(tmp_path, written
 def test_a_pair_that_is_not_there_is_named(comparison, tmp_path):
     with pytest.raises(ReportError, match="there is no run 'x'"):
         list(write_report(comparison, tmp_path / "out.html", pair=["x", comparison.names[0]]))
-    with pytest.raises(ReportError, match="names 1 runs; wanted two"):
+    with pytest.raises(ReportError, match="names 1 runs; expected two"):
         list(write_report(comparison, tmp_path / "out.html", pair=[comparison.names[0]]))
 
 

@@ -365,7 +365,7 @@ def put_back(snapshot: Snapshot) -> None:
     if failed := snapshot.restore():
         warnings.warn(
             f"Probing has changed what it cannot put back: {'; '.join(failed[:5])}"
-            f"{f'; and {len(failed) - 5} more' if len(failed) > 5 else ''}. Training may go on otherwise than without "
+            f"{f'; and {len(failed) - 5} more' if len(failed) > 5 else ''}. Training may differ from training without "
             "probing. Keep such state in plain values, small tensors or arrays, or random generators that an attribute "
             "leads to, or give probing data and a network of its own.",
             stacklevel=1,

@@ -60,7 +60,7 @@ class Reference:
             ) from error
         except (ValueError, TypeError, AttributeError) as error:
             raise ReferenceCurveError(
-                f'report.reference={path} is not a reference curve ({error}). Wanted is {{"0": [errors by layer], '
+                f'report.reference={path} is not a reference curve ({error}). Expected {{"0": [errors by layer], '
                 '"500": …}, a list for each training step, or {"layers": […], "error": […]}.'
             ) from error
 
