@@ -61,11 +61,11 @@ class Arguments:
 def main() -> None:
     cfg = read_arguments(Arguments, EXAMPLES)
     from layerprobe.report.comparison import ReportError
-    from layerprobe.report.follow import changes
+    from layerprobe.report.follow import follow
 
     roots = cfg.runs if isinstance(cfg.runs, list) else [cfg.runs]
     try:
-        for _ in changes(roots, float(cfg.interval)):
+        for _ in follow(roots, float(cfg.interval)):
             comparison = make(cfg, roots)
             n = going_on(cfg, comparison)
             if n == 0:
@@ -122,16 +122,19 @@ def upload(cfg: Arguments, comparison: Comparison) -> list[str]:
         ReportError: If they cannot be uploaded.
     """
     from layerprobe.report.comparison import ReportError
-    from layerprobe.report.markdown import summary
-    from layerprobe.report.page.page_data import tables
+    from layerprobe.report.markdown import markdown_summary
+    from layerprobe.report.page.page_data import page_data
     from layerprobe.results.wandb_views import default_entity, report, save, workspace
 
-    drawn = tables(comparison)
+    drawn = page_data(comparison)
     about = (drawn.checkpoints, drawn.layer_names, comparison.keys)
     with explained():
         entity = cfg.entity or default_entity()
     try:
-        views = workspace(cfg.project, entity, *about), report(cfg.project, entity, *about, summary(comparison))
+        views = (
+            workspace(cfg.project, entity, *about),
+            report(cfg.project, entity, *about, markdown_summary(comparison)),
+        )
     except ImportError as error:
         raise ReportError(f"wandb=true needs wandb-workspaces: uv sync --extra dashboard ({error})") from error
     with explained():

@@ -13,7 +13,7 @@ from layerprobe.jobs.status import job_states
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.sweep_record import SweepRecord
-from layerprobe.results.sweep_results import sweep_frame
+from layerprobe.results.sweep_results import sweep_jobs
 from layerprobe.training.signals import Stopped
 
 
@@ -59,7 +59,7 @@ def test_one_damaged_file_leaves_the_other_jobs_of_a_sweep_to_be_seen(tmp_path: 
     assert [state.state for state in states] == ["done", "unreadable"]
     assert str(tmp_path / "s" / "1" / "run.json") in states[1].where
     assert states[1].name == "1: seed=1"
-    frame = sweep_frame(record)
+    frame = sweep_jobs(record)
     assert frame["status"].tolist() == ["done", "unreadable"]
     assert frame["seed"].tolist() == ["0", "1"]
     assert RunDirectory(tmp_path / "s" / "1").finished({}) is None, "so that `continue` does it again"

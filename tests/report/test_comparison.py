@@ -12,9 +12,9 @@ from helpers import made_results as made
 from helpers import made_runs
 from layerprobe.report.comparison import ReportError, compare, side_by_side
 from layerprobe.report.config_differences import differing_keys, ordered_values, short_keys
-from layerprobe.report.difference import compare_layers, compare_runs, in_words
-from layerprobe.report.markdown import summary
-from layerprobe.report.monotonicity import depth_in_words
+from layerprobe.report.difference import compare_layers, compare_runs, difference_sentence
+from layerprobe.report.markdown import markdown_summary
+from layerprobe.report.monotonicity import depth_sentence
 from layerprobe.report.significance import holm, mcnemar_p, newcombe_interval, two_sample_p
 from layerprobe.results.reader import Run
 from layerprobe.results.store import ProbeStore
@@ -177,7 +177,7 @@ def test_a_failed_run_without_results_stays_in_the_table(tmp_path):
         "",
     )
     assert len(comparison.joined()) == 12
-    assert depth_in_words(comparison.runs[1]) == "No layer was probed."
+    assert depth_sentence(comparison.runs[1]) == "No layer was probed."
 
 
 def test_depth_in_words_agrees_with_the_records(tmp_path):
@@ -188,7 +188,7 @@ def test_depth_in_words_agrees_with_the_records(tmp_path):
         ProbeStore(tmp_path / "probes").add(made.result(depth=i, layer=f"l{i}", test_error=error, **ends, **chosen))
     ProbeStore(tmp_path / "probes").merge()
     # Validation prefers l1, though another one has the lowest test error.
-    assert depth_in_words(Run.read(tmp_path)) == (
+    assert depth_sentence(Run.read(tmp_path)) == (
         "At final the test error goes from 50.00% (l0) to 40.00% (l4); validation prefers l1 (30.00%). It rises 2 "
         "times, at most by 20.00 points (l3 to l4); beyond the 95% intervals: l3 to l4 (+20.00)."
     )
@@ -200,9 +200,9 @@ def test_errors_without_intervals_are_not_said_to_stay_inside_them(tmp_path):
     for i, error in enumerate([0.0, 0.25, 0.25]):
         ends = {"test_error_low": nan, "test_error_high": nan} if i < 2 else {}
         store.add(made.result(depth=i, layer=f"l{i}", test_error=error, val_error=error, **ends))
-    words = depth_in_words(Run.read(tmp_path))
+    words = depth_sentence(Run.read(tmp_path))
     assert words.endswith("at most by 25.00 points (l0 to l1) (no interval, so nothing is said of chance).")
-    text = summary(compare([tmp_path]))
+    text = markdown_summary(compare([tmp_path]))
     assert "| l0 (final) | 0.00% | – |" in text
     assert "nan" not in text
 
@@ -231,14 +231,14 @@ def test_two_runs_by_a_plain_count(tmp_path):
     assert table["p"].tolist() == p
     assert table["p_holm"].tolist() == holm(p)
     assert table["differs"].all()
-    assert "differ at 4 of 4 layers" in in_words(table, "a", "b")
+    assert "differ at 4 of 4 layers" in difference_sentence(table, "a", "b")
 
 
 def test_a_run_does_not_differ_from_its_copy(tmp_path):
     run = Run.read(made_runs.write_run(tmp_path / "a"))
     table = compare_runs(run, run, "final")
     assert not table["differs"].any()
-    assert "no difference shown at any of 4 layers" in in_words(table, "a", "b")
+    assert "no difference shown at any of 4 layers" in difference_sentence(table, "a", "b")
     assert (table["low"] < 0).all()
     assert (table["high"] > 0).all()
 
@@ -259,7 +259,7 @@ def test_runs_on_other_test_samples_are_compared_as_independent_ones_and_it_is_s
         wrong = [round(400 * error) for error in (row.first_error, row.second_error)]
         assert row.p == two_sample_p(wrong[0], 400, wrong[1], 400)
         assert (row.low, row.high) == newcombe_interval(wrong[0], 400, wrong[1], 400)
-    words = in_words(table, "a", "b")
+    words = difference_sentence(table, "a", "b")
     assert "differ at 4 of 4 layers (Pearson's test" in words
     assert words.endswith("tested on other samples, so they are compared as independent ones, not in pairs.")
     sizes = [Run.read(made_runs.write_run(tmp_path / f"n{n}", n_test=n)) for n in (100, 200)]
@@ -273,7 +273,7 @@ def test_without_fingerprints_it_cannot_be_known_whether_the_samples_are_the_sam
     for pair in ((old, new), (new, old)):
         table = compare_runs(*pair, "final")
         assert (table["samples"] == "unknown").all()
-        assert "cannot be known" in in_words(table, "a", "b")
+        assert "cannot be known" in difference_sentence(table, "a", "b")
     assert (compare_runs(old, old, "initial", "final")["samples"] == "unknown").all()
     assert (compare_layers(old, "final", "input")["samples"] == "same").all()
 
@@ -281,14 +281,14 @@ def test_without_fingerprints_it_cannot_be_known_whether_the_samples_are_the_sam
 def test_eight_samples_show_no_difference_and_do_not_say_that_there_is_none(tmp_path):
     runs = [Run.read(made_runs.write_run(tmp_path / f"{i}", seed=i, n_test=8)) for i in range(2)]
     table = compare_runs(*runs, "final")
-    assert "no difference shown at any of 4 layers" in in_words(table, "a", "b")
+    assert "no difference shown at any of 4 layers" in difference_sentence(table, "a", "b")
     assert (table["high"] - table["low"] > 0.3).all()
 
 
 def test_runs_without_a_common_layer_are_not_compared(tmp_path):
     runs = [Run.read(made_runs.write_run(tmp_path / layer, layers=[layer])) for layer in ("a", "b")]
     assert compare_runs(*runs, "final").empty
-    assert "cannot be compared" in in_words(compare_runs(*runs, "final"), "a", "b")
+    assert "cannot be compared" in difference_sentence(compare_runs(*runs, "final"), "a", "b")
 
 
 def test_one_layer_against_the_others(tmp_path):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from layerprobe.report.follow import changes
+from layerprobe.report.follow import follow
 from layerprobe.results.reader import RunSummary
 
 
 def test_what_is_written_while_the_caller_looks_is_a_change(tmp_path: Path) -> None:
     (tmp_path / ".hydra").mkdir()
-    looks = changes([tmp_path], interval=0.01)
+    looks = follow([tmp_path], interval=0.01)
     next(looks)
     RunSummary("done").write(tmp_path)  # after the caller's look, before the next wait
     next(looks)
@@ -19,7 +19,7 @@ def test_what_is_written_while_the_caller_looks_is_a_change(tmp_path: Path) -> N
 
 def test_it_waits_while_nothing_changes(tmp_path: Path) -> None:
     (tmp_path / ".hydra").mkdir()
-    looks = changes([tmp_path], interval=0.01)
+    looks = follow([tmp_path], interval=0.01)
     next(looks)
     thread = threading.Thread(target=next, args=(looks,), daemon=True)
     thread.start()

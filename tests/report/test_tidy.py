@@ -7,7 +7,9 @@ from scipy import stats
 
 from helpers import made_results as made
 from layerprobe.formatting import interval_text, number_text
-from layerprobe.report.tidy import group_mean, monotonicity, prepare, shared_folder, short_names, usual_top
+from layerprobe.report.layer_labels import shared_folder, short_names
+from layerprobe.report.monotonicity import monotonicity
+from layerprobe.report.tidy import axis_top, group_mean, tidy_results
 from layerprobe.results.record import to_frame
 
 LONG = [f"encoder.stack.layer.{i}.{name}" for i in range(2) for name in ("attention.self", "intermediate_act_fn")]
@@ -20,7 +22,7 @@ def test_rows_are_ordered_by_training_then_depth_and_captioned():
         ("initial", 0, 1, "fc"),
         ("epoch_1", 600, 0, "input"),
     ]
-    frame = prepare(to_frame([made.record(*row) for row in rows]))
+    frame = tidy_results(to_frame([made.record(*row) for row in rows]))
     assert frame["caption"].tolist() == [
         "initial (untrained)", "epoch_1 (step 600)", "final (step 1,200)", "final (step 1,200)",
     ]  # fmt: skip
@@ -30,25 +32,25 @@ def test_rows_are_ordered_by_training_then_depth_and_captioned():
 
 
 def test_a_network_that_was_only_built_is_called_untrained_once():
-    frame = prepare(to_frame([made.record("untrained", 0)]))
+    frame = tidy_results(to_frame([made.record("untrained", 0)]))
     assert frame["caption"].tolist() == ["untrained"]
     assert frame["untrained"].all()
-    assert not prepare(to_frame([made.record("as_built", 0), made.record("pretrained", 0)]))["untrained"].any()
+    assert not tidy_results(to_frame([made.record("as_built", 0), made.record("pretrained", 0)]))["untrained"].any()
 
 
 def test_a_lone_network_whose_step_is_unknown_is_not_called_untrained():
-    frame = prepare(to_frame([made.record("network", 0)]))
+    frame = tidy_results(to_frame([made.record("network", 0)]))
     assert frame["caption"].tolist() == ["network"]
     assert not frame["untrained"].any()
 
 
 def test_gaps_in_depth_leave_no_gap_in_position():
-    frame = prepare(to_frame([made.record(depth=depth, layer=f"l{depth}") for depth in (0, 3, 9)]))
+    frame = tidy_results(to_frame([made.record(depth=depth, layer=f"l{depth}") for depth in (0, 3, 9)]))
     assert frame["position"].tolist() == [0, 1, 2]
 
 
 def test_an_empty_frame_is_prepared_too():
-    assert prepare(to_frame([])).empty
+    assert tidy_results(to_frame([])).empty
 
 
 def test_short_names_stay_and_long_ones_lose_what_they_share():
@@ -63,12 +65,12 @@ def test_short_names_stay_and_long_ones_lose_what_they_share():
 
 def test_an_axis_reaches_to_the_highest_error_unless_few_would_flatten_all_others():
     usual = [0.02, 0.03, 0.05, 0.04, 0.06, 0.05, 0.04, 0.03, 0.02]
-    assert usual_top(pd.Series([*usual, 0.15])) == 0.15
-    assert usual_top(pd.Series([*usual, 0.45, math.nan])) == 0.06
-    assert usual_top(pd.Series([*usual, 0.45, 0.5])) == 0.5
-    assert usual_top(pd.Series([0.01, 0.9])) == 0.9
-    assert usual_top(pd.Series([0.0] * 9 + [0.9])) == 0.9
-    assert math.isnan(usual_top(pd.Series([math.nan])))
+    assert axis_top(pd.Series([*usual, 0.15])) == 0.15
+    assert axis_top(pd.Series([*usual, 0.45, math.nan])) == 0.06
+    assert axis_top(pd.Series([*usual, 0.45, 0.5])) == 0.5
+    assert axis_top(pd.Series([0.01, 0.9])) == 0.9
+    assert axis_top(pd.Series([0.0] * 9 + [0.9])) == 0.9
+    assert math.isnan(axis_top(pd.Series([math.nan])))
 
 
 def test_monotonicity_names_each_rise_and_whether_the_intervals_are_apart():

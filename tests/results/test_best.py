@@ -69,7 +69,7 @@ def test_without_a_validation_error_there_is_no_best_layer(frame):
 def test_every_reader_agrees(tmp_path):
     """What a sweep, the dashboard, the report and the terminal call a run's best layer is the same one."""
     from layerprobe.report.comparison import side_by_side
-    from layerprobe.report.monotonicity import depth_in_words
+    from layerprobe.report.monotonicity import depth_sentence
     from layerprobe.results.reader import Run
 
     frame = results(("final", 100), ("initial", 0))
@@ -78,5 +78,5 @@ def test_every_reader_agrees(tmp_path):
     row = side_by_side([run]).table().iloc[0]
     assert (row["checkpoint"], row["best_layer"]) == ("final", "conv")
     assert row["test_error"] == best_layer(frame).test_error == frame["test_error"].iloc[1]
-    assert "validation prefers conv" in depth_in_words(run)
+    assert "validation prefers conv" in depth_sentence(run)
     assert isinstance(at_last_checkpoint(frame), pd.DataFrame)

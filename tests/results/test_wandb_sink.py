@@ -168,12 +168,12 @@ def test_everything_else_works_without_wandb(tmp_path):
     code = (
         "import sys; sys.modules['wandb'] = None\n"
         "from helpers import made_results as made\n"
-        "from layerprobe.results.logged_metrics import scalars\n"
+        "from layerprobe.results.logged_metrics import layer_metrics\n"
         "from layerprobe.results.store import ProbeStore\n"
         "from layerprobe.results.wandb_mode import default_mode\n"
         "from layerprobe.results.wandb_sink import finish_run\n"
         f"with ProbeStore({str(tmp_path)!r}) as store: store.add(made.result())\n"
-        "assert scalars(store.results()); default_mode(); finish_run()\n"
+        "assert layer_metrics(store.results()); default_mode(); finish_run()\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=Path(made.__file__).parents[1], check=True, timeout=120)
     assert len(pd.read_parquet(tmp_path / "results.parquet")) == 1

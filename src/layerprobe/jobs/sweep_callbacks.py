@@ -79,10 +79,10 @@ class SweepTable(Callback):
 
         from layerprobe.report.tables.jobs_table import jobs_table
         from layerprobe.report.tables.sweep_table import YES_OR_NO, sweep_table
-        from layerprobe.results.sweep_results import sweep_frame
+        from layerprobe.results.sweep_results import sweep_jobs
 
         record = SweepRecord.read(Path(config.hydra.sweep.dir).absolute())
-        jobs = sweep_frame(record)
+        jobs = sweep_jobs(record)
         self._claim.close()
         if jobs.empty:
             raise SystemExit(

@@ -13,10 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from layerprobe.report.config_differences import SEED, differing_keys, short_keys, text
-from layerprobe.report.learning_problem import problems, size, told_apart
+from layerprobe.report.config_differences import SEED, differing_keys, short_keys, value_text
+from layerprobe.report.learning_problem import problem_names, sample_counts, told_apart
 from layerprobe.report.networks import networks
-from layerprobe.report.run_filter import ConditionError, fulfilling
+from layerprobe.report.run_filter import ConditionError, rows_where
 from layerprobe.results.best import BestLayer, best_layer, last_checkpoint
 from layerprobe.results.names import printable
 from layerprobe.results.reader import Run, find_runs
@@ -49,8 +49,8 @@ class Comparison:
         """
         keys = [key for key in self.keys if key != SEED]
         short = short_keys(keys)
-        told = [", ".join(f"{short[key]} {text(run.config.get(key))}" for key in keys) for run in self.runs]
-        told = told_apart(told, [size(run, "train", "test") for run in self.runs])
+        told = [", ".join(f"{short[key]} {value_text(run.config.get(key))}" for key in keys) for run in self.runs]
+        told = told_apart(told, [sample_counts(run, "train", "test") for run in self.runs])
         different, numbers = networks(self.runs, self.problems)
         named = [different[number].name if different[number].layers else "" for number in numbers]
         return [name or "all runs" for name in told_apart(told, named)]
@@ -58,7 +58,7 @@ class Comparison:
     @cached_property
     def problems(self) -> list[str]:
         """For each run what tells its data, and what is asked of them, from those of others: see `problems`."""
-        return problems(self.runs)
+        return problem_names(self.runs)
 
     def table(self) -> pd.DataFrame:
         """Lay out the runs.
@@ -105,7 +105,7 @@ def compare(roots: Iterable[str | Path], where: str | None = None) -> Comparison
 
     Args:
         roots: Directories, runs or glob patterns.
-        where: A condition on the configuration and on the columns of `Comparison.table`, as `fulfilling` takes it, such
+        where: A condition on the configuration and on the columns of `Comparison.table`, as `rows_where` takes it, such
             as "model == 'digits_convnet' and optimizer.lr < 0.01".
 
     Returns:
@@ -169,7 +169,7 @@ def _names(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     names = []
     for run, base in zip(runs, bases, strict=True):
         told = [key for key in named if key != "experiment" and run.config.get(key) is not None]
-        parts = [f"{short[key]}={text(run.config[key])}" for key in told]
+        parts = [f"{short[key]}={value_text(run.config[key])}" for key in told]
         names.append(" ".join([base, *parts]))
     for depth in range(1, 12):
         repeated = {name for name in names if names.count(name) > 1}
@@ -188,7 +188,7 @@ def _matching(runs: Sequence[Run], where: str) -> list[Run]:
     table = pd.concat([table.drop(columns=[name for name in table if name in config]), config], axis=1)
     known = [str(name) for name in table]
     try:
-        kept = fulfilling(table, where)
+        kept = rows_where(table, where)
     except ConditionError as error:
         near = [n for word in re.findall(r"[A-Za-z_][\w.]*", where) for n in get_close_matches(word, known, 3, 0.5)]
         names = list(dict.fromkeys([*near, *side_by_side(runs).keys, "run", "status", "best_layer", "test_error"]))
@@ -199,7 +199,7 @@ def _matching(runs: Sequence[Run], where: str) -> list[Run]:
         ) from error
     if len(kept) == 0:
         values = {
-            n: ", ".join(sorted({text(v) for v in table[n]})[:8])
+            n: ", ".join(sorted({value_text(v) for v in table[n]})[:8])
             for n in known
             if re.search(rf"\b{re.escape(n)}\b", where)
         }

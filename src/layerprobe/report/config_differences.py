@@ -25,14 +25,14 @@ def differing_keys(configs: Sequence[Mapping[str, Any]], overridden: Sequence[st
     ordered = sorted(keys, key=lambda key: (key != SEED, key not in overridden, key.count("."), key))
     found: dict[tuple[int, ...], str] = {}
     for key in ordered:
-        texts = [text(config.get(key)) for config in configs]
+        texts = [value_text(config.get(key)) for config in configs]
         partition = tuple(texts.index(value) for value in texts)
         if len(set(partition)) > 1:
             found.setdefault(partition, key)
     return sorted(found.values(), key=lambda key: key == SEED)
 
 
-def text(value: Any) -> str:
+def value_text(value: Any) -> str:
     """Write a value of a configuration as a reader would; "–" where a run does not have it."""
     if value is None:
         return "–"
@@ -51,10 +51,10 @@ def ordered_values(values: Sequence[Any]) -> list[str]:
 
     def rank(value: Any) -> tuple[int, float, str]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return (2 if value is None else 1, 0.0, text(value))
+            return (2 if value is None else 1, 0.0, value_text(value))
         return (0, float(value), "")
 
-    return list(dict.fromkeys(text(value) for value in sorted(values, key=rank)))
+    return list(dict.fromkeys(value_text(value) for value in sorted(values, key=rank)))
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:

@@ -68,7 +68,7 @@ def compare_layers(run: Run, checkpoint: str, layer: str) -> pd.DataFrame:
     return _table([(name, tested[layer], at) for name, at in tested.items() if name != layer], one_pass=True)
 
 
-def in_words(table: pd.DataFrame, first: str, second: str) -> str:
+def difference_sentence(table: pd.DataFrame, first: str, second: str) -> str:
     """Say whether two runs differ.
 
     Args:

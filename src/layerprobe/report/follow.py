@@ -9,7 +9,7 @@ from pathlib import Path
 from layerprobe.results.reader import find_runs
 
 
-def changes(roots: Sequence[str | Path], interval: float) -> Iterator[None]:
+def follow(roots: Sequence[str | Path], interval: float) -> Iterator[None]:
     """Come back at once, and then each time that runs have gone on.
 
     The state is taken before the caller looks at the runs, so that what is written while it looks is a change too.
@@ -22,13 +22,13 @@ def changes(roots: Sequence[str | Path], interval: float) -> Iterator[None]:
         Nothing; the caller's turn to look at the runs.
     """
     while True:
-        seen = state_of(roots)
+        seen = file_states(roots)
         yield
-        while state_of(roots) == seen:
+        while file_states(roots) == seen:
             time.sleep(interval)
 
 
-def state_of(roots: Sequence[str | Path]) -> dict[Path, tuple[int, int]]:
+def file_states(roots: Sequence[str | Path]) -> dict[Path, tuple[int, int]]:
     """Look at when the results of runs were last written.
 
     Args:

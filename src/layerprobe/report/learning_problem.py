@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layerprobe.report.config_differences import SEED, differing_keys, short_keys, text
+from layerprobe.report.config_differences import SEED, differing_keys, short_keys, value_text
 from layerprobe.results.identity import SAME_SAMPLES, matters
 from layerprobe.results.reader import Run
 
 _PARTS = ("data", "targets", "task", "inputs")
 
 
-def problems(runs: Sequence[Run]) -> list[str]:
+def problem_names(runs: Sequence[Run]) -> list[str]:
     """Name the problem of each run: its data, and what is asked of them.
 
     Two runs have one problem where these parts of their configuration are equal, and their records have the same task,
@@ -29,11 +29,11 @@ def problems(runs: Sequence[Run]) -> list[str]:
     ]
     keys = [key for key in differing_keys(configs) if key != SEED]
     short = short_keys(keys)
-    told = [", ".join(f"{short[key]} {text(config.get(key))}" for key in keys) for config in configs]
-    return told_apart(told, [size(run, "test") for run in runs])
+    told = [", ".join(f"{short[key]} {value_text(config.get(key))}" for key in keys) for config in configs]
+    return told_apart(told, [sample_counts(run, "test") for run in runs])
 
 
-def size(run: Run, *splits: str) -> str:
+def sample_counts(run: Run, *splits: str) -> str:
     """Say what a run's records tell of its problem, such as "10 classes, 360 test samples"; empty without results.
 
     Args:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from layerprobe.formatting import interval_text, percent_text
 from layerprobe.report.comparison import Comparison, error_bounds
-from layerprobe.report.config_differences import short_keys, text
-from layerprobe.report.monotonicity import depth_in_words
+from layerprobe.report.config_differences import short_keys, value_text
+from layerprobe.report.monotonicity import depth_sentence
 from layerprobe.report.tidy import group_mean
 
 _MOST_RUNS = 40
@@ -16,7 +16,7 @@ _MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
 """Signs that mean something in Markdown; an underscore between letters does not."""
 
 
-def summary(comparison: Comparison, differences: Sequence[str] = ()) -> str:
+def markdown_summary(comparison: Comparison, differences: Sequence[str] = ()) -> str:
     """Write the runs, the means of the settings, and where errors rise with depth.
 
     Args:
@@ -33,7 +33,7 @@ def summary(comparison: Comparison, differences: Sequence[str] = ()) -> str:
     heads = ["run", "status", *(short[key] for key in comparison.keys), "best layer", "test error", "95% interval"]
     rows = [
         [
-            row["run"], row["status"], *(text(run.config.get(key)) for key in comparison.keys),
+            row["run"], row["status"], *(value_text(run.config.get(key)) for key in comparison.keys),
             f"{row['best_layer']} ({row['checkpoint']})" if row["best_layer"] else "–", percent_text(row["test_error"]),
             interval_text(row["test_error_low"], row["test_error_high"]) or "–",
         ]
@@ -54,7 +54,7 @@ def summary(comparison: Comparison, differences: Sequence[str] = ()) -> str:
         parts += ["### Differences", *map(_escaped, differences)]
     parts.append("### Does the error fall with depth?")
     pairs = list(zip(comparison.names, comparison.runs, strict=True))[:_MOST_RUNS]
-    parts.append("\n".join(f"- **{_escaped(name)}**: {_escaped(depth_in_words(run))}" for name, run in pairs))
+    parts.append("\n".join(f"- **{_escaped(name)}**: {_escaped(depth_sentence(run))}" for name, run in pairs))
     remarks = [f"- **{_escaped(r['run'])}**: {_escaped('; '.join(filter(None, (r['error'], r['notes']))))}"
                for r in table.to_dict("records") if r["error"] or r["notes"]]  # fmt: skip
     if remarks:

@@ -1,14 +1,47 @@
-"""Whether the test error falls with depth, in words."""
+"""Monotonicity: whether the test error falls with depth, and where it rises, as a table and in words."""
 
 from __future__ import annotations
 
+import pandas as pd
+
 from layerprobe.formatting import percent_text
-from layerprobe.report.tidy import monotonicity
+from layerprobe.report.tidy import tidy_results
 from layerprobe.results.best import at_last_checkpoint, best_layer
 from layerprobe.results.reader import Run
 
 
-def depth_in_words(run: Run) -> str:
+def monotonicity(results: pd.DataFrame) -> pd.DataFrame:
+    """Find where the test error rises from one probed layer to the next.
+
+    Args:
+        results: Results of one run, in the columns of `ProbeRecord`; failed layers are passed over.
+
+    Returns:
+        One row for each rise: `checkpoint`, `step`, `depth_before`, `layer_before`, `depth`, `layer`, `error_before`,
+        `error`, `rise` (difference of the two, a share), `with_interval`: whether both errors have a 95 % interval, and
+        `beyond_interval`: whether these are apart, which is stricter than a test of their difference.
+    """
+    frame = tidy_results(results[results["test_error"].notna()])
+    before = frame.groupby("checkpoint", sort=False).shift()
+    rises = pd.DataFrame(
+        {
+            "checkpoint": frame["checkpoint"],
+            "step": frame["step"],
+            "depth_before": before["depth"],
+            "layer_before": before["layer"],
+            "depth": frame["depth"],
+            "layer": frame["layer"],
+            "error_before": before["test_error"],
+            "error": frame["test_error"],
+            "rise": frame["test_error"] - before["test_error"],
+            "with_interval": frame["test_error_low"].notna() & before["test_error_high"].notna(),
+            "beyond_interval": frame["test_error_low"] > before["test_error_high"],
+        }
+    )
+    return rises[rises["rise"] > 0].astype({"depth_before": "int64"}).reset_index(drop=True)
+
+
+def depth_sentence(run: Run) -> str:
     """Say how the test error goes over depth at a run's last whole checkpoint.
 
     Args:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from layerprobe.report.config_differences import text
-from layerprobe.report.tidy import clipped
+from layerprobe.report.config_differences import value_text
+from layerprobe.report.layer_labels import clipped
 from layerprobe.results.reader import Run
 
 _LONGEST = 24
@@ -57,4 +57,4 @@ def networks(runs: Sequence[Run], problems: Sequence[str]) -> tuple[list[Network
 
 
 def _model(run: Run) -> str:
-    return text(run.config.get("model") or run.config.get("experiment") or "network")
+    return value_text(run.config.get("model") or run.config.get("experiment") or "network")

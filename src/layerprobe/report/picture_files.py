@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import altair as alt
+import vl_convert
 
 from layerprobe.results.atomic import write_bytes
 
@@ -15,12 +15,19 @@ AnyChart: TypeAlias = (
 )
 
 
-def save(chart: AnyChart, stem: Path) -> list[Path]:
-    """Write a chart as `<stem>.png`, at twice its size in pixels, and as `<stem>.svg`.
+def specification(chart: AnyChart) -> dict[str, Any]:
+    """Return a chart as a Vega-Lite specification, however many rows it has."""
+    with alt.data_transformers.enable("default", max_rows=None):
+        return chart.to_dict()
+
+
+def write_pictures(spec: dict[str, Any], stem: Path, scale: float) -> list[Path]:
+    """Write a specification as `<stem>.png` and `<stem>.svg`.
 
     Args:
-        chart: The chart.
+        spec: A Vega-Lite specification.
         stem: Path of the files without their endings; missing folders are made.
+        scale: Pixels of the PNG file for each of the drawing.
 
     Returns:
         Paths of the two files; each is whole or absent, whenever the process is killed.
@@ -28,12 +35,23 @@ def save(chart: AnyChart, stem: Path) -> list[Path]:
     Raises:
         OSError: If they cannot be written.
     """
-    png, svg = io.BytesIO(), io.StringIO()
-    with alt.data_transformers.enable("default", max_rows=None):
-        chart.save(png, format="png", scale_factor=2)
-        chart.save(svg, format="svg")
-    contents = {".png": png.getvalue(), ".svg": svg.getvalue().encode()}
-    files = [stem.with_name(stem.name + ending) for ending in contents]
-    for file, content in zip(files, contents.values(), strict=True):
-        write_bytes(file, content)
-    return files
+    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+    write_bytes(png, vl_convert.vegalite_to_png(spec, scale=scale))
+    write_bytes(svg, vl_convert.vegalite_to_svg(spec).encode())
+    return [png, svg]
+
+
+def save(chart: AnyChart, stem: Path) -> list[Path]:
+    """Write a chart as `write_pictures` does, the PNG file at twice its size in pixels.
+
+    Args:
+        chart: The chart.
+        stem: Path of the files without their endings; missing folders are made.
+
+    Returns:
+        Paths of the two files.
+
+    Raises:
+        OSError: If they cannot be written.
+    """
+    return write_pictures(specification(chart), stem, 2.0)

@@ -14,18 +14,18 @@ import pyarrow.parquet as pq
 
 from layerprobe.report.charts.difference import difference_plot
 from layerprobe.report.comparison import Comparison, ReportError
-from layerprobe.report.config_differences import text
-from layerprobe.report.difference import compare_runs, in_words
-from layerprobe.report.markdown import summary
+from layerprobe.report.config_differences import value_text
+from layerprobe.report.difference import compare_runs, difference_sentence
+from layerprobe.report.markdown import markdown_summary
+from layerprobe.report.page.column_pictures import write_column_picture, write_views
 from layerprobe.report.page.document import page
-from layerprobe.report.page.page_data import tables
-from layerprobe.report.page.paper import write_spec, write_views
+from layerprobe.report.page.page_data import page_data
 from layerprobe.report.toy.animation import animation, write_gif
 from layerprobe.results.atomic import write_bytes
 from layerprobe.results.best import last_checkpoint
 from layerprobe.results.names import safe_name
 
-_MOST_FILMS = 4
+_MOST_ANIMATIONS = 4
 
 
 def write_report(
@@ -65,14 +65,14 @@ def write_report(
         at = last_checkpoint(first.results, first.unmerged), last_checkpoint(second.results, second.unmerged)
         table = compare_runs(first, second, *at)
         one, other = (f"{comparison.names[k]} at {checkpoint}" for k, checkpoint in zip((i, j), at, strict=True))
-        sentences.append(in_words(table, one, other))
+        sentences.append(difference_sentence(table, one, other))
         if len(table):
             plots.append(difference_plot(table, one, other))
-    films: dict[str, dict[str, Any]] = {}
+    animations: dict[str, dict[str, Any]] = {}
     for run, name in zip(comparison.runs, comparison.names, strict=True):
-        if len(films) < _MOST_FILMS and (spec := animation(run)) is not None:
-            films[name] = spec
-    write_bytes(out, page(comparison, list(films.items()), renew).encode())
+        if len(animations) < _MOST_ANIMATIONS and (spec := animation(run)) is not None:
+            animations[name] = spec
+    write_bytes(out, page(comparison, list(animations.items()), renew).encode())
     yield out
     rows = comparison.joined()
     write_bytes(out.with_suffix(".csv"), rows.to_csv(index=False).encode())
@@ -81,16 +81,16 @@ def write_report(
     pq.write_table(pa.Table.from_pandas(_typed(rows, comparison.keys), preserve_index=False), content)
     write_bytes(out.with_suffix(".parquet"), content.getvalue())
     yield out.with_suffix(".parquet")
-    write_bytes(out.with_suffix(".md"), summary(comparison, sentences).encode())
+    write_bytes(out.with_suffix(".md"), markdown_summary(comparison, sentences).encode())
     yield out.with_suffix(".md")
     if figures:
         folder = out.with_name(f"{out.stem}_figures")
-        yield from write_views(tables(comparison), folder)
+        yield from write_views(page_data(comparison), folder)
         for plot in plots:
-            yield from write_spec(plot.to_dict(), folder / "difference")
+            yield from write_column_picture(plot.to_dict(), folder / "difference")
         for run, name in zip(comparison.runs, comparison.names, strict=True):
-            if name in films:
-                yield from write_gif(run, folder / f"film_{safe_name(name)}.gif")
+            if name in animations:
+                yield from write_gif(run, folder / f"animation_{safe_name(name)}.gif")
 
 
 def _find(comparison: Comparison, name: str) -> int:
@@ -106,5 +106,5 @@ def _typed(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     mixed = [key for key, found in kinds.items() if len(found) > 1 and not found <= {int, float}]
     rows = rows.copy()
     for key in mixed:
-        rows[key] = [None if value is None else text(value) for value in rows[key]]
+        rows[key] = [None if value is None else value_text(value) for value in rows[key]]
     return rows

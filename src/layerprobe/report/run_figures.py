@@ -11,7 +11,7 @@ from layerprobe.report.charts.heat_map import heat_map
 from layerprobe.report.charts.l2_path import path_curve
 from layerprobe.report.depth_view import DepthView
 from layerprobe.report.picture_files import AnyChart, save
-from layerprobe.report.tidy import few_frames
+from layerprobe.report.tidy import few_checkpoints
 from layerprobe.report.toy.decision_surface import decision_surface
 from layerprobe.report.toy.hidden_plane import hidden_plane
 from layerprobe.report.toy.projection import project
@@ -59,7 +59,7 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
         OSError: If the figures cannot be written.
     """
     files = write_figures(run.results, run.path(), directory, view)
-    kept = {name: few_frames(frame) for name, frame in run.plane_frames().items()}
+    kept = {name: few_checkpoints(frame) for name, frame in run.plane_frames().items()}
     if "surface" in kept and "points" in kept:
         files += save(decision_surface(kept["surface"], kept["points"]), Path(directory) / "surface")
     if "hidden" in kept:

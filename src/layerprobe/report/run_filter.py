@@ -33,7 +33,7 @@ class ConditionError(ValueError):
     """A condition that holds what no condition may, or that cannot be evaluated."""
 
 
-def fulfilling(table: pd.DataFrame, condition: str) -> pd.Index:
+def rows_where(table: pd.DataFrame, condition: str) -> pd.Index:
     """Find the rows that fulfil a condition.
 
     Args:

@@ -1,8 +1,7 @@
-"""Results made ready to draw: order, labels, and where the curve rises."""
+"""Tidy results: one row for each point of a chart, in order, with labels, captions and texts; and means of groups."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
@@ -10,15 +9,15 @@ import numpy as np
 import pandas as pd
 
 from layerprobe.formatting import interval_text, number_text, percent_text
+from layerprobe.report.layer_labels import short_names
 from layerprobe.results.names import with_printable_names
 from layerprobe.wilson import wilson_interval
 
-_LONGEST = 30
 UNTRAINED = ("initial", "untrained")
 """Checkpoints of a network before its training: of a run that trains it, and of one that only builds it."""
 
 
-def prepare(results: pd.DataFrame) -> pd.DataFrame:
+def tidy_results(results: pd.DataFrame) -> pd.DataFrame:
     """Add what every view of the results needs.
 
     Args:
@@ -89,7 +88,7 @@ def captions(frame: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def few_frames(frame: pd.DataFrame, most: int = 4) -> pd.DataFrame:
+def few_checkpoints(frame: pd.DataFrame, most: int = 4) -> pd.DataFrame:
     """Keep the rows of a few checkpoints, the first and the last among them, for a picture with a panel for each.
 
     Args:
@@ -102,37 +101,6 @@ def few_frames(frame: pd.DataFrame, most: int = 4) -> pd.DataFrame:
     names = list(captions(frame))
     kept = {names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)} if len(names) > most else set(names)
     return frame[frame["checkpoint"].isin(kept)]
-
-
-def monotonicity(results: pd.DataFrame) -> pd.DataFrame:
-    """Find where the test error rises from one probed layer to the next.
-
-    Args:
-        results: Results of one run, in the columns of `ProbeRecord`; failed layers are passed over.
-
-    Returns:
-        One row for each rise: `checkpoint`, `step`, `depth_before`, `layer_before`, `depth`, `layer`, `error_before`,
-        `error`, `rise` (difference of the two, a share), `with_interval`: whether both errors have a 95 % interval, and
-        `beyond_interval`: whether these are apart, which is stricter than a test of their difference.
-    """
-    frame = prepare(results[results["test_error"].notna()])
-    before = frame.groupby("checkpoint", sort=False).shift()
-    rises = pd.DataFrame(
-        {
-            "checkpoint": frame["checkpoint"],
-            "step": frame["step"],
-            "depth_before": before["depth"],
-            "layer_before": before["layer"],
-            "depth": frame["depth"],
-            "layer": frame["layer"],
-            "error_before": before["test_error"],
-            "error": frame["test_error"],
-            "rise": frame["test_error"] - before["test_error"],
-            "with_interval": frame["test_error_low"].notna() & before["test_error_high"].notna(),
-            "beyond_interval": frame["test_error_low"] > before["test_error_high"],
-        }
-    )
-    return rises[rises["rise"] > 0].astype({"depth_before": "int64"}).reset_index(drop=True)
 
 
 def group_mean(
@@ -169,7 +137,7 @@ def group_mean(
     return pd.DataFrame(rows, columns=[*by, "n", "mean", "low", "high"])
 
 
-def usual_top(errors: pd.Series) -> float:
+def axis_top(errors: pd.Series) -> float:
     """Find how high an axis of errors has to reach: to the highest, unless that lies far above nearly all others.
 
     Args:
@@ -187,52 +155,6 @@ def usual_top(errors: pd.Series) -> float:
         return highest
     others = float(values[values <= 2 * np.quantile(values, 0.9, method="lower")].max())
     return others if highest > 3 * others > 0 else highest
-
-
-def shared_folder(names: Sequence[str]) -> str:
-    """Find the modules that all nested layers lie in, where dropping them makes long names readable.
-
-    Args:
-        names: Names of the layers.
-
-    Returns:
-        Their common path, such as "bert.encoder.layer"; empty where the names are short or share none.
-    """
-    nested = [name for name in names if "." in name]
-    if len(nested) < 2 or max(map(len, nested)) <= _LONGEST:
-        return ""
-    parts = [name.split(".")[:-1] for name in nested]
-    shared = itertools.takewhile(lambda level: len(set(level)) == 1, zip(*parts, strict=False))
-    return ".".join(level[0] for level in shared)
-
-
-def short_names(names: Sequence[str]) -> list[str]:
-    """Shorten layer names for an axis: drop the shared folder, then the middle of what is still too long.
-
-    Args:
-        names: Names of the layers.
-
-    Returns:
-        A name of at most 30 characters for each; an ellipsis stands for a dropped middle.
-    """
-    shared = shared_folder(names)
-    return [clipped(name.removeprefix(f"{shared}.") if shared else name, _LONGEST) for name in names]
-
-
-def clipped(name: str, longest: int) -> str:
-    """Drop the middle of a long name; its end tells layers apart, so more of the end stays.
-
-    Args:
-        name: Any name.
-        longest: Letters to keep at most, the ellipsis among them.
-
-    Returns:
-        The name, or its two ends around an ellipsis.
-    """
-    tail = 2 * longest // 3
-    if len(name) <= longest:
-        return name
-    return f"{name[: longest - tail - 1].rstrip('._')}…{name[-tail:].lstrip('._')}"
 
 
 def _untrained(frame: pd.DataFrame) -> pd.Series:

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 
-def scalars(frame: pd.DataFrame) -> dict[str, float]:
+def layer_metrics(frame: pd.DataFrame) -> dict[str, float]:
     """Name each layer's test error as it is logged.
 
     Args:
@@ -22,7 +22,7 @@ def scalars(frame: pd.DataFrame) -> dict[str, float]:
     checkpoints = frame["checkpoint"].unique()
     if len(checkpoints) > 1:
         raise ValueError(
-            f"scalars belong to one checkpoint; found {', '.join(checkpoints)}. "
+            f"the errors of one checkpoint are logged together; found {', '.join(checkpoints)}. "
             f"Next step: call it for each group of frame.groupby('checkpoint')."
         )
     rows = frame.sort_values("depth", kind="stable")

@@ -22,7 +22,7 @@ def sweep_results(record: SweepRecord) -> pd.DataFrame:
         The rows of the last checkpoint of every job that is done, in the columns of `ProbeRecord`, with `directory` and
         a column for each overridden key.
     """
-    jobs = sweep_frame(record)
+    jobs = sweep_jobs(record)
     frames = []
     for job in jobs[jobs["status"] == "done"].to_dict("records") if len(jobs) else []:
         results = Run.read(Path(job["directory"])).results
@@ -31,7 +31,7 @@ def sweep_results(record: SweepRecord) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def sweep_frame(record: SweepRecord) -> pd.DataFrame:
+def sweep_jobs(record: SweepRecord) -> pd.DataFrame:
     """Collect what became of a sweep's jobs.
 
     Args:

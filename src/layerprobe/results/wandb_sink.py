@@ -17,7 +17,7 @@ import pandas as pd
 
 from layerprobe.compat.wandb import artifacts_in_log
 from layerprobe.results.best import best_layer
-from layerprobe.results.logged_metrics import scalars
+from layerprobe.results.logged_metrics import layer_metrics
 from layerprobe.results.record import SCHEMA_VERSION
 from layerprobe.results.wandb_history import WandbHistory, close_histories
 
@@ -63,7 +63,7 @@ class WandbSink:
             frame: Results of one checkpoint, in the columns of `ProbeRecord`; failed layers are left out.
         """
         with self._guarded("log a checkpoint"):
-            points = scalars(frame)
+            points = layer_metrics(frame)
             if not points:
                 return
             rows = frame[frame["test_error"].notna()].sort_values("depth", kind="stable")

@@ -20,7 +20,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from layerprobe.compat.lightning import KeptCsvWriter, forget_run, wandb_options
 from layerprobe.results.atomic import atomic
-from layerprobe.results.logged_metrics import scalars
+from layerprobe.results.logged_metrics import layer_metrics
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.wandb_history import WandbHistory
 from layerprobe.results.wandb_sink import WandbSink
@@ -240,7 +240,7 @@ class ProbeLog:
         if not new:
             return
         for logger in self._others:
-            if points := scalars(frame):
+            if points := layer_metrics(frame):
                 if isinstance(logger, MLFlowLogger):
                     # MLflow takes no "#": a second call of a layer is written `name-1`, which no module is called.
                     points = {key.replace("#", "-"): value for key, value in points.items()}

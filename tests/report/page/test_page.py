@@ -15,12 +15,12 @@ from helpers import made_results as made
 from helpers import made_runs
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.comparison import ReportError, compare
-from layerprobe.report.markdown import summary
-from layerprobe.report.page.correct_bits import samples
+from layerprobe.report.markdown import markdown_summary
+from layerprobe.report.page.correct_bits import correct_bits
 from layerprobe.report.page.document import page
 from layerprobe.report.page.layer_map import row_labels
 from layerprobe.report.page.linked_views import single_view
-from layerprobe.report.page.page_data import tables
+from layerprobe.report.page.page_data import page_data
 from layerprobe.report.report_files import write_report
 from layerprobe.results.names import printable
 
@@ -99,11 +99,11 @@ def test_any_name_can_be_drawn(tmp_path, name):
             checkpoints=checkpoints,
         )  # fmt: skip
     comparison = compare([tmp_path])
-    drawn = tables(comparison)
+    drawn = page_data(comparison)
     for view in ("curves", "best_layer", "seed_mean", "l2_path", "layer_map"):
         drawing = unescape(vl_convert.vegalite_to_svg(single_view(drawn, view, 300, 200)))
         assert printable(name) in drawing or view in ("best_layer", "l2_path")
-    assert len(samples(comparison, drawn)[0]) == 2
+    assert len(correct_bits(comparison, drawn)[0]) == 2
     frame = made.results(layers, [(name, 10), ("x", 20)])
     drawing = vl_convert.vegalite_to_svg(depth_curve(frame).to_dict())
     assert drawing.count("stroke-dasharray") >= 1
@@ -114,7 +114,7 @@ def test_controls_of_many_problems_do_not_lie_upon_one_another(tmp_path):
     for i, majority in enumerate(majorities):
         columns = {"majority_error": majority, "shuffled_error": 0.5 if i < 6 else 0.7}
         made_runs.write_run(tmp_path / str(i), overrides={"data": f"set{i}"}, seed=i, columns=columns)
-    spec = single_view(tables(compare([tmp_path])), "curves", 600, 330)
+    spec = single_view(page_data(compare([tmp_path])), "curves", 600, 330)
     for parameter in spec["params"]:
         if parameter["name"] == "controls":
             parameter["value"] = True
@@ -137,15 +137,15 @@ def test_a_hundred_runs_stay_small(tmp_path):
 
 
 def test_what_does_not_fit_is_left_out_and_named(comparison):
-    whole = tables(comparison)
+    whole = page_data(comparison)
     assert whole.left_out == ()
     assert len(whole.paths) == 6 * 3 * 4
-    small = tables(comparison, path_budget=800)
+    small = page_data(comparison, path_budget=800)
     assert set(small.paths["checkpoint"]) == {2}
     assert f"{len(small.paths)} of 72 L2 paths" in small.left_out[0]
-    packed, left_out = samples(comparison, whole)
+    packed, left_out = correct_bits(comparison, whole)
     assert (len(packed), left_out) == (6, [])
-    some, left_out = samples(comparison, whole, budget=sum(len(p["bits"]) for p in packed) // 4)
+    some, left_out = correct_bits(comparison, whole, budget=sum(len(p["bits"]) for p in packed) // 4)
     assert 0 < len(some) < 6
     assert f"{len(some)} of 6 runs" in left_out[0]
 
@@ -153,7 +153,7 @@ def test_what_does_not_fit_is_left_out_and_named(comparison):
 def test_many_checkpoints_are_thinned_from_first_to_last(tmp_path):
     checkpoints = [("initial", 0), *((f"step_{i}", i) for i in range(1, 40)), ("final", 40)]
     made_runs.write_run(tmp_path, checkpoints=checkpoints)
-    found = tables(compare([tmp_path]))
+    found = page_data(compare([tmp_path]))
     assert len(found.checkpoints) == 12
     assert found.checkpoints[0] == "initial"
     assert found.checkpoints[-1] == "final"
@@ -163,7 +163,7 @@ def test_many_checkpoints_are_thinned_from_first_to_last(tmp_path):
 def test_a_depth_has_a_name_only_where_all_networks_agree(tmp_path):
     made_runs.write_run(tmp_path / "a")
     made_runs.write_run(tmp_path / "b", layers=("input", "other"), seed=1)
-    found = tables(compare([tmp_path]))
+    found = page_data(compare([tmp_path]))
     assert not found.same_layers
     assert found.layers["position"].tolist() == found.layers["depth"].tolist()
     assert "depth (place in the order of execution)" in page(compare([tmp_path]))
@@ -192,11 +192,11 @@ def test_the_heat_map_has_one_network_below_the_other(tmp_path):
     made_runs.write_run(tmp_path / "a")
     made_runs.write_run(tmp_path / "b", overrides={"model": "mlp"}, layers=("input", "fc1", "fc2"), seed=1)
     made_runs.write_run(tmp_path / "c", overrides={"model": "mlp"}, layers=("input", "fc1"), seed=2)  # ended early
-    found = tables(compare([tmp_path]))
+    found = page_data(compare([tmp_path]))
     assert found.networks == (("convnet", made_runs.LAYERS), ("mlp", ("input", "fc1", "fc2")))
     assert found.runs["network"].tolist() == [0, 1, 1]
     assert list(row_labels(found).values()) == ["convnet: input", "conv1", "conv2", "fc", "mlp: input", "fc1", "fc2"]
-    alone = tables(compare([tmp_path / "b", tmp_path / "c"]))
+    alone = page_data(compare([tmp_path / "b", tmp_path / "c"]))
     assert list(row_labels(alone).values()) == ["input", "fc1", "fc2"]
 
 
@@ -205,14 +205,14 @@ def test_networks_of_one_name_are_told_apart(tmp_path):
     made_runs.write_run(tmp_path / "b", layers=("input", "conv"))
     made_runs.write_run(tmp_path / "c", layers=("input", "conv", "head"))
     made_runs.write_run(tmp_path / "d", layers=("input", "a", "b", "c"))
-    names = [network.name for network in tables(compare([tmp_path])).networks]
+    names = [network.name for network in page_data(compare([tmp_path])).networks]
     assert names == ["convnet (2 layers)", "convnet (3 layers)", "convnet (4 layers)"]
 
 
 def axis_of_best_layer(tmp_path, values):
     for i, value in enumerate(values):
         made_runs.write_run(tmp_path / str(i), overrides={"model.width": value})
-    spec = single_view(tables(compare([tmp_path])), "best_layer", 330, 330)
+    spec = single_view(page_data(compare([tmp_path])), "best_layer", 330, 330)
     return spec["layer"][0]["encoding"]["x"]["axis"]["labelAngle"]["expr"]
 
 
@@ -230,7 +230,9 @@ def test_names_stand_in_the_markdown_summary_as_they_are(tmp_path):
         made_runs.write_run(tmp_path / str(i), overrides={"model.width": name, "seed": 0}, checkpoints=[("final", 9)])
     comparison = compare([tmp_path])
     html = (
-        MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(summary(comparison, list(comparison.names)))
+        MarkdownIt("commonmark")
+        .enable(["table", "strikethrough"])
+        .render(markdown_summary(comparison, list(comparison.names)))
     )
     shown = [" ".join(name.split()) for name in comparison.names]
     cells = [escape(name, quote=False) for name in shown]
@@ -252,10 +254,10 @@ def test_runs_without_a_configuration_are_told_apart_by_their_records(tmp_path):
     ]
     assert len(set(comparison.settings)) == 4
     assert comparison.settings[0] == comparison.settings[1]
-    found = tables(comparison)
+    found = page_data(comparison)
     assert found.runs["network"].tolist() == [0, 0, 1, 2, 3]
     assert found.highest_error == float("inf")
-    means = summary(comparison).split("### Mean over seeds, best layer")[1].split("###")[0]
+    means = markdown_summary(comparison).split("### Mean over seeds, best layer")[1].split("###")[0]
     assert [line.split(" | ")[1] for line in means.strip().splitlines()[2:]] == ["2", "1", "1", "1"]
 
 
@@ -275,7 +277,7 @@ def test_seeds_that_are_all_alike_have_no_interval_and_the_others_stay_shares(tm
                 tmp_path / f"{name}{seed}", overrides={"optimizer.lr": name, "seed": seed},
                 columns={"test_error": error, "val_error": error},
             )  # fmt: skip
-    text = summary(compare([tmp_path]))
+    text = markdown_summary(compare([tmp_path]))
     assert "| lr same | 2 | 0.00% | – |" in text
     assert "| lr wide | 2 | 25.00% | 0.00% to 100.00% |" in text
     assert "-0" not in text

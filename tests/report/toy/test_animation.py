@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from helpers import made_results as made
-from layerprobe.report.tidy import few_frames
+from layerprobe.report.tidy import few_checkpoints
 from layerprobe.report.toy.animation import animation, write_gif
 from layerprobe.report.toy.boundary import boundary
 from layerprobe.report.toy.projection import project
@@ -112,7 +112,7 @@ def test_a_film_has_a_panel_for_each_layer_and_a_frame_for_each_checkpoint(run):
 
 
 def test_the_gif_shows_each_checkpoint_and_rests_at_the_end(run, tmp_path):
-    (file,) = write_gif(run, tmp_path / "film.gif")
+    (file,) = write_gif(run, tmp_path / "animation.gif")
     with Image.open(file) as picture:
         assert picture.n_frames == 3
         seconds, shown = [], set()
@@ -129,10 +129,10 @@ def test_a_run_without_frames_has_no_film(tmp_path):
     store.add(made.result())
     store.merge()
     assert animation(Run.read(tmp_path)) is None
-    assert list(write_gif(Run.read(tmp_path), tmp_path / "film.gif")) == []
+    assert list(write_gif(Run.read(tmp_path), tmp_path / "animation.gif")) == []
 
 
 def test_few_frames_keep_first_and_last():
     frame = pd.DataFrame({"checkpoint": [f"step_{i}" for i in range(20)], "step": range(20)})
-    assert few_frames(frame)["step"].tolist() == [0, 6, 13, 19]
-    assert len(few_frames(frame.head(3))) == 3
+    assert few_checkpoints(frame)["step"].tolist() == [0, 6, 13, 19]
+    assert len(few_checkpoints(frame.head(3))) == 3

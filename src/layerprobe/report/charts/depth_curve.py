@@ -14,8 +14,9 @@ from layerprobe.report.charts.curves import Y, curves, error_y
 from layerprobe.report.charts.layer_axis import layer_names, layer_step, layer_x
 from layerprobe.report.charts.tooltips import result_tooltip
 from layerprobe.report.error_column import TEST_ERROR, ErrorColumn
+from layerprobe.report.layer_labels import shared_folder
 from layerprobe.report.papers.reference_curve import Reference
-from layerprobe.report.tidy import prepare, shared_folder, usual_top, with_texts
+from layerprobe.report.tidy import axis_top, tidy_results, with_texts
 
 _COLUMNS = [
     "position", "label", "caption", "colour", "checkpoint", "step", "layer", "depth", "kind", "shape", "features",
@@ -45,7 +46,7 @@ def depth_curve(
     Raises:
         ReferenceCurveError: If the reference does not fit the run.
     """
-    frame = with_texts(prepare(results))
+    frame = with_texts(tidy_results(results))
     labels = layer_names(frame)
     checkpoints = frame.drop_duplicates("checkpoint")
     look = style.lines(checkpoints["untrained"].tolist())
@@ -94,7 +95,7 @@ def depth_curve(
 def _top(frame: pd.DataFrame, majority: float, error: ErrorColumn, reference: float) -> float:
     """End of the error axis: the curves fill it, and the majority's line is on it if that does not flatten them."""
     ends = frame[(error.interval or (error.column,))[-1]].fillna(frame[error.column])
-    highest = max(usual_top(ends), reference)
+    highest = max(axis_top(ends), reference)
     if majority <= 1.7 * highest:
         highest = max(highest, majority)
     return float(min(1.0, max(1.07 * highest, 0.005)))

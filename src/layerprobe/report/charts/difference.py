@@ -9,8 +9,8 @@ from layerprobe.formatting import number_text
 from layerprobe.report import style
 from layerprobe.report.charts.curves import error_y
 from layerprobe.report.charts.layer_axis import layer_x
+from layerprobe.report.layer_labels import short_names
 from layerprobe.report.picture_files import AnyChart
-from layerprobe.report.tidy import short_names
 
 
 def difference_plot(table: pd.DataFrame, first: str, second: str, width: int = 265, height: int = 170) -> AnyChart:

@@ -11,7 +11,8 @@ import pandas as pd
 from layerprobe.report import style
 from layerprobe.report.charts.layer_axis import layer_names, thinned
 from layerprobe.report.charts.tooltips import result_tooltip
-from layerprobe.report.tidy import clipped, prepare, shared_folder, usual_top, with_texts
+from layerprobe.report.layer_labels import clipped, shared_folder
+from layerprobe.report.tidy import axis_top, tidy_results, with_texts
 
 _COLUMNS = [
     "position", "caption", "step", "layer", "depth", "kind", "shape", "features", "status", "test_error",
@@ -30,10 +31,10 @@ def heat_map(results: pd.DataFrame) -> alt.LayerChart:
     Returns:
         The chart. Cells that are tall enough carry their figure; a failed layer's cell is white with a cross.
     """
-    frame = with_texts(prepare(results))
+    frame = with_texts(tidy_results(results))
     names = layer_names(frame)
     captions = frame.drop_duplicates("checkpoint")["caption"].tolist()
-    top = max(usual_top(frame["test_error"]), 0.005)
+    top = max(axis_top(frame["test_error"]), 0.005)
     height = max(5, min(26 if len(names) <= 16 else 18, _TALLEST // len(names)))
     wide = max(78, min(150, 520 // len(captions)))
     shared = shared_folder(frame["layer"].unique().tolist())

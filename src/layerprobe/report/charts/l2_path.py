@@ -13,7 +13,7 @@ import pandas as pd
 from layerprobe.report import style
 from layerprobe.report.charts.curves import Y, curves, error_y
 from layerprobe.report.charts.layer_axis import layer_names
-from layerprobe.report.tidy import prepare, usual_top
+from layerprobe.report.tidy import axis_top, tidy_results
 
 _NAMED = 12
 """So many layers have an entry of their own in the legend; more are a scale of depth."""
@@ -31,7 +31,7 @@ def path_curve(path: pd.DataFrame) -> alt.ConcatChart:
     Returns:
         The chart. A reducer, solver or seed of its own is a line of its own; of many layers an even choice is drawn.
     """
-    frame = prepare(path[path["control"] == "none"])
+    frame = tidy_results(path[path["control"] == "none"])
     names = layer_names(frame)
     captions = frame.drop_duplicates("checkpoint")["caption"].tolist()
     every = -(-len(names) // _LAYERS)
@@ -158,6 +158,6 @@ def _thinned(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _top(frame: pd.DataFrame) -> float:
     """End of the error axis: heads that hardly learn would flatten all others, so they may leave it."""
-    chosen = usual_top(frame.loc[frame["selected"], "val_error"])
+    chosen = axis_top(frame.loc[frame["selected"], "val_error"])
     highest = 1.04 * frame["val_error"].max()
     return float(min(1.0, max(min(highest, 2.2 * chosen) if chosen > 0 else highest, 0.005)))

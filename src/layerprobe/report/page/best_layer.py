@@ -9,7 +9,7 @@ import altair as alt
 from layerprobe.report.charts.curves import error_y
 from layerprobe.report.charts.tooltips import ERROR
 from layerprobe.report.page.datasets import source, with_texts
-from layerprobe.report.page.page_data import Key, Tables
+from layerprobe.report.page.page_data import ConfigKey, PageData
 from layerprobe.report.page.pickers import CHOSEN, group_scale
 from layerprobe.report.picture_files import AnyChart
 
@@ -21,11 +21,11 @@ DESCRIPTION = (
 _MOST_LABELS, _LETTER = 12, 6.2
 
 
-def best_layer(tables: Tables, *, linked: bool = True, width: int = 330, height: int = 330) -> AnyChart:
+def best_layer(data: PageData, *, linked: bool = True, width: int = 330, height: int = 330) -> AnyChart:
     """Draw a point for each run, with the interval of its error.
 
     Args:
-        tables: What the page draws.
+        data: What the page draws.
         linked: Whether to add the brush.
         width: Pixels.
         height: Pixels.
@@ -33,7 +33,7 @@ def best_layer(tables: Tables, *, linked: bool = True, width: int = 330, height:
     Returns:
         The chart; values of the key stand in their order, at equal distances.
     """
-    level = f"{json.dumps({key.field: _fits(key, width) for key in tables.keys})}[swept]"
+    level = f"{json.dumps({key.field: _fits(key, width) for key in data.keys})}[swept]"
     axis = alt.Axis(
         title=None,
         values=alt.ExprRef(f"sequence(0, length(values_of[swept]), ceil(length(values_of[swept]) / {_MOST_LABELS}))"),
@@ -51,7 +51,7 @@ def best_layer(tables: Tables, *, linked: bool = True, width: int = 330, height:
     )
     y = error_y("test error of the best layer", alt.Scale(zero=False, padding=8))
     base = with_texts(
-        alt.Chart(source(tables, "runs"))
+        alt.Chart(source(data, "runs"))
         .transform_filter("isValid(datum.best_error)")
         .transform_filter(CHOSEN)
         .transform_calculate(group="datum[colour]", swept_place="datum[swept + '_place'] + datum.offset"),
@@ -63,7 +63,7 @@ def best_layer(tables: Tables, *, linked: bool = True, width: int = 330, height:
         x=x, y=y("best_low"), y2="best_high:Q",
         color=alt.Color("group:N", scale=scales["color"], legend=legend),
     )  # fmt: skip
-    keys = [alt.Tooltip(f"{k.field}:N", title=k.name) for k in tables.keys if k.field not in ("name", "setting")]
+    keys = [alt.Tooltip(f"{k.field}:N", title=k.name) for k in data.keys if k.field not in ("name", "setting")]
     points = base.mark_point(filled=True, size=60, opacity=0.9, strokeWidth=1.5, aria=False).encode(
         x=x, y=y("best_error"),
         color=alt.Color("group:N", scale=scales["color"], legend=legend),
@@ -82,7 +82,7 @@ def best_layer(tables: Tables, *, linked: bool = True, width: int = 330, height:
             brush
         )
     notes = ["drag a rectangle to choose runs, click beside it for all"] if linked else []
-    if (tables.runs["status"] != "done").any():
+    if (data.runs["status"] != "done").any():
         notes.append("hollow: not done")
     return alt.layer(interval, points).properties(
         width=width,
@@ -95,7 +95,7 @@ def best_layer(tables: Tables, *, linked: bool = True, width: int = 330, height:
     )
 
 
-def _fits(key: Key, width: int) -> bool:
+def _fits(key: ConfigKey, width: int) -> bool:
     """Whether the values of a key stand level below the axis without touching."""
     shown = len(key.values) / -(-len(key.values) // _MOST_LABELS)
     return _LETTER * max(map(len, key.values)) + 8 <= width / shown

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from layerprobe.report.comparison import Comparison
-from layerprobe.report.page.page_data import Tables
+from layerprobe.report.page.page_data import PageData
 
 
-def samples(comparison: Comparison, tables: Tables, budget: int = 900_000) -> tuple[list[dict[str, Any]], list[str]]:
+def correct_bits(
+    comparison: Comparison, data: PageData, budget: int = 900_000
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Pack the per-sample correctness of the heads.
 
     Each head's bits are taken relative to those of the run's previous head, which is nearly the same one, and deflated
@@ -20,7 +22,7 @@ def samples(comparison: Comparison, tables: Tables, budget: int = 900_000) -> tu
 
     Args:
         comparison: The runs.
-        tables: What the page draws.
+        data: What the page draws.
         budget: Bytes at most; where that is too little, the last checkpoint of each run is kept, then as many runs as
             fit.
 
@@ -29,8 +31,8 @@ def samples(comparison: Comparison, tables: Tables, budget: int = 900_000) -> tu
         test samples) and `bits` (base64). Heads are compared in pairs where the numbers of their samples are equal; a
         negative one stands for a pass over samples that have no fingerprint. And what was left out, in words.
     """
-    checkpoints = {name: i for i, name in enumerate(tables.checkpoints)}
-    names = {name: i for i, name in enumerate(tables.layer_names)}
+    checkpoints = {name: i for i, name in enumerate(data.checkpoints)}
+    names = {name: i for i, name in enumerate(data.layer_names)}
     known: dict[tuple[str, int], int] = {}
     every, last = [], []
     for i, run in enumerate(comparison.runs):

@@ -1,4 +1,4 @@
-"""The tables of the page as data sources, and how a view joins them."""
+"""The data of the page as data sources, and how a view joins them."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import altair as alt
 import pandas as pd
 
 from layerprobe.report.charts.layer_axis import layer_x, place_scale
-from layerprobe.report.page.page_data import Tables, as_csv
+from layerprobe.report.layer_labels import shared_folder, short_names
+from layerprobe.report.page.page_data import PageData, as_csv
 from layerprobe.report.page.pickers import CHOSEN, shown
-from layerprobe.report.tidy import shared_folder, short_names
 
 _RUN = ["name", "status", "setting", "problem", "network", "best_layer", "best_error", "offset"]
 _LAYER = ["name", "position", "depth", "kind", "shape", "features"]
 
 
-def datasets(tables: Tables) -> dict[str, str]:
+def datasets(data: PageData) -> dict[str, str]:
     """Return the text of each data source, by its name."""
-    checkpoints = pd.DataFrame({"checkpoint": range(len(tables.checkpoints)), "name": tables.checkpoints})
+    checkpoints = pd.DataFrame({"checkpoint": range(len(data.checkpoints)), "name": data.checkpoints})
     frames = {
-        "rows": tables.rows,
-        "runs": tables.runs,
-        "layers": tables.layers,
-        "paths": tables.paths,
+        "rows": data.rows,
+        "runs": data.runs,
+        "layers": data.layers,
+        "paths": data.paths,
         "checkpoints": checkpoints,
     }
     return {name: as_csv(frame) for name, frame in frames.items()}
 
 
-def source(tables: Tables, name: str) -> alt.NamedData:
+def source(data: PageData, name: str) -> alt.NamedData:
     """Refer to a data source.
 
     Args:
-        tables: What the page draws.
+        data: What the page draws.
         name: `rows`, `runs`, `layers`, `paths` or `checkpoints`.
     """
     texts = {"name", "status", "setting", "problem", "last", "best_layer", "kind", "shape", "features"}
     frame = {"checkpoints": pd.DataFrame(columns=["checkpoint", "name"])}.get(name)
-    columns = list(frame if frame is not None else getattr(tables, name))
-    keys = {key.field for key in tables.keys}
+    columns = list(frame if frame is not None else getattr(data, name))
+    keys = {key.field for key in data.keys}
     listed = {"l2", "val_error"} if name == "paths" else set()
     parse = {
         column: "string" if column in texts or column in keys or column in listed else "number" for column in columns
@@ -45,11 +45,11 @@ def source(tables: Tables, name: str) -> alt.NamedData:
     return alt.NamedData(name=name, format=alt.CsvDataFormat(type="csv", parse=parse))
 
 
-def chosen_rows(tables: Tables, name: str, *, linked: bool, every_checkpoint: bool = False) -> alt.Chart:
+def chosen_rows(data: PageData, name: str, *, linked: bool, every_checkpoint: bool = False) -> alt.Chart:
     """Begin a view of the rows that the reader has chosen, with what is known about their runs.
 
     Args:
-        tables: What the page draws.
+        data: What the page draws.
         name: `rows` or `paths`.
         linked: Whether the page's brush chooses runs; a view on its own has none.
         every_checkpoint: Whether to keep the checkpoints that are not shown.
@@ -58,35 +58,35 @@ def chosen_rows(tables: Tables, name: str, *, linked: bool, every_checkpoint: bo
         A chart with the columns of the source, and `run_name`, `setting`, `problem`, `network`, `run_status`,
         `best_error`, `checkpoint_name`, `group` (text of the key that colours) and `swept_place`.
     """
-    places = [f"{key.field}_place" for key in tables.keys]
-    fields = list(dict.fromkeys([*_RUN, *(key.field for key in tables.keys), *places]))
+    places = [f"{key.field}_place" for key in data.keys]
+    fields = list(dict.fromkeys([*_RUN, *(key.field for key in data.keys), *places]))
     renamed = {"name": "run_name", "status": "run_status"}
-    chart = alt.Chart(source(tables, name))
+    chart = alt.Chart(source(data, name))
     if not every_checkpoint:
-        chart = chart.transform_filter(shown(tables))
+        chart = chart.transform_filter(shown(data))
     chart = (
         chart.transform_filter(CHOSEN)
         .transform_lookup(
             lookup="run",
-            from_=alt.LookupData(data=source(tables, "runs"), key="run", fields=fields),
+            from_=alt.LookupData(data=source(data, "runs"), key="run", fields=fields),
             as_=[renamed.get(field, field) for field in fields],
         )
         .transform_calculate(name="datum.run_name")
         .transform_calculate(group="datum[colour]", swept_place="datum[swept + '_place'] + datum.offset")
         .transform_lookup(
             lookup="checkpoint",
-            from_=alt.LookupData(data=source(tables, "checkpoints"), key="checkpoint", fields=["name"]),
+            from_=alt.LookupData(data=source(data, "checkpoints"), key="checkpoint", fields=["name"]),
             as_=["checkpoint_name"],
         )
     )
     return chart.transform_filter({"param": "brush"}) if linked else chart
 
 
-def with_layers(chart: alt.Chart, tables: Tables) -> alt.Chart:
+def with_layers(chart: alt.Chart, data: PageData) -> alt.Chart:
     """Add what is known about the layer of each row: `layer_text`, `position`, `depth`, `kind`, `shape`, `features`."""
     return chart.transform_lookup(
         lookup="layer",
-        from_=alt.LookupData(data=source(tables, "layers"), key="layer", fields=_LAYER),
+        from_=alt.LookupData(data=source(data, "layers"), key="layer", fields=_LAYER),
         as_=["layer_text", *_LAYER[1:]],
     )
 
@@ -113,18 +113,18 @@ def with_texts(chart: alt.Chart, error: str, low: str, high: str) -> alt.Chart:
     )
 
 
-def layers_x(tables: Tables, width: int) -> alt.X:
+def layers_x(data: PageData, width: int) -> alt.X:
     """Place the layers side by side, named where a position is the same layer in every run.
 
     Args:
-        tables: What the page draws.
+        data: What the page draws.
         width: Pixels of the axis.
 
     Returns:
         The encoding.
     """
-    layers = tables.layers
-    if tables.same_layers and len(layers):
+    layers = data.layers
+    if data.same_layers and len(layers):
         names = layers.drop_duplicates("position").sort_values("position")["name"].tolist()
         return layer_x(short_names(names), max(1, int(width / len(names))), shared_folder(names))
     axis = alt.Axis(title="depth (place in the order of execution)", tickMinStep=1, grid=False)

@@ -10,7 +10,7 @@ from layerprobe.report import style
 from layerprobe.report.charts.curves import Y, curves, error_y
 from layerprobe.report.charts.tooltips import result_tooltip
 from layerprobe.report.page.datasets import chosen_rows, layers_x, with_layers, with_texts
-from layerprobe.report.page.page_data import Tables
+from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import checkpoint_shape, group_legend, group_scale
 from layerprobe.report.picture_files import AnyChart
 
@@ -23,11 +23,11 @@ _TEXT_HEIGHT = 0.04
 """In units of the test error: 13 pixels of an axis that goes to 100 %, more of a shorter one."""
 
 
-def depth_curves(tables: Tables, *, linked: bool = True, width: int = 620, height: int = 330) -> AnyChart:
+def depth_curves(data: PageData, *, linked: bool = True, width: int = 620, height: int = 330) -> AnyChart:
     """Draw a line for each run and shown checkpoint, coloured by the chosen key.
 
     Args:
-        tables: What the page draws.
+        data: What the page draws.
         linked: Whether the page's brush chooses runs.
         width: Pixels.
         height: Pixels.
@@ -35,22 +35,22 @@ def depth_curves(tables: Tables, *, linked: bool = True, width: int = 620, heigh
     Returns:
         The chart. A cross on the axis is a failed layer; thin lines are the controls.
     """
-    x = layers_x(tables, width)
+    x = layers_x(data, width)
     y = error_y("test error", alt.Scale(domainMin=0, nice=True))
     scales, legend = group_scale(), group_legend(width)
-    rows = with_texts(with_layers(chosen_rows(tables, "rows", linked=linked), tables), "error", "low", "high")
+    rows = with_texts(with_layers(chosen_rows(data, "rows", linked=linked), data), "error", "low", "high")
     rows = rows.transform_calculate(l2_text="isValid(datum.l2) ? format(datum.l2, '.2e') : '–'")
     over = alt.selection_point(name="pointed", fields=["run"], on="pointerover", clear="pointerout", empty=False)
     layers = curves(
         rows, x, y, "error", colour=alt.Color("group:N", scale=scales["color"], legend=legend),
         detail=["run:N", "checkpoint:N"], interval=("low", "high"), band="intervals", failed=True,
-        between=controls(tables, x, y, linked),
+        between=controls(data, x, y, linked),
         line={
             "strokeDash": alt.StrokeDash("group:N", scale=scales["dash"], legend=legend),
             "strokeWidth": alt.when(over).then(alt.value(4)).otherwise(alt.value(1.8)),
         },
         points={
-            "shape": checkpoint_shape(tables, legend=True), "tooltip": tooltip(tables),
+            "shape": checkpoint_shape(data, legend=True), "tooltip": tooltip(data),
             "size": alt.when(over).then(alt.value(70)).otherwise(alt.value(30)),
         },
     )  # fmt: skip
@@ -63,7 +63,7 @@ def depth_curves(tables: Tables, *, linked: bool = True, width: int = 620, heigh
     )
 
 
-def controls(tables: Tables, x: alt.X, y: Y, linked: bool) -> list[alt.Chart]:
+def controls(data: PageData, x: alt.X, y: Y, linked: bool) -> list[alt.Chart]:
     """Draw what a curve has to be compared with, as thin grey lines.
 
     The majority's error is a line for each problem; those of shuffled labels, of the control task and of the untrained
@@ -71,19 +71,19 @@ def controls(tables: Tables, x: alt.X, y: Y, linked: bool) -> list[alt.Chart]:
     is a mean over the chosen runs of its kind alone.
     """
     marks = []
-    everywhere = with_layers(chosen_rows(tables, "rows", linked=linked, every_checkpoint=True), tables)
-    here = with_layers(chosen_rows(tables, "rows", linked=linked), tables)
+    everywhere = with_layers(chosen_rows(data, "rows", linked=linked, every_checkpoint=True), data)
+    here = with_layers(chosen_rows(data, "rows", linked=linked), data)
     sources: list[tuple[alt.Chart, str, list[str | alt.FieldName], list[int], Literal["left", "right"]]] = [
         (here, "majority", ["problem"], [1, 0], "right"),
         (here, "shuffled", ["problem", "setting", "network", "checkpoint"], [2, 2], "left"),
         (here, "control_task", ["problem", "setting", "network", "checkpoint"], [4, 2], "left"),
     ]
-    if "initial" in tables.checkpoints:
-        untrained = everywhere.transform_filter(f"datum.checkpoint == {tables.checkpoints.index('initial')}")
+    if "initial" in data.checkpoints:
+        untrained = everywhere.transform_filter(f"datum.checkpoint == {data.checkpoints.index('initial')}")
         untrained = untrained.transform_calculate(untrained="datum.error")
         sources.append((untrained, "untrained", ["problem", "setting", "network"], [6, 3], "left"))
     for chart, column, apart, dash, side in sources:
-        if column in tables.rows and not tables.rows[column].notna().any():
+        if column in data.rows and not data.rows[column].notna().any():
             continue
         kind = column.replace("_", " ")
         mean = (
@@ -123,7 +123,7 @@ def controls(tables: Tables, x: alt.X, y: Y, linked: bool) -> list[alt.Chart]:
     return marks
 
 
-def tooltip(tables: Tables) -> list[alt.Tooltip]:
+def tooltip(data: PageData) -> list[alt.Tooltip]:
     """Return what a point says when it is pointed at."""
-    keys = [alt.Tooltip(f"{k.field}:N", title=k.name) for k in tables.keys if k.field not in ("name", "setting")]
+    keys = [alt.Tooltip(f"{k.field}:N", title=k.name) for k in data.keys if k.field not in ("name", "setting")]
     return [alt.Tooltip("run_name:N", title="run"), *keys, *result_tooltip("layer_text", "checkpoint_name")]

@@ -15,11 +15,11 @@ from markupsafe import Markup
 
 from layerprobe.formatting import interval_text, percent_text
 from layerprobe.report.comparison import Comparison
-from layerprobe.report.config_differences import short_keys, text
-from layerprobe.report.monotonicity import depth_in_words
-from layerprobe.report.page.correct_bits import samples
+from layerprobe.report.config_differences import short_keys, value_text
+from layerprobe.report.monotonicity import depth_sentence
+from layerprobe.report.page.correct_bits import correct_bits
 from layerprobe.report.page.linked_views import linked_views
-from layerprobe.report.page.page_data import tables
+from layerprobe.report.page.page_data import page_data
 
 _DRAWN_AS_SVG = 4000
 """Rows up to which the page draws SVG, which prints sharply; a canvas is faster beyond."""
@@ -39,19 +39,21 @@ class Cell(NamedTuple):
     kind: str = ""
 
 
-def page(comparison: Comparison, films: Sequence[tuple[str, dict[str, Any]]] = (), renew: int | None = None) -> str:
+def page(
+    comparison: Comparison, animations: Sequence[tuple[str, dict[str, Any]]] = (), renew: int | None = None
+) -> str:
     """Write the page.
 
     Args:
         comparison: The runs.
-        films: Names and specifications of pictures over training.
+        animations: Names and specifications of pictures over training.
         renew: Seconds after which a browser loads the page again; None for a page that stays as it is.
 
     Returns:
         HTML that asks no other file and no host.
     """
-    drawn = tables(comparison)
-    packed, left_out = samples(comparison, drawn)
+    drawn = page_data(comparison)
+    packed, left_out = correct_bits(comparison, drawn)
     spec = linked_views(drawn)
     n = len(comparison.runs)
     title = (
@@ -73,7 +75,7 @@ def page(comparison: Comparison, films: Sequence[tuple[str, dict[str, Any]]] = (
         "places": {k.field: (drawn.runs[f"{k.field}_place"] + drawn.runs["offset"]).tolist() for k in drawn.keys},
         "pickers": [parameter["name"] for parameter in spec["params"] if "bind" in parameter],
         "samples": packed,
-        "films": [film for _, film in films],
+        "animations": [animation for _, animation in animations],
         "renewing": renew is not None,
     }
     folder = files("layerprobe.report.page")
@@ -85,8 +87,8 @@ def page(comparison: Comparison, films: Sequence[tuple[str, dict[str, Any]]] = (
         notes=[*drawn.left_out, *left_out],
         heads=_heads(comparison),
         rows=_rows(comparison),
-        words=[(name, depth_in_words(run)) for run, name in zip(comparison.runs, comparison.names, strict=True)],
-        films=[(name, film.get("description", name)) for name, film in films],
+        words=[(name, depth_sentence(run)) for run, name in zip(comparison.runs, comparison.names, strict=True)],
+        animations=[(name, animation.get("description", name)) for name, animation in animations],
         renew=renew,
         css=Markup((folder / "page.css").read_text()),
         js=Markup((folder / "page.js").read_text()),
@@ -118,7 +120,7 @@ def _rows(comparison: Comparison) -> list[list[Cell]]:
             [
                 Cell(row["run"]),
                 Cell(row["status"], kind=f"status-{row['status']}"),
-                *(Cell(text(run.config.get(key))) for key in comparison.keys),
+                *(Cell(value_text(run.config.get(key))) for key in comparison.keys),
                 Cell(row["checkpoint"]),
                 Cell(row["best_layer"]),
                 Cell(percent_text(error) if known else "", error if known else ""),

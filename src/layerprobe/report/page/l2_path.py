@@ -9,7 +9,7 @@ import altair as alt
 from layerprobe.report.charts.curves import error_y
 from layerprobe.report.charts.l2_path import path_lines
 from layerprobe.report.page.datasets import chosen_rows
-from layerprobe.report.page.page_data import Tables
+from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import group_legend, group_scale
 from layerprobe.report.picture_files import AnyChart
 
@@ -22,11 +22,11 @@ _POWER = "log(datum.value) / LN10"
 _POWERS = f"abs({_POWER} - round({_POWER})) < 1e-6 ? (datum.value < 5e-9 ? '0' : '1e' + round({_POWER})) : ''"
 
 
-def l2_path(tables: Tables, *, linked: bool = True, width: int = 430, height: int = 280) -> AnyChart:
+def l2_path(data: PageData, *, linked: bool = True, width: int = 430, height: int = 280) -> AnyChart:
     """Draw validation error over L2 for the chosen layer.
 
     Args:
-        tables: What the page draws.
+        data: What the page draws.
         linked: Whether the page's brush chooses runs.
         width: Pixels.
         height: Pixels.
@@ -41,7 +41,7 @@ def l2_path(tables: Tables, *, linked: bool = True, width: int = 430, height: in
     )
     y = error_y("validation error", alt.Scale(zero=False, padding=6))
     base = (
-        chosen_rows(tables, "paths", linked=linked)
+        chosen_rows(data, "paths", linked=linked)
         .transform_filter("datum.layer_name == layer")
         .transform_calculate(heads_l2="split(datum.l2, ' ')", heads_error="split(datum.val_error, ' ')")
         .transform_calculate(place_in_path="sequence(length(datum.heads_l2))")
@@ -67,5 +67,5 @@ def l2_path(tables: Tables, *, linked: bool = True, width: int = 430, height: in
         width=width,
         height=height,
         description=DESCRIPTION,
-        title=alt.TitleParams(alt.ExprRef(f"'L2 path of ' + {json.dumps(tables.layer_names)}[layer]")),
+        title=alt.TitleParams(alt.ExprRef(f"'L2 path of ' + {json.dumps(data.layer_names)}[layer]")),
     )

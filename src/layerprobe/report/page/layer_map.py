@@ -9,9 +9,9 @@ import altair as alt
 from layerprobe.report import style
 from layerprobe.report.charts.heat_map import cells
 from layerprobe.report.page.datasets import chosen_rows, with_layers
-from layerprobe.report.page.page_data import Tables
+from layerprobe.report.page.page_data import PageData
 from layerprobe.report.picture_files import AnyChart
-from layerprobe.report.tidy import usual_top
+from layerprobe.report.tidy import axis_top
 
 DESCRIPTION = (
     "Heat map: rows are layers from the input down, one network below the other; columns are checkpoints in the order "
@@ -20,11 +20,11 @@ DESCRIPTION = (
 )
 
 
-def layer_map(tables: Tables, *, linked: bool = True, width: int = 620, height: int = 0) -> AnyChart:
+def layer_map(data: PageData, *, linked: bool = True, width: int = 620, height: int = 0) -> AnyChart:
     """Draw layers by checkpoints.
 
     Args:
-        tables: What the page draws.
+        data: What the page draws.
         linked: Whether the page's brush chooses runs.
         width: Pixels.
         height: Pixels; 0 leaves it to the number of layers.
@@ -33,16 +33,16 @@ def layer_map(tables: Tables, *, linked: bool = True, width: int = 620, height: 
         The chart; cells carry their figure where there is room. Where there are several networks, a line and the
         network's name begin the rows of each.
     """
-    labels = row_labels(tables)
+    labels = row_labels(data)
     n = max(1, len(labels))
-    top = max(0.005, 0.0 if tables.rows["error"].isna().all() else usual_top(tables.rows["error"]))
+    top = max(0.005, 0.0 if data.rows["error"].isna().all() else axis_top(data.rows["error"]))
     height = height or max(120, min(20 * n, 900))
     chart = (
-        with_layers(chosen_rows(tables, "rows", linked=linked, every_checkpoint=True), tables)
+        with_layers(chosen_rows(data, "rows", linked=linked, every_checkpoint=True), data)
         .transform_filter("isValid(datum.error)")
         .transform_calculate(
             row="datum.network + ' ' + datum.layer_text",
-            network_name=f"{json.dumps([network.name for network in tables.networks])}[datum.network]",
+            network_name=f"{json.dumps([network.name for network in data.networks])}[datum.network]",
         )
         .transform_aggregate(
             mean="mean(error)", runs="count()", depth="min(depth)",
@@ -59,21 +59,21 @@ def layer_map(tables: Tables, *, linked: bool = True, width: int = 620, height: 
     )  # fmt: skip
     checkpoint = alt.X(
         "checkpoint_name:N",
-        sort=list(tables.checkpoints),
+        sort=list(data.checkpoints),
         axis=alt.Axis(orient="top", title=None, labelAngle=0, domain=False, ticks=False),
     )
     tooltip = [
-        *([alt.Tooltip("network_name:N", title="network")] if len(tables.networks) > 1 else []),
+        *([alt.Tooltip("network_name:N", title="network")] if len(data.networks) > 1 else []),
         alt.Tooltip("layer_text:N", title="layer"),
         alt.Tooltip("checkpoint_name:N", title="checkpoint"),
         alt.Tooltip("mean:Q", title="mean test error", format=".2%"),
         alt.Tooltip("runs:Q"),
     ]
-    room = height / n >= 13 and width / max(1, len(tables.checkpoints)) >= 38
+    room = height / n >= 13 and width / max(1, len(data.checkpoints)) >= 38
     text = alt.Text("mean:Q", format=".1%") if room else None
     layers = cells(chart, checkpoint, layer, "mean", top, height, tooltip=tooltip, text=text)
-    if len(tables.networks) > 1:
-        begins = [f"{i} {network.layers[0]}" for i, network in enumerate(tables.networks) if network.layers]
+    if len(data.networks) > 1:
+        begins = [f"{i} {network.layers[0]}" for i, network in enumerate(data.networks) if network.layers]
         first = chart.transform_filter(alt.FieldOneOfPredicate("row", begins))
         layers.append(
             first.mark_rule(color=style.INK, strokeWidth=1.5, aria=False).encode(
@@ -91,18 +91,18 @@ def layer_map(tables: Tables, *, linked: bool = True, width: int = 620, height: 
     )
 
 
-def row_labels(tables: Tables) -> dict[str, str]:
+def row_labels(data: PageData) -> dict[str, str]:
     """Name the rows of the heat map, network by network.
 
     Args:
-        tables: What the page draws.
+        data: What the page draws.
 
     Returns:
         The label of each row in order; the first row of one of several networks is labelled with its name too.
     """
-    several = len(tables.networks) > 1
+    several = len(data.networks) > 1
     return {
         f"{i} {layer}": f"{network.name}: {layer}" if several and place == 0 else layer
-        for i, network in enumerate(tables.networks)
+        for i, network in enumerate(data.networks)
         for place, layer in enumerate(network.layers)
     }

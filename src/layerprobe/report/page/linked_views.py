@@ -8,35 +8,35 @@ import altair as alt
 
 from layerprobe.report import style
 from layerprobe.report.page.datasets import datasets
-from layerprobe.report.page.page_data import Tables
+from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import pickers
 from layerprobe.report.page.views import VIEWS
 from layerprobe.report.picture_files import AnyChart
 
 
-def linked_views(tables: Tables) -> dict[str, Any]:
+def linked_views(data: PageData) -> dict[str, Any]:
     """Put all views into one specification, in which pickers and brush choose for all of them.
 
     Args:
-        tables: What the page draws.
+        data: What the page draws.
 
     Returns:
         A Vega-Lite specification that holds its data.
     """
-    view = {name: draw(tables) for name, draw in VIEWS.items()}
+    view = {name: draw(data) for name, draw in VIEWS.items()}
     # The brushed view comes first: Vega-Lite 6 does not find its data from a view that stands before it.
     apart: Any = dict.fromkeys(("color", "shape", "stroke", "strokeDash"), "independent")
     first = alt.hconcat(view["best_layer"], view["curves"], spacing=36).resolve_scale(**apart)
     second = alt.hconcat(view["seed_mean"], view["l2_path"], spacing=36).resolve_scale(**apart)
     chart = alt.vconcat(first, second, view["layer_map"], spacing=34).resolve_scale(**apart)
-    return finished(chart, tables, bound=True)
+    return finished(chart, data, bound=True)
 
 
-def single_view(tables: Tables, name: str, width: int, height: int) -> dict[str, Any]:
+def single_view(data: PageData, name: str, width: int, height: int) -> dict[str, Any]:
     """Draw one view for a file.
 
     Args:
-        tables: What the page draws.
+        data: What the page draws.
         name: One of `VIEWS`.
         width: Pixels.
         height: Pixels.
@@ -44,11 +44,11 @@ def single_view(tables: Tables, name: str, width: int, height: int) -> dict[str,
     Returns:
         A Vega-Lite specification that holds its data.
     """
-    return finished(VIEWS[name](tables, linked=False, width=width, height=height), tables, bound=False)
+    return finished(VIEWS[name](data, linked=False, width=width, height=height), data, bound=False)
 
 
-def finished(chart: AnyChart, tables: Tables, *, bound: bool) -> dict[str, Any]:
+def finished(chart: AnyChart, data: PageData, *, bound: bool) -> dict[str, Any]:
     """Add the parameters, the data and the look."""
-    spec = chart.add_params(*pickers(tables, bound)).configure(**style.theme()).to_dict()
-    spec["datasets"] = spec.get("datasets", {}) | datasets(tables)
+    spec = chart.add_params(*pickers(data, bound)).configure(**style.theme()).to_dict()
+    spec["datasets"] = spec.get("datasets", {}) | datasets(data)
     return spec

@@ -181,7 +181,7 @@ function remember(view) {
   if (data.renewing) remember(view);
   await view.runAsync();
   await differences();
-  for (const [i, film] of data.films.entries()) await vegaEmbed(`#film-${i}`, film, { ...embed, renderer: "canvas" });
+  for (const [i, animation] of data.animations.entries()) await vegaEmbed(`#animation-${i}`, animation, { ...embed, renderer: "canvas" });
   window.report = { view, mcnemar, holm, pearson };
   document.documentElement.dataset.ready = Math.round(performance.now());
 })();

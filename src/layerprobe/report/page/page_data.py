@@ -1,4 +1,4 @@
-"""The results of many runs as small tables that the views of the page join again.
+"""The results of many runs as small data that the views of the page join again.
 
 A row of `rows` is a number for the run, the checkpoint and the layer; what is said about these once is in `runs`,
 `checkpoints` and `layers`. That takes a fifth of the space of the joined rows, and the page holds a hundred runs.
@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from layerprobe.report.comparison import Comparison, error_bounds
-from layerprobe.report.config_differences import SEED, ordered_values, short_keys, text
+from layerprobe.report.config_differences import SEED, ordered_values, short_keys, value_text
 from layerprobe.report.networks import Network, networks
 from layerprobe.report.tidy import UNTRAINED, features_texts
 from layerprobe.results.best import last_checkpoint
@@ -25,11 +25,11 @@ _APART = 12
 
 
 @dataclass(frozen=True)
-class Key:
+class ConfigKey:
     """Something that runs can be coloured or laid out by.
 
     Attributes:
-        field: Column of `Tables.runs` with its text; `<field>_place` is the place of the value.
+        field: Column of `PageData.runs` with its text; `<field>_place` is the place of the value.
         name: What a reader calls it.
         values: Its values in order.
     """
@@ -40,7 +40,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Tables:
+class PageData:
     """What the page draws.
 
     Attributes:
@@ -66,7 +66,7 @@ class Tables:
     layers: pd.DataFrame
     rows: pd.DataFrame
     paths: pd.DataFrame
-    keys: tuple[Key, ...]
+    keys: tuple[ConfigKey, ...]
     checkpoints: tuple[str, ...]
     layer_names: tuple[str, ...]
     networks: tuple[Network, ...]
@@ -75,15 +75,15 @@ class Tables:
     highest_error: float
 
 
-def tables(comparison: Comparison, path_budget: int = 1_000_000) -> Tables:
-    """Make the tables.
+def page_data(comparison: Comparison, path_budget: int = 1_000_000) -> PageData:
+    """Make the data.
 
     Args:
         comparison: The runs.
         path_budget: Bytes of paths at most; where there are more, those of the last checkpoint are kept first.
 
     Returns:
-        The tables.
+        The data.
     """
     left_out: list[str] = []
     results = pd.concat([run.results.assign(run=i) for i, run in enumerate(comparison.runs)], ignore_index=True)
@@ -108,7 +108,7 @@ def tables(comparison: Comparison, path_budget: int = 1_000_000) -> Tables:
     depths = {depth: place for place, depth in enumerate(sorted(set(layers["depth"])))}
     layers.insert(4, "position", layers["depth"].map(depths) if same else layers["depth"])
     different, network = networks(comparison.runs, comparison.problems)
-    return Tables(
+    return PageData(
         runs=_runs(comparison, keys).assign(network=network),
         layers=layers,
         rows=_rows(results),
@@ -160,18 +160,18 @@ def _rows(results: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({name: results[column] for name, column in columns.items()})
 
 
-def _keys(comparison: Comparison) -> tuple[Key, ...]:
+def _keys(comparison: Comparison) -> tuple[ConfigKey, ...]:
     found = []
     short = short_keys(comparison.keys)
     for i, key in enumerate(comparison.keys):
         values = ordered_values([run.config.get(key) for run in comparison.runs])
-        found.append(Key(f"key{i}", short[key], tuple(values)))
+        found.append(ConfigKey(f"key{i}", short[key], tuple(values)))
     if len(set(comparison.settings)) > 1 and len([key for key in comparison.keys if key != SEED]) != 1:
-        found.append(Key("setting", "setting", tuple(dict.fromkeys(comparison.settings))))
-    return (*found, Key("name", "run", comparison.names))
+        found.append(ConfigKey("setting", "setting", tuple(dict.fromkeys(comparison.settings))))
+    return (*found, ConfigKey("name", "run", comparison.names))
 
 
-def _runs(comparison: Comparison, keys: Sequence[Key]) -> pd.DataFrame:
+def _runs(comparison: Comparison, keys: Sequence[ConfigKey]) -> pd.DataFrame:
     table = comparison.table()
     frame = pd.DataFrame(
         {
@@ -191,7 +191,7 @@ def _runs(comparison: Comparison, keys: Sequence[Key]) -> pd.DataFrame:
     many = len(frame) > _APART
     frame["offset"] = [round((0.618034 * i % 1 - 0.5) * 0.5, 3) if many else 0.0 for i in range(len(frame))]
     for i, key in enumerate(comparison.keys):
-        frame[f"key{i}"] = [text(run.config.get(key)) for run in comparison.runs]
+        frame[f"key{i}"] = [value_text(run.config.get(key)) for run in comparison.runs]
     for item in keys:
         frame[f"{item.field}_place"] = frame[item.field].map({value: i for i, value in enumerate(item.values)})
     return frame

@@ -9,17 +9,17 @@ import altair as alt
 
 from layerprobe.report import style
 from layerprobe.report.config_differences import SEED
-from layerprobe.report.page.page_data import Key, Tables
+from layerprobe.report.page.page_data import ConfigKey, PageData
 
 PICKERS = "#pickers"
 _MOST_BANDS = 6
 
 
-def pickers(tables: Tables, bound: bool = True) -> list[alt.Parameter]:
+def pickers(data: PageData, bound: bool = True) -> list[alt.Parameter]:
     """Make the parameters.
 
     Args:
-        tables: What the page draws.
+        data: What the page draws.
         bound: Whether a form sets them; without, a view can be drawn to a file.
 
     Returns:
@@ -27,7 +27,7 @@ def pickers(tables: Tables, bound: bool = True) -> list[alt.Parameter]:
         and `controls` (whether they are drawn), `chosen` (numbers of runs; none stands for all); and as constants
         `values_of`, `colours_of` and `names_of`, by the field of a key.
     """
-    keys = tables.keys
+    keys = data.keys
     fields, names = [key.field for key in keys], [key.name for key in keys]
     swept = next((key.field for key in keys if key.name != SEED and len(key.values) > 1), keys[-1].field)
 
@@ -40,7 +40,7 @@ def pickers(tables: Tables, bound: bool = True) -> list[alt.Parameter]:
         return alt.param(name=name, value=value, bind=binding if bound else alt.Undefined)
 
     # What each run came to; where that is not among the checkpoints, the last of all.
-    ends = set(tables.runs["last"]) & set(tables.checkpoints) or set(tables.checkpoints[-1:])
+    ends = set(data.runs["last"]) & set(data.checkpoints) or set(data.checkpoints[-1:])
     return [
         alt.param(name="values_of", value={key.field: list(key.values) for key in keys}),
         alt.param(name="colours_of", value={key.field: _colours(key) for key in keys}),
@@ -48,16 +48,16 @@ def pickers(tables: Tables, bound: bool = True) -> list[alt.Parameter]:
         alt.param(name="chosen", value=[]),
         select("colour", "colour ", fields, names, fields[0]),
         select("swept", "best layer over ", fields, names, swept),
-        select("layer", "L2 path of layer ", range(len(tables.layer_names)), tables.layer_names, _layer(tables)),
-        *(check(f"checkpoint_{i}", name, name in ends) for i, name in enumerate(tables.checkpoints)),
-        check("intervals", "95% intervals", len(tables.runs) <= _MOST_BANDS),
-        check("controls", "controls (majority, shuffled, control task, untrained)", _fits(tables)),
+        select("layer", "L2 path of layer ", range(len(data.layer_names)), data.layer_names, _layer(data)),
+        *(check(f"checkpoint_{i}", name, name in ends) for i, name in enumerate(data.checkpoints)),
+        check("intervals", "95% intervals", len(data.runs) <= _MOST_BANDS),
+        check("controls", "controls (majority, shuffled, control task, untrained)", _fits(data)),
     ]
 
 
-def shown(tables: Tables) -> str:
+def shown(data: PageData) -> str:
     """Return the condition that a row's checkpoint is one of those that are shown."""
-    flags = ", ".join(f"checkpoint_{i}" for i in range(len(tables.checkpoints)))
+    flags = ", ".join(f"checkpoint_{i}" for i in range(len(data.checkpoints)))
     return f"[{flags}][datum.checkpoint]"
 
 
@@ -85,25 +85,25 @@ def group_legend(width: int) -> alt.Legend:
     )  # fmt: skip
 
 
-def checkpoint_shape(tables: Tables, *, legend: bool) -> alt.Shape:
+def checkpoint_shape(data: PageData, *, legend: bool) -> alt.Shape:
     """Return the encoding of a point's shape, which tells the checkpoint.
 
     Args:
-        tables: What the page draws.
+        data: What the page draws.
         legend: Whether the view has a legend of the shapes, where there are several checkpoints.
     """
     shapes = alt.Legend(title=None, orient="bottom", symbolFillColor=style.QUIET, symbolStrokeColor=style.QUIET)
     return alt.Shape(
         "checkpoint_name:N",
-        scale=alt.Scale(domain=list(tables.checkpoints), range=list(style.SHAPES)),
-        legend=shapes if legend and len(tables.checkpoints) > 1 else None,
+        scale=alt.Scale(domain=list(data.checkpoints), range=list(style.SHAPES)),
+        legend=shapes if legend and len(data.checkpoints) > 1 else None,
     )
 
 
 _MOST_SHADES = 12
 
 
-def _colours(key: Key) -> list[str]:
+def _colours(key: ConfigKey) -> list[str]:
     """Colours for the values of a key; more than seven numbers go from dark to light, more texts repeat."""
     n = len(key.values)
     if n <= len(style.TRAINED) or n > _MOST_SHADES:
@@ -117,13 +117,13 @@ _VIRIDIS = (
 )  # fmt: skip
 
 
-def _fits(tables: Tables) -> bool:
+def _fits(data: PageData) -> bool:
     """Whether the controls leave the curves some height."""
-    last = tables.rows[tables.rows["checkpoint"] == len(tables.checkpoints) - 1]
-    return bool(tables.rows["majority"].max() <= 2.5 * last["high"].fillna(last["error"]).max())
+    last = data.rows[data.rows["checkpoint"] == len(data.checkpoints) - 1]
+    return bool(data.rows["majority"].max() <= 2.5 * last["high"].fillna(last["error"]).max())
 
 
-def _layer(tables: Tables) -> int:
+def _layer(data: PageData) -> int:
     """The layer that most runs have as their best one."""
-    best = tables.runs.loc[tables.runs["best_layer"] != "", "best_layer"].mode()
-    return tables.layer_names.index(best.iloc[0]) if len(best) else 0
+    best = data.runs.loc[data.runs["best_layer"] != "", "best_layer"].mode()
+    return data.layer_names.index(best.iloc[0]) if len(best) else 0

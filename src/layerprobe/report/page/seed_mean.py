@@ -10,7 +10,7 @@ from scipy.special import stdtrit
 from layerprobe.report.charts.curves import curves, error_y
 from layerprobe.report.charts.tooltips import ERROR
 from layerprobe.report.page.datasets import chosen_rows, layers_x, with_layers, with_texts
-from layerprobe.report.page.page_data import Tables
+from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import checkpoint_shape, group_legend, group_scale
 from layerprobe.report.picture_files import AnyChart
 
@@ -21,11 +21,11 @@ DESCRIPTION = (
 _QUANTILES = [round(float(stdtrit(n, 0.975)), 4) for n in range(1, 31)]
 
 
-def seed_mean(tables: Tables, *, linked: bool = True, width: int = 470, height: int = 280) -> AnyChart:
+def seed_mean(data: PageData, *, linked: bool = True, width: int = 470, height: int = 280) -> AnyChart:
     """Draw a line for each setting and shown checkpoint: mean ± t · s / √n over the chosen runs.
 
     Args:
-        tables: What the page draws.
+        data: What the page draws.
         linked: Whether the page's brush chooses runs.
         width: Pixels.
         height: Pixels.
@@ -33,12 +33,12 @@ def seed_mean(tables: Tables, *, linked: bool = True, width: int = 470, height: 
     Returns:
         The chart; a setting with one run, or whose runs all have the same error, has no band.
     """
-    x = layers_x(tables, width)
+    x = layers_x(data, width)
     y = error_y("mean test error", alt.Scale(domainMin=0, nice=True))
-    top = "MAX_VALUE" if math.isinf(tables.highest_error) else f"{tables.highest_error:g}"
+    top = "MAX_VALUE" if math.isinf(data.highest_error) else f"{data.highest_error:g}"
     by: list[str | alt.FieldName] = ["group", "setting", "network", "checkpoint", "checkpoint_name", "position"]
     base = (
-        with_layers(chosen_rows(tables, "rows", linked=linked), tables)
+        with_layers(chosen_rows(data, "rows", linked=linked), data)
         .transform_filter("isValid(datum.error)")
         .transform_aggregate(
             mean="mean(error)", spread="stdev(error)", runs="count()", layer_text="min(layer_text)", groupby=by
@@ -69,7 +69,7 @@ def seed_mean(tables: Tables, *, linked: bool = True, width: int = 470, height: 
     layers = curves(
         base, x, y, "mean", colour=colour, detail=["setting:N", "network:N", "checkpoint:N"], interval=("low", "high"),
         line={"strokeDash": alt.StrokeDash("group:N", scale=scales["dash"], legend=legend)},
-        points={"shape": checkpoint_shape(tables, legend=False), "tooltip": tooltip},
+        points={"shape": checkpoint_shape(data, legend=False), "tooltip": tooltip},
     )  # fmt: skip
     return alt.layer(*layers).properties(
         width=width,

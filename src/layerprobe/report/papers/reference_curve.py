@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layerprobe.report.error_column import ErrorColumn
-from layerprobe.report.tidy import prepare
+from layerprobe.report.tidy import tidy_results
 from layerprobe.results.best import last_checkpoint
 
 
@@ -78,7 +78,7 @@ class Reference:
         Raises:
             ReferenceCurveError: If the run probed another number of layers, or has none of the checkpoints.
         """
-        frame = prepare(results)
+        frame = tidy_results(results)
         parts = []
         for step, errors in self.curves.items():
             name = last_checkpoint(frame if step is None else frame[frame["step"] == step])

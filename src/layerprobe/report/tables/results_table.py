@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layerprobe.formatting import number_text, percent_text
-from layerprobe.report.tidy import prepare
+from layerprobe.report.tidy import tidy_results
 
 _COMPACT = 24
 _MOST_CHECKPOINTS = 6
@@ -31,7 +31,7 @@ def results_table(results: pd.DataFrame, rows: int = 40, width: int | None = Non
     Returns:
         The table; bold is the layer that validation prefers at its checkpoint.
     """
-    frame = prepare(results)
+    frame = tidy_results(results)
     full = _table(frame, rows, compact=False)
     available = shutil.get_terminal_size().columns if width is None else width
     fits = Console(width=1000).measure(full).maximum <= available

@@ -13,6 +13,7 @@ import vl_convert
 from PIL import Image
 
 from layerprobe.report import style
+from layerprobe.report.picture_files import specification
 from layerprobe.report.tidy import captions
 from layerprobe.report.toy.decision_surface import surface_panel
 from layerprobe.report.toy.hidden_plane import hidden_panel
@@ -65,8 +66,7 @@ def animation(run: Run, *, bound: bool = True, grid: int = 31) -> dict[str, Any]
         .add_params(frame, alt.param(name="frames", value=len(kept)))
         .configure(**style.theme())
     )
-    with alt.data_transformers.enable("default", max_rows=None):
-        spec = chart.to_dict()
+    spec = specification(chart)
     spec["description"] = (
         f"What {run.directory.name} answers over the plane of its inputs, and its samples at layers of two or three "
         f"units with the line of the linear probe, at {len(kept)} checkpoints; a slider chooses one."

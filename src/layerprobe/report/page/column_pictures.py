@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import vl_convert
-
 from layerprobe.report.page.layer_map import row_labels
 from layerprobe.report.page.linked_views import single_view
-from layerprobe.report.page.page_data import Tables
+from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.views import VIEWS
-from layerprobe.results.atomic import write_bytes
+from layerprobe.report.picture_files import write_pictures
 
 COLUMN = 3.4
 """Inches of a column in the usual two-column styles."""
@@ -26,11 +24,11 @@ _SMALL = {
 }
 
 
-def write_views(tables: Tables, directory: Path) -> Iterator[Path]:
+def write_views(data: PageData, directory: Path) -> Iterator[Path]:
     """Write each view as `<name>.png` (300 dots per inch) and `<name>.svg`.
 
     Args:
-        tables: What the page draws; pickers are at their first values.
+        data: What the page draws; pickers are at their first values.
         directory: Where the files go; made if missing.
 
     Yields:
@@ -40,32 +38,27 @@ def write_views(tables: Tables, directory: Path) -> Iterator[Path]:
         OSError: If they cannot be written.
     """
     for name in VIEWS:
-        if name == "l2_path" and tables.paths.empty:
+        if name == "l2_path" and data.paths.empty:
             continue
         wide, tall = int(COLUMN * _PIXELS) - _MARGIN, 180
         if name == "layer_map":
-            labels = row_labels(tables).values()
+            labels = row_labels(data).values()
             wide -= min(150, 6 * max(map(len, labels), default=0))
             tall = min(12 * len(labels) + 10, 560)
-        yield from write_spec(single_view(tables, name, wide, tall), Path(directory) / name)
+        yield from write_column_picture(single_view(data, name, wide, tall), Path(directory) / name)
 
 
-def write_spec(spec: dict[str, Any], stem: Path) -> Iterator[Path]:
+def write_column_picture(spec: dict[str, Any], stem: Path) -> list[Path]:
     """Write a specification as a picture for a column.
 
     Args:
         spec: A Vega-Lite specification.
         stem: Path of the files without their endings.
 
-    Yields:
-        The path of each file that is written.
+    Returns:
+        Paths of the PNG and the SVG file.
     """
     config = {key: dict(value) if isinstance(value, dict) else value for key, value in spec.get("config", {}).items()}
     for key, value in _SMALL.items():
         config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
-    spec = spec | {"config": config}
-    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
-    write_bytes(png, vl_convert.vegalite_to_png(spec, scale=_PRINT / _PIXELS))
-    yield png
-    write_bytes(svg, vl_convert.vegalite_to_svg(spec).encode())
-    yield svg
+    return write_pictures(spec | {"config": config}, stem, _PRINT / _PIXELS)
