@@ -148,7 +148,7 @@ def layers_in_parallel(
     Returns:
         The layers, and how many at a time.
     """
-    if device is not None and device.type == "cuda":
+    if protocol.stream or (device is not None and device.type == "cuda"):
         return (), 1
     n, p, threads = samples["train"], len(protocol.l2), torch.get_num_threads()
     others = sum(samples.values()) - n

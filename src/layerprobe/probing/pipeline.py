@@ -36,7 +36,7 @@ from layerprobe.probing.solvers.solution import Status
 from layerprobe.probing.solvers.tf32 import full_precision
 from layerprobe.probing.streaming import TrainingMoments
 from layerprobe.probing.targets import Labels, n_outputs
-from layerprobe.probing.workspace import feature_budget, host_budget, workspace
+from layerprobe.probing.workspace import Budget, feature_budget, host_budget, workspace
 from layerprobe.types import SPLITS, CheckpointInfo, LayerName, LayerResult, Split
 
 log = logging.getLogger(__name__)
@@ -86,15 +86,15 @@ def probe_checkpoint(
     if not ways:
         return
     samples, info = Fingerprint(), checkpoint or CheckpointInfo()
-    with closing(feature_bank(network, data, first, protocol, resources, ways)) as bank:
+    allowed = budget(device_of(network), protocol, resources, ways, protocol.targets_of(first, "train"))
+    kept = [split for split in SPLITS if data.get(split) is not None and not (protocol.stream and split == "train")]
+    with closing(feature_bank(protocol, resources, allowed, {split: length(data[split]) for split in kept})) as bank:
         sink = TrainingMoments(bank, max(map(features_of, ways.values()))) if protocol.stream else bank
         recordings = record_splits(network, data, protocol, resources, ways, sink, on_progress, context, samples)
         labels = protocol.task.labels({split: recording.targets for split, recording in recordings.items()})
         variants = labels_of_controls(labels, recordings, protocol)
         together, workers = layers_in_parallel(
-            {}
-            if protocol.stream
-            else {layer: features_of(ways[layer]) for layer in ways if layer.name not in bank.on_disk},
+            {layer: features_of(ways[layer]) for layer in ways if layer.name not in bank.on_disk},
             {split: len(recording.targets) for split, recording in recordings.items()},
             n_outputs(recordings["train"].targets),
             protocol,
@@ -190,19 +190,31 @@ def _warn_once(message: str) -> None:
     log.warning(message)
 
 
+def budget(
+    device: torch.device | None, protocol: ProbeProtocol, resources: Resources, ways: Ways, targets: Tensor
+) -> Budget:
+    """What probing may take: for features, what is allowed beside the fit of the largest layer.
+
+    Args:
+        device: Where the network is.
+        protocol: The sweep.
+        resources: What is allowed in all.
+        ways: The layers, and how features are made of them.
+        targets: Those of the first training batch.
+    """
+    widths = [way.reduction.n_features for found in ways.values() for way in found]
+    fit = workspace(max(widths, default=0), n_outputs(targets), len(protocol.l2))
+    fit += moment_bytes(ways) if protocol.stream else 0
+    features = feature_budget(device, resources.max_memory, fit, 4 * len(targets) * sum(widths))
+    return Budget(fit, features, host_budget(device, resources.max_memory))
+
+
 def feature_bank(
-    network: nn.Module, data: Data, first: Any, protocol: ProbeProtocol, resources: Resources, ways: Ways
+    protocol: ProbeProtocol, resources: Resources, allowed: Budget, samples: Mapping[Split, int | None]
 ) -> FeatureBank:
-    """Room for all features: in memory what the protocol allows beside the fit of the largest layer."""
-    targets = protocol.targets_of(first, "train")
-    sizes = [way.reduction.n_features for found in ways.values() for way in found] or [0]
-    fit = workspace(max(sizes), n_outputs(targets), len(protocol.l2)) + (moment_bytes(ways) if protocol.stream else 0)
-    device = device_of(network)
-    budget = feature_budget(device, resources.max_memory, fit, 4 * len(targets) * sum(sizes))
+    """Room for all features; of `samples`, see `FeatureBank`."""
     kept_as = None if protocol.spill_dtype is None else getattr(torch, protocol.spill_dtype)
-    kept = [split for split in SPLITS if data.get(split) is not None and not (protocol.stream and split == "train")]
-    samples = {split: length(data[split]) for split in kept}
-    return FeatureBank(budget, resources.spill_path, kept_as, host_budget(device, resources.max_memory), samples)
+    return FeatureBank(allowed.features, resources.spill_path, kept_as, allowed.host, samples)
 
 
 def moment_bytes(ways: Ways) -> int:

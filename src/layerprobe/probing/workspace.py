@@ -1,6 +1,8 @@
-"""Bytes that fitting a layer takes beside its features."""
+"""Budget of a probe: bytes that fitting a layer takes, and what that leaves for features."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 
@@ -11,6 +13,20 @@ from layerprobe.probing.solvers.logistic import Logistic
 
 _FIXED = 600 * 2**20
 """Scores that a certificate keeps, and blocks of rows in float64."""
+
+
+class Budget(NamedTuple):
+    """Bytes that probing may take beside the network.
+
+    Attributes:
+        fit: Fitting the largest layer, and what is kept in the features' place where train is streamed.
+        features: Features, where they are made.
+        host: Features made on a GPU, in the machine's own memory.
+    """
+
+    fit: int
+    features: int
+    host: int
 
 
 def workspace(d: int, c: int, p: int) -> int:

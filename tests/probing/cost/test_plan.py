@@ -10,14 +10,14 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Subset,
 
 import layerprobe
 from layerprobe.probing.batches import n_samples
-from layerprobe.probing.cost.plan import make_plan, read_again, spilled, way_operations
+from layerprobe.probing.cost.plan import make_plan, read_in_passes
+from layerprobe.probing.features.cache import places
 from layerprobe.probing.features.reducers import AveragePool
+from layerprobe.probing.pipeline import budget as budget_of
 from layerprobe.probing.pipeline import feature_bank, find_ways, first_batch, record_splits
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
-from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
-from layerprobe.probing.tasks.multi_label import MultiLabel
 
 
 def made() -> tuple[nn.Module, dict[str, tuple[Tensor, Tensor]]]:
@@ -48,7 +48,7 @@ def test_a_plan_lists_what_probing_then_does() -> None:
 
 def test_everything_is_kept_in_memory_where_there_is_room() -> None:
     network, data = made()
-    plan = make_plan(network, data, ProbeProtocol())
+    plan = make_plan(network, data, ProbeProtocol(l2=(1e-2,)))
     assert {layer.place for layer in plan.layers} == {"memory"}
     assert plan.disk == 0
     assert plan.memory == plan.workspace + sum(layer.bytes for layer in plan.layers)
@@ -59,14 +59,15 @@ def test_what_a_plan_says_goes_to_disk_is_what_the_bank_writes_there(
     tmp_path: Path, spill_dtype: Literal["bfloat16"] | None
 ) -> None:
     network, data = made()
-    plan = make_plan(network, data, ProbeProtocol())
+    plan = make_plan(network, data, ProbeProtocol(l2=(1e-2,)))
     sizes = {layer.layer: layer.bytes for layer in plan.layers}
     for budget in (sum(sizes.values()), sum(sizes.values()) - 1, max(sizes.values()), 1):
-        protocol = ProbeProtocol(spill_dtype=spill_dtype)
+        protocol = ProbeProtocol(l2=(1e-2,), spill_dtype=spill_dtype)
         resources = Resources(64, plan.workspace + budget + 10**6, str(tmp_path))
         first = first_batch(network, data, protocol, resources)
         ways = find_ways(network, first, protocol)
-        bank = feature_bank(network, data, first, protocol, resources, ways)
+        allowed = budget_of(None, protocol, resources, ways, protocol.targets_of(first, "train"))
+        bank = feature_bank(protocol, resources, allowed, plan.samples)
         record_splits(network, data, protocol, resources, ways, bank, lambda *_: None)
         planned = make_plan(network, data, protocol, resources=resources)
         assert {layer.layer for layer in planned.layers if layer.place == "disk"} == bank.on_disk
@@ -76,22 +77,22 @@ def test_what_a_plan_says_goes_to_disk_is_what_the_bank_writes_there(
         bank.close()
 
 
-def test_the_largest_layers_go_to_disk_and_come_back_where_they_find_room() -> None:
-    held = {"a": 40, "b": 100, "c": 60}
-    assert spilled(held, 200) == set()
-    assert spilled(held, 199) == {"b"}
-    assert spilled(held, 99) == {"b", "c"}
-    assert spilled(held, 39) == {"a", "b", "c"}
+def test_a_layer_is_read_in_every_pass_where_it_finds_no_room_when_its_turn_comes() -> None:
+    sizes = {"a": 40, "b": 100, "c": 60}
     # b's turn comes when a is done and c still held: 70 bytes of train beside 60.
-    assert read_again(held, {"b"}, 130, 0.7) == set()
-    assert read_again(held, {"b"}, 129, 0.7) == {"b"}
-    assert read_again(held, {"b", "c"}, 60, 0.7) == {"b"}
+    place = places(sizes, 130, 0)
+    assert place == {"a": "memory", "b": "disk", "c": "memory"}
+    assert read_in_passes(sizes, place, 130, 0.7) == set()
+    assert read_in_passes(sizes, place, 129, 0.7) == {"b"}
+    assert read_in_passes(sizes, places(sizes, 60, 0), 60, 0.7) == {"b"}
+    assert read_in_passes(sizes, places(sizes, 60, 1000), 60, 0.7) == set(), "a GPU reads the machine's memory"
 
 
 def test_streaming_keeps_no_training_feature() -> None:
     network, data = made()
     kept, plan = (
-        make_plan(network, data, ProbeProtocol(stream=stream, solvers=(Ridge(),))) for stream in (False, True)
+        make_plan(network, data, ProbeProtocol(stream=stream, solvers=(Ridge(),), l2=(1e-2,)))
+        for stream in (False, True)
     )
     n = kept.samples
     others = (n["val"] + n["test"]) / sum(n.values())
@@ -106,7 +107,10 @@ def test_streaming_keeps_no_training_feature() -> None:
 def test_more_samples_cost_more_and_a_plan_can_be_made_for_them() -> None:
     network, data = made()
     thousand = {"train": 700_000, "val": 30_000, "test": 20_000}
-    few, many = make_plan(network, data, ProbeProtocol()), make_plan(network, data, ProbeProtocol(), samples=thousand)
+    few, many = (
+        make_plan(network, data, ProbeProtocol(l2=(1e-2,))),
+        make_plan(network, data, ProbeProtocol(l2=(1e-2,)), samples=thousand),
+    )
     assert many.samples == thousand
     assert sum(layer.bytes for layer in many.layers) == 1000 * sum(layer.bytes for layer in few.layers)
     assert many.seconds > 30 * few.seconds
@@ -114,34 +118,15 @@ def test_more_samples_cost_more_and_a_plan_can_be_made_for_them() -> None:
 
 def test_layers_that_are_done_are_left_out() -> None:
     network, data = made()
-    plan = make_plan(network, data, ProbeProtocol(), done=("input", "3"))
+    plan = make_plan(network, data, ProbeProtocol(l2=(1e-2,)), done=("input", "3"))
     assert [layer.layer for layer in plan.layers] == ["0", "1"]
 
 
 def test_planning_moves_no_random_generator() -> None:
     network, data = made()
     state = torch.get_rng_state()
-    make_plan(network, data, ProbeProtocol())
+    make_plan(network, data, ProbeProtocol(l2=(1e-2,)))
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_the_sweep_is_counted_part_by_part() -> None:
-    samples = {"train": 1000, "val": 100, "test": 50}
-    d, c, solver = 20, 5, Ridge()
-    plain = way_operations(ProbeProtocol(solvers=(solver,), l2=(0.1, 1.0)), samples, d, c)
-    fit = solver.operations(1000, d, c, 2)
-    # 2 heads see val, 1 sees train and test, in half a product there and back.
-    assert plain.elements == 1150 * d + fit.elements
-    assert plain.square == 1000 * d * d
-    assert plain.eigen == d**3
-    assert plain.thin == (100 * 2 + 1000 + 50) * d * c / 2
-    assert plain.scores == (100 * 2 + 1000 + 50) * c
-    controlled = way_operations(ProbeProtocol(solvers=(solver,), l2=(0.1, 1.0), controls=("shuffled",)), samples, d, c)
-    assert controlled.square == plain.square
-    assert controlled.square_double == 2 * plain.square_double
-    assert controlled.thin == 2 * plain.thin
-    labels = way_operations(ProbeProtocol(task=MultiLabel()), samples, d, 7)
-    assert labels.steps == 7 * Logistic().operations(1000, d, 2, 12).steps
 
 
 def test_samples_are_counted_as_they_are_read() -> None:

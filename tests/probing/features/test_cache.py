@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from layerprobe.probing.features.buffer import Buffer
-from layerprobe.probing.features.cache import FeatureBank
+from layerprobe.probing.features.cache import FeatureBank, leaving, places
 from layerprobe.probing.features.disk import SpilledRows, SpillError, SpillFile
 from layerprobe.probing.features.reducers import Reduction
 from layerprobe.probing.features.row_blocks import AbstractRows, blocks
@@ -63,6 +63,16 @@ def test_features_of_a_gpu_go_to_ram_and_from_there_to_disk(budget, host, kept_a
     for key, parts in wanted.items():
         assert torch.equal(whole(bank.take(key)), torch.cat(parts))
     bank.close()
+
+
+def test_the_largest_layers_leave_until_the_others_fit() -> None:
+    sizes = {"a": 40, "b": 100, "c": 60, "none": 0}
+    assert leaving(sizes, 200) == []
+    assert leaving(sizes, 199) == ["b"]
+    assert leaving(sizes, 99) == ["b", "c"]
+    assert leaving(sizes, 0) == ["b", "c", "a"]
+    assert places(sizes, 99, 70) == {"a": "memory", "b": "disk", "c": "host", "none": "memory"}
+    assert places(sizes, 99, 0) == {"a": "memory", "b": "disk", "c": "disk", "none": "memory"}
 
 
 def test_the_largest_layer_makes_room_until_there_is_none_to_move(tmp_path, caplog) -> None:

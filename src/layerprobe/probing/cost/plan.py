@@ -1,46 +1,36 @@
-"""What probing a network would take: counted, and timed on this machine before it is begun."""
+"""Plan of a probe: which layers, how many bytes in which places, and how many seconds."""
 
 from __future__ import annotations
 
 import math
-import statistics
-import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing, nullcontext
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from layerprobe.formatting import size_text, time_text
-from layerprobe.probing.batches import Data, check_splits, n_samples, reshuffled
-from layerprobe.probing.capture.freeze import frozen
+from layerprobe.probing.batches import Data, check_splits, n_samples
 from layerprobe.probing.capture.inputs import device_of
 from layerprobe.probing.capture.layers import Layer
-from layerprobe.probing.cost.machine import measure
-from layerprobe.probing.features.reducers import Reduction
-from layerprobe.probing.fitting import Ways, features_of
+from layerprobe.probing.cost.pilot import fit_seconds, record_sample
+from layerprobe.probing.features.cache import Place, places
+from layerprobe.probing.fitting import features_of
 from layerprobe.probing.parallel import layers_in_parallel
-from layerprobe.probing.pipeline import find_ways, first_batch, moment_bytes
+from layerprobe.probing.pipeline import budget, find_ways, first_batch
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recording import WITHOUT_DOUBLE, Context, run_split
+from layerprobe.probing.recording import Context
 from layerprobe.probing.resources import DEFAULTS, Resources
-from layerprobe.probing.solvers.gram import Spectrum
-from layerprobe.probing.solvers.operation_counts import Operations
+from layerprobe.probing.solvers.cpu_threads import evaluation_operations, threads
 from layerprobe.probing.targets import n_outputs
-from layerprobe.probing.workspace import feature_budget, host_budget, workspace
 from layerprobe.types import SPLITS, LayerName, Split
 
-_SAMPLES = 512
-_SECONDS = 3.0
 _FLOAT = 4
 
 _WORKER = 0.75
 """What a process that fits layers beside others brings, in processors; measured with two."""
 
-Place: TypeAlias = Literal["memory", "disk"]
-"""Where features are between the network's pass and the fits."""
+_WHERE = {"memory": "{} in memory", "host": "{} in the machine's own memory", "disk": "{} on disk"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +46,7 @@ class PlannedLayer:
         n_features: Features that are fitted, of all ways to make them together.
         bytes: Its features of all splits, without those of train where they are streamed.
         place: Where these are kept.
-        record_seconds: Time to make features of its activations, and to write those that go to disk.
+        record_seconds: Time to make features of its activations.
         seconds: Time to fit and measure its heads.
     """
 
@@ -79,7 +69,7 @@ class Plan:
     Attributes:
         layers: The layers.
         samples: Samples of each split.
-        pass_seconds: Time of the network's passes over all splits, with loading, reducing and writing.
+        pass_seconds: Time of the network's passes over all splits, with loading and reducing.
         n_measured: Samples that the passes' time is taken from.
         side_by_side: The layers that are fitted side by side.
         workers: How many of them at a time.
@@ -113,12 +103,12 @@ class Plan:
     @property
     def memory(self) -> int:
         """All the memory, beside the network."""
-        return self.workspace + sum(layer.bytes for layer in self.layers if layer.place == "memory")
+        return self.workspace + sum(layer.bytes for layer in self.layers if layer.place != "disk")
 
     def lines(self) -> tuple[str, str]:
         """The plan in two lines."""
-        count = {place: sum(layer.place == place for layer in self.layers) for place in ("memory", "disk")}
-        kept = [f"{n} in memory" if place == "memory" else f"{n} on disk" for place, n in count.items() if n]
+        count = {words: sum(layer.place == place for layer in self.layers) for place, words in _WHERE.items()}
+        kept = [words.format(n) for words, n in count.items() if n]
         streamed = "train streamed, " if self.stream else ""
         disk = f", disk {size_text(self.disk)}" if self.disk else ""
         return (
@@ -142,10 +132,11 @@ def make_plan(
 ) -> Plan:
     """List the layers that would be probed, and say what they would cost.
 
-    A few training batches are recorded, drawn at random; passes are taken to be linear in samples. What fits do is
-    counted (see `Operations`) and multiplied with what this machine takes for each kind of work, which is timed on
-    random numbers. Together that is a few seconds. How many iterations a head needs depends on how separable its layer
-    is, which is what is to be found out: a typical number stands for it.
+    Where features are kept, which layers are fitted side by side and what a fit takes beside its features is asked of
+    what decides it when a network is probed. The time is that of a pilot: a few training batches are recorded, drawn
+    at random, and a few layers are fitted to a part of them; passes are taken to be linear in samples. Together that is
+    a few seconds. How many evaluations a head needs depends on how separable its layer is for all samples, which is
+    what is to be found out: those that it needs for few stand for them.
 
     Args:
         network: The network; it is left as it was.
@@ -164,40 +155,27 @@ def make_plan(
     """
     check_splits(data, needs_val=protocol.needs_val)
     first = first_batch(network, data, protocol, resources)
-    ways = find_ways(network, first, protocol, context, done)
+    ways, truth = find_ways(network, first, protocol, context, done), protocol.targets_of(first, "train")
+    sample = record_sample(network, data, protocol, resources, ways, context)
+    device = device_of(network)
     samples = samples or {split: n_samples(data[split]) for split in SPLITS if data.get(split) is not None}
-    trial = _record_some(network, data, protocol, resources, ways, context)
-    device = device_of(network) or torch.device("cpu")
-    if device.type in WITHOUT_DOUBLE:
-        device = torch.device("cpu")
-    truth = protocol.targets_of(first, "train")
-    outputs = max(n_outputs(trial.targets), n_outputs(truth))
-    widths = [way.reduction.n_features for found in ways.values() for way in found] or [1]
-    fit = workspace(max(widths), outputs, len(protocol.l2))
-    sizes = {layer: _FLOAT * sum(w.reduction.n_features for w in found) for layer, found in ways.items()}
-    every = sum(samples.values())
-    kept = every - samples["train"] if protocol.stream else every
-    moments = moment_bytes(ways) if protocol.stream else 0
-    budget = feature_budget(device, resources.max_memory, fit + moments, len(truth) * sum(sizes.values()))
-    budget += host_budget(device, resources.max_memory)
-    held = {layer.name: size * kept for layer, size in sizes.items()}
-    on_disk = spilled(held, budget)
-    places: dict[Layer, Place] = {layer: "disk" if layer.name in on_disk else "memory" for layer in ways}
-    stays: Collection[LayerName] = ()
-    if not protocol.stream:
-        stays = read_again(held, on_disk, budget, samples["train"] / every)
-    work = {
-        layer: sum(
-            (way_operations(protocol, samples, way.reduction.n_features, outputs) for way in found),
-            Operations(),
-        )
-        for layer, found in ways.items()
-    }
-    written = {layer: Operations(writes=sizes[layer] / _FLOAT * kept * (places[layer] == "disk")) for layer in ways}
-    kinds = sum([*work.values(), *written.values()], Operations())
-    _, columns = protocol.task.fits(outputs)
-    with frozen(network, seed=protocol.seeds[0]):
-        each = measure(kinds, max(widths), columns, device, resources.spill_path)
+    n, every = samples["train"], sum(samples.values())
+    outputs = max(n_outputs(sample.targets), n_outputs(truth))
+    allowed = budget(device, protocol, resources, ways, truth)
+    widths = {layer: sum(way.reduction.n_features for way in found) for layer, found in ways.items()}
+    sizes = {layer.name: _FLOAT * width * (every - n * protocol.stream) for layer, width in widths.items()}
+    place = places(sizes, allowed.features, allowed.host)
+    left = allowed.features - sum(size for layer, size in sizes.items() if place[layer] == "memory")
+    near = {layer: features_of(found) for layer, found in ways.items() if place[layer.name] != "disk"}
+    together, workers = layers_in_parallel(near, samples, outputs, protocol, device, left)
+
+    def threads_of(layer: Layer, n: int) -> int:
+        _, columns = protocol.task.fits(outputs)
+        worth = threads(evaluation_operations(n, features_of(ways[layer]), columns, len(protocol.l2)))
+        return 1 if layer in together else worth
+
+    in_passes = set() if protocol.stream else read_in_passes(sizes, place, allowed.features, n / every)
+    fit = fit_seconds(sample, ways, protocol, resources, samples, outputs, in_passes, threads_of)
     layers = tuple(
         PlannedLayer(
             layer.depth,
@@ -205,150 +183,43 @@ def make_plan(
             layer.kind,
             layer.shape,
             math.prod(layer.shape),
-            sizes[layer] // _FLOAT,
-            sizes[layer] * kept,
-            places[layer],
-            trial.reduce_seconds[layer.name] * every + written[layer].dot(each),
-            _without_reads(work[layer], layer.name in stays).dot(each),
+            width,
+            sizes[layer.name],
+            place[layer.name],
+            sample.reduce_seconds[layer.name] * every,
+            fit[layer],
         )
-        for layer in ways
+        for layer, width in widths.items()
     )
-    small: Collection[Layer] = ()
-    workers = 1
-    if not protocol.stream:
-        in_memory = {layer: features_of(found) for layer, found in ways.items() if places[layer] == "memory"}
-        left = max(budget - sum(sizes[layer] * every for layer in in_memory), 0)
-        small, workers = layers_in_parallel(in_memory, samples, outputs, protocol, device_of(network), left)
     half = 0.5 if protocol.spill_dtype == "bfloat16" else 1.0
     return Plan(
         layers,
         samples,
-        trial.seconds_per_sample * every + sum(work.dot(each) for work in written.values()),
-        len(trial.targets),
-        {layer.name for layer in small},
+        sample.seconds * every,
+        len(sample.targets),
+        {layer.name for layer in together},
         workers,
-        fit + moments,
+        allowed.fit,
         int(half * sum(layer.bytes for layer in layers if layer.place == "disk")),
         protocol.stream,
     )
 
 
-def way_operations(protocol: ProbeProtocol, samples: Mapping[Split, int], d: int, outputs: int) -> Operations:
-    """Count what probing one layer in one way does once its features are there.
-
-    Args:
-        protocol: The sweep.
-        samples: Samples of each split.
-        d: Features.
-        outputs: Classes, labels or values.
-
-    Returns:
-        The counts.
-    """
-    n, p, others = samples["train"], len(protocol.l2), sum(samples.get(split, 0) for split in ("val", "test"))
-    times, columns = protocol.task.fits(outputs)
-    variants = 1 + len(protocol.controls)
-    # Taken out of the bank, standardised; validation of the whole path, train and test of the selected head.
-    shown = samples.get("val", 0) * p + n + samples.get("test", 0)
-    once = Operations(elements=(n + others) * d, reads=(2 * n + 2 * others) * d)
-    judged = Operations(thin=shown * d * outputs / 2, scores=shown * outputs, reads=n * d)
-    total = once if protocol.stream else once + Spectrum.operations(n, d)
-    for solver in protocol.solvers:
-        total += (solver.operations(n, d, columns, p) * times + judged) * variants
-    if protocol.refit:
-        total += once + Spectrum.operations(n + others, d) + protocol.solvers[0].operations(n, d, columns, 1) * times
-    return total
-
-
-def spilled(held: Mapping[LayerName, int], budget: int) -> set[LayerName]:
-    """Which layers go to disk: the largest, until the rest fits, as `FeatureBank` does.
-
-    Args:
-        held: Bytes of each layer.
-        budget: Bytes for all of them.
-    """
-    on_disk: set[LayerName] = set()
-    left = sum(held.values())
-    for layer in sorted(held, key=lambda layer: -held[layer]):
-        if left <= budget:
-            break
-        on_disk.add(layer)
-        left -= held[layer]
-    return on_disk
-
-
-def read_again(
-    held: Mapping[LayerName, int], on_disk: Collection[LayerName], budget: int, share: float
+def read_in_passes(
+    sizes: Mapping[LayerName, int], place: Mapping[LayerName, Place], budget: int, share: float
 ) -> set[LayerName]:
-    """Which of them are read from disk in every pass: those that find no room when their turn comes.
+    """Which layers are read from disk in every pass of a fit: those that find no room when their turn comes.
 
     Args:
-        held: Bytes of each layer, in the order that they are fitted.
-        on_disk: Those that went to disk.
-        budget: Bytes for all of them.
+        sizes: Bytes of each layer, in the order that they are fitted.
+        place: Where they are kept.
+        budget: Bytes for those in memory.
         share: Of a layer's bytes, those of the training split.
     """
-    left, found = sum(size for layer, size in held.items() if layer not in on_disk), set()
-    for layer, size in held.items():
-        if layer not in on_disk:
-            left -= size
-        elif share * size > budget - left:
+    left, found = budget - sum(size for layer, size in sizes.items() if place[layer] == "memory"), set()
+    for layer, size in sizes.items():
+        if place[layer] == "memory":
+            left += size
+        elif place[layer] == "disk" and share * size > left:
             found.add(layer)
     return found
-
-
-def _without_reads(work: Operations, from_disk: bool) -> Operations:
-    return work if from_disk else work + Operations(reads=-work.reads)
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """A few recorded batches.
-
-    Attributes:
-        targets: Their targets.
-        seconds_per_sample: Time for one sample, with loading it.
-        reduce_seconds: Of that, the time to make features of each layer.
-    """
-
-    targets: Tensor
-    seconds_per_sample: float
-    reduce_seconds: Mapping[LayerName, float]
-
-
-def _record_some(
-    network: nn.Module, data: Data, protocol: ProbeProtocol, resources: Resources, ways: Ways, context: Context
-) -> _Trial:
-    times: list[float] = []
-    sizes: list[int] = []
-
-    def read(batch: Any, split: Split) -> Tensor:
-        targets = protocol.targets_of(batch, split)
-        sizes.append(len(targets))
-        return targets
-
-    def some() -> Iterator[Any]:
-        began = start = time.perf_counter()
-        with closing(reshuffled(data["train"], resources.batch_size, protocol.seeds[0])) as batches:
-            for batch in batches:
-                yield batch
-                now = time.perf_counter()
-                times.append(now - start)
-                if len(times) > 1 and (sum(sizes) >= _SAMPLES or now - began > _SECONDS):
-                    break
-                start = now
-
-    kept: list[Tensor] = []
-
-    def keep(layer: Layer, reduction: Reduction, features: Tensor, targets: Tensor) -> None:
-        kept.append(features)
-
-    reductions = {layer: [way.reduction for way in found] for layer, found in ways.items()}
-    with frozen(network, seed=protocol.seeds[0]):
-        found = run_split(
-            network, some(), "train", reductions, protocol.inputs, read, protocol.mask_of, keep, context=context
-        )
-    # The first batch also pays for what happens once, and the last may be short.
-    typical = statistics.median(t / n for t, n in list(zip(times, sizes, strict=True))[1:] or [(times[0], sizes[0])])
-    scale = typical / (sum(times) / sum(sizes)) / sum(sizes)
-    return _Trial(found.targets, typical, {layer.name: scale * found.seconds[layer.name] for layer in ways})

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from jaxtyping import Float, Shaped
@@ -67,6 +67,10 @@ class AbstractSink(ABC):
     @abstractmethod
     def layer(self, name: LayerName) -> AbstractContextManager[Splits]:
         """What was kept of a layer, split by split; what is left of it inside is forgotten afterwards."""
+
+
+Place: TypeAlias = Literal["memory", "host", "disk"]
+"""Where features wait for their fit: where they are made, in the own memory of a GPU's machine, or in a file."""
 
 
 class FeatureBank(AbstractSink):
@@ -245,10 +249,10 @@ class FeatureBank(AbstractSink):
 
     def _settle(self) -> None:
         """Move what exceeds the budgets."""
-        while self._bytes and sum(self._bytes.values()) > self.budget:
-            self._move(_largest(self._bytes))
-        while sum(self._in_ram.values()) > self.host:
-            self._sink(_largest(self._in_ram))
+        for layer in leaving(self._bytes, self.budget):
+            self._move(layer)
+        for layer in leaving(self._in_ram, self.host):
+            self._sink(layer)
 
     def _move(self, layer: LayerName) -> None:
         """From where features are made to the next place."""
@@ -304,6 +308,35 @@ class FeatureBank(AbstractSink):
     def _disk(self) -> SpillFile:
         self._file = self._file or SpillFile(self.directory)
         return self._file
+
+
+def leaving(sizes: Mapping[LayerName, int], budget: int) -> list[LayerName]:
+    """Which layers make room where a budget is exceeded: the largest, until the others fit.
+
+    Args:
+        sizes: Bytes of each layer.
+        budget: Bytes for all of them.
+    """
+    found, total = [], sum(sizes.values())
+    for layer in sorted(sizes, key=lambda layer: -sizes[layer]):
+        if total <= budget:
+            break
+        found.append(layer)
+        total -= sizes[layer]
+    return found
+
+
+def places(sizes: Mapping[LayerName, int], budget: int, host: int) -> dict[LayerName, Place]:
+    """Where a `FeatureBank` keeps layers in the end.
+
+    Args:
+        sizes: Bytes of each layer, of all splits.
+        budget: As for `FeatureBank`.
+        host: As for `FeatureBank`.
+    """
+    moved = leaving(sizes, budget)
+    sunk = leaving({layer: sizes[layer] for layer in moved}, host)
+    return {layer: "memory" if layer not in moved else "disk" if layer in sunk else "host" for layer in sizes}
 
 
 def _largest(sizes: dict[LayerName, int]) -> LayerName:

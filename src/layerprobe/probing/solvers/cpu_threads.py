@@ -23,6 +23,15 @@ def evaluation_operations(n: int, d: int, c: int, p: int) -> float:
     return 4.0 * n * d * c * p
 
 
+def threads(operations: float) -> int:
+    """How many threads a problem is worth.
+
+    Args:
+        operations: Floating-point operations of one evaluation.
+    """
+    return 1 if operations < WORTH else torch.get_num_threads()
+
+
 @contextmanager
 def threads_for(operations: float) -> Iterator[None]:
     """Use one thread for a small problem, all of them for a large one.
@@ -34,7 +43,7 @@ def threads_for(operations: float) -> Iterator[None]:
         operations: Floating-point operations of one evaluation.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if operations < WORTH else before)
+    torch.set_num_threads(threads(operations))
     try:
         yield
     finally:

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features, blocks, some_rows
-from layerprobe.probing.solvers.operation_counts import Operations
 from layerprobe.probing.solvers.range_finder import low_rank
 from layerprobe.probing.solvers.subspace import AbstractSpan, SampleSpan
 from layerprobe.probing.solvers.tf32 import full_precision
@@ -102,24 +101,6 @@ class Spectrum:
             return _unknown(features)
         values, vectors = _decomposed(gram, features.dtype)
         return cls(values.clamp(min=0), vectors)
-
-    @staticmethod
-    def operations(n: int, d: int) -> Operations:
-        """Count what `of` does.
-
-        Args:
-            n: Samples.
-            d: Features.
-
-        Returns:
-            The counts.
-        """
-        if sampled(n, d):
-            size = min(SAMPLE, n // 2)
-            return Operations(square=2 * size * size * d, eigen=size**3, elements=n * d, reads=n * d)
-        if d > n:
-            return Operations(square_double=d * n * n, eigen_double=n**3, elements=n * d, reads=n * d)
-        return Operations(square=n * d * d, eigen=d**3, reads=n * d)
 
     @classmethod
     def _of_rows(cls, features: Features) -> Spectrum:

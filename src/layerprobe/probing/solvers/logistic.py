@@ -15,9 +15,8 @@ from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.solvers.centred_axes import FLOOR, Centred
 from layerprobe.probing.solvers.cpu_threads import evaluation_operations, threads_for
 from layerprobe.probing.solvers.duality_gap import certify
-from layerprobe.probing.solvers.gram import LARGEST, SAMPLE, Spectrum, sampled
+from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.l2_path import Path, Samples
-from layerprobe.probing.solvers.operation_counts import Operations
 from layerprobe.probing.solvers.softmax_objective import basis, log_odds
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
@@ -28,9 +27,6 @@ _ABSENT = -60.0
 
 _NOTHING = 1e-15
 """A difference of objectives, in nats, that float64 cannot tell from none."""
-
-_STARTS = 1.5
-"""What evaluating the two starts of a value costs, in evaluations."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +88,6 @@ class Logistic(AbstractSolver):
         operations = evaluation_operations(len(features), features.shape[1], n_classes, len(l2))
         with threads_for(operations), full_precision():
             return self._solve(features, targets, n_classes, l2, spectrum, stop)
-
-    def operations(self, n: int, d: int, c: int, p: int) -> Operations:
-        """See `AbstractSolver.operations`; where d > n, the path is that of n coordinates, in memory."""
-        span = d > n and n <= LARGEST
-        e = n if span else d
-        # Heads are turned into all axes and back, or the metric applied through some of them to two vectors.
-        every, some = (0, 0) if span else (0, SAMPLE // 2) if sampled(n, d) else (d, 0)
-        k = iterations(n, d)
-        evaluation = Operations(thin=(n + every) * e * c, scores=n * c, reads=0 if span else n * d)
-        step = Operations(steps=1, thin=2 * c * e * some + 4.5 * self.memory * c * e)
-        back = n * d * c * p / 2 if span else 0
-        certificate = Operations(thin_double=n * d * c * p + back, scores_double=n * c * p, reads=(2 + span) * n * d)
-        return Operations(fits=1) + evaluation * (p * (_STARTS + k)) + step * (p * (1 + k)) + certificate
 
     def _solve(
         self,
@@ -276,19 +259,6 @@ def _every_class(heads: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
     """Weights and biases of every class, float64, from contrasts."""
     full = basis(n_classes, torch.float64, heads.device) @ heads.double()
     return full[:, :, :-1].contiguous(), full[:, :, -1].contiguous()
-
-
-def iterations(n: int, d: int) -> float:
-    """How many iterations one value of the default path takes, typically, on the layers of small image networks.
-
-    Layers differ by a factor of three either way: raw pixels take more, well mixed or well separated features fewer.
-
-    Args:
-        n: Samples.
-        d: Features.
-    """
-    m = min(n, d)
-    return 2.2 * math.sqrt(min(m, 256)) * max(1.0, m / 256) ** 0.35 * min(1.0, n / (30 * m)) ** 0.4
 
 
 def _with_skipped(found: Solution, fitted: Bool[Tensor, " p"]) -> Solution:

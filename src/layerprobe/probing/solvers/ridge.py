@@ -16,12 +16,8 @@ from layerprobe.probing.solvers.conjugate_gradient import NOTHING, Centred, desc
 from layerprobe.probing.solvers.gram import LARGEST, Spectrum
 from layerprobe.probing.solvers.leave_one_out import leave_one_out
 from layerprobe.probing.solvers.moments import Axes, ClassSums, Moments
-from layerprobe.probing.solvers.operation_counts import Operations
 from layerprobe.probing.solvers.solution import LeftOut, Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
-
-_TYPICAL_PASSES = 40
-"""Passes over the samples of conjugate gradients."""
 
 
 @dataclass(frozen=True)
@@ -96,24 +92,6 @@ class Ridge(AbstractSolver):
             The heads, with a status for each.
         """
         return self._solve(features, lambda rows: values[rows], values.shape[1], l2, spectrum, numbers=True)
-
-    def operations(self, n: int, d: int, c: int, p: int) -> Operations:
-        """See `AbstractSolver.operations`."""
-        if min(n, d) > self.largest:
-            once = Operations(steps=1, thin_double=n * d * c * p, elements=n * d, reads=n * d)
-            return once * _TYPICAL_PASSES
-        r = min(n, d)
-        back = n * d * c * p / 2 if d > n else 0
-        found = Operations(
-            steps=1,
-            square_double=n * r * r,
-            eigen_double=r**3,
-            thin_double=n * r * c / 2 + 1.5 * p * c * r * r + back,
-            elements=n * r,
-            reads=n * d,
-        )
-        left_out = Operations(square_double=n * r * r, thin_double=n * r * p * (c + 1) / 2, elements=n * r, reads=n * r)
-        return found + left_out * self.leave_one_out
 
     def _solve(
         self,

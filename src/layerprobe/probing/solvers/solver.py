@@ -11,7 +11,6 @@ from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.solvers.gram import Spectrum
-from layerprobe.probing.solvers.operation_counts import Operations
 from layerprobe.probing.solvers.solution import Solution
 
 Stop: TypeAlias = Callable[[Float[Tensor, "c d"], Float[Tensor, " c"]], bool]
@@ -46,20 +45,6 @@ class AbstractSolver(ABC):
 
         Returns:
             The heads, with a status for each.
-        """
-
-    @abstractmethod
-    def operations(self, n: int, d: int, c: int, p: int) -> Operations:
-        """Count what `solve` does, the spectrum aside.
-
-        Args:
-            n: Samples.
-            d: Features.
-            c: Classes.
-            p: L2 values.
-
-        Returns:
-            The counts. Where the data decide how many iterations there are, a typical number stands for them.
         """
 
     @abstractmethod

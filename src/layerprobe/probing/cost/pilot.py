@@ -1,0 +1,231 @@
+"""Pilot of a probe: a few batches recorded, and a few layers fitted to a few of their samples, all of it timed."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from scipy.optimize import nnls
+from torch import Tensor, nn
+
+from layerprobe.probing.batches import Data, reshuffled
+from layerprobe.probing.capture.freeze import frozen
+from layerprobe.probing.capture.layers import Layer
+from layerprobe.probing.features.cache import Key
+from layerprobe.probing.features.reducers import Reduction
+from layerprobe.probing.fitting import Ways
+from layerprobe.probing.pipeline import feature_bank, labels_of_controls, probe_layer
+from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.recording import Context, Recording, run_split
+from layerprobe.probing.resources import Resources
+from layerprobe.probing.targets import Labels
+from layerprobe.probing.workspace import Budget
+from layerprobe.types import CheckpointInfo, LayerName, Split
+
+_RECORDED = 512
+"""Samples to record."""
+
+_RECORD_SECONDS = 3.0
+"""Seconds of recording after which no other batch is begun."""
+
+_FITTED = 256
+"""Samples to fit to; so many and half of them foretold as well as 512 and a quarter of them, for half the time."""
+
+_FIT_SECONDS = 2.0
+"""Seconds of fits after which no other layer is begun."""
+
+_GOLDEN = 0.618034
+"""Multiples of the golden ratio, without their whole parts, lie apart from each other however many they are."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A few training batches, drawn at random and recorded.
+
+    Attributes:
+        features: Of each layer and way.
+        targets: What the task reads for each sample, on the CPU.
+        keys: The type of each sample, where the control task asks for it.
+        problems: Why a layer has no usable features, by layer.
+        seconds: Time for one sample: loading it, the network's pass, reducing.
+        reduce_seconds: Of that, the time to make features of each layer.
+    """
+
+    features: Mapping[Key, Float[Tensor, "n d"]]
+    targets: Shaped[Tensor, "n ..."]
+    keys: Int[Tensor, " n"] | None
+    problems: Mapping[LayerName, str]
+    seconds: float
+    reduce_seconds: Mapping[LayerName, float]
+
+
+def record_sample(
+    network: nn.Module, data: Data, protocol: ProbeProtocol, resources: Resources, ways: Ways, context: Context
+) -> Sample:
+    """Record a few training batches as probing does.
+
+    Args:
+        network: The network.
+        data: The splits.
+        protocol: The sweep.
+        resources: What it may take.
+        ways: The layers, and how features are made of them.
+        context: Makes what the network's passes run in.
+    """
+    times: list[float] = []
+    sizes: list[int] = []
+    kept: dict[Key, list[Tensor]] = defaultdict(list)
+
+    def read(batch: Any, split: Split) -> Tensor:
+        targets = protocol.targets_of(batch, split)
+        sizes.append(len(targets))
+        return targets
+
+    def some() -> Iterator[Any]:
+        start = time.perf_counter()
+        with closing(reshuffled(data["train"], resources.batch_size, protocol.seeds[0])) as batches:
+            for batch in batches:
+                yield batch
+                times.append(time.perf_counter() - start - sum(times))
+                if len(times) > 1 and (sum(sizes) >= _RECORDED or sum(times) > _RECORD_SECONDS):
+                    break
+
+    def keep(layer: Layer, reduction: Reduction, features: Tensor, targets: Tensor) -> None:
+        kept[layer.name, "train", reduction.description].append(features)
+
+    reductions = {layer: [way.reduction for way in found] for layer, found in ways.items()}
+    keys = protocol.keys_of if "control_task" in protocol.controls else None
+    with frozen(network, seed=protocol.seeds[0]):
+        record = run_split(
+            network, some(), "train", reductions, protocol.inputs, read, protocol.mask_of, keep, context=context,
+            keys=keys,
+        )  # fmt: skip
+    # The first batch also pays for what happens once, and the last may be short.
+    typical = statistics.median(t / n for t, n in list(zip(times, sizes, strict=True))[1:] or [(times[0], sizes[0])])
+    scale = typical / sum(times)
+    return Sample(
+        {key: torch.cat(found) for key, found in kept.items()},
+        record.targets,
+        record.keys,
+        record.problems,
+        typical,
+        {layer.name: scale * record.seconds[layer.name] for layer in ways},
+    )
+
+
+def fit_seconds(
+    sample: Sample,
+    ways: Ways,
+    protocol: ProbeProtocol,
+    resources: Resources,
+    samples: Mapping[Split, int],
+    outputs: int,
+    on_disk: Collection[LayerName],
+    threads: Callable[[Layer, int], int],
+) -> dict[Layer, float]:
+    r"""Say how long it takes to fit and measure the heads of each layer, from a few small fits.
+
+    A few layers, of every width, are fitted to few samples and to twice as many. The time of one evaluation of the
+    heads, over the n samples and d features of a layer, is taken to be a + b·n + c·n·d, with a, b and c of all these
+    fits together; a layer takes as many evaluations as it did, one that was not fitted as many as those of its width.
+
+    Args:
+        sample: What was recorded.
+        ways: The layers, and how features are made of them.
+        protocol: The sweep.
+        resources: What it may take.
+        samples: Samples of each split.
+        outputs: Classes, labels or values.
+        on_disk: Layers whose features are read from disk in every pass.
+        threads: How many threads fit a layer to so many samples.
+
+    Returns:
+        Seconds of each layer.
+    """
+    width = {layer: sum(way.reduction.n_features for way in found) for layer, found in ways.items()}
+    by_width = sorted((layer for layer in ways if layer.name not in sample.problems), key=lambda layer: -width[layer])
+    spread = [by_width[i] for i in sorted(range(len(by_width)), key=lambda i: i * _GOLDEN % 1)]
+    most = min(_FITTED, len(sample.targets))
+    small = [_Small(sample, protocol, resources, samples, n) for n in sorted({max(most // 2, 1), most})]
+    if spread:
+        small[0].fit(spread[-1], ways, on_disk)  # the first fit of a process also pays for what happens once
+    start, evaluations = time.perf_counter(), dict[Layer, int]()
+    sizes: list[tuple[float, int, int]] = []
+    each: list[float] = []
+    for layer in spread:
+        for fitted in small:
+            seconds, steps = fitted.fit(layer, ways, on_disk)
+            if steps:
+                sizes.append((1.0, fitted.n, fitted.n * width[layer]))
+                each.append(seconds / steps)
+                evaluations[layer] = steps
+        if time.perf_counter() - start > _FIT_SECONDS:
+            break
+    if not sizes:
+        return dict.fromkeys(ways, 0.0)
+    (a, b, c), _ = nnls(np.array(sizes), np.array(each))
+    widths = sorted({width[layer] for layer in evaluations})
+    typical = [statistics.fmean(e for layer, e in evaluations.items() if width[layer] == d) for d in widths]
+    # A sample may lack classes; what is done for each sample is done for each class.
+    classes, n = max(1.0, outputs / len(small[-1].labels.outputs)), samples["train"]
+
+    def predicted(layer: Layer) -> float:
+        times = evaluations.get(layer, np.interp(width[layer], widths, typical))
+        faster = threads(layer, n) / threads(layer, most)
+        return float(times * (a + (b + c * width[layer]) * n * classes / faster))
+
+    return {layer: predicted(layer) for layer in ways}
+
+
+class _Small:
+    """Fits to n of the recorded samples, and to as many of the other splits as they have of all."""
+
+    def __init__(
+        self, sample: Sample, protocol: ProbeProtocol, resources: Resources, samples: Mapping[Split, int], n: int
+    ) -> None:
+        self.sample, self.protocol, self.resources, self.n = sample, replace(protocol, stream=False), resources, n
+        self.sizes = {split: min(n, max(2, n * size // samples["train"])) for split, size in samples.items()}
+        self.labels = self._labels()
+
+    def fit(self, layer: Layer, ways: Ways, on_disk: Collection[LayerName]) -> tuple[float, int]:
+        """Fit a layer's heads and measure them.
+
+        Returns:
+            The seconds and the evaluations that it took; no evaluation where it failed.
+        """
+        allowed = Budget(0, 0 if layer.name in on_disk else sys.maxsize, 0)
+        with closing(feature_bank(self.protocol, self.resources, allowed, self.sizes)) as bank:
+            recordings: dict[Split, Recording] = {}
+            for split, n in self.sizes.items():
+                for way in ways[layer]:
+                    what = way.reduction.description
+                    bank.append((layer.name, split, what), self.sample.features[layer.name, "train", what][:n].clone())
+                keys = None if self.sample.keys is None else self.sample.keys[:n]
+                recordings[split] = Recording(self.sample.targets[:n], bank.problems, keys=keys)
+            labels = labels_of_controls(self.labels, recordings, self.protocol)
+            start = time.perf_counter()
+            with bank.layer(layer.name) as splits:
+                found = probe_layer(layer, ways[layer], splits, recordings, labels, self.protocol, CheckpointInfo())
+            return time.perf_counter() - start, sum(head.iterations for head in found.path)
+
+    def _labels(self) -> Labels:
+        targets = {split: self.sample.targets[:n] for split, n in self.sizes.items()}
+        try:
+            return self.protocol.task.labels(targets)
+        except ValueError:
+            # Few samples may be all alike where many are not: two values in turn stand for theirs.
+            return self.protocol.task.labels({split: _in_turn(values) for split, values in targets.items()})
+
+
+def _in_turn(targets: Tensor) -> Tensor:
+    values = (torch.arange(len(targets)) % 2).to(targets.dtype)
+    return values.view(-1, *(1 for _ in targets.shape[1:])).expand(targets.shape)
