@@ -1,1 +1,1 @@
-"""Results made visible: figures, pictures of small networks, tables for the terminal."""
+"""Reports: figures of a run, the page that compares runs, pictures of small networks, tables for the terminal."""

@@ -1,4 +1,4 @@
-"""Runs side by side: names, the configuration that differs, the best layer of each."""
+"""The comparison of runs: their names, the keys in which they differ, the best layer of each."""
 
 from __future__ import annotations
 

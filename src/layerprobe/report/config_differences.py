@@ -1,4 +1,4 @@
-"""Which part of the configuration tells runs apart."""
+"""The configuration keys in which runs differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the figures of a run show error over depth, as the configuration's `report` says."""
+"""The options of the depth curve: which error it shows, and over which published curve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two runs, or the layers of one, compared sample by sample where both were tested on the same samples."""
+"""The difference of two runs, or of two layers of one: in pairs where both were tested on the same samples."""
 
 from __future__ import annotations
 

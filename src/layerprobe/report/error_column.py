@@ -1,4 +1,4 @@
-"""Which error a curve shows."""
+"""The columns of errors that a curve can show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sees whether runs have gone on since a report was made."""
+"""Following runs: a report is made again when their files have changed."""
 
 from __future__ import annotations
 

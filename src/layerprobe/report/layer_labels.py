@@ -1,4 +1,4 @@
-"""Labels of layers on an axis: names that are short enough and still tell the layers apart."""
+"""Labels of layers: names that are short enough for an axis and still tell the layers apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the errors of runs are errors of: only runs of one problem can be averaged or share a control."""
+"""The learning problem of a run: its data and targets. Only runs of one problem are averaged or share a control."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparison as Markdown, to paste into an issue."""
+"""The comparison of runs as Markdown, to paste into an issue."""
 
 from __future__ import annotations
 

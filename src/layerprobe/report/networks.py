@@ -1,4 +1,4 @@
-"""Which of the runs have the same network, told by the names of its layers."""
+"""Networks of runs, told apart by the names of their layers."""
 
 from __future__ import annotations
 

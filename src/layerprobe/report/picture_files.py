@@ -1,4 +1,4 @@
-"""Charts as PNG and SVG files, without a browser."""
+"""Picture files: charts as PNG and SVG, written without a browser."""
 
 from __future__ import annotations
 

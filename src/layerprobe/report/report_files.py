@@ -1,4 +1,4 @@
-"""Everything that a report consists of, written side by side."""
+"""The files of a report: page, tables, summary and figures, written side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of one run, written together."""
+"""The figures of one run."""
 
 from __future__ import annotations
 

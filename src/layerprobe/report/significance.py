@@ -1,4 +1,4 @@
-"""Whether two classifiers differ: tests and 95 % intervals of the difference of two error rates.
+"""Significance of a difference of two error rates: tests and 95 % intervals.
 
 On the same samples, in pairs: McNemar, Psychometrika 12 (1947), with the mid-p of Fagerland, Lydersen & Laake, BMC
 Medical Research Methodology 13:91 (2013); the interval is Tango's, Statistics in Medicine 17 (1998), compared with

@@ -1,1 +1,1 @@
-"""What probing leaves behind: the rows, the store on disk, and the sink to Weights & Biases."""
+"""Results: records, the store on disk, the readers of runs, and the sink to Weights & Biases."""

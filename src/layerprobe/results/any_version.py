@@ -1,4 +1,4 @@
-"""Results as any version of layerprobe wrote them, for readers that only look."""
+"""Tables of results as any version of layerprobe wrote them, for readers that do not write."""
 
 from __future__ import annotations
 

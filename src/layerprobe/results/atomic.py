@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, whenever the process is killed."""
+"""Atomic writing: a file is either whole or absent, whenever the process is killed."""
 
 from __future__ import annotations
 

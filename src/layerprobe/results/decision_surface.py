@@ -1,4 +1,4 @@
-"""What a run keeps of a small network's plane, checkpoint by checkpoint: `surface`, `points` and `hidden`."""
+"""The decision surface that a run of a small network keeps at each checkpoint: `surface`, `points` and `hidden`."""
 
 from __future__ import annotations
 

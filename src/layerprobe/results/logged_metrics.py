@@ -1,4 +1,4 @@
-"""The per-layer test error as plain numbers, for any logger."""
+"""The metrics that any logger gets: the test error of each layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which network and which protocol a checkpoint's results belong to."""
+"""The manifest of a results folder: which network and which protocol each checkpoint's results belong to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results that several jobs found, put together as one run would have left them."""
+"""Merging the results of several jobs, as one run would have written them."""
 
 from __future__ import annotations
 

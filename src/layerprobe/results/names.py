@@ -1,4 +1,4 @@
-"""Names of checkpoints and layers as names of files, and as they are shown."""
+"""Names of checkpoints and layers: safe as names of files, printable in charts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One number for a run, for a sweeper to make small."""
+"""Objectives of a sweep: one number for a run, to be minimised."""
 
 from __future__ import annotations
 

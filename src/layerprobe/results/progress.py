@@ -1,4 +1,4 @@
-"""Where a run is, for whoever looks on from outside."""
+"""The progress file of a run: where it is, for `sweep.py status=DIR`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's directory, read from outside: how it ended, its configuration, its results."""
+"""The reader of runs: how each ended, its configuration and its results, written by any version of layerprobe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of the records as typed columns, and the version of the schema that they are kept under."""
+"""Records as typed columns, and the version of their schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run is called in a dashboard, from what its command line changed: a hundred runs can be told apart."""
+"""The name, group and tags of a run in a dashboard, from what its command line changes."""
 
 from __future__ import annotations
 

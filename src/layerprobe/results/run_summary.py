@@ -1,4 +1,4 @@
-"""How one run ended, in a small file that a sweep's table is made from."""
+"""The summary of a run in `run.json`: how it ended, its metrics and its best layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small files that a run cannot do without: each is written twice, so that a damaged one is read from its copy."""
+"""State files, which a run cannot do without: each is written twice, so that a damaged one is read from its copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results of a run on disk: durable layer by layer, readable at every moment, continued when opened again.
+"""The store of a run's results: durable layer by layer, readable at every moment, continued when opened again.
 
     results.parquet, results.csv        one row for each checkpoint and layer
     path.parquet                        every swept head

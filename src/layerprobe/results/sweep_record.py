@@ -1,4 +1,4 @@
-"""What a sweep was started with and which jobs it sent, for whoever continues it or looks on."""
+"""The record of a sweep: the command that started it and the jobs that it sent."""
 
 from __future__ import annotations
 

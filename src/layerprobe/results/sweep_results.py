@@ -1,4 +1,4 @@
-"""What became of the jobs of a sweep, and their results, as data frames."""
+"""The results of a sweep: its jobs and their last checkpoints, as data frames."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether Weights & Biases can log online, found out without asking and without importing wandb."""
+"""The mode of Weights & Biases, online or offline, chosen without asking and without importing wandb."""
 
 from __future__ import annotations
 

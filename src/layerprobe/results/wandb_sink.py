@@ -1,4 +1,4 @@
-"""Logs the results to a live Weights & Biases run; what goes wrong there never reaches the training."""
+"""The sink of results to a live Weights & Biases run; what goes wrong there never reaches the training."""
 
 from __future__ import annotations
 

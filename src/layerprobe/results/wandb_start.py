@@ -1,4 +1,4 @@
-"""Starts a Weights & Biases run, offline where the server does not take it."""
+"""The start of a Weights & Biases run, offline where the server does not take it."""
 
 from __future__ import annotations
 

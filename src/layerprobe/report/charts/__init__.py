@@ -1,1 +1,1 @@
-"""The charts of results, for a run's figures and for the page."""
+"""Charts of results, the same for a run's figures and for the page."""

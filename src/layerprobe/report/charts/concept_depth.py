@@ -1,4 +1,4 @@
-"""Accuracy over relative depth, a panel for each concept."""
+"""Concept depth: accuracy over relative depth, a panel for each concept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curves of an error: its interval as a band, the line, its points, and a cross where a layer failed."""
+"""Curves of an error: the interval as a band, the line, its points, and a cross where a layer failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Error over depth."""
+"""The depth curve of a run: error over depth, a line for each checkpoint."""
 
 from __future__ import annotations
 

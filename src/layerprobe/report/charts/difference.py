@@ -1,4 +1,4 @@
-"""Two runs side by side: how much each layer's test error differs, and where that is real."""
+"""The difference of two runs: layer by layer, with its interval, and where it is significant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test error of every layer at every checkpoint, as a table of colours."""
+"""The heat map of a run: the test error of every layer at every checkpoint as a colour."""
 
 from __future__ import annotations
 

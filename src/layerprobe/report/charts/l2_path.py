@@ -1,4 +1,4 @@
-"""Validation error along the regularisation path."""
+"""The regularisation path of a run: validation error over L2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Axes with the names of layers, for four layers and for hundreds."""
+"""The axis of layers: their names, for four layers and for hundreds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Error over depth of every job of a sweep, in one picture."""
+"""The depth curves of a sweep: every job in one picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a chart says of a result when it is pointed at."""
+"""Tooltips of results, the same in all charts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The best layer's test error of each run over a swept value; the brush on it chooses the runs of all views."""
+"""The best layer of each run over a swept value; the brush on it chooses the runs of all views."""
 
 from __future__ import annotations
 

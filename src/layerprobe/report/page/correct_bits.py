@@ -1,4 +1,4 @@
-"""Which test samples each head gets right, as bits, for the page's comparison of any two."""
+"""The test samples that each head gets right, packed as bits: the page compares any two heads with them."""
 
 from __future__ import annotations
 

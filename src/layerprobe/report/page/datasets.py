@@ -1,4 +1,4 @@
-"""The data of the page as data sources, and how a view joins them."""
+"""The datasets of the page, and how a view joins them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test error over depth of many runs, with their intervals and the controls."""
+"""The depth curves of many runs, with their intervals and the controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page as one file: views, table of runs, comparison sample by sample, and all that they need."""
+"""The HTML document of the page: views, table of runs, comparison sample by sample, and all that they need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test error of every layer at every checkpoint, averaged over the chosen runs of one network and one problem."""
+"""The heat map of many runs: layers by checkpoints, averaged over the chosen runs of one network and one problem."""
 
 from __future__ import annotations
 

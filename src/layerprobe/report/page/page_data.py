@@ -1,4 +1,4 @@
-"""The results of many runs as small data that the views of the page join again.
+"""The data of the page: the results of many runs as small tables that the views join again.
 
 A row of `rows` is a number for the run, the checkpoint and the layer; what is said about these once is in `runs`,
 `checkpoints` and `layers`. That takes a fifth of the space of the joined rows, and the page holds a hundred runs.

@@ -1,4 +1,4 @@
-"""What a reader can choose, as parameters that every view of the page listens to."""
+"""The pickers of the page: parameters that every view listens to."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Results set beside published ones."""
+"""Papers: results set beside published ones."""

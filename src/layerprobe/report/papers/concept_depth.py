@@ -1,4 +1,4 @@
-"""At which depth a concept becomes readable: the figures of Jin et al. (2024) from the results of a run.
+"""Concept depth: where a concept becomes readable, by the definitions of Jin et al. (2024).
 
 Layers are numbered from 1 to d; α_i is the accuracy at layer i and β_i = α_i / α_{i-1}, from i = 2.
 """

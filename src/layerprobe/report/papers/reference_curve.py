@@ -1,4 +1,4 @@
-"""A published curve to draw a run over, and how far the run is from it."""
+"""A reference curve: published errors over depth, and the distance of a run from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The jobs of a sweep one by one, as a table for the terminal."""
+"""The table of a sweep's jobs, a line each."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from layerprobe.report.tables.status_table import STATUS_STYLE
+
 _ABOUT = ("directory", "status", "best_layer", "error")
 _ERROR = "probe/best_layer_test_error"
-_STYLE = {"done": "green", "failed": "red", "killed": "red", "lost": "red", "interrupted": "yellow"}
 
 
 def jobs_table(jobs: pd.DataFrame) -> Table:
@@ -41,7 +42,7 @@ def jobs_table(jobs: pd.DataFrame) -> Table:
         error = row.get(_ERROR, float("nan"))
         cells = [
             Text(what),
-            Text(row["status"], style=_STYLE.get(row["status"], "")),
+            Text(row["status"], style=STATUS_STYLE.get(row["status"], "")),
             Text(row["best_layer"] or "–"),
             Text("–" if error != error else f"{error:.4g}"),
             Text(_short(row["directory"])),

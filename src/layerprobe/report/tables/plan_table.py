@@ -1,4 +1,4 @@
-"""What would be probed, as a table for the terminal."""
+"""The table of a plan: the layers that would be probed."""
 
 from __future__ import annotations
 

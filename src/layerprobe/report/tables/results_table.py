@@ -1,4 +1,4 @@
-"""The results of one run as a table for the terminal."""
+"""The table of a run's results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the jobs of a sweep are doing, as a table for the terminal."""
+"""The table of what the jobs of a sweep are doing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-_STYLE = {
+STATUS_STYLE = {
     "done": "green",
     "running": "cyan",
     "failed": "red",
@@ -20,6 +20,7 @@ _STYLE = {
     "interrupted": "yellow",
     "unreadable": "red",
 }
+"""How the status of a job is coloured in every table."""
 
 
 @runtime_checkable
@@ -50,5 +51,5 @@ def status_table(states: Sequence[_State]) -> Table:
     table.add_column("state", no_wrap=True)
     table.add_column("where it is", overflow="fold")
     for state in states:
-        table.add_row(Text(state.name), Text(state.state, style=_STYLE.get(state.state, "")), Text(state.where))
+        table.add_row(Text(state.name), Text(state.state, style=STATUS_STYLE.get(state.state, "")), Text(state.where))
     return table

@@ -1,4 +1,4 @@
-"""The jobs of a sweep as a table for the terminal, averaged over seeds."""
+"""The table of a sweep, averaged over seeds."""
 
 from __future__ import annotations
 

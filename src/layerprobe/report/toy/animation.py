@@ -1,4 +1,4 @@
-"""What a small network does to the plane while it is trained: a picture with a slider, and a GIF."""
+"""The animation of a small network during training: a picture with a slider, and a GIF."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network of two inputs answers, over the plane of its inputs.
+"""The decision surface of a network of two inputs: its output over the plane of the inputs.
 
 The frames, one row for each point (`step` is the training step, `x1` and `x2` are the network's input):
 

@@ -1,4 +1,4 @@
-"""The samples at a layer of two units, and whether a line can separate them."""
+"""The hidden plane: the samples at a layer of two units, and the line of the linear probe."""
 
 from __future__ import annotations
 

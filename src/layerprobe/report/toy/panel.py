@@ -1,4 +1,4 @@
-"""What pictures of the plane share: square panels, samples of two classes, text that stays readable."""
+"""Panels of the plane: square, with samples of two classes and text that stays readable."""
 
 from __future__ import annotations
 
