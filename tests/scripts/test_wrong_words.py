@@ -62,6 +62,7 @@ OTHERS = [
     ("probe.py", "model=digits_convnet", "Nothing says what data to build"),
     ("probe.py", "plan=maybe", "plan=maybe: Value 'maybe' is not a valid bool"),
     ("probe.py", "checkpoint=nowhere.ckpt", "No checkpoint at nowhere.ckpt. Give a file"),
+    ("probe.py", "prefix=teacher. model=digits_convnet data=digits", "prefix=teacher. is the part of a checkpoint"),
     (
         "probe.py",
         "plan=true model=digits_convnet data=digits solver=svm",

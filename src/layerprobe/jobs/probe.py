@@ -81,7 +81,15 @@ def sources_of(cfg: DictConfig) -> Sequence[Source]:
 
     Args:
         cfg: The configuration.
+
+    Raises:
+        ValueError: Where a part of a checkpoint is asked for and there is none.
     """
+    if cfg.prefix and not cfg.checkpoint:
+        raise ValueError(
+            f"prefix={cfg.prefix} is the part of a checkpoint to take, but no checkpoint is given: the network is "
+            "probed as it is built. Give checkpoint=FILE as well, or leave prefix out."
+        )
     if cfg.checkpoint:
         return share(find_checkpoints(cfg.checkpoint, trust=cfg.trust_checkpoint), cfg.shard)
     model: Any = OmegaConf.to_container(cfg.model, resolve=True) if cfg.model else {}

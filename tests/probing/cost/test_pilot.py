@@ -76,7 +76,7 @@ def protocol(clock: Clock, *each: float) -> ProbeProtocol:
     return ProbeProtocol(solvers=(Timed(clock=clock, each=each),), l2=(0.1, 1.0), reducers=(Flatten(),))
 
 
-@pytest.mark.parametrize("each", [(1e-4, 1e-7, 1e-9), (0.05, 1e-4, 1e-6)], ids=["every layer", "two of them"])
+@pytest.mark.parametrize("each", [(1e-4, 1e-7, 1e-9), (0.02, 1e-4, 1e-6)], ids=["every layer", "two of them"])
 def test_the_time_of_small_fits_is_taken_to_all_samples_and_layers(clock: Clock, each: tuple[float, ...]) -> None:
     sample, ways = recorded(CLASSES, protocol(clock, *each))
     found = fit_seconds(sample, ways, protocol(clock, *each), DEFAULTS, SAMPLES, 4, (), one)
