@@ -152,3 +152,16 @@ def test_links_are_followed_once_and_without_loops(tmp_path):
         assert sorted(path.resolve() for path in find_runs(roots)) == sorted([real, kept])
     assert kept in find_runs([outputs])
     assert find_runs([outputs / "x"]) == [outputs / "x"]
+
+
+def test_a_head_is_found_by_the_names_of_checkpoint_and_layer(tmp_path):
+    store = ProbeStore(tmp_path / "probes")
+    for depth, layer in enumerate(("fc", "a fc", "fc/2")):
+        store.add(made.result("epoch 1", 10, depth, layer))
+    run = Run.read(tmp_path)
+    for layer in ("fc", "a fc", "fc/2"):
+        found, expected = run.head("epoch 1", layer), store.head("epoch 1", layer)
+        assert found.keys() == expected.keys()
+        assert all((found[name] == expected[name]).all() for name in found)
+    with pytest.raises(KeyError, match="no head of layer '2' at checkpoint 'epoch 1'"):
+        run.head("epoch 1", "2")
