@@ -51,7 +51,7 @@ def read_any_version(file: Path, kind: Kind, parts: Iterable[Path] = ()) -> tupl
     hints = get_type_hints(kind)
     names = [field.name for field in fields(kind)]
     if not frames:
-        return pd.DataFrame({name: pd.Series(dtype=_dtype(hints[name])) for name in names}), []
+        return no_rows(kind), []
     keys = ["checkpoint", "layer"]
     rows = frames[0]
     for frame in frames[1:]:
@@ -60,6 +60,16 @@ def read_any_version(file: Path, kind: Kind, parts: Iterable[Path] = ()) -> tupl
     absent = [name for name in names if name not in rows]
     rows = rows.assign(**{name: _EMPTY[hints[name]] for name in absent})
     return rows[[*names, *(name for name in rows if name not in names)]], absent
+
+
+def no_rows(kind: Kind) -> pd.DataFrame:
+    """Return the columns of a record without any row.
+
+    Args:
+        kind: What a row should be.
+    """
+    hints = get_type_hints(kind)
+    return pd.DataFrame({field.name: pd.Series(dtype=_dtype(hints[field.name])) for field in fields(kind)})
 
 
 def read_correct(file: Path, parts: Iterable[Path] = ()) -> pd.DataFrame:

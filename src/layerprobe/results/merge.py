@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from layerprobe.results.atomic import atomic
 from layerprobe.results.layer_file import RESULTS, ROWS
-from layerprobe.results.record import read_table
+from layerprobe.results.record import keys_of, read_table
 
 
 def merge_results(sources: Sequence[Path], target: Path) -> int:
@@ -40,7 +40,7 @@ def merge_results(sources: Sequence[Path], target: Path) -> int:
     owner: dict[tuple[str, str], int] = {}
     records = [read_table(source / "results.parquet", RESULTS) for source in sources]
     for i, table in enumerate(records):
-        owner.update(dict.fromkeys(_keys(table), i))
+        owner.update(dict.fromkeys(keys_of(table), i))
     results = pa.concat_tables(_own(table, i, owner) for i, table in enumerate(records))
     first_seen: dict[str, int] = {}
     for checkpoint, _ in owner:
@@ -51,14 +51,14 @@ def merge_results(sources: Sequence[Path], target: Path) -> int:
         for i, (step, checkpoint, depth) in enumerate(zip(*columns, strict=True))
     )
     results = results.take(pa.array([i for *_, i in order], pa.int64()))
-    rank = {key: i for i, key in enumerate(_keys(results))}
+    rank = {key: i for i, key in enumerate(keys_of(results))}
     for source in sources:
         if (source / "heads").exists():
             shutil.copytree(source / "heads", target / "heads", dirs_exist_ok=True)
     for name in ("path", "correct"):
         tables = [read_table(source / f"{name}.parquet", ROWS[name]) for source in sources]
         whole = pa.concat_tables(_own(table, i, owner) for i, table in enumerate(tables))
-        places = np.argsort([rank[key] for key in _keys(whole)], kind="stable")
+        places = np.argsort([rank[key] for key in keys_of(whole)], kind="stable")
         with atomic(target / f"{name}.parquet") as temporary:
             pq.write_table(whole.take(pa.array(places, pa.int64())), temporary)
     with atomic(target / "results.parquet") as temporary:
@@ -68,9 +68,5 @@ def merge_results(sources: Sequence[Path], target: Path) -> int:
     return len(results)
 
 
-def _keys(table: pa.Table) -> list[tuple[str, str]]:
-    return list(zip(table.column("checkpoint").to_pylist(), table.column("layer").to_pylist(), strict=True))
-
-
 def _own(table: pa.Table, number: int, owner: dict[tuple[str, str], int]) -> pa.Table:
-    return table.filter(pa.array([owner.get(key) == number for key in _keys(table)], pa.bool_()))
+    return table.filter(pa.array([owner.get(key) == number for key in keys_of(table)], pa.bool_()))

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from layerprobe.results.any_version import read_any_version, read_correct
+from layerprobe.results.any_version import no_rows, read_any_version, read_correct
 from layerprobe.results.decision_surface import read_plane_frames
 from layerprobe.results.heads import read_head
 from layerprobe.results.identity import matters
@@ -72,7 +72,7 @@ class Run:
         try:
             results, absent = read_any_version(probes / "results.parquet", ProbeRecord, parts)
         except SchemaError as error:
-            results, absent = read_any_version(Path(os.devnull, "none"), ProbeRecord)
+            results, absent = no_rows(ProbeRecord), []
             notes.append(str(error))
         if absent:
             notes.append(f"written by another version, without {', '.join(absent)}")
@@ -94,7 +94,7 @@ class Run:
         try:
             rows, _ = read_any_version(self.directory / "probes" / "path.parquet", PathRecord, self._parts())
         except SchemaError:
-            rows, _ = read_any_version(Path(os.devnull, "none"), PathRecord)
+            rows = no_rows(PathRecord)
         return with_printable_names(rows)
 
     def correct(self) -> pd.DataFrame:

@@ -152,6 +152,15 @@ def _damaged(path: Path, error: Exception) -> DamagedTableError:
     )
 
 
+def keys_of(table: pa.Table) -> list[tuple[str, str]]:
+    """Return the checkpoint and the layer of each row.
+
+    Args:
+        table: Rows of any of a store's files.
+    """
+    return list(zip(table.column("checkpoint").to_pylist(), table.column("layer").to_pylist(), strict=True))
+
+
 def read_frame(path: Path, kind: type[Record] = ProbeRecord) -> pd.DataFrame:
     """Read the rows of a results file.
 

@@ -36,6 +36,7 @@ from layerprobe.results.record import (
     SchemaError,
     check_table,
     from_table,
+    keys_of,
     read_table,
     to_frame,
     to_table,
@@ -159,7 +160,7 @@ class ProbeStore:
                 file = self.directory / f"{name}.parquet"
                 if file.exists():
                     table = read_table(file, ROWS[name])
-                    keep = pa.array([key[0] != checkpoint for key in _keys(table)], pa.bool_())
+                    keep = pa.array([key[0] != checkpoint for key in keys_of(table)], pa.bool_())
                     with atomic(file) as temporary:
                         pq.write_table(table.filter(keep), temporary)
             self._write_results()
@@ -247,7 +248,7 @@ class ProbeStore:
                 table = pc.read_csv(file, convert_options=types)
             with suppress(FileNotFoundError, SchemaError):
                 merged = read_table(self.directory / "correct.parquet", CORRECT)
-            if table is None or not set(_keys(merged)) <= set(_keys(table)):
+            if table is None or not set(keys_of(merged)) <= set(keys_of(table)):
                 raise
             log.warning("%s is damaged; its %d rows are read from %s.", self._results, len(table), file.name)
             return from_table(table)
@@ -300,12 +301,12 @@ class ProbeStore:
         file, columns = self.directory / f"{name}.parquet", ROWS[name]
         table = parts[name]
         if file.exists():
-            newer = set(_keys(parts["record"]))
+            newer = set(keys_of(parts["record"]))
             merged = read_table(file, columns)
-            keep = [key not in newer for key in _keys(merged)]
+            keep = [key not in newer for key in keys_of(merged)]
             table = pa.concat_tables([merged.filter(pa.array(keep, pa.bool_())), table])
         rank = {(record.checkpoint, record.layer): i for i, record in enumerate(self._ordered())}
-        order = np.argsort([rank.get(key, len(rank)) for key in _keys(table)], kind="stable")
+        order = np.argsort([rank.get(key, len(rank)) for key in keys_of(table)], kind="stable")
         return table.take(pa.array(order, pa.int64()))
 
     def _write_results(self) -> None:
@@ -351,7 +352,3 @@ def _remove_empty(folder: Path) -> None:
     for inner in (*folder.iterdir(), folder):
         with suppress(OSError):
             inner.rmdir()
-
-
-def _keys(table: pa.Table) -> Iterator[tuple[str, str]]:
-    return zip(table.column("checkpoint").to_pylist(), table.column("layer").to_pylist(), strict=True)

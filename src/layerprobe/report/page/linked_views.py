@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import altair as alt
 
 from layerprobe.report import style
+from layerprobe.report.page.best_layer import best_layer
 from layerprobe.report.page.datasets import datasets
+from layerprobe.report.page.depth_curves import depth_curves
+from layerprobe.report.page.l2_path import l2_path
+from layerprobe.report.page.layer_map import layer_map
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import pickers
-from layerprobe.report.page.views import VIEWS
+from layerprobe.report.page.seed_mean import seed_mean
 from layerprobe.report.picture_files import AnyChart
+
+View: TypeAlias = Callable[..., AnyChart]
+
+VIEWS: dict[str, View] = {
+    "curves": depth_curves,
+    "best_layer": best_layer,
+    "seed_mean": seed_mean,
+    "l2_path": l2_path,
+    "layer_map": layer_map,
+}
+"""The views by name; each can also be drawn alone."""
 
 
 def linked_views(data: PageData) -> dict[str, Any]:
