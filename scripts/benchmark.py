@@ -41,7 +41,7 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from layerprobe.models.mnist_convnet import MnistConvNet
 from layerprobe.probing.capture.activations import record
-from layerprobe.probing.capture.freeze import frozen
+from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.layers import discover
 from layerprobe.probing.features.reducers import AveragePool
 from layerprobe.probing.features.scaler import Standardiser
@@ -153,9 +153,9 @@ def mnist(cfg: DictConfig, n: int) -> Iterator[Layer]:
     for layer in discover(network, images[:2].to(cfg.device), granularity="modules"):
         found: list[Tensor] = []
         reduction = AveragePool(max_features=cfg.max_features).fit(layer.shape, 0)
-        with frozen(network):
+        with freeze(network) as frozen:
             for part in images.split(500):
-                record(network, part, [layer], lambda _, a, r=reduction, f=found: f.append(r(a)))  # type: ignore[misc]
+                record(frozen, part, [layer], lambda _, a, r=reduction, f=found: f.append(r(a)))  # type: ignore[misc]
         yield split(torch.cat(found), y, n, 10)
 
 

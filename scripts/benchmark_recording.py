@@ -25,8 +25,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from layerprobe.config import register
-from layerprobe.probing.capture.activations import record
-from layerprobe.probing.capture.freeze import frozen
+from layerprobe.probing.capture.activations import LayerReader
+from layerprobe.probing.capture.freeze import freeze
+from layerprobe.probing.capture.inputs import Arguments
 from layerprobe.probing.capture.layers import Layer, discover
 from layerprobe.probing.features.reducers import AbstractReducer, Reduction
 
@@ -64,13 +65,14 @@ def timed(network: nn.Module, x: Tensor, granularity: str, reducer: AbstractRedu
         reductions[layer](activation)
         reducing += time.perf_counter() - start
 
-    ways: dict[str, Callable[[], object]] = {
-        "plain": lambda: network(x),
-        "record": lambda: record(network, x, layers, lambda layer, activation: None),
-        "record_and_reduce": lambda: record(network, x, layers, reduce),
-    }
-    times: dict[str, list[float]] = {name: [] for name in (*ways, "reduce", "record_less_reduce")}
-    with frozen(network):
+    with freeze(network) as frozen:
+        read, given = LayerReader(frozen, layers), Arguments.of(x)
+        ways: dict[str, Callable[[], object]] = {
+            "plain": lambda: network(x),
+            "record": lambda: read(given, lambda layer, activation: None),
+            "record_and_reduce": lambda: read(given, reduce),
+        }
+        times: dict[str, list[float]] = {name: [] for name in (*ways, "reduce", "record_less_reduce")}
         for number in range(repeats + 1):
             for name, call in ways.items():
                 reducing, start = 0.0, time.perf_counter()
@@ -97,9 +99,10 @@ def kept(
     found: dict[str, Any] = {}
     for number in n_batches:
         before, live = peak_resident(), _Live(reductions)
-        with frozen(network):
+        with freeze(network) as frozen:
+            read, given = LayerReader(frozen, layers), Arguments.of(x)
             for _ in range(number):
-                record(network, x, layers, live)
+                read(given, live)
         found[f"activations alive at most, {number} batches, MB"] = live.most / 1e6
         found[f"features kept, {number} batches, MB"] = sum(part.nbytes for part in live.features) / 1e6
         found[f"process grown by, {number} batches, MB"] = (peak_resident() - before) / 1e6

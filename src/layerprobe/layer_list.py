@@ -10,7 +10,7 @@ from torch import nn
 
 from layerprobe.probing.capture.granularity import Granularity
 from layerprobe.probing.capture.inputs import NetworkInputs
-from layerprobe.probing.capture.layers import Layer, left_out_lines, survey
+from layerprobe.probing.capture.layers import Layer, freeze_initialised, left_out_lines, survey
 from layerprobe.types import LayerName
 
 
@@ -75,4 +75,6 @@ def layers(network: nn.Module, inputs: NetworkInputs, *, granularity: Granularit
         TypeError: The inputs are nothing that a network can be called with.
         ValueError: The inputs hold no batch, or the network cannot be run on some of its samples.
     """
-    return LayerList(*survey(network, inputs, granularity=granularity))
+    with freeze_initialised(network, inputs) as frozen:
+        found = survey(frozen, inputs, granularity=granularity)
+    return LayerList(found.layers, found.left_out)

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformers import BartConfig, BartModel, T5Config, T5ForConditionalGeneration, T5Model
 
 from helpers.cases import one_thread  # noqa: F401
-from layerprobe.probing.capture.freeze import frozen
-from layerprobe.probing.capture.layers import Layer
+from helpers.recorded import recorded
+from layerprobe.probing.capture.freeze import freeze
+from layerprobe.probing.discovery import discover_layers
 from layerprobe.probing.features.token_reducers import LastToken, MeanToken
-from layerprobe.probing.pipeline import find_ways
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recording import run_split
+from layerprobe.probing.resources import Resources
 
 
 @cache
@@ -64,18 +64,12 @@ def probed(
     """Features by layer and reducer, and the layers that have none with the reason."""
     y = torch.tensor([0, 1, 0])
     protocol = ProbeProtocol(reducers=(LastToken(), MeanToken()), mask=mask)
-    ways = find_ways(network, (inputs, y), protocol)
-    found: dict[tuple[str, str], Tensor] = {}
-
-    def keep(layer: Layer, reduction: Any, features: Tensor, targets: Tensor) -> None:
-        found[layer.name, reduction.description.split(" of ")[0].split()[0]] = features
-
-    with frozen(network, seed=0):
-        run = run_split(
-            network, [(inputs, y)], "train", {layer: [way.reduction for way in of] for layer, of in ways.items()},
-            protocol.inputs, protocol.targets_of, protocol.mask_of, keep,
-        )  # fmt: skip
-    return found, run.problems
+    with freeze(network) as frozen:
+        ways = discover_layers(frozen, {"train": [(inputs, y)]}, protocol, Resources()).ways
+        reductions = {layer: [way.reduction for way in of] for layer, of in ways.items()}
+        features, problems = recorded(frozen, [(inputs, y)], reductions, protocol)
+    found = {(layer, made.split(" of ")[0].split()[0]): values for (layer, made), values in features.items()}
+    return found, problems
 
 
 def outputs_of(network: nn.Module, inputs: Mapping[str, Tensor], paths: list[str]) -> dict[str, Tensor]:

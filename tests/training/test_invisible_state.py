@@ -301,8 +301,7 @@ def careless(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Switches off that anything is put back."""
 
     def switch_off() -> None:
-        for module in ("frozen", "batches"):
-            monkeypatch.setattr(f"layerprobe.probing.{module}.put_back", lambda snapshot: None)
+        monkeypatch.setattr("layerprobe.probing.capture.snapshot.Snapshot.restore", lambda snapshot: [])
 
     return switch_off
 
@@ -356,7 +355,7 @@ def test_logging_in_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert probed["metrics"] == alone["metrics"]
     assert probed["weights"] == alone["weights"]
     assert own
-    monkeypatch.setattr("layerprobe.probing.capture.freeze.silence", lambda network, restore: None)
+    monkeypatch.setattr("layerprobe.probing.capture.freeze._silence", lambda network, restore: None)
     with pytest.raises(Exception, match="log"):  # positive control
         train(tmp_path / "2", DataLoader(Samples(), 8), probed=True, logs=True)
 

@@ -5,30 +5,28 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
-from functools import cache, partial
-from itertools import count, groupby
-from typing import Any
+from functools import partial
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
 from layerprobe.probing.batches import Data, check_splits, in_order, length
-from layerprobe.probing.capture.freeze import frozen
+from layerprobe.probing.capture.freeze import Frozen, freeze
+from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.capture.inputs import device_of
-from layerprobe.probing.capture.layers import Layer, discover
-from layerprobe.probing.capture.name_patterns import SHOWN, select
-from layerprobe.probing.capture.token_axes import sequence_axes, token_masks
+from layerprobe.probing.capture.layers import Layer
+from layerprobe.probing.discovery import Discovery, discover_layers
 from layerprobe.probing.features.cache import AbstractSink, FeatureBank, Splits
 from layerprobe.probing.features.oom import with_room
-from layerprobe.probing.features.reducers import AbstractChannelReducer, FeatureWay, shape_text
-from layerprobe.probing.features.token_reducers import AbstractTokenReducer
+from layerprobe.probing.features.reducers import FeatureWay
 from layerprobe.probing.fingerprint import Fingerprint
-from layerprobe.probing.fitting import Ways, feature_ways, features_of, fit_layer, measure
+from layerprobe.probing.fitting import Ways, features_of, fit_layer, measure
 from layerprobe.probing.parallel import layers_in_parallel, parallel
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recording import Context, Progress, Recording, record_split
+from layerprobe.probing.recording import Progress, Recorder, Recording
 from layerprobe.probing.records import LayerRecords
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.selection import Path
@@ -52,6 +50,7 @@ def probe_checkpoint(
     checkpoint: CheckpointInfo | None = None,
     *,
     resources: Resources = DEFAULTS,
+    discovery: Discovery | None = None,
     done: Collection[LayerName] = (),
     context: Context = nullcontext,
     on_progress: Progress = lambda stage, i, total: None,
@@ -68,6 +67,7 @@ def probe_checkpoint(
         protocol: The sweep.
         checkpoint: Which frozen network this is.
         resources: What it may take.
+        discovery: What a plan has found out about this network and these data; by default it is found out here.
         done: Layers to leave out because their results are kept already.
         context: Makes what the network's passes run in.
         on_progress: Told how far the work is.
@@ -81,16 +81,20 @@ def probe_checkpoint(
         ValueError: Where a split is missing or empty, train has nothing to learn, or a pattern matches no layer.
     """
     check_splits(data, needs_val=protocol.needs_val)
-    first = first_batch(network, data, protocol, resources)
-    ways = find_ways(network, first, protocol, context, done)
-    if not ways:
-        return
     samples, info = Fingerprint(), checkpoint or CheckpointInfo()
-    allowed = budget(device_of(network), protocol, resources, ways, protocol.targets_of(first, "train"))
-    kept = [split for split in SPLITS if data.get(split) is not None and not (protocol.stream and split == "train")]
-    with closing(feature_bank(protocol, resources, allowed, {split: length(data[split]) for split in kept})) as bank:
-        sink = TrainingMoments(bank, max(map(features_of, ways.values()))) if protocol.stream else bank
-        recordings = record_splits(network, data, protocol, resources, ways, sink, on_progress, context, samples)
+    with ExitStack() as until_fitted:
+        with freeze(network, context=context) as frozen:
+            found = discovery or discover_layers(frozen, data, protocol, resources, done)
+            ways = found.ways
+            if not ways:
+                return
+            allowed = budget(frozen.device, protocol, resources, found)
+            kept = {split: length(data[split]) for split in SPLITS if data.get(split) is not None}
+            if protocol.stream:
+                kept.pop("train")
+            bank = until_fitted.enter_context(closing(feature_bank(protocol, resources, allowed, kept)))
+            sink = TrainingMoments(bank, max(map(features_of, ways.values()))) if protocol.stream else bank
+            recordings = record_splits(frozen, data, protocol, resources, ways, sink, on_progress, samples)
         labels = protocol.task.labels({split: recording.targets for split, recording in recordings.items()})
         variants = labels_of_controls(labels, recordings, protocol)
         together, workers = layers_in_parallel(
@@ -116,96 +120,18 @@ def probe_checkpoint(
         on_progress("probe layers", len(ways), len(ways))
 
 
-def first_batch(network: nn.Module, data: Data, protocol: ProbeProtocol, resources: Resources) -> Any:
-    """The first training batch, read without moving a random generator."""
-    with (
-        frozen(network, seed=protocol.seeds[0]),
-        closing(in_order(data["train"], resources.batch_size, protocol.seeds[0])) as batches,
-    ):
-        batch = next(batches, None)
-    if batch is None:
-        raise ValueError("The train split is empty. Probing needs samples in train, val and test.")
-    return batch
-
-
-def find_ways(
-    network: nn.Module,
-    first: Any,
-    protocol: ProbeProtocol,
-    context: Context = nullcontext,
-    done: Collection[LayerName] = (),
-) -> Ways:
-    """The layers that a protocol asks for, and every way to make features of each.
-
-    Args:
-        network: The network.
-        first: A training batch to find them on.
-        protocol: The sweep.
-        context: Makes what the network runs in.
-        done: Layers to leave out.
-
-    Returns:
-        The ways of each layer, in the order of depth.
-
-    Raises:
-        ValueError: Where a pattern matches no layer.
-    """
-    inputs, sequence = protocol.inputs(first), dict[Layer, dict[int, str]]()
-    with frozen(network, seed=protocol.seeds[0]), context():
-        found = discover(
-            network, inputs, granularity=protocol.granularity, include=protocol.layers, exclude=protocol.exclude
-        )
-        layers = [layer for layer in found if layer.name not in done]
-        if layers and any(isinstance(reducer, AbstractTokenReducer) for reducer in protocol.reducers):
-            sequence = sequence_axes(network, inputs, token_masks(inputs, protocol.mask_of(first)), layers)
-    for reducer in protocol.reducers:
-        if isinstance(reducer, AbstractChannelReducer):
-            _check_channel_axes(reducer, found)
-    return {layer: feature_ways(layer, protocol, sequence.get(layer, ())) for layer in layers}
-
-
-def _check_channel_axes(reducer: AbstractChannelReducer, layers: Sequence[Layer]) -> None:
-    """Warn of layers of which nothing says which axis holds their channels.
-
-    Raises:
-        ValueError: Where a pattern of channel axes matches no layer.
-    """
-    if isinstance(reducer.channel_axis, Mapping):
-        select([layer.names for layer in layers], tuple(reducer.channel_axis), ())
-    guessed = [
-        layer for layer in layers if reducer.is_guess(layer.shape, reducer.axis_of(layer.names, layer.channel_axis))
-    ]
-    if guessed:
-        shown = ", ".join(f"{layer.name} ({shape_text(layer.shape)})" for layer in guessed[:SHOWN])
-        more = f" and {len(guessed) - SHOWN} more" if len(guessed) > SHOWN else ""
-        _warn_once(
-            f"Nothing that the network does says which axis of these layers holds the channels: {shown}{more}. "
-            f"{reducer.name} takes the first of three axes and more, the last of two. Say it with "
-            f"reducer.{reducer.name}.channel_axis={{PATTERN: AXIS}}, in Python channel_axis={{'PATTERN': AXIS}}."
-        )
-
-
-@cache
-def _warn_once(message: str) -> None:
-    log.warning(message)
-
-
-def budget(
-    device: torch.device | None, protocol: ProbeProtocol, resources: Resources, ways: Ways, targets: Tensor
-) -> Budget:
+def budget(device: torch.device | None, protocol: ProbeProtocol, resources: Resources, found: Discovery) -> Budget:
     """What probing may take: for features, what is allowed beside the fit of the largest layer.
 
     Args:
         device: Where the network is.
         protocol: The sweep.
         resources: What is allowed in all.
-        ways: The layers, and how features are made of them.
-        targets: Those of the first training batch.
+        found: The layers, and how features are made of them.
     """
-    widths = [way.reduction.n_features for found in ways.values() for way in found]
-    fit = workspace(max(widths, default=0), n_outputs(targets), len(protocol.l2))
-    fit += moment_bytes(ways) if protocol.stream else 0
-    features = feature_budget(device, resources.max_memory, fit, 4 * len(targets) * sum(widths))
+    fit = workspace(max(found.n_features, default=0), found.n_outputs, len(protocol.l2))
+    fit += moment_bytes(found.ways) if protocol.stream else 0
+    features = feature_budget(device, resources.max_memory, fit, 4 * found.batch_size * sum(found.n_features))
     return Budget(fit, features, host_budget(device, resources.max_memory))
 
 
@@ -223,45 +149,32 @@ def moment_bytes(ways: Ways) -> int:
 
 
 def record_splits(
-    network: nn.Module,
+    frozen: Frozen,
     data: Data,
     protocol: ProbeProtocol,
     resources: Resources,
     ways: Ways,
     sink: AbstractSink,
     on_progress: Progress,
-    context: Context = nullcontext,
-    samples: Fingerprint | None = None,
+    samples: Fingerprint,
 ) -> dict[Split, Recording]:
     """One pass over each split, for all layers and reducers together; `samples` takes in those of test."""
-    reductions = {layer: [way.reduction for way in ways[layer]] for layer in ways}
+    reductions = {layer: [way.reduction for way in found] for layer, found in ways.items()}
     recordings: dict[Split, Recording] = {}
     for split in SPLITS:
         if data.get(split) is None:
             continue
         with (
-            frozen(network, seed=protocol.seeds[0]),
-            closing(in_order(data[split], resources.batch_size, protocol.seeds[0])) as read,
+            frozen.fresh(protocol.seeds[0]),
+            closing(in_order(data[split], resources.batch_size, protocol.seeds[0])) as batches,
+            Recorder(frozen, reductions, protocol, sink, split) as record,
         ):
-            batches = samples.watch(read) if samples is not None and split == "test" else read
-            number = count(1)
-
-            def on_batch(split: Split = split, number: Iterator[int] = number) -> None:
-                on_progress(f"record {split}", next(number), None)
-
-            recordings[split] = record_split(
-                network,
-                batches,
-                split,
-                reductions,
-                protocol.inputs,
-                protocol.targets_of,
-                protocol.mask_of,
-                sink,
-                on_batch,
-                context,
-                protocol.keys_of if "control_task" in protocol.controls else None,
-            )
+            for number, batch in enumerate(batches, 1):
+                if split == "test":
+                    samples.update(batch)
+                record(batch)
+                on_progress(f"record {split}", number, None)
+        recordings[split] = record.recording
     return recordings
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from layerprobe.probing.batches import Data, check_splits
-from layerprobe.probing.capture.freeze import frozen
+from layerprobe.probing.capture.freeze import freeze as freeze_network
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
@@ -193,7 +193,7 @@ class ProbeCallback(pl.Callback):
         self._finish(trainer, pl_module)
 
     def _find_data(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        with frozen(pl_module):
+        with freeze_network(pl_module):
             if self._given is None:
                 self._data = splits_of_trainer(trainer, pl_module, self._loaders)
             else:
@@ -219,7 +219,7 @@ class ProbeCallback(pl.Callback):
     def _freeze(self, trainer: pl.Trainer, pl_module: pl.LightningModule, info: CheckpointInfo) -> None:
         if any(known.name == info.name for known in self._frozen):
             return
-        with frozen(pl_module):
+        with freeze_network(pl_module):
             done = self._done(pl_module, info)
             if trainer.is_global_zero and not done:
                 freeze(pl_module, self._path(info), info, self.config)
@@ -250,7 +250,7 @@ class ProbeCallback(pl.Callback):
         }
         try:
             pl_module.load_state_dict(self._load(info).state_dict)
-            with frozen(pl_module):
+            with freeze_network(pl_module):
                 self._probe(trainer, pl_module, info, self._store.done(info.name) if self._store else ())
         finally:
             pl_module.load_state_dict(final)

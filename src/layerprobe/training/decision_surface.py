@@ -13,8 +13,8 @@ from torch import Tensor
 
 from layerprobe.probing.batches import in_order, inputs_of, targets_of
 from layerprobe.probing.capture.activations import record
-from layerprobe.probing.capture.freeze import frozen
-from layerprobe.probing.capture.layers import Layer, discover
+from layerprobe.probing.capture.freeze import Frozen, freeze
+from layerprobe.probing.capture.layers import Layer, first_names, survey
 from layerprobe.results.atomic import atomic
 from layerprobe.results.decision_surface import read_plane_frames
 from layerprobe.training.dataloaders import splits_of_trainer
@@ -54,7 +54,7 @@ class PlaneCallback(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look at the untrained network."""
-        with frozen(pl_module):
+        with freeze(pl_module):
             batches = list(in_order(splits_of_trainer(trainer, pl_module)["test"]))
             self._points = torch.cat([inputs_of(batch) for batch in batches])
             self._labels = torch.cat([targets_of(batch) for batch in batches])
@@ -94,18 +94,18 @@ class PlaneCallback(pl.Callback):
                     pd.concat(frames, ignore_index=True).to_parquet(temporary)
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: str) -> None:
-        with frozen(pl_module):
-            layers = discover(pl_module, self._points)
+        with freeze(pl_module) as frozen:
+            layers = first_names(survey(frozen, self._points).choose())
             grid = self._grid()
             common = {"checkpoint": checkpoint, "step": trainer.global_step, "layer": layers[-1].name}
             shown = {"label": self._labels.numpy(), **_axes(self._points)}
-            output = _record(pl_module, self._points, [layers[-1]])[layers[-1]].reshape(len(self._points), -1)
+            output = _record(frozen, self._points, [layers[-1]])[layers[-1]].reshape(len(self._points), -1)
             if output.shape[1] == 1:
-                over_grid = _record(pl_module, grid, [layers[-1]])[layers[-1]].reshape(len(grid))
+                over_grid = _record(frozen, grid, [layers[-1]])[layers[-1]].reshape(len(grid))
                 self._keep("surface", **common, **_axes(grid), output=over_grid.cpu().numpy())
                 self._keep("points", **common, **shown, output=output[:, 0].cpu().numpy())
             few_units = [layer for layer in layers[1:] if layer.shape in ((2,), (3,))]
-            for layer, states in _record(pl_module, self._points, few_units).items():
+            for layer, states in _record(frozen, self._points, few_units).items():
                 units = {f"h{i + 1}": unit for i, unit in enumerate(states.cpu().numpy().T)}
                 self._keep("hidden", **common | {"layer": layer.name}, **shown, **units)
         if trainer.is_global_zero:
@@ -124,12 +124,12 @@ def _axes(points: Tensor) -> dict[str, object]:
     return {"x1": points[:, 0].numpy(), "x2": points[:, 1].numpy()}
 
 
-def _record(module: pl.LightningModule, points: Tensor, layers: list[Layer]) -> dict[Layer, Tensor]:
+def _record(frozen: Frozen, points: Tensor, layers: list[Layer]) -> dict[Layer, Tensor]:
     found: dict[Layer, Tensor] = {}
 
     def copy(layer: Layer, activation: Tensor) -> None:
         found[layer] = activation.clone()
 
     if layers:
-        record(module, points, layers, copy)
+        record(frozen, points, layers, copy)
     return found

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from layerprobe.messages import is_message
 from layerprobe.probing.batches import Data
+from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.cost.plan import make_plan
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recording import Context
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.types import LayerName
 

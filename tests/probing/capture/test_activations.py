@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from helpers.cases import Branch, Case, InPlace, LSTMClassifier, each_case, one_thread  # noqa: F401
 from layerprobe.probing.capture.activations import activations, record
-from layerprobe.probing.capture.freeze import frozen
+from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.layers import Layer, discover
 
 
@@ -35,8 +35,8 @@ def test_activations_are_those_of_an_independent_route(case: Case) -> None:
         copies[layer.name] = activation.clone()
 
     hooks = hook_counts(network)
-    with frozen(network):
-        assert record(network, smaller, shown, copy_all) == []
+    with freeze(network) as frozen:
+        assert record(frozen, smaller, shown, copy_all) == []
     assert copies.keys() == found.keys()
     assert_expected(case, smaller, copies)
     assert hook_counts(network) == hooks
@@ -72,8 +72,8 @@ def test_storing_instead_of_copying_goes_wrong() -> None:
     network, x = InPlace(), torch.randn(3, 6)
     layers = discover(network, x)
     stored: dict[str, Tensor] = {}
-    with frozen(network):
-        record(network, x, layers, lambda layer, activation: stored.update({layer.name: activation}))
+    with freeze(network) as frozen:
+        record(frozen, x, layers, lambda layer, activation: stored.update({layer.name: activation}))
     found = activations(network, x)
     assert not torch.equal(stored["first"], found["first"])
     assert torch.equal(stored["relu#1"], found["relu#1"])
@@ -143,8 +143,8 @@ def test_names_what_a_batch_does_not_reach() -> None:
     network = Branch()
     x = torch.randn(3, 6)
     layers = discover(network, x)
-    with frozen(network):
-        missing = record(network, 1e6 * x, layers, lambda layer, activation: None)
+    with freeze(network) as frozen:
+        missing = record(frozen, 1e6 * x, layers, lambda layer, activation: None)
     assert missing == ["warm", "relu"]
     assert "warm" not in activations(network, torch.cat([x, 1e6 * x]))
 
@@ -157,10 +157,10 @@ def test_names_what_has_another_shape_unless_asked_not_to() -> None:
     def note(layer: Layer, activation: Tensor) -> None:
         shapes[layer.name] = tuple(activation.shape)
 
-    with frozen(network):
-        assert record(network, torch.randn(5, 2, 9), layers, note) == ["input", "0"]
+    with freeze(network) as frozen:
+        assert record(frozen, torch.randn(5, 2, 9), layers, note) == ["input", "0"]
         assert shapes == {"1": (5, 3, 1), "3": (5, 2)}
-        assert record(network, torch.randn(5, 2, 9), layers, note, same_shape=False) == []
+        assert record(frozen, torch.randn(5, 2, 9), layers, note, same_shape=False) == []
     assert shapes["0"] == (5, 3, 7)
 
 
@@ -176,8 +176,8 @@ def test_everything_is_back_after_an_error() -> None:
         if layer.name == "1":
             raise RuntimeError("full disk")
 
-    with pytest.raises(RuntimeError, match="full disk"), frozen(network):
-        record(network, x, layers, fail)
+    with pytest.raises(RuntimeError, match="full disk"), freeze(network) as frozen:
+        record(frozen, x, layers, fail)
     assert hook_counts(network) == hooks
     assert [module.training for module in network.modules()] == [True, True, False, True]
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -196,8 +196,8 @@ def test_what_the_callee_computes_is_not_taken_for_the_network() -> None:
     def reduce(layer: Layer, activation: Tensor) -> None:
         sums[layer.name] = (activation + activation).mul(3).sum()
 
-    with frozen(network):
-        assert record(network, x, layers, reduce) == []
+    with freeze(network) as frozen:
+        assert record(frozen, x, layers, reduce) == []
     found = activations(network, x)
     for name, total in sums.items():
         torch.testing.assert_close(total, found[name].sum() * 6)
@@ -259,7 +259,7 @@ def test_activations_do_not_depend_on_train_mode_and_change_nothing() -> None:
 def test_works_under_inference_mode_and_no_grad() -> None:
     network, x = InPlace(), torch.randn(3, 6)
     expected = activations(network, x)
-    for mode in (torch.inference_mode(), torch.no_grad(), frozen(network)):
+    for mode in (torch.inference_mode(), torch.no_grad(), freeze(network)):
         with mode:
             found = activations(network, x.clone())
         assert found.keys() == expected.keys()
@@ -287,6 +287,6 @@ def test_inputs_are_moved_to_the_network_s_device() -> None:
     network = nn.Linear(3, 2).to("meta")
     found: list[torch.device] = []
     network.register_forward_hook(lambda module, args, output: found.append(args[0].device))
-    with frozen(network):
-        record(network, torch.randn(2, 3), (), lambda layer, activation: None)
+    with freeze(network) as frozen:
+        record(frozen, torch.randn(2, 3), (), lambda layer, activation: None)
         assert found == [torch.device("meta")]

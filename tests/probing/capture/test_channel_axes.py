@@ -12,12 +12,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from torch import Tensor, nn
 
 from helpers.cases import one_thread  # noqa: F401
-from layerprobe.probing.capture.freeze import frozen
-from layerprobe.probing.capture.layers import Layer, discover
+from helpers.recorded import recorded
+from layerprobe.probing.capture.freeze import freeze
+from layerprobe.probing.capture.layers import discover
+from layerprobe.probing.discovery import discover_layers
 from layerprobe.probing.features.reducers import AveragePool, ChannelMean, Flatten
-from layerprobe.probing.pipeline import find_ways
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recording import run_split
+from layerprobe.probing.resources import Resources
 
 
 def axes(network: nn.Module, x: Any, granularity: str = "modules") -> dict[str, int | None]:
@@ -32,17 +33,13 @@ def reduced(network: nn.Module, x: Tensor, *reducers: Any) -> dict[str, list[tup
     """What probing makes of each layer: descriptions and features, in the order of the reducers."""
     y = torch.arange(len(x)) % 2
     protocol = ProbeProtocol(reducers=reducers)
-    ways = find_ways(network, (x, y), protocol)
+    with freeze(network) as frozen:
+        ways = discover_layers(frozen, {"train": [(x, y)]}, protocol, Resources()).ways
+        reductions = {layer: [way.reduction for way in of] for layer, of in ways.items()}
+        features, _ = recorded(frozen, [(x, y)], reductions, protocol)
     found: dict[str, list[tuple[str, Tensor]]] = {}
-
-    def keep(layer: Layer, reduction: Any, features: Tensor, targets: Tensor) -> None:
-        found.setdefault(layer.name, []).append((reduction.description, features))
-
-    with frozen(network, seed=0):
-        run_split(
-            network, [(x, y)], "train", {layer: [way.reduction for way in of] for layer, of in ways.items()},
-            protocol.inputs, protocol.targets_of, protocol.mask_of, keep,
-        )  # fmt: skip
+    for (layer, description), values in features.items():
+        found.setdefault(layer, []).append((description, values))
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.cases import one_thread  # noqa: F401
-from layerprobe.probing.capture.freeze import frozen
+from layerprobe.probing.capture.freeze import freeze
 
 
 class Eventful(nn.Module):
@@ -79,8 +79,8 @@ def network() -> Eventful:
 
 def test_everything_is_back(network: Eventful) -> None:
     before = vars(Marks(network))
-    with frozen(network) as inside:
-        assert inside is network
+    with freeze(network) as inside:
+        assert inside.network is network
         network(torch.randn(3, 4))
         network(torch.randn(3, 4))
     assert vars(Marks(network)) == before
@@ -91,7 +91,7 @@ def test_everything_is_back_after_an_error(network: Eventful, error: type[BaseEx
     before = vars(Marks(network))
 
     def fail() -> None:
-        with frozen(network):
+        with freeze(network):
             network(torch.randn(3, 4))
             raise error
 
@@ -115,7 +115,7 @@ def test_without_it_nothing_is_back(network: Eventful) -> None:
 
 
 def test_inside_it_is_in_eval_mode_without_gradients(network: Eventful) -> None:
-    with frozen(network):
+    with freeze(network):
         assert not any(module.training for module in network.modules())
         assert not torch.is_grad_enabled()
         assert not network.fc.weight.detach().clone().is_inference()
@@ -128,22 +128,22 @@ def test_eval_is_not_called(network: Eventful) -> None:
         def train(self, mode: bool = True) -> nn.Module:
             raise AssertionError("weights would be merged")
 
-    with frozen(nn.Sequential(Merging(2, 2))) as inside:
-        assert not inside[0].training
+    with freeze(nn.Sequential(Merging(2, 2))) as inside:
+        assert not inside.network[0].training
 
 
 def test_a_seed_makes_it_reproducible_and_none_goes_on(network: Eventful) -> None:
     def draw() -> tuple[float, float, float]:
         return torch.rand(()).item(), random.random(), np.random.rand()
 
-    with frozen(network, seed=3):
+    with freeze(network, seed=3):
         first = draw()
     draw()
-    with frozen(network, seed=3):
+    with freeze(network, seed=3):
         assert draw() == first
-    with frozen(network, seed=4):
+    with freeze(network, seed=4):
         assert draw() != first
-    with frozen(network):
+    with freeze(network):
         inside = draw()
     after = draw()
     # Not Python's own generator: the run-time type checker draws from it, too.
@@ -154,7 +154,7 @@ def test_an_unchanged_buffer_is_not_written_to() -> None:
     """A write would tell autograd that what it saved for the backward pass is lost."""
     network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).eval()
     loss = network(torch.randn(4, 3)).sum()
-    with frozen(network):
+    with freeze(network):
         network(torch.randn(4, 3))
     loss.backward()
 
@@ -173,7 +173,7 @@ def test_training_goes_on_as_without_it() -> None:
         return network.state_dict()
 
     def look(network: nn.Module) -> None:
-        with frozen(network, seed=1):
+        with freeze(network, seed=1):
             network(torch.randn(8, 3))
 
     def careless(network: nn.Module) -> None:
@@ -187,14 +187,14 @@ def test_training_goes_on_as_without_it() -> None:
 
 def test_frozen_inside_frozen(network: Eventful) -> None:
     before = vars(Marks(network))
-    with frozen(network), frozen(network, seed=0):
+    with freeze(network), freeze(network, seed=0):
         network(torch.randn(3, 4))
     assert vars(Marks(network)) == before
 
 
 def test_a_network_that_is_not_initialised_is_refused() -> None:
     network = nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d())
-    with pytest.raises(ValueError, match=r"0\.weight.*Call the network once"), frozen(network):
+    with pytest.raises(ValueError, match=r"0\.weight.*Call the network once"), freeze(network):
         pass
     assert network.training
 
@@ -207,7 +207,7 @@ def test_compiled_code_runs_eagerly() -> None:
         return graph.forward
 
     network = torch.compile(nn.Sequential(nn.Linear(3, 3), nn.ReLU()), backend=backend)
-    with frozen(network):
+    with freeze(network):
         network(torch.randn(2, 3))
     assert not compiled
     network(torch.randn(2, 3))
@@ -219,8 +219,8 @@ def test_compiled_code_runs_eagerly() -> None:
 def test_random_states_of_every_cuda_device_are_back() -> None:
     before = [state.clone() for state in torch.cuda.get_rng_state_all()]
     network = nn.Dropout().cuda()
-    with frozen(network, seed=5):
+    with freeze(network, seed=5):
         first = torch.rand(3, device="cuda")
-    with frozen(network, seed=5):
+    with freeze(network, seed=5):
         assert torch.equal(torch.rand(3, device="cuda"), first)
     assert all(torch.equal(a, b) for a, b in zip(before, torch.cuda.get_rng_state_all(), strict=True))

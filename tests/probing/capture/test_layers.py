@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from helpers.cases import Branch, CalledTwice, Case, InPlace, MixesSamples, SkipMLP, Wrapper, each_case, one_thread  # noqa: F401
-from layerprobe.probing.capture.layers import Layer, discover, survey
+from helpers.recorded import surveyed
+from layerprobe.probing.capture.layers import Layer, discover
 
 
 def names(layers: tuple[Layer, ...]) -> list[str]:
@@ -60,7 +61,7 @@ def test_copies_of_one_sample_hide_that_it_is_mixed() -> None:
 
 
 def test_says_why_a_tensor_is_no_layer() -> None:
-    layers, left_out = survey(MixesSamples(), torch.randn(3, 6))
+    layers, left_out = surveyed(MixesSamples(), torch.randn(3, 6))
     assert names(layers) == ["input", "fc", "add", "tanh"]
     assert "mixes samples" in left_out["sub"]
     assert "more than one, grows" in left_out["matmul"]
@@ -114,7 +115,7 @@ def test_aliases_are_views_and_copies_but_no_slices() -> None:
             other = [y[:, :1], y[:, ::2][:, :1] + 0, y.flip(1), y.float() + 0]
             return torch.cat([part.flatten(1).float() for part in (*same, *other)], 1)
 
-    layers, _ = survey(Net(), torch.randn(2, 2, 3))
+    layers, _ = surveyed(Net(), torch.randn(2, 2, 3))
     by_name = {layer.name: layer for layer in layers}
     assert {
         "view",
@@ -312,7 +313,7 @@ def test_a_network_without_layers_says_so() -> None:
         def forward(self, ids: Tensor) -> Tensor:
             return (ids.float().mean(0) + 1).argmax(0)
 
-    layers, left_out = survey(Argmax(), torch.ones(3, 4, dtype=torch.long), granularity="modules")
+    layers, left_out = surveyed(Argmax(), torch.ones(3, 4, dtype=torch.long), granularity="modules")
     assert layers == ()
     assert set(left_out) == {"input", "argmax"}
     assert all("holds int64" in reason for reason in left_out.values())
@@ -357,7 +358,7 @@ def test_random_layers_are_not_taken_for_mixing() -> None:
 
 def test_batch_statistics_in_use_are_mixing() -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, track_running_stats=False))
-    layers, left_out = survey(network, torch.randn(3, 4))
+    layers, left_out = surveyed(network, torch.randn(3, 4))
     assert names(layers) == ["input", "0"]
     assert "mixes samples" in left_out["1"]
 

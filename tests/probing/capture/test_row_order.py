@@ -1,19 +1,18 @@
 from __future__ import annotations
 
-from collections import defaultdict
-
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from helpers.cases import one_thread  # noqa: F401
+from helpers.recorded import recorded as recorded_split
+from helpers.recorded import surveyed
 from layerprobe.probing.capture.activations import activations
-from layerprobe.probing.capture.freeze import frozen
-from layerprobe.probing.capture.layers import Layer, discover, survey
+from layerprobe.probing.capture.freeze import freeze
+from layerprobe.probing.capture.layers import Layer, discover
 from layerprobe.probing.capture.row_order import REASONS
-from layerprobe.probing.features.reducers import Flatten, Reduction
-from layerprobe.probing.recording import run_split
+from layerprobe.probing.features.reducers import Flatten
 
 
 def samples(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -25,24 +24,12 @@ def recorded(
     network: nn.Module, x: Tensor, size: int, found_on: Tensor | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The features of all layers of a split, and why others have none; layers are found on its first batch."""
-    found: dict[str, list[Tensor]] = defaultdict(list)
-
-    def use(layer: Layer, reduction: Reduction, features: Tensor, targets: Tensor) -> None:
-        found[layer.name].append(features.clone())
-
     layers = discover(network, x[:size] if found_on is None else found_on)
-    with frozen(network, seed=0):
-        run = run_split(
-            network,
-            [(part, torch.zeros(len(part))) for part in x.split(size)],
-            "val",
-            {layer: [Flatten().fit(layer.shape, 0)] for layer in layers},
-            lambda batch: batch[0],
-            lambda batch, split: batch[1],
-            lambda batch: None,
-            use,
-        )
-    return {name: torch.cat(parts) for name, parts in found.items()}, run.problems
+    reductions = {layer: [Flatten().fit(layer.shape, 0)] for layer in layers}
+    batches = [(part, torch.zeros(len(part))) for part in x.split(size)]
+    with freeze(network, seed=0) as frozen:
+        found, problems = recorded_split(frozen, batches, reductions, split="val")
+    return {name: features for (name, _), features in found.items()}, problems
 
 
 class Grouped(nn.Module):
@@ -132,10 +119,10 @@ def test_samples_that_meet_only_in_a_real_batch_are_left_out() -> None:
             return (x * 1.5).masked_fill(((kind.cumsum(0) > 10) & kind)[:, None], 0)
 
     x, _ = samples(64, 0)
-    layers, left_out = survey(Capacity(), x)
+    layers, left_out = surveyed(Capacity(), x)
     assert [layer.name for layer in layers] == ["input", "getitem", "mul"]
     assert left_out["masked_fill"] in REASONS.values()
-    assert "masked_fill" in [layer.name for layer in survey(Capacity(), x[:8])[0]]
+    assert "masked_fill" in [layer.name for layer in surveyed(Capacity(), x[:8])[0]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -151,7 +138,7 @@ def test_rounding_and_noise_are_no_fault(dtype: torch.dtype) -> None:
 
     torch.manual_seed(0)
     with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
-        layers, left_out = survey(Noisy(), samples(64, 0)[0])
+        layers, left_out = surveyed(Noisy(), samples(64, 0)[0])
     assert left_out == {}
     assert not any(layer.alone for layer in layers)
     assert layers[-1].name == "add"
@@ -187,7 +174,7 @@ def test_padding_to_the_longest_of_a_batch_is_no_fault() -> None:
     ids[torch.arange(9) >= torch.randint(3, 10, (30, 1), generator=generator)] = 0
     ids[:2] = torch.arange(8, -1, -1)
     for left in (False, True):
-        layers, left_out = survey(Trimmed(left), ids.flip(1) if left else ids)
+        layers, left_out = surveyed(Trimmed(left), ids.flip(1) if left else ids)
         assert "embed" in [layer.name for layer in layers]
         assert not any("mixes" in reason or "order" in reason for reason in left_out.values())
 

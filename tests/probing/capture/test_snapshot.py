@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layerprobe.probing.capture.freeze import frozen
+from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.snapshot import Snapshot, put_back
 
 TABLE: dict[str, int] = {}
@@ -259,7 +259,7 @@ def test_a_network_that_trains_itself_is_named(through_data: bool) -> None:
             return super().forward(x)
 
     network = nn.Sequential(Trains(2, 2))
-    with pytest.warns(UserWarning, match=r"network\.0\.weight \(a parameter, was written to\)"), frozen(network):
+    with pytest.warns(UserWarning, match=r"network\.0\.weight \(a parameter, was written to\)"), freeze(network):
         network(torch.ones(1, 2))
 
 

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, GPT2Config, GPT2Model
 
 import layerprobe
-from layerprobe.probing.capture.freeze import frozen
-from layerprobe.probing.capture.layers import discover
+from helpers.recorded import recorded
+from layerprobe.probing.capture.freeze import freeze
+from layerprobe.probing.capture.layers import Layer, survey
 from layerprobe.probing.capture.token_axes import attention_masks, sequence_axes, token_mask, token_masks
-from layerprobe.probing.features.cache import FeatureBank
 from layerprobe.probing.features.token_reducers import FirstToken, LastToken, MeanToken, TokenIndex
-from layerprobe.probing.recording import record_split
 
 REDUCERS = (LastToken(), FirstToken(), MeanToken(), TokenIndex(1))
 TEXTS = ("a cat", "the weather is fine today , is it not ?", "no", "colourless green ideas sleep furiously")
@@ -25,25 +24,21 @@ Batch = tuple[dict[str, Tensor], Tensor]
 def features(network: nn.Module, batches: list[Batch]) -> dict[tuple[str, str], Tensor]:
     """Features of every layer and token reducer, found on the first batch and recorded on all of them."""
     inputs = batches[0][0]
-    bank = FeatureBank(1 << 30)
-    with frozen(network):
-        layers = discover(network, inputs)
-        axes = sequence_axes(network, inputs, token_masks(inputs, attention_masks(inputs)), layers)
+    with freeze(network) as frozen:
+        layers = survey(frozen, inputs).layers
+        axes = sequence_axes(frozen, inputs, token_masks(inputs, attention_masks(inputs)), layers)
         reductions = {
             layer: list({r.description: r for r in (one.fit(layer.shape, 0, axes[layer]) for one in REDUCERS)}.values())
             for layer in layers
         }
-        bank = FeatureBank(2**30)
-        recording = record_split(
-            network, batches, "train", reductions,
-            lambda b: b[0], lambda b, split: b[1], lambda b: attention_masks(b[0]), bank,
-        )  # fmt: skip
-    assert not recording.problems
-    return {
-        (layer.name, reduction.description): torch.as_tensor(bank.take((layer.name, "train", reduction.description)))
-        for layer in layers
-        for reduction in reductions[layer]
-    }
+        found, problems = recorded(frozen, batches, reductions)
+    assert not problems
+    return found
+
+
+def found_axes(network: nn.Module, inputs: Any, masks: dict[str, Tensor]) -> dict[Layer, dict[int, str]]:
+    with freeze(network) as frozen:
+        return sequence_axes(frozen, inputs, masks, survey(frozen, inputs).layers)
 
 
 def apart(batch: Batch) -> list[Batch]:
@@ -116,10 +111,7 @@ def reader(width: int = 6) -> Reader:
 def test_the_axes_of_every_kind_of_layer_are_found_even_where_sizes_coincide() -> None:
     ids, mask = torch.randint(20, (4, 6)), torch.ones(4, 6, dtype=torch.int64)
     network, inputs = reader(width=6), {"ids": ids, "attention_mask": mask}
-    layers = discover(network, inputs)
-    axes = {
-        layer.name: axis for layer, axis in sequence_axes(network, inputs, {"attention_mask": mask}, layers).items()
-    }
+    axes = {layer.name: axis for layer, axis in found_axes(network, inputs, {"attention_mask": mask}).items()}
     assert axes["embed"] == axes["mix"] == {0: "attention_mask"}, "the width is 6 too, but does not shrink"
     assert axes["attend"] == dict.fromkeys((0, 1), "attention_mask")
     assert axes["pool"] == axes["score"] == {}
@@ -128,10 +120,7 @@ def test_the_axes_of_every_kind_of_layer_are_found_even_where_sizes_coincide() -
 def test_one_token_is_a_sequence_too() -> None:
     ids, mask = torch.randint(20, (4, 1)), torch.ones(4, 1, dtype=torch.int64)
     network, inputs = reader(), {"ids": ids, "attention_mask": mask}
-    axes = {
-        layer.name: axis
-        for layer, axis in sequence_axes(network, inputs, {"attention_mask": mask}, discover(network, inputs)).items()
-    }
+    axes = {layer.name: axis for layer, axis in found_axes(network, inputs, {"attention_mask": mask}).items()}
     assert (axes["embed"], axes["pool"]) == ({0: "attention_mask"}, {})
 
 
@@ -145,16 +134,15 @@ def test_a_network_of_one_length_is_told_by_size() -> None:
             return self.along(self.across(x.mT).mT)
 
     inputs = {"x": torch.randn(2, 5, 3), "attention_mask": torch.ones(2, 5)}
-    layers = discover(Fixed(), inputs)
     masks = token_masks(inputs, inputs["attention_mask"])
-    axes = {layer.name: tuple(axis) for layer, axis in sequence_axes(Fixed(), inputs, masks, layers).items()}
+    axes = {layer.name: tuple(axis) for layer, axis in found_axes(Fixed(), inputs, masks).items()}
     assert axes["along"] == (0,)
     assert axes["across"] == (1,)
 
 
 def test_without_a_mask_a_layer_of_two_axes_is_tokens_by_features() -> None:
     network, x = nn.Sequential(nn.Linear(3, 4), nn.Flatten()), torch.randn(2, 5, 3)
-    axes = {layer.name: axis for layer, axis in sequence_axes(network, x, {}, discover(network, x)).items()}
+    axes = {layer.name: axis for layer, axis in found_axes(network, x, {}).items()}
     assert axes == {"input": {0: ""}, "0": {0: ""}}
 
 

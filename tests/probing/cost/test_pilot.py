@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.cost.pilot import Sample, fit_seconds, record_sample
+from layerprobe.probing.discovery import discover_layers
 from layerprobe.probing.features.reducers import Flatten
 from layerprobe.probing.fitting import Ways
-from layerprobe.probing.pipeline import find_ways, first_batch
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.solvers.ridge import Ridge
@@ -53,8 +53,9 @@ def recorded(y: Tensor, protocol: ProbeProtocol) -> tuple[Sample, Ways]:
     network = nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 17), nn.ReLU(), nn.Linear(17, 3))
     x = torch.randn(len(y), 6, generator=torch.Generator().manual_seed(0))
     data: dict[Split, Any] = dict.fromkeys(SPLITS, (x, y))
-    ways = find_ways(network, first_batch(network, data, protocol, DEFAULTS), protocol)
-    return record_sample(network, data, protocol, DEFAULTS, ways, nullcontext), ways
+    with freeze(network) as frozen:
+        ways = discover_layers(frozen, data, protocol, DEFAULTS).ways
+        return record_sample(frozen, data, protocol, DEFAULTS, ways), ways
 
 
 def one(layer: Layer, n: int) -> int:

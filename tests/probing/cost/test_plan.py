@@ -10,11 +10,14 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Subset,
 
 import layerprobe
 from layerprobe.probing.batches import n_samples
+from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.cost.plan import make_plan, read_in_passes
+from layerprobe.probing.discovery import discover_layers
 from layerprobe.probing.features.cache import places
 from layerprobe.probing.features.reducers import AveragePool
+from layerprobe.probing.fingerprint import Fingerprint
 from layerprobe.probing.pipeline import budget as budget_of
-from layerprobe.probing.pipeline import feature_bank, find_ways, first_batch, record_splits
+from layerprobe.probing.pipeline import feature_bank, record_splits
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.probing.solvers.ridge import Ridge
@@ -64,11 +67,10 @@ def test_what_a_plan_says_goes_to_disk_is_what_the_bank_writes_there(
     for budget in (sum(sizes.values()), sum(sizes.values()) - 1, max(sizes.values()), 1):
         protocol = ProbeProtocol(l2=(1e-2,), spill_dtype=spill_dtype)
         resources = Resources(64, plan.workspace + budget + 10**6, str(tmp_path))
-        first = first_batch(network, data, protocol, resources)
-        ways = find_ways(network, first, protocol)
-        allowed = budget_of(None, protocol, resources, ways, protocol.targets_of(first, "train"))
-        bank = feature_bank(protocol, resources, allowed, plan.samples)
-        record_splits(network, data, protocol, resources, ways, bank, lambda *_: None)
+        with freeze(network) as frozen:
+            found = discover_layers(frozen, data, protocol, resources)
+            bank = feature_bank(protocol, resources, budget_of(None, protocol, resources, found), plan.samples)
+            record_splits(frozen, data, protocol, resources, found.ways, bank, lambda *_: None, Fingerprint())
         planned = make_plan(network, data, protocol, resources=resources)
         assert {layer.layer for layer in planned.layers if layer.place == "disk"} == bank.on_disk
         share = 1 if spill_dtype is None else 2

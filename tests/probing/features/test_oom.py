@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import layerprobe
+from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.layers import discover
 from layerprobe.probing.features.cache import FeatureBank
 from layerprobe.probing.features.oom import OnCPU, with_room
@@ -19,7 +20,7 @@ from layerprobe.probing.features.row_blocks import AbstractRows, blocks
 from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recording import record_split
+from layerprobe.probing.recording import Recorder
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solver import AbstractSolver
 
@@ -114,15 +115,13 @@ def recorded(limit: int, tmp_path, host: int = 1 << 20):
     network.limit = bank_of_trial
     reductions = {layer: [Flatten().fit(layer.shape, 0)] for layer in layers}
     batches = [(part, torch.arange(len(part)) % 2) for part in x.split(8)]
-    record_split(
-        network, batches, "train", reductions, lambda batch: batch[0], lambda batch, _: batch[1], lambda batch: None,
-        bank,
-    )  # fmt: skip
+    with freeze(network) as frozen, Recorder(frozen, reductions, ProbeProtocol(), bank, "train") as record:
+        for batch in batches:
+            record(batch)
+    assert not record.recording.problems
     return bank, {
-        layer.name: torch.cat(
-            [part.clone() for part in blocks(bank.take((layer.name, "train", reductions[layer][0].description)))]
-        )
-        for layer in layers
+        layer.name: torch.cat([part.clone() for part in blocks(bank.take((layer.name, "train", made.description)))])
+        for layer, (made,) in reductions.items()
     }
 
 

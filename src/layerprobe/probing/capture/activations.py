@@ -1,4 +1,4 @@
-"""Record every layer of a network in one forward pass."""
+"""Activations of a network's layers, from one forward pass for each batch."""
 
 from __future__ import annotations
 
@@ -8,92 +8,127 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from layerprobe.probing.capture.freeze import frozen
+from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.granularity import Granularity
-from layerprobe.probing.capture.hooks import Site, unwrap
-from layerprobe.probing.capture.inputs import Arguments, NetworkInputs, device_of
-from layerprobe.probing.capture.layers import Layer, list_layers
-from layerprobe.probing.capture.name_patterns import select
-from layerprobe.probing.capture.site_hooks import same_way, visit
+from layerprobe.probing.capture.hooks import Site, SiteReader, same_way
+from layerprobe.probing.capture.inputs import Arguments, NetworkInputs
+from layerprobe.probing.capture.layers import Layer, freeze_initialised, survey
 from layerprobe.types import LayerName
+
+OnActivation = Callable[[Layer, Tensor], object]
+"""Gets each layer with its activation, samples first, at the moment the layer made it."""
+
+
+class LayerReader:
+    """Hands out the activations of layers, batch after batch, from one forward pass each.
+
+    Those of a layer that has its samples in an order of the network's own come from a pass for each sample. The network
+    runs on copies of the inputs, on its own device.
+    """
+
+    def __init__(self, frozen: Frozen, layers: Iterable[Layer], *, same_shape: bool = True) -> None:
+        """Choose the layers.
+
+        Args:
+            frozen: The network that they were discovered in.
+            layers: What to read.
+            same_shape: Whether a layer whose shape is not the one discovered is withheld. Without it, only the axis
+                over samples has to hold: sequences of another length are handed out as they are.
+        """
+        self._frozen, self._same_shape = frozen, same_shape
+        self._layers: dict[Site, list[Layer]] = defaultdict(list)
+        for layer in layers:
+            self._layers[layer.site].append(layer)
+        every = [layer for found in self._layers.values() for layer in found]
+        self._names = [layer.name for layer in every]
+        self._of_batch = SiteReader(frozen.hooks, {layer.site for layer in every if not layer.alone})
+        self._of_sample = SiteReader(frozen.hooks, {layer.site for layer in every if layer.alone})
+        self._runs_batch = not all(layer.alone for layer in every) or not every
+        self._runs_samples = any(layer.alone for layer in every)
+        self._on_activation: OnActivation = _nothing
+        self._batch_size = 0
+        self._missing: dict[LayerName, None] = {}
+        self._samples: dict[Layer, list[Tensor]] = defaultdict(list)
+
+    def __call__(self, given: Arguments, on_activation: OnActivation) -> list[LayerName]:
+        """Read one batch.
+
+        Args:
+            given: The batch, laid out as in `discover`; any number of samples.
+            on_activation: Gets each layer with its activation `(n, *layer.shape)`, outside of any `torch.autocast` that
+                the network runs in. The tensor belongs to the network, which may overwrite it right afterwards: reduce
+                or copy it at once.
+
+        Returns:
+            Names of the layers that were not handed out: not reached by this batch, or made in another shape.
+        """
+        self._on_activation, self._batch_size = on_activation, given.batch_size
+        self._missing = dict.fromkeys(self._names)
+        try:
+            if self._runs_batch:
+                self._of_batch(given.copy_to(self._frozen.device), self._see_batch)
+            if self._runs_samples:
+                self._read_samples(given)
+            return list(self._missing)
+        finally:
+            self._on_activation = _nothing
+            self._samples.clear()
+
+    def _read_samples(self, given: Arguments) -> None:
+        device = self._frozen.device
+        ways = [self._of_sample(given.take([row]).copy_to(device), self._see_sample) for row in range(given.batch_size)]
+        for layer, found in self._samples.items():
+            same = all(same_way(layer.site, ways[0], other) for other in ways)
+            if same and len(found) == given.batch_size and len({part.shape for part in found}) == 1:
+                self._hand_out(layer, torch.cat(found))
+
+    def _see_batch(self, site: Site, tensor: Tensor) -> None:
+        for layer in self._layers[site]:
+            if not layer.alone and (activation := self._samples_first(layer, tensor, self._batch_size)) is not None:
+                self._hand_out(layer, activation)
+
+    def _see_sample(self, site: Site, tensor: Tensor) -> None:
+        for layer in self._layers[site]:
+            if layer.alone and (activation := self._samples_first(layer, tensor, 1)) is not None:
+                self._samples[layer].append(activation.clone())
+
+    def _samples_first(self, layer: Layer, tensor: Tensor, n_samples: int) -> Tensor | None:
+        try:
+            activation = layer.rows.samples_first(tensor, n_samples)
+        except ValueError:
+            return None
+        shape = tuple(activation.shape)[1:]
+        fits = shape == layer.shape or (not self._same_shape and len(shape) == len(layer.shape))
+        return activation if fits else None
+
+    def _hand_out(self, layer: Layer, activation: Tensor) -> None:
+        self._missing.pop(layer.name, None)
+        # Whatever modes the network has turned on: what is made of its layers is ordinary.
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(activation.device.type, enabled=False):
+            self._on_activation(layer, activation)
 
 
 def record(
-    network: nn.Module,
+    frozen: Frozen,
     inputs: NetworkInputs,
     layers: Iterable[Layer],
-    on_activation: Callable[[Layer, Tensor], object],
+    on_activation: OnActivation,
     *,
     same_shape: bool = True,
 ) -> list[LayerName]:
-    """Hand out the layers' activations for one batch, from one forward pass.
-
-    Of a layer that has its samples in an order of the network's own, from a pass for each sample.
-
-    To be called inside `frozen`, once for each batch. The network runs on copies of the inputs, on its own device.
+    """Hand out the layers' activations for a single batch.
 
     Args:
-        network: The network that the layers were discovered in.
-        inputs: One batch, laid out as in `discover`; any number of samples.
-        layers: What to record.
-        on_activation: Gets each layer with its activation `(n, *layer.shape)` at the moment the layer made it, outside
-            of any `torch.autocast` that the network runs in. The tensor belongs to the network, which may overwrite it
-            right afterwards: reduce or copy it at once.
-        same_shape: Whether a layer whose shape is not the one discovered is withheld. Without it, only the axis over
-            samples has to hold: sequences of another length are handed out as they are.
+        frozen: As for `LayerReader`.
+        inputs: The batch, laid out as in `discover`.
+        layers: As for `LayerReader`.
+        on_activation: See `LayerReader.__call__`.
+        same_shape: As for `LayerReader`.
 
     Returns:
-        Names of the layers that were not handed out: not reached by this batch, or made in another shape.
+        Names of the layers that were not handed out.
     """
-    by_site: dict[Site, list[Layer]] = {}
-    for layer in layers:
-        by_site.setdefault(layer.taps[0].site, []).append(layer)
-    missing = {layer.name: None for found in by_site.values() for layer in found}
-    network = unwrap(network)
-    whole = Arguments.of(inputs)
-    arguments = whole.copy_to(device_of(network))
-
-    rows: dict[Layer, list[Tensor]] = defaultdict(list)
-
-    def use(layer: Layer, activation: Tensor) -> None:
-        missing.pop(layer.name, None)
-        # Whatever modes the network has turned on: what is made of its layers is ordinary.
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(activation.device.type, enabled=False):
-            on_activation(layer, activation)
-
-    def hand_out(site: Site, tensor: Tensor, n_samples: int, *, alone: bool) -> None:
-        for layer in by_site[site]:
-            if layer.alone is not alone:
-                continue
-            try:
-                activation = layer.taps[0].samples_first(tensor, n_samples)
-            except ValueError:
-                continue
-            shape = tuple(activation.shape)[1:]
-            if shape == layer.shape or (not same_shape and len(shape) == len(layer.shape)):
-                if alone:
-                    rows[layer].append(activation.clone())
-                else:
-                    use(layer, activation)
-
-    together = {site for site, found in by_site.items() if not all(layer.alone for layer in found)}
-    one_by_one = {site for site, found in by_site.items() if any(layer.alone for layer in found)}
-    if together or not one_by_one:
-        visit(network, arguments, together, lambda s, t: hand_out(s, t, arguments.batch_size, alone=False))
-    passes = [
-        visit(
-            network,
-            whole.take([row]).copy_to(device_of(network)),
-            one_by_one,
-            lambda s, t: hand_out(s, t, 1, alone=True),
-        )
-        for row in (range(arguments.batch_size) if one_by_one else ())
-    ]
-    for layer, found in rows.items():
-        same = all(same_way(layer.taps[0].site, passes[0], ways) for ways in passes)
-        if same and len(found) == arguments.batch_size and len({part.shape for part in found}) == 1:
-            use(layer, torch.cat(found))
-    return list(missing)
+    return LayerReader(frozen, layers, same_shape=same_shape)(Arguments.of(inputs), on_activation)
 
 
 def activations(
@@ -125,14 +160,16 @@ def activations(
         TypeError: The inputs are nothing that a network can be called with.
         ValueError: No layer is found, a pattern matches none, or the inputs hold no batch.
     """
-    found, left_out = list_layers(network, inputs, granularity=granularity)
-    wanted = select([layer.names for layer in found], layers, exclude, left_out)
-    shown = [layer.under(name) for layer, names in zip(found, wanted, strict=True) for name in names]
     recorded: dict[LayerName, Tensor] = {}
 
     def copy(layer: Layer, activation: Tensor) -> None:
         recorded[layer.name] = activation.clone(memory_format=torch.contiguous_format)
 
-    with frozen(network):
-        record(network, inputs, shown, copy)
+    with freeze_initialised(network, inputs) as frozen:
+        chosen = survey(frozen, inputs, granularity=granularity).choose(layers, exclude)
+        record(frozen, inputs, [layer for under in chosen for layer in under], copy)
     return recorded
+
+
+def _nothing(layer: Layer, activation: Tensor) -> None:
+    """Take no activation: no batch is read."""

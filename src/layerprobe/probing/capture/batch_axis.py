@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,15 +18,50 @@ _LARGEST = 1e30
 """Beyond it, a value is a mask."""
 
 
-def batch_axis(two: tuple[int, ...], three: tuple[int, ...]) -> tuple[int, int] | None:
-    """The axis that runs over samples and the number of its entries for each.
+class BatchAxis(NamedTuple):
+    """How the samples lie in a tensor.
+
+    Attributes:
+        axis: The axis that runs over samples.
+        fold: How many entries of that axis belong to each sample, one sample after the other; 1 in the plain case.
+    """
+
+    axis: int
+    fold: int
+
+    def samples_first(self, tensor: Tensor, n_samples: int) -> Tensor:
+        """A view with an axis over samples first; a folded axis is split, and the rest of it stays in place.
+
+        Args:
+            tensor: What was found, in its own layout.
+            n_samples: Number of samples in the batch.
+
+        Raises:
+            ValueError: The axis does not hold that many samples.
+        """
+        return split(tensor, self.axis, n_samples, folded=self.fold > 1)
+
+    def sample_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of one sample, of that of a batch."""
+        folded = (self.fold,) if self.fold > 1 else ()
+        return (*shape[: self.axis], *folded, *shape[self.axis + 1 :])
+
+    def sample_axis(self, axis: int | None, n_axes: int) -> int | None:
+        """Where an axis of a batch is in one sample; None for that over samples, and where a sample has one axis."""
+        if axis is None or axis == self.axis or n_axes < 2:
+            return None
+        return axis - 1 if axis > self.axis and self.fold == 1 else axis
+
+
+def batch_axis(two: tuple[int, ...], three: tuple[int, ...]) -> BatchAxis | None:
+    """Find how the samples lie in a tensor.
 
     Args:
         two: Shape for two samples.
         three: Shape for three samples.
 
     Returns:
-        The axis and the fold; None unless exactly one axis grows, in proportion to the samples.
+        The axis with its fold; None unless exactly one axis grows, in proportion to the samples.
     """
     if len(two) != len(three) or 0 in two:
         return None
@@ -34,7 +70,7 @@ def batch_axis(two: tuple[int, ...], three: tuple[int, ...]) -> tuple[int, int] 
         return None
     axis = grown[0]
     fold, rest = divmod(two[axis], 2)
-    return (axis, fold) if not rest and three[axis] == 3 * fold else None
+    return BatchAxis(axis, fold) if not rest and three[axis] == 3 * fold else None
 
 
 def split(tensor: Tensor, axis: int, n_samples: int, *, folded: bool) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,94 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from layerprobe.probing.capture.quiet_logging import silence
+from layerprobe.probing.capture.hooks import Context, Hooks
+from layerprobe.probing.capture.inputs import device_of
 from layerprobe.probing.capture.snapshot import Snapshot, put_back
-from layerprobe.probing.capture.torch_flags import keep_flags
+
+_OF_BACKENDS = (
+    "fp32_precision",
+    "cuda.matmul.fp32_precision",
+    "cudnn.fp32_precision",
+    "cudnn.conv.fp32_precision",
+    "cudnn.rnn.fp32_precision",
+    "mkldnn.fp32_precision",
+    "mkldnn.matmul.fp32_precision",
+    "mkldnn.conv.fp32_precision",
+    "mkldnn.rnn.fp32_precision",
+    "cuda.matmul.allow_fp16_reduced_precision_reduction",
+    "cuda.matmul.allow_bf16_reduced_precision_reduction",
+    "cuda.matmul.allow_tf32",
+    "cudnn.allow_tf32",
+    "cudnn.enabled",
+    "cudnn.benchmark",
+    "cudnn.deterministic",
+)
+"""Flags of `torch.backends`. Those that several others stand for come last, and are put back first."""
+
+_ABSENT = object()
+
+
+class Frozen:
+    """A network that is frozen, with hooks on its modules.
+
+    Attributes:
+        hooks: The hooks, through which its passes run.
+        network: The network, without wrappers.
+    """
+
+    def __init__(self, network: nn.Module, hooks: Hooks) -> None:
+        """Keep the state that every stretch of passes begins with.
+
+        Args:
+            network: The network as it was given, in eval mode.
+            hooks: Hooks on its modules.
+        """
+        self.hooks, self.network = hooks, hooks.network
+        self._given = network
+        self._snapshot = Snapshot(network)
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the network is; see `device_of`."""
+        return device_of(self.network)
+
+    @contextmanager
+    def fresh(self, seed: int | None = None) -> Iterator[None]:
+        """Let passes leave nothing behind for those after them: no state, random draw or flag of torch.
+
+        Afterwards the network is what it was when it was frozen, or at `from_here`. Data whose reading has begun
+        before may not be read on: the network may lead to them.
+
+        Args:
+            seed: Where every random generator starts inside; they go on from where they are otherwise.
+        """
+        with ExitStack() as restore:
+            _keep_random_states(restore)
+            _keep_flags(restore)
+            restore.callback(self.reset)
+            _still(self.network, restore, seed)
+            yield
+
+    @contextmanager
+    def from_here(self) -> Iterator[Frozen]:
+        """The same network with the state that it has by now as the one to come back to, inside and afterwards."""
+        here = Frozen(self._given, self.hooks)
+        try:
+            yield here
+        finally:
+            here._snapshot.restore()
+
+    def reset(self) -> None:
+        """Bring the network's state back; what cannot be put back is named when the network is no longer frozen."""
+        self._snapshot.reset()
+
+    def restore(self) -> None:
+        """Bring the network's state back for good, and warn of what has changed and cannot be put back."""
+        put_back(self._snapshot)
 
 
 @contextmanager
-def frozen(network: nn.Module, *, seed: int | None = None) -> Iterator[nn.Module]:
+def freeze(network: nn.Module, *, seed: int | None = None, context: Context = nullcontext) -> Iterator[Frozen]:
     """Freeze a network: inside, it is in eval mode without gradients, compiled code is eager, and nothing is logged.
 
     Afterwards, whatever happened inside, these are as before, bit for bit: the train/eval flag of every submodule
@@ -32,9 +114,10 @@ def frozen(network: nn.Module, *, seed: int | None = None) -> Iterator[nn.Module
     Args:
         network: Any module.
         seed: Where every random generator starts inside; they go on from where they are otherwise.
+        context: Makes what the passes that are made through the hooks run in.
 
     Yields:
-        The network itself.
+        The frozen network.
 
     Raises:
         ValueError: A parameter is not initialised yet (lazy modules).
@@ -48,21 +131,15 @@ def frozen(network: nn.Module, *, seed: int | None = None) -> Iterator[nn.Module
                 f"({', '.join(lazy[:3])}{', …' if len(lazy) > 3 else ''}). "
                 "Call the network once on a batch before freezing it, and before its optimizer is made."
             )
-        keep_flags(restore)
-        restore.callback(put_back, Snapshot(network))
-        silence(network, restore)
-        for module in network.modules():
-            # Not `network.eval()`: some networks override `train` to merge weights, which does not undo exactly.
-            module.training = False
-        torch.backends.mha.set_fastpath_enabled(False)  # one fused kernel would hide the layers inside
-        if seed is not None:
-            _seed_everything(seed)
-        if "torch._dynamo" in sys.modules:  # otherwise nothing is compiled, and importing it takes seconds
-            restore.enter_context(torch.compiler.set_stance("force_eager"))
-        # Not inference mode: a tensor that the network keeps, in whatever place, has to be of use to training later.
-        restore.enter_context(torch.inference_mode(False))
-        restore.enter_context(torch.no_grad())
-        yield network
+        _keep_flags(restore)
+        hooks = restore.enter_context(Hooks(network, context))
+        _silence(network, restore)
+        restore.callback(_set_training, {module: module.training for module in network.modules()})
+        _set_training(dict.fromkeys(network.modules(), False))
+        frozen = Frozen(network, hooks)
+        restore.callback(frozen.restore)
+        _still(network, restore, seed)
+        yield frozen
 
 
 @contextmanager
@@ -79,6 +156,26 @@ def uninitialised(network: nn.Module) -> list[str]:
     """Names of the parameters and buffers that a lazy module has not made yet."""
     named = [*network.named_parameters(), *network.named_buffers()]
     return [name for name, tensor in named if is_lazy(tensor)]
+
+
+def _still(network: nn.Module, restore: ExitStack, seed: int | None) -> None:
+    """Prepare passes: eval mode, eager code, no gradients, and random generators that start from a seed."""
+    # Not `network.eval()`: some networks override `train` to merge weights, which does not undo exactly.
+    _set_training(dict.fromkeys(network.modules(), False))
+    torch.backends.mha.set_fastpath_enabled(False)  # one fused kernel would hide the layers inside
+    if seed is not None:
+        _seed_everything(seed)
+    if "torch._dynamo" in sys.modules:  # otherwise nothing is compiled, and importing it takes seconds
+        restore.enter_context(torch.compiler.set_stance("force_eager"))
+    # Not inference mode: a tensor that the network keeps, in whatever place, has to be of use to training later.
+    restore.enter_context(torch.inference_mode(False))
+    restore.enter_context(torch.no_grad())
+
+
+def _set_training(flags: dict[nn.Module, bool]) -> None:
+    for module, flag in flags.items():
+        if module.training is not flag:
+            module.training = flag
 
 
 def _keep_random_states(restore: ExitStack) -> None:
@@ -112,3 +209,88 @@ def _seed_everything(seed: int) -> None:
             accelerator.manual_seed_all(seed)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(seed)
+
+
+def _keep_flags(restore: ExitStack) -> None:
+    """Have the flags put back, where they changed, when the stack unwinds."""
+    for path in _OF_BACKENDS:
+        _keep_flag(restore, *_accessors(f"backends.{path}"))
+    _keep_flag(restore, torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
+    _keep_flag(restore, torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode)
+    _keep_flag(restore, torch.get_default_dtype, torch.set_default_dtype)
+    _keep_flag(restore, torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled)
+    _keep_flag(restore, torch.is_grad_enabled, torch.set_grad_enabled)
+
+
+def _accessors(path: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
+    owner, _, name = path.rpartition(".")
+    return lambda: attrgetter(path)(torch), lambda value: setattr(attrgetter(owner)(torch), name, value)
+
+
+def _keep_flag(restore: ExitStack, get: Callable[[], Any], put: Callable[[Any], object]) -> None:
+    # A flag may be missing (older torch), or refuse to be read: torch ≥ 2.9 has an old and a new set of flags for
+    # precision, and a program that has used the new one gets an error for the old one.
+    with suppress(RuntimeError, AttributeError):
+        before = get()
+        restore.callback(_put_flag_back, get, put, before)
+
+
+def _put_flag_back(get: Callable[[], Any], put: Callable[[Any], object], before: Any) -> None:
+    with suppress(RuntimeError):
+        if get() == before:
+            return
+    put(before)
+
+
+class Silence:
+    """Stands for a logger, an experiment, a figure: takes every call and attribute, and does nothing."""
+
+    def __getattr__(self, name: str) -> Silence:
+        """Any attribute is nothing again."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Silence:
+        """Any call does nothing."""
+        return self
+
+    def __getitem__(self, key: Any) -> Silence:
+        """Any item is nothing again."""
+        return self
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """Setting an item does nothing."""
+
+
+def ignore(*args: Any, **kwargs: Any) -> None:
+    """Stand for a method, and do nothing."""
+
+
+def _silence(network: nn.Module, restore: ExitStack) -> None:
+    """Let Lightning modules log nothing: `log`, `log_dict`, and what they reach as `logger` and `trainer.logger`.
+
+    Told by the name of their class, in whichever of its packages: this one knows nothing of Lightning.
+
+    Args:
+        network: The network; its modules may be Lightning modules, too.
+        restore: Undoes it when it is closed.
+    """
+    for module in network.modules():
+        if not any(base.__name__ == "LightningModule" for base in type(module).__mro__):
+            continue
+        attributes = vars(module)
+        for name in ("log", "log_dict"):
+            restore.callback(_set, attributes, name, attributes.get(name, _ABSENT))
+            attributes[name] = ignore
+        trainer: Any = attributes.get("_trainer")
+        if trainer is not None and isinstance(loggers := getattr(trainer, "loggers", None), list):
+            restore.callback(setattr, trainer, "loggers", loggers)
+            trainer.loggers = [Silence() for _ in loggers or [None]]
+
+
+def _set(attributes: dict[str, Any], name: str, value: Any) -> None:
+    if value is _ABSENT:
+        attributes.pop(name, None)
+    else:
+        attributes[name] = value

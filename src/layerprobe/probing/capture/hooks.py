@@ -1,23 +1,31 @@
-"""Watch a forward pass: every module's call and, where asked for, every torch function inside it."""
+"""Hooks on the modules of a network: what they tell of its forward passes, and the tensors at chosen sites."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Container, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, no_type_check
+from types import TracebackType
+from typing import Any, TypeAlias, no_type_check
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 from layerprobe.probing.capture.aliasing import function_name
-from layerprobe.probing.capture.pytree import Path
+from layerprobe.probing.capture.inputs import Arguments
+from layerprobe.probing.capture.pytree import Path, named_tensors
+
+Context: TypeAlias = Callable[[], AbstractContextManager[Any]]
+"""Makes what the network's passes run in, such as `torch.autocast`; fitting never does."""
+
+Ways: TypeAlias = Mapping[tuple[str, int], Mapping[str, int]]
+"""The way that a pass took through calls of modules, as counts of functions."""
 
 
 @dataclass(frozen=True)
@@ -102,69 +110,91 @@ def module_at(network: nn.Module, path: str) -> nn.Module:
     return dict(network.named_modules(remove_duplicate=False))[path]
 
 
-@contextmanager
-def watch(
-    network: nn.Module, observer: AbstractObserver, *, functions: bool, modules: Container[str] | None = None
-) -> Iterator[None]:
-    """Tell an observer about every forward pass made inside.
+class Hooks:
+    """Hooks on every module of a network, installed once for any number of forward passes and then removed.
 
-    Args:
-        network: The network, without wrappers (see `unwrap`).
-        observer: Is told about calls of modules and functions.
-        functions: Whether it is told about functions; that takes some microseconds for each one.
-        modules: Paths of the modules to watch; None for all of them, which functions need to know where they are.
+    They do nothing but in a pass that `run` makes.
+
+    Attributes:
+        network: The network, without wrappers.
+        observer: Is told about the pass that is made; None between passes.
+        calls: The modules that are being called, the innermost last.
+        paused: Whether it is the observer that is at work.
+        function_names: What the torch functions that were seen are called.
     """
-    passage = _Passage(observer)
-    with ExitStack() as stack:
-        scripted: dict[nn.Module, str] = {}
-        for path, module in network.named_modules():
-            if is_compiled(module) or not (modules is None or path in modules):
-                continue
-            if isinstance(module, torch.jit.ScriptModule):
-                scripted[module] = path
-                continue
-            enter, leave = partial(passage.enter, path), partial(passage.leave, path)
-            stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
-            stack.callback(module.register_forward_hook(leave, with_kwargs=True, always_call=True).remove)
-        if scripted:
-            _hook_scripted(stack, passage, scripted)
-        fastpath = torch.backends.mha.get_fastpath_enabled()
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fastpath)
-        torch.backends.mha.set_fastpath_enabled(False)
-        if functions:
-            stack.enter_context(_Functions(passage))
-        yield
 
+    def __init__(self, network: nn.Module, context: Context = nullcontext) -> None:
+        """Choose the network.
 
-def _hook_scripted(stack: ExitStack, passage: _Passage, paths: Mapping[nn.Module, str]) -> None:
-    """Scripted modules take no hooks of their own, but do call those for all modules."""
-
-    def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if module in paths:
-            passage.enter(paths[module], module, args, {})
-
-    def leave(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        if module in paths:
-            passage.leave(paths[module], module, args, {}, output)
-
-    stack.callback(register_module_forward_pre_hook(enter).remove)
-    # Without `with_kwargs`, of which torch keeps a trace when the hook is removed.
-    stack.callback(register_module_forward_hook(leave, always_call=True).remove)
-
-
-class _Passage:
-    """Where a forward pass is at the moment."""
-
-    def __init__(self, observer: AbstractObserver) -> None:
-        self.observer = observer
+        Args:
+            network: Any module.
+            context: Makes what each pass runs in.
+        """
+        self.network = unwrap(network)
+        self._context = context
+        self._installed = ExitStack()
+        self._modules: Container[str] | None = None
+        self._counts: Counter[str] = Counter()
+        self.observer: AbstractObserver | None = None
         self.calls: list[Call] = []
-        self.counts: Counter[str] = Counter()
         self.paused = False
+        self.function_names: dict[Any, str] = {}
 
-    def enter(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def __enter__(self) -> Hooks:
+        with ExitStack() as stack:
+            scripted: dict[nn.Module, str] = {}
+            for path, module in self.network.named_modules():
+                if isinstance(module, torch.jit.ScriptModule):
+                    scripted[module] = path
+                elif not is_compiled(module):
+                    enter, leave = partial(self._enter, path), partial(self._leave, path)
+                    stack.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
+                    stack.callback(module.register_forward_hook(leave, with_kwargs=True, always_call=True).remove)
+            if scripted:
+                self._hook_scripted(stack, scripted)
+            self._installed = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._installed.close()
+
+    def run(
+        self,
+        arguments: Arguments,
+        observer: AbstractObserver | None = None,
+        *,
+        functions: bool = False,
+        modules: Container[str] | None = None,
+    ) -> None:
+        """Run one forward pass, and tell an observer about it.
+
+        Args:
+            arguments: What the network is called with, on its device.
+            observer: Is told about calls of modules and functions.
+            functions: Whether it is told about functions; that takes some microseconds for each one.
+            modules: Paths of the modules to watch; None for all of them, which functions need to know where they are.
+        """
+        self.observer, self._modules = observer, modules
+        self.calls.clear()
+        self._counts.clear()
+        fastpath = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with self._context(), _Functions(self) if functions else nullcontext():
+                self.network(*arguments.args, **arguments.kwargs)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fastpath)
+            self.observer = None
+            self.calls.clear()
+
+    def _enter(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A module's hook before its forward pass."""
-        call = Call(path, self.counts[path], self.calls[-1] if self.calls else None)
-        self.counts[path] += 1
+        if self.observer is None or not (self._modules is None or path in self._modules):
+            return
+        call = Call(path, self._counts[path], self.calls[-1] if self.calls else None)
+        self._counts[path] += 1
         self.calls.append(call)
         self.paused, before = True, self.paused  # functions called meanwhile are the observer's own
         try:
@@ -172,12 +202,12 @@ class _Passage:
         finally:
             self.paused = before
 
-    def leave(
+    def _leave(
         self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: object
     ) -> None:
         """A module's hook after its forward pass."""
         # A module that raised outside the reach of hooks leaves its call behind: drop what is above this one.
-        while any(call.module == path for call in self.calls):
+        while self.observer is not None and any(call.module == path for call in self.calls):
             call = self.calls.pop()
             if call.module == path:
                 self.paused, before = True, self.paused
@@ -187,37 +217,127 @@ class _Passage:
                     self.paused = before
                 return
 
+    def _hook_scripted(self, stack: ExitStack, paths: Mapping[nn.Module, str]) -> None:
+        """Scripted modules take no hooks of their own, but do call those for all modules."""
+
+        def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if module in paths:
+                self._enter(paths[module], module, args, {})
+
+        def leave(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+            if module in paths:
+                self._leave(paths[module], module, args, {}, output)
+
+        stack.callback(register_module_forward_pre_hook(enter).remove)
+        # Without `with_kwargs`, of which torch keeps a trace when the hook is removed.
+        stack.callback(register_module_forward_hook(leave, always_call=True).remove)
+
 
 class _Functions(TorchFunctionMode):
     """Sees the outermost torch functions; what they call themselves runs without it."""
 
-    def __init__(self, passage: _Passage) -> None:
+    def __init__(self, hooks: Hooks) -> None:
         super().__init__()
-        self._passage = passage
-        self._names: dict[Any, str] = {}
+        self._hooks = hooks
 
     @no_type_check  # called for every operation and every `x.shape`
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        passage = self._passage
-        call = passage.calls[-1] if passage.calls else None
-        if passage.paused or call is None or not call.watched:
+        hooks = self._hooks
+        call = hooks.calls[-1] if hooks.calls else None
+        if hooks.paused or call is None or not call.watched:
             return func(*args, **kwargs)
-        name = self._name(func)
-        given = passage.observer.before(name, args, kwargs)
+        name = hooks.function_names.get(func)
+        if name is None:
+            hooks.function_names[func] = name = function_name(func)
+        given = hooks.observer.before(name, args, kwargs)
         result = func(*args, **kwargs)
         made = args[0] if name == "setitem" else result
         if isinstance(made, torch.Tensor | tuple | list | dict) and not isinstance(made, torch.Size):
             index = call.functions[name]
             call.functions[name] += 1
-            passage.observer.after(call, name, index, given, made)
+            hooks.observer.after(call, name, index, given, made)
         return result
 
-    def _name(self, func: Any) -> str:
+
+class SiteReader(AbstractObserver):
+    """Hands out the tensors at chosen sites, pass after pass, each at the moment that it is made."""
+
+    def __init__(self, hooks: Hooks, sites: Collection[Site]) -> None:
+        """Choose the sites.
+
+        Args:
+            hooks: The network's hooks.
+            sites: Where to look. Functions cost more than modules, and only their own modules pay for them.
+        """
+        self._hooks = hooks
+        self._sites = frozenset(sites)
+        self._modules = {(site.module, site.call) for site in sites if not site.function}
+        self._functions: dict[tuple[str, int], set[tuple[str, int]]] = {}
+        for site in sites:
+            if site.function and site.function != INPUT:
+                self._functions.setdefault((site.module, site.call), set()).add((site.function, site.index))
+        self._paths = None if self._functions else {module for module, _ in self._modules}
+        self._ways: dict[tuple[str, int], Counter[str]] = {}
+        self._on_tensor: Callable[[Site, Tensor], None] = _nothing
+
+    def __call__(self, arguments: Arguments, on_tensor: Callable[[Site, Tensor], None]) -> Ways:
+        """Run one forward pass.
+
+        Args:
+            arguments: What the network is called with, on its device.
+            on_tensor: Gets each tensor when it is made; it copies what it wants to keep, since the network may
+                overwrite the tensor right afterwards.
+
+        Returns:
+            How often each function was called in the calls of modules whose functions were asked for: where these
+            numbers differ from those of another pass, a function's number in it may mean another one.
+        """
+        self._on_tensor, self._ways = on_tensor, {}
         try:
-            return self._names[func]
-        except KeyError:
-            self._names[func] = name = function_name(func)
-            return name
+            for path, tensor in arguments.named():
+                site = Site("", function=INPUT, output=path)
+                if site in self._sites:
+                    on_tensor(site, tensor)
+            self._hooks.run(arguments, self, functions=bool(self._functions), modules=self._paths)
+            return self._ways
+        finally:
+            self._on_tensor = _nothing
+
+    def enter(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """See `AbstractObserver.enter`."""
+        return (call.module, call.index) in self._functions
+
+    def leave(self, call: Call, output: object) -> None:
+        """See `AbstractObserver.leave`."""
+        if call.watched:
+            self._ways[call.module, call.index] = call.functions
+        if (call.module, call.index) in self._modules:
+            self._hand_out(Site(call.module, call.index), output)
+
+    def before(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
+        """See `AbstractObserver.before`."""
+        return None
+
+    def after(self, call: Call, name: str, index: int, given: object, result: object) -> None:
+        """See `AbstractObserver.after`."""
+        if (name, index) in self._functions[call.module, call.index]:
+            self._hand_out(Site(call.module, call.index, name, index), result)
+
+    def _hand_out(self, place: Site, value: object) -> None:
+        for path, tensor in named_tensors(value):
+            site = Site(place.module, place.call, place.function, place.index, path)
+            if site in self._sites:
+                self._on_tensor(site, tensor.detach())  # some networks turn gradients on
+
+
+def same_way(site: Site, one: Ways, other: Ways) -> bool:
+    """Whether a site means the same function in two passes; a module's output always does."""
+    place = (site.module, site.call)
+    return not site.function or one.get(place) == other.get(place)
+
+
+def _nothing(site: Site, tensor: Tensor) -> None:
+    """Take no tensor: there is no pass."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from inspect import signature
@@ -13,15 +13,14 @@ from inspect import signature
 import torch
 from torch import Tensor, nn
 
-from layerprobe.probing.capture.batch_axis import agree, batch_axis, excerpt, split
-from layerprobe.probing.capture.freeze import frozen, uninitialised
+from layerprobe.probing.capture.batch_axis import BatchAxis, agree, batch_axis, excerpt
+from layerprobe.probing.capture.freeze import Frozen, freeze, uninitialised
 from layerprobe.probing.capture.granularity import GRANULARITIES, Granularity, block_paths
-from layerprobe.probing.capture.hooks import INPUT, Site, module_at, unwrap
+from layerprobe.probing.capture.hooks import INPUT, Site, SiteReader, module_at, unwrap
 from layerprobe.probing.capture.inputs import Arguments, NetworkInputs, device_of
 from layerprobe.probing.capture.name_patterns import select
 from layerprobe.probing.capture.naming import Candidate, Names, candidates
-from layerprobe.probing.capture.row_order import REASONS, Fault, check_rows
-from layerprobe.probing.capture.site_hooks import visit
+from layerprobe.probing.capture.row_order import REASONS, check_rows
 from layerprobe.probing.capture.trace import Occurrence, Trace, trace
 from layerprobe.types import LayerName
 
@@ -36,8 +35,7 @@ class Tap:
         site: Where it appears.
         kind: Class of the module, name of the function, or `input`.
         shape: Shape of one sample.
-        batch_axis: The axis that runs over samples.
-        fold: How many entries of that axis belong to each sample, one sample after the other; 1 in the plain case.
+        rows: The axis that runs over samples.
         channel_axis: Which axis of one sample the network treats as channels; None where nothing says so, or where
             there are not several.
     """
@@ -45,21 +43,8 @@ class Tap:
     site: Site
     kind: str
     shape: tuple[int, ...]
-    batch_axis: int
-    fold: int
+    rows: BatchAxis
     channel_axis: int | None = None
-
-    def samples_first(self, tensor: Tensor, n_samples: int) -> Tensor:
-        """A view with an axis over samples first; a folded axis is split, and the rest of it stays in place.
-
-        Args:
-            tensor: What was found, in its own layout.
-            n_samples: Number of samples in the batch.
-
-        Raises:
-            ValueError: The batch axis does not hold that many samples.
-        """
-        return split(tensor, self.batch_axis, n_samples, folded=self.fold > 1)
 
 
 @dataclass(frozen=True)
@@ -93,6 +78,16 @@ class Layer:
         return (self.name, *self.aliases)
 
     @property
+    def site(self) -> Site:
+        """Where the layer is found."""
+        return self.taps[0].site
+
+    @property
+    def rows(self) -> BatchAxis:
+        """How the samples lie in it."""
+        return self.taps[0].rows
+
+    @property
     def channel_axis(self) -> int | None:
         """Which axis of one sample the network treats as channels; None where that is not known."""
         return self.taps[0].channel_axis
@@ -104,6 +99,47 @@ class Layer:
         return Layer(name, self.depth, tap.kind, tap.shape, tuple(taps), (tap, *taps.values()), self.alone)
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What the passes that look for a network's layers have found.
+
+    Attributes:
+        granularity: Which tensors were asked for.
+        layers: The layers in order of execution.
+        left_out: Names of tensors and outputs that are no layers, and why.
+    """
+
+    granularity: Granularity
+    layers: tuple[Layer, ...]
+    left_out: Mapping[LayerName, str]
+
+    def choose(
+        self, include: str | Sequence[str] = "*", exclude: str | Sequence[str] = ()
+    ) -> tuple[tuple[Layer, ...], ...]:
+        """Choose layers by their names. What is left out is logged: once, not at every checkpoint.
+
+        Args:
+            include: Glob patterns of names; a layer of which only an alias matches is shown under that alias.
+            exclude: Glob patterns of names to leave out.
+
+        Returns:
+            Each layer that is wanted, under each of its names that are, in order of execution.
+
+        Raises:
+            ValueError: There is no layer, or a pattern matches none.
+        """
+        if not self.layers:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(self.left_out.items())[:5])
+            raise ValueError(
+                f"the network has no layers of granularity {self.granularity!r}: it makes no floating-point tensor "
+                f"with an axis over samples. {f'Left out: {reasons}. ' if reasons else ''}"
+                "Check that its inputs have the batch axis first, or choose granularity='ops'."
+            )
+        _say_once(left_out_lines(self.left_out))
+        wanted = select([layer.names for layer in self.layers], include, exclude, self.left_out)
+        return tuple(tuple(map(layer.under, names)) for layer, names in zip(self.layers, wanted, strict=True) if names)
+
+
 def discover(
     network: nn.Module,
     inputs: NetworkInputs,
@@ -112,26 +148,17 @@ def discover(
     include: str | Sequence[str] = ("*",),
     exclude: str | Sequence[str] = (),
 ) -> tuple[Layer, ...]:
-    """List the layers of a network in order of execution.
-
-    The network runs frozen on batches of two and of three made of the first two samples (of the first, if it is the
-    only one), so the list does not depend on the size of the batch; and on up to 32 samples, these in another order,
-    and some of them alone. A tensor is a layer if it is floating point, exactly one of its axes grows with the batch
-    (weights, masks and tables of positions do not), it is computed from the input, and its values for a sample do not
-    depend on which other samples are in the batch. Where a network puts the samples of a batch into an order of its
-    own, its layers are recorded from one sample at a time. The input is a layer if it is floating point or uint8
-    (pixels); other integers and booleans (token ids, masks, lengths) are categories, not quantities.
-
-    A network whose parameters are not initialised yet (lazy modules) is called once first, as its user would.
+    """List the layers of a network in order of execution, each under the first of its names that is wanted.
 
     Args:
-        network: Any module; wrappers for several devices and `torch.compile` are looked through.
+        network: Any module; wrappers for several devices and `torch.compile` are looked through. One whose parameters
+            are not initialised yet (lazy modules) is called once first, as its user would.
         inputs: A tensor, a tuple or list (called `network(*inputs)`) or a mapping (called `network(**inputs)`), with
             the batch axis first.
         granularity: `ops` for every tensor, `modules` for outputs of modules, `blocks` for those of the largest
             repeated parts (see `granularity.block_paths`).
-        include: Glob patterns of names; a layer of which only an alias matches is shown under that alias.
-        exclude: Glob patterns of names to leave out.
+        include: See `Survey.choose`.
+        exclude: See `Survey.choose`.
 
     Returns:
         The layers in order of execution.
@@ -140,38 +167,22 @@ def discover(
         TypeError: The inputs are nothing that a network can be called with.
         ValueError: No layer is found, a pattern matches none, or the inputs hold no batch.
     """
-    every, left_out = list_layers(network, inputs, granularity=granularity)
-    wanted = select([layer.names for layer in every], include, exclude, left_out)
-    return tuple(layer.under(names[0]) for layer, names in zip(every, wanted, strict=True) if names)
+    with freeze_initialised(network, inputs) as frozen:
+        return first_names(survey(frozen, inputs, granularity=granularity).choose(include, exclude))
 
 
-def list_layers(
-    network: nn.Module, inputs: NetworkInputs, *, granularity: Granularity | str = "ops"
-) -> tuple[tuple[Layer, ...], dict[LayerName, str]]:
-    """As `survey`, but a network has to have layers, and what is left out is logged: once, not at every checkpoint.
+def first_names(chosen: Sequence[Sequence[Layer]]) -> tuple[Layer, ...]:
+    """Each of the layers that were chosen, under the first of its names."""
+    return tuple(under[0] for under in chosen)
 
-    Args:
-        network: As for `discover`.
-        inputs: As for `discover`.
-        granularity: As for `discover`.
 
-    Returns:
-        As `survey`.
-
-    Raises:
-        TypeError: As `discover`.
-        ValueError: As `discover`.
-    """
-    every, left_out = survey(network, inputs, granularity=granularity)
-    if not every:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:5])
-        raise ValueError(
-            f"the network has no layers of granularity {granularity!r}: it makes no floating-point tensor with an "
-            f"axis over samples. {f'Left out: {reasons}. ' if reasons else ''}"
-            "Check that its inputs have the batch axis first, or choose granularity='ops'."
-        )
-    _say_once(left_out_lines(left_out))
-    return every, left_out
+@contextmanager
+def freeze_initialised(network: nn.Module, inputs: NetworkInputs) -> Iterator[Frozen]:
+    """Freeze a network, of which lazy modules have been initialised on the first two samples."""
+    if uninitialised(network):
+        _initialise(unwrap(network), _of_two(Arguments.of(inputs), device_of(network))[0])
+    with freeze(network) as frozen:
+        yield frozen
 
 
 @lru_cache(maxsize=64)
@@ -197,18 +208,21 @@ def left_out_lines(left_out: Mapping[LayerName, str], shown: int = 6) -> tuple[s
     )
 
 
-def survey(
-    network: nn.Module, inputs: NetworkInputs, *, granularity: Granularity | str = "ops"
-) -> tuple[tuple[Layer, ...], dict[LayerName, str]]:
+def survey(frozen: Frozen, inputs: NetworkInputs, *, granularity: Granularity | str = "ops") -> Survey:
     """List the layers of a network, and the tensors and outputs that are none with the reason.
 
+    The network runs on batches of two and of three made of the first two samples (of the first, if it is the only
+    one), so the list does not depend on the size of the batch; and on up to 32 samples, these in another order, and
+    some of them alone. A tensor is a layer if it is floating point, exactly one of its axes grows with the batch
+    (weights, masks and tables of positions do not), it is computed from the input, and its values for a sample do not
+    depend on which other samples are in the batch. Where a network puts the samples of a batch into an order of its
+    own, its layers are recorded from one sample at a time. The input is a layer if it is floating point or uint8
+    (pixels); other integers and booleans (token ids, masks, lengths) are categories, not quantities.
+
     Args:
-        network: As for `discover`.
+        frozen: The network.
         inputs: As for `discover`.
         granularity: As for `discover`.
-
-    Returns:
-        The layers in order of execution, and a mapping from the names of other tensors to why they are none.
 
     Raises:
         TypeError: The inputs are nothing that a network can be called with.
@@ -216,36 +230,31 @@ def survey(
     """
     if granularity not in GRANULARITIES:
         raise ValueError(f"unknown granularity {granularity!r}. Choose one of {', '.join(GRANULARITIES)}.")
-    network = unwrap(network)
-    given = Arguments.of(inputs)
-    other = 1 if given.batch_size > 1 else 0
-    device = device_of(network)
-    two, three, twice = (given.take(rows).copy_to(device) for rows in ([0, other], [0, other, 0], [other, other]))
-    if uninitialised(network):
-        _initialise(network, two)
-
+    network, given = frozen.network, Arguments.of(inputs)
+    two, three, twice = _of_two(given, frozen.device)
     try:
-        found = _run(network, two)
+        found = _run(frozen, two)
     except Exception as error:
-        if _runs(network, given):
+        if _runs(frozen, given):
             raise ValueError(_not_cut(given, error)) from error
         _check_call(network, given)
         raise
     shapes = {occurrence.site: occurrence.shape for occurrence in found.occurrences}
-    axes: dict[Site, tuple[int, int] | None] = {}
+    axes: dict[Site, BatchAxis | None] = {}
     excerpts: dict[Site, Tensor] = {}
 
     def compare(site: Site, tensor: Tensor) -> None:
         axes[site] = axis = batch_axis(shapes.get(site, ()), tuple(tensor.shape))
         if axis is not None and tensor.is_floating_point():
-            excerpts[site] = excerpt(tensor, axis[0], 3)
+            excerpts[site] = excerpt(tensor, axis.axis, 3)
 
-    _run(network, three, compare)
-    mixing = _mixing(network, (twice, two), excerpts, axes)
+    _run(frozen, three, compare)
+    mixing = _mixing(frozen, (twice, two), excerpts, axes)
 
-    findings = _check_rows(network, given, {site: axis for site, axis in axes.items() if site in excerpts and axis})
-    alone = {site for site, fault in findings.items() if fault == "reordered"}
-    mixing = (mixing | findings.keys()) - alone
+    rows = {site: axis.samples_first for site, axis in axes.items() if site in excerpts and axis}
+    faults = check_rows(frozen, given.copy_to(frozen.device), rows).faults
+    alone = {site for site, fault in faults.items() if fault == "reordered"}
+    mixing = (mixing | faults.keys()) - alone
 
     layers: list[Candidate] = []
     left_out: dict[Occurrence, str] = {}
@@ -279,10 +288,10 @@ def survey(
     for candidate in layers:
         occurrence = candidate.occurrence
         if _belongs(candidate, granularity, blocks):
-            axis, fold = axes[occurrence.site] or (0, 1)
-            shape = _sample_shape(occurrence.shape, axis, fold)
-            channel = _sample_axis(found.channel_axes.get(occurrence.site), len(shape), axis, fold)
-            tap = Tap(occurrence.site, naming.kind(occurrence), shape, axis, fold, channel)
+            axis = axes[occurrence.site] or BatchAxis(0, 1)
+            shape = axis.sample_shape(occurrence.shape)
+            channel = axis.sample_axis(found.channel_axes.get(occurrence.site), len(shape))
+            tap = Tap(occurrence.site, naming.kind(occurrence), shape, axis, channel)
             groups[occurrence.value].append((names[occurrence], tap))
     reasons = {names[occurrence]: reason for occurrence, reason in left_out.items()}
     if granularity != "blocks":
@@ -290,23 +299,30 @@ def survey(
         inside = [path for path in scripted if path and any(other in _parents(path) for other in scripted)]
         hidden = "is inside TorchScript, which shows nothing but what the outermost scripted module returns"
         reasons |= {naming.of_module(path): hidden for path in inside if naming.of_module(path) not in names.values()}
-    return _in_order(list(groups.values()), alone), reasons
+    return Survey(granularity, _in_order(list(groups.values()), alone), reasons)
 
 
-def _run(network: nn.Module, arguments: Arguments, on_tensor: Callable[[Site, Tensor], None] | None = None) -> Trace:
-    with frozen(network, seed=0):
+def _of_two(given: Arguments, device: torch.device | None) -> tuple[Arguments, Arguments, Arguments]:
+    """Batches of the first two samples, of both and the first again, and of the second twice, on a device."""
+    other = 1 if given.batch_size > 1 else 0
+    two, three, twice = (given.take(rows).copy_to(device) for rows in ([0, other], [0, other, 0], [other, other]))
+    return two, three, twice
+
+
+def _run(frozen: Frozen, arguments: Arguments, on_tensor: Callable[[Site, Tensor], None] | None = None) -> Trace:
+    with frozen.fresh(seed=0):
         try:
             # Whatever the network does to copies ends with this pass.
-            return trace(network, arguments.copy_to(None), on_tensor)
+            return trace(frozen.hooks, arguments.copy_to(None), on_tensor)
         except Exception as error:
             error.add_note(f"(raised by the network on {arguments.batch_size} samples, run to find its layers)")
             raise
 
 
-def _runs(network: nn.Module, given: Arguments) -> bool:
+def _runs(frozen: Frozen, given: Arguments) -> bool:
     try:
-        with frozen(network, seed=0):
-            visit(network, given.copy_to(device_of(network)), (), lambda site, tensor: None)
+        with frozen.fresh(seed=0):
+            frozen.hooks.run(given.copy_to(frozen.device))
     except Exception:
         return False
     return True
@@ -352,32 +368,32 @@ def _initialise(network: nn.Module, arguments: Arguments) -> None:
 
 
 def _mixing(
-    network: nn.Module,
+    frozen: Frozen,
     companies: Sequence[Arguments],
     expected: Mapping[Site, Tensor],
-    axes: Mapping[Site, tuple[int, int] | None],
+    axes: Mapping[Site, BatchAxis | None],
 ) -> set[Site]:
     """Sites whose values for the second sample depend on the rest of the batch.
 
     Where values differ between two passes over the same batch too, they are random, and say nothing about mixing.
 
     Args:
-        network: The network.
+        frozen: The network.
         companies: Batches with the same second sample: the first that takes the same way through the network counts.
         expected: What the second sample's values are in another batch.
-        axes: The axis over samples, and the fold.
+        axes: The axis over samples.
     """
 
     def read(arguments: Arguments, sites: Collection[Site], seed: int) -> dict[Site, Tensor]:
         found: dict[Site, Tensor] = {}
 
         def keep(site: Site, tensor: Tensor) -> None:
-            axis, _ = axes[site] or (0, 1)
+            axis = axes[site] or BatchAxis(0, 1)
             with suppress(ValueError):  # another way through the network, such as without a mask of no padding
-                found[site] = excerpt(tensor, axis, arguments.batch_size)
+                found[site] = excerpt(tensor, axis.axis, arguments.batch_size)
 
-        with frozen(network, seed=seed):
-            visit(network, arguments.copy_to(None), sites, keep)
+        with frozen.fresh(seed):
+            SiteReader(frozen.hooks, sites)(arguments.copy_to(None), keep)
         return found
 
     for company in companies:
@@ -389,14 +405,6 @@ def _mixing(
         return changed
     second = read(company, changed, 1)
     return {site for site in changed if site not in second or agree(first[site], second[site])}
-
-
-def _check_rows(network: nn.Module, given: Arguments, axes: Mapping[Site, tuple[int, int]]) -> Mapping[Site, Fault]:
-    def reader(axis: int, fold: int) -> Callable[[Tensor, int], Tensor]:
-        return lambda tensor, n_samples: split(tensor, axis, n_samples, folded=fold > 1)
-
-    readers = {site: reader(*axis) for site, axis in axes.items()}
-    return check_rows(network, given.copy_to(device_of(network)), readers).faults
 
 
 def _belongs(candidate: Candidate, granularity: Granularity, blocks: set[str]) -> bool:
@@ -420,18 +428,6 @@ def _no_quantity(dtype: torch.dtype) -> str:
 def _parents(path: str) -> list[str]:
     parts = path.split(".")
     return [".".join(parts[:depth]) for depth in range(len(parts))]
-
-
-def _sample_shape(shape: tuple[int, ...], axis: int, fold: int) -> tuple[int, ...]:
-    folded = (fold,) if fold > 1 else ()
-    return (*shape[:axis], *folded, *shape[axis + 1 :])
-
-
-def _sample_axis(axis: int | None, n_axes: int, batch: int, fold: int) -> int | None:
-    """Where an axis of a batch is in one sample; None for that over samples."""
-    if axis is None or axis == batch or n_axes < 2:
-        return None
-    return axis - 1 if axis > batch and fold == 1 else axis
 
 
 def _in_order(groups: list[list[tuple[str, Tap]]], alone: Container[Site]) -> tuple[Layer, ...]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from layerprobe.probing.capture.batch_axis import agree
-from layerprobe.probing.capture.freeze import frozen, random_states_kept
-from layerprobe.probing.capture.hooks import INPUT, Site
+from layerprobe.probing.capture.freeze import Frozen, random_states_kept
+from layerprobe.probing.capture.hooks import INPUT, Site, SiteReader, Ways, same_way
 from layerprobe.probing.capture.inputs import Arguments
-from layerprobe.probing.capture.site_hooks import Ways, same_way, visit
 
-Reader: TypeAlias = Callable[[Tensor, int], Tensor]
+SamplesFirst: TypeAlias = Callable[[Tensor, int], Tensor]
 """Turns what is found at a site, and a number of samples, into a view with the samples first; else a ValueError."""
 
 Fault: TypeAlias = Literal["reordered", "mixed", "moved"]
@@ -30,6 +30,9 @@ REASONS: Mapping[Fault, str] = {
     "moved": "reorders or mixes samples: its rows do not follow those of a batch that is put into another order",
     "mixed": "mixes samples: its values for a sample depend on the others in the batch",
 }
+
+_CHECK_EVERY = 256
+"""One sample in so many, and at most one of a batch, is compared with what it is alone."""
 
 _COMPARED = 256
 _SAMPLES = 32
@@ -71,12 +74,7 @@ class RowFindings:
     stateful: bool
 
 
-def check_rows(
-    network: nn.Module,
-    arguments: Arguments,
-    readers: Mapping[Site, Reader],
-    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> RowFindings:
+def check_rows(frozen: Frozen, arguments: Arguments, readers: Mapping[Site, SamplesFirst]) -> RowFindings:
     """Compare up to 32 samples of a batch with the same samples in another order, and with some of them alone.
 
     A layer passes if its rows follow the samples to their places in the permuted batch, and if the row of a sample is
@@ -84,10 +82,9 @@ def check_rows(
     not count, and neither do differences at sites whose values are random, unless another row fits far better.
 
     Args:
-        network: The network, without wrappers; it is left as it was.
+        frozen: The network.
         arguments: A batch.
         readers: How the samples lie at each site.
-        context: Makes what the network's passes run in.
 
     Returns:
         The findings. A batch of one sample shows nothing.
@@ -96,14 +93,15 @@ def check_rows(
     readers = {site: reader for site, reader in readers.items() if site.function != INPUT}
     if n < 2 or not readers:
         return RowFindings({}, frozenset(), False)
+    read = SiteReader(frozen.hooks, readers)
     chosen = [i * arguments.batch_size // n for i in range(n)]
     generator = torch.Generator().manual_seed(n)
     order = torch.randperm(n, generator=generator)
     batch = arguments.take(chosen)
 
     def alone(row: int, seed: int = 0) -> Alone:
-        with frozen(network, seed=seed), context():
-            return one_sample(network, arguments, chosen[row], readers)
+        with frozen.fresh(seed):
+            return one_sample(read, arguments, chosen[row], readers)
 
     at_first, again = alone(0), alone(0, seed=1)
     random = frozenset(
@@ -112,10 +110,10 @@ def check_rows(
         if site not in at_first.values or not _same(values, at_first.values[site])
     )
     placed, stateful = _Rows(readers, n), False
-    with frozen(network, seed=0), context():
-        placed.read(network, batch)
+    with frozen.fresh(seed=0):
+        placed.read(read, batch)
         with random_states_kept(seed=0):
-            after = one_sample(network, arguments, chosen[0], readers)  # nothing, where a state does not fit it
+            after = one_sample(read, arguments, chosen[0], readers)  # nothing, where a state does not fit it
         stateful = any(
             site not in after.values or not _same(after.values[site], values)
             for site, values in at_first.values.items()
@@ -123,14 +121,14 @@ def check_rows(
         )
     if not at_first.values:
         other = _Rows(readers, n)
-        with frozen(network, seed=1), context():
-            other.read(network, batch)
+        with frozen.fresh(seed=1):
+            other.read(read, batch)
         random = frozenset(
             s for s, rows in placed.found.items() if s not in other.found or not _same(rows, other.found[s])
         )
     permuted = _Rows(readers, n)
-    with frozen(network, seed=0), context():
-        permuted.read(network, arguments.take([chosen[i] for i in order.tolist()]))
+    with frozen.fresh(seed=0):
+        permuted.read(read, arguments.take([chosen[i] for i in order.tolist()]))
     apart = {
         site: _apart(rows[order], permuted.found[site], order)
         for site, rows in placed.found.items()
@@ -148,7 +146,7 @@ def check_rows(
         found = placed.places(row, sample, random)
         others = {site: readers[site] for site, v in sample.values.items() if v.shape[1:] != placed.shapes.get(site)}
         if others:
-            found |= _places(network, batch, row, sample, others, random, context)
+            found |= _places(frozen, batch, row, sample, others, random)
         for site, place in found.items():
             places[site].append(place)
             if place != row:
@@ -164,16 +162,16 @@ def check_rows(
 class _Rows:
     """Some elements of every row at every site, from one pass."""
 
-    def __init__(self, readers: Mapping[Site, Reader], n: int) -> None:
+    def __init__(self, readers: Mapping[Site, SamplesFirst], n: int) -> None:
         self._readers, self._n = readers, n
         self._ways: Ways = {}
         self.found: dict[Site, Tensor] = {}
         self.shapes: dict[Site, torch.Size] = {}
         self.dtypes: dict[Site, torch.dtype] = {}
 
-    def read(self, network: nn.Module, batch: Arguments) -> None:
+    def read(self, read: SiteReader, batch: Arguments) -> None:
         """Run a batch."""
-        self._ways = visit(network, batch.copy_to(None), self._readers.keys(), self._keep)
+        self._ways = read(batch.copy_to(None), self._keep)
 
     def places(self, row: int, alone: Alone, random: frozenset[Site]) -> dict[Site, int | None]:
         """The row at each site that holds what a sample is alone, None if none does; of sites of the same shape."""
@@ -192,11 +190,11 @@ class _Rows:
             self.shapes[site], self.dtypes[site] = values.shape[1:], values.dtype
 
 
-def one_sample(network: nn.Module, arguments: Arguments, row: int, readers: Mapping[Site, Reader]) -> Alone:
+def one_sample(read: SiteReader, arguments: Arguments, row: int, readers: Mapping[Site, SamplesFirst]) -> Alone:
     """The values of one sample of a batch when it is the only one, copied; none if the network fails on it.
 
     Args:
-        network: A network inside `frozen`, without wrappers.
+        read: Reads the sites.
         arguments: The batch.
         row: The sample.
         readers: How the samples lie at each site.
@@ -208,41 +206,70 @@ def one_sample(network: nn.Module, arguments: Arguments, row: int, readers: Mapp
             found[site] = values.detach().clone()
 
     try:
-        ways = visit(network, arguments.take([row]), readers.keys(), keep)
+        ways = read(arguments.take([row]), keep)
     except Exception:  # some networks take no batch of one
         return Alone()
     return Alone(found, ways)
 
 
-@dataclass
-class BatchCheck:
-    """Compares one sample of every batch with what the sample is alone, at about the cost of that sample.
+class RowCheck:
+    """Sees to it that every row of every layer holds the values of its own sample, whatever came before.
 
-    Attributes:
-        network: A network inside `frozen`, without wrappers.
-        readers: How the samples lie at each site.
-        random: Sites whose values are random.
-        context: Makes what the network's passes run in.
+    A few samples of the first batch are looked at thoroughly (see `check_rows`); of the batches after it, one sample
+    in so many is compared with what it is alone, at about the cost of that sample.
     """
 
-    network: nn.Module
-    readers: Mapping[Site, Reader]
-    random: frozenset[Site]
-    context: Callable[[], AbstractContextManager[Any]]
-    _generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
-    _alone: Alone = field(default_factory=Alone)
-    _picked: dict[Site, Tensor] = field(default_factory=dict)
-    _rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    _seen: dict[Site, Tensor] = field(default_factory=dict)
-    _blurred: Counter[Site] = field(default_factory=Counter)
+    def __init__(self, frozen: Frozen, readers: Mapping[Site, SamplesFirst]) -> None:
+        """Choose the sites.
 
-    def begin(self, arguments: Arguments) -> None:
-        """Draw a sample and run it alone; before the batch, in the same state of the network."""
-        n = arguments.batch_size
-        self._rows = torch.randint(n, (1 + _OTHERS,), generator=self._generator)
-        with random_states_kept(), self.context():
-            self._alone = one_sample(self.network, arguments, int(self._rows[0]), self.readers)
-        self._picked = {site: _pick(values) for site, values in self._alone.values.items()}
+        Args:
+            frozen: The network.
+            readers: How the samples lie at each site.
+        """
+        self._frozen, self._readers = frozen, readers
+        self._read = SiteReader(frozen.hooks, readers)
+        self._first: RowFindings | None = None
+        self._unchecked = math.inf
+        self._generator = torch.Generator().manual_seed(0)
+        self._blurred: Counter[Site] = Counter()
+        self._rows = torch.empty(0, dtype=torch.int64)
+        self._alone = Alone()
+        self._picked: dict[Site, Tensor] = {}
+        self._seen: dict[Site, Tensor] = {}
+
+    @contextmanager
+    def batch(self, given: Arguments) -> Iterator[dict[Site, Fault]]:
+        """Check the batch that is recorded inside, and put the network's state back after it if it has one.
+
+        Args:
+            given: The batch.
+
+        Yields:
+            The sites whose rows are not the samples', to be read afterwards.
+        """
+        faults: dict[Site, Fault] = {}
+        first, self._unchecked = self._first is None, self._unchecked + given.batch_size
+        due = given.batch_size > 1 and self._unchecked >= _CHECK_EVERY
+        arguments = given.copy_to(self._frozen.device) if first or due else given
+        if self._first is None:
+            with self._frozen.from_here() as here:
+                self._first = check_rows(here, arguments, self._readers)
+            faults.update(self._first.faults)
+        with self._frozen.from_here() if self._first.stateful else nullcontext() as here:
+            try:
+                if due:
+                    self._unchecked = 0
+                    self._begin(arguments)
+                    if here is not None:
+                        here.reset()
+                yield faults
+                if due:
+                    if here is not None:
+                        here.reset()
+                    for site, fault in self._found(arguments, self._first.random).items():
+                        faults.setdefault(site, fault)
+            finally:
+                self._alone, self._picked, self._seen = Alone(), {}, {}
 
     def see(self, site: Site, activation: Tensor) -> None:
         """Look at a site's values in the batch, samples first, at the moment that they are made."""
@@ -255,11 +282,14 @@ class BatchCheck:
         elif (pair := _overlap(rows, alone)) is not None:
             self._seen[site] = torch.cat([_pick(part) for part in pair])
 
-    def end(self) -> None:
-        """Forget the sample."""
-        self._alone, self._picked, self._seen = Alone(), {}, {}
+    def _begin(self, arguments: Arguments) -> None:
+        """Draw a sample and run it alone; before the batch, in the same state of the network."""
+        self._rows = torch.randint(arguments.batch_size, (1 + _OTHERS,), generator=self._generator)
+        with random_states_kept():
+            self._alone = one_sample(self._read, arguments, int(self._rows[0]), self._readers)
+        self._picked = {site: _pick(values) for site, values in self._alone.values.items()}
 
-    def faults(self, arguments: Arguments) -> Mapping[Site, Fault]:
+    def _found(self, arguments: Arguments, random: frozenset[Site]) -> Mapping[Site, Fault]:
         """The sites at which the sample's row does not hold its values; in doubt, the batch is run again."""
         if not self._seen:
             return {}
@@ -270,26 +300,27 @@ class BatchCheck:
         ]
         if not doubtful:
             return {}
-        readers = {site: self.readers[site] for site in doubtful}
+        readers = {site: self._readers[site] for site in doubtful}
         row = int(self._rows[0])
-        places = _places(self.network, arguments, row, self._alone, readers, self.random, self.context)
-        found: dict[Site, Fault] = {
-            site: "mixed" if place is None else "reordered" for site, place in places.items() if place != row
-        }
-        # Alone, the sample takes another way: only batches can be compared.
-        if unsure := {
-            site: reader for site, reader in readers.items() if site not in places and site not in self.random
-        }:
-            found |= dict.fromkeys(self._moved(arguments, unsure), "moved")
+        with self._frozen.from_here() as here:
+            places = _places(here, arguments, row, self._alone, readers, random)
+            found: dict[Site, Fault] = {
+                site: "mixed" if place is None else "reordered" for site, place in places.items() if place != row
+            }
+            # Alone, the sample takes another way: only batches can be compared.
+            if unsure := {
+                site: reader for site, reader in readers.items() if site not in places and site not in random
+            }:
+                found |= dict.fromkeys(self._moved(here, arguments, unsure), "moved")
         self._blurred.update(site for site in doubtful if site not in found)
         return found
 
-    def _moved(self, arguments: Arguments, readers: Mapping[Site, Reader]) -> list[Site]:
+    def _moved(self, frozen: Frozen, arguments: Arguments, readers: Mapping[Site, SamplesFirst]) -> list[Site]:
         order = torch.randperm(arguments.batch_size, generator=self._generator)
-        here, there = _Rows(readers, len(order)), _Rows(readers, len(order))
+        read, here, there = SiteReader(frozen.hooks, readers), _Rows(readers, len(order)), _Rows(readers, len(order))
         for rows, batch in ((here, arguments), (there, arguments.take(order.tolist()))):
-            with frozen(self.network, seed=0), self.context():
-                rows.read(self.network, batch)
+            with frozen.fresh(seed=0):
+                rows.read(read, batch)
         return [
             site
             for site, values in here.found.items()
@@ -298,13 +329,12 @@ class BatchCheck:
 
 
 def _places(
-    network: nn.Module,
+    frozen: Frozen,
     arguments: Arguments,
     row: int,
     alone: Alone,
-    readers: Mapping[Site, Reader],
+    readers: Mapping[Site, SamplesFirst],
     random: frozenset[Site],
-    context: Callable[[], AbstractContextManager[Any]],
 ) -> dict[Site, int | None]:
     """Run a batch, and find at each site the row that holds what one of its samples is alone; None if none does."""
     places: dict[Site, int | None] = {}
@@ -328,8 +358,8 @@ def _places(
         if place is not None or values.shape[1:] == own_values.shape[1:]:
             places[site] = place
 
-    with frozen(network, seed=0), context():
-        ways = visit(network, arguments.copy_to(None), readers.keys() & alone.values.keys(), compare)
+    with frozen.fresh(seed=0):
+        ways = SiteReader(frozen.hooks, readers.keys() & alone.values.keys())(arguments.copy_to(None), compare)
     return {site: place for site, place in places.items() if same_way(site, ways, alone.ways)}
 
 
@@ -372,7 +402,7 @@ def _same(left: Tensor, right: Tensor) -> bool:
     return left.shape == right.shape and torch.allclose(left.double(), right.double(), rtol=1e-4, equal_nan=True)
 
 
-def _read(reader: Reader, tensor: Tensor, n_samples: int) -> Tensor | None:
+def _read(reader: SamplesFirst, tensor: Tensor, n_samples: int) -> Tensor | None:
     try:
         return reader(tensor, n_samples)
     except ValueError:

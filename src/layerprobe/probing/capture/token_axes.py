@@ -13,8 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from layerprobe.probing.capture.activations import record
-from layerprobe.probing.capture.freeze import frozen
-from layerprobe.probing.capture.hooks import unwrap
+from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.inputs import Arguments, NetworkInputs
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.capture.pytree import map_tensors, named_tensors
@@ -134,7 +133,7 @@ class _Sequence:
 
 
 def sequence_axes(
-    network: nn.Module, inputs: NetworkInputs, masks: Mapping[str, Tensor], layers: Iterable[Layer]
+    frozen: Frozen, inputs: NetworkInputs, masks: Mapping[str, Tensor], layers: Iterable[Layer]
 ) -> dict[Layer, dict[int, str]]:
     """Find the axes of each layer that have a place for each token, and which sequence the tokens are of.
 
@@ -146,7 +145,7 @@ def sequence_axes(
     by features, all of which count.
 
     Args:
-        network: The network that the layers were discovered in.
+        frozen: The network that the layers were discovered in.
         inputs: The batch that they were discovered on.
         masks: Its tokens, `(n, t)` each, by name.
         layers: The layers.
@@ -161,12 +160,12 @@ def sequence_axes(
     given = Arguments.of(inputs)
     few = given.take(range(min(2, given.batch_size)))
     axes: dict[Layer, dict[int, str]] = {layer: {} for layer in layers}
-    for sequence, found in _sequences(network, few, masks, layers):
+    for sequence, found in _sequences(frozen, few, masks, layers):
         for layer, own in found.items():
             for axis in own:
                 axes[layer][axis] = _either(axes[layer].get(axis), sequence.name)
     if not any(_stem(name).rpartition(".")[2] == _DECODER for found in axes.values() for name in found.values()):
-        for layer in _of_silent_decoder(network, few, layers):
+        for layer in _of_silent_decoder(frozen.network, few, layers):
             axes[layer] = dict.fromkeys(axes[layer], "the decoder's inputs, which the network makes by itself")
     return axes
 
@@ -177,7 +176,7 @@ def _either(before: str | None, name: str) -> str:
 
 
 def _sequences(
-    network: nn.Module, few: Arguments, masks: Mapping[str, Tensor], layers: Sequence[Layer]
+    frozen: Frozen, few: Arguments, masks: Mapping[str, Tensor], layers: Sequence[Layer]
 ) -> Iterator[tuple[_Sequence, Mapping[Layer, Collection[int]]]]:
     """Each sequence among the inputs with the axes of the layers that run over it."""
     tensors = {".".join(path): tensor for path, tensor in few.named() if few.holds_batch(tensor) and tensor.ndim > 1}
@@ -207,7 +206,7 @@ def _sequences(
             (one, axes)
             for name in others
             if _may_be_tokens(tensors[name])
-            and (axes := _shrinking(network, few, one := _Sequence(name, sequence.length, [name]), layers)) is not None
+            and (axes := _shrinking(frozen, few, one := _Sequence(name, sequence.length, [name]), layers)) is not None
             and any(axes.values())
         ]
         if len(tried) + (sequence.name in sequence.inputs) < len(sequence.inputs) or len(tried) > 1:
@@ -215,12 +214,12 @@ def _sequences(
                 sequence.inputs.remove(one.name)
                 found.append((one, axes))
     for sequence in alone:
-        axes = _shrinking(network, few, sequence, layers)
+        axes = _shrinking(frozen, few, sequence, layers)
         if axes is not None:
             found.append((sequence, axes))
     rest: list[_Sequence] = []
     for sequence in masked:
-        axes = _shrinking(network, few, sequence, layers)
+        axes = _shrinking(frozen, few, sequence, layers)
         if axes is None:
             rest.append(sequence)
         else:
@@ -233,7 +232,7 @@ def _sequences(
 
 
 def _shrinking(
-    network: nn.Module, few: Arguments, sequence: _Sequence, layers: Sequence[Layer]
+    frozen: Frozen, few: Arguments, sequence: _Sequence, layers: Sequence[Layer]
 ) -> dict[Layer, list[int]] | None:
     """The axes that shrink with one sequence; None where the network does not run on another length of it.
 
@@ -255,8 +254,8 @@ def _shrinking(
 
     args, kwargs = map_tensors((few.args, few.kwargs), resize)
     try:
-        with frozen(network, seed=0):
-            record(network, kwargs or args, layers, note, same_shape=False)
+        with frozen.fresh(seed=0):
+            record(frozen, kwargs or args, layers, note, same_shape=False)
     except Exception as error:  # whatever a network raises that takes one length only
         log.info("The network does not run on %d tokens of %s (%s)", other, sequence.name or "its input", error)
         return None
@@ -274,7 +273,7 @@ def _of_silent_decoder(network: nn.Module, few: Arguments, layers: Sequence[Laye
     """Layers behind the encoder of a network that makes its decoder's inputs from those of the encoder."""
     if any(_is_decoder(".".join(path)) for path, _ in few.named()):
         return []
-    paths = {module: path for path, module in unwrap(network).named_modules()}
+    paths = {module: path for path, module in network.named_modules()}
     for module in paths:
         if getattr(getattr(module, "config", None), "is_encoder_decoder", False) and hasattr(module, "get_encoder"):
             inside = f"{paths.get(module.get_encoder(), '')}."

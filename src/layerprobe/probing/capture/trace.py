@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from layerprobe.probing.capture.aliasing import Identities, Key, ignores_data, source
 from layerprobe.probing.capture.channel_axes import ChannelEvidence, Node
-from layerprobe.probing.capture.hooks import INPUT, AbstractObserver, Call, Site, module_at, watch
+from layerprobe.probing.capture.hooks import INPUT, AbstractObserver, Call, Hooks, Site, module_at
 from layerprobe.probing.capture.inputs import Arguments
 from layerprobe.probing.capture.pytree import named_tensors, tensors
 
@@ -57,20 +57,18 @@ class Trace:
     channel_axes: Mapping[Site, int]
 
 
-def trace(network: nn.Module, arguments: Arguments, on_tensor: Callable[[Site, Tensor], None] | None = None) -> Trace:
+def trace(hooks: Hooks, arguments: Arguments, on_tensor: Callable[[Site, Tensor], None] | None = None) -> Trace:
     """Run one forward pass and note every tensor.
 
     Args:
-        network: The network, without wrappers, on the arguments' device. Inference mode must be off: the identity
-            of tensors rests on their version counters.
-        arguments: What it is called with.
+        hooks: The network's hooks. Inference mode must be off: the identity of tensors rests on their version counters.
+        arguments: What the network is called with, on its device.
         on_tensor: Gets each tensor when it appears.
     """
-    tracer = _Tracer(network, on_tensor)
+    tracer = _Tracer(hooks.network, on_tensor)
     tracer.begin(arguments)
-    with watch(network, tracer, functions=True):
-        network(*arguments.args, **arguments.kwargs)
-    return Trace(tuple(tracer.occurrences), tuple(tracer.objects), tracer.root(network), tracer.channel_axes())
+    hooks.run(arguments, tracer, functions=True)
+    return Trace(tuple(tracer.occurrences), tuple(tracer.objects), tracer.root(hooks.network), tracer.channel_axes())
 
 
 @dataclass(frozen=True)

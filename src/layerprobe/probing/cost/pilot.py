@@ -5,27 +5,25 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 from scipy.optimize import nnls
-from torch import Tensor, nn
+from torch import Tensor
 
 from layerprobe.probing.batches import Data, reshuffled
-from layerprobe.probing.capture.freeze import frozen
+from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.layers import Layer
-from layerprobe.probing.features.cache import Key
-from layerprobe.probing.features.reducers import Reduction
+from layerprobe.probing.features.cache import FeatureBank, Key
+from layerprobe.probing.features.row_blocks import blocks
 from layerprobe.probing.fitting import Ways
 from layerprobe.probing.pipeline import feature_bank, labels_of_controls, probe_layer
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recording import Context, Recording, run_split
+from layerprobe.probing.recording import Recorder, Recording
 from layerprobe.probing.resources import Resources
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.workspace import Budget
@@ -68,57 +66,50 @@ class Sample:
     reduce_seconds: Mapping[LayerName, float]
 
 
-def record_sample(
-    network: nn.Module, data: Data, protocol: ProbeProtocol, resources: Resources, ways: Ways, context: Context
-) -> Sample:
+def record_sample(frozen: Frozen, data: Data, protocol: ProbeProtocol, resources: Resources, ways: Ways) -> Sample:
     """Record a few training batches as probing does.
 
     Args:
-        network: The network.
+        frozen: The network.
         data: The splits.
         protocol: The sweep.
         resources: What it may take.
         ways: The layers, and how features are made of them.
-        context: Makes what the network's passes run in.
     """
     times: list[float] = []
     sizes: list[int] = []
-    kept: dict[Key, list[Tensor]] = defaultdict(list)
-
-    def read(batch: Any, split: Split) -> Tensor:
-        targets = protocol.targets_of(batch, split)
-        sizes.append(len(targets))
-        return targets
-
-    def some() -> Iterator[Any]:
-        start = time.perf_counter()
-        with closing(reshuffled(data["train"], resources.batch_size, protocol.seeds[0])) as batches:
-            for batch in batches:
-                yield batch
-                times.append(time.perf_counter() - start - sum(times))
-                if len(times) > 1 and (sum(sizes) >= _RECORDED or sum(times) > _RECORD_SECONDS):
-                    break
-
-    def keep(layer: Layer, reduction: Reduction, features: Tensor, targets: Tensor) -> None:
-        kept[layer.name, "train", reduction.description].append(features)
-
     reductions = {layer: [way.reduction for way in found] for layer, found in ways.items()}
-    keys = protocol.keys_of if "control_task" in protocol.controls else None
-    with frozen(network, seed=protocol.seeds[0]):
-        record = run_split(
-            network, some(), "train", reductions, protocol.inputs, read, protocol.mask_of, keep, context=context,
-            keys=keys,
-        )  # fmt: skip
+    with (
+        frozen.fresh(protocol.seeds[0]),
+        closing(reshuffled(data["train"], resources.batch_size, protocol.seeds[0])) as batches,
+        closing(FeatureBank(sys.maxsize)) as bank,
+        Recorder(frozen, reductions, protocol, bank, "train") as record,
+    ):
+        start = time.perf_counter()
+        for batch in batches:
+            record(batch)
+            times.append(time.perf_counter() - start - sum(times))
+            sizes.append(len(record.recording.targets) - sum(sizes))
+            if len(times) > 1 and (sum(sizes) >= _RECORDED or sum(times) > _RECORD_SECONDS):
+                break
+        recording = record.recording
+        keys: list[Key] = [
+            (layer.name, "train", reduction.description)
+            for layer, found in reductions.items()
+            if layer.name not in recording.problems
+            for reduction in found
+        ]
+        features = {key: torch.cat(list(blocks(bank.take(key)))) for key in keys}
     # The first batch also pays for what happens once, and the last may be short.
     typical = statistics.median(t / n for t, n in list(zip(times, sizes, strict=True))[1:] or [(times[0], sizes[0])])
     scale = typical / sum(times)
     return Sample(
-        {key: torch.cat(found) for key, found in kept.items()},
-        record.targets,
-        record.keys,
-        record.problems,
+        features,
+        recording.targets,
+        recording.keys,
+        recording.problems,
         typical,
-        {layer.name: scale * record.seconds[layer.name] for layer in ways},
+        {layer.name: scale * recording.seconds[layer.name] for layer in ways},
     )
 
 
@@ -210,7 +201,7 @@ class _Small:
                     what = way.reduction.description
                     bank.append((layer.name, split, what), self.sample.features[layer.name, "train", what][:n].clone())
                 keys = None if self.sample.keys is None else self.sample.keys[:n]
-                recordings[split] = Recording(self.sample.targets[:n], bank.problems, keys=keys)
+                recordings[split] = Recording(self.sample.targets[:n], bank.problems, {layer.name: 0.0}, keys)
             labels = labels_of_controls(self.labels, recordings, self.protocol)
             start = time.perf_counter()
             with bank.layer(layer.name) as splits:

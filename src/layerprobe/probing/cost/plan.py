@@ -11,15 +11,17 @@ from torch import nn
 
 from layerprobe.formatting import size_text, time_text
 from layerprobe.probing.batches import Data, check_splits, n_samples
+from layerprobe.probing.capture.freeze import freeze
+from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.capture.inputs import device_of
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.cost.pilot import fit_seconds, record_sample
+from layerprobe.probing.discovery import Discovery, discover_layers
 from layerprobe.probing.features.cache import Place, places
 from layerprobe.probing.fitting import features_of
 from layerprobe.probing.parallel import layers_in_parallel
-from layerprobe.probing.pipeline import budget, find_ways, first_batch
+from layerprobe.probing.pipeline import budget
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recording import Context
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.solvers.cpu_threads import evaluation_operations, threads
 from layerprobe.probing.targets import n_outputs
@@ -76,6 +78,7 @@ class Plan:
         workspace: Memory to fit the largest layer, and of what is kept in the features' place where train is streamed.
         disk: Bytes of disk that the features take that do not fit into memory.
         stream: Whether no training feature is kept.
+        discovery: What was found out about the network, which probing it need not find out once more.
     """
 
     layers: tuple[PlannedLayer, ...]
@@ -87,6 +90,7 @@ class Plan:
     workspace: int
     disk: int
     stream: bool
+    discovery: Discovery
 
     @property
     def fit_seconds(self) -> float:
@@ -154,14 +158,15 @@ def make_plan(
         ValueError: As for probing.
     """
     check_splits(data, needs_val=protocol.needs_val)
-    first = first_batch(network, data, protocol, resources)
-    ways, truth = find_ways(network, first, protocol, context, done), protocol.targets_of(first, "train")
-    sample = record_sample(network, data, protocol, resources, ways, context)
+    with freeze(network, context=context) as frozen:
+        discovery = discover_layers(frozen, data, protocol, resources, done)
+        ways = discovery.ways
+        sample = record_sample(frozen, data, protocol, resources, ways)
     device = device_of(network)
     samples = samples or {split: n_samples(data[split]) for split in SPLITS if data.get(split) is not None}
     n, every = samples["train"], sum(samples.values())
-    outputs = max(n_outputs(sample.targets), n_outputs(truth))
-    allowed = budget(device, protocol, resources, ways, truth)
+    outputs = max(n_outputs(sample.targets), discovery.n_outputs)
+    allowed = budget(device, protocol, resources, discovery)
     widths = {layer: sum(way.reduction.n_features for way in found) for layer, found in ways.items()}
     sizes = {layer.name: _FLOAT * width * (every - n * protocol.stream) for layer, width in widths.items()}
     place = places(sizes, allowed.features, allowed.host)
@@ -202,6 +207,7 @@ def make_plan(
         allowed.fit,
         int(half * sum(layer.bytes for layer in layers if layer.place == "disk")),
         protocol.stream,
+        discovery,
     )
 
 
