@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import layerprobe
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.layers import Layer
-from layerprobe.probing.features.cache import FeatureBank
+from layerprobe.probing.features.cache import FeatureCache
 from layerprobe.probing.features.reducers import Reduction
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Recorder
@@ -26,13 +26,13 @@ def recorded(
     split: Split = "train",
 ) -> tuple[dict[tuple[LayerName, str], Tensor], dict[LayerName, str]]:
     """Features by layer and what was done to make them, and why layers have none."""
-    bank = FeatureBank(2**40)
-    with Recorder(frozen, reductions, protocol or ProbeProtocol(), bank, split) as record:
+    cache = FeatureCache(2**40)
+    with Recorder(frozen, reductions, protocol or ProbeProtocol(), cache, split) as record:
         for batch in batches:
             record(batch)
     problems = record.recording.problems
     return {
-        (layer.name, made.description): torch.as_tensor(bank.take((layer.name, split, made.description)))
+        (layer.name, made.description): torch.as_tensor(cache.take((layer.name, split, made.description)))
         for layer, found in reductions.items()
         for made in found
         if layer.name not in problems

@@ -19,7 +19,7 @@ from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.capture.inputs import device_of
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.discovery import Discovery, discover_layers
-from layerprobe.probing.features.cache import AbstractSink, FeatureBank, Splits
+from layerprobe.probing.features.cache import AbstractSink, FeatureCache, Splits
 from layerprobe.probing.features.oom import with_room
 from layerprobe.probing.features.reducers import FeatureWay
 from layerprobe.probing.fingerprint import Fingerprint
@@ -92,18 +92,18 @@ def probe_checkpoint(
             kept = {split: length(data[split]) for split in SPLITS if data.get(split) is not None}
             if protocol.stream:
                 kept.pop("train")
-            bank = until_fitted.enter_context(closing(feature_bank(protocol, resources, allowed, kept)))
-            sink = TrainingMoments(bank, max(map(features_of, ways.values()))) if protocol.stream else bank
+            cache = until_fitted.enter_context(closing(feature_cache(protocol, resources, allowed, kept)))
+            sink = TrainingMoments(cache, max(map(features_of, ways.values()))) if protocol.stream else cache
             recordings = record_splits(frozen, data, protocol, resources, ways, sink, on_progress, samples)
         labels = protocol.task.labels({split: recording.targets for split, recording in recordings.items()})
         variants = labels_of_controls(labels, recordings, protocol)
         together, workers = layers_in_parallel(
-            {layer: features_of(ways[layer]) for layer in ways if layer.name not in bank.on_disk},
+            {layer: features_of(ways[layer]) for layer in ways if layer.name not in cache.on_disk},
             {split: len(recording.targets) for split, recording in recordings.items()},
             n_outputs(recordings["train"].targets),
             protocol,
             device_of(network),
-            bank.left,
+            cache.left,
         )
 
         def begun() -> Iterator[Layer]:
@@ -135,12 +135,12 @@ def budget(device: torch.device | None, protocol: ProbeProtocol, resources: Reso
     return Budget(fit, features, host_budget(device, resources.max_memory))
 
 
-def feature_bank(
+def feature_cache(
     protocol: ProbeProtocol, resources: Resources, allowed: Budget, samples: Mapping[Split, int | None]
-) -> FeatureBank:
-    """Room for all features; of `samples`, see `FeatureBank`."""
+) -> FeatureCache:
+    """Room for all features; of `samples`, see `FeatureCache`."""
     kept_as = None if protocol.spill_dtype is None else getattr(torch, protocol.spill_dtype)
-    return FeatureBank(allowed.features, resources.spill_path, kept_as, allowed.host, samples)
+    return FeatureCache(allowed.features, resources.spill_path, kept_as, allowed.host, samples)
 
 
 def moment_bytes(ways: Ways) -> int:

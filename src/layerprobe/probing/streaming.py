@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from layerprobe.probing.features.cache import AbstractSink, FeatureBank, Key, Splits
+from layerprobe.probing.features.cache import AbstractSink, FeatureCache, Key, Splits
 from layerprobe.probing.solvers.gram import LARGEST
 from layerprobe.probing.solvers.moments import ClassSums
 from layerprobe.types import LayerName
@@ -21,21 +21,21 @@ class TrainingMoments(AbstractSink):
     features. The sums are those of one pass, the same that every other probe makes.
 
     Args:
-        bank: Where the features of validation and test go.
+        cache: Where the features of validation and test go.
         widest: Features of the widest layer.
 
     Raises:
         ValueError: Where its matrix of features by features would be too large to decompose.
     """
 
-    def __init__(self, bank: FeatureBank, widest: int) -> None:
+    def __init__(self, cache: FeatureCache, widest: int) -> None:
         if widest > LARGEST:
             raise ValueError(
                 f"Streaming ridge keeps a matrix of features by features, {widest} x {widest} here; it is made for at "
                 f"most {LARGEST} features. Reduce the layers further, or set stream=false: features that do not fit "
                 "into `max_memory` are then kept on disk."
             )
-        self.bank, self.problems = bank, bank.problems
+        self.cache, self.problems = cache, cache.problems
         self._sums: dict[Key, ClassSums] = {}
 
     def append(self, key: Key, features: Float[Tensor, "k d"], targets: Shaped[Tensor, "k ..."]) -> None:
@@ -43,21 +43,21 @@ class TrainingMoments(AbstractSink):
         if key[1] == "train":
             self._sums.setdefault(key, ClassSums()).update(features, targets)
         else:
-            self.bank.append(key, features, targets)
+            self.cache.append(key, features, targets)
 
     def drop(self, layer: LayerName) -> None:
         """See `AbstractSink.drop`."""
-        self.bank.drop(layer)
+        self.cache.drop(layer)
         self._forget(layer)
 
     def give_way(self) -> bool:
         """See `AbstractSink.give_way`; moments stay."""
-        return self.bank.give_way()
+        return self.cache.give_way()
 
     @contextmanager
     def layer(self, name: LayerName) -> Iterator[Splits]:
         """See `AbstractSink.layer`; what is handed over of train is the sums."""
-        with self.bank.layer(name) as splits:
+        with self.cache.layer(name) as splits:
             try:
                 yield {**splits, "train": lambda reduction: self._sums[name, "train", reduction.description]}
             finally:

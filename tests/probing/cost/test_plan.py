@@ -17,7 +17,7 @@ from layerprobe.probing.features.cache import places
 from layerprobe.probing.features.reducers import AveragePool
 from layerprobe.probing.fingerprint import Fingerprint
 from layerprobe.probing.pipeline import budget as budget_of
-from layerprobe.probing.pipeline import feature_bank, record_splits
+from layerprobe.probing.pipeline import feature_cache, record_splits
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.probing.solvers.ridge import Ridge
@@ -69,14 +69,14 @@ def test_what_a_plan_says_goes_to_disk_is_what_the_bank_writes_there(
         resources = Resources(64, plan.workspace + budget + 10**6, str(tmp_path))
         with freeze(network) as frozen:
             found = discover_layers(frozen, data, protocol, resources)
-            bank = feature_bank(protocol, resources, budget_of(None, protocol, resources, found), plan.samples)
-            record_splits(frozen, data, protocol, resources, found.ways, bank, lambda *_: None, Fingerprint())
+            cache = feature_cache(protocol, resources, budget_of(None, protocol, resources, found), plan.samples)
+            record_splits(frozen, data, protocol, resources, found.ways, cache, lambda *_: None, Fingerprint())
         planned = make_plan(network, data, protocol, resources=resources)
-        assert {layer.layer for layer in planned.layers if layer.place == "disk"} == bank.on_disk
+        assert {layer.layer for layer in planned.layers if layer.place == "disk"} == cache.on_disk
         share = 1 if spill_dtype is None else 2
-        assert planned.disk * share == sum(sizes[name] for name in bank.on_disk)
+        assert planned.disk * share == sum(sizes[name] for name in cache.on_disk)
         assert planned.memory == planned.workspace + sum(sizes.values()) - planned.disk * share
-        bank.close()
+        cache.close()
 
 
 def test_a_layer_is_read_in_every_pass_where_it_finds_no_room_when_its_turn_comes() -> None:

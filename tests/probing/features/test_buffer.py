@@ -96,17 +96,17 @@ def test_what_is_handed_out_outlives_the_matrix() -> None:
 
 PEAK = """
 import re, torch
-from layerprobe.probing.features.cache import FeatureBank
+from layerprobe.probing.features.cache import FeatureCache
 d, n, size = 4000, 12_000, 1000
-bank = FeatureBank(1 << 30, samples=dict.fromkeys(("train", "val"), n if KNOWN else None))
+cache = FeatureCache(1 << 30, samples=dict.fromkeys(("train", "val"), n if KNOWN else None))
 torch.ones(7_500_000)  # as the work of a network: from then on the allocator keeps pieces of this size for itself
 def peak():  # of this process: what getrusage says is at least what the one that started it held
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 before = peak()
 for start in range(0, n, size):
     for split in ("train", "val"):
-        bank.append(("layer", split, ""), torch.full((size, d), float(start)))
-found = [bank.take(("layer", split, "")) for split in ("train", "val")]
+        cache.append(("layer", split, ""), torch.full((size, d), float(start)))
+found = [cache.take(("layer", split, "")) for split in ("train", "val")]
 assert float(found[1][-1, -1]) == n - size
 print((peak() - before) / (2 * 4 * n * d))
 """

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from layerprobe.probing.features.buffer import Buffer
-from layerprobe.probing.features.cache import FeatureBank, leaving, places
+from layerprobe.probing.features.cache import FeatureCache, leaving, places
 from layerprobe.probing.features.disk import SpilledRows, SpillError, SpillFile
 from layerprobe.probing.features.reducers import Reduction
 from layerprobe.probing.features.row_blocks import AbstractRows, blocks
@@ -25,44 +25,44 @@ def whole(features) -> torch.Tensor:
 
 @pytest.mark.parametrize("budget", [0, 3_000, 6_000, 1 << 20])
 def test_what_is_recorded_comes_back_whatever_the_budget(budget, tmp_path) -> None:
-    bank = FeatureBank(budget, tmp_path)
+    cache = FeatureCache(budget, tmp_path)
     wanted = {}
     for split in ("train", "val"):
         for i, (layer, d) in enumerate((("a", 7), ("b", 20), ("c", 1))):
             wanted[layer, split, "all"] = torch.cat(batches(50, d, 16, i))
         for rows in zip(*(value.split(16) for key, value in wanted.items() if key[1] == split), strict=True):
             for layer, part in zip("abc", rows, strict=True):
-                bank.append((layer, split, "all"), part.clone())
-    on_disk = bank.on_disk
+                cache.append((layer, split, "all"), part.clone())
+    on_disk = cache.on_disk
     for layer in "abc":
         for split in ("train", "val"):
-            assert torch.equal(whole(bank.take((layer, split, "all"))), wanted[layer, split, "all"])
-        bank.drop(layer)
+            assert torch.equal(whole(cache.take((layer, split, "all"))), wanted[layer, split, "all"])
+        cache.drop(layer)
     assert on_disk == {0: {"a", "b", "c"}, 3_000: {"a", "b"}, 6_000: {"b"}, 1 << 20: set()}[budget]
-    bank.close()
+    cache.close()
 
 
 @pytest.mark.parametrize("budget", [0, 3_000, 6_000])
 @pytest.mark.parametrize("host", [0, 2_000, 7_000, 1 << 20])
 @pytest.mark.parametrize("kept_as", [None, torch.float64])
 def test_features_of_a_gpu_go_to_ram_and_from_there_to_disk(budget, host, kept_as, tmp_path) -> None:
-    bank = FeatureBank(budget, tmp_path, kept_as, host)
+    cache = FeatureCache(budget, tmp_path, kept_as, host)
     wanted: dict[tuple[str, str, str], list[torch.Tensor]] = {}
     for split in ("train", "val"):
         for i in range(4):
             for layer, d in (("a", 7), ("b", 20), ("c", 1)):
                 part = batches(16, d, 16, i)[0]
                 wanted.setdefault((layer, split, "all"), []).append(part)
-                bank.append((layer, split, "all"), part.clone())
-                assert not bank.on_disk & bank.in_ram
+                cache.append((layer, split, "all"), part.clone())
+                assert not cache.on_disk & cache.in_ram
     size = {layer: 2 * 4 * 16 * 4 * d for layer, d in (("a", 7), ("b", 20), ("c", 1))}
-    assert sum(size[layer] for layer in bank.in_ram) <= host
-    assert sum(size[layer] for layer in size.keys() - bank.in_ram - bank.on_disk) <= budget
+    assert sum(size[layer] for layer in cache.in_ram) <= host
+    assert sum(size[layer] for layer in size.keys() - cache.in_ram - cache.on_disk) <= budget
     if host == 1 << 20:
-        assert not bank.on_disk
+        assert not cache.on_disk
     for key, parts in wanted.items():
-        assert torch.equal(whole(bank.take(key)), torch.cat(parts))
-    bank.close()
+        assert torch.equal(whole(cache.take(key)), torch.cat(parts))
+    cache.close()
 
 
 def test_the_largest_layers_leave_until_the_others_fit() -> None:
@@ -76,69 +76,69 @@ def test_the_largest_layers_leave_until_the_others_fit() -> None:
 
 
 def test_the_largest_layer_makes_room_until_there_is_none_to_move(tmp_path, caplog) -> None:
-    bank = FeatureBank(1 << 20, tmp_path, host=1_600)
+    cache = FeatureCache(1 << 20, tmp_path, host=1_600)
     parts = {layer: batches(20, d, 20)[0] for layer, d in (("a", 5), ("b", 10), ("c", 2))}
     for layer, part in parts.items():
-        bank.append((layer, "train", ""), part.clone())
-    assert bank.give_way()
-    assert bank.in_ram == {"b"}
-    assert bank.give_way()
-    assert (bank.in_ram, bank.on_disk) == ({"a", "b"}, set())
-    bank.append(("a", "val", ""), parts["a"].clone())
-    assert (bank.in_ram, bank.on_disk) == ({"a"}, {"b"}), "2,000 bytes exceed what RAM is allowed"
-    bank.append(("c", "val", ""), parts["c"].clone())
-    assert bank.in_ram == {"a", "c"}, "no more stays than did when memory was full"
-    assert not bank.give_way()
+        cache.append((layer, "train", ""), part.clone())
+    assert cache.give_way()
+    assert cache.in_ram == {"b"}
+    assert cache.give_way()
+    assert (cache.in_ram, cache.on_disk) == ({"a", "b"}, set())
+    cache.append(("a", "val", ""), parts["a"].clone())
+    assert (cache.in_ram, cache.on_disk) == ({"a"}, {"b"}), "2,000 bytes exceed what RAM is allowed"
+    cache.append(("c", "val", ""), parts["c"].clone())
+    assert cache.in_ram == {"a", "c"}, "no more stays than did when memory was full"
+    assert not cache.give_way()
     assert "features of b (0.00 GB) go to RAM" in caplog.text
     for layer, part in parts.items():
-        assert torch.equal(whole(bank.take((layer, "train", ""))), part)
+        assert torch.equal(whole(cache.take((layer, "train", ""))), part)
 
 
 @pytest.mark.parametrize("known", [("train", "val"), ("train",)])
 def test_where_the_number_of_samples_is_known_a_layer_goes_to_its_place_with_its_first_batch(known, tmp_path) -> None:
     """Two layers of 4,800 and 2,400 bytes for each of two splits."""
-    bank = FeatureBank(5_000, tmp_path, samples={"train": 60, "val": 60 if "val" in known else None})
+    cache = FeatureCache(5_000, tmp_path, samples={"train": 60, "val": 60 if "val" in known else None})
     parts = batches(60, 10, 20)
     for part in parts:
-        bank.append(("wide", "train", ""), part)
-        bank.append(("wider", "train", ""), torch.cat([part, part], 1))
-        assert bank.on_disk == {"wider"}
-        assert bank.left == (200 if "val" in known else 2_600)
-    with bank.layer("wide") as splits, bank.layer("wider") as others:
+        cache.append(("wide", "train", ""), part)
+        cache.append(("wider", "train", ""), torch.cat([part, part], 1))
+        assert cache.on_disk == {"wider"}
+        assert cache.left == (200 if "val" in known else 2_600)
+    with cache.layer("wide") as splits, cache.layer("wider") as others:
         reduction = Reduction(10, "", lambda x: x)
         assert torch.equal(whole(splits["train"](reduction)), torch.cat(parts))
         assert torch.equal(whole(others["train"](reduction)), torch.cat([torch.cat(parts)] * 2, 1))
-    assert bank.left == 5_000, "nothing is left of a layer when its turn is over"
+    assert cache.left == 5_000, "nothing is left of a layer when its turn is over"
     with pytest.raises(KeyError):
-        bank.take(("wide", "val", ""))
+        cache.take(("wide", "val", ""))
 
 
 def test_a_device_that_has_no_memory_for_what_is_expected_sends_a_layer_on(tmp_path, monkeypatch, caplog) -> None:
     def full(self, rows):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    bank = FeatureBank(1 << 20, tmp_path, host=1 << 20, samples={"train": 60})
+    cache = FeatureCache(1 << 20, tmp_path, host=1 << 20, samples={"train": 60})
     parts = batches(60, 10, 20)
     monkeypatch.setattr(Buffer, "append", full)
-    bank.append(("a", "train", ""), parts[0])
+    cache.append(("a", "train", ""), parts[0])
     monkeypatch.undo()
     for part in parts[1:]:
-        bank.append(("a", "train", ""), part)
-    assert bank.in_ram == {"a"}
+        cache.append(("a", "train", ""), part)
+    assert cache.in_ram == {"a"}
     assert "features of a (0.00 GB) go to RAM" in caplog.text
-    assert torch.equal(whole(bank.take(("a", "train", ""))), torch.cat(parts))
+    assert torch.equal(whole(cache.take(("a", "train", ""))), torch.cat(parts))
 
 
 def test_what_fits_by_now_is_brought_back_into_memory(tmp_path) -> None:
-    bank = FeatureBank(5_000, tmp_path)
+    cache = FeatureCache(5_000, tmp_path)
     for part in batches(60, 10, 20):
-        bank.append(("wide", "train", ""), part)
-        bank.append(("wider", "train", ""), torch.cat([part, part], 1))
-    assert bank.on_disk == {"wider"}
-    assert isinstance(bank.take(("wider", "train", "")), AbstractRows), "4,800 bytes beside 2,400 held exceed 5,000"
-    bank.append(("wider", "val", ""), torch.zeros(60, 20))
-    bank.drop("wide")
-    assert isinstance(bank.take(("wider", "val", "")), torch.Tensor)
+        cache.append(("wide", "train", ""), part)
+        cache.append(("wider", "train", ""), torch.cat([part, part], 1))
+    assert cache.on_disk == {"wider"}
+    assert isinstance(cache.take(("wider", "train", "")), AbstractRows), "4,800 bytes beside 2,400 held exceed 5,000"
+    cache.append(("wider", "val", ""), torch.zeros(60, 20))
+    cache.drop("wide")
+    assert isinstance(cache.take(("wider", "val", "")), torch.Tensor)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from layerprobe.probing.features.cache import FeatureBank
+from layerprobe.probing.features.cache import FeatureCache
 from layerprobe.probing.features.host_memory import HostRows
 from layerprobe.probing.features.pinned_memory import pinned
 
@@ -65,11 +65,11 @@ def test_a_machine_that_pins_no_more_gives_ordinary_memory(monkeypatch) -> None:
 
 
 def test_a_split_without_rows_comes_back(tmp_path) -> None:
-    bank = FeatureBank(0, tmp_path, host=1 << 30)
+    cache = FeatureCache(0, tmp_path, host=1 << 30)
     for split, n in (("train", 3), ("test", 0)):
-        bank.append(("a", split, ""), torch.ones(n, 4))
-    assert bank.take(("a", "test", "")).shape == (0, 4)
-    assert bank.take(("a", "train", "")).shape == (3, 4)
+        cache.append(("a", split, ""), torch.ones(n, 4))
+    assert cache.take(("a", "test", "")).shape == (0, 4)
+    assert cache.take(("a", "train", "")).shape == (3, 4)
 
 
 @pytest.mark.gpu
@@ -92,14 +92,14 @@ def test_a_copy_that_is_on_its_way_is_neither_overtaken_nor_read_early() -> None
 @on_a_gpu
 @pytest.mark.parametrize("host", [0, 1 << 16, 1 << 24])
 def test_features_of_a_gpu_come_back_from_ram_and_from_disk(host: int, tmp_path) -> None:
-    bank = FeatureBank(1 << 12, tmp_path, host=host)
+    cache = FeatureCache(1 << 12, tmp_path, host=host)
     wanted = {layer: torch.cat(parts(300, d, 32)) for layer, d in (("a", 70), ("b", 20))}
     for i in range(0, 300, 32):
         for layer, whole in wanted.items():
-            bank.append((layer, "train", ""), whole[i : i + 32].cuda())
-    assert bool(bank.on_disk) == (host < 1 << 24)
+            cache.append((layer, "train", ""), whole[i : i + 32].cuda())
+    assert bool(cache.on_disk) == (host < 1 << 24)
     for layer, whole in wanted.items():
-        found = bank.take((layer, "train", ""))
+        found = cache.take((layer, "train", ""))
         assert found.device.type == "cuda"
         assert torch.equal(found[0:300].cpu(), whole)
-        bank.drop(layer)
+        cache.drop(layer)

@@ -13,7 +13,7 @@ from torch import nn
 import layerprobe
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.layers import discover
-from layerprobe.probing.features.cache import FeatureBank
+from layerprobe.probing.features.cache import FeatureCache
 from layerprobe.probing.features.oom import OnCPU, with_room
 from layerprobe.probing.features.reducers import Flatten
 from layerprobe.probing.features.row_blocks import AbstractRows, blocks
@@ -91,36 +91,36 @@ def test_rows_are_brought_over_as_they_are_read() -> None:
 
 
 class Hungry(nn.Module):
-    """A network that finds its memory full while the bank holds more than some bytes, as on a GPU that both share."""
+    """A network that finds its memory full while the cache holds more than some bytes, as on a GPU that both share."""
 
-    def __init__(self, bank: FeatureBank, limit: int) -> None:
+    def __init__(self, cache: FeatureCache, limit: int) -> None:
         super().__init__()
         self.first, self.second, self.limit = nn.Linear(6, 8), nn.Linear(8, 4), limit
-        self.bank = [bank]
+        self.cache = [cache]
 
     def forward(self, x):
         found = self.second(self.first(x).relu())
-        if sum(self.bank[0]._bytes.values()) > self.limit:
+        if sum(self.cache[0]._bytes.values()) > self.limit:
             raise torch.OutOfMemoryError(FULL)
         return found
 
 
 def recorded(limit: int, tmp_path, host: int = 1 << 20):
     torch.manual_seed(0)
-    bank = FeatureBank(1 << 30, tmp_path, host=host)
-    network = Hungry(bank, limit)
+    cache = FeatureCache(1 << 30, tmp_path, host=host)
+    network = Hungry(cache, limit)
     x = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
     bank_of_trial, network.limit = network.limit, 1 << 30
     layers = discover(network, x[:2])
     network.limit = bank_of_trial
     reductions = {layer: [Flatten().fit(layer.shape, 0)] for layer in layers}
     batches = [(part, torch.arange(len(part)) % 2) for part in x.split(8)]
-    with freeze(network) as frozen, Recorder(frozen, reductions, ProbeProtocol(), bank, "train") as record:
+    with freeze(network) as frozen, Recorder(frozen, reductions, ProbeProtocol(), cache, "train") as record:
         for batch in batches:
             record(batch)
     assert not record.recording.problems
-    return bank, {
-        layer.name: torch.cat([part.clone() for part in blocks(bank.take((layer.name, "train", made.description)))])
+    return cache, {
+        layer.name: torch.cat([part.clone() for part in blocks(cache.take((layer.name, "train", made.description)))])
         for layer, (made,) in reductions.items()
     }
 
@@ -128,13 +128,13 @@ def recorded(limit: int, tmp_path, host: int = 1 << 20):
 @pytest.mark.parametrize("limit", [0, 300, 800])
 @pytest.mark.parametrize("host", [0, 1 << 20])
 def test_a_pass_that_runs_out_of_memory_moves_features_and_keeps_each_once(limit, host, tmp_path, caplog) -> None:
-    bank, found = recorded(limit, tmp_path, host)
+    cache, found = recorded(limit, tmp_path, host)
     _, expected = recorded(1 << 30, tmp_path, host)
     assert found.keys() == expected.keys()
     assert len(found) >= 4
     for name in found:
         assert torch.equal(found[name], expected[name])
-    assert bank.in_ram if host else bank.on_disk
+    assert cache.in_ram if host else cache.on_disk
     assert "The GPU's memory is full" in caplog.text
 
 

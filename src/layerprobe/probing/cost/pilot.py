@@ -18,10 +18,10 @@ from torch import Tensor
 from layerprobe.probing.batches import Data, reshuffled
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.layers import Layer
-from layerprobe.probing.features.cache import FeatureBank, Key
+from layerprobe.probing.features.cache import FeatureCache, Key
 from layerprobe.probing.features.row_blocks import blocks
 from layerprobe.probing.fitting import Ways
-from layerprobe.probing.pipeline import feature_bank, labels_of_controls, probe_layer
+from layerprobe.probing.pipeline import feature_cache, labels_of_controls, probe_layer
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recording import Recorder, Recording
 from layerprobe.probing.resources import Resources
@@ -82,8 +82,8 @@ def record_sample(frozen: Frozen, data: Data, protocol: ProbeProtocol, resources
     with (
         frozen.fresh(protocol.seeds[0]),
         closing(reshuffled(data["train"], resources.batch_size, protocol.seeds[0])) as batches,
-        closing(FeatureBank(sys.maxsize)) as bank,
-        Recorder(frozen, reductions, protocol, bank, "train") as record,
+        closing(FeatureCache(sys.maxsize)) as cache,
+        Recorder(frozen, reductions, protocol, cache, "train") as record,
     ):
         start = time.perf_counter()
         for batch in batches:
@@ -99,7 +99,7 @@ def record_sample(frozen: Frozen, data: Data, protocol: ProbeProtocol, resources
             if layer.name not in recording.problems
             for reduction in found
         ]
-        features = {key: torch.cat(list(blocks(bank.take(key)))) for key in keys}
+        features = {key: torch.cat(list(blocks(cache.take(key)))) for key in keys}
     # The first batch also pays for what happens once, and the last may be short.
     typical = statistics.median(t / n for t, n in list(zip(times, sizes, strict=True))[1:] or [(times[0], sizes[0])])
     scale = typical / sum(times)
@@ -194,17 +194,17 @@ class _Small:
             The seconds and the evaluations that it took; no evaluation where it failed.
         """
         allowed = Budget(0, 0 if layer.name in on_disk else sys.maxsize, 0)
-        with closing(feature_bank(self.protocol, self.resources, allowed, self.sizes)) as bank:
+        with closing(feature_cache(self.protocol, self.resources, allowed, self.sizes)) as cache:
             recordings: dict[Split, Recording] = {}
             for split, n in self.sizes.items():
                 for way in ways[layer]:
                     what = way.reduction.description
-                    bank.append((layer.name, split, what), self.sample.features[layer.name, "train", what][:n].clone())
+                    cache.append((layer.name, split, what), self.sample.features[layer.name, "train", what][:n].clone())
                 keys = None if self.sample.keys is None else self.sample.keys[:n]
-                recordings[split] = Recording(self.sample.targets[:n], bank.problems, {layer.name: 0.0}, keys)
+                recordings[split] = Recording(self.sample.targets[:n], cache.problems, {layer.name: 0.0}, keys)
             labels = labels_of_controls(self.labels, recordings, self.protocol)
             start = time.perf_counter()
-            with bank.layer(layer.name) as splits:
+            with cache.layer(layer.name) as splits:
                 found = probe_layer(layer, ways[layer], splits, recordings, labels, self.protocol, CheckpointInfo())
             return time.perf_counter() - start, sum(head.iterations for head in found.path)
 

@@ -73,7 +73,7 @@ Place: TypeAlias = Literal["memory", "host", "disk"]
 """Where features wait for their fit: where they are made, in the own memory of a GPU's machine, or in a file."""
 
 
-class FeatureBank(AbstractSink):
+class FeatureCache(AbstractSink):
     """Everything that is recorded of one checkpoint, within a budget.
 
     When what is held exceeds the budget, the layer that holds most moves away with all its splits, and what is recorded
@@ -327,12 +327,12 @@ def leaving(sizes: Mapping[LayerName, int], budget: int) -> list[LayerName]:
 
 
 def places(sizes: Mapping[LayerName, int], budget: int, host: int) -> dict[LayerName, Place]:
-    """Where a `FeatureBank` keeps layers in the end.
+    """Where a `FeatureCache` keeps layers in the end.
 
     Args:
         sizes: Bytes of each layer, of all splits.
-        budget: As for `FeatureBank`.
-        host: As for `FeatureBank`.
+        budget: As for `FeatureCache`.
+        host: As for `FeatureCache`.
     """
     moved = leaving(sizes, budget)
     sunk = leaving({layer: sizes[layer] for layer in moved}, host)
