@@ -6,31 +6,21 @@ import math
 import sys
 
 import hydra
-from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
 from layerprobe.composing import run_script
 from layerprobe.config import as_typed, register
-from layerprobe.jobs.job import attended, checked, explained, refused
-from layerprobe.results.run_directory import RunDirectory
+from layerprobe.jobs.job import run_job
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="probe")
 def main(cfg: DictConfig) -> float:
     from layerprobe.jobs.probe import EXPECTED, plan, probe
 
-    run = RunDirectory(cfg.run_dir)
-    try:
-        checked(cfg, whole=False)
-    except CompactHydraException as error:
-        if cfg.plan:
-            raise
-        return refused(cfg, run, error)
     if cfg.plan:
         plan(cfg)
         return math.nan
-    with explained(), run.claimed():
-        return attended(cfg, run, probe, EXPECTED)
+    return run_job(cfg, probe, EXPECTED, goes_on=True)
 
 
 if __name__ == "__main__":

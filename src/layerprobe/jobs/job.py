@@ -48,13 +48,15 @@ _TOLD: Expected = (OSError, UnusableFileError)
 """Files that cannot be written or read."""
 
 
-def run_job(cfg: DictConfig, work: Work, expected: Expected = ()) -> float:
+def run_job(cfg: DictConfig, work: Work, expected: Expected = (), *, goes_on: bool = False) -> float:
     """Do a job unless it is done, and write down how it ended.
 
     Args:
         cfg: Its configuration, with `run_dir`, `run_id` and `rerun`.
         work: What there is to do.
         expected: As for `attended`.
+        goes_on: Whether the directory may hold results of other configurations: the work itself knows what is done,
+            and its configuration may lack what the checkpoints say.
 
     Returns:
         The job's objective, for a sweeper.
@@ -65,9 +67,12 @@ def run_job(cfg: DictConfig, work: Work, expected: Expected = ()) -> float:
     """
     run = RunDirectory(cfg.run_dir)
     try:
-        config = checked(cfg)
+        config = checked(cfg, whole=not goes_on)
     except CompactHydraException as error:
-        return refused(cfg, run, error)
+        return _refused(cfg, run, error)
+    if goes_on:
+        with explained(), run.claimed():
+            return attended(cfg, run, work, (*_TOLD, *expected))
     if getattr(rank_zero_only, "rank", 0) != 0:
         _be_quiet()
         return math.nan if run.finished(config) else work(cfg, run).objective
@@ -87,7 +92,7 @@ def run_job(cfg: DictConfig, work: Work, expected: Expected = ()) -> float:
         return objective
 
 
-def refused(cfg: DictConfig, run: RunDirectory, error: CompactHydraException) -> float:
+def _refused(cfg: DictConfig, run: RunDirectory, error: CompactHydraException) -> float:
     """End a job whose configuration cannot be: as a failed one, where nothing else is known of its directory.
 
     Args:

@@ -6,7 +6,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +21,22 @@ from rich.console import Console
 from torch import nn
 
 from layerprobe.config import protocol_of, resources_of
-from layerprobe.jobs.job import plain, reason
+from layerprobe.jobs.job import checked, plain, reason
+from layerprobe.jobs.run_report import report, summary
 from layerprobe.jobs.shard import share
 from layerprobe.probing.batches import Data
 from layerprobe.probing.cost.plan import make_plan
-from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.report.depth_view import DepthView
-from layerprobe.report.run_figures import write_run_figures
 from layerprobe.report.tables.plan_table import plan_table
-from layerprobe.report.tables.results_table import results_table
-from layerprobe.results.best import best_layer
-from layerprobe.results.manifest import Entry, Ledger
+from layerprobe.results.manifest import Entry
 from layerprobe.results.progress import ProgressFile
-from layerprobe.results.reader import Run
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
-from layerprobe.results.store import ProbeStore
 from layerprobe.training.checkpoints import FrozenCheckpoint, content_hash, find_checkpoints, load
 from layerprobe.training.dataloaders import of_population, splits_of_datamodule
-from layerprobe.training.loggers import ProbeLog
-from layerprobe.training.plan import announce
-from layerprobe.training.precision import with_converted_inputs
-from layerprobe.training.progress import ProbeProgress
+from layerprobe.training.session import ProbeSession, ProbingStopped, with_converted_inputs
 from layerprobe.training.signals import StopSignals
 from layerprobe.training.weights import as_built, put_weights
 from layerprobe.trusted import BY_HAND, merged, plain_precision
@@ -70,10 +62,21 @@ def plan(cfg: DictConfig) -> None:
     Raises:
         CompactHydraException: Where there is nothing that could be probed; its message says why.
     """
+    checked(cfg, whole=False)
     try:
-        Session(cfg, ProbeStore(Path(cfg.run_dir) / "probes")).plan(sources_of(cfg)[0])
+        source, builder = sources_of(cfg)[0], Builder(cfg)
+        checkpoint = builder.open(source)
+        built = builder.build(checkpoint, builder.config(checkpoint))
+        protocol, context = with_converted_inputs(built.protocol, built.precision), built.precision.forward_context
+        found = make_plan(built.network, built.data, protocol, context, resources=builder.resources)
     except EXPECTED as failure:
         raise CompactHydraException(reason(failure)) from None
+    layers = pd.DataFrame([asdict(layer) for layer in found.layers])
+    layers["shape"] = ["x".join(map(str, shape)) for shape in layers["shape"]]
+    console = Console()
+    console.print(plan_table(layers))
+    for line in found.lines():
+        console.print(f"{source[1].name}: {line}", highlight=False, soft_wrap=True, markup=False)
 
 
 def sources_of(cfg: DictConfig) -> Sequence[Source]:
@@ -110,164 +113,125 @@ def probe(cfg: DictConfig, run: RunDirectory) -> RunSummary:
         RuntimeError: Where a checkpoint could not be probed, after the others have been.
         Stopped: Where a signal has come; the layers that are done are kept.
     """
-    overrides = list(HydraConfig.get().overrides.task)
     sources = sources_of(cfg)
     if not sources:
         log.info("Nothing to do: there are fewer checkpoints than shares (shard=%s).", cfg.shard)
-        return RunSummary("done", overrides)
-    store = ProbeStore(run.path / "probes")
-    store.prepare()
-    session = Session(cfg, store)
+        return RunSummary("done", list(HydraConfig.get().overrides.task))
     logged = run.has_id  # an earlier call has logged what it probed to the same run of the dashboard
     if cfg.logger:
         cfg.run_id = cfg.run_id or run.id
+    builder, signals = Builder(cfg), StopSignals()
+    view: DepthView = hydra.utils.instantiate(cfg.report)
     loggers = list(hydra.utils.instantiate(cfg.logger, _convert_="all").values())
+    session = ProbeSession(
+        run.path / "probes", loggers, resources=builder.resources, signals=signals, where=ProgressFile(run.path)
+    )
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
-    view: DepthView = hydra.utils.instantiate(cfg.report)
-    sinks, failures = ProbeLog(loggers), {}
-    with session.signals.listening():
+    failures: dict[str, str] = {}
+    with signals.listening():
         for source in sources:
             name, new = source[1].name, False
             try:
-                new = session.probe(source)
+                new = probe_source(session, builder, source)
+            except ProbingStopped as stop:
+                where = f"before {stop}; what is done is in {session.store.directory}"
+                raise signals.stopped(signals.received, where) from None
             except EXPECTED as failure:
                 failures[name] = reason(failure)
                 if len(sources) > 1:
                     log.error("%s was not probed: %s", name, failures[name])
-            if store.done(name):
-                results = store.results()
-                sinks.checkpoint(results[results["checkpoint"] == name], new=new or not logged)
-    results = store.results()
+            if session.store.done(name):
+                session.log_checkpoint(name, new=new or not logged)
+    results = session.store.results()
     if len(results):
-        sinks.finish(store)
-        sinks.figures(write_run_figures(Run.read(run.path), run.path / "figures", view))
-        Console().print(results_table(results))
-        if (distance := view.distance(results, run.path / "figures")) is not None:
-            Console().print(distance)
-        log.info("Results: %s", store.directory / "results.parquet")
-        log.info("Figures: %s", run.path / "figures")
+        session.finish()
+        report(run, session.log, view)
     if failures and len(sources) == 1:
         raise RuntimeError(failures[name])
     if failures:
         raise RuntimeError(f"{len(failures)} of {len(sources)} checkpoints were not probed: {', '.join(failures)}.")
-    best = best_layer(results)
-    objective = hydra.utils.instantiate(cfg.objective)(results)
-    return RunSummary(
-        "done", overrides, {"probe/best_layer_test_error": best.test_error}, best.layer, objective=objective
-    )
+    return summary(cfg, results)
 
 
-@dataclass
-class Session:
-    """What the checkpoints of one call share.
+def probe_source(session: ProbeSession, builder: Builder, source: Source) -> bool:
+    """Build a network and its data, and probe every layer that has no result yet.
+
+    Before it come the features that the data have without a network, such as the words of a text, each once: a data
+    module's method `baselines` names them, and each goes under the checkpoint of its name.
+
+    Args:
+        session: What probes.
+        builder: What builds.
+        source: The checkpoint's file, none where the network is probed as it is built, and name.
+
+    Returns:
+        Whether there was anything left to do.
+
+    Raises:
+        ProbingStopped: Where a signal has come; it is answered before the next layer.
+    """
+    file, info = source
+    checkpoint = builder.open(source)
+    config = builder.config(checkpoint)
+    entry = Entry(str(file or info.name), content_hash(file) if file else "", config)
+    if session.is_complete(info.name, entry, force=builder.cfg.force):
+        log.info("%s has been probed already; force=true probes it again.", info.name)
+        return False
+    built = builder.build(checkpoint, config)
+    for name, features in getattr(built.datamodule, "baselines", dict)().items():
+        if not session.store.done(name):
+            of_features = built.protocol.for_features()
+            session.probe(nn.Identity(), features, of_features, CheckpointInfo(name), plan=False)
+    session.probe(built.network, built.data, built.protocol, info, precision=built.precision, entry=entry)
+    return True
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a checkpoint and the configuration build.
+
+    Attributes:
+        network: The network with the checkpoint's weights, on its device.
+        datamodule: What gives the data.
+        data: The splits.
+        protocol: The sweep.
+        precision: That of the trainer.
+    """
+
+    network: nn.Module
+    datamodule: Any
+    data: Data
+    protocol: ProbeProtocol
+    precision: Precision
+
+
+class Builder:
+    """Builds networks and data of what their checkpoints and the command line say.
 
     Attributes:
         cfg: The configuration.
-        store: Where the results go.
-        signals: Those that ask to stop.
+        resources: What probing may take.
     """
 
-    cfg: DictConfig
-    store: ProbeStore
-    signals: StopSignals = field(default_factory=StopSignals)
-    _planned: bool = False
-    _data: tuple[Any, pl.LightningDataModule | None, Data] = (None, None, {})
-
-    def __post_init__(self) -> None:
-        self._ledger = Ledger(self.store.directory)
-        self._progress = ProgressFile(self.cfg.run_dir)
-        self._resources: Resources = hydra.utils.instantiate(resources_of(self.cfg.probe))
-
-    def probe(self, source: Source) -> bool:
-        """Build a network and its data, and probe every layer that has no result yet.
+    def __init__(self, cfg: DictConfig) -> None:
+        """Build nothing yet.
 
         Args:
-            source: The checkpoint's file, none where the network is probed as it is built, and name.
-
-        Returns:
-            Whether there was anything left to do.
-
-        Raises:
-            Stopped: Where a signal has come; it is answered before the next layer.
+            cfg: The configuration.
         """
-        file, info = source
-        checkpoint = self._open(source)
-        config = self._config(checkpoint)
-        entry = Entry(str(file or info.name), content_hash(file) if file else "", config)
-        if self.cfg.force:
-            self.store.forget(info.name)
-        elif self._ledger.is_complete(info.name, entry, has_results=bool(self.store.done(info.name))):
-            log.info("%s has been probed already; force=true probes it again.", info.name)
-            return False
-        network, data, protocol, precision = self._build(checkpoint, config)
-        self._ledger.write(info.name, entry)
-        probed, done = with_converted_inputs(protocol, precision), self.store.done(info.name)
-        if not self._planned:
-            self._planned = True
-            announce(network, data, probed, precision.forward_context, resources=self._resources, done=done)
-        self._probe_baselines(protocol)
-        self._probe_layers(network, data, probed, info, done=done, context=precision.forward_context)
-        self.store.merge()
-        self._ledger.write(info.name, replace(entry, complete=True))
-        return True
+        self.cfg = cfg
+        self.resources: Resources = hydra.utils.instantiate(resources_of(cfg.probe))
+        self._data: tuple[Any, pl.LightningDataModule | None, Data] = (None, None, {})
 
-    def _probe_baselines(self, protocol: ProbeProtocol) -> None:
-        """Probe the features that data have without a network, such as the words of a text, each once.
-
-        A data module's method `baselines` names them; each goes under the checkpoint of its name.
-        """
-        for name, features in getattr(self._data[1], "baselines", dict)().items():
-            if not self.store.done(name):
-                self._probe_layers(nn.Identity(), features, protocol.for_features(), CheckpointInfo(name))
-
-    def _probe_layers(
-        self, network: nn.Module, data: Data, protocol: ProbeProtocol, info: CheckpointInfo, **options: Any
-    ) -> None:
-        """Probe what is not done; say where this process is, and stop before the next layer on a signal."""
-        with ProbeProgress(f"Probing {info.name}") as bar:
-
-            def on_progress(stage: str, i: int, total: int | None) -> None:
-                bar(stage, i, total)
-                layer = f"layer {i + 1} of {total}" if total else stage
-                stopping = bool(self.signals.received) and i != total
-                self._progress.write(at_once=stopping, checkpoint=info.name, layer=layer)
-                if stopping:
-                    self._stop(f"{layer} of {info.name}")
-
-            for result in probe_checkpoint(
-                network, data, protocol, info, resources=self._resources, on_progress=on_progress, **options
-            ):
-                self.store.add(result)
-
-    def _stop(self, where: str) -> None:
-        self.store.merge()
-        raise self.signals.stopped(self.signals.received, f"before {where}; what is done is in {self.store.directory}")
-
-    def plan(self, source: Source) -> None:
-        """Print what would be probed, and what it would cost.
-
-        Args:
-            source: The checkpoint's file, none where the network is probed as it is built, and name.
-        """
-        checkpoint = self._open(source)
-        network, data, protocol, precision = self._build(checkpoint, self._config(checkpoint))
-        probed = with_converted_inputs(protocol, precision)
-        found = make_plan(network, data, probed, precision.forward_context, resources=self._resources)
-        layers = pd.DataFrame([asdict(layer) for layer in found.layers])
-        layers["shape"] = ["x".join(map(str, shape)) for shape in layers["shape"]]
-        console = Console()
-        console.print(plan_table(layers))
-        for line in found.lines():
-            console.print(f"{source[1].name}: {line}", highlight=False, soft_wrap=True, markup=False)
-
-    def _open(self, source: Source) -> FrozenCheckpoint:
+    def open(self, source: Source) -> FrozenCheckpoint:
+        """Read a checkpoint; a network that is probed as it is built has an empty one."""
         file, info = source
         if file is None:
             return FrozenCheckpoint(info, {}, {})
         return replace(load(file, trust=self.cfg.trust_checkpoint), info=info)
 
-    def _config(self, checkpoint: FrozenCheckpoint) -> dict[str, Any]:
+    def config(self, checkpoint: FrozenCheckpoint) -> dict[str, Any]:
         """What a result depends on besides the weights, of plain values."""
         own, cfg = checkpoint.config, self.cfg
         config: dict[str, Any] = {}
@@ -296,10 +260,16 @@ class Session:
             self._data = wanted, datamodule, splits_of_datamodule(datamodule, config["loaders"])
         return self._data[1:]
 
-    def _build(
-        self, checkpoint: FrozenCheckpoint, config: Mapping[str, Any]
-    ) -> tuple[nn.Module, Data, ProbeProtocol, Precision]:
-        """The network with the checkpoint's weights, where the trainer puts it; the data, the sweep, the precision."""
+    def build(self, checkpoint: FrozenCheckpoint, config: Mapping[str, Any]) -> Built:
+        """The network with the checkpoint's weights, where the trainer puts it; the data, the sweep, the precision.
+
+        Args:
+            checkpoint: The checkpoint.
+            config: What `config` made of it.
+
+        Raises:
+            TypeError: Where what is built is no network.
+        """
         pl.seed_everything(self.cfg.seed, workers=True, verbose=False)
         datamodule, data = self._read(config)
         part = config["model"]
@@ -323,4 +293,4 @@ class Session:
         if getattr(network, "hf_device_map", None) is None and trainer.strategy.root_device.type != "cpu":
             network.to(trainer.strategy.root_device)
         protocol = of_population(hydra.utils.instantiate(protocol_of(self.cfg.probe)), datamodule)
-        return network, data, protocol, trainer.precision_plugin
+        return Built(network, datamodule, data, protocol, trainer.precision_plugin)

@@ -8,23 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import pandas as pd
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from rich.console import Console
 
 from layerprobe.jobs.job import continue_command
+from layerprobe.jobs.run_report import report, summary
 from layerprobe.models.classifier import trainable
 from layerprobe.nearest import nearest
 from layerprobe.report.depth_view import DepthView
-from layerprobe.report.run_figures import write_run_figures
-from layerprobe.report.tables.results_table import results_table
-from layerprobe.results.best import best_layer
-from layerprobe.results.reader import Run
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.state_file import DamagedFileError, aside
@@ -90,14 +85,9 @@ def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
     trainer.test(model, datamodule=datamodule, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     log.info("Network: %s", ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
-    overrides = list(HydraConfig.get().overrides.task)
     if not trainer.is_global_zero or not (run.path / "probes").is_dir():
-        return RunSummary("done", overrides, metrics)
-    results = report(run.path, trainer, view)
-    best = best_layer(results)
-    metrics["probe/best_layer_test_error"] = best.test_error
-    objective = hydra.utils.instantiate(cfg.objective)(results)
-    return RunSummary("done", overrides, metrics, best.layer, objective=objective)
+        return RunSummary("done", list(HydraConfig.get().overrides.task), metrics)
+    return summary(cfg, report(run, ProbeLog(trainer.loggers), view), metrics)
 
 
 def _without(last: Path, run: RunDirectory) -> str:
@@ -108,26 +98,3 @@ def _without(last: Path, run: RunDirectory) -> str:
         f"{results['checkpoint'].nunique()} checkpoints in {run.path / 'probes'}; a layer whose network comes out the "
         f"same is not probed again. To begin again: {aside(last)} && {continue_command()}"
     )
-
-
-def report(run_dir: Path, trainer: pl.Trainer, view: DepthView) -> pd.DataFrame:
-    """Draw, print and log what the probes found.
-
-    Args:
-        run_dir: The run's directory.
-        trainer: The trainer, for its loggers.
-        view: What the figure over depth shows.
-
-    Returns:
-        The results, in the columns of `ProbeRecord`.
-    """
-    store = ProbeStore(run_dir / "probes")
-    results = store.results()
-    figures = write_run_figures(Run.read(run_dir), run_dir / "figures", view)
-    ProbeLog(trainer.loggers).figures(figures)
-    Console().print(results_table(results))
-    if (distance := view.distance(results, run_dir / "figures")) is not None:
-        Console().print(distance)
-    log.info("Results: %s", run_dir / "probes" / "results.parquet")
-    log.info("Figures: %s", run_dir / "figures")
-    return results

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from layerprobe.probing.batches import Data, check_splits
 from layerprobe.probing.capture.freeze import freeze as freeze_network
-from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.results.identity import identity
@@ -25,12 +24,9 @@ from layerprobe.results.store import ProbeStore
 from layerprobe.training.checkpoints import CheckpointError, FrozenCheckpoint, damage, freeze, load
 from layerprobe.training.collectives import Ranks
 from layerprobe.training.dataloaders import Loaders, of_population, splits_of, splits_of_trainer
-from layerprobe.training.loggers import ProbeLog
-from layerprobe.training.plan import announce
-from layerprobe.training.precision import with_converted_inputs
-from layerprobe.training.progress import ProbeProgress
-from layerprobe.training.resume import Guard, ProbingStopped
+from layerprobe.training.resume import Guard
 from layerprobe.training.schedule import Schedule
+from layerprobe.training.session import ProbeSession, ProbingStopped
 from layerprobe.types import CheckpointInfo, Config, LayerName
 
 log = logging.getLogger("layerprobe")
@@ -105,9 +101,10 @@ class ProbeCallback(pl.Callback):
         self._probed: list[str] = []
         self._ended = False
         self._finished = False
-        self._announced = False
         self._data: Data | None = None
-        self._store: ProbeStore | None = None
+        self._guard: Guard | None = None
+        self._ranks = Ranks()
+        self._session: ProbeSession | None = None
         self._root = Path()
 
     @property
@@ -117,9 +114,9 @@ class ProbeCallback(pl.Callback):
         Raises:
             RuntimeError: Before training has started.
         """
-        if self._store is None:
+        if self._session is None:
             raise RuntimeError("There are no results yet: the trainer has not started to fit.")
-        return self._store
+        return self._session.store
 
     def results(self) -> pd.DataFrame:
         """One row for each checkpoint and layer probed so far."""
@@ -149,18 +146,23 @@ class ProbeCallback(pl.Callback):
         self._guard = next((other for other in trainer.callbacks if isinstance(other, Guard)), None)  # type: ignore[attr-defined]
         self._ranks = Ranks()
         if trainer.is_global_zero:
-            self._store = ProbeStore(self._root / "probes")
-            self._store.prepare()
-            self._log = ProbeLog(trainer.loggers)
+            self._session = ProbeSession(
+                self._root / "probes",
+                trainer.loggers,
+                resources=self.resources,
+                signals=self._guard.signals if self._guard else None,
+                where=self._guard.progress if self._guard else None,
+                progress=self._progress,
+            )
             self._warn_of_damaged()
             for name in self._probed:  # by a process that may have been killed before it had logged them
-                self._log_checkpoint(name, new=False)
+                self._session.log_checkpoint(name, new=False)
         if self._ended and not self._finished:  # the run was stopped after training, which will not start again
             self._find_data(trainer, pl_module)
             with self._guard.signals.listening() if self._guard else nullcontext():
                 self._finish(trainer, pl_module)
-        elif self._finished and self._store is not None:
-            self._log.finish(self._store)
+        elif self._finished and self._session is not None:
+            self._session.finish()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freeze the untrained network; probe what a run that was stopped had frozen and not probed."""
@@ -205,8 +207,8 @@ class ProbeCallback(pl.Callback):
         if {info.name for info in self._frozen} != set(self._probed):
             return
         self._finished = True
-        if self._store is not None:
-            self._log.finish(self._store)
+        if self._session is not None:
+            self._session.finish()
 
     def _probe_waiting(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for info in [info for info in self._frozen if info.name not in self._probed]:
@@ -229,7 +231,7 @@ class ProbeCallback(pl.Callback):
 
     def _done(self, pl_module: pl.LightningModule, info: CheckpointInfo) -> Collection[LayerName]:
         """Layers whose results are those of this very network: a run that was killed had come this far before."""
-        if self._store is None or not self.config or not self._path(info).exists():
+        if self._session is None or not self.config or not self._path(info).exists():
             return ()
         try:
             kept, state = load(self._path(info)), pl_module.state_dict()
@@ -239,7 +241,7 @@ class ProbeCallback(pl.Callback):
         same = kept.info == info and kept.state_dict.keys() == state.keys()
         same = same and identity(kept.config, self._root) == identity(self.config, self._root)
         if same and all(torch.equal(value, state[name].cpu()) for name, value in kept.state_dict.items()):
-            return self._store.done(info.name)
+            return self.store.done(info.name)
         return ()
 
     def _probe_from_file(self, trainer: pl.Trainer, pl_module: pl.LightningModule, info: CheckpointInfo) -> None:
@@ -251,64 +253,27 @@ class ProbeCallback(pl.Callback):
         try:
             pl_module.load_state_dict(self._load(info).state_dict)
             with freeze_network(pl_module):
-                self._probe(trainer, pl_module, info, self._store.done(info.name) if self._store else ())
+                self._probe(trainer, pl_module, info, self.store.done(info.name) if self._session else ())
         finally:
             pl_module.load_state_dict(final)
 
     def _probe(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, info: CheckpointInfo, done: Collection[LayerName]
     ) -> None:
+        """Probe what is not done; where a signal comes in between, the checkpoint is still to be probed."""
         whole = True
-        if trainer.is_global_zero:
-            whole = self._probe_layers(trainer, pl_module, info, done)
+        if self._session is not None and self._data is not None:
+            source = getattr(trainer, "datamodule", None) if self._given is None else self._given
+            protocol = of_population(self.protocol, source)
+            at = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+            precision = trainer.precision_plugin
+            try:
+                self._session.probe(pl_module, self._data, protocol, info, precision=precision, done=done, at=at)
+                self._session.log_checkpoint(info.name)
+            except ProbingStopped:
+                whole = False
         if self._ranks.from_first(whole):
             self._probed.append(info.name)
-
-    def _probe_layers(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, info: CheckpointInfo, done: Collection[LayerName]
-    ) -> bool:
-        """Probe what is not done; False where a signal has come in between."""
-        assert self._data is not None
-        protocol = with_converted_inputs(self.protocol, trainer.precision_plugin)
-        source = getattr(trainer, "datamodule", None) if self._given is None else self._given
-        protocol = of_population(protocol, source)
-        context = trainer.precision_plugin.forward_context
-        if not self._announced:
-            self._announced = True
-            announce(pl_module, self._data, protocol, context, resources=self.resources, done=done)
-        new = 0
-        with ProbeProgress(f"Probing {info.name}", self._progress) as bar:
-
-            def on_progress(stage: str, i: int, total: int | None) -> None:
-                bar(stage, i, total)
-                if self._guard is not None and i != total:
-                    layer = f"layer {i + 1} of {total}" if total else stage
-                    self._guard.probing(trainer, info.name, layer)
-
-            try:
-                for result in probe_checkpoint(
-                    pl_module,
-                    self._data,
-                    protocol,
-                    info,
-                    resources=self.resources,
-                    done=done,
-                    context=context,
-                    on_progress=on_progress,
-                ):
-                    self.store.add(result)
-                    new += 1
-            except ProbingStopped:
-                return False
-            finally:
-                self.store.merge()
-                log.info("Probed %s at step %d: %d layers, %d done before", info.name, info.step, new, len(done))
-        self._log_checkpoint(info.name)
-        return True
-
-    def _log_checkpoint(self, name: str, *, new: bool = True) -> None:
-        results = self.store.results()
-        self._log.checkpoint(results[results["checkpoint"] == name], new=new)
 
     def _load(self, info: CheckpointInfo) -> FrozenCheckpoint:
         try:

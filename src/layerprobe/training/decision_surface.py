@@ -50,6 +50,8 @@ class PlaneCallback(pl.Callback):
         self.margin = margin
         self._schedule = Schedule(every_n_steps=every_n_steps, steps=tuple(steps))
         self._seen = 0
+        self._points = torch.empty(0, 2)
+        self._labels = torch.empty(0)
         self._frames: dict[str, list[pd.DataFrame]] = {"surface": [], "points": [], "hidden": []}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -25,13 +25,12 @@ from layerprobe.training.loggers import ContinuedCsvLogger
 from layerprobe.training.random_state import random_state, set_random_state
 from layerprobe.training.signals import StopSignals
 
+# The guard finds the place in an epoch itself, whatever the loader.
+warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+
 _SAVE, _STOP = 1, 2
 Moment = Literal["batch", "validation", "epoch", "end"]
 """Where a run is saved: after a batch of training, in a validation, before an epoch, after training."""
-
-
-class ProbingStopped(Exception):
-    """Probing was left between two layers; those that are done are kept."""
 
 
 class Guard(pl.Callback):
@@ -60,34 +59,17 @@ class Guard(pl.Callback):
         self.signals = StopSignals()
         self._saved = time.monotonic()
         self._state: dict[str, Any] = {}
+        self._before_validation: list[dict[str, Any]] = []
         self._loaded: dict[str, Any] = {}
         self._ranks = Ranks()
         self._start_epoch = 0
-        self._progress = ProgressFile(self.path.parent)
+        self.progress = ProgressFile(self.path.parent)
         self._steady = True
 
     @property
     def asked_to_stop(self) -> bool:
         """Whether a signal has come to this process."""
         return self.signals.received != 0
-
-    def probing(self, trainer: pl.Trainer, checkpoint: str, layer: str) -> None:
-        """Be told, before each part of the work, that this process is probing.
-
-        Args:
-            trainer: The trainer.
-            checkpoint: Name of the checkpoint.
-            layer: Name of the layer, or of what is done before the first one.
-
-        Raises:
-            ProbingStopped: Where a signal has come.
-        """
-        self.signals.listen()
-        stopping = self.asked_to_stop
-        at = {"epoch": trainer.current_epoch, "step": trainer.global_step, "checkpoint": checkpoint, "layer": layer}
-        self._progress.write(at_once=stopping, **at)
-        if stopping:
-            raise ProbingStopped
 
     def state_dict(self) -> dict[str, Any]:
         """Where the random generators of every process stood when the epoch began, and where they stand.
@@ -158,7 +140,7 @@ class Guard(pl.Callback):
         Not between a batch and the validation or the end of the epoch that follows it; nor while gradients are summed.
         """
         if trainer.is_global_zero:
-            self._progress.write(epoch=trainer.current_epoch, step=trainer.global_step)
+            self.progress.write(epoch=trainer.current_epoch, step=trainer.global_step)
         due, last = self._due(trainer), trainer.is_last_batch or _validates_after(trainer, batch_idx)
         self._steady = trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if last:
@@ -239,7 +221,6 @@ class Guard(pl.Callback):
     def _find_place(self, trainer: pl.Trainer) -> None:
         """Draw the batches that were trained on before the run was saved, and set the random generators."""
         rank = trainer.global_rank
-        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
         if not self._matches(trainer):
             warnings.warn(
                 f"The run was saved by {len(self._loaded['now'])} processes and goes on with {trainer.world_size}: "

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import logging
+import signal
+from dataclasses import replace
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -10,8 +14,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from layerprobe.models.classifier import Classifier
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.results.manifest import Entry, OtherResultsError
+from layerprobe.results.progress import ProgressFile, read_progress
 from layerprobe.training.callback import ProbeCallback
-from layerprobe.training.plan import announce
+from layerprobe.training.session import ProbeSession, ProbingStopped, announce
+from layerprobe.training.signals import StopSignals
+from layerprobe.types import CheckpointInfo, LayerResult
 
 
 def made() -> tuple[nn.Module, dict[str, tuple[Tensor, Tensor]]]:
@@ -68,7 +76,7 @@ def test_a_fault_of_planning_shows_and_stops_nothing(
     def faulty(*args: object, **options: object) -> None:
         raise KeyError("a layer that is not there")
 
-    monkeypatch.setattr("layerprobe.training.plan.make_plan", faulty)
+    monkeypatch.setattr("layerprobe.training.session.make_plan", faulty)
     network, data = made()
     with caplog.at_level(logging.INFO, "layerprobe"):
         announce(network, data, ProbeProtocol())
@@ -93,3 +101,35 @@ def test_the_callback_says_it_once(caplog: pytest.LogCaptureFixture, tmp_path) -
             loaders["val"],
         )
     assert sum("Plan: about" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_session_stops_before_a_layer_and_another_goes_on(tmp_path: Path) -> None:
+    network, data = made()
+    protocol, info = ProbeProtocol(l2=(1e-2,)), CheckpointInfo("final", 7, 1)
+    entry = Entry("final.ckpt", "123", {"probe": {"l2": [1e-2]}, "seed": 0})
+    signals = StopSignals()
+    session = ProbeSession(tmp_path, signals=signals, where=ProgressFile(tmp_path), progress=False)
+    add = session.store.add
+
+    def add_and_signal(result: LayerResult) -> None:
+        add(result)
+        if result.record.depth == 1:
+            signal.raise_signal(signal.SIGUSR2)
+
+    session.store.add = add_and_signal  # type: ignore[method-assign]
+    with signals.listening(), pytest.raises(ProbingStopped, match=r"^layer 3 of 4 of final$"):
+        session.probe(network, data, protocol, info, entry=entry, plan=False, at={"step": 7})
+    assert session.store.done("final") == {"input", "0"}
+    assert {"step": 7, "checkpoint": "final", "layer": "layer 3 of 4"}.items() <= read_progress(tmp_path).items()
+    assert not session.is_complete("final", entry)
+
+    again = ProbeSession(tmp_path, progress=False)
+    begun = again.store.results()
+    assert not again.is_complete("final", entry)
+    again.probe(network, data, protocol, info, entry=entry, plan=False)
+    pd.testing.assert_frame_equal(again.store.results().head(2), begun)  # the seconds too: not fitted again
+    assert again.is_complete("final", entry)
+    with pytest.raises(OtherResultsError, match="seed=0, now 1"):
+        again.is_complete("final", replace(entry, config={"probe": {"l2": [1e-2]}, "seed": 1}))
+    assert not again.is_complete("final", entry, force=True)
+    assert not again.store.done("final")
