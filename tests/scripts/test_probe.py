@@ -84,7 +84,7 @@ def test_a_folder_of_anyone_s_weights_some_of_them_no_good(tmp_path: Path) -> No
 
 def test_an_interrupted_run_goes_on_layer_by_layer(tmp_path: Path) -> None:
     torch.save(DigitsConvNet(10, 0.5).state_dict(), tmp_path / "x.pt")
-    solver = "solver.logistic._target_=interrupted.StopsOnce"
+    solver = "solver.logistic._target_=helpers.interrupted.StopsOnce"
     rest = ("~solver.logistic.max_iterations", "~solver.logistic.memory")
     arguments = ("checkpoint=x.pt", "model=digits_convnet", "data=digits", *QUICK, solver, *rest)
     assert run("probe.py", *arguments, cwd=tmp_path, check=False, path=ROOT / "tests").returncode != 0
