@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ from layerprobe.probing.solvers.solution import Solution
 
 
 class StopsOnce(Ridge):
-    """Stops at the fourth fit where there is no file `stopped`, and leaves that file."""
+    """Stops at the fourth fit where there is no file `stopped`, and leaves that file; the fits of a plan are none."""
 
     fits = 0
 
     def solve(self, *args: Any, **kwargs: Any) -> Solution:
+        if any(Path(frame.filename).name == "pilot.py" for frame in inspect.stack(0)):
+            return super().solve(*args, **kwargs)
         StopsOnce.fits += 1
         if StopsOnce.fits == 4 and not Path("stopped").exists():
             Path("stopped").touch()

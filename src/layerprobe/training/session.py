@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from layerprobe.messages import is_message
 from layerprobe.probing.batches import Data
+from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.cost.plan import make_plan
+from layerprobe.probing.discovery import Discovery
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.results.manifest import Entry, Ledger
 from layerprobe.results.progress import ProgressFile
@@ -125,9 +126,10 @@ class ProbeSession:
             protocol, context = with_converted_inputs(protocol, precision), precision.forward_context
         if entry is not None:
             self._ledger.write(info.name, entry)
+        discovery: Discovery | None = None
         if plan and not self._announced:
             self._announced = True
-            announce(network, data, protocol, context, resources=self._resources, done=done)
+            discovery = announce(network, data, protocol, context, resources=self._resources, done=done)
         new = 0
         with ProbeProgress(f"Probing {info.name}", self._progress) as bar:
 
@@ -143,6 +145,7 @@ class ProbeSession:
                     protocol,
                     info,
                     resources=self._resources,
+                    discovery=discovery,
                     done=done,
                     context=context,
                     on_progress=on_progress,
@@ -202,7 +205,7 @@ def announce(
     *,
     resources: Resources = DEFAULTS,
     done: Collection[LayerName] = (),
-) -> None:
+) -> Discovery | None:
     """Log a plan, two lines of it.
 
     Data that can only be iterated are left alone: reading them for a plan might use them up. No problem of planning
@@ -216,9 +219,12 @@ def announce(
         context: Makes what the network's passes run in.
         resources: What it may take.
         done: Layers that will be left out.
+
+    Returns:
+        What the plan has found out about the network, for the probing of it; None without a plan.
     """
     if not all(_can_be_read_again(source) for source in data.values() if source is not None):
-        return
+        return None
     try:
         plan = make_plan(network, data, protocol, context, resources=resources, done=done)
     except Exception as error:  # a plan is advice, without which the run goes on
@@ -226,9 +232,10 @@ def announce(
             log.info("There is no plan: %s", error)
         else:
             log.exception("No plan could be made; probing goes on without one.")
-        return
+        return None
     for line in plan.lines() if plan.layers else ():
         log.info("Plan: %s", line)
+    return plan.discovery
 
 
 def _can_be_read_again(source: Any) -> bool:
