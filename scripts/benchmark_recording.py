@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from layerprobe.compat.torch import viewed
 from layerprobe.config import register
 from layerprobe.probing.capture.activations import LayerReader
 from layerprobe.probing.capture.freeze import freeze
@@ -120,7 +121,7 @@ class _Live:
         storage = activation.untyped_storage()
         key = storage.data_ptr()
         self._alive[key] = storage.nbytes()
-        weakref.finalize(activation if activation._base is None else activation._base, self._alive.pop, key, None)
+        weakref.finalize(viewed(activation), self._alive.pop, key, None)
         self.most = max(self.most, sum(self._alive.values()))
         self.features.append(self.reductions[layer](activation))
 

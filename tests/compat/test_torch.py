@@ -14,6 +14,7 @@ from layerprobe.compat.torch import (
     storage_address,
     uncompiled,
     version,
+    viewed,
 )
 
 
@@ -36,6 +37,11 @@ def test_a_version_counts_what_is_written_in_place() -> None:
     assert version(x) == before + 1
     with torch.inference_mode():
         assert version(torch.zeros(4).add_(1)) == 0
+
+
+def test_a_view_is_one_of_its_tensor() -> None:
+    x = torch.zeros(4)
+    assert viewed(x) is viewed(x.view(2, 2)[0]) is x
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -27,6 +27,11 @@ def version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
+def viewed(tensor: Tensor) -> Tensor:
+    """The tensor that autograd knows a view to be one of; any other tensor is returned as it is."""
+    return tensor if tensor._base is None else tensor._base
+
+
 def storage_address(storage: torch.UntypedStorage) -> int:
     """The address of a storage itself, which is one also where it has no memory, as on the meta device."""
     return storage._cdata

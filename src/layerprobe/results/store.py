@@ -122,7 +122,7 @@ class ProbeStore:
             with atomic(self._part(record)) as temporary:
                 pq.write_table(to_part(result), temporary)
             self._records[record.checkpoint, record.layer] = record
-            self._write_results()
+            self.write_results()
 
     def merge(self) -> None:
         """Move the parts into `path.parquet` and `correct.parquet`; call it after each checkpoint and at the end.
@@ -139,7 +139,7 @@ class ProbeStore:
             for name in ("path", "correct"):
                 with atomic(self.directory / f"{name}.parquet") as temporary:
                     pq.write_table(self._combined(name, parts), temporary)
-            self._write_results()
+            self.write_results()
             for file in files:
                 file.unlink()
             _remove_empty(self.directory / "parts")
@@ -163,7 +163,7 @@ class ProbeStore:
                     keep = pa.array([key[0] != checkpoint for key in keys_of(table)], pa.bool_())
                     with atomic(file) as temporary:
                         pq.write_table(table.filter(keep), temporary)
-            self._write_results()
+            self.write_results()
             shutil.rmtree(head_folder(self.directory, checkpoint), ignore_errors=True)
 
     def done(self, checkpoint: str) -> set[LayerName]:
@@ -309,7 +309,8 @@ class ProbeStore:
         order = np.argsort([rank.get(key, len(rank)) for key in keys_of(table)], kind="stable")
         return table.take(pa.array(order, pa.int64()))
 
-    def _write_results(self) -> None:
+    def write_results(self) -> None:
+        """Write the selected heads, as `results.parquet` and `results.csv`."""
         table = to_table(self._ordered(), ProbeRecord)
         with atomic(self._results) as temporary:
             pq.write_table(table, temporary)
@@ -344,7 +345,7 @@ def restore_results(directory: Path) -> None:
     except FileNotFoundError:
         return
     except DamagedTableError:
-        ProbeStore(directory)._write_results()
+        ProbeStore(directory).write_results()
 
 
 def _remove_empty(folder: Path) -> None:

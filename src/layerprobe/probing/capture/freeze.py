@@ -283,8 +283,11 @@ def _silence(network: nn.Module, restore: ExitStack) -> None:
         for name in ("log", "log_dict"):
             restore.callback(_set, attributes, name, attributes.get(name, _ABSENT))
             attributes[name] = ignore
-        trainer: Any = attributes.get("_trainer")
-        if trainer is not None and isinstance(loggers := getattr(trainer, "loggers", None), list):
+        try:
+            trainer: Any = module.trainer
+        except (AttributeError, RuntimeError):  # it is in no training
+            continue
+        if isinstance(loggers := getattr(trainer, "loggers", None), list):
             restore.callback(setattr, trainer, "loggers", loggers)
             trainer.loggers = [Silence() for _ in loggers or [None]]
 

@@ -17,6 +17,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
+from layerprobe.compat.torch import is_compiled, uncompiled
 from layerprobe.probing.capture.aliasing import function_name
 from layerprobe.probing.capture.inputs import Arguments
 from layerprobe.probing.capture.pytree import Path, named_tensors
@@ -95,14 +96,9 @@ def unwrap(network: nn.Module) -> nn.Module:
         if isinstance(network, DistributedDataParallel | DataParallel):
             network = network.module
         elif is_compiled(network):
-            network = network._modules["_orig_mod"]  # type: ignore[assignment]
+            network = uncompiled(network)
         else:
             return network
-
-
-def is_compiled(module: nn.Module) -> bool:
-    """Whether a module is what `torch.compile` made of another one."""
-    return "_orig_mod" in module._modules
 
 
 def module_at(network: nn.Module, path: str) -> nn.Module:

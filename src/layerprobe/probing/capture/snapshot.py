@@ -242,6 +242,10 @@ class Snapshot:
         self._left -= size
         return True
 
+    def keep(self, kept: AbstractKept) -> None:
+        """Put back what is kept when the snapshot is restored."""
+        self._kept.append(kept)
+
     def keep_module(self, thing: nn.Module) -> None:
         """Keep a module: its buffers and tensors whole, and its attributes as those of any object."""
         attributes = vars(thing)
@@ -462,12 +466,12 @@ def _keep_items(snapshot: Snapshot, thing: Any) -> None:
 
 def _keep_extension(snapshot: Snapshot, thing: Any) -> None:
     """An object of an extension that shows what it holds to the garbage collector alone."""
-    snapshot._kept.append(Watched(thing, held_mark, f"a {type(thing).__name__}, holds other objects"))
+    snapshot.keep(Watched(thing, held_mark, f"a {type(thing).__name__}, holds other objects"))
     snapshot.look_into(gc.get_referents(thing), thing)
 
 
 def _keep_bytes(snapshot: Snapshot, thing: Any) -> None:
-    snapshot._kept.append(KeptBytes(thing))
+    snapshot.keep(KeptBytes(thing))
 
 
 def _keep_bound(snapshot: Snapshot, thing: Any) -> None:
