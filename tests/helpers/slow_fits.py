@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from helpers.interrupted import planning
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Solution
 
 WORDS = (
-    "solver.logistic._target_=slow_fits.SlowRidge",
+    "solver.logistic._target_=helpers.slow_fits.SlowRidge",
     "~solver.logistic.max_iterations",
     "~solver.logistic.memory",
 )
@@ -27,6 +28,8 @@ class SlowRidge(Ridge):
     fits = 0
 
     def solve(self, *args: Any, **kwargs: Any) -> Solution:
+        if planning():
+            return super().solve(*args, **kwargs)
         time.sleep(0.4)
         SlowRidge.fits += 1
         while SlowRidge.fits == 4 and not Path("go").exists():

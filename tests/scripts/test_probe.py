@@ -166,8 +166,8 @@ def test_a_lightning_module_of_others_by_its_target(tmp_path: Path) -> None:
     trainer.strategy.connect(module)
     trainer.save_checkpoint(tmp_path / "theirs.ckpt")
     result = run(
-        "probe.py", "checkpoint=theirs.ckpt", "+model._target_=foreign.ForeignNet",
-        "+data._target_=foreign.RecordsDataModule", "inputs=items", "inputs.paths={pixels: pixels}",
+        "probe.py", "checkpoint=theirs.ckpt", "+model._target_=helpers.foreign.ForeignNet",
+        "+data._target_=helpers.foreign.RecordsDataModule", "inputs=items", "inputs.paths={pixels: pixels}",
         "loaders.test=1",
         "targets=item", "targets.path=meta.ink", "task=regression", "solver=[ridge]", "trainer.precision=bf16-mixed",
         *QUICK, cwd=tmp_path, path=ROOT / "tests",
