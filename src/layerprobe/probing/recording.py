@@ -167,7 +167,7 @@ class Recorder:
 
     def _reduce(self, layer: Layer, activation: Tensor) -> None:
         """Make features of a layer at the moment that it is made."""
-        self._rows.see(layer.site, activation)
+        self._rows.see(layer.taps[0].site, activation)
         if layer.name in self._problems:
             return
         start = time.perf_counter()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from layerprobe.probing.capture.batch_axis import BatchAxis
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.granularity import Granularity
 from layerprobe.probing.capture.hooks import Site, SiteReader, same_way
@@ -36,10 +37,10 @@ class LayerReader:
                 over samples has to hold: sequences of another length are handed out as they are.
         """
         self._frozen, self._same_shape = frozen, same_shape
-        self._layers: dict[Site, list[Layer]] = defaultdict(list)
+        self._layers: dict[Site, list[tuple[Layer, BatchAxis]]] = defaultdict(list)
         for layer in layers:
-            self._layers[layer.site].append(layer)
-        every = [layer for found in self._layers.values() for layer in found]
+            self._layers[layer.site].append((layer, layer.rows))
+        every = [layer for found in self._layers.values() for layer, _ in found]
         self._names = [layer.name for layer in every]
         self._of_batch = SiteReader(frozen.hooks, {layer.site for layer in every if not layer.alone})
         self._of_sample = SiteReader(frozen.hooks, {layer.site for layer in every if layer.alone})
@@ -83,18 +84,20 @@ class LayerReader:
                 self._hand_out(layer, torch.cat(found))
 
     def _see_batch(self, site: Site, tensor: Tensor) -> None:
-        for layer in self._layers[site]:
-            if not layer.alone and (activation := self._samples_first(layer, tensor, self._batch_size)) is not None:
+        for layer, rows in self._layers[site]:
+            if layer.alone:
+                continue
+            if (activation := self._samples_first(layer, rows, tensor, self._batch_size)) is not None:
                 self._hand_out(layer, activation)
 
     def _see_sample(self, site: Site, tensor: Tensor) -> None:
-        for layer in self._layers[site]:
-            if layer.alone and (activation := self._samples_first(layer, tensor, 1)) is not None:
+        for layer, rows in self._layers[site]:
+            if layer.alone and (activation := self._samples_first(layer, rows, tensor, 1)) is not None:
                 self._samples[layer].append(activation.clone())
 
-    def _samples_first(self, layer: Layer, tensor: Tensor, n_samples: int) -> Tensor | None:
+    def _samples_first(self, layer: Layer, rows: BatchAxis, tensor: Tensor, n_samples: int) -> Tensor | None:
         try:
-            activation = layer.rows.samples_first(tensor, n_samples)
+            activation = rows.samples_first(tensor, n_samples)
         except ValueError:
             return None
         shape = tuple(activation.shape)[1:]

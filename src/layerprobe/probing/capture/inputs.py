@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -80,22 +81,16 @@ class Arguments:
 
     def take(self, rows: Sequence[int]) -> Arguments:
         """The same call on copies of some of its samples."""
-
-        def pick(tensor: Tensor) -> Tensor:
-            if not self.holds_batch(tensor):
-                return tensor.detach().clone()
-            return tensor.detach().index_select(0, torch.tensor(rows, device=tensor.device))
-
-        return self._mapped(pick, len(rows))
+        return self._mapped(partial(self._picked, rows=rows), len(rows))
 
     def copy_to(self, device: torch.device | None) -> Arguments:
         """The same call on copies, on a device: a network that works in place on its input leaves the given one."""
+        return self._mapped(partial(_copied, device=device), self.batch_size)
 
-        def move(tensor: Tensor) -> Tensor:
-            moved = tensor.detach() if device is None else tensor.detach().to(device)
-            return moved.clone() if moved.device == tensor.device else moved
-
-        return self._mapped(move, self.batch_size)
+    def _picked(self, tensor: Tensor, rows: Sequence[int]) -> Tensor:
+        if not self.holds_batch(tensor):
+            return tensor.detach().clone()
+        return tensor.detach().index_select(0, torch.tensor(rows, device=tensor.device))
 
     def _mapped(self, function: Callable[[Tensor], Tensor], batch_size: int) -> Arguments:
         args, kwargs = map_tensors((self.args, self.kwargs), function)
@@ -109,6 +104,11 @@ class Arguments:
     def holds_batch(self, tensor: Tensor) -> bool:
         """Whether the first axis of one of the tensors runs over samples."""
         return tensor.ndim > 0 and tensor.shape[0] == self.batch_size
+
+
+def _copied(tensor: Tensor, device: torch.device | None) -> Tensor:
+    moved = tensor.detach() if device is None else tensor.detach().to(device)
+    return moved.clone() if moved.device == tensor.device else moved
 
 
 def device_of(network: nn.Module) -> torch.device | None:

@@ -46,17 +46,24 @@ _ROUNDING = 1e-6
 """Share of a layer's typical size that float32 kernels differ by from one batch size to another."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Alone:
     """What one sample's values are when it is the only one.
 
     Attributes:
+        readers: How the samples lie at each site.
         values: `(1, *shape)` for each site that it reaches.
         ways: The way that it takes.
     """
 
-    values: Mapping[Site, Tensor] = field(default_factory=dict)
+    readers: Mapping[Site, SamplesFirst] = field(default_factory=dict)
+    values: dict[Site, Tensor] = field(default_factory=dict)
     ways: Ways = field(default_factory=dict)
+
+    def keep(self, site: Site, tensor: Tensor) -> None:
+        """Copy what it is at a site."""
+        if (values := _read(self.readers[site], tensor, 1)) is not None:
+            self.values[site] = values.detach().clone()
 
 
 @dataclass(frozen=True)
@@ -199,17 +206,12 @@ def one_sample(read: SiteReader, arguments: Arguments, row: int, readers: Mappin
         row: The sample.
         readers: How the samples lie at each site.
     """
-    found: dict[Site, Tensor] = {}
-
-    def keep(site: Site, tensor: Tensor) -> None:
-        if (values := _read(readers[site], tensor, 1)) is not None:
-            found[site] = values.detach().clone()
-
+    alone = Alone(readers)
     try:
-        ways = read(arguments.take([row]), keep)
+        alone.ways = read(arguments.take([row]), alone.keep)
     except Exception:  # some networks take no batch of one
         return Alone()
-    return Alone(found, ways)
+    return alone
 
 
 class RowCheck:
