@@ -234,7 +234,7 @@ def survey(frozen: Frozen, inputs: NetworkInputs, *, granularity: Granularity | 
     two, three, twice = _of_two(given, frozen.device)
     try:
         found = _run(frozen, two)
-    except Exception as error:
+    except Exception as error:  # whatever the network raises: what it says of the inputs is made plain
         if _runs(frozen, given):
             raise ValueError(_not_cut(given, error)) from error
         _check_call(network, given)
@@ -314,7 +314,7 @@ def _run(frozen: Frozen, arguments: Arguments, on_tensor: Callable[[Site, Tensor
         try:
             # Whatever the network does to copies ends with this pass.
             return trace(frozen.hooks, arguments.copy_to(None), on_tensor)
-        except Exception as error:
+        except Exception as error:  # raised again, with a note
             error.add_note(f"(raised by the network on {arguments.batch_size} samples, run to find its layers)")
             raise
 
@@ -323,7 +323,7 @@ def _runs(frozen: Frozen, given: Arguments) -> bool:
     try:
         with frozen.fresh(seed=0):
             frozen.hooks.run(given.copy_to(frozen.device))
-    except Exception:
+    except Exception:  # whatever the network raises, it does not run
         return False
     return True
 
