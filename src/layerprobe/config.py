@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, IntegerNode, OmegaConf
 
 from layerprobe.command_line import quoted
 from layerprobe.directories import short_path
@@ -20,32 +20,37 @@ from layerprobe.results.run_name import run_group, run_name, run_tags
 from layerprobe.results.wandb_mode import default_mode
 
 
+def _trainer() -> Any:
+    """Numbers of the trainer with their types; it takes any other key too."""
+    return OmegaConf.create({"max_epochs": IntegerNode(None), "max_steps": IntegerNode(-1, is_optional=False)})
+
+
 @dataclass
-class TrainConfig:
-    """What `scripts/train.py` takes.
+class RunConfig:
+    """What the scripts that make results take.
 
     Attributes:
         name: Name of the experiment, in the output directory and in the dashboard.
-        seed: Seed of weights, data order and dropout.
+        seed: Seed of weights, data order and dropout, and of whatever the configurations refer to it.
         run_dir: Where this run writes.
         run_id: The run's id in the dashboard; by default one that is made up once and kept in `run_dir`.
         rerun: Which ended runs start from the beginning: `failed` ones or `all`. By default a finished run is left
             alone and any other goes on.
         objective: A partial that makes one number of the results, for a sweeper to make small.
-        matmul_precision: Precision of float32 matrix products on a GPU: `highest`, `high` or `medium`.
-        data: A LightningDataModule.
-        model: A LightningModule; any other network is trained as a classifier, with `optimizer` and `scheduler`.
+        data: A LightningDataModule; by default of `probe.py` the one in the checkpoint's own configuration.
+        model: A LightningModule, or any other network: `train.py` trains it as a classifier, with `optimizer` and
+            `scheduler`. By default of `probe.py` likewise the checkpoint's own.
         optimizer: A partial that takes the network's named parameters.
         scheduler: A partial that takes the optimizer, or nothing.
-        trainer: The Lightning trainer.
+        trainer: The Lightning trainer; `probe.py` takes its device and precision.
         logger: Loggers by name.
-        callbacks: Callbacks by name.
+        callbacks: Callbacks by name; of no effect on `probe.py`.
         reducer: Ways to make features, by name.
         solver: Ways to fit a head, by name.
         inputs: How the network is called.
         targets: The property to be probed.
         task: What kind of property that is.
-        probe: The probe protocol.
+        probe: The probe protocol, and what it may take.
         report: What the figure over depth shows.
     """
 
@@ -55,12 +60,11 @@ class TrainConfig:
     run_id: str | None = None
     rerun: str | None = None
     objective: dict[str, Any] = field(default_factory=dict)
-    matmul_precision: str = "highest"
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] | None = None
-    trainer: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=_trainer)
     logger: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
     reducer: dict[str, Any] = field(default_factory=dict)
@@ -73,8 +77,19 @@ class TrainConfig:
 
 
 @dataclass
-class ProbeConfig:
-    """What `scripts/probe.py` takes.
+class TrainConfig(RunConfig):
+    """What `scripts/train.py` takes besides.
+
+    Attributes:
+        matmul_precision: Precision of float32 matrix products on a GPU: `highest`, `high` or `medium`.
+    """
+
+    matmul_precision: str = "highest"
+
+
+@dataclass
+class ProbeConfig(RunConfig):
+    """What `scripts/probe.py` takes besides.
 
     Attributes:
         checkpoint: A file, a folder of checkpoints, or a glob pattern; null for the network as `model` builds it.
@@ -84,56 +99,15 @@ class ProbeConfig:
         force: Whether to probe again what the run directory has results of, and to replace them.
         plan: Whether to print what would be probed, with its cost, and stop.
         loaders: Which loader of a split to take, by split, where a data module gives several; by default the first.
-        name: Name of the experiment, in the output directory and in the dashboard.
-        seed: Seed of the weights of a network without a checkpoint, and of whatever the configurations refer it to.
-        run_dir: Where the results go.
-        run_id: The run's id in the dashboard; by default one that is made up once and kept in `run_dir`.
-        rerun: Which ended runs start from the beginning: `failed` ones or `all`. By default a finished run is left
-            alone and any other goes on.
-        objective: A partial that makes one number of the results, for a sweeper to make small.
-        data: A LightningDataModule; by default the one in the checkpoint's own configuration.
-        model: A network or LightningModule; by default likewise.
-        optimizer: Of no effect; the models' configurations refer to it.
-        scheduler: Likewise.
-        trainer: The Lightning trainer, for its device, precision and loggers.
-        logger: Loggers by name.
-        callbacks: Of no effect; the experiments refer to it.
-        reducer: Ways to make features, by name.
-        solver: Ways to fit a head, by name.
-        inputs: How the network is called.
-        targets: The property to be probed.
-        task: What kind of property that is.
-        probe: The probe protocol.
-        report: What the figure over depth shows.
     """
 
     checkpoint: str | None = None
     prefix: str | None = None
     trust_checkpoint: bool = False
-    force: bool = False
     shard: str | None = None
+    force: bool = False
     plan: bool = False
     loaders: dict[str, Any] = field(default_factory=dict)
-    name: str = MISSING
-    seed: int = 0
-    run_dir: str = "${hydra:runtime.output_dir}"
-    data: dict[str, Any] = field(default_factory=dict)
-    model: dict[str, Any] = field(default_factory=dict)
-    run_id: str | None = None
-    rerun: str | None = None
-    objective: dict[str, Any] = field(default_factory=dict)
-    optimizer: dict[str, Any] = field(default_factory=dict)
-    scheduler: dict[str, Any] | None = None
-    trainer: dict[str, Any] = field(default_factory=dict)
-    logger: dict[str, Any] = field(default_factory=dict)
-    callbacks: dict[str, Any] = field(default_factory=dict)
-    reducer: dict[str, Any] = field(default_factory=dict)
-    solver: dict[str, Any] = field(default_factory=dict)
-    inputs: dict[str, Any] = field(default_factory=dict)
-    targets: dict[str, Any] = field(default_factory=dict)
-    task: dict[str, Any] = field(default_factory=dict)
-    probe: dict[str, Any] = field(default_factory=dict)
-    report: dict[str, Any] = field(default_factory=dict)
 
 
 def as_typed(arguments: Sequence[str]) -> list[str]:

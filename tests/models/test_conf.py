@@ -2,17 +2,21 @@
 
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
 import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 import layerprobe
 from layerprobe.config import register
+from layerprobe.probing.resources import Resources
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 MODELS = {"xor_linear": "xor", "xor_mlp": "xor", "digits_convnet": "digits", "mnist_convnet": "mnist"}
@@ -122,14 +126,83 @@ def test_the_run_seed_orders_the_data_but_does_not_divide_it():
     assert (data.seed, data.split_seed) == (7, 0)
 
 
+HANDED_OVER = {"layerprobe.ProbeCallback": {"config"}}
+"""Arguments that the scripts give, which hold what is composed."""
+ALSO = {"layerprobe.ProbeProtocol": "layerprobe.Resources"}
+"""Nodes that hold the arguments of another class too."""
+
+
+def _nodes(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every node that names what it builds; what is chosen of a group below it is one of its keys."""
+    if isinstance(node, dict):
+        if node.get("_target_", "???") != "???":
+            chosen = [key for one in node.get("defaults", []) if isinstance(one, dict) for key in one]
+            yield path, node | {key: None for key in chosen if " " not in key}
+        for key, value in node.items():
+            yield from _nodes(value, f"{path} {key}")
+
+
+BUILT = [
+    pytest.param(node, id=path)
+    for file in sorted(CONF.rglob("*.yaml"))
+    for path, node in _nodes(OmegaConf.to_container(OmegaConf.load(file)), str(file.relative_to(CONF)))
+]
+
+
+@pytest.mark.parametrize("node", BUILT)
+def test_a_configuration_names_every_argument_of_what_it_builds(node: dict[str, Any]) -> None:
+    """Of classes of others, whose arguments come and go with their versions, it names only such as there are."""
+    target = node["_target_"]
+    parameters = [
+        parameter
+        for name in (target, ALSO.get(target))
+        if name is not None
+        for parameter in inspect.signature(hydra.utils.get_object(name)).parameters.values()
+    ]
+    any_name = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
+    parameters = [one for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
+    given = {key for key in node if key not in ("_target_", "_partial_", "_convert_", "defaults")}
+    assert any_name or given <= {parameter.name for parameter in parameters}
+    if target.startswith(("layerprobe.", "hydra_plugins.")):
+        wanted = {one.name for one in parameters if not (node.get("_partial_") and one.default is one.empty)}
+        assert wanted - HANDED_OVER.get(target, set()) <= given
+
+
+def test_every_yaml_of_a_class_is_looked_at() -> None:
+    assert len(BUILT) > 60
+
+
 @pytest.mark.parametrize(
-    "name", [f"data/{name}" for name in sorted(set(MODELS.values()))] + [f"model/{name}" for name in MODELS]
+    ("words", "key", "value"),
+    [
+        ("solver=ridge solver.ridge.tolerance=1e-7", "solvers.0.tolerance", 1e-7),
+        ("probe=jin_2024 probe.patience=3", "patience", 3),
+        ("probe=jin_2024", "standardise", False),
+        ("probe=jin_2024", "granularity", "blocks"),
+        ("probe=jin_2024", "l2.values", [1.0]),
+    ],
 )
-def test_a_configuration_names_every_argument_of_what_it_builds(name):
-    node = OmegaConf.load(CONF / f"{name}.yaml")
-    nested = {key for choice in node.get("defaults", []) if choice != "_self_" for key in choice}
-    arguments = inspect.signature(hydra.utils.get_object(node["_target_"])).parameters
-    assert set(node) - {"_target_", "defaults"} | nested == set(arguments)
+def test_arguments_on_the_command_line(words: str, key: str, value: object) -> None:
+    found: Any = hydra.utils.instantiate(_compose(*words.split()).callbacks.probe.protocol)
+    for step in key.split("."):
+        found = found[int(step)] if step.isdecimal() else getattr(found, step)
+    assert found == value
+
+
+def test_what_a_probe_may_take_on_the_command_line() -> None:
+    cfg = _compose("probe=jin_2024", "probe.max_memory=8GiB", "probe.batch_size=7")
+    assert hydra.utils.instantiate(cfg.callbacks.probe.resources) == Resources(batch_size=7, max_memory="8GiB")
+
+
+@pytest.mark.parametrize("word", ["trainer.max_epochs=x", "trainer.max_epochs=1.5", "trainer.max_steps=null"])
+@pytest.mark.parametrize("script", ["train", "probe"])
+def test_a_number_of_the_trainer_is_one_when_it_is_composed(script: str, word: str) -> None:
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        with pytest.raises(HydraException, match=word):
+            compose(script, [word])
+        cfg = compose(script, ["trainer.max_epochs=null", "trainer.max_steps=3", "+trainer.accumulate_grad_batches=2"])
+    assert (cfg.trainer.max_epochs, cfg.trainer.max_steps, cfg.trainer.accumulate_grad_batches) == (None, 3, 2)
 
 
 def test_configurations_use_public_names() -> None:

@@ -34,12 +34,7 @@ def composed(script: str, *words: str) -> Any:
 
 
 def test_every_former_name_leads_to_a_public_one() -> None:
-    assert set(PUBLIC_NAMES.values()) == {f"layerprobe.{name}" for name in layerprobe._HOME} - {
-        "layerprobe.probe",
-        "layerprobe.layers",
-        "layerprobe.activations",
-        "layerprobe.Resources",
-    }
+    assert set(PUBLIC_NAMES.values()) <= {f"layerprobe.{name}" for name in layerprobe.__all__}
     for name in PUBLIC_NAMES.values():
         assert callable(hydra.utils.get_object(name)), name
 
@@ -61,6 +56,18 @@ def test_a_run_of_before_is_the_same_run(tmp_path: Path, written: dict[str, Any]
     assert run.differences(config) == []
     other = json.loads(json.dumps(config).replace("layerprobe.ProbeProtocol", "layerprobe.Other"))
     assert run.differences(other)
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [("solver.ridge.tolerance=1e-6", "solver"), ("solver.ridge.largest=9", "solver"), ("probe.refit=true", "refit")],
+)
+def test_another_value_of_what_was_not_named_is_another_run(tmp_path: Path, word: str, key: str) -> None:
+    written = next(one for one in WRITTEN if "ridge" in one["words"])
+    (tmp_path / "config.json").write_text(json.dumps(written["config"]))
+    words = [*written["words"].split(), word]
+    config: Any = OmegaConf.to_container(composed(written["script"], *words), resolve=True)
+    assert any(key in difference for difference in RunDirectory(tmp_path).differences(config))
 
 
 def test_results_of_before_are_of_the_same_network_and_protocol(tmp_path: Path) -> None:

@@ -25,8 +25,11 @@ TRAIN = [
     ("seed=x", "seed=x: Value 'x' of type 'str' could not be converted to Integer"),
     ("seed=${nothing}", "Interpolation key 'nothing' not found"),
     ("probe.l2=[1e-2", "'probe.l2=[1e-2' cannot be read"),
-    ("trainer.max_epochs=abc", "trainer.max_epochs is 'abc', expected a whole number or null."),
-    ("trainer.max_epochs=1.5", "trainer.max_epochs is 1.5, expected a whole number or null."),
+    ("trainer.max_epochs=abc", "trainer.max_epochs=abc: Value 'abc' of type 'str' could not be converted to Integer."),
+    (
+        "trainer.max_epochs=1.5",
+        "trainer.max_epochs=1.5: Value '1.5' of type 'float' could not be converted to Integer.",
+    ),
     ("probe.l2=foo", "probe.l2 is 'foo', expected a list whose items are each a number or a ScikitLearnC."),
     ("probe.l2=0.1", "probe.l2 is 0.1, expected a list"),
     ("optimizer.lr=fast", "optimizer.lr is 'fast', expected a number or a Tensor."),

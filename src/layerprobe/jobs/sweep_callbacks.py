@@ -14,7 +14,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from layerprobe.command_line import command, override
+from layerprobe.command_line import command
 from layerprobe.composing import composed
 from layerprobe.results.state_file import DamagedFileError
 from layerprobe.results.sweep_record import SweepRecord
@@ -52,7 +52,7 @@ class SweepTable(Callback):
         if not self._claim.enter_context(record.claimed()):
             raise SystemExit(
                 f"A sweep is going on in {directory}. Wait for it, look at it with "
-                f"{command('sweep', override('status', directory))}, "
+                f"{command('sweep', f'status={directory}')}, "
                 "or give another directory: hydra.sweep.dir=DIR."
             )
         self._directory = directory

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from layerprobe.results.migration import migrated
+from layerprobe.results.migration import migrated, without_unnamed
 
 NO_PART = (
     # Where it writes, what it is called, who looks on, and what is done with its results.
@@ -50,7 +50,7 @@ def identity(config: Mapping[str, Any], directory: Path | None = None) -> dict[s
     """
     here = () if directory is None else (str(directory), str(directory.absolute()))
     kept = {key: value for key, value in _flat(migrated(config), "", here) if matters(key)}
-    return dict(json.loads(json.dumps(kept, default=str)))
+    return without_unnamed(json.loads(json.dumps(kept, default=str)))
 
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -52,6 +52,13 @@ PUBLIC_NAMES: Mapping[str, str] = {
 }
 """By the former name of a class or function, the public one."""
 
+_UNNAMED: Mapping[str, Mapping[str, Any]] = {
+    "layerprobe.ProbeProtocol": {"stream": False, "refit": False, "population": False},
+    "layerprobe.Ridge": {"tolerance": 1e-5, "largest": 6144, "max_iterations": 500},
+    "pytorch_lightning.Trainer": {"max_steps": -1, "strategy": "auto", "num_nodes": 1},
+}
+"""By class, arguments that not every configuration of 0.1 named, with the values that they had there."""
+
 
 GONE: Mapping[str, str] = {
     "layerprobe.probing.solvers.sgd.SGD": "stochastic gradients ended without a certificate. Choose solver=[logistic] "
@@ -75,3 +82,27 @@ def migrated(config: Any) -> Any:
     if isinstance(config, list | tuple):
         return type(config)(migrated(value) for value in config)
     return PUBLIC_NAMES.get(config, config) if isinstance(config, str) else config
+
+
+def without_unnamed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out arguments that have the value that they had where 0.1 did not name them.
+
+    Args:
+        config: A configuration with public names; its keys may be dotted.
+
+    Returns:
+        The same without these keys, at any depth.
+    """
+    unnamed = {
+        f"{key.removesuffix('_target_')}{name}": value
+        for key, target in config.items()
+        if key == "_target_" or key.endswith("._target_")
+        for name, value in _UNNAMED.get(str(target), {}).items()
+    }
+    return {key: _without(value) for key, value in config.items() if key not in unnamed or unnamed[key] != value}
+
+
+def _without(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return without_unnamed(value)
+    return [_without(item) for item in value] if isinstance(value, list) else value
