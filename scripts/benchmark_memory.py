@@ -24,7 +24,7 @@ from rich.table import Table
 
 from layerprobe.api import probe
 from layerprobe.models.mnist_convnet import MnistConvNet
-from layerprobe.probing.features.memory_budget import memory_budget
+from layerprobe.probing.features.free_memory import memory_budget
 from layerprobe.probing.features.reducers import Flatten
 from layerprobe.probing.solvers.logistic import Logistic
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import hydra
 
 from layerprobe.nearest import nearest
-from layerprobe.results.migration import GONE
+from layerprobe.results.config_migration import GONE
 
 _SCALAR = (int, float, bool, str, types.NoneType)
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null", str: "a word"}

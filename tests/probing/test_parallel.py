@@ -19,13 +19,13 @@ from torch import nn
 
 from helpers.slurm_cluster import wait_until
 from layerprobe.probing.capture.layers import Layer
+from layerprobe.probing.fit_memory import workspace
 from layerprobe.probing.parallel import is_small, layers_in_parallel, parallel, small_workspace
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Solution
-from layerprobe.probing.workspace import workspace
 
 FORK = multiprocessing.get_context("fork")
 

@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader, TensorDataset
 import layerprobe
 from layerprobe.data.xor import XorDataModule
 from layerprobe.probing.features.reducers import Flatten, RandomSubset
-from layerprobe.probing.penalty import ScikitLearnC
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import DEFAULTS, Resources
+from layerprobe.probing.scikit_learn_c import ScikitLearnC
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.tasks.multi_label import MultiLabel

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from layerprobe.probing.features.reducers import Flatten
+from layerprobe.probing.fit_memory import workspace
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
-from layerprobe.probing.workspace import workspace
 
 N, CLASSES = 120, 4
 Pairs = dict[str, tuple[Tensor, Tensor]]

@@ -21,7 +21,7 @@ from layerprobe.data.text_table import AbstractTable, LabelledLines, TextFile
 from layerprobe.data.text_tokenizer import PretrainedTokenizer
 from layerprobe.models.text import encoder
 from layerprobe.probing.features.token_reducers import LastToken, MeanToken
-from layerprobe.probing.penalty import ScikitLearnC
+from layerprobe.probing.scikit_learn_c import ScikitLearnC
 
 pytestmark = pytest.mark.slow
 

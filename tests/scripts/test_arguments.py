@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from layerprobe.command_line import override
 from layerprobe.jobs.arguments import read_arguments
+from layerprobe.quoting import override
 
 
 @dataclass

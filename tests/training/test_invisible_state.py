@@ -293,7 +293,7 @@ def train(path: Path, loader: Any, part: Any = None, *, probed: bool, logs: bool
 @pytest.fixture(autouse=True)
 def without_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Planning times the machine, and has tests of its own."""
-    monkeypatch.setattr("layerprobe.training.session.announce", lambda *args, **kwargs: None)
+    monkeypatch.setattr("layerprobe.training.probe_session.announce", lambda *args, **kwargs: None)
 
 
 @pytest.fixture

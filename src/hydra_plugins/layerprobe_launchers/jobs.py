@@ -14,8 +14,8 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from layerprobe.command_line import override
 from layerprobe.compat.hydra import sweeper_learns
+from layerprobe.quoting import override
 
 # What the launching process alone is asked for.
 _LAUNCHING = (

@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.layerprobe_launchers.jobs import Job, jobs_of, returned, to_do
-from layerprobe.command_line import command, override
+from layerprobe.quoting import command, override
 
 log = logging.getLogger(__name__)
 

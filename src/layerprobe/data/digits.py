@@ -10,8 +10,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch.utils.data import Sampler
 
-from layerprobe.data.dataset import InMemoryDataset
 from layerprobe.data.in_memory import AbstractInMemoryDataModule
+from layerprobe.data.in_memory_dataset import InMemoryDataset
 from layerprobe.data.order import ShuffledOrder
 from layerprobe.types import Split
 

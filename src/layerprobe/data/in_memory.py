@@ -10,7 +10,7 @@ import torch
 from torch import distributed as dist
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
-from layerprobe.data.dataset import InMemoryDataset, Sample
+from layerprobe.data.in_memory_dataset import InMemoryDataset, Sample
 from layerprobe.data.order import ShardedOrder
 from layerprobe.types import Split
 

@@ -12,9 +12,9 @@ from torch.utils.data import Sampler
 from torchvision.datasets import MNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from layerprobe.data.dataset import InMemoryDataset
 from layerprobe.data.errors import CorruptDataError, DataNotFoundError
 from layerprobe.data.in_memory import AbstractInMemoryDataModule
+from layerprobe.data.in_memory_dataset import InMemoryDataset
 from layerprobe.data.order import ShuffledOrder
 from layerprobe.types import Split
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch.utils.data import Sampler
 
-from layerprobe.data.dataset import InMemoryDataset
 from layerprobe.data.in_memory import AbstractInMemoryDataModule
+from layerprobe.data.in_memory_dataset import InMemoryDataset
 from layerprobe.data.order import RepeatedOrder
 from layerprobe.types import SPLITS, Split
 

@@ -20,17 +20,17 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
-from layerprobe.command_line import command, override
 from layerprobe.compat.hydra import sweeper_learns
 from layerprobe.config_check import wrong_values
-from layerprobe.messages import is_message
 from layerprobe.nearest import nearest
+from layerprobe.quoting import command, override
 from layerprobe.results.atomic import write_bytes
-from layerprobe.results.migration import migrated
+from layerprobe.results.config_migration import migrated
+from layerprobe.results.redundant_file import UnusableFileError
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
 from layerprobe.results.run_summary import RERUNS, RunSummary
-from layerprobe.results.state_file import UnusableFileError
 from layerprobe.training.signals import Stopped, leaving_on_sigterm
+from layerprobe.user_errors import is_message
 
 log = logging.getLogger("layerprobe")
 

@@ -30,13 +30,13 @@ from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.report.depth_view import DepthView
 from layerprobe.report.tables.plan_table import plan_table
-from layerprobe.results.manifest import Entry
 from layerprobe.results.progress import ProgressFile
+from layerprobe.results.provenance import Entry
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.training.checkpoints import FrozenCheckpoint, content_hash, find_checkpoints, load
 from layerprobe.training.dataloaders import of_population, splits_of_datamodule
-from layerprobe.training.session import ProbeSession, ProbingStopped, with_converted_inputs
+from layerprobe.training.probe_session import ProbeSession, ProbingStopped, with_converted_inputs
 from layerprobe.training.signals import StopSignals
 from layerprobe.training.weights import as_built, put_weights
 from layerprobe.trusted import BY_HAND, merged, plain_precision

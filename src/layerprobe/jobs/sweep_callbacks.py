@@ -14,9 +14,9 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from layerprobe.command_line import command
-from layerprobe.composing import composed
-from layerprobe.results.state_file import DamagedFileError
+from layerprobe.entry_point import composed
+from layerprobe.quoting import command
+from layerprobe.results.redundant_file import DamagedFileError
 from layerprobe.results.sweep_record import SweepRecord
 
 _MOST_JOBS = 60

@@ -20,9 +20,9 @@ from layerprobe.jobs.run_report import report, summary
 from layerprobe.models.classifier import trainable
 from layerprobe.nearest import nearest
 from layerprobe.report.depth_view import DepthView
+from layerprobe.results.redundant_file import DamagedFileError, aside
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
-from layerprobe.results.state_file import DamagedFileError, aside
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.callback import ProbeCallback
 from layerprobe.training.checkpoints import damage

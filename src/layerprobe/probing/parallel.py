@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 import torch
 
 from layerprobe.probing.capture.layers import Layer
+from layerprobe.probing.fit_memory import path_bytes, workspace
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.cpu_threads import WORTH, evaluation_operations
 from layerprobe.probing.solvers.gram import LARGEST
-from layerprobe.probing.workspace import path_bytes, workspace
 from layerprobe.types import Split
 
 T = TypeVar("T")

@@ -18,23 +18,23 @@ from layerprobe.probing.capture.freeze import Frozen, freeze
 from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.capture.inputs import device_of
 from layerprobe.probing.capture.layers import Layer
+from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import Discovery, discover_layers
+from layerprobe.probing.feature_recorder import Progress, Recorder, Recording
 from layerprobe.probing.features.cache import AbstractSink, FeatureCache, Splits
 from layerprobe.probing.features.oom import with_room
 from layerprobe.probing.features.reducers import FeatureWay
-from layerprobe.probing.fingerprint import Fingerprint
+from layerprobe.probing.fit_memory import Budget, feature_budget, host_budget, workspace
 from layerprobe.probing.fitting import Ways, features_of, fit_layer, measure
 from layerprobe.probing.parallel import layers_in_parallel, parallel
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recording import Progress, Recorder, Recording
-from layerprobe.probing.records import LayerRecords
+from layerprobe.probing.record_builder import LayerRecords
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.selection import Path
 from layerprobe.probing.solvers.solution import Status
 from layerprobe.probing.solvers.tf32 import full_precision
 from layerprobe.probing.streaming import TrainingMoments
 from layerprobe.probing.targets import Labels, n_outputs
-from layerprobe.probing.workspace import Budget, feature_budget, host_budget, workspace
 from layerprobe.types import SPLITS, CheckpointInfo, LayerName, LayerResult, Split
 
 log = logging.getLogger(__name__)

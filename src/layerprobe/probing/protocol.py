@@ -13,7 +13,7 @@ from layerprobe.probing.capture.layers import Granularity
 from layerprobe.probing.capture.token_axes import attention_masks, masks_of_inputs
 from layerprobe.probing.controls import CONTROLS, type_keys
 from layerprobe.probing.features.reducers import AbstractReducer, AveragePool, Flatten
-from layerprobe.probing.penalty import ScikitLearnC
+from layerprobe.probing.scikit_learn_c import ScikitLearnC
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solver import AbstractSolver

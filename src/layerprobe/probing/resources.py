@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 
-from layerprobe.probing.features.memory_budget import memory_budget
+from layerprobe.probing.features.free_memory import memory_budget
 
 
 @dataclass(frozen=True)

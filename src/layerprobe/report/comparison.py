@@ -18,8 +18,8 @@ from layerprobe.report.learning_problem import problem_names, sample_counts, tol
 from layerprobe.report.networks import networks
 from layerprobe.report.run_filter import ConditionError, rows_where
 from layerprobe.results.best import BestLayer, best_layer, last_checkpoint
-from layerprobe.results.names import printable
 from layerprobe.results.reader import Run, find_runs
+from layerprobe.results.safe_names import printable
 
 
 class ReportError(ValueError):

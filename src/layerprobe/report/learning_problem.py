@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from layerprobe.report.config_differences import SEED, differing_keys, short_keys, value_text
-from layerprobe.results.identity import SAME_SAMPLES, matters
+from layerprobe.results.config_identity import SAME_SAMPLES, matters
 from layerprobe.results.reader import Run
 
 _PARTS = ("data", "targets", "task", "inputs")

@@ -23,7 +23,7 @@ from layerprobe.report.page.page_data import page_data
 from layerprobe.report.toy.animation import animation, write_gif
 from layerprobe.results.atomic import write_bytes
 from layerprobe.results.best import last_checkpoint
-from layerprobe.results.names import safe_name
+from layerprobe.results.safe_names import safe_name
 
 _MOST_ANIMATIONS = 4
 

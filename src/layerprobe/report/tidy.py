@@ -10,7 +10,7 @@ import pandas as pd
 
 from layerprobe.formatting import interval_text, number_text, percent_text
 from layerprobe.report.layer_labels import short_names
-from layerprobe.results.names import with_printable_names
+from layerprobe.results.safe_names import with_printable_names
 from layerprobe.wilson import wilson_interval
 
 UNTRAINED = ("initial", "untrained")

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from layerprobe.results.atomic import atomic
-from layerprobe.results.names import safe_name
+from layerprobe.results.safe_names import safe_name
 from layerprobe.types import LayerName, ProbeRecord
 
 _ABOUT = ("checkpoint", "layer", "solver", "l2", "reducer", "reduction")

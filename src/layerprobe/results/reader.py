@@ -15,12 +15,12 @@ import pandas as pd
 import yaml
 
 from layerprobe.results.any_version import no_rows, read_any_version, read_correct
+from layerprobe.results.config_identity import matters
 from layerprobe.results.decision_surface import read_plane_frames
 from layerprobe.results.heads import read_head
-from layerprobe.results.identity import matters
-from layerprobe.results.names import printable, with_printable_names
 from layerprobe.results.record import SchemaError
 from layerprobe.results.run_summary import RunSummary
+from layerprobe.results.safe_names import printable, with_printable_names
 from layerprobe.types import PathRecord, ProbeRecord
 
 _PASSED_OVER = {"checkpoints", "wandb", "figures", "probes", "lightning_logs", "csv", "__pycache__", "previous"}

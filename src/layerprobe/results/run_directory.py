@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from layerprobe.results.atomic import remove_stray
-from layerprobe.results.identity import differing, identity
+from layerprobe.results.config_identity import differing, identity
 from layerprobe.results.lock import HeldError, is_held, lock
-from layerprobe.results.run_summary import FILE, RunSummary
-from layerprobe.results.state_file import (
+from layerprobe.results.redundant_file import (
     COPIES,
     DamagedFileError,
     aside,
@@ -33,6 +32,7 @@ from layerprobe.results.state_file import (
     restore_state,
     write_state,
 )
+from layerprobe.results.run_summary import FILE, RunSummary
 
 log = logging.getLogger("layerprobe")
 

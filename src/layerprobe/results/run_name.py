@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from layerprobe.results.identity import matters
+from layerprobe.results.config_identity import matters
 
 _LONGEST_NAME, _LONGEST_TAG = 120, 64
 _SEED = "seed"

@@ -30,7 +30,6 @@ from safetensors.numpy import load_file
 from layerprobe.results.atomic import atomic, remove_stray
 from layerprobe.results.heads import find_head, head_folder, write_head
 from layerprobe.results.layer_file import CORRECT, RESULTS, ROWS, read_parts, to_part
-from layerprobe.results.names import safe_name
 from layerprobe.results.record import (
     DamagedTableError,
     SchemaError,
@@ -41,6 +40,7 @@ from layerprobe.results.record import (
     to_frame,
     to_table,
 )
+from layerprobe.results.safe_names import safe_name
 from layerprobe.types import LayerName, LayerResult, ProbeRecord
 
 log = logging.getLogger("layerprobe")

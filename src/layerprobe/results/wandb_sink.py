@@ -17,7 +17,7 @@ import pandas as pd
 
 from layerprobe.compat.wandb import artifacts_in_log
 from layerprobe.results.best import best_layer
-from layerprobe.results.logged_metrics import layer_metrics
+from layerprobe.results.layer_metrics import layer_metrics
 from layerprobe.results.record import SCHEMA_VERSION
 from layerprobe.results.wandb_history import WandbHistory, close_histories
 

@@ -18,15 +18,15 @@ from layerprobe.probing.batches import Data, check_splits
 from layerprobe.probing.capture.freeze import freeze as freeze_network
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
-from layerprobe.results.identity import identity
-from layerprobe.results.state_file import DamagedFileError, aside
+from layerprobe.results.config_identity import identity
+from layerprobe.results.redundant_file import DamagedFileError, aside
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.checkpoints import CheckpointError, FrozenCheckpoint, damage, freeze, load
 from layerprobe.training.collectives import Ranks
 from layerprobe.training.dataloaders import Loaders, of_population, splits_of, splits_of_trainer
+from layerprobe.training.probe_session import ProbeSession, ProbingStopped
 from layerprobe.training.resume import Guard
 from layerprobe.training.schedule import Schedule
-from layerprobe.training.session import ProbeSession, ProbingStopped
 from layerprobe.types import CheckpointInfo, Config, LayerName
 
 log = logging.getLogger("layerprobe")

@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from layerprobe.results.atomic import atomic
-from layerprobe.results.migration import migrated
-from layerprobe.results.state_file import UnusableFileError
+from layerprobe.results.config_migration import migrated
+from layerprobe.results.redundant_file import UnusableFileError
 from layerprobe.types import CheckpointInfo, Config
 
 _KEY = "layerprobe"

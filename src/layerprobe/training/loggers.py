@@ -20,7 +20,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from layerprobe.compat.lightning import KeptCsvWriter, forget_run, wandb_options
 from layerprobe.results.atomic import atomic
-from layerprobe.results.logged_metrics import layer_metrics
+from layerprobe.results.layer_metrics import layer_metrics
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.wandb_history import WandbHistory
 from layerprobe.results.wandb_sink import WandbSink

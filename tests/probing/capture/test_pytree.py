@@ -18,7 +18,7 @@ import layerprobe
 from layerprobe.probing.capture.inputs import Arguments
 from layerprobe.probing.capture.layers import discover
 from layerprobe.probing.capture.pytree import map_tensors, named_tensors
-from layerprobe.probing.fingerprint import Fingerprint
+from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.sources import sources_of
 
 

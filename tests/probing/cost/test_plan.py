@@ -12,10 +12,10 @@ import layerprobe
 from layerprobe.probing.batches import n_samples
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.cost.plan import make_plan, read_in_passes
+from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import discover_layers
 from layerprobe.probing.features.cache import places
 from layerprobe.probing.features.reducers import AveragePool
-from layerprobe.probing.fingerprint import Fingerprint
 from layerprobe.probing.pipeline import budget as budget_of
 from layerprobe.probing.pipeline import feature_cache, record_splits
 from layerprobe.probing.protocol import ProbeProtocol

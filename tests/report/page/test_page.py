@@ -22,7 +22,7 @@ from layerprobe.report.page.layer_map import row_labels
 from layerprobe.report.page.linked_views import single_view
 from layerprobe.report.page.page_data import page_data
 from layerprobe.report.report_files import write_report
-from layerprobe.results.names import printable
+from layerprobe.results.safe_names import printable
 
 
 @pytest.fixture(scope="module")

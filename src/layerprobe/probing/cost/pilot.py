@@ -18,15 +18,15 @@ from torch import Tensor
 from layerprobe.probing.batches import Data, reshuffled
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.layers import Layer
+from layerprobe.probing.feature_recorder import Recorder, Recording
 from layerprobe.probing.features.cache import FeatureCache, Key
 from layerprobe.probing.features.row_blocks import blocks
+from layerprobe.probing.fit_memory import Budget
 from layerprobe.probing.fitting import Ways
 from layerprobe.probing.pipeline import feature_cache, labels_of_controls, probe_layer
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recording import Recorder, Recording
 from layerprobe.probing.resources import Resources
 from layerprobe.probing.targets import Labels
-from layerprobe.probing.workspace import Budget
 from layerprobe.types import CheckpointInfo, LayerName, Split
 
 _RECORDED = 512

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from layerprobe.probing.features.memory_budget import memory_budget
+from layerprobe.probing.features.free_memory import memory_budget
 from layerprobe.probing.solvers.gram import decomposition_bytes
 from layerprobe.probing.solvers.l2_path import PAIR_BYTES
 from layerprobe.probing.solvers.logistic import Logistic

@@ -8,9 +8,9 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import layerprobe
-from layerprobe.probing.penalty import ScikitLearnC
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.scikit_learn_c import ScikitLearnC
 
 
 @pytest.mark.parametrize("n_classes", [2, 5])

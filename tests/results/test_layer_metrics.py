@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from helpers import made_results as made
-from layerprobe.results.logged_metrics import layer_metrics
+from layerprobe.results.layer_metrics import layer_metrics
 from layerprobe.results.record import to_frame
 
 

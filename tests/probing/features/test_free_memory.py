@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from layerprobe.probing.features.memory_budget import _control_group, free_memory, memory_budget
+from layerprobe.probing.features.free_memory import _control_group, free_memory, memory_budget
 
 
 @pytest.mark.parametrize(

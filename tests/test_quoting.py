@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf, open_dict
 
 from helpers.command import ROOT
-from layerprobe.command_line import command, override
 from layerprobe.config import as_typed, register
 from layerprobe.jobs.arguments import read_arguments
 from layerprobe.jobs.job import continue_command
+from layerprobe.quoting import command, override
 
 PARSER = OverridesParser.create()
 HOSTILE = st.one_of(

@@ -15,8 +15,8 @@ import layerprobe
 from layerprobe.config import register
 from layerprobe.config_check import wrong_values
 from layerprobe.jobs.job import checked
-from layerprobe.results.manifest import Entry, Ledger, OtherResultsError
-from layerprobe.results.migration import PUBLIC_NAMES, migrated
+from layerprobe.results.config_migration import PUBLIC_NAMES, migrated
+from layerprobe.results.provenance import Entry, Ledger, OtherResultsError
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.training.checkpoints import freeze, load
 from layerprobe.types import CheckpointInfo

@@ -26,7 +26,7 @@ class ConceptDepthReport(Callback):
     def _report(self, directory: Path, jobs: list[Path]) -> None:
         from rich.console import Console
 
-        from layerprobe.jobs.concept_runs import concept_runs
+        from layerprobe.jobs.concept_results import concept_runs
         from layerprobe.report.charts.concept_depth import concept_depth_chart
         from layerprobe.report.papers.concept_depth_table import (
             concept_rows,

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from layerprobe.nearest import nearest
-from layerprobe.results.migration import GONE
+from layerprobe.results.config_migration import GONE
 
 _FULL = "HYDRA_FULL_ERROR"
 """With it, Hydra hands an error over and does not print it."""

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from layerprobe.results.migration import migrated, without_unnamed
+from layerprobe.results.config_migration import migrated, without_unnamed
 
 NO_PART = (
     # Where it writes, what it is called, who looks on, and what is done with its results.

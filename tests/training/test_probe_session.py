@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from layerprobe.models.classifier import Classifier
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.results.manifest import Entry, OtherResultsError
 from layerprobe.results.progress import ProgressFile, read_progress
+from layerprobe.results.provenance import Entry, OtherResultsError
 from layerprobe.training.callback import ProbeCallback
-from layerprobe.training.session import ProbeSession, ProbingStopped, announce
+from layerprobe.training.probe_session import ProbeSession, ProbingStopped, announce
 from layerprobe.training.signals import StopSignals
 from layerprobe.types import CheckpointInfo, LayerResult
 
@@ -76,7 +76,7 @@ def test_a_fault_of_planning_shows_and_stops_nothing(
     def faulty(*args: object, **options: object) -> None:
         raise KeyError("a layer that is not there")
 
-    monkeypatch.setattr("layerprobe.training.session.make_plan", faulty)
+    monkeypatch.setattr("layerprobe.training.probe_session.make_plan", faulty)
     network, data = made()
     with caplog.at_level(logging.INFO, "layerprobe"):
         announce(network, data, ProbeProtocol())

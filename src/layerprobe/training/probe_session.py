@@ -15,7 +15,6 @@ from pytorch_lightning.plugins.precision import Precision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from layerprobe.messages import is_message
 from layerprobe.probing.batches import Data
 from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.cost.plan import make_plan
@@ -23,13 +22,14 @@ from layerprobe.probing.discovery import Discovery
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import DEFAULTS, Resources
-from layerprobe.results.manifest import Entry, Ledger
 from layerprobe.results.progress import ProgressFile
+from layerprobe.results.provenance import Entry, Ledger
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.loggers import ProbeLog
 from layerprobe.training.progress import ProbeProgress
 from layerprobe.training.signals import StopSignals
 from layerprobe.types import CheckpointInfo, LayerName
+from layerprobe.user_errors import is_message
 
 log = logging.getLogger("layerprobe")
 
