@@ -8,7 +8,7 @@ import hydra
 from omegaconf import DictConfig
 
 from layerprobe.config import as_typed, register
-from layerprobe.entry_point import run_script
+from layerprobe.jobs.entry_point import run_script
 from layerprobe.jobs.job import run_job
 
 

@@ -14,8 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, IntegerNode, OmegaConf
 
-from layerprobe.output_directories import short_path
-from layerprobe.quoting import quoted
+from layerprobe.jobs.output_directories import short_path
+from layerprobe.jobs.quoting import quoted
 from layerprobe.results.run_name import run_group, run_name, run_tags
 from layerprobe.results.wandb_mode import default_mode
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 import layerprobe
 from layerprobe.config import register
-from layerprobe.config_check import wrong_values
+from layerprobe.jobs.config_check import wrong_values
 from layerprobe.jobs.job import checked
 from layerprobe.results.config_migration import PUBLIC_NAMES, migrated
 from layerprobe.results.provenance import Entry, Ledger, OtherResultsError

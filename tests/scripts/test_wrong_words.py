@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers.command import call
-from layerprobe.config_check import wrong_values
+from layerprobe.jobs.config_check import wrong_values
 from layerprobe.nearest import nearest
 from layerprobe.results.run_summary import RunSummary
 

@@ -15,7 +15,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from layerprobe.compat.hydra import sweeper_learns
-from layerprobe.quoting import override
+from layerprobe.jobs.quoting import override
 
 # What the launching process alone is asked for.
 _LAUNCHING = (

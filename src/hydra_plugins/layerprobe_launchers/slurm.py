@@ -20,7 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.layerprobe_launchers.jobs import Job, jobs_of, returned, to_do
-from layerprobe.quoting import command, override
+from layerprobe.jobs.quoting import command, override
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from layerprobe.compat.hydra import sweeper_learns
-from layerprobe.config_check import wrong_values
+from layerprobe.jobs.config_check import wrong_values
+from layerprobe.jobs.quoting import command, override
 from layerprobe.nearest import nearest
-from layerprobe.quoting import command, override
 from layerprobe.results.atomic import write_bytes
 from layerprobe.results.config_migration import migrated
 from layerprobe.results.redundant_file import UnusableFileError

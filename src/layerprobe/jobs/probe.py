@@ -24,6 +24,7 @@ from layerprobe.config import protocol_of, resources_of
 from layerprobe.jobs.job import checked, plain, reason
 from layerprobe.jobs.run_report import report, summary
 from layerprobe.jobs.shard import share
+from layerprobe.jobs.trusted import BY_HAND, merged, plain_precision
 from layerprobe.probing.batches import Data
 from layerprobe.probing.cost.plan import make_plan
 from layerprobe.probing.protocol import ProbeProtocol
@@ -39,7 +40,6 @@ from layerprobe.training.dataloaders import of_population, splits_of_datamodule
 from layerprobe.training.probe_session import ProbeSession, ProbingStopped, with_converted_inputs
 from layerprobe.training.signals import StopSignals
 from layerprobe.training.weights import as_built, put_weights
-from layerprobe.trusted import BY_HAND, merged, plain_precision
 from layerprobe.types import CheckpointInfo
 
 log = logging.getLogger("layerprobe")

@@ -14,8 +14,8 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from layerprobe.entry_point import composed
-from layerprobe.quoting import command
+from layerprobe.jobs.entry_point import composed
+from layerprobe.jobs.quoting import command
 from layerprobe.results.redundant_file import DamagedFileError
 from layerprobe.results.sweep_record import SweepRecord
 

@@ -20,7 +20,7 @@ from helpers.command import ROOT
 from layerprobe.config import as_typed, register
 from layerprobe.jobs.arguments import read_arguments
 from layerprobe.jobs.job import continue_command
-from layerprobe.quoting import command, override
+from layerprobe.jobs.quoting import command, override
 
 PARSER = OverridesParser.create()
 HOSTILE = st.one_of(

@@ -15,10 +15,10 @@ from torch import nn
 from helpers.command import ROOT
 from layerprobe.config import register
 from layerprobe.jobs.probe import Session, sources_of
+from layerprobe.jobs.trusted import merged, plain_precision
 from layerprobe.models.digits_convnet import DigitsConvNet
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.checkpoints import CheckpointError, freeze, load
-from layerprobe.trusted import merged, plain_precision
 from layerprobe.types import CheckpointInfo
 
 HOSTILE = [

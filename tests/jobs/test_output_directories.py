@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from helpers.command import call
-from layerprobe.output_directories import new_directory, short_path
-from layerprobe.quoting import override
+from layerprobe.jobs.output_directories import new_directory, short_path
+from layerprobe.jobs.quoting import override
 
 SHORT = ("logger=none", "trainer.limit_train_batches=1", "callbacks=none")
 
