@@ -32,7 +32,7 @@ _PUBLIC = {
     "probing.getters": ["Column", "Item", "Items", "Lookup", "Parity"],
     "probing.features.reducers": ["AveragePool", "ChannelMean", "Flatten", "RandomSubset"],
     "probing.features.token_reducers": ["FirstToken", "LastToken", "MeanToken", "TokenIndex"],
-    "probing.penalty": ["ScikitLearnC"],
+    "probing.scikit_learn_c": ["ScikitLearnC"],
     "probing.solvers.logistic": ["Logistic"],
     "probing.solvers.ridge": ["Ridge"],
     "probing.tasks.classification": ["Classification"],
@@ -61,9 +61,9 @@ _PUBLIC = {
     "data.xor": ["XorDataModule"],
     "report.depth_view": ["DepthView"],
     "results.objectives": ["area_under_depth_curve", "best_validation_error"],
-    "directories": ["Directories"],
+    "jobs.output_directories": ["Directories"],
     "jobs.sweep_callbacks": ["SweepCurves", "SweepTable"],
-    "jobs.concept_sweep": ["ConceptDepthReport"],
+    "jobs.concept_report": ["ConceptDepthReport"],
 }
 """By module, the names that programs and configurations use: `_target_: layerprobe.Logistic`."""
 

@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from helpers.command import ROOT
 from layerprobe.config import register
-from layerprobe.jobs.probe import Session, sources_of
+from layerprobe.jobs.probe import Builder, sources_of
 from layerprobe.jobs.trusted import merged, plain_precision
 from layerprobe.models.digits_convnet import DigitsConvNet
-from layerprobe.results.store import ProbeStore
 from layerprobe.training.checkpoints import CheckpointError, freeze, load
 from layerprobe.types import CheckpointInfo
 
@@ -126,6 +125,12 @@ def test_a_checkpoint_whose_own_words_are_no_configuration(tmp_path: Path) -> No
             load(tmp_path / "x.ckpt")
 
 
+def build(cfg: DictConfig) -> None:
+    builder = Builder(cfg)
+    checkpoint = builder.open(sources_of(cfg)[0])
+    builder.build(checkpoint, builder.config(checkpoint))
+
+
 def test_the_script_builds_nothing_of_a_hostile_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     attack = {"_target_": "pathlib.Path.write_text", "_args_": [str(tmp_path / "ran"), "x"]}
     attack["_args_"][0] = {"_target_": "pathlib.Path", "_args_": [str(tmp_path / "ran")]}
@@ -145,14 +150,13 @@ def test_the_script_builds_nothing_of_a_hostile_file(tmp_path: Path, capsys: pyt
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             overrides = [f"run_dir={tmp_path}/run", "logger=none", "probe.l2=[1e-2]", "probe.layers=logits"]
             cfg = compose("probe", [f"checkpoint='{tmp_path}/{name}.ckpt'", *overrides])
-        session = Session(cfg, ProbeStore(tmp_path / "run" / "probes"))
         if name in ("good", "precision"):
-            session.plan(sources_of(cfg)[0])
+            build(cfg)
         else:
             with pytest.raises(CheckpointError, match=r"was refused: its \S+ is 'pathlib\.Path\.write_text'"):
-                session.plan(sources_of(cfg)[0])
+                build(cfg)
         assert not (tmp_path / "ran").exists()
     cfg = OmegaConf.merge(cfg, {"checkpoint": f"{tmp_path}/model.ckpt", "trust_checkpoint": True})
     with pytest.raises(TypeError, match="gave a int, expected a network"):
-        Session(cfg, ProbeStore(tmp_path / "run" / "probes")).plan(sources_of(cfg)[0])
+        build(cfg)
     assert (tmp_path / "ran").exists(), "the negative control: a file that is trusted runs what it likes"
