@@ -31,7 +31,7 @@ SAME = "trainer.log_every_n_steps"
 JOB = [
     "experiment=xor_mlp", f"data.repeats={STEPS}", "seed=3", "callbacks.probe.steps=[100]", "logger=csv",
     "hydra/launcher=slurm_cpu", "hydra.launcher.mem_gb=1", "hydra.launcher.cpus_per_task=1",
-    "+callbacks.count._target_=counted.CountsSteps", "+callbacks.count.path=${run_dir}/steps.txt",
+    "+callbacks.count._target_=helpers.counted.CountsSteps", "+callbacks.count.path=${run_dir}/steps.txt",
 ]  # fmt: skip
 
 # A launcher outlives the test that fails before its end, unless it is ended by the fixture.
