@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Real
-from typing import Any, SupportsIndex, TypeAlias, TypeVar
+from typing import Any, Literal, SupportsIndex, TypeAlias, TypeVar
 
 import pandas as pd
 from torch import nn
@@ -51,6 +51,7 @@ def probe(
     reducer: Named[AbstractReducer] | Sequence[Named[AbstractReducer]] | None = None,
     solver: Named[AbstractSolver] | Sequence[Named[AbstractSolver]] | None = None,
     l2: Penalties = L2_GRID,
+    path: Literal["chosen", "full"] = "chosen",
     patience: int | None = None,
     standardise: bool = True,
     seed: SupportsIndex = 0,
@@ -85,7 +86,10 @@ def probe(
         solver: How a head is fitted, likewise; by default logistic regression, and least squares where the task is
             regression.
         l2: L2 values of each head's path, one or several; or scikit-learn's `C`.
-        patience: End a path after so many weaker penalties in a row that validation likes less; by default never.
+        path: `chosen` brings the best L2 value of each path and its neighbours to the certificate, `full` all of them;
+            see `ProbeProtocol`.
+        patience: End a path after so many weaker penalties in a row that validation likes less; by default after 2, and
+            never with `path="full"`.
         standardise: Whether features get mean 0 and variance 1 on train.
         seed: Seed of random reducers, the controls' labels, and the division of data that have no splits.
         controls: `control_task` fits the same sweep to a random label for each type of sample, `shuffled` to labels in
@@ -119,6 +123,7 @@ def probe(
         reducers=_several(reducer, AbstractReducer, "reducer", AveragePool()),
         solvers=_several(solver, AbstractSolver, "solver", Ridge() if isinstance(chosen, Regression) else Logistic()),
         l2=l2 if isinstance(l2, ScikitLearnC) else _penalties(l2),
+        path=path,
         patience=patience,
         standardise=standardise,
         seeds=(int(seed),),

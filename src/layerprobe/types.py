@@ -151,9 +151,10 @@ class PathRecord:
         seed: The probe's seed.
         control: `none`; `shuffled` or `control_task` for a head fitted to that control's labels.
         l2: The L2 value.
-        status: `converged`, `stalled`, `diverged` or `failed`.
+        status: `converged`, `stalled`, `diverged` or `failed`; `rough` where the value was fitted to a rough gap only
+            and another one chosen, `skipped` where it was not fitted.
         message: What the status says; empty when converged.
-        gap: Bound on (objective - optimum) / objective.
+        gap: Bound on (objective - optimum) / objective; of a `rough` value, too.
         iterations: Iterations of the solver.
         objective: The training objective reached.
         val_error: Share of validation samples that the head gets wrong.

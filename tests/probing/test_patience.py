@@ -78,7 +78,7 @@ def probed(patience: int | None, n_train: int = 200):
     data = {split: [(x[part], y[part])] for split, part in parts.items()}
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(64, 32), nn.ReLU())
-    protocol = ProbeProtocol(patience=patience, solvers=(Logistic(), Ridge()), controls=("shuffled",))
+    protocol = ProbeProtocol(path="full", patience=patience, solvers=(Logistic(), Ridge()), controls=("shuffled",))
     return list(probe_checkpoint(network, data, protocol))
 
 

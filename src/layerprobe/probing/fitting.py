@@ -17,12 +17,13 @@ from layerprobe.probing.features.reducers import AbstractChannelReducer, Feature
 from layerprobe.probing.features.row_blocks import AbstractRows, Features, JoinedRows
 from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.patience import PastBest
+from layerprobe.probing.patience import PATIENCE, PastBest
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.selection import Path, select
 from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.moments import ClassSums
 from layerprobe.probing.solvers.ridge import Ridge
+from layerprobe.probing.solvers.solution import Status
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import AbstractTask, Measured
 
@@ -144,25 +145,57 @@ def _fit_way(
             if val_features is not None:
                 truth = variant.splits["val"].to(val_features.device)
                 evaluate = partial(protocol.task.evaluate, features=val_features, targets=truth, solver=solver)
-            stop = None if protocol.patience is None or evaluate is None else PastBest(protocol.patience, evaluate)
+            rough = protocol.path == "chosen" and evaluate is not None and len(l2) > 1
+            patience = protocol.patience or (PATIENCE if rough else None)
+            stop = None if patience is None or evaluate is None else PastBest(patience, evaluate)
             if isinstance(samples, ClassSums):
                 assert isinstance(solver, Ridge)
                 solution = solver.from_sums(samples, variant.outputs, l2)
             else:
                 assert spectrum is not None
-                solution = protocol.task.fit(solver, samples, targets, variant, l2, spectrum, stop)
+                solution = protocol.task.fit(solver, samples, targets, variant, l2, spectrum, stop, rough)
             heads = Heads(solution.weight, solution.bias)
             validation = None
             if evaluate is not None:
                 errors, losses = evaluate(heads)
                 validation = tuple(errors.tolist()), tuple(losses.tolist())
             path = Path(way, solver, standardiser, tuple(l2.tolist()), solution, validation)
+            path = path if evaluate is None else with_certified_best(path, evaluate)
             if select([*earlier[name], *paths[name], path]) is path and not isinstance(samples, ClassSums):
                 assert path.best is not None
-                train_error, _ = protocol.task.evaluate(heads[path.best], samples, targets, solver)
+                train_error, _ = protocol.task.evaluate(path.heads[path.best], samples, targets, solver)
                 path = replace(path, train_error=float(train_error[0]))
             paths[name].append(path)
     return paths
+
+
+def with_certified_best(
+    path: Path, evaluate: Callable[[Heads], tuple[Float[Tensor, " p"], Float[Tensor, " p"]]]
+) -> Path:
+    """Bring the best head of a path that was walked roughly to its certificate, and its neighbours.
+
+    Certified heads do a little better or worse on validation than rough ones. So the choice is made again, until the
+    best of all and its neighbours are certified; then no other head is, unless it was for a while the best.
+
+    Args:
+        path: The path, perhaps with `rough` values.
+        evaluate: Error and loss of heads on validation.
+
+    Returns:
+        The path with what validation says of the heads as they are now.
+    """
+    solution = path.solution
+    while solution.certify is not None and path.best is not None and path.validation is not None:
+        rough = [i for i in path.around(path.best) if solution.status[i] is Status.ROUGH]
+        if not rough:
+            break
+        solution = solution.certify(rough)
+        errors, losses = (list(figures) for figures in path.validation)
+        again = evaluate(Heads(solution.weight[rough], solution.bias[rough]))
+        for i, error, loss in zip(rough, *(part.tolist() for part in again), strict=True):
+            errors[i], losses[i] = error, loss
+        path = replace(path, solution=solution, validation=(tuple(errors), tuple(losses)))
+    return replace(path, solution=replace(solution, certify=None))
 
 
 def refit(

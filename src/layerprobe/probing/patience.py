@@ -11,6 +11,9 @@ from torch import Tensor
 
 from layerprobe.probing.heads import Heads
 
+PATIENCE = 2
+"""Heads in a row after which a path that is walked roughly ends."""
+
 
 @dataclass
 class PastBest:

@@ -52,8 +52,13 @@ class ProbeProtocol:
             network has several sequences, a mapping from the names of the inputs to their masks.
         spill_dtype: Precision of the features that go to disk; by default their own. `bfloat16` rounds those that
             `Resources.max_memory` has no room for.
+        path: How much of a logistic path is proved. `chosen`: it is walked from strong to weak penalties, each value to
+            a rough gap, until validation is past its best; then the best head and its neighbours are brought to the
+            certificate, and the choice is made again, until it stands. So what is reported is proved; the other values
+            are `rough` or `skipped`. `full`: every value is brought to the certificate.
         patience: End a path from strong to weak penalties after so many heads in a row that validation likes less, see
-            `PastBest`; the rest is `skipped`. By default every value is fitted. Logistic regression on classes only.
+            `PastBest`; the rest is `skipped`. By default 2, and with path=full every value is fitted. Logistic
+            regression on classes only: several labels at once are walked to the end.
         population: Whether the test split is all that there is and no sample of more: there are then no intervals.
         refit: Fit the selected head once more, to train and validation together.
         stream: Keep no training features: their moments add up while the samples pass by, which is all that least
@@ -76,6 +81,7 @@ class ProbeProtocol:
     mask: Take | None = None
     spill_dtype: Literal["float32", "bfloat16"] | None = None
     stream: bool = False
+    path: Literal["chosen", "full"] = "chosen"
     patience: int | None = None
     refit: bool = False
     population: bool = False
@@ -101,8 +107,10 @@ class ProbeProtocol:
         l2 = self.l2.l2(1, 2) if isinstance(self.l2, ScikitLearnC) else self.l2
         if bad := [value for value in l2 if isinstance(value, str) or not 0 <= value < float("inf")]:
             raise ValueError(f"`l2` of the probe holds {bad[0]!r}. Give finite values of at least 0.")
+        if self.path not in ("chosen", "full"):
+            raise ValueError(f"`path` of the probe is {self.path!r}. There is: chosen, full.")
         if self.patience is not None and self.patience < 1:
-            raise ValueError(f"`patience` of the probe is {self.patience}. Give at least 1, or null for every value.")
+            raise ValueError(f"`patience` of the probe is {self.patience}. Give at least 1, or null for the default.")
         if self.stream:
             self._check_stream()
         if unknown := set(self.controls) - set(CONTROLS):

@@ -68,6 +68,14 @@ class Path:
         ranks = self._ranks
         return min(ranks, key=lambda i: ranks[i]) if ranks else None
 
+    def around(self, i: int) -> tuple[int, ...]:
+        """Places of a value and of those next to it, stronger and weaker, among all that were fitted."""
+        fitted = (l2 for l2, status in zip(self.l2, self.solution.status, strict=True) if status is not Status.SKIPPED)
+        values = sorted(set(fitted))
+        at = values.index(self.l2[i])
+        near = values[max(at - 1, 0) : at + 2]
+        return tuple(place for place, l2 in enumerate(self.l2) if l2 in near)
+
     @property
     def rank(self) -> tuple[float, float, float]:
         """What the best head is ordered by among those of other paths, the lowest first."""

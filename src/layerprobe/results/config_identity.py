@@ -24,6 +24,9 @@ NO_PART = (
 )  # fmt: skip
 """Keys that are no part of what a run is, with all below them; `*` stands for any part of a key."""
 
+LATER = ("probe.path", "callbacks*.protocol.path")
+"""Keys that earlier versions did not have, whose values all lead to certified heads: runs without them go on."""
+
 SAME_SAMPLES = ("data*.batch_size", "data*.seed", "data*.root")
 """Keys of data that matter, and yet leave the samples as they are, or draw them again: the problem is the same."""
 
@@ -63,9 +66,8 @@ def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple
     Returns:
         The old and the new value by key, in the order of the keys; None also stands for a key that is not there.
     """
-    return {
-        key: (old.get(key), new.get(key)) for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)
-    }
+    keys = (key for key in sorted(old.keys() | new.keys()) if key in old or matters(key, LATER))
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
 
 def _flat(value: Any, key: str, here: tuple[str, ...]) -> Iterator[tuple[str, Any]]:

@@ -150,11 +150,11 @@ class Scarce(AbstractSolver):
     seen: list[bool]
     name: ClassVar[str] = "scarce"
 
-    def solve(self, features, targets, n_classes, l2, spectrum=None, stop=None):
+    def solve(self, features, targets, n_classes, l2, spectrum=None, stop=None, rough=False):
         self.seen.append(isinstance(features, OnCPU))
         if len(self.seen) % 2:
             raise torch.OutOfMemoryError(FULL)
-        return Logistic().solve(features, targets, n_classes, l2, spectrum, stop)
+        return Logistic().solve(features, targets, n_classes, l2, spectrum, stop, rough)
 
     def operations(self, n, d, c, p):
         return Logistic().operations(n, d, c, p)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -28,8 +28,8 @@ _RUNG = 30.0
 _LOWEST = 1e-12
 """An L2 value that standardised features in float32 cannot tell from none: beneath it nothing lies between."""
 
-_ROUGH = 0.03
-"""The gap to which such a value is solved."""
+ROUGH = 0.03
+"""The gap to which such a value is solved, and every value of a path that is walked to find the best."""
 
 PAIR_BYTES = 1 << 29
 """What curvature pairs may take."""
@@ -79,12 +79,13 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Path:
+class Continuation:
     r"""Follows the optimum from strong to weak penalties.
 
     **Start.** On separable data the optimum moves along log l2, elsewhere it runs into the unpenalised one along l2.
     So each value starts from the three before, extrapolated in either; both are evaluated in one pass over the samples,
-    the one with the smaller gap is taken, and their difference is a curvature pair.
+    the one with the smaller gap is taken, and their difference is a curvature pair. Rough heads are extrapolated from
+    two, since a third one's error would count more than what it says of the curve.
 
     **Steps.** L-BFGS with the inverse Hessian (A ⊗ Λ + l2)⁻¹ before any pair: the Hessian of the loss is the mean of
     (diag(q_i) - q_i q_iᵀ) ⊗ x_i x_iᵀ, and replacing the mean of products by the product of means gives A ⊗ XᵀX/n with
@@ -117,13 +118,17 @@ class Path:
     floor: float = 1e-6
 
     def follow(
-        self, l2: Float[Tensor, " p"], stop: Callable[[Float[Tensor, "m e"]], bool] | None = None
+        self,
+        l2: Float[Tensor, " p"],
+        stop: Callable[[Float[Tensor, "m e"]], bool] | None = None,
+        rough: bool = False,
     ) -> tuple[Float[Tensor, "p m e"], Int[Tensor, " p"]]:
         """Fit every value, from the largest on.
 
         Args:
             l2: L2 values, in any order and with repetitions.
             stop: Shown each head; true where the smaller values are not wanted.
+            rough: Whether to fit every value to a rough gap only.
 
         Returns:
             Heads (weights and, last, bias, in the coordinates of `basis`), and the evaluations spent on each: none on
@@ -134,8 +139,8 @@ class Path:
         known: list[tuple[float, Tensor]] = []
         heads: dict[float, tuple[Tensor, int]] = {}
         wanted = sorted(set(l2.tolist()), reverse=True)
-        for value, rough in _rungs(wanted):
-            starts = _extrapolate(known, value) or [self._zero()]
+        for value, between in _rungs(wanted):
+            starts = _extrapolate(known[-2:] if rough else known[-3:], value) or [self._zero()]
             first = objective(torch.stack(starts), l2.new_full((len(starts),), value), with_curvature=True)
             points = [self._point(start, first, i, value) for i, start in enumerate(starts)]
             points.sort(key=lambda point: point.gap)
@@ -144,17 +149,61 @@ class Path:
             pairs.move(l2.new_full((1,), value), now / trace if trace > 0 and now > 0 else 1.0)
             for other in points[1:]:
                 self._add(pairs, start, other, value)
-            target = max(_ROUGH, self.target) if rough else self.target
+            target = max(ROUGH, self.target) if rough or between else self.target
             end, spent = self._descend(attempt, start, pairs, value, target)
             trace = float(end.curvature.values.sum())
             known.append((value, end.head))
             heads[value] = (end.head, spent + 1)
-            if not rough and stop is not None and stop(end.head):
+            if not between and stop is not None and stop(end.head):
                 break
         nothing = torch.full_like(self._zero(), torch.nan), 0
         order = l2.tolist()
         ends = [heads.get(v, nothing) for v in order]
         return torch.stack([head for head, _ in ends]), torch.tensor([count for _, count in ends])
+
+    def improve(
+        self,
+        heads: Float[Tensor, "p m e"],
+        l2: Float[Tensor, " p"],
+        spent: Int[Tensor, " p"],
+        which: Sequence[int],
+        exact: Sequence[int],
+    ) -> tuple[Float[Tensor, "q m e"], Int[Tensor, " q"]]:
+        """Go on from rough heads to the target, in the precision of the first fit.
+
+        Args:
+            heads: A head for each value.
+            l2: L2 values.
+            spent: The evaluations spent on each so far.
+            which: Places of the heads to improve.
+            exact: Places of heads that have been brought to their target already.
+
+        Returns:
+            The heads of these places, and the evaluations spent on each from here on.
+        """
+        objective, pairs, attempt = self._tools(self.samples.dtype)
+        heads, values, trace = heads.to(self.samples.dtype, copy=True), l2.tolist(), 0.0
+        known, more = {values[i]: i for i in exact}, torch.zeros_like(spent)
+        for k in sorted(which, key=lambda k: -values[k]):
+            near = sorted((v for v in known if v > 0), key=lambda v: abs(_place(v) - _place(values[k])))[:3]
+            guesses = [heads[known[values[k]]]] if values[k] in known else []
+            if len(near) > 1 and not guesses:
+                guesses = _extrapolate([(value, heads[known[value]]) for value in near], values[k])
+            starts = [heads[k], *guesses]
+            first = objective(torch.stack(starts), l2[k].repeat(len(starts)), with_curvature=True)
+            points = [self._point(start, first, i, values[k]) for i, start in enumerate(starts)]
+            points.sort(key=lambda point: point.gap)
+            start = points[0]
+            now = float(start.curvature.values.sum())
+            pairs.move(l2[k : k + 1], now / trace if trace > 0 and now > 0 else 1.0)
+            for other in points[1:]:
+                self._add(pairs, start, other, values[k])
+            allowed = max(self.max_iterations - int(spent[k]), 0)
+            end, count = self._descend(attempt, start, pairs, values[k], self.target, allowed)
+            trace = float(end.curvature.values.sum())
+            heads[k], more[k] = end.head, count + 1
+            known[values[k]] = k
+        return heads[list(which)], more[list(which)]
 
     def refine(
         self, heads: Float[Tensor, "q m e"], l2: Float[Tensor, " q"], target: float
@@ -226,7 +275,9 @@ class Path:
         worth = float((turned.square() / a.clamp_min(1e-12 * float(a[-1]) + 1e-300)).sum())
         return (found.square / (2 * l2) + worth) / max(found.objective, torch.finfo(torch.float64).tiny)
 
-    def _descend(self, attempt: Try, start: Point, pairs: Pairs, l2: float, target: float) -> tuple[Point, int]:
+    def _descend(
+        self, attempt: Try, start: Point, pairs: Pairs, l2: float, target: float, allowed: int | None = None
+    ) -> tuple[Point, int]:
         return minimise(
             start,
             attempt,
@@ -234,7 +285,7 @@ class Path:
             pairs,
             l2,
             target,
-            self.max_iterations,
+            self.max_iterations if allowed is None else allowed,
             _PATIENCE if start.head.dtype != torch.float64 else self.max_iterations,
             # The curvature costs c²·n, and its decomposition c³: nothing for few classes, much for a thousand.
             lambda i: self.samples.n_classes <= 64 or i in (1, 2, 4, 8) or i % 16 == 0,
@@ -276,16 +327,20 @@ def _rungs(values: list[float]) -> list[tuple[float, bool]]:
     return steps
 
 
+def _place(l2: float) -> float:
+    """Where a value lies on a logarithmic scale that has an end."""
+    return math.log(max(l2, _LOWEST))
+
+
 def _extrapolate(known: list[tuple[float, Tensor]], l2: float) -> list[Tensor]:
-    """Guesses from the heads found at larger values, by polynomials in log l2 and in l2."""
+    """Guesses from the last heads found at larger values, by polynomials in log l2 and in l2."""
     if len(known) < 2:
         return [head for _, head in known]
-    last = known[-3:]
-    heads = torch.stack([head for _, head in last])
+    heads = torch.stack([head for _, head in known])
     guesses = []
     if l2 > 0:
-        guesses.append(_lagrange([math.log(value) for value, _ in last], math.log(l2)))
-    guesses.append(_lagrange([value for value, _ in last], l2))
+        guesses.append(_lagrange([math.log(value) for value, _ in known], math.log(l2)))
+    guesses.append(_lagrange([value for value, _ in known], l2))
     return [torch.einsum("k,kme->me", torch.tensor(w, dtype=heads.dtype, device=heads.device), heads) for w in guesses]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features
@@ -16,7 +18,7 @@ from layerprobe.probing.solvers.centred_axes import FLOOR, Centred
 from layerprobe.probing.solvers.cpu_threads import evaluation_operations, threads_for
 from layerprobe.probing.solvers.duality_gap import certify
 from layerprobe.probing.solvers.gram import Spectrum
-from layerprobe.probing.solvers.l2_path import Path, Samples
+from layerprobe.probing.solvers.l2_path import Continuation, Samples
 from layerprobe.probing.solvers.softmax_objective import basis, log_odds
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Stop
@@ -33,10 +35,10 @@ _NOTHING = 1e-15
 class Logistic(AbstractSolver):
     r"""Mean cross-entropy + ½·l2·‖W‖²_F, bias unpenalised, minimised for every L2 value.
 
-    `path` says how the optimum is reached and `duality` how it is known. A value at which float32 products stop short
-    of the certificate is refined in float64, unless it was the evaluations that ran out. The head is returned in the
-    features' precision, and its objective and gap are those of the head as returned: where a refined head is rounded,
-    its objective is evaluated after rounding and the bound before, which stays a bound.
+    `l2_path` says how the optimum is reached and `duality_gap` how it is known. A value at which float32 products stop
+    short of the certificate is refined in float64, unless it was the evaluations that ran out. The head is returned in
+    the features' precision, and its objective and gap are those of the head as returned: where a refined head is
+    rounded, its objective is evaluated after rounding and the bound before, which stays a bound.
 
     For l2 = 0 there is no bound: `gap` is then the gradient's norm over that at W = 0, and on data that the head
     separates there is no optimum, which is `stalled`. With two classes the weights are W and -W: scikit-learn's binary
@@ -81,13 +83,19 @@ class Logistic(AbstractSolver):
         l2: Float[Tensor, " p"],
         spectrum: Spectrum | None = None,
         stop: Stop | None = None,
+        rough: bool = False,
     ) -> Solution:
         """See `AbstractSolver.solve`."""
         # One long computation, which is worth all threads where a single evaluation is not.
         spectrum = spectrum or Spectrum.of(features)
-        operations = evaluation_operations(len(features), features.shape[1], n_classes, len(l2))
-        with threads_for(operations), full_precision():
-            return self._solve(features, targets, n_classes, l2, spectrum, stop)
+        with self.settings(features, n_classes, len(l2)):
+            return self._solve(features, targets, n_classes, l2, spectrum, stop, rough)
+
+    @contextmanager
+    def settings(self, features: Features, n_classes: int, p: int) -> Iterator[None]:
+        """Use the threads and the precision of products that a fit of p values needs."""
+        with threads_for(evaluation_operations(len(features), features.shape[1], n_classes, p)), full_precision():
+            yield
 
     def _solve(
         self,
@@ -97,21 +105,33 @@ class Logistic(AbstractSolver):
         l2: Tensor,
         spectrum: Spectrum,
         stop: Stop | None,
+        rough: bool,
     ) -> Solution:
         present, places = targets.unique(return_inverse=True)
         if len(present) < n_classes:
-            return self._with_absent(features, places, present, n_classes, l2, spectrum, stop)
+            return self._with_absent(features, places, present, n_classes, l2, spectrum, stop, rough)
         l2 = l2.to(features.device, torch.float64)
         if spectrum.narrow and bool((l2 == 0).any()):
             # No bound would tell what the directions beside are worth.
             spectrum = Spectrum.in_all_axes(features)
         if n_classes == 1 or not torch.isfinite(spectrum.values).all():
             return _trivial(len(l2), n_classes, features, finite=n_classes == 1)
+        fits = self.fits(features, targets, n_classes, l2, spectrum)
+
+        def past(head: Tensor) -> bool:
+            assert stop is not None
+            weight, bias = fits.whole(head[None])
+            return stop(weight[0].to(features.dtype), bias[0].to(features.dtype))
+
+        fits.follow(None if stop is None else past, rough)
+        return fits.solution()
+
+    def fits(self, features: Features, targets: Tensor, n_classes: int, l2: Tensor, spectrum: Spectrum) -> _Fits:
+        """The values of a path, none of them fitted yet; see `_Fits`."""
         span, vectors = spectrum.span, spectrum.vectors
         every = vectors if span is None and vectors is not None and vectors.shape[0] == vectors.shape[1] else None
-        fitted_to = features if span is None else span.coordinates
-        path = Path(
-            Samples(fitted_to, targets, n_classes, features.dtype, every),
+        path = Continuation(
+            Samples(features if span is None else span.coordinates, targets, n_classes, features.dtype, every),
             spectrum.values,
             vectors if span is None and every is None else None,
             spectrum.rest,
@@ -119,117 +139,7 @@ class Logistic(AbstractSolver):
             self.max_iterations,
             self.memory,
         )
-
-        def whole(heads: Tensor) -> tuple[Tensor, Tensor]:
-            weight, bias = _every_class(heads, n_classes)
-            if every is not None:
-                weight = weight @ every.T.double()
-            return (weight if span is None else span.back(weight, features)), bias
-
-        def past(head: Tensor) -> bool:
-            assert stop is not None
-            weight, bias = whole(head[None])
-            return stop(weight[0].to(features.dtype), bias[0].to(features.dtype))
-
-        heads, iterations = path.follow(l2, None if stop is None else past)
-        fitted = iterations > 0
-        heads, iterations, l2 = heads[fitted.to(heads.device)], iterations[fitted], l2[fitted.to(l2.device)]
-        heads64 = heads.double()
-        weight, bias = whole(heads)
-        returned = (weight.to(features.dtype).double(), bias.to(features.dtype).double())
-        found = certify(features, targets, *returned, l2)
-        objective, bound, slope, separated = found.objective, found.bound, found.slope, found.separated
-        first = path.first_slope if bool((l2 == 0).any()) else 1.0
-
-        def gaps() -> Tensor:
-            relative = ((objective - bound - _NOTHING).clamp_min(0) / objective.clamp_min(_NOTHING)).clamp_max(1.0)
-            return torch.where(l2 > 0, relative, slope / first).nan_to_num(torch.inf)
-
-        def failed() -> Tensor:
-            # Where the evaluations have run out, more precision is not what is missing.
-            on_its_way = iterations.to(l2.device) <= self.max_iterations
-            return ((gaps() > self.tolerance) & on_its_way & ((l2 > 0) | ~separated)).nonzero().flatten()
-
-        def take(which: Tensor, exact: tuple[Tensor, Tensor]) -> None:
-            """Return other heads than the first, and keep the better bound."""
-            rounded = tuple(part.to(features.dtype).double() for part in exact)
-            for i, k in enumerate(which.tolist()):
-                pair = [torch.stack([r[i], e[i]]) for r, e in zip(rounded, exact, strict=True)]
-                both = certify(features, targets, pair[0], pair[1], l2[k].expand(2))
-                returned[0][k], returned[1][k] = rounded[0][i], rounded[1][i]
-                # Every bound found is a bound on the same optimum; the best one stands.
-                objective[k], bound[k] = both.objective[0], torch.maximum(bound[k], both.bound.amax())
-                slope[k], separated[k] = both.slope[1], both.separated[0]
-
-        # The certificate is harder to meet than its estimate during the fit, so a failure also tightens that.
-        for tighter in (0.5, 0.1, 0.02):
-            which = failed()
-            if not len(which):
-                break
-            heads, more = path.refine(heads64[which], l2[which], tighter * self.tolerance)
-            heads64[which] = heads
-            iterations[which.cpu()] += more
-            take(which, whole(heads))
-        which = ((gaps() > self.tolerance) & (l2 > 0)).nonzero().flatten()
-        centred = Centred.of(fitted_to) if len(which) else None
-        if centred is not None:
-            weight, bias, more = self._about_means(centred, targets, n_classes, l2[which])
-            iterations[which.cpu()] += more
-            take(which, (weight if span is None else span.back(weight, features), bias))
-        gap, which = gaps(), failed()
-        if spectrum.narrow and len(which):
-            # What lies beside the few dimensions counts at these values.
-            again = self._solve(features, targets, n_classes, l2[which], Spectrum.in_all_axes(features), None)
-            iterations[which.cpu()] += again.iterations
-            better = again.gap < gap[which]
-            for whole_part, part in (
-                (returned[0], again.weight),
-                (returned[1], again.bias),
-                (objective, again.objective),
-                (gap, again.gap),
-            ):
-                whole_part[which[better]] = part[better].to(whole_part.dtype)
-        solution = Solution(
-            weight=returned[0].to(features.dtype),
-            bias=returned[1].to(features.dtype),
-            objective=objective,
-            gap=gap,
-            iterations=iterations,
-            status=tuple(
-                self._status(*values)
-                for values in zip(objective.tolist(), gap.tolist(), l2.tolist(), separated.tolist(), strict=True)
-            ),
-        )
-        return solution if fitted.all() else _with_skipped(solution, fitted)
-
-    def _about_means(
-        self, centred: Centred, targets: Tensor, n_classes: int, l2: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Fit anew in float64, about the means and in the axes of the covariance; see `Centred`.
-
-        Returns:
-            Weights and biases for the features as they are, and the evaluations spent.
-        """
-        path = Path(
-            Samples(centred.rows, targets, n_classes, torch.float64, centred.axes),
-            centred.values,
-            None,
-            0.0,
-            0.1 * self.tolerance,
-            self.max_iterations,
-            self.memory,
-            FLOOR,
-        )
-        heads, iterations = path.follow(l2)
-        weight, bias = _every_class(heads, n_classes)
-        weight = weight @ centred.axes.T
-        return weight, bias - weight @ centred.mean, iterations
-
-    def _status(self, objective: float, gap: float, l2: float, separated: bool) -> Status:
-        if not math.isfinite(objective):
-            return Status.DIVERGED
-        has_optimum = l2 > 0 or not separated
-        return Status.CONVERGED if has_optimum and gap <= self.tolerance else Status.STALLED
+        return _Fits(self, features, targets, n_classes, l2, spectrum, path)
 
     def _with_absent(
         self,
@@ -240,6 +150,7 @@ class Logistic(AbstractSolver):
         l2: Tensor,
         spectrum: Spectrum,
         stop: Stop | None,
+        rough: bool,
     ) -> Solution:
         """Classes without a training sample have weight 0 and, at the optimum, a bias of -∞: here a very low one."""
 
@@ -250,34 +161,195 @@ class Logistic(AbstractSolver):
             return every, biases
 
         past = None if stop is None else lambda weight, bias: stop(*whole(weight, bias))
-        found = self._solve(features, places, len(present), l2, spectrum, past)
-        weight, bias = whole(found.weight, found.bias)
-        return replace(found, weight=weight, bias=bias)
+
+        def every(found: Solution) -> Solution:
+            weight, bias = whole(found.weight, found.bias)
+            certify = found.certify
+            further = None if certify is None else lambda places: every(certify(places))
+            return replace(found, weight=weight, bias=bias, certify=further)
+
+        return every(self._solve(features, places, len(present), l2, spectrum, past, rough))
+
+
+class _Fits:
+    """The values of one path, and what is known of each so far.
+
+    Args:
+        solver: What is asked of them.
+        features: The samples.
+        targets: Class indices; every class has a sample.
+        n_classes: Number of classes.
+        l2: L2 values, float64, on the features' device.
+        spectrum: The features' spectrum.
+        path: What follows the optimum.
+    """
+
+    def __init__(
+        self,
+        solver: Logistic,
+        features: Features,
+        targets: Tensor,
+        n_classes: int,
+        l2: Tensor,
+        spectrum: Spectrum,
+        path: Continuation,
+    ) -> None:
+        self.solver, self.features, self.targets, self.n_classes, self.l2 = solver, features, targets, n_classes, l2
+        self.spectrum, self.path = spectrum, path
+        (p, d), c, device = (len(l2), features.shape[1]), n_classes, features.device
+        self.iterations = torch.zeros(p, dtype=torch.int64)
+        self.rough = torch.zeros(p, dtype=torch.bool)
+        self.weight = torch.full((p, c, d), torch.nan, dtype=torch.float64, device=device)
+        self.bias = torch.full((p, c), torch.nan, dtype=torch.float64, device=device)
+        self.objective, self.slope = (torch.full_like(l2, torch.nan) for _ in range(2))
+        self.bound = torch.zeros_like(l2)
+        self.separated = torch.zeros(p, dtype=torch.bool, device=device)
+        self.first_slope = path.first_slope if bool((l2 == 0).any()) else 1.0
+
+    def whole(self, heads: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights and biases of every class on the features, float64, from the path's own coordinates."""
+        weight, bias = _every_class(heads, self.n_classes)
+        if self.path.samples.axes is not None:
+            weight = weight @ self.path.samples.axes.T.double()
+        return (weight if self.spectrum.span is None else self.spectrum.span.back(weight, self.features)), bias
+
+    def follow(self, stop: Callable[[Tensor], bool] | None, rough: bool) -> None:
+        """Fit the values from the largest on; where not roughly, to their certificates."""
+        self.heads, self.iterations = self.path.follow(self.l2, stop, rough)
+        self.heads = self.heads.double()
+        fitted = (self.iterations > 0).nonzero().flatten()
+        self._measure(fitted)
+        if rough:
+            self.rough[fitted] = (self.gaps()[fitted] > self.solver.tolerance).cpu()
+        else:
+            self._prove(fitted)
+
+    def certify(self, places: Sequence[int]) -> Solution:
+        """See `Solution.certify`."""
+        which = torch.tensor(sorted({place for place in places if self.rough[place]}), dtype=torch.int64)
+        if len(which):
+            with self.solver.settings(self.features, self.n_classes, len(which)):
+                exact = (~self.rough & (self.iterations > 0)).nonzero().flatten().tolist()
+                heads, more = self.path.improve(self.heads, self.l2, self.iterations, which.tolist(), exact)
+                self.heads[which], self.iterations[which] = heads.double(), self.iterations[which] + more
+                self.rough[which] = False
+                self._measure(which)
+                self._prove(which)
+        return self.solution()
+
+    def _measure(self, which: Tensor) -> None:
+        """Find the certificates of heads as they will be returned."""
+        dtype = self.features.dtype
+        self.weight[which], self.bias[which] = (part.to(dtype).double() for part in self.whole(self.heads[which]))
+        found = certify(self.features, self.targets, self.weight[which], self.bias[which], self.l2[which])
+        self.objective[which], self.slope[which] = found.objective, found.slope
+        # Every bound found is a bound on the same optimum; the best one stands.
+        self.bound[which] = torch.maximum(self.bound[which], found.bound)
+        self.separated[which] = found.separated
+
+    def gaps(self) -> Tensor:
+        """How far each value is from its optimum at most, relative to the objective."""
+        objective = self.objective
+        relative = ((objective - self.bound - _NOTHING).clamp_min(0) / objective.clamp_min(_NOTHING)).clamp_max(1.0)
+        return torch.where(self.l2 > 0, relative, self.slope / self.first_slope).nan_to_num(torch.inf)
+
+    def _failed(self, which: Tensor) -> Tensor:
+        # Where the evaluations have run out, more precision is not what is missing.
+        on_its_way = self.iterations <= self.solver.max_iterations
+        failed = (self.gaps() > self.solver.tolerance) & ((self.l2 > 0) | ~self.separated)
+        return which[(failed.cpu() & on_its_way)[which]]
+
+    def _take(self, which: Tensor, exact: tuple[Tensor, Tensor]) -> None:
+        """Return other heads than the first, and keep the better bound."""
+        rounded = tuple(part.to(self.features.dtype).double() for part in exact)
+        for i, k in enumerate(which.tolist()):
+            pair = [torch.stack([r[i], e[i]]) for r, e in zip(rounded, exact, strict=True)]
+            both = certify(self.features, self.targets, pair[0], pair[1], self.l2[k].expand(2))
+            self.weight[k], self.bias[k] = rounded[0][i], rounded[1][i]
+            self.objective[k], self.bound[k] = both.objective[0], torch.maximum(self.bound[k], both.bound.amax())
+            self.slope[k], self.separated[k] = both.slope[1], both.separated[0]
+
+    def _prove(self, which: Tensor) -> None:
+        """Bring heads that single precision has left short of the certificate to it."""
+        tolerance, span = self.solver.tolerance, self.spectrum.span
+        # The certificate is harder to meet than its estimate during the fit, so a failure also tightens that.
+        for tighter in (0.5, 0.1, 0.02):
+            failed = self._failed(which)
+            if not len(failed):
+                return
+            heads, more = self.path.refine(self.heads[failed], self.l2[failed], tighter * tolerance)
+            self.heads[failed] = heads
+            self.iterations[failed] += more
+            self._take(failed, self.whole(heads))
+        failed = which[((self.gaps() > tolerance) & (self.l2 > 0)).cpu()[which]]
+        centred = Centred.of(self.path.samples.features) if len(failed) else None
+        if centred is not None:
+            weight, bias, more = self._about_means(centred, self.l2[failed])
+            self.iterations[failed] += more
+            self._take(failed, (weight if span is None else span.back(weight, self.features), bias))
+        failed = self._failed(which)
+        if self.spectrum.narrow and len(failed):
+            # What lies beside the few dimensions counts at these values.
+            spectrum = Spectrum.in_all_axes(self.features)
+            again = self.solver.fits(self.features, self.targets, self.n_classes, self.l2[failed], spectrum)
+            again.follow(None, rough=False)
+            self.iterations[failed] += again.iterations
+            better = (again.gaps() < self.gaps()[failed]).cpu()
+            for name in ("weight", "bias", "objective", "bound"):
+                getattr(self, name)[failed[better]] = getattr(again, name)[better]
+
+    def solution(self) -> Solution:
+        """What is known by now."""
+        dtype, fitted = self.features.dtype, self.iterations > 0
+        gap = self.gaps().masked_fill(~fitted.to(self.l2.device), torch.nan)
+        columns = (part.tolist() for part in (self.objective, gap, self.l2, self.separated, self.rough, fitted))
+        return Solution(
+            weight=self.weight.to(dtype, copy=True),
+            bias=self.bias.to(dtype, copy=True),
+            objective=self.objective.clone(),
+            gap=gap,
+            iterations=self.iterations.clone(),
+            status=tuple(self._status(*values) for values in zip(*columns, strict=True)),
+            certify=self.certify if self.rough.any() else None,
+        )
+
+    def _status(self, objective: float, gap: float, l2: float, separated: bool, rough: bool, fitted: bool) -> Status:
+        if not fitted:
+            return Status.SKIPPED
+        if not math.isfinite(objective):
+            return Status.DIVERGED
+        if rough:
+            return Status.ROUGH
+        has_optimum = l2 > 0 or not separated
+        return Status.CONVERGED if has_optimum and gap <= self.solver.tolerance else Status.STALLED
+
+    def _about_means(self, centred: Centred, l2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Fit anew in float64, about the means and in the axes of the covariance; see `Centred`.
+
+        Returns:
+            Weights and biases for the features as they are, and the evaluations spent.
+        """
+        solver = self.solver
+        path = Continuation(
+            Samples(centred.rows, self.targets, self.n_classes, torch.float64, centred.axes),
+            centred.values,
+            None,
+            0.0,
+            0.1 * solver.tolerance,
+            solver.max_iterations,
+            solver.memory,
+            FLOOR,
+        )
+        heads, iterations = path.follow(l2)
+        weight, bias = _every_class(heads, self.n_classes)
+        weight = weight @ centred.axes.T
+        return weight, bias - weight @ centred.mean, iterations
 
 
 def _every_class(heads: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
     """Weights and biases of every class, float64, from contrasts."""
     full = basis(n_classes, torch.float64, heads.device) @ heads.double()
     return full[:, :, :-1].contiguous(), full[:, :, -1].contiguous()
-
-
-def _with_skipped(found: Solution, fitted: Bool[Tensor, " p"]) -> Solution:
-    """Put NaN where nothing was fitted."""
-
-    def spread(part: Tensor, fill: float | int) -> Tensor:
-        whole = part.new_full((len(fitted), *part.shape[1:]), fill)
-        whole[fitted.to(part.device)] = part
-        return whole
-
-    status = iter(found.status)
-    return Solution(
-        weight=spread(found.weight, torch.nan),
-        bias=spread(found.bias, torch.nan),
-        objective=spread(found.objective, torch.nan),
-        gap=spread(found.gap, torch.nan),
-        iterations=spread(found.iterations, 0),
-        status=tuple(next(status) if was else Status.SKIPPED for was in fitted.tolist()),
-    )
 
 
 def _trivial(p: int, c: int, features: Features, *, finite: bool) -> Solution:

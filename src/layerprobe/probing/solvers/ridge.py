@@ -69,6 +69,7 @@ class Ridge(AbstractSolver):
         l2: Float[Tensor, " p"],
         spectrum: Spectrum | None = None,
         stop: Stop | None = None,
+        rough: bool = False,
     ) -> Solution:
         """See `AbstractSolver.solve`."""
         return self._solve(features, lambda rows: F.one_hot(targets[rows], n_classes), n_classes, l2, spectrum)

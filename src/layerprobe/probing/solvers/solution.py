@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,6 +16,7 @@ class Status(StrEnum):
     CONVERGED = "converged"
     STALLED = "stalled"
     DIVERGED = "diverged"
+    ROUGH = "rough"
     SKIPPED = "skipped"
 
     @property
@@ -27,7 +29,8 @@ _MESSAGES = {
     Status.CONVERGED: "",
     Status.STALLED: "the solver stopped before the gradient's norm proved the optimum; raise max_iterations or l2",
     Status.DIVERGED: "the objective became infinite or NaN; are the features finite?",
-    Status.SKIPPED: "not fitted: validation was past its best at stronger penalties; patience=null fits all",
+    Status.ROUGH: "fitted to a rough gap: validation prefers another value; probe.path=full proves every optimum",
+    Status.SKIPPED: "not fitted: validation was past its best at stronger penalties; probe.path=full fits all",
 }
 
 
@@ -57,6 +60,8 @@ class Solution:
         iterations: Iterations spent on each value.
         status: One status for each value.
         left_out: Leave-one-out figures, where they were asked for.
+        certify: Where some values are `rough`: returns the path with those at the given places brought to the full
+            certificate. It belongs to the newest solution; a solution that is kept has none.
     """
 
     weight: Float[Tensor, "p c d"]
@@ -66,6 +71,7 @@ class Solution:
     iterations: Int[Tensor, " p"]
     status: tuple[Status, ...]
     left_out: LeftOut | None = None
+    certify: Callable[[Sequence[int]], Solution] | None = None
 
     def __getitem__(self, i: int) -> Solution:
         """One value of the path, as a path of one; a copy, so that the other heads can go."""

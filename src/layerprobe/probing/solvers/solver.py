@@ -31,6 +31,7 @@ class AbstractSolver(ABC):
         l2: Float[Tensor, " p"],
         spectrum: Spectrum | None = None,
         stop: Stop | None = None,
+        rough: bool = False,
     ) -> Solution:
         """Fit one head for each L2 value.
 
@@ -42,6 +43,8 @@ class AbstractSolver(ABC):
             spectrum: The features' spectrum where the caller has it already; computed here otherwise.
             stop: Ends the path once it is true of a head: the values that are left are `skipped`. A solver that has
                 all heads at once pays nothing for them and does not ask.
+            rough: Whether values may be left at a rough gap, with the status `rough`; `Solution.certify` then brings
+                those that are wanted further. A solver to which precision costs nothing does not ask.
 
         Returns:
             The heads, with a status for each.

@@ -62,9 +62,10 @@ class Classification(AbstractTask):
         l2: Float[Tensor, " p"],
         spectrum: Spectrum,
         stop: Stop | None = None,
+        rough: bool = False,
     ) -> Solution:
         """See `AbstractTask.fit`."""
-        return solver.solve(features, targets, len(labels.outputs), l2, spectrum, stop)
+        return solver.solve(features, targets, len(labels.outputs), l2, spectrum, stop, rough)
 
     def evaluate(
         self,

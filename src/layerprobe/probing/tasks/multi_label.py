@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features
@@ -22,7 +22,8 @@ from layerprobe.probing.tasks.task import AbstractTask, Measured
 from layerprobe.types import Split
 from layerprobe.wilson import wilson_interval
 
-_WORST = (Status.DIVERGED, Status.STALLED, Status.CONVERGED)
+_WORST = (Status.DIVERGED, Status.ROUGH, Status.STALLED, Status.CONVERGED)
+"""What becomes the status of all labels, first of all; while one is rough, all can be brought further."""
 
 
 @final
@@ -80,31 +81,15 @@ class MultiLabel(AbstractTask):
         l2: Float[Tensor, " p"],
         spectrum: Spectrum,
         stop: Stop | None = None,
+        rough: bool = False,
     ) -> Solution:
         """Fit the labels one by one; a head's score is that of having the label less that of not having it.
 
         Status and gap are those of the worst label, the objective is the sum, leave-one-out figures are means. The
         weights of a label that all training samples have, or none, are exactly 0: its head answers what they answer.
         """
-        found = [solver.solve(features, column, 2, l2, spectrum) for column in targets.unbind(1)]
-        left_out = [part.left_out for part in found if part.left_out is not None]
-        varies = (targets.amin(0) != targets.amax(0))[:, None]
-        return Solution(
-            weight=torch.stack([part.weight[:, 1] - part.weight[:, 0] for part in found], 1) * varies,
-            bias=torch.stack([part.bias[:, 1] - part.bias[:, 0] for part in found], 1),
-            objective=torch.stack([part.objective for part in found]).sum(0),
-            gap=torch.stack([part.gap for part in found]).amax(0),
-            iterations=torch.stack([part.iterations for part in found]).sum(0),
-            status=tuple(
-                min(statuses, key=_WORST.index) for statuses in zip(*(part.status for part in found), strict=True)
-            ),
-            left_out=LeftOut(
-                torch.stack([part.loss for part in left_out]).mean(0),
-                torch.stack([part.error for part in left_out]).mean(0),
-            )
-            if left_out
-            else None,
-        )
+        found = [solver.solve(features, column, 2, l2, spectrum, rough=rough) for column in targets.unbind(1)]
+        return _of_all(found, (targets.amin(0) != targets.amax(0))[:, None])
 
     def evaluate(
         self,
@@ -168,3 +153,30 @@ class MultiLabel(AbstractTask):
         """Test error of always giving each label what most training samples have."""
         usual = (labels.splits["train"].double().mean(0) > 0.5).long()
         return (labels.splits["test"] != usual).double().mean().item()
+
+
+def _of_all(found: Sequence[Solution], varies: Bool[Tensor, "c 1"]) -> Solution:
+    """One head of all labels for each L2 value, from the labels' own."""
+    certify: Callable[[Sequence[int]], Solution] | None = None
+    if any(part.certify for part in found):
+
+        def certify(places: Sequence[int]) -> Solution:
+            return _of_all([part.certify(places) if part.certify else part for part in found], varies)
+
+    known = [part.left_out for part in found if part.left_out is not None]
+    left_out = None
+    if known:
+        loss, error = (torch.stack([getattr(part, name) for part in known]).mean(0) for name in ("loss", "error"))
+        left_out = LeftOut(loss, error)
+    return Solution(
+        weight=torch.stack([part.weight[:, 1] - part.weight[:, 0] for part in found], 1) * varies,
+        bias=torch.stack([part.bias[:, 1] - part.bias[:, 0] for part in found], 1),
+        objective=torch.stack([part.objective for part in found]).sum(0),
+        gap=torch.stack([part.gap for part in found]).amax(0),
+        iterations=torch.stack([part.iterations for part in found]).sum(0),
+        status=tuple(
+            min(statuses, key=_WORST.index) for statuses in zip(*(part.status for part in found), strict=True)
+        ),
+        left_out=left_out,
+        certify=certify,
+    )

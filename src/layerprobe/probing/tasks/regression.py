@@ -95,6 +95,7 @@ class Regression(AbstractTask):
         l2: Float[Tensor, " p"],
         spectrum: Spectrum,
         stop: Stop | None = None,
+        rough: bool = False,
     ) -> Solution:
         """See `AbstractTask.fit`."""
         self.check(solver)

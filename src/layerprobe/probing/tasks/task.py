@@ -104,6 +104,7 @@ class AbstractTask(ABC):
         l2: Float[Tensor, " p"],
         spectrum: Spectrum,
         stop: Stop | None = None,
+        rough: bool = False,
     ) -> Solution:
         """Fit one head for each L2 value.
 
@@ -115,6 +116,7 @@ class AbstractTask(ABC):
             l2: L2 values.
             spectrum: The features' spectrum.
             stop: As for `AbstractSolver.solve`; a task whose heads are several fits at once does not ask.
+            rough: As for `AbstractSolver.solve`.
 
         Returns:
             The heads, with a status for each.
