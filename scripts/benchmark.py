@@ -333,7 +333,7 @@ def certified_scikit_learn(layer: Layer, l2s: list[float]) -> Path_:
     Float64, since it does not get there in float32. Only the path that gets there is timed; where none does, the last.
     """
     values = torch.tensor(l2s, dtype=torch.float64)
-    (x, y), path = layer.arrays(), []
+    (x, y), path = layer.arrays(), TimedPath()
     x = x.astype(np.float64)
     for tolerance in (1e-4, 1e-5, 1e-6, 1e-7, 1e-8):
         model = LogisticRegression(warm_start=True, max_iter=20_000, tol=tolerance)
@@ -588,9 +588,9 @@ def timed(fit: Fit, layers: list[Layer], l2s: list[float], max_seconds: float) -
         seconds = path.seconds if isinstance(path, TimedPath) else time.perf_counter() - start
         return seconds, path, error
 
-    if isinstance(fit, Ours):
+    workers = min(len(layers), torch.get_num_threads())
+    if isinstance(fit, Ours) and workers > 1:
         start = time.perf_counter()
-        workers = min(len(layers), torch.get_num_threads())
         found = list(parallel(range(len(layers)), lambda _: nullcontext(), lambda i, _: one(layers[i]), workers))
         share = (time.perf_counter() - start) / len(layers)
         return [(share, path, error) for _, path, error in found]
