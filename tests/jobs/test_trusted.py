@@ -33,7 +33,7 @@ HOSTILE = [
     "layerprobe.models.text._load",
     "layerprobe.data.text_table.pd.read_pickle",
     "layerprobe.data.vision.MNIST",
-    "layerprobe.results.atomic.write_bytes",
+    "layerprobe.atomic.write_bytes",
     "layerprobe.training.checkpoints.load",
     "torch.load",
     "torch.nn.modules.module.torch.load",

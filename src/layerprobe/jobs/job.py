@@ -20,11 +20,11 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
+from layerprobe.atomic import write_bytes
 from layerprobe.compat.hydra import sweeper_learns
 from layerprobe.jobs.config_check import wrong_values
 from layerprobe.jobs.quoting import command, override
 from layerprobe.nearest import nearest
-from layerprobe.results.atomic import write_bytes
 from layerprobe.results.config_migration import migrated
 from layerprobe.results.redundant_file import UnusableFileError
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError

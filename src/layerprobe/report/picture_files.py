@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import altair as alt
 import vl_convert
 
-from layerprobe.results.atomic import write_bytes
+from layerprobe.atomic import write_bytes
 
 AnyChart: TypeAlias = (
     alt.Chart | alt.LayerChart | alt.FacetChart | alt.ConcatChart | alt.HConcatChart | alt.VConcatChart

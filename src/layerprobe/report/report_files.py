@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from layerprobe.atomic import write_bytes
 from layerprobe.report.charts.difference import difference_plot
 from layerprobe.report.comparison import Comparison, ReportError
 from layerprobe.report.config_differences import value_text
@@ -21,7 +22,6 @@ from layerprobe.report.page.column_pictures import write_column_picture, write_v
 from layerprobe.report.page.document import page
 from layerprobe.report.page.page_data import page_data
 from layerprobe.report.toy.animation import animation, write_gif
-from layerprobe.results.atomic import write_bytes
 from layerprobe.results.best import last_checkpoint
 from layerprobe.results.safe_names import safe_name
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from layerprobe.results.atomic import atomic
+from layerprobe.atomic import atomic
 from layerprobe.results.safe_names import safe_name
 from layerprobe.types import LayerName, ProbeRecord
 

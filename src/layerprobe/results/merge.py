@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-from layerprobe.results.atomic import atomic
+from layerprobe.atomic import atomic
 from layerprobe.results.layer_file import RESULTS, ROWS
 from layerprobe.results.record import keys_of, read_table
 

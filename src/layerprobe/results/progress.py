@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from layerprobe.results.atomic import write_bytes
+from layerprobe.atomic import write_bytes
 
 FILE = "progress.json"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from layerprobe.results.atomic import write_bytes
+from layerprobe.atomic import write_bytes
 
 COPIES = ".copies"
 """The folder beside the files that holds the second copies."""

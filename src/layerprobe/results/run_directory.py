@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from layerprobe.results.atomic import remove_stray
+from layerprobe.atomic import remove_stray
 from layerprobe.results.config_identity import differing, identity
 from layerprobe.results.lock import HeldError, is_held, lock
 from layerprobe.results.redundant_file import (

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
-from layerprobe.results.atomic import atomic, remove_stray
+from layerprobe.atomic import atomic, remove_stray
 from layerprobe.results.heads import find_head, head_folder, write_head
 from layerprobe.results.layer_file import CORRECT, RESULTS, ROWS, read_parts, to_part
 from layerprobe.results.record import (

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from layerprobe.results.atomic import atomic
+from layerprobe.atomic import atomic
 from layerprobe.results.config_migration import migrated
 from layerprobe.results.redundant_file import UnusableFileError
 from layerprobe.types import CheckpointInfo, Config

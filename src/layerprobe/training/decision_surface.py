@@ -11,11 +11,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from layerprobe.atomic import atomic
 from layerprobe.probing.batches import in_order, inputs_of, targets_of
 from layerprobe.probing.capture.activations import record
 from layerprobe.probing.capture.freeze import Frozen, freeze
 from layerprobe.probing.capture.layers import Layer, first_names, survey
-from layerprobe.results.atomic import atomic
 from layerprobe.results.decision_surface import read_plane_frames
 from layerprobe.training.dataloaders import splits_of_trainer
 from layerprobe.training.schedule import Schedule

@@ -18,8 +18,8 @@ from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, WandbLogg
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from layerprobe.atomic import atomic
 from layerprobe.compat.lightning import KeptCsvWriter, forget_run, wandb_options
-from layerprobe.results.atomic import atomic
 from layerprobe.results.layer_metrics import layer_metrics
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.wandb_history import WandbHistory

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 
+from layerprobe.atomic import atomic
 from layerprobe.compat.lightning import (
     OpenEpoch,
     as_before_epoch,
@@ -18,7 +19,6 @@ from layerprobe.compat.lightning import (
     log_training_step,
     logged_step,
 )
-from layerprobe.results.atomic import atomic
 from layerprobe.results.progress import ProgressFile
 from layerprobe.training.collectives import Ranks
 from layerprobe.training.loggers import ContinuedCsvLogger
