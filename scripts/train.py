@@ -25,5 +25,5 @@ def main(cfg: DictConfig) -> float:
 
 if __name__ == "__main__":
     sys.argv[1:] = as_typed(sys.argv[1:])
-    register()
+    register("train")
     run_script(main)

@@ -7,9 +7,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, IntegerNode, OmegaConf
@@ -18,6 +20,9 @@ from layerprobe.jobs.output_directories import short_path
 from layerprobe.jobs.quoting import quoted
 from layerprobe.results.run_name import run_group, run_name, run_tags
 from layerprobe.results.wandb_mode import default_mode
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+"""The folder of the configurations."""
 
 
 def _trainer() -> Any:
@@ -141,17 +146,46 @@ def as_typed(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def register() -> None:
-    """Make the schema and the resolvers known to Hydra; before `hydra.main` is called."""
+def register(script: str = "train") -> None:
+    """Make the schema, a script's experiments and the resolvers known to Hydra; before `hydra.main` is called.
+
+    `experiment=NAME` takes `experiment/SCRIPT/NAME.yaml`.
+
+    Args:
+        script: Name of the script, as `train`, and of the folder with its experiments.
+    """
     _have_a_home()
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="probe_schema", node=ProbeConfig)
+    store.repo.pop("experiment", None)
+    for name in sorted(file.stem for file in (CONF / "experiment" / script).glob("*.yaml")):
+        store.store(group="experiment", name=name, node={"defaults": [f"{script}/{name}"]}, package="_global_")
+    OmegaConf.register_new_resolver("config_groups", config_groups, replace=True)
     OmegaConf.register_new_resolver("is_terminal", sys.stderr.isatty, replace=True)
     OmegaConf.register_new_resolver("wandb_mode", default_mode, replace=True)
     for resolver in (run_name, run_group, short_path, protocol_of, resources_of):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("run_tags", lambda *about: OmegaConf.create(run_tags(*about)), replace=True)
+
+
+def config_groups(parent: str = "") -> str:
+    """List the groups of the configuration with what there is in each, but for Hydra's own and the benchmarks.
+
+    Args:
+        parent: The group whose groups are listed; by default all.
+
+    Returns:
+        A line for each group.
+    """
+    loader, lines = GlobalHydra.instance().config_loader(), ""
+    for name in sorted(loader.list_groups(parent)):
+        group = f"{parent}/{name}".lstrip("/")
+        if group not in ("hydra", "benchmark"):
+            options = ", ".join(sorted(loader.get_group_options(group)))
+            lines += f"{group}: {options}\n" if options else ""
+            lines += config_groups(group) if group != "experiment" else ""
+    return lines
 
 
 def protocol_of(probe: DictConfig) -> DictConfig:

@@ -12,8 +12,8 @@ from helpers import forked
 ROOT = Path(__file__).parents[2]
 
 
-def run(directory: Path, *overrides: str, script: str = "benchmark.py") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, f"scripts/{script}", f"hydra.run.dir={directory}", *overrides]
+def run(directory: Path, *overrides: str, script: str = "peers") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, f"scripts/benchmarks/{script}.py", f"hydra.run.dir={directory}", *overrides]
     return forked.run(command, cwd=ROOT)
 
 
@@ -54,7 +54,7 @@ def test_bad_input_gets_one_clear_error(tmp_path: Path, override: str, message: 
 @pytest.mark.slow
 def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
     sizes = ["base.n=200", "base.d=8", "base.c=3", "base.points=2", "factors=[1,2]", "repeats=1", "threads=1"]
-    done = run(tmp_path, *sizes, script="benchmark_growth.py")
+    done = run(tmp_path, *sizes, script="growth")
     assert done.returncode == 0, done.stderr
     frame = pd.read_csv(tmp_path / "growth.csv")
     assert frame.groupby("size")["value"].apply(list).to_dict() == {
@@ -66,7 +66,7 @@ def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_peak_memory_stays_within_each_budget_and_changes_no_result(tmp_path: Path, shared: Path) -> None:
     sizes = ["n=1000", "layers=[conv1_postpool]", "budgets=[1KB,950MB,2GB]", f"mnist={shared / 'data'}"]
-    done = run(tmp_path, *sizes, script="benchmark_memory.py")
+    done = run(tmp_path, *sizes, script="memory")
     assert done.returncode == 0, done.stderr
     assert "1KB: Probing needs" in done.stdout
     frame = pd.read_csv(tmp_path / "memory.csv")
@@ -79,11 +79,11 @@ def test_peak_memory_stays_within_each_budget_and_changes_no_result(tmp_path: Pa
 @pytest.mark.slow
 def test_plans_are_compared_with_what_they_plan(tmp_path: Path) -> None:
     """That they come near is for a quiet machine; here only what is said and what was done agree."""
-    done = run(tmp_path, "cases=[digits,gaussian]", "scale=0.05", script="benchmark_plan.py")
+    done = run(tmp_path, "cases=[digits,gaussian]", "scale=0.05", script="plan")
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(tmp_path / "plan.csv").set_index("case")
     assert table["layers"].to_dict() == {"digits": 10, "gaussian": 1}
     assert table.loc["gaussian", "samples"] == 500
     assert (table[["planning", "said", "taken"]] > 0).all(axis=None)
     assert (table["ratio"] - table["said"] / table["taken"]).abs().max() < 1e-9
-    assert "There is no case 'none'" in run(tmp_path, "cases=[none]", script="benchmark_plan.py").stderr
+    assert "There is no case 'none'" in run(tmp_path, "cases=[none]", script="plan").stderr

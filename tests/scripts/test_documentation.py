@@ -92,7 +92,9 @@ WAYS = {
     "uv run scripts/train.py -m hydra/launcher=slurm_gpu hydra.launcher.partition=P": Way(composed=CLUSTER),
     "uv run scripts/sweep.py continue=multirun/NAME/DATE": Way(names=SWEEP),
     "uv run scripts/sweep.py status=multirun/NAME/DATE": Way(names=SWEEP),
-    "uv run scripts/benchmark.py peers_dir=PEERS max_seconds=9 cases=[transformer,synthetic]": Way(composed=HOURS),
+    "uv run scripts/benchmarks/peers.py peers_dir=PEERS max_seconds=9 cases=[transformer,synthetic]": Way(
+        composed=HOURS
+    ),
     "uv run scripts/train.py experiment=alain_bengio_skip128 data.root=DIR report.reference=CURVE.json": Way(
         [*MNIST, "trainer.max_steps=1", "model.depth=4", "model.skip=[0,2]", "callbacks.probe.steps=[1]"]
     ),
@@ -107,9 +109,9 @@ WAYS = {
     "uv run scripts/probe.py -m experiment=concept_depth model=hf_lm model.name=A,B data=stsa,cities "
     "data.noise=[]": Way(composed="needs two language models; tests/probing/test_text_reference.py runs one"),
     "uv run scripts/probe.py model=digits_convnet data=digits plan=true": Way(),
-    "uv run scripts/benchmark_memory.py mnist=DIR budgets='[2GiB, 4GiB, 8GiB]'": Way(composed=HOURS),
-    "uv run scripts/benchmark_plan.py mnist=DIR checkpoint=CHECKPOINT": Way(composed=HOURS),
-    "scripts/benchmark.py device=cuda": Way(composed=HOURS),
+    "uv run scripts/benchmarks/memory.py mnist=DIR budgets='[2GiB, 4GiB, 8GiB]'": Way(composed=HOURS),
+    "uv run scripts/benchmarks/plan.py mnist=DIR checkpoint=CHECKPOINT": Way(composed=HOURS),
+    "scripts/benchmarks/peers.py device=cuda": Way(composed=HOURS),
     "uv run scripts/train.py experiment=mnist hydra.run.dir=outputs/mine": Way(MNIST),
     "uv sync --extra slurm": Way(left="installs"),
     "uv sync --extra optuna": Way(left="installs"),
@@ -221,7 +223,7 @@ def test_overrides_in_the_text_parse() -> None:
 
 def check_composes(name: str, words: Sequence[str]) -> None:
     """Compose the first and the last job of a command."""
-    register()
+    register(name)
     overrides = OverridesParser.create().parse_overrides(as_typed([word for word in words if word != "-m"]))
     jobs = BasicSweeper.split_arguments(overrides, None)[0]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -248,7 +250,7 @@ def test_a_command_does_what_it_says(command: str, given: Path, tmp_path: Path, 
         for file in tmp_path.glob("multirun/xor_mlp/done/1/run.json"):
             file.unlink()  # something to go on with
     if way.composed:
-        check_composes(Path(script).stem, words)
+        check_composes(script.removeprefix("scripts/").removesuffix(".py").replace("benchmarks/", "benchmark/"), words)
         return
     code, output = call(Path(script).name, *words, *way.more, cwd=tmp_path)
     assert code == 0 and "Traceback" not in output, output

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 import torchvision
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from helpers.command import ROOT, run, start
@@ -41,11 +42,18 @@ def test_every_model_composes_for_probing_too(model: str) -> None:
     OmegaConf.to_container(cfg, resolve=True)
 
 
-@pytest.mark.parametrize("experiment", [path.stem for path in sorted((ROOT / "conf" / "experiment").glob("*.yaml"))])
-def test_every_experiment_composes_for_probing_too(experiment: str) -> None:
-    register()
+EXPERIMENTS = sorted((path.parent.name, path.stem) for path in (ROOT / "conf" / "experiment").glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize(("script", "experiment"), EXPERIMENTS)
+def test_an_experiment_composes_for_its_script_alone(script: str, experiment: str) -> None:
+    register(script)
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        compose("probe", [f"experiment={experiment}"])
+        composed = compose(script, [f"experiment={experiment}"], return_hydra_config=True)
+    assert composed.hydra.runtime.choices.experiment == experiment
+    register(other := {"train": "probe", "probe": "train"}[script])
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"), pytest.raises(HydraException):
+        compose(other, [f"experiment={experiment}"])
 
 
 def results(run_dir: Path) -> pd.DataFrame:

@@ -102,7 +102,10 @@ def test_a_mistake_on_the_command_line_is_one_message(tmp_path: Path) -> None:
 def test_help_names_the_groups_and_examples(tmp_path: Path) -> None:
     result = run("train.py", "--help", cwd=tmp_path)
     assert "experiment=mnist data.root=DIR" in result.stdout
-    assert "xor_mlp" in result.stdout
+    assert "\nexperiment: activation_depth, alain" in result.stdout
+    assert "concept_depth" not in result.stdout, "which is an experiment of probe.py"
+    assert "\nmodel/activation: gelu, " in result.stdout
+    assert "hydra/" not in result.stdout and "\nbenchmark" not in result.stdout
 
 
 def test_missing_data_says_what_to_do_and_marks_the_run(tmp_path: Path) -> None:

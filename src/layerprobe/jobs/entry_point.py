@@ -15,6 +15,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from layerprobe.config import CONF
 from layerprobe.nearest import nearest
 from layerprobe.results.config_migration import GONE
 
@@ -79,7 +80,7 @@ def _explain(error: Exception, words: list[str]) -> str:
             "with blanks, commas or = in quotes of its own, and the whole in those of the shell: 'KEY=\"VALUE\"'."
         )
     if "Config group override must be" in plain:
-        chosen = [word for word in words if (_conf() / word.partition("=")[0]).is_dir() and "=" in word]
+        chosen = [word for word in words if (CONF / word.partition("=")[0]).is_dir() and "=" in word]
         wrong = next((w for w in chosen if re.fullmatch(r"null|~|\d*|true|false", w.partition("=")[2])), "")
         group = wrong.partition("=")[0]
         if group:
@@ -104,11 +105,18 @@ def _no_choice(missing: str, options: list[str]) -> str:
         return f"{group}={name} is gone: {_GONE[f'{group}/{name}']}"
     if not group:
         return f"There is no configuration {name!r}."
+    if group == "experiment" and (others := sorted(CONF.glob(f"experiment/*/{name}.yaml"))):
+        script = f"{others[0].parent.name}.py"
+        return (
+            f"experiment={name} is one of {script}, not of {Path(sys.argv[0]).name}: scripts/{script} experiment={name}"
+        )
     return f"There is no {group} {name!r}. {_all(group, options, name)}"
 
 
 def _all(group: str, options: list[str], name: str = "") -> str:
-    known = {path.stem for path in (_conf() / group).glob("*.yaml")} | set(options)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        known = {*GlobalHydra.instance().config_loader().get_group_options(group), *options}
     return nearest(name, known) if name else f"Choose one of: {', '.join(sorted(known))}."
 
 
@@ -136,7 +144,7 @@ def _base(words: list[str]) -> Any:
     for overrides in ([word for word in words if not word.startswith("-") and "hydra" not in word], []):
         GlobalHydra.instance().clear()
         try:
-            with initialize_config_dir(str(_conf()), version_base="1.3"):
+            with initialize_config_dir(str(CONF), version_base="1.3"):
                 return OmegaConf.to_container(compose(script, overrides))
         except Exception:  # of any kind, of a configuration that is composed only to advise on the error at hand
             continue
@@ -149,7 +157,3 @@ def _paths(node: Any, path: str = "") -> Iterator[str]:
             full = f"{path}.{key}".lstrip(".")
             yield full
             yield from _paths(value, full)
-
-
-def _conf() -> Path:
-    return Path(sys.argv[0]).resolve().parent.parent / "conf"

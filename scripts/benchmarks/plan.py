@@ -12,9 +12,9 @@ from typing import Any
 import hydra
 import pandas as pd
 import torch
-from benchmark import finish, gaussian, in_splits, mnist_samples, trained_mnist
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from peers import finish, gaussian, in_splits, mnist_samples, trained_mnist
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
@@ -122,7 +122,7 @@ def compared(name: str, cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark_plan")
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="benchmark/plan")
 def main(cfg: DictConfig) -> None:
     directory = Path(HydraConfig.get().runtime.output_dir)
     rows: list[dict[str, Any]] = []

@@ -691,7 +691,7 @@ def show(table: pd.DataFrame) -> None:
         Console().print(shown)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark")
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="benchmark/peers")
 def main(cfg: DictConfig) -> None:
     warnings.filterwarnings("ignore")
     if cfg.threads is not None:

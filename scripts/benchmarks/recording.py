@@ -33,7 +33,7 @@ from layerprobe.probing.capture.layers import Layer, discover
 from layerprobe.probing.features.reducers import AbstractReducer, Reduction
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark_recording")
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="benchmark/recording")
 def main(cfg: DictConfig) -> None:
     torch.manual_seed(cfg.seed)
     network: nn.Module = hydra.utils.instantiate(cfg.model)

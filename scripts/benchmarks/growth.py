@@ -12,9 +12,9 @@ import hydra
 import numpy as np
 import pandas as pd
 import torch
-from benchmark import gaussian
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from peers import gaussian
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +24,7 @@ from layerprobe.report.picture_files import save
 NAMES = {"n": "samples", "d": "features", "c": "classes", "layers": "layers", "points": "L2 values"}
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark_growth")
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="benchmark/growth")
 def main(cfg: DictConfig) -> None:
     if cfg.threads is not None:
         torch.set_num_threads(cfg.threads)

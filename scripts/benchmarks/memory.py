@@ -15,10 +15,10 @@ import hydra
 import pandas as pd
 import psutil
 import torch
-from benchmark import in_splits, mnist_samples
-from benchmark_recording import peak_resident
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from peers import in_splits, mnist_samples
+from recording import peak_resident
 from rich.console import Console
 from rich.table import Table
 
@@ -31,7 +31,7 @@ from layerprobe.probing.solvers.logistic import Logistic
 log = logging.getLogger("layerprobe")
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="benchmark_memory")
+@hydra.main(version_base="1.3", config_path="../../conf", config_name="benchmark/memory")
 def main(cfg: DictConfig) -> None:
     directory = Path(HydraConfig.get().runtime.output_dir)
     rows: list[dict[str, Any]] = []
