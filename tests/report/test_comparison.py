@@ -308,3 +308,10 @@ def test_columns_of_another_version_do_not_stop_a_comparison(tmp_path):
     joined = comparison.joined()
     assert joined["novel"].notna().sum() == 12
     assert "without" in comparison.table()["notes"].iloc[0]
+
+
+def test_a_flat_curve_is_said_to_be_flat(tmp_path):
+    made_runs.write_run(tmp_path / "test", columns={"test_error": 0.25})
+    assert depth_sentence(Run.read(tmp_path / "test")) == "At final the test error is 25.00% at every layer."
+    made_runs.write_run(tmp_path / "validation", columns={"val_error": 0.25})
+    assert "; on validation all layers have the same error." in depth_sentence(Run.read(tmp_path / "validation"))

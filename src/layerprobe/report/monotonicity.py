@@ -55,12 +55,16 @@ def depth_sentence(run: Run) -> str:
     if rows.empty:
         return "No layer was probed."
     first, last = rows.iloc[0], rows.iloc[-1]
+    if len(rows) > 1 and rows["test_error"].nunique() == 1:
+        return f"At {first['checkpoint']} the test error is {percent_text(first['test_error'])} at every layer."
     start = (
         f"At {first['checkpoint']} the test error goes from {percent_text(first['test_error'])} ({first['layer']}) to "
         f"{percent_text(last['test_error'])} ({last['layer']})"
     )
     best = best_layer(run.results, run.unmerged)
-    if best.layer:
+    if best.layer and len(rows) > 1 and rows["val_error"].nunique() == 1:
+        start += "; on validation all layers have the same error"
+    elif best.layer:
         start += f"; validation prefers {best.layer} ({percent_text(best.test_error)})"
     start += "."
     rises = monotonicity(rows)

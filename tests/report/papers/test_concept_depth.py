@@ -104,6 +104,18 @@ def test_the_table_reads_the_papers_depths_and_the_chart_is_drawn(tmp_path: Path
     assert ".530" in text
     assert "aaa/bbb" in text
     assert "fp32" not in text, "what is the same for all is not shown"
+    for table in (concept_table(summary), points_table(summary)):
+        narrow = Console(width=80, record=True, file=io.StringIO())
+        narrow.print(table)
+        text = narrow.export_text()
+        assert "…" not in text
+        assert text.count("aaa/bbb") == 2
+        assert {"first", "83%", "last"} <= set(text.split()) or {
+            "(printed)",
+            "(published)",
+            "majority",
+            "words",
+        } <= set(text.split())
     files = save(concept_depth_chart(concept_rows(runs)), tmp_path / "concept")
     assert all(file.stat().st_size > 5000 for file in files)
     svg = files[1].read_text()

@@ -57,18 +57,42 @@ def test_many_layers_make_a_compact_table_that_keeps_the_ends_the_best_and_the_f
     assert {"layer0", "layer33", "layer71", "layer129"} <= set(shown)
     assert len(shown) == 12
     assert "kind" not in text
-    assert "12 of 130 layers" in text
+    assert "12 of 130 layers" in " ".join(text.split())
 
 
 def test_a_narrow_terminal_gets_the_errors_in_full():
     text = printed(results_table(made.results(["input", "conv1_preact"], CHECKPOINTS), width=80), width=80)
     assert line_with(text, "depth") == ["depth", "layer", "initial", "final", "l2", "status"]
-    assert line_with(text, "conv1_preact") == ["1", "conv1_preact", "37.0", "±7.4", "18.5", "±3.7", "1e-03", "ok"]
+    marked = ["1", "conv1_preact", "37.0", "±7.4", "*", "18.5", "±3.7", "*", "1e-03", "ok"]
+    assert line_with(text, "conv1_preact") == marked
+    six = [("initial", 0), *((f"epoch_{i}", 20 * i) for i in range(1, 5)), ("final", 100)]
+    text = printed(results_table(made.results(["input", "a_rather_long_name_of_a_layer"], six), width=80), width=80)
+    assert line_with(text, "depth") == ["depth", "layer", "initial", "final", "l2", "status"]
+    assert "2 of 6 checkpoints" in " ".join(text.split())
+    assert "…" not in text
+
+
+def test_every_layer_of_a_resnet_has_its_line_and_what_is_preferred_its_star():
+    layers = [f"layer{i}" for i in range(61)]
+    text = printed(results_table(made.results(layers, CHECKPOINTS)))
+    assert all(f" {name} " in text for name in layers)
+    assert "of 61 layers" not in text
+    assert [line.split()[1] for line in text.splitlines() if " * " in line] == ["layer60"]
+    assert "*: preferred by validation" in text
+
+
+def test_a_choice_between_reducers_is_a_column():
+    frame = made.results(["input", "fc"], CHECKPOINTS)
+    assert "reducer" not in printed(results_table(frame))
+    frame.loc[frame["layer"] == "fc", "reducer"] = "flatten"
+    text = printed(results_table(frame))
+    assert line_with(text, "depth")[-3:] == ["reducer", "l2", "status"]
+    assert line_with(text, " fc ")[-3:] == ["flatten", "1e-03", "ok"]
 
 
 def test_checkpoints_beyond_six_are_left_out_evenly():
     frame = made.results(["input"], [(f"e{i:02d}", i) for i in range(20)])
-    header = line_with(printed(results_table(frame)), "depth")
+    header = line_with(printed(results_table(frame, width=140)), "depth")
     assert [name for name in header if name.startswith("e")] == ["e00", "e04", "e08", "e11", "e15", "e19"]
 
 

@@ -185,10 +185,10 @@ def _title(
     notes = [f"one linear head per layer, {frame[error.samples].max():,} {split} samples{interval}"]
     if reference is not None:
         notes.append(f"thin and black: {reference.name}")
-    if beyond := [f"{error:.1%}" for error in majorities if error > top]:
-        notes.append(f"majority class {' and '.join(beyond)}, beyond the axis")
-    if (frame[error.column] > top).any():
-        notes.append("triangle: beyond the axis")
+    beyond = [f"majority class {error:.1%}" for error in majorities if error > top]
+    beyond += ["triangles"] if (frame[error.column] > top).any() else []
+    if beyond:
+        notes.append(f"beyond the axis: {' and '.join(beyond)}")
     if frame["test_error"].isna().any():
         notes.append("× failed")
     return alt.TitleParams(f"{error.title.capitalize()} over depth", subtitle=style.packed(notes, width))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
 
 import pandas as pd
@@ -61,13 +61,12 @@ def concept_table(summary: pd.DataFrame) -> Table:
     Returns:
         The table for the terminal.
     """
-    table = Table(box=box.SIMPLE_HEAD, title="acc / AUC / F1 by depth", title_justify="left", pad_edge=False)
-    shown = [name for name in RUN if name in ("model", "data") or summary[name].nunique() > 1]
-    for name in (*shown, *DEPTHS):
-        table.add_column(name, no_wrap=name in DEPTHS)
+    table = _table("acc / AUC / F1 by depth")
+    for name in ("", *DEPTHS):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in summary.to_dict("records"):
-        cells = [" ".join(_share(row[f"{depth}_{what}"]) for what in ("acc", "auc", "f1")) for depth in DEPTHS]
-        table.add_row(*(Text(str(row[name])) for name in shown), *cells)
+        cells = ["\n".join(_share(row[f"{depth}_{what}"]) for what in ("acc", "auc", "f1")) for depth in DEPTHS]
+        table.add_row(_run(row, summary), "acc\nAUC\nF1", *cells, end_section=True)
     return table
 
 
@@ -81,17 +80,29 @@ def points_table(summary: pd.DataFrame) -> Table:
         The table for the terminal; depths are shares of the number of layers, "–" where there is none.
     """
     columns = {
-        "jump": "jump_point", "converging, printed": "converging_point", "converging, published":
+        "jump": "jump_point", "converging\n(printed)": "converging_point", "converging\n(published)":
         "published_converging_point", "peak": "peak_accuracy", "at": "peak_depth", "majority": "majority_accuracy",
-        "bag of words": "bag_of_words_accuracy",
+        "bag of\nwords": "bag_of_words_accuracy",
     }  # fmt: skip
-    table = Table(box=box.SIMPLE_HEAD, title="Concept depth", title_justify="left", pad_edge=False)
-    shown = [name for name in RUN if name in ("model", "data") or summary[name].nunique() > 1]
-    for name in (*shown, *columns):
-        table.add_column(name)
+    table = _table("Concept depth")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
     for row in summary.to_dict("records"):
-        table.add_row(*(Text(str(row[name])) for name in shown), *(_share(row[key]) for key in columns.values()))
+        table.add_row(_run(row, summary), *(_share(row[key]) for key in columns.values()), end_section=True)
     return table
+
+
+def _table(title: str) -> Table:
+    """A table whose first column is the run: it is as wide as what the other columns leave."""
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True)
+    table.add_column("run", overflow="fold", min_width=16)
+    return table
+
+
+def _run(row: Mapping[Hashable, object], summary: pd.DataFrame) -> Text:
+    """What tells a run from the others, one below the other."""
+    shown = [name for name in RUN if name in ("model", "data") or summary[name].nunique() > 1]
+    return Text("\n".join(str(row[name]) for name in shown))
 
 
 def _share(value: float) -> str:

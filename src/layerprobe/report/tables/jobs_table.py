@@ -34,7 +34,7 @@ def jobs_table(jobs: pd.DataFrame) -> Table:
     table.add_column("status", no_wrap=True)
     table.add_column("best layer", overflow="fold")
     table.add_column("test error", justify="right", no_wrap=True)
-    table.add_column("where", overflow="fold")
+    table.add_column("directory", overflow="fold")
     if jobs["error"].ne("").any():
         table.add_column("what went wrong", overflow="fold")
     for row in jobs.to_dict("records"):

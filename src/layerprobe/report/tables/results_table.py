@@ -16,31 +16,36 @@ from layerprobe.formatting import number_text, percent_text
 from layerprobe.report.tidy import tidy_results
 
 _COMPACT = 24
-_MOST_CHECKPOINTS = 6
+_MOST_CHECKPOINTS, _FEWEST = 6, 2
 
 
-def results_table(results: pd.DataFrame, rows: int = 40, width: int | None = None) -> Table:
+def results_table(results: pd.DataFrame, rows: int = 200, width: int | None = None) -> Table:
     """Lay out one run: a line for each layer, the test error and its 95% interval for each checkpoint.
 
     Args:
         results: Results of one run, in the columns of `ProbeRecord`.
         rows: Layers to show at most. Of more, an even choice is shown, with the failed ones and with those that
-            validation prefers; above 24 layers the columns of kind, shape and features are left out.
-        width: Letters on a line; by default the terminal's. Those columns are left out too where it is too short.
+            validation prefers, and the caption says so; above 24 layers the columns of kind, shape and features are
+            left out.
+        width: Letters on a line; by default the terminal's. Those columns are left out too where it is too short, and
+            then checkpoints between the first and the last.
 
     Returns:
-        The table; bold is the layer that validation prefers at its checkpoint.
+        The table; a star marks the layer that validation prefers at its checkpoint.
     """
     frame = tidy_results(results)
-    full = _table(frame, rows, compact=False)
     available = shutil.get_terminal_size().columns if width is None else width
-    fits = Console(width=1000).measure(full).maximum <= available
-    return full if fits and frame["layer"].nunique() <= _COMPACT else _table(frame, rows, compact=True)
+    ways = [(False, _MOST_CHECKPOINTS), *((True, most) for most in range(_MOST_CHECKPOINTS, _FEWEST - 1, -1))]
+    for compact, most in ways[frame["layer"].nunique() > _COMPACT :]:
+        table = _table(frame, rows, most, compact=compact)
+        if Console(width=1000).measure(table).maximum <= available:
+            break
+    return table
 
 
-def _table(frame: pd.DataFrame, rows: int, *, compact: bool) -> Table:
+def _table(frame: pd.DataFrame, rows: int, most: int, *, compact: bool) -> Table:
     checkpoints = frame.drop_duplicates("checkpoint")["checkpoint"].tolist()
-    shown = _even(checkpoints, _MOST_CHECKPOINTS)
+    shown = _even(checkpoints, most)
     layers = frame.sort_values(["position", "checkpoint_order"]).drop_duplicates("position", keep="last")
     usable = frame[frame["val_error"].notna()]
     best = usable.loc[usable.groupby("checkpoint")["val_error"].idxmin()]
@@ -48,16 +53,19 @@ def _table(frame: pd.DataFrame, rows: int, *, compact: bool) -> Table:
     kept = _kept(frame, best, rows)
 
     table = Table(box=box.SIMPLE_HEAD, title="Test error by layer, %", title_justify="left", pad_edge=False)
-    table.add_column("depth", justify="right")
-    table.add_column("layer", no_wrap=True)
+    table.add_column("depth", justify="right", no_wrap=True)
+    table.add_column("layer", overflow="fold", min_width=12)
     for name in () if compact else ("kind", "shape"):
         table.add_column(name)
     if not compact:
         table.add_column("features", justify="right")
     for checkpoint in shown:
         table.add_column(Text(checkpoint), justify="right", no_wrap=True)
-    table.add_column("l2", justify="right")
-    table.add_column("status")
+    several = frame["reducer"].nunique() > 1
+    if several:
+        table.add_column("reducer")
+    table.add_column("l2", justify="right", no_wrap=True)
+    table.add_column("status", min_width=6)
 
     cells = frame.set_index(["checkpoint", "position"])
     for layer in layers.to_dict("records"):
@@ -71,7 +79,9 @@ def _table(frame: pd.DataFrame, rows: int, *, compact: bool) -> Table:
         for checkpoint in shown:
             key = (checkpoint, position)
             row = cells.loc[key] if key in cells.index else None
-            line.append(Text("" if row is None else _error(row), style="bold" if key in best_at else ""))
+            mark = " *" if key in best_at else "  "
+            line.append(Text("" if row is None else _error(row) + mark, style="bold" if key in best_at else ""))
+        line += [Text(str(layer["reducer"]))] if several else []
         line += [Text(f"{layer['l2']:.0e}"), _status(frame[frame["position"] == position])]
         table.add_row(*line)
     table.caption = _caption(frame, len(kept), len(layers), len(shown), len(checkpoints))
@@ -121,7 +131,11 @@ def _even(items: list, most: int) -> list:
 def _caption(frame: pd.DataFrame, kept: int, layers: int, shown: int, checkpoints: int) -> str:
     majorities = dict.fromkeys(percent_text(error, 1) for error in sorted(frame["majority_error"].dropna()))
     notes = [f"majority class {' and '.join(majorities)}"] if majorities else []
-    notes.append("bold: preferred by validation")
+    notes.append("*: preferred by validation")
+    if shown < checkpoints:
+        notes.append(f"{shown} of {checkpoints} checkpoints")
+    if kept < layers:
+        notes.append(f"{kept} of {layers} layers, evenly over depth, with every preferred and every failed one")
     if kept < layers or shown < checkpoints:
-        notes.append(f"{kept} of {layers} layers and {shown} of {checkpoints} checkpoints; all of them in results.csv")
+        notes.append("all of them in results.csv")
     return "; ".join(notes)

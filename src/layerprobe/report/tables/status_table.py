@@ -49,7 +49,7 @@ def status_table(states: Sequence[_State]) -> Table:
     table.title = f"{len(states)} jobs: " + ", ".join(f"{n} {name}" for name, n in counts.items())
     table.add_column("job", overflow="fold")
     table.add_column("state", no_wrap=True)
-    table.add_column("where it is", overflow="fold")
+    table.add_column("progress", overflow="fold")
     for state in states:
         table.add_row(Text(state.name), Text(state.state, style=STATUS_STYLE.get(state.state, "")), Text(state.where))
     return table
