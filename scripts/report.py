@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from layerprobe.jobs.arguments import read_arguments
+from layerprobe.jobs.program import name, to_install
 
 if TYPE_CHECKING:
     from layerprobe.report.comparison import Comparison
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
-EXAMPLES = """
-  report.py                                              every run in outputs -> report.html and files beside it
-  report.py runs=[outputs,multirun] out=all.html         several directories; quote a pattern: 'runs=multirun/*/2026*'
-  report.py where="model=='digits_convnet' and seed<3"   a condition on the configuration or on the results
-  report.py compare=[outputs/a,outputs/b]                McNemar's test of two runs, layer by layer
-  report.py watch=true                                   renew the page while runs are going on
-  report.py wandb=true project=layerprobe                make or renew a saved workspace and a report there
+EXAMPLES = f"""
+  {name("report")}                                              every run in outputs -> report.html and files beside it
+  {name("report")} runs=[outputs,multirun] out=all.html         several directories; quote a pattern: 'runs=multirun/*/2026*'
+  {name("report")} where="model=='digits_convnet' and seed<3"   a condition on the configuration or on the results
+  {name("report")} compare=[outputs/a,outputs/b]                McNemar's test of two runs, layer by layer
+  {name("report")} watch=true                                   renew the page while runs are going on
+  {name("report")} wandb=true project=layerprobe                make or renew a saved workspace and a report there
 """
 
 
@@ -76,7 +77,7 @@ def main() -> None:
             for address in upload(cfg, comparison):
                 console.print(address)
     except (ReportError, OSError) as error:
-        raise SystemExit(f"report.py: {error}") from None
+        raise SystemExit(f"{name('report')}: {error}") from None
     except KeyboardInterrupt:
         console.print("stopped watching; the page is as of the last line above")
 
@@ -136,7 +137,7 @@ def upload(cfg: Arguments, comparison: Comparison) -> list[str]:
             report(cfg.project, entity, *about, markdown_summary(comparison)),
         )
     except ImportError as error:
-        raise ReportError(f"wandb=true needs wandb-workspaces: uv sync --extra dashboard ({error})") from error
+        raise ReportError(f"wandb=true needs wandb-workspaces: {to_install('dashboard')} ({error})") from error
     with explained():
         return save(*views, Path(cfg.out).with_suffix(".wandb.json"))
 

@@ -13,6 +13,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from layerprobe.jobs.arguments import read_arguments
+from layerprobe.jobs.program import name
 from layerprobe.jobs.quoting import command, override
 from layerprobe.jobs.status import job_states
 from layerprobe.nearest import nearest
@@ -21,11 +22,11 @@ from layerprobe.results.redundant_file import DamagedFileError
 from layerprobe.results.run_summary import RERUNS, RunSummary
 from layerprobe.results.sweep_record import SweepRecord
 
-EXAMPLES = """
-  sweep.py status=multirun/NAME/DATE      each job: waiting, running and where, done, failed, lost
-  sweep.py continue=multirun/NAME/DATE    wait for what runs, send again what is lost, leave alone what is done
-  sweep.py merge=multirun/probe/DATE      put the results of jobs that each probed a part into DATE/probes
-  sweep.py continue=DIR rerun=failed      start the failed jobs over; rerun=all starts all over
+EXAMPLES = f"""
+  {name("sweep")} status=multirun/NAME/DATE      each job: waiting, running and where, done, failed, lost
+  {name("sweep")} continue=multirun/NAME/DATE    wait for what runs, send again what is lost, leave alone what is done
+  {name("sweep")} merge=multirun/probe/DATE      put the results of jobs that each probed a part into DATE/probes
+  {name("sweep")} continue=DIR rerun=failed      start the failed jobs over; rerun=all starts all over
 """
 
 
@@ -52,7 +53,7 @@ def main() -> None:
         raise SystemExit(f"rerun is {cfg.rerun!r}. {nearest(str(cfg.rerun), RERUNS)}")
     chosen = [directory for directory in (cfg.continue_, cfg.status, cfg.merge) if directory]
     if len(chosen) != 1:
-        raise SystemExit("Give the directory of one sweep: sweep.py status=DIR, continue=DIR or merge=DIR")
+        raise SystemExit(f"Give the directory of one sweep: {name('sweep')} status=DIR, continue=DIR or merge=DIR")
     try:
         record = SweepRecord.read(Path(chosen[0]).absolute())
     except (FileNotFoundError, DamagedFileError) as error:
@@ -83,7 +84,7 @@ def go_on(record: SweepRecord, rerun: str | None) -> NoReturn:
         SystemExit: Where there is nothing to become.
     """
     script = Path(record.command[0])
-    if not script.exists():  # the sweep has been moved with the checkout that it was started from
+    if not script.exists():  # the sweep has been moved, with the checkout or without the environment that it began in
         script = Path(__file__).with_name(script.name)
     if not script.exists() or not Path(record.cwd).is_dir():
         gone = record.cwd if script.exists() else record.command[0]

@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -16,12 +15,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, IntegerNode, OmegaConf
 
+from layerprobe.jobs import program
 from layerprobe.jobs.output_directories import short_path
 from layerprobe.jobs.quoting import quoted
 from layerprobe.results.run_name import run_group, run_name, run_tags
 from layerprobe.results.wandb_mode import default_mode
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+CONF = program.CONF
 """The folder of the configurations."""
 
 
@@ -164,6 +164,7 @@ def register(script: str = "train") -> None:
     OmegaConf.register_new_resolver("config_groups", config_groups, replace=True)
     OmegaConf.register_new_resolver("is_terminal", sys.stderr.isatty, replace=True)
     OmegaConf.register_new_resolver("wandb_mode", default_mode, replace=True)
+    OmegaConf.register_new_resolver("program", program.name, replace=True)
     for resolver in (run_name, run_group, short_path, protocol_of, resources_of):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("run_tags", lambda *about: OmegaConf.create(run_tags(*about)), replace=True)

@@ -20,6 +20,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.layerprobe_launchers.jobs import Job, jobs_of, returned, to_do
+from layerprobe.jobs.program import to_install
 from layerprobe.jobs.quoting import command, override
 
 log = logging.getLogger(__name__)
@@ -236,7 +237,7 @@ def _check_machine() -> None:
     try:
         import submitit  # noqa: F401
     except ImportError as error:
-        raise SystemExit("Sending jobs to SLURM needs submitit. To install it: uv sync --extra slurm") from error
+        raise SystemExit(f"Sending jobs to SLURM needs submitit. To install it: {to_install('slurm')}") from error
     if missing := [name for name in ("sbatch", "squeue", "scontrol") if shutil.which(name) is None]:
         raise SystemExit(
             f"{missing[0]} is not on this machine ({os.uname().nodename}), so that no job can be sent to SLURM. "

@@ -16,6 +16,7 @@ from layerprobe.data.errors import CorruptDataError, DataNotFoundError
 from layerprobe.data.in_memory import AbstractInMemoryDataModule
 from layerprobe.data.in_memory_dataset import InMemoryDataset
 from layerprobe.data.order import ShuffledOrder
+from layerprobe.jobs.quoting import command, override
 from layerprobe.types import Split
 
 _PARTS = ("train", "t10k")
@@ -116,7 +117,7 @@ class MnistDataModule(AbstractInMemoryDataModule):
 
     def _how_to_get(self) -> str:
         return (
-            f"To download it: uv run scripts/train.py experiment=mnist data.root={self.root} data.download=true\n"
+            f"To download it: {self._download()}\n"
             "If it lies elsewhere: data.root=DIR, where DIR/MNIST/raw holds the files, or LAYERPROBE_DATA=DIR in the "
             "environment\n"
             f'In Python: MnistDataModule(root="{self.root}", download=True)'
@@ -154,9 +155,11 @@ class MnistDataModule(AbstractInMemoryDataModule):
 
     def _corrupt(self, found: str, *paths: Path) -> CorruptDataError:
         return CorruptDataError(
-            f"MNIST cannot be used: {found}.\nTo replace it: rm {' '.join(map(str, paths))} && "
-            f"uv run scripts/train.py experiment=mnist data.root={self.root} data.download=true"
+            f"MNIST cannot be used: {found}.\nTo replace it: rm {' '.join(map(str, paths))} && {self._download()}"
         )
+
+    def _download(self) -> str:
+        return command("train", "experiment=mnist", override("data.root", self.root), "data.download=true")
 
 
 def _names(part: str) -> tuple[str, str]:

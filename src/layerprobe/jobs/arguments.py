@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf, ValidationError
 
+from layerprobe.jobs import program
 from layerprobe.nearest import nearest
 
 T = TypeVar("T")
@@ -37,7 +36,7 @@ def read_arguments(kind: type[T], examples: str, words: Sequence[str] | None = N
     Raises:
         SystemExit: After `--help`; or with a message where a key is not known or a value is of another type.
     """
-    script = Path(sys.argv[0]).name
+    script = program.name()
     parser = argparse.ArgumentParser(
         script,
         usage=f"{script} [KEY=VALUE ...]",

@@ -15,7 +15,10 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from layerprobe.compat.hydra import config_dir
 from layerprobe.config import CONF
+from layerprobe.jobs import program
+from layerprobe.jobs.quoting import command, quoted
 from layerprobe.nearest import nearest
 from layerprobe.results.config_migration import GONE
 
@@ -42,6 +45,9 @@ def run_script(main: Callable[[], Any]) -> None:
     Raises:
         SystemExit: With code 1 after such a message.
     """
+    called = program.name()
+    if program.CALLED in os.environ and {"-sc", "--shell-completion", "--help", "-h"} & {*sys.argv}:
+        sys.argv[0] = called.split()[0]  # what a shell is to complete
     if os.environ.get(_FULL) == "1":
         main()
         return
@@ -53,13 +59,13 @@ def run_script(main: Callable[[], Any]) -> None:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if os.environ.get(_FULL) != "1":
             raise
-        sys.stderr.write(f"{Path(sys.argv[0]).name}: {_explain(error, sys.argv[1:])}\n")
+        sys.stderr.write(f"{called}: {_explain(error, sys.argv[1:])}\n")
         raise SystemExit(1) from None
     except SystemExit as end:
         if isinstance(
             end.__context__, ConfigCompositionException | OverrideParseException
         ):  # of a later job of a sweep
-            sys.stderr.write(f"{Path(sys.argv[0]).name}: {_explain(end.__context__, sys.argv[1:])}\n")
+            sys.stderr.write(f"{called}: {_explain(end.__context__, sys.argv[1:])}\n")
         raise
     finally:
         composed()
@@ -100,15 +106,16 @@ def _explain(error: Exception, words: list[str]) -> str:
 def _no_choice(missing: str, options: list[str]) -> str:
     group, _, name = missing.removesuffix(".yaml").rpartition("/")
     if (extra := _EXTRAS.get(f"{group}/{name}")) is not None:
-        return f"{group}={name} needs a package that is not installed: uv sync --extra {extra}"
+        return f"{group}={name} needs a package that is not installed: {program.to_install(extra)}"
     if f"{group}/{name}" in _GONE:
         return f"{group}={name} is gone: {_GONE[f'{group}/{name}']}"
     if not group:
         return f"There is no configuration {name!r}."
     if group == "experiment" and (others := sorted(CONF.glob(f"experiment/*/{name}.yaml"))):
-        script = f"{others[0].parent.name}.py"
+        script = others[0].parent.name
         return (
-            f"experiment={name} is one of {script}, not of {Path(sys.argv[0]).name}: scripts/{script} experiment={name}"
+            f"experiment={name} is one of {program.name(script)}, not of {program.name()}: "
+            f"{command(script, f'experiment={name}')}"
         )
     return f"There is no {group} {name!r}. {_all(group, options, name)}"
 
@@ -140,8 +147,10 @@ def _no_key(path: str, words: list[str]) -> str:
 
 def _base(words: list[str]) -> Any:
     """The configuration, of plain values, with the rest of the command line or, where that fails too, without it."""
-    script = Path(sys.argv[0]).stem
-    for overrides in ([word for word in words if not word.startswith("-") and "hydra" not in word], []):
+    script, own = Path(sys.argv[0]).stem, config_dir(words)
+    more = [] if own is None else [f"hydra.searchpath=[{quoted(os.path.abspath(own))}]"]
+    given = [word for word in words if "=" in word and not word.startswith("-") and "hydra" not in word]
+    for overrides in (more + given, more):
         GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -6,6 +6,8 @@ import re
 import shlex
 from typing import Any
 
+from layerprobe.jobs import program
+
 # Of what Hydra reads as text without quotes; `null`, `true`, `nan` and numbers it reads as values.
 _PLAIN = re.compile(
     r"(?!(?:null|true|false|nan|inf)\Z)(?:/|\.{1,2}/|[A-Za-z])[A-Za-z0-9_./-]*", re.IGNORECASE | re.ASCII
@@ -65,4 +67,4 @@ def command(script: str, *words: str) -> str:
     Returns:
         The command, quoted for the shell.
     """
-    return shlex.join(["uv", "run", f"scripts/{script}.py", *words])
+    return shlex.join([*program.words(script), *words])
