@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
+NAME = name("report")
 EXAMPLES = f"""
-  {name("report")}                                              every run in outputs -> report.html and files beside it
-  {name("report")} runs=[outputs,multirun] out=all.html         several directories; quote a pattern: 'runs=multirun/*/2026*'
-  {name("report")} where="model=='digits_convnet' and seed<3"   a condition on the configuration or on the results
-  {name("report")} compare=[outputs/a,outputs/b]                McNemar's test of two runs, layer by layer
-  {name("report")} watch=true                                   renew the page while runs are going on
-  {name("report")} wandb=true project=layerprobe                make or renew a saved workspace and a report there
+  {NAME}                                              every run in outputs -> report.html and files beside it
+  {NAME} runs=[outputs,multirun] out=all.html         several directories; quote a pattern: 'runs=multirun/*/2026*'
+  {NAME} where="model=='digits_convnet' and seed<3"   a condition on the configuration or on the results
+  {NAME} compare=[outputs/a,outputs/b]                McNemar's test of two runs, layer by layer
+  {NAME} watch=true                                   renew the page while runs are going on
+  {NAME} wandb=true project=layerprobe                make or renew a saved workspace and a report there
 """
 
 
@@ -77,7 +78,7 @@ def main() -> None:
             for address in upload(cfg, comparison):
                 console.print(address)
     except (ReportError, OSError) as error:
-        raise SystemExit(f"{name('report')}: {error}") from None
+        raise SystemExit(f"{NAME}: {error}") from None
     except KeyboardInterrupt:
         console.print("stopped watching; the page is as of the last line above")
 

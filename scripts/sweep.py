@@ -22,11 +22,12 @@ from layerprobe.results.redundant_file import DamagedFileError
 from layerprobe.results.run_summary import RERUNS, RunSummary
 from layerprobe.results.sweep_record import SweepRecord
 
+NAME = name("sweep")
 EXAMPLES = f"""
-  {name("sweep")} status=multirun/NAME/DATE      each job: waiting, running and where, done, failed, lost
-  {name("sweep")} continue=multirun/NAME/DATE    wait for what runs, send again what is lost, leave alone what is done
-  {name("sweep")} merge=multirun/probe/DATE      put the results of jobs that each probed a part into DATE/probes
-  {name("sweep")} continue=DIR rerun=failed      start the failed jobs over; rerun=all starts all over
+  {NAME} status=multirun/NAME/DATE      each job: waiting, running and where, done, failed, lost
+  {NAME} continue=multirun/NAME/DATE    wait for what runs, send again what is lost, leave alone what is done
+  {NAME} merge=multirun/probe/DATE      put the results of jobs that each probed a part into DATE/probes
+  {NAME} continue=DIR rerun=failed      start the failed jobs over; rerun=all starts all over
 """
 
 
@@ -53,7 +54,7 @@ def main() -> None:
         raise SystemExit(f"rerun is {cfg.rerun!r}. {nearest(str(cfg.rerun), RERUNS)}")
     chosen = [directory for directory in (cfg.continue_, cfg.status, cfg.merge) if directory]
     if len(chosen) != 1:
-        raise SystemExit(f"Give the directory of one sweep: {name('sweep')} status=DIR, continue=DIR or merge=DIR")
+        raise SystemExit(f"Give the directory of one sweep: {NAME} status=DIR, continue=DIR or merge=DIR")
     try:
         record = SweepRecord.read(Path(chosen[0]).absolute())
     except (FileNotFoundError, DamagedFileError) as error:

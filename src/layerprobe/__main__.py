@@ -28,7 +28,8 @@ class _Parser(argparse.ArgumentParser):
 def main() -> None:
     """Run the script that the first word names, with the other words, as if it had been started by its path."""
     if sys.argv[1:2] in (["-sc"], ["--shell-completion"]):
-        return _complete()
+        _complete()
+        return
     parser = _Parser(
         "layerprobe",
         usage="layerprobe COMMAND [WORD ...]",
