@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -107,7 +106,8 @@ def test_a_project_of_ones_own_works_with_the_installed_package(tmp_path: Path) 
     (tmp_path / "sweep" / "1" / "run.json").unlink()
     said = does(program, "sweep", "continue=sweep")
     assert said.startswith("Going on: ") and "2 jobs, 1 done before" in said
-    assert "hidden2.1" in does(program, "report", "runs=sweep", "figures=false") + (tmp_path / "report.md").read_text()
+    does(program, "report", "runs=sweep", "figures=false")
+    assert "hidden2.0" in (tmp_path / "report.md").read_text()
 
     theirs = ["probe", "checkpoint=sweep/0/checkpoints/final.ckpt", "plan=true"]
     refused = does(program, *theirs, code=1)
@@ -117,7 +117,7 @@ def test_a_project_of_ones_own_works_with_the_installed_package(tmp_path: Path) 
     (tmp_path / "mine" / "model").mkdir(parents=True)
     (tmp_path / "mine" / "model" / "wide.yaml").write_text("defaults: [spiral_net, _self_]\nwidth: 32\n")
     said = does(program, "train", "--config-dir", "mine", *short, "model=wide", "trainer.max_epochs=oops", code=1)
-    assert said.startswith("layerprobe train: trainer.max_epochs: ")
+    assert said.startswith("layerprobe train: trainer.max_epochs=oops: ")
     said = does(program, "train", "--config-dir", "mine", "--cfg", "job", "model=wide", "experiment=spirals")
     assert "width: 32" in said
-    assert shlex.join(["layerprobe", "probe"]) in does(program, "probe", "--help")
+    assert "layerprobe probe checkpoint=" in does(program, "probe", "--help")

@@ -17,7 +17,10 @@ TRAIN = [
     ("reducer=[flattn]", "There is no reducer 'flattn'. Did you mean flatten? Choose one of: average_pool"),
     ("model=digits_convnt", "There is no model 'digits_convnt'. Did you mean digits_convnet?"),
     ("experiment=nmist", "Did you mean mnist?"),
-    ("experiment=concept_depth", "is one of probe.py, not of train.py: uv run scripts/probe.py experiment=concept_depth"),
+    (
+        "experiment=concept_depth",
+        "is one of probe.py, not of train.py: uv run scripts/probe.py exp",
+    ),
     ("model=null", "model=null: model is a group, which takes a name; to leave it out: ~model"),
     ("trainer.max_epoch=3", "trainer has no 'max_epoch'. Did you mean max_epochs?"),
     ("sead=3", "There is no 'sead'. Did you mean seed?"),
