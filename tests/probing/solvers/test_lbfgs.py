@@ -73,7 +73,9 @@ def test_as_many_pairs_as_unknowns_give_newtons_step():
     generator = torch.Generator().manual_seed(1)
     basis = torch.linalg.eigh(hessian)[1]  # conjugate directions: the secant conditions then hold together
     for vector in basis.T:
-        pairs.add(pairs.pair(vector[None], (hessian @ vector)[None], torch.zeros(1).double()))
+        pairs.add(
+            pairs.pair(vector[None], torch.zeros(1, 5).double(), (hessian @ vector)[None], torch.zeros(1).double())
+        )
     gradient = torch.randn(5, generator=generator, dtype=torch.float64)
     newest = torch.tensor(pairs.newest)
     torch.testing.assert_close(
@@ -106,7 +108,7 @@ def test_the_two_systems_are_the_two_loops(kept, memory):
     steps = torch.randn(kept, 7, generator=generator, dtype=torch.float64)
     changes, pairs = steps @ hessian, Pairs(memory, torch.zeros(1, 7).double())
     for step, change in zip(steps, changes, strict=True):
-        pairs.add(pairs.pair(step[None], change[None], torch.zeros(1).double()))
+        pairs.add(pairs.pair(step[None], torch.zeros(1, 7).double(), change[None], torch.zeros(1).double()))
     gradient = torch.randn(7, generator=generator, dtype=torch.float64)
     found = pairs.direction(gradient[None], torch.tensor(pairs.newest), lambda v: v.clone())[0]
     torch.testing.assert_close(found, two_loops(steps[-memory:], changes[-memory:], gradient))
@@ -121,7 +123,7 @@ def test_a_pair_whose_curvature_is_lost_is_told():
     pairs, nothing = Pairs(3, torch.zeros(2, 3).double()), torch.zeros(1).double()
 
     def curved(step, change):
-        return Pair.curved(pairs.pair(step, change, nothing).products.tolist())
+        return Pair.curved(pairs.pair(step, torch.zeros(2, 3).double(), change, nothing).products.tolist())
 
     ones = torch.ones(2, 3).double()
     assert curved(ones, ones)

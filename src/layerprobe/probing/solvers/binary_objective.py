@@ -40,24 +40,20 @@ class BinaryObjective:
 
     def __call__(self, heads: Float[Tensor, "p 1 e"], l2: Float[Tensor, " p"], with_curvature: bool) -> Evaluation:
         """Evaluate heads (weights and, last, bias, in the coordinates of `basis`), each at its own L2 value."""
-        p, n, device = len(heads), len(self.features), heads.device
+        p, n = len(heads), len(self.features)
         weight, bias = heads[:, 0, :-1], heads[:, 0, -1:]
-        loss = torch.zeros(p, dtype=torch.float64, device=device)
-        gradient = torch.zeros(p, heads.shape[2], dtype=torch.float64, device=device)
-        curvature = torch.zeros(p, dtype=torch.float64, device=device)
+        loss = gradient = slope = curvature = torch.zeros((), dtype=torch.float64, device=heads.device)
         for x, signs in in_blocks(self.features, self.signs, self.dtype, 2 * p):
             u = scored(weight, bias, x).mul_(signs[:, None])
-            away = -u
-            loss -= F.logsigmoid(away).sum((0, 2), dtype=torch.float64)
+            loss = F.softplus(u, threshold=40).sum((0, 2), dtype=torch.float64) + loss
             residual = u.sigmoid()
             if with_curvature:
-                curvature += (away.sigmoid_() * residual).sum((0, 2), dtype=torch.float64)
+                curvature = (u.neg_().sigmoid_().mul_(residual)).sum((0, 2), dtype=torch.float64) + curvature
             residual *= signs[:, None]
-            gradient[:, :-1] += torch.bmm(residual, x).sum(0, dtype=torch.float64)
-            gradient[:, -1] += residual.sum((0, 2), dtype=torch.float64)
-        gradient /= n
+            gradient = torch.bmm(residual, x).sum(0, dtype=torch.float64) + gradient
+            slope = residual.sum((0, 2), dtype=torch.float64) + slope
         wide = weight.double()
-        gradient[:, :-1] += l2[:, None] * wide
+        found = torch.cat([torch.addcmul(gradient / n, l2[:, None], wide), (slope / n)[:, None]], 1)
         objective = loss / n + 0.5 * l2 * wide.square().sum(1)
         reduced = (2 / n * curvature).view(p, 1, 1) if with_curvature else None
-        return Evaluation(objective, gradient.to(self.dtype)[:, None], reduced)
+        return Evaluation(objective, found.to(self.dtype)[:, None], reduced)

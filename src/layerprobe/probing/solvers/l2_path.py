@@ -260,7 +260,7 @@ class Continuation:
 
     def _add(self, pairs: Pairs, start: Point, other: Point, l2: float) -> None:
         value = torch.full((1,), l2, dtype=torch.float64, device=start.head.device)
-        pair = pairs.pair(other.head - start.head, other.gradient - start.gradient, value)
+        pair = pairs.pair(other.head - start.head, start.gradient, other.gradient, value)
         if Pair.curved(pair.products.double().tolist()):
             pairs.add(pair)
 

@@ -36,16 +36,14 @@ class Pair:
         change: Difference of the loss's gradients there, without the penalty's part.
         whole: The same with it.
         column: Every kept step's product with `whole`.
-        row: Every kept whole change's product with `step`.
-        products: step·change, ‖step‖², ‖change‖², step·whole.
+        products: The step's with `change`, itself, `whole` and the gradients before and after it, and ‖change‖².
     """
 
     step: Float[Tensor, " s"]
     change: Float[Tensor, " s"]
     whole: Float[Tensor, " s"]
     column: Float[Tensor, " used"]
-    row: Float[Tensor, " used"]
-    products: Float[Tensor, " 4"]
+    products: Float[Tensor, " 6"]
 
     @staticmethod
     def curved(products: list[float]) -> bool:
@@ -54,7 +52,7 @@ class Pair:
         Args:
             products: As in `products`.
         """
-        along, long, change, _ = products
+        along, long, _, _, _, change = products
         return along > 1e-8 * math.sqrt(long * change)
 
 
@@ -68,7 +66,11 @@ class Pairs:
     pairs as columns, oldest first, and \(R\) the upper triangle of \(S^\top Y\) with diagonal \(D\), the first loop is
     \(a = R^{-1} S^\top g,\ q = g - Y a\); after \(z = H_0 q\) the second is
     \(R^\top b = D a - Y^\top z,\ H g = z + S b\). That is four products with a (memory, size) matrix instead of a
-    loop over pairs. A place without a pair holds zeros and has 1 on the diagonal, which changes nothing.
+    loop over pairs.
+
+    \(R^{-1}\) is kept. A new pair adds the column \((-R^{-1} r / \rho, 1/\rho)\) for \(r = S^\top y, \rho = s^\top y\);
+    the oldest pair's row and column may be left out, since what is below and right of them is the inverse of what is
+    left. So neither needs the pairs' order, and a place without a pair holds zeros, which change nothing.
 
     Args:
         memory: Pairs kept; the oldest makes way.
@@ -83,22 +85,31 @@ class Pairs:
         self.used = memory if like.is_cuda else min(memory, _CHUNK)
         self._places = torch.arange(memory, device=like.device)
         self._row = like.shape[1]
-        # At the newest penalty: changes with its part, and their products with the steps.
+        # At the newest penalty: changes with its part, the inverse and the diagonal of their products with the steps.
         self._whole = like.new_zeros(memory, like.numel())
-        self._cross = torch.zeros(memory, memory, dtype=torch.float64, device=like.device)
+        self._inverse = torch.zeros(memory, memory, dtype=torch.float64, device=like.device)
+        self._diagonal = torch.zeros(memory, dtype=torch.float64, device=like.device)
 
-    def pair(self, step: Float[Tensor, "m e"], change: Float[Tensor, "m e"], l2: Float[Tensor, " 1"]) -> Pair:
+    def pair(
+        self,
+        step: Float[Tensor, "m e"],
+        start: Float[Tensor, "m e"],
+        end: Float[Tensor, "m e"],
+        l2: Float[Tensor, " 1"],
+    ) -> Pair:
         """Measure a pair.
 
         Args:
             step: Difference of two points.
-            change: Difference of the penalised objective's gradients there.
+            start: The penalised objective's gradient at the first.
+            end: The same at the second.
             l2: The penalty, that of the last `move`.
         """
-        step, whole = step.flatten(), change.flatten()
+        step, start, end = step.flatten(), start.flatten(), end.flatten()
+        whole = end - start
         change = whole - self._penalty(step, l2)
-        products = torch.stack([step @ change, step @ step, change @ change, step @ whole])
-        return Pair(step, change, whole, self.steps[: self.used] @ whole, self._whole[: self.used] @ step, products)
+        products = torch.cat([torch.stack([change, step, whole, start, end]) @ step, (change @ change)[None]])
+        return Pair(step, change, whole, self.steps[: self.used] @ whole, products)
 
     def add(self, pair: Pair) -> None:
         """Remember one pair.
@@ -108,8 +119,10 @@ class Pairs:
         """
         slot = self.newest = (self.newest + 1) % len(self.steps)
         self.steps[slot], self.changes[slot], self._whole[slot] = pair.step, pair.change, pair.whole
-        self._cross[: self.used, slot], self._cross[slot, : self.used] = pair.column, pair.row
-        self._cross[slot, slot] = pair.products[3]
+        inverse, along = self._inverse[: self.used, : self.used], pair.products[2].double()
+        inverse[slot], inverse[:, slot] = 0.0, 0.0
+        inverse[:, slot] = inverse @ (pair.column.double() / -along)
+        inverse[slot, slot], self._diagonal[slot] = 1 / along, along
         if slot + 1 >= self.used:
             self.used = min(len(self.steps), self.used + _CHUNK)
 
@@ -123,7 +136,14 @@ class Pairs:
         steps, changes, whole = (part[: self.used] for part in (self.steps, self.changes, self._whole))
         changes *= factor
         whole.copy_(changes + self._penalty(steps, l2))
-        self._cross[: self.used, : self.used] = steps @ whole.T
+        order = (self._places[: self.used] + self.newest + 1) % self.used
+        upper = (steps[order] @ whole[order].T).double()
+        diagonal = upper.diagonal()
+        self._diagonal[order] = diagonal
+        filled = diagonal != 0
+        diagonal += ~filled
+        inverse = torch.linalg.solve_triangular(upper, torch.diag(filled.double()), upper=True)
+        self._inverse[order[:, None], order] = inverse
 
     def direction(
         self, gradient: Float[Tensor, "m e"], newest: Int[Tensor, ""], metric: Metric
@@ -138,31 +158,23 @@ class Pairs:
         Returns:
             Minus the approximate inverse Hessian times the gradient.
         """
-        steps, whole, g = self.steps[: self.used], self._whole[: self.used], gradient.flatten()
-        order = (self._places[: self.used] + newest + 1) % self.used
-        upper = self._cross[order][:, order].triu()
-        diagonal = upper.diagonal().clone()
-        upper.diagonal().add_(diagonal == 0)
-        along = (steps @ g).double()[order, None]
-        first = torch.linalg.solve_triangular(upper, along, upper=True)[:, 0]
-        last = whole[order[-1:]][0]
-        q = g - self._combined(whole, first, order)
+        k = self.used
+        steps, whole, inverse, diagonal = self.steps[:k], self._whole[:k], self._inverse[:k, :k], self._diagonal[:k]
+        g = gradient.flatten()
+        first = inverse @ (steps @ g).double()
+        # By index, since a graph is recorded once for all places.
+        last, along = whole.index_select(0, newest.view(1) % k)[0], diagonal.index_select(0, newest.view(1) % k)
+        q = g - first.to(g.dtype) @ whole
         z, turned = metric(torch.stack([q, last]).view(2, *gradient.shape)).flatten(1)
-        ratio = diagonal[-1] / (last @ turned).double().clamp_min(torch.finfo(torch.float64).tiny)
-        z = z * torch.where(diagonal[-1] > 0, ratio.clamp(*_SCALE), torch.ones_like(ratio)).to(z.dtype)
-        rest = diagonal * first - (whole @ z).double()[order]
-        second = torch.linalg.solve_triangular(upper.T, rest[:, None], upper=False)[:, 0]
-        return -(z + self._combined(steps, second, order)).view_as(gradient)
+        ratio = along / (last @ turned).double().clamp_min(torch.finfo(torch.float64).tiny)
+        z = z * torch.where(along > 0, ratio.clamp(*_SCALE), 1.0).to(z.dtype)
+        second = (diagonal * first - (whole @ z).double()) @ inverse
+        return -(z + second.to(z.dtype) @ steps).view_as(gradient)
 
     def _penalty(self, steps: Float[Tensor, "*k s"], l2: Float[Tensor, " 1"]) -> Tensor:
         part = steps * l2.to(steps.dtype)
         part.unflatten(-1, (-1, self._row))[..., -1].zero_()
         return part
-
-    def _combined(self, vectors: Tensor, weights: Tensor, order: Tensor) -> Tensor:
-        placed = vectors.new_zeros(len(vectors))
-        placed[order] = weights.to(placed.dtype)
-        return placed @ vectors
 
 
 @dataclass(frozen=True)
@@ -276,8 +288,7 @@ class Trial:
         head: Where it ends.
         gradient: The gradient there.
         pair: The step and what the gradient changes along it.
-        packed: What is read of it: the evaluation, the slopes along the direction before and after, the pair's
-            products.
+        packed: What is read of it: the evaluation, and the pair's products.
         curvature: The class curvature there; None where it was not asked for.
     """
 
@@ -320,9 +331,8 @@ def tried(
         trial = head + step
         new = evaluate(trial[None], l2, curvature)
         end = new.gradient[0]
-        pair = pairs.pair(step, end - gradient, l2)
-        slopes = torch.stack([(gradient * direction).sum(), (end * direction).sum()])
-        packed = Measured.packed(new, 0, slopes, pair.products)
+        pair = pairs.pair(step, gradient, end, l2)
+        packed = Measured.packed(new, 0, pair.products)
         return Trial(trial, end, pair, packed, None if new.curvature is None else new.curvature[0])
 
     return attempt
@@ -369,12 +379,12 @@ def minimise(
         given = now.head, now.gradient, numbers, now.curvature.values, now.curvature.vectors
         trial = attempt(*given, plain=uphill, curvature=refresh(iteration))
         found = Measured.read(trial.packed, len(now.head), 6, trial.curvature)
-        slope, end, *products = found.others
+        slope, end = found.others[3:5]
         uphill = not uphill and not slope < 0
         if not found.finite:
             refused += 2
             continue
-        if Pair.curved(products):
+        if Pair.curved(found.others):
             pairs.add(trial.pair)
         if uphill:
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -52,9 +53,9 @@ class Evaluation:
 class SoftmaxObjective:
     """f(W, b) = mean cross-entropy over the samples + ½·l2·‖W‖²_F.
 
-    With margins u_j = z_j - z_y against the sample's own class, the loss is log(1 + Σ_{j≠y} exp u_j), and the
-    residual p - onehot(y) has the entry -Σ_{j≠y} p_j at y. Both are sums of positive terms: no digit is lost where the
-    loss is small, as it is on separable data. Sums over samples are accumulated in float64.
+    The residual p - onehot(y) has the entry -Σ_{j≠y} p_j at y, and the loss is -log(1 - Σ_{j≠y} p_j). The sum has
+    positive terms alone: no digit is lost where the loss is small, as it is on separable data. Sums over samples are
+    accumulated in float64.
 
     Attributes:
         features: The samples, float32 or float64.
@@ -70,41 +71,38 @@ class SoftmaxObjective:
 
     def __call__(self, heads: Float[Tensor, "p m e"], l2: Float[Tensor, " p"], with_curvature: bool) -> Evaluation:
         """Evaluate heads (weights and, last, bias, in the coordinates of `basis`), each at its own L2 value."""
-        (p, m, e), n, c = heads.shape, len(self.features), self.n_classes
-        device, q = heads.device, basis(c, self.dtype, heads.device)
-        weight, bias = heads[:, :, :-1].reshape(p * m, e - 1), heads[:, :, -1:].reshape(p * m, 1)
-        loss = torch.zeros(p, dtype=torch.float64, device=device)
-        gradient = torch.zeros(p * m, e, dtype=torch.float64, device=device)
-        curvature = torch.zeros(p, c, c, dtype=torch.float64, device=device) if with_curvature else None
+        (p, _, e), n, c, q = heads.shape, len(self.features), self.n_classes, self._basis
+        every = q @ heads
+        weight, bias = every[:, :, :-1].reshape(p * c, e - 1), every[:, :, -1:].reshape(p * c, 1)
+        loss = gradient = slope = products = torch.zeros((), dtype=torch.float64, device=heads.device)
         for x, labels in in_blocks(self.features, self.targets, self.dtype, p * c):
             k, r, _ = x.shape
             own = labels.view(k, 1, 1, r).expand(k, p, 1, r).reshape(k * p, 1, r)
-            scores = scored(weight, bias, x)
-            u = _expand(scores.view(k * p, m, r))
-            u -= u.gather(1, own)
-            largest = u.amax(1, keepdim=True)  # at least 0, the own class's
-            u.sub_(largest).exp_()
-            mine = torch.exp(-largest)
-            u.scatter_(1, own, 0.0)
-            others = u.sum(1, keepdim=True)
-            # log(e^-M + Σ_{j≠y} e^{u_j - M}) + M; at M = 0 this is log1p(others)
-            losses = largest + torch.log1p(others + torch.expm1(-largest))
-            loss += losses.view(k, p, r).sum((0, 2), dtype=torch.float64)
-            share = 1 / (mine + others)
-            u *= share
-            if curvature is not None:
-                u.scatter_(1, own, mine * share)
-                curvature -= (u @ u.mT).view(k, p, c, c).sum(0, dtype=torch.float64)
-            u.scatter_(1, own, -others * share)
-            residual = _contract(u).view(k, p * m, r)
-            gradient[:, :-1] += torch.bmm(residual, x).sum(0, dtype=torch.float64)
-            gradient[:, -1] += residual.sum((0, 2), dtype=torch.float64)
-        gradient = (gradient / n).view(p, m, e)
-        wide = heads[:, :, :-1].double()
-        gradient[:, :, :-1] += l2.view(-1, 1, 1) * wide
-        objective = loss / n + 0.5 * l2 * wide.square().sum((1, 2))
-        reduced = None if curvature is None else q.double().T @ covariance(curvature / n) @ q.double()
-        return Evaluation(objective, gradient.to(self.dtype), reduced)
+            logs = scored(weight, bias, x).view(k * p, c, r).log_softmax(1)
+            own_log = logs.gather(1, own)
+            shares = logs.exp_()
+            if with_curvature:
+                products = (shares @ shares.mT).view(k, p, c, c).sum(0, dtype=torch.float64) + products
+            shares.scatter_(1, own, 0.0)
+            others = shares.sum(1, keepdim=True)
+            # By the logarithm of the own class's share only where that is not near 1.
+            losses = torch.where(others < 0.5, torch.log1p(-others), own_log)
+            loss = losses.view(k, p, r).sum((0, 2), dtype=torch.float64) + loss
+            residual = shares.scatter_(1, own, others.neg_()).view(k, p * c, r)
+            gradient = torch.bmm(residual, x).sum(0, dtype=torch.float64) + gradient
+            slope = residual.sum((0, 2), dtype=torch.float64) + slope
+        wide, q = heads[:, :, :-1].double(), q.double()
+        penalty = l2.view(-1, 1, 1) * wide
+        every = torch.cat([gradient.view(p, c, e - 1), slope.view(p, c, 1)], 2)
+        found = (q.T / n) @ every
+        found[:, :, :-1] += penalty
+        objective = 0.5 * (penalty * wide).sum((1, 2)) - loss / n
+        reduced = q.T @ covariance(products / -n) @ q if with_curvature else None
+        return Evaluation(objective, found.to(self.dtype), reduced)
+
+    @cached_property
+    def _basis(self) -> Float[Tensor, "c m"]:
+        return basis(self.n_classes, self.dtype, self.features.device)
 
 
 def log_odds(scores: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
@@ -187,19 +185,3 @@ def covariance(products: Float[Tensor, "p c c"]) -> Float[Tensor, "p c c"]:
 
 def _shift(c: int) -> float:
     return (1 / c) / (1 - 1 / math.sqrt(c))
-
-
-def _expand(scores: Float[Tensor, "p m r"]) -> Float[Tensor, "p c r"]:
-    """Q times the reduced scores, without a matrix product."""
-    p, m, r = scores.shape
-    total = scores.sum(1, keepdim=True)
-    full = scores.new_empty(p, m + 1, r)
-    torch.add(scores, total, alpha=-_shift(m + 1), out=full[:, :m])
-    torch.mul(total, 1 / math.sqrt(m + 1), out=full[:, m:])
-    return full
-
-
-def _contract(residual: Float[Tensor, "p c r"]) -> Float[Tensor, "p m r"]:
-    """Qᵀ times residuals whose sum over the classes is zero."""
-    c = residual.shape[1]
-    return residual[:, :-1] + residual[:, -1:] / (math.sqrt(c) - 1)
