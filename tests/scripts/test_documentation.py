@@ -10,9 +10,12 @@ import ast
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,13 +25,16 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+import layerprobe
 from helpers.command import ROOT, call
 from helpers.made_images import make_image_folder
 from layerprobe.config import as_typed, register
 
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-CODE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"^```([\w{}-]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# ([\w/]+\.(?:py|yaml))\n")  # a block that begins so is a part of that file
 INLINE = re.compile(r"`([^`\n]+)`")
+OWN_MODULES = "PYTHONPATH=."
 PROGRAMS = ("uv ", "pip ", "wandb ", "probe.py ", "train.py ", "sweep.py ", "report.py ", "scripts/")
 
 NONE, FAST = ["logger=none"], ["probe.l2=[0.1]"]
@@ -59,6 +65,12 @@ FETCHES = "fetches weights from the network"
 OWN = "needs the reader's own package; tests/scripts/test_any_module.py and test_probe.py run such"
 SWEEP = (("NAME/DATE", "xor_mlp/done"),)
 MINE = (("RUN", "outputs/digits/RUN"),)
+PICTURES = ["data.train_size=6", "data.val_size=3", "data.test_size=3", "data.batch_size=3", "probe.layers=[input]"]
+STATEMENTS = [*NONE, *FAST, "data.per_class=30", "probe.layers=[encoder.layer.5]"]
+STATEMENTS_OF = "data=text data.root=. data.table.path=statements.csv data.text=statement data.label=label"
+OWN_NET = "model=module model._target_=my_networks.SmallNet +model.width=16 +model.n_classes=3"
+OWN_PICTURES = "data=image_folder data.root=pictures data.transform.size=64"
+DIGITS_SWEEP = "experiment=digits seed='range(3)' optimizer.lr=1e-3,3e-3"
 IMAGES = ["data.train_size=6", "data.val_size=3", "data.batch_size=3", "data.num_workers=0"]
 
 WAYS = {
@@ -140,6 +152,63 @@ WAYS = {
         [*SHORT, *IMAGES, "data.test_size=3", "probe.layers=[fc]"], (("N", "3"), ("DIR", "IMAGENET"))
     ),
     "train.py model=module model._target_=your_package.Net +model.width=128": Way(composed=OWN),
+    "uv run scripts/train.py experiment=xor_linear": Way(SHORT),
+    "uv run scripts/train.py experiment=xor_mlp": Way(SHORT),
+    "uv run scripts/train.py experiment=alain_bengio_skip128 data.root=DIR data.train_size=10000": Way(
+        [*MNIST, "trainer.max_steps=1", "model.depth=4", "model.skip=[0,2]", "callbacks.probe.steps=[1]"]
+    ),
+    "uv run scripts/probe.py -m experiment=concept_depth model.name=NAME data.root=DIR data.per_class=500 "
+    "data=cities,stsa,common_claim,coinflip model.dtype=float32 data.noise=[]": Way(
+        composed="8 jobs; tests/scripts/test_concept_depth.py runs four"
+    ),
+    "uv run sphinx-build docs build/docs": Way(left="a line of .ci/run"),
+    "uv run scripts/probe.py model=torchvision model.name=resnet18 data=image_folder data.root=pictures plan=true": Way(
+        ["data.transform.size=32", "probe.layers=[fc]"]
+    ),
+    "uv run scripts/train.py name=pictures model=torchvision model.name=resnet18 +model.num_classes=3 "
+    f"{OWN_PICTURES} trainer.max_epochs=5": Way([*SHORT, *PICTURES]),
+    f"{OWN_MODULES} uv run scripts/train.py name=pictures {OWN_NET} {OWN_PICTURES} trainer.max_epochs=5": Way(
+        [*SHORT, *PICTURES]
+    ),
+    f"{OWN_MODULES} uv run scripts/probe.py checkpoint=weights.pth {OWN_NET} {OWN_PICTURES}": Way(
+        [*NONE, *FAST, *PICTURES]
+    ),
+    f"uv run scripts/probe.py name=statements model=hf_encoder model.name=NAME {STATEMENTS_OF}": Way(
+        STATEMENTS, (("NAME", "ENCODER"),)
+    ),
+    f"uv run scripts/probe.py -m experiment=concept_depth name=statements model.name=NAME {STATEMENTS_OF} "
+    "model.dtype=float32 data.noise=[]": Way(composed="tests/scripts/test_concept_depth.py runs such"),
+    f"uv run scripts/probe.py name=statements model=hf_encoder model.name=NAME {STATEMENTS_OF} "
+    "probe.controls=[control_task]": Way(STATEMENTS, (("NAME", "ENCODER"),)),
+    f"uv run scripts/train.py -m {DIGITS_SWEEP}": Way([*SHORT, "probe.layers=[input]"]),
+    f"uv run scripts/train.py -m hydra/launcher=gpu_box {DIGITS_SWEEP}": Way(
+        composed="six processes; tests/launchers/test_gpu_box.py runs such"
+    ),
+    f"uv run scripts/train.py -m hydra/launcher=slurm_gpu hydra.launcher.partition=P {DIGITS_SWEEP}": Way(
+        composed=CLUSTER
+    ),
+    "uv run scripts/sweep.py status=multirun/digits/DATE": Way(names=(("digits/DATE", "xor_mlp/done"),)),
+    "uv run scripts/sweep.py continue=multirun/digits/DATE": Way(names=(("digits/DATE", "xor_mlp/done"),)),
+    "uv run scripts/report.py runs=outputs": Way(["figures=false"]),
+    'uv run scripts/report.py runs=[outputs,multirun] where="seed<3" out=few.html': Way(["figures=false"]),
+    "uv run scripts/report.py compare=[outputs/a,outputs/b]": Way(
+        ["runs=multirun", "figures=false"],
+        (("outputs/a", "multirun/xor_mlp/done/0"), ("outputs/b", "multirun/xor_mlp/done/1")),
+    ),
+    "uv run scripts/report.py watch=true": Way(["figures=false"]),
+    "uv run scripts/report.py runs=multirun wandb=true project=my-project": Way(
+        left="needs an account; tests/results/test_wandb_views.py reads the views"
+    ),
+    "uv run scripts/train.py logger.wandb.project=my-project": Way([*FAST, *SHORT[2:]]),
+    "uv run scripts/train.py logger=none": Way(SHORT),
+    "wandb login": Way(left="needs an account"),
+    "wandb sync --yes outputs/digits/DATE/wandb/offline-run-*": Way(left="needs an account"),
+    "pip install 'layerprobe[dashboard]'": Way(left="installs"),
+    f"{OWN_MODULES} uv run scripts/train.py --config-dir my_conf experiment=rings": Way(SHORT),
+    f"{OWN_MODULES} uv run scripts/train.py --config-dir my_conf experiment=rings reducer=[flatten,largest] "
+    "solver=[logistic,nearest_mean]": Way(SHORT),
+    f"{OWN_MODULES} uv run scripts/train.py --config-dir my_conf -m experiment=rings optimizer=rmsprop,sgd "
+    "model.network.width=4,16": Way([*SHORT, "probe.layers=[input]"]),
 }
 FILLED = (("PEERS", "PEERS"), ("CHECKPOINT", "x.ckpt"))
 
@@ -159,6 +228,15 @@ def commands() -> dict[str, str]:
 
 def examples(kind: str) -> list[str]:
     return [block for file in FILES for found, block in CODE.findall(file.read_text()) if found == kind]
+
+
+def own_files() -> dict[str, str]:
+    """What the documentation lets the reader write, by the path that the first line of each block names."""
+    found: dict[str, str] = {}
+    for block in (*examples("python"), *examples("yaml")):
+        if name := FILE.match(block):
+            found[name[1]] = found.get(name[1], "") + block[name.end() :]
+    return found
 
 
 def write_idx(file: Path, values: np.ndarray) -> None:
@@ -183,6 +261,18 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "TEXTS" / "stsa.binary.train").write_text("".join(f"{i % 2} {w}\n" for i, w in enumerate(words)))
     rows = [f'"The city of c{i} is in {["x", "y"][k]}.",{k},c{i}' for i in range(100) for k in range(2)]
     (folder / "TEXTS" / "cities.csv").write_text("\n".join(["statement,label,city", *rows, ""]))
+    make_image_folder(folder / "pictures", train=4, val=2, size=32)
+    (folder / "statements.csv").write_text(
+        "\n".join(
+            ["statement,label", *(f"It is {['false', 'true'][i % 2]} that {i} is even.,{i % 2}" for i in range(80))]
+        )
+    )
+    for name, content in own_files().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    own: dict[str, Any] = {}
+    exec((folder / "my_networks.py").read_text(), own)
+    torch.save(own["SmallNet"](16, 3).state_dict(), folder / "weights.pth")
     (folder / "CURVE.json").write_text('{"0": [0.5, 0.5, 0.5, 0.5, 0.5], "1": [0.5, 0.5, 0.5, 0.5, 0.5]}')
     for script, words in (
         ("train.py", [*SHORT, "hydra.run.dir=outputs/digits/RUN"]),
@@ -241,25 +331,37 @@ def test_a_command_does_what_it_says(command: str, given: Path, tmp_path: Path, 
     if "ENCODER" in filled:
         encoder = request.getfixturevalue("shared") / "models" / "all-MiniLM-L6-v2"
         filled = filled.replace("ENCODER", str(encoder)).replace("TEXTS", str(given / "TEXTS"))
-    script, *words = [word for word in shlex.split(filled) if word not in ("uv", "run")]
+    script, *words = [word for word in shlex.split(filled) if word not in ("uv", "run", OWN_MODULES)]
     if "hydra/sweeper=optuna" in words:
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="uv sync --extra optuna")
-    for name in ("data", "outputs", "multirun", "CURVE.json"):
-        (shutil.copy if (given / name).is_file() else shutil.copytree)(given / name, tmp_path / name)
+    for each in given.iterdir():
+        if each.name not in ("IMAGENET", "TEXTS"):
+            (shutil.copy if each.is_file() else shutil.copytree)(each, tmp_path / each.name)
     if "sweep.py" in script:
         for file in tmp_path.glob("multirun/xor_mlp/done/1/run.json"):
             file.unlink()  # something to go on with
     if way.composed:
         check_composes(script.removeprefix("scripts/").removesuffix(".py").replace("benchmarks/", "benchmark/"), words)
         return
-    code, output = call(Path(script).name, *words, *way.more, cwd=tmp_path)
+    path = tmp_path if OWN_MODULES in command else None
+    code, output = call(Path(script).name, *words, *way.more, cwd=tmp_path, path=path)
     assert code == 0 and "Traceback" not in output, output
     if "train.py" in script or ("probe.py" in script and "plan=true" not in words):
         runs = {file.parent for root in ("outputs", "multirun") for file in (tmp_path / root).glob("**/run.json")}
         assert runs - {tmp_path / file.parent.relative_to(given) for file in given.glob("**/run.json")}
 
 
-@pytest.mark.parametrize("example", examples("python"))
+def test_own_classes_work_in_python_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mine", mine := ModuleType("mine"))
+    exec(own_files()["mine.py"], vars(mine))
+    (example,) = (block for block in examples("python") if "RingsNet(16)" in block)
+    exec(example, names := {"layerprobe": layerprobe, **vars(mine)})
+    assert names["results"]["reducer"].eq("largest").all() and names["results"]["solver"].eq("nearest_mean").all()
+
+
+@pytest.mark.parametrize(
+    "example", [block for block in examples("python") if not FILE.match(block) and "RingsNet(16)" not in block]
+)
 def test_a_python_example_runs(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     generator = torch.Generator().manual_seed(0)
