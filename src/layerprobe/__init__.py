@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from layerprobe.api import probe as probe
     from layerprobe.layer_list import layers as layers
+    from layerprobe.probe_head import ProbeHead as ProbeHead
+    from layerprobe.probe_results import ProbeResults as ProbeResults
+    from layerprobe.probe_results import load as load
     from layerprobe.probing.capture.activations import activations as activations
     from layerprobe.probing.features.reducers import AveragePool as AveragePool
     from layerprobe.probing.features.reducers import ChannelMean as ChannelMean
@@ -20,11 +23,17 @@ if TYPE_CHECKING:
     from layerprobe.probing.tasks.classification import Classification as Classification
     from layerprobe.probing.tasks.multi_label import MultiLabel as MultiLabel
     from layerprobe.probing.tasks.regression import Regression as Regression
+    from layerprobe.result_charts import compare as compare
+    from layerprobe.result_charts import depth_curve as depth_curve
+    from layerprobe.result_charts import heat_map as heat_map
     from layerprobe.training.callback import ProbeCallback as ProbeCallback
 
 _PUBLIC = {
     "api": ["probe"],
     "layer_list": ["layers"],
+    "probe_head": ["ProbeHead"],
+    "probe_results": ["ProbeResults", "load"],
+    "result_charts": ["compare", "depth_curve", "heat_map"],
     "probing.capture.activations": ["activations"],
     "probing.protocol": ["ProbeProtocol"],
     "probing.resources": ["Resources"],

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import Any, Literal, SupportsIndex, TypeAlias, TypeVar
 
-import pandas as pd
 from torch import nn
 
+from layerprobe.named_classes import named_classes
 from layerprobe.nearest import nearest
+from layerprobe.probe_results import ProbeResults
 from layerprobe.probing.batches import Take, inputs_of, targets_of
 from layerprobe.probing.capture.layers import Granularity
 from layerprobe.probing.features.reducers import AbstractReducer, AveragePool
@@ -22,13 +24,14 @@ from layerprobe.probing.scikit_learn_c import ScikitLearnC
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.sources import class_words, division_of
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.multi_label import MultiLabel as MultiLabel
 from layerprobe.probing.tasks.regression import Regression
 from layerprobe.probing.tasks.task import AbstractTask
-from layerprobe.results.record import to_frame
 from layerprobe.training.dataloaders import of_population, splits_of
 from layerprobe.training.progress import ProbeProgress
+from layerprobe.types import LayerResult
 
 Kind = TypeVar("Kind")
 Named: TypeAlias = Kind | type[Kind] | str
@@ -65,7 +68,7 @@ def probe(
     mask: Taken | None = None,
     population: bool = False,
     progress: bool | None = None,
-) -> pd.DataFrame:
+) -> ProbeResults:
     """Measure how linearly separable the classes are in every layer of a network.
 
     Each layer is recorded once; a linear head is fitted on train for each L2 value, one is chosen on validation, and
@@ -109,7 +112,8 @@ def probe(
         progress: Whether to show a progress bar; by default only on a terminal.
 
     Returns:
-        One row for each layer in order of depth, with the columns of `ProbeRecord`.
+        A DataFrame of one row for each layer in order of depth, with the columns of `ProbeRecord`, that also has the
+        fitted heads, every L2 value and a figure; see `ProbeResults`.
 
     Raises:
         TypeError: Where a batch is not (input, target), or targets are not what the task predicts.
@@ -139,7 +143,17 @@ def probe(
     splits, protocol = splits_of(data, network, seed=int(seed)), of_population(protocol, data)
     with ProbeProgress("Probing", progress) as bar:
         results = list(probe_checkpoint(network, splits, protocol, resources=resources, on_progress=bar))
-    return to_frame([result.record for result in results])
+    division = division_of(data, seed=int(seed))
+    return ProbeResults(_in_terms_of(results, class_words(data) or (), division and division["test"].numpy()))
+
+
+def _in_terms_of(results: Iterable[LayerResult], words: Sequence[str], test_rows: Any) -> Iterator[LayerResult]:
+    """Say what the classes are called in the data, and which of their samples are the test samples."""
+    rows = {} if test_rows is None else {"test_rows": test_rows}
+    for result in results:
+        if result.recipe is not None:
+            result = replace(result, head={**result.head, **rows}, recipe=replace(result.recipe, words=tuple(words)))
+        yield result
 
 
 def _penalties(given: Any) -> tuple[float, ...]:
@@ -158,7 +172,7 @@ def _several(given: Any, kind: Any, what: str, default: Any) -> tuple[Any, ...]:
 
 def _named(given: Any, kind: Any, what: str) -> Any:
     """An object of a kind, where it is one, or a class of the kind, or the name of one."""
-    known = {one.name: one for one in _classes(kind) if "name" in vars(one)}
+    known = named_classes(kind)
     found: Any = known.get(given) if isinstance(given, str) else given
     if inspect.isclass(found) and issubclass(found, kind):
         required = [p.name for p in inspect.signature(found).parameters.values() if p.default is p.empty]
@@ -170,11 +184,6 @@ def _named(given: Any, kind: Any, what: str) -> Any:
     if isinstance(found, kind):
         return found
     raise ValueError(f"The {what} {given!r} is not known. {nearest(str(given), known)} Or give an object.")
-
-
-def _classes(kind: Any) -> Iterator[Any]:
-    for found in kind.__subclasses__():
-        yield from (found, *_classes(found))
 
 
 def _taken(given: Taken) -> Take:

@@ -12,7 +12,7 @@ Axes, as they appear in the signatures of this package:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -187,6 +187,27 @@ class PathRecord:
 
 
 @dataclass(frozen=True)
+class FeatureRecipe:
+    """How the features of a head are made of a network anew, and what its classes are called.
+
+    Attributes:
+        granularity: Which tensors count as layers.
+        arguments: Arguments of the reducer; None where they are not plain values.
+        channel_axis: Which axis of one sample holds the channels; None where that is not known.
+        token_axes: Axes of one sample that run over tokens, each with the name of the mask of its sequence.
+        own_mask: Whether these masks were given beside the inputs.
+        words: What the classes are called, by their indices; empty where they are numbers.
+    """
+
+    granularity: str
+    arguments: Mapping[str, Any] | None
+    channel_axis: int | None
+    token_axes: Sequence[Sequence[int | str]]
+    own_mask: bool
+    words: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class LayerResult:
     """Everything that probing one layer of one checkpoint leaves behind.
 
@@ -194,10 +215,12 @@ class LayerResult:
         record: The selected head and its test error.
         path: Every swept head.
         head: The selected head: `weight` (c d), `bias` (c), and the standardisation `mean` (d), `scale` (d); with
-            `classes` (c), or where numbers are predicted with the units of its outputs, `target_mean`, `target_scale`.
+            `classes` (c), or where numbers are predicted with the units of its outputs, `target_mean`, `target_scale`;
+            with `test_rows` (n) where the data were divided: which samples of theirs are the test samples.
         correct: Whether the selected head is right (on all labels), for each test sample in the order of the test
             split; empty where numbers are predicted.
         samples: Fingerprint of these test samples in this order; empty where it is not known.
+        recipe: How the head's features are made; None where it failed, or an older version did not keep it.
     """
 
     record: ProbeRecord
@@ -205,3 +228,10 @@ class LayerResult:
     head: Mapping[str, np.ndarray]
     correct: Bool[np.ndarray, " n"]
     samples: str = ""
+    recipe: FeatureRecipe | None = None
+
+    @property
+    def sample_ids(self) -> np.ndarray:
+        """Places of the test samples in the test split, or in the data where these were divided."""
+        rows = self.head.get("test_rows")
+        return np.arange(self.record.n_test) if rows is None else rows

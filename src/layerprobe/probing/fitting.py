@@ -13,7 +13,13 @@ from torch import Tensor
 
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.features.oom import with_room
-from layerprobe.probing.features.reducers import AbstractChannelReducer, FeatureWay, Reduction, TokenAxes
+from layerprobe.probing.features.reducers import (
+    AbstractChannelReducer,
+    AbstractReducer,
+    FeatureWay,
+    Reduction,
+    TokenAxes,
+)
 from layerprobe.probing.features.row_blocks import AbstractRows, Features, JoinedRows
 from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
 from layerprobe.probing.heads import Heads
@@ -48,14 +54,14 @@ def feature_ways(layer: Layer, protocol: ProbeProtocol, sequence: TokenAxes = ()
     ways: dict[str, FeatureWay] = {}
     for seed in protocol.seeds:
         for reducer in protocol.reducers:
-            axis = (
-                reducer.axis_of(layer.names, layer.channel_axis)
-                if isinstance(reducer, AbstractChannelReducer)
-                else None
-            )
-            reduction = reducer.fit(layer.shape, seed, sequence, axis)
+            reduction = reducer.fit(layer.shape, seed, sequence, channel_axis(reducer, layer))
             ways.setdefault(reduction.description, FeatureWay(reducer, reduction, seed))
     return tuple(ways.values())
+
+
+def channel_axis(reducer: AbstractReducer, layer: Layer) -> int | None:
+    """The channel axis that a reducer is told of a layer; None where it asks for none, or it is not known."""
+    return reducer.axis_of(layer.names, layer.channel_axis) if isinstance(reducer, AbstractChannelReducer) else None
 
 
 def features_of(ways: Sequence[FeatureWay]) -> int:

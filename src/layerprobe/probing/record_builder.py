@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
 from layerprobe.probing.capture.layers import Layer
-from layerprobe.probing.features.reducers import shape_text
+from layerprobe.probing.features.reducers import AbstractReducer, FeatureWay, shape_text
+from layerprobe.probing.fitting import channel_axis
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.selection import Path, select
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import Measured
-from layerprobe.types import CheckpointInfo, LayerResult, PathRecord, ProbeRecord
+from layerprobe.types import CheckpointInfo, FeatureRecipe, LayerResult, PathRecord, ProbeRecord
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class LayerRecords:
             refit=head.refitted,
         )
         tensors = {
-            "weight": head.heads.weight[0],
+            # What does not vary on train is exactly 0 to the head, whatever it is elsewhere.
+            "weight": head.heads.weight[0].masked_fill(head.standardiser.constant.to(head.heads.weight.device), 0),
             "bias": head.heads.bias[0],
             "mean": head.standardiser.mean,
             "scale": head.standardiser.scale,
@@ -92,6 +96,7 @@ class LayerRecords:
             self._path_records(paths),
             {name: tensor.cpu().contiguous().numpy() for name, tensor in tensors.items()},
             found.correct.cpu().numpy(),
+            recipe=_recipe(self.layer, head.way, self.protocol),
         )
 
     def failed(self, paths: Mapping[str, Sequence[Path]], message: str, seconds: float) -> LayerResult:
@@ -176,3 +181,27 @@ class LayerRecords:
             "n_test": len(labels.splits["test"]),
             "majority_error": task.constant_error(labels),
         }
+
+
+def _recipe(layer: Layer, way: FeatureWay, protocol: ProbeProtocol) -> FeatureRecipe:
+    reduction = way.reduction
+    return FeatureRecipe(
+        granularity=protocol.granularity,
+        arguments=_plain_arguments(way.reducer),
+        channel_axis=channel_axis(way.reducer, layer),
+        token_axes=tuple(zip_longest(reduction.axes, reduction.masks, fillvalue="")),
+        own_mask=bool(reduction.axes) and protocol.mask is not None,
+    )
+
+
+def _plain_arguments(reducer: AbstractReducer) -> dict[str, Any] | None:
+    """What makes an equal reducer; None where that cannot be written down."""
+    if not is_dataclass(reducer):
+        return None
+    found = {field.name: getattr(reducer, field.name) for field in fields(reducer) if field.init}
+    found = {name: dict(value) if isinstance(value, Mapping) else value for name, value in found.items()}
+    try:
+        json.dumps(found)
+    except (TypeError, ValueError):
+        return None
+    return found

@@ -41,23 +41,47 @@ def sources_of(data: Any, *, seed: int = 0, dtype: torch.dtype = torch.float32) 
         TypeError: If it is nothing of the kind; naming what is accepted.
         ValueError: If inputs and targets are not equally many, or a split has another name.
     """
+    data = _unpacked(data)
     if isinstance(data, Mapping):
         if unknown := [name for name in data if name not in SPLITS]:
             raise ValueError(f"The data have a split {unknown[0]!r}. Call them train, val and test.")
-        words = _words({split: given for split, given in data.items() if _is_pair(given)})
+        words = class_words(data)
         return {
             split: _source(given, split, dtype, words) for split in SPLITS if (given := data.get(split)) is not None
         }
+    parts = division_of(data, seed=seed)
+    if parts is None:
+        raise TypeError(f"The data are {_described(data)}. Give {ACCEPTED}.")
     if _is_pair(data):
-        inputs, targets = _source(data, "train", dtype, _words({"train": data}))
-        parts = _fifths(len(targets), seed, targets)
+        inputs, targets = _source(data, "train", dtype, class_words(data))
         return {split: (_rows(inputs, rows), targets[rows]) for split, rows in parts.items()}
-    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
-        return sources_of(data.tensors, seed=seed, dtype=dtype)
+    return {split: _loader(Subset(data, rows.tolist())) for split, rows in parts.items()}
+
+
+def division_of(data: Any, *, seed: int = 0) -> dict[Split, Tensor] | None:
+    """Which samples of data without splits `sources_of` takes for each split; None where the data have splits.
+
+    Args:
+        data: As for `sources_of`.
+        seed: As for `sources_of`.
+    """
+    data = _unpacked(data)
+    if _is_pair(data):
+        targets = _targets(data[1], class_words(data))
+        return _fifths(len(targets), seed, targets)
     if isinstance(data, Dataset) and hasattr(data, "__len__"):
-        parts = _fifths(len(data), seed, None)
-        return {split: _loader(Subset(data, rows.tolist())) for split, rows in parts.items()}
-    raise TypeError(f"The data are {_described(data)}. Give {ACCEPTED}.")
+        return _fifths(len(data), seed, None)
+    return None
+
+
+def class_words(data: Any) -> list[str] | None:
+    """What the classes are called, by the numbers that `sources_of` gives them; None where they are numbers.
+
+    Args:
+        data: As for `sources_of`.
+    """
+    splits = data if isinstance(data, Mapping) else {"train": data}
+    return _words({split: given for split, given in splits.items() if _is_pair(given)})
 
 
 def as_targets(given: Any) -> Any:
@@ -68,9 +92,13 @@ def as_targets(given: Any) -> Any:
     return _tensor(found, torch.float64) if found.dtype.kind in "biuf" else given
 
 
+def _unpacked(given: Any) -> Any:
+    """The pair that a TensorDataset holds; anything else as it is."""
+    return given.tensors if isinstance(given, TensorDataset) and len(given.tensors) == 2 else given
+
+
 def _source(given: Any, split: Split, dtype: torch.dtype, words: Sequence[str] | None) -> Any:
-    if isinstance(given, TensorDataset) and len(given.tensors) == 2:
-        given = given.tensors
+    given = _unpacked(given)
     if _is_pair(given):
         inputs, targets = _inputs(given[0], len(given[1]), dtype), _targets(given[1], words)
         count = {len(part) for part in _parts(inputs)}

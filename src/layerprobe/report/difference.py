@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -45,9 +46,23 @@ def compare_runs(first: Run, second: Run, checkpoint: str, other: str | None = N
         (McNemar's mid-p for pairs, else Pearson's), `p_holm` (corrected for the number of layers), `differs`, and
         `samples`: `same`, `other`, or `unknown` where a run was written by a version that kept no fingerprint.
     """
-    others = _tested(second, other or checkpoint)
-    pairs = [(layer, tested, others[layer]) for layer, tested in _tested(first, checkpoint).items() if layer in others]
     one_pass = first.directory.resolve() == second.directory.resolve() and checkpoint == (other or checkpoint)
+    return compare_heads(_tested(first, checkpoint), _tested(second, other or checkpoint), one_pass=one_pass)
+
+
+def compare_heads(first: Mapping[str, Tested], second: Mapping[str, Tested], *, one_pass: bool = False) -> pd.DataFrame:
+    """Compare two sets of heads layer by layer.
+
+    Args:
+        first: The heads of the first one's layers, in order of depth.
+        second: Those of the second.
+        one_pass: Whether both were tested in one pass over the test split, so that it is the same without a
+            fingerprint.
+
+    Returns:
+        As `compare_runs`.
+    """
+    pairs = [(layer, tested, second[layer]) for layer, tested in first.items() if layer in second]
     return _table(pairs, one_pass=one_pass)
 
 

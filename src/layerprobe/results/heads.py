@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from layerprobe.atomic import atomic
 from layerprobe.results.safe_names import safe_name
-from layerprobe.types import LayerName, ProbeRecord
+from layerprobe.types import FeatureRecipe, LayerName, LayerResult
 
 _ABOUT = ("checkpoint", "layer", "solver", "l2", "reducer", "reduction")
+_RECIPE = "recipe"
 
 
 def head_folder(directory: Path, checkpoint: str) -> Path:
@@ -59,23 +65,73 @@ def read_head(directory: Path, checkpoint: str, layer: LayerName) -> dict[str, n
     return load_file(find_head(directory, checkpoint, layer))
 
 
-def write_head(directory: Path, record: ProbeRecord, head: Mapping[str, np.ndarray]) -> None:
+def read_recipe(directory: Path, checkpoint: str, layer: LayerName) -> FeatureRecipe | None:
+    """Read how the features of a head are made.
+
+    Args:
+        directory: The folder of the results.
+        checkpoint: Name of the checkpoint.
+        layer: Name of the layer.
+
+    Returns:
+        The recipe; None where there is no head, or the version that wrote it kept none or another one.
+    """
+    for file in _heads_of(directory, checkpoint, layer):
+        with safe_open(file, "numpy") as opened:
+            written = (opened.metadata() or {}).get(_RECIPE)
+        if written is not None:
+            with suppress(ValueError, TypeError):
+                return FeatureRecipe(**json.loads(written))
+    return None
+
+
+@dataclass(frozen=True)
+class HeadFile(Mapping[str, np.ndarray]):
+    """The arrays of a head on disk, read when one of them is first asked for.
+
+    Attributes:
+        file: Where they are.
+    """
+
+    file: Path
+
+    @cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return load_file(self.file)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def write_head(directory: Path, result: LayerResult) -> None:
     """Write a head, atomically, in place of an earlier one of the same layer.
 
     Args:
         directory: The folder of the results.
-        record: The layer's result.
-        head: Its arrays; none for a failed layer, whose earlier head is removed.
+        result: The layer's result; of a failed layer, which has no head, the earlier head is removed.
 
     Raises:
         OSError: If it cannot be written.
     """
+    record = result.record
     stale = _heads_of(directory, record.checkpoint, record.layer)
-    if head:
+    if result.head:
         file = head_folder(directory, record.checkpoint) / f"{record.depth:03d}_{safe_name(record.layer)}.safetensors"
-        arrays = {name: np.ascontiguousarray(values) for name, values in head.items()}
+        arrays = {name: np.ascontiguousarray(values) for name, values in result.head.items()}
+        about = {name: str(getattr(record, name)) for name in _ABOUT}
+        if result.recipe is not None:
+            about[_RECIPE] = json.dumps(asdict(result.recipe))
         with atomic(file) as temporary:
-            save_file(arrays, temporary, metadata={name: str(getattr(record, name)) for name in _ABOUT})
+            save_file(arrays, temporary, metadata=about)
         stale = [old for old in stale if old != file]
     for old in stale:
         old.unlink()

@@ -67,8 +67,8 @@ class Run:
         if summary is not None and summary.status == "unreadable":
             notes.append(summary.error)
             summary = None
-        probes = directory / "probes"
-        parts = sorted((probes / "parts").glob("*/[!.]*.parquet"))
+        probes = _probes(directory)
+        parts = _parts(probes)
         try:
             results, absent = read_any_version(probes / "results.parquet", ProbeRecord, parts)
         except SchemaError as error:
@@ -92,7 +92,7 @@ class Run:
     def path(self) -> pd.DataFrame:
         """Return every swept head, in the columns of `PathRecord`; no row where the run kept none."""
         try:
-            rows, _ = read_any_version(self.directory / "probes" / "path.parquet", PathRecord, self._parts())
+            rows, _ = read_any_version(self.probes / "path.parquet", PathRecord, _parts(self.probes))
         except SchemaError:
             rows = no_rows(PathRecord)
         return with_printable_names(rows)
@@ -100,7 +100,7 @@ class Run:
     def correct(self) -> pd.DataFrame:
         """Return checkpoint, layer, `samples` and the bool array `correct` (n) of each selected head."""
         try:
-            return with_printable_names(read_correct(self.directory / "probes" / "correct.parquet", self._parts()))
+            return with_printable_names(read_correct(self.probes / "correct.parquet", _parts(self.probes)))
         except SchemaError:
             return pd.DataFrame(columns=["checkpoint", "layer", "samples", "correct"])
 
@@ -114,14 +114,16 @@ class Run:
         Raises:
             KeyError: Where there is none.
         """
-        return read_head(self.directory / "probes", checkpoint, layer)
+        return read_head(self.probes, checkpoint, layer)
 
     def plane_frames(self) -> dict[str, pd.DataFrame]:
         """Read what a run of a small network keeps of the plane, as `read_plane_frames`."""
-        return read_plane_frames(self.directory / "probes")
+        return read_plane_frames(self.probes)
 
-    def _parts(self) -> list[Path]:
-        return sorted((self.directory / "probes" / "parts").glob("*/[!.]*.parquet"))
+    @property
+    def probes(self) -> Path:
+        """The folder of the results: `probes/`, or the directory itself where nothing but results was saved."""
+        return _probes(self.directory)
 
 
 def find_runs(roots: Iterable[str | Path]) -> list[Path]:
@@ -173,11 +175,22 @@ def _folders(directory: Path) -> list[Path]:
         return []
 
 
+def _probes(directory: Path) -> Path:
+    inner = directory / "probes"
+    return directory if _has_results(directory) and not _has_results(inner) else inner
+
+
+def _has_results(probes: Path) -> bool:
+    return (probes / "results.parquet").is_file() or (probes / "parts").is_dir()
+
+
+def _parts(probes: Path) -> list[Path]:
+    return sorted((probes / "parts").glob("*/[!.]*.parquet"))
+
+
 def _is_run(directory: Path) -> bool:
-    probes = directory / "probes"
     return (
-        (probes / "results.parquet").is_file()
-        or (probes / "parts").is_dir()
+        _has_results(directory / "probes")
         or (directory / "run.json").is_file()
         or (directory / ".hydra" / "config.yaml").is_file()
     )

@@ -118,7 +118,7 @@ class ProbeStore:
         self.prepare()
         record = result.record
         with self._explained():
-            write_head(self.directory, record, result.head)
+            write_head(self.directory, result)
             with atomic(self._part(record)) as temporary:
                 pq.write_table(to_part(result), temporary)
             self._records[record.checkpoint, record.layer] = record
@@ -217,7 +217,7 @@ class ProbeStore:
             layer: Name of the layer.
 
         Returns:
-            checkpoint, layer, solver, l2, reducer and reduction, as text.
+            checkpoint, layer, solver, l2, reducer and reduction, as text, and the `recipe` as JSON.
 
         Raises:
             KeyError: If there is no such result, or the layer failed and has no head.

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-import torch
 from torch import nn
 
 from layerprobe.probing.batches import Data, undisturbed
+from layerprobe.probing.capture.inputs import floating_dtype
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.sources import sources_of
 from layerprobe.types import SPLITS, Split
@@ -58,8 +58,7 @@ def splits_of(given: Any, network: nn.Module, *, seed: int = 0, loaders: Loaders
     """
     if hasattr(given, "train_dataloader") and hasattr(given, "setup"):
         return splits_of_datamodule(given, loaders)
-    floating = (parameter.dtype for parameter in network.parameters() if parameter.is_floating_point())
-    return sources_of(given, seed=seed, dtype=next(floating, torch.float32))
+    return sources_of(given, seed=seed, dtype=floating_dtype(network))
 
 
 def splits_of_datamodule(datamodule: Any, loaders: Loaders | None = None) -> Data:

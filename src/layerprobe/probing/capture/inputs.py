@@ -118,3 +118,9 @@ def device_of(network: nn.Module) -> torch.device | None:
     """
     devices = [tensor.device for tensor in chain(network.parameters(), network.buffers())]
     return next((device for device in devices if device.type != "meta"), devices[0] if devices else None)
+
+
+def floating_dtype(network: nn.Module) -> torch.dtype:
+    """The precision in which a network computes: that of its first parameter of real numbers, or float32."""
+    floating = (parameter.dtype for parameter in network.parameters() if parameter.is_floating_point())
+    return next(floating, torch.float32)

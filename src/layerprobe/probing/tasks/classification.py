@@ -101,6 +101,10 @@ class Classification(AbstractTask):
             r2=math.nan,
         )
 
+    def predict(self, scores: Float[Tensor, "n c"], extra: Mapping[str, Tensor]) -> Int[Tensor, " n"]:
+        """See `AbstractTask.predict`."""
+        return extra["classes"][scores.argmax(1)]
+
     def constant_error(self, labels: Labels) -> float:
         """Test error of always answering the most frequent training class."""
         return majority_error(labels.splits["train"], labels.splits["test"])

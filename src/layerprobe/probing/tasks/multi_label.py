@@ -149,6 +149,10 @@ class MultiLabel(AbstractTask):
             r2=math.nan,
         )
 
+    def predict(self, scores: Float[Tensor, "n c"], extra: Mapping[str, Tensor]) -> Int[Tensor, "n c"]:
+        """See `AbstractTask.predict`."""
+        return (scores > 0).long()
+
     def constant_error(self, labels: Labels) -> float:
         """Test error of always giving each label what most training samples have."""
         usual = (labels.splits["train"].double().mean(0) > 0.5).long()

@@ -146,6 +146,10 @@ class Regression(AbstractTask):
             message=message,
         )
 
+    def predict(self, scores: Float[Tensor, "n c"], extra: Mapping[str, Tensor]) -> Float[Tensor, "n c"]:
+        """See `AbstractTask.predict`."""
+        return scores.double() * extra["target_scale"] + extra["target_mean"]
+
     def constant_error(self, labels: Labels) -> float:
         """Test error of always answering the training mean."""
         test = labels.splits["test"]

@@ -163,5 +163,17 @@ class AbstractTask(ABC):
         """
 
     @abstractmethod
+    def predict(self, scores: Float[Tensor, "n c"], extra: Mapping[str, Tensor]) -> Shaped[Tensor, "n ..."]:
+        """What a head answers, in the terms of the targets that it was fitted to.
+
+        Args:
+            scores: Its scores.
+            extra: `Labels.extra` of these targets.
+
+        Returns:
+            A class, a row of labels or a row of values for each sample.
+        """
+
+    @abstractmethod
     def constant_error(self, labels: Labels) -> float:
         """Test error of the best constant answer that train knows."""

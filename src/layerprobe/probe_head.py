@@ -1,0 +1,322 @@
+"""A fitted head of one layer: it predicts, and says what it looks for in the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from layerprobe.formatting import interval_text, percent_text
+from layerprobe.named_classes import named_classes
+from layerprobe.nearest import nearest
+from layerprobe.probing.capture.pytree import tensors
+from layerprobe.probing.features.row_blocks import Features
+from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
+from layerprobe.probing.heads import Heads
+from layerprobe.probing.prediction import recorded_features, reduced_features
+from layerprobe.probing.solvers.logistic import Logistic
+from layerprobe.probing.solvers.tf32 import full_precision
+from layerprobe.probing.tasks.classification import Classification
+from layerprobe.probing.tasks.multi_label import MultiLabel
+from layerprobe.probing.tasks.regression import Regression
+from layerprobe.probing.tasks.task import AbstractTask
+from layerprobe.types import FeatureRecipe, LayerName, LayerResult, ProbeRecord
+
+Numbers: TypeAlias = Tensor | np.ndarray
+"""A tensor where a tensor, or several, were given; else an array."""
+
+TASKS = (Classification, MultiLabel, Regression)
+"""The tasks that are known without the import of another module."""
+
+
+class ProbeHead:
+    """The selected head of one layer.
+
+    `predict`, `decision_function` and `predict_proba` take a network and its inputs (the layer is recorded and reduced
+    as when the head was fitted), or what was recorded of the layer before. The network's weights may be others than
+    those that the head was fitted to, such as those of another training step.
+
+    Attributes:
+        record: The layer's record: what the head is, and its errors.
+    """
+
+    def __init__(self, result: LayerResult) -> None:
+        """Take the head of a layer.
+
+        Args:
+            result: What probing the layer has left behind.
+        """
+        self.record: ProbeRecord = result.record
+        self._result = result
+
+    def __repr__(self) -> str:
+        record = self.record
+        interval = interval_text(record.test_error_low, record.test_error_high)
+        error = f"{percent_text(record.test_error)}{f' [{interval}]' if interval else ''}"
+        return f"ProbeHead({record.layer}: {record.task}, {record.reduction}, test error {error})"
+
+    @property
+    def classes(self) -> np.ndarray:
+        """What the rows of the weights and the columns of the scores stand for: classes, or places of labels or values.
+
+        Classes are words where the targets were words.
+        """
+        names = self._arrays.get("classes", np.arange(len(self._arrays["bias"])))
+        words = self._words
+        return np.array([words[name] for name in names]) if words and "classes" in self._arrays else names
+
+    @property
+    def weight(self) -> Float[np.ndarray, "c d"]:
+        """Weights in the features' own units, the standardisation undone: scores are features @ weight.T + bias.
+
+        With standardised features z = (x - m)/s and scores W z + b these are W/s, and the bias is b - W (m/s); of a
+        regression, in the units of its targets too.
+        """
+        return self._own_units[0]
+
+    @property
+    def bias(self) -> Float[np.ndarray, " c"]:
+        """Bias in the features' own units; see `weight`."""
+        return self._own_units[1]
+
+    @property
+    def direction(self) -> Float[np.ndarray, "*c d"]:
+        """Where the head looks in the features' own units: from the first of two classes to the second; else rows.
+
+        With more than two classes a row is a class against the mean of all, with several labels or values one of these.
+        Its length is in scores for each unit; divide by its norm for a unit vector.
+        """
+        weight = self.weight
+        if self.record.task != Classification.name:
+            return weight[0] if len(weight) == 1 else weight
+        return weight[1] - weight[0] if len(weight) == 2 else weight - weight.mean(0)
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """The test samples that it gets wrong (one label at least): their places in the test split.
+
+        Where data without splits were divided, these are places in the data.
+
+        Raises:
+            ValueError: Of a regression, which is never right or wrong.
+        """
+        if self.record.task == Regression.name:
+            raise ValueError("A regression is not right or wrong on a sample. Compare `predict` with the targets.")
+        return self._result.sample_ids[~self._result.correct]
+
+    def features(self, network: nn.Module, inputs: Any, *, mask: Any = None, batch_size: int | None = None) -> Numbers:
+        """Record the layer, and make its features as they were made when the head was fitted.
+
+        Args:
+            network: The network.
+            inputs: Its inputs, as in the pair (inputs, targets) that `probe` takes; or a DataLoader or Dataset, read in
+                the order of the data set.
+            mask: Which places of a sequence hold a token, where `probe` was given a mask, too.
+            batch_size: Samples in one forward pass; by default what the loader has, or 256.
+
+        Returns:
+            The features (n d), not standardised.
+
+        Raises:
+            ValueError: The network has no such layer, or another one under its name.
+        """
+        with recorded_features(network, inputs, self.record, self._recipe, mask=mask, batch_size=batch_size) as found:
+            return _like(inputs, found[0 : len(found)].clone())
+
+    def decision_function(
+        self, network: nn.Module | Any, inputs: Any = None, *, mask: Any = None, batch_size: int | None = None
+    ) -> Numbers:
+        """Score samples.
+
+        Args:
+            network: A network, with `inputs`; or without them features (n d) that were recorded before, or activations
+                (n *shape) of the layer.
+            inputs: As for `features`.
+            mask: As for `features`.
+            batch_size: As for `features`.
+
+        Returns:
+            A score for each sample and class (n c), in the order of `classes`; for each label, positive where the
+            sample has it; for each value, the value itself, in its own units.
+
+        Raises:
+            ValueError: As `features`; or what is given is no features of this layer.
+        """
+        with self._scored(network, inputs, mask, batch_size) as (scores, given):
+            numbers = self._task.predict(scores, self._extra) if self.record.task == Regression.name else scores
+            return _like(given, numbers)
+
+    def predict(
+        self, network: nn.Module | Any, inputs: Any = None, *, mask: Any = None, batch_size: int | None = None
+    ) -> Numbers:
+        """Predict as the head did when its test error was read.
+
+        Args:
+            network: As for `decision_function`.
+            inputs: As for `features`.
+            mask: As for `features`.
+            batch_size: As for `features`.
+
+        Returns:
+            A class for each sample (n); with several labels zeros and ones (n c); numbers (n), or (n c) of several.
+            Words are in an array.
+
+        Raises:
+            ValueError: As `decision_function`.
+        """
+        with self._scored(network, inputs, mask, batch_size) as (scores, given):
+            found = self._task.predict(scores, self._extra)
+            if self.record.task == Classification.name and (words := self._words):
+                return np.array(words)[found.cpu().numpy()]
+            if self.record.task == Regression.name and found.shape[1] == 1:
+                found = found[:, 0]
+            return _like(given, found)
+
+    def predict_proba(
+        self, network: nn.Module | Any, inputs: Any = None, *, mask: Any = None, batch_size: int | None = None
+    ) -> Numbers:
+        """Predict probabilities.
+
+        Args:
+            network: As for `decision_function`.
+            inputs: As for `features`.
+            mask: As for `features`.
+            batch_size: As for `features`.
+
+        Returns:
+            The probability of each class (n c), in the order of `classes`; or of each label.
+
+        Raises:
+            ValueError: As `decision_function`; or the head is no logistic regression.
+        """
+        if self.record.solver != Logistic.name:
+            raise ValueError(
+                f"The head of {self.record.layer!r} was fitted by {self.record.solver}, which has no probabilities. "
+                "Take `decision_function`, or probe with solver='logistic'."
+            )
+        with self._scored(network, inputs, mask, batch_size) as (scores, given):
+            wide = scores.double()
+            # A label's score is that of having it less that of not having it.
+            return _like(given, wide.sigmoid() if self.record.task == MultiLabel.name else wide.softmax(1))
+
+    @contextmanager
+    def _scored(
+        self, network: Any, inputs: Any, mask: Any, batch_size: int | None
+    ) -> Iterator[tuple[Float[Tensor, "n c"], Any]]:
+        """The scores, and what they were made of."""
+        if isinstance(network, nn.Module):
+            if inputs is None:
+                raise ValueError("Give the network's inputs, too: predict(network, inputs).")
+            with recorded_features(network, inputs, self.record, self._recipe, mask=mask, batch_size=batch_size) as x:
+                yield self._scores(x), inputs
+            return
+        if inputs is not None:
+            raise ValueError(
+                f"Found a {type(network).__name__} in place of the network. Give a network and its inputs, or features "
+                "alone."
+            )
+        given = network if isinstance(network, Tensor) else torch.as_tensor(np.asarray(network))
+        found = reduced_features(given.detach(), self.record, self._result.recipe, mask)
+        yield self._scores(found), network
+
+    def _scores(self, features: Features) -> Float[Tensor, "n c"]:
+        arrays = {name: torch.from_numpy(self._arrays[name]).to(features.device) for name in _LINEAR}
+        mean, scale, weight, bias = (arrays[name] for name in _LINEAR)
+        if isinstance(features, Tensor):
+            features = features.to(weight.dtype)
+        standardised = StandardisedRows(features, Standardiser(mean, scale, torch.zeros_like(mean, dtype=torch.bool)))
+        with full_precision():
+            return Heads(weight[None], bias[None]).scores(standardised)
+
+    @property
+    def _own_units(self) -> tuple[np.ndarray, np.ndarray]:
+        mean, scale, weight, bias = (self._arrays[name].astype(np.float64) for name in _LINEAR)
+        weight = weight / scale
+        bias = bias - weight @ mean
+        if self.record.task == Regression.name:
+            unit, origin = self._arrays["target_scale"], self._arrays["target_mean"]
+            return weight * unit[:, None], bias * unit + origin
+        return weight, bias
+
+    @property
+    def _arrays(self) -> Mapping[str, np.ndarray]:
+        return self._result.head
+
+    @property
+    def _extra(self) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(values) for name, values in self._arrays.items() if name not in _LINEAR}
+
+    @property
+    def _words(self) -> Sequence[str]:
+        return () if self._result.recipe is None else self._result.recipe.words
+
+    @property
+    def _task(self) -> AbstractTask:
+        known = named_classes(AbstractTask)
+        if self.record.task not in known:
+            raise ValueError(
+                f"The head of {self.record.layer!r} answers the task {self.record.task!r}, which is not known here. "
+                f"Import the module that defines it. {nearest(self.record.task, known)}"
+            )
+        found: AbstractTask = known[self.record.task]()
+        return found
+
+    @property
+    def _recipe(self) -> FeatureRecipe:
+        if self._result.recipe is None:
+            raise ValueError(
+                f"The file of the head of {self.record.layer!r} does not say how its features are made: an older "
+                "version of layerprobe wrote it. Probe its checkpoint again, or give features in place of the network."
+            )
+        return self._result.recipe
+
+
+_LINEAR = ("mean", "scale", "weight", "bias")
+
+
+class ProbeHeads(Mapping[LayerName, ProbeHead]):
+    """The heads of a network's layers, by the names of these; an alias is as good."""
+
+    def __init__(self, results: Sequence[LayerResult]) -> None:
+        """Take the heads.
+
+        Args:
+            results: What probing each layer has left behind, in order of depth.
+        """
+        self._results = {result.record.layer: result for result in results}
+        self._aliases = {
+            alias: result.record.layer for result in results for alias in result.record.aliases.split(", ") if alias
+        }
+
+    def __getitem__(self, layer: LayerName) -> ProbeHead:
+        found = self._results.get(self._aliases.get(layer, layer))
+        if found is None:
+            names = [*self._results, *self._aliases]
+            raise KeyError(f"No layer {layer!r} was probed. {nearest(str(layer), names)}")
+        if not found.head:
+            reason = found.record.message or "its file is missing"
+            raise KeyError(f"There is no head of the layer {layer!r}: {reason}.")
+        return ProbeHead(found)
+
+    def __iter__(self) -> Iterator[LayerName]:
+        return (layer for layer, result in self._results.items() if result.head)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return "\n".join(repr(head) for head in self.values())
+
+
+def _like(given: Any, numbers: Tensor) -> Numbers:
+    """Numbers as a tensor where the given inputs hold tensors, on their device; else as an array."""
+    if isinstance(given, DataLoader | Dataset):
+        return numbers.cpu()
+    found = tensors(given)
+    return numbers.to(found[0].device) if found else numbers.cpu().numpy()

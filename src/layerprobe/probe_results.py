@@ -1,0 +1,213 @@
+"""Results of one network's probes: a DataFrame that also has the heads, every L2 value and a figure."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+
+from layerprobe.nearest import nearest
+from layerprobe.results.best import last_checkpoint
+from layerprobe.results.heads import HeadFile, find_head, read_recipe
+from layerprobe.results.reader import Run, find_runs
+from layerprobe.results.record import to_frame
+from layerprobe.results.store import ProbeStore
+from layerprobe.types import LayerResult, PathRecord, ProbeRecord
+
+if TYPE_CHECKING:
+    import altair as alt
+    from rich.table import Table
+
+    from layerprobe.probe_head import ProbeHeads
+
+
+class ProbeResults(pd.DataFrame):
+    """One row for each layer in order of depth, in the columns of `ProbeRecord`.
+
+    A DataFrame, so that whatever takes one takes it (`results["test_error"]`, `pd.concat`, plotting libraries); what
+    is made of it is an ordinary DataFrame. It prints as the table that a run prints.
+    """
+
+    _metadata: ClassVar[list[str]] = ["_layers"]
+
+    def __init__(self, layers: Iterable[LayerResult] = ()) -> None:
+        """Lay out the results.
+
+        Args:
+            layers: What probing each layer has left behind, in order of depth.
+        """
+        layers = tuple(layers)
+        super().__init__(to_frame([layer.record for layer in layers]))  # type: ignore[call-arg]
+        self._layers = layers
+
+    @property
+    def layers(self) -> tuple[LayerResult, ...]:
+        """What probing each layer has left behind."""
+        return self._layers
+
+    @property
+    def heads(self) -> ProbeHeads:
+        """The selected head of each layer, by the layer's name; see `ProbeHead`. A failed layer has none."""
+        from layerprobe.probe_head import ProbeHeads
+
+        return ProbeHeads(self._layers)
+
+    @property
+    def path(self) -> pd.DataFrame:
+        """One row for each swept head, in the columns of `PathRecord`."""
+        return to_frame([point for layer in self._layers for point in layer.path], PathRecord)
+
+    @property
+    def correct(self) -> pd.DataFrame:
+        """Whether each selected head is right (on all labels), test samples by layers.
+
+        The index is the samples' places in the test split; where data without splits were divided, those in the data.
+        A layer without a head has no column, nor has any of a regression.
+        """
+        known = [layer for layer in self._layers if len(layer.correct)]
+        columns = {layer.record.layer: layer.correct for layer in known}
+        return pd.DataFrame(columns, index=pd.Index(known[0].sample_ids if known else [], name="sample"))
+
+    def plot(  # type: ignore[override]
+        self, error: Literal["test", "train"] = "test", reference: str | Path | None = None
+    ) -> alt.LayerChart:
+        """Draw error over depth, as the figures of a run do.
+
+        Args:
+            error: `test`, or `train` for the samples that the heads were fitted to.
+            reference: A JSON file of a published curve to draw over.
+
+        Returns:
+            The chart; `.save("figure.png")` writes it.
+
+        Raises:
+            ValueError: If the error is neither, or no layer has one.
+            ReferenceCurveError: If the reference cannot be read, or does not fit.
+        """
+        from layerprobe.result_charts import depth_curve
+
+        return depth_curve(self, error, reference)
+
+    def save(self, directory: str | Path, *, overwrite: bool = False) -> None:
+        """Write the same files as `probes/` of a run: the results, every L2 value, the heads and what they get right.
+
+        Args:
+            directory: The folder. For `scripts/report.py` name it `DIR/probes` and give it `runs=DIR`.
+            overwrite: Whether results of the same checkpoint that are there already are replaced.
+
+        Raises:
+            FileExistsError: If there are such results, and they are not to be replaced.
+            SchemaError: If the folder holds results of another version.
+            StoreError: If it cannot be written.
+        """
+        store = ProbeStore(directory)
+        for checkpoint in dict.fromkeys(layer.record.checkpoint for layer in self._layers):
+            if store.done(checkpoint) and not overwrite:
+                raise FileExistsError(
+                    f"{directory} holds results of the checkpoint {checkpoint!r} already. Give another folder, or "
+                    "overwrite=True."
+                )
+        held = [replace(layer, head=dict(layer.head)) for layer in self._layers]  # their files may be about to go
+        for checkpoint in dict.fromkeys(layer.record.checkpoint for layer in held):
+            if store.done(checkpoint):
+                store.forget(checkpoint)
+        with store:
+            for layer in held:
+                store.add(layer)
+
+    def __repr__(self) -> str:
+        if not self._is_whole():
+            return super().__repr__()
+        from rich.console import Console
+
+        table, file = self._table(), io.StringIO()
+        needed = Console(width=1000).measure(table).maximum
+        width = max(shutil.get_terminal_size().columns, needed)
+        Console(file=file, width=width, color_system=None, force_jupyter=False).print(table)
+        return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+
+    def _repr_html_(self) -> str | None:
+        if not self._is_whole():
+            return super()._repr_html_()  # type: ignore[misc]
+        from layerprobe.report.tables.html_table import html_table
+
+        return html_table(self._table())
+
+    def _table(self) -> Table:
+        from layerprobe.report.tables.results_table import results_table
+
+        return results_table(pd.DataFrame(self))
+
+    def _is_whole(self) -> bool:
+        """Whether its rows and columns are still those that it was made with."""
+        names = [field.name for field in fields(ProbeRecord)]
+        return 0 < len(self) == len(self._layers) and list(self.columns) == names
+
+
+def load(path: str | Path, checkpoint: str | None = None) -> ProbeResults:
+    """Read the results of one checkpoint of a run, or what `ProbeResults.save` wrote.
+
+    Args:
+        path: The directory of a run of `scripts/train.py` or `scripts/probe.py`, or one folder of results.
+        checkpoint: Name of the checkpoint; by default the last one.
+
+    Returns:
+        The results; a head's weights are read when they are asked for.
+
+    Raises:
+        FileNotFoundError: If there are no results there.
+        ValueError: If there is no such checkpoint.
+        SchemaError: If the results cannot be read.
+    """
+    run = Run.read(Path(path).expanduser())
+    if not len(run.results):
+        raise FileNotFoundError(_nothing_at(run))
+    known = run.results["checkpoint"].unique().tolist()
+    name = checkpoint or last_checkpoint(run.results, run.unmerged) or known[-1]
+    if name not in known:
+        raise ValueError(f"{path} has no checkpoint {name!r}. {nearest(name, known)}")
+    swept, right = run.path(), run.correct()
+    swept, right = (frame[frame["checkpoint"] == name] for frame in (swept, right))
+    points: dict[str, list[PathRecord]] = {}
+    for point in _records(swept, PathRecord):
+        points.setdefault(point.layer, []).append(point)
+    answers = {row["layer"]: row for row in right.to_dict("records")}
+    rows = run.results[run.results["checkpoint"] == name].sort_values("depth", kind="stable")
+    return ProbeResults(
+        _layer(run, record, points.get(record.layer, []), answers.get(record.layer, {}))
+        for record in _records(rows, ProbeRecord)
+    )
+
+
+def _records(frame: pd.DataFrame, kind: Any) -> list[Any]:
+    names = [field.name for field in fields(kind)]
+    return [kind(**dict(zip(names, row, strict=True))) for row in zip(*(frame[n].tolist() for n in names), strict=True)]
+
+
+def _layer(run: Run, record: ProbeRecord, path: list[PathRecord], answers: dict[Any, Any]) -> LayerResult:
+    right = answers.get("correct")
+    correct = np.zeros(0, dtype=bool) if right is None else np.asarray(right, dtype=bool)
+    try:
+        head: Any = HeadFile(find_head(run.probes, record.checkpoint, record.layer))
+    except KeyError:
+        head = {}
+    recipe = read_recipe(run.probes, record.checkpoint, record.layer)
+    return LayerResult(record, tuple(path), head, correct, answers.get("samples") or "", recipe)
+
+
+def _nothing_at(run: Run) -> str:
+    if run.notes:
+        return f"No results at {run.directory}: {'; '.join(run.notes)}"
+    if not run.directory.exists():
+        return f"{run.directory} does not exist. Give the directory of a run, or a folder that `save` wrote."
+    below = [str(found) for found in find_runs([run.directory]) if found != run.directory]
+    if below:
+        shown = ", ".join(below[:6]) + (f" and {len(below) - 6} more" if len(below) > 6 else "")
+        return f"{run.directory} holds {len(below)} runs: {shown}. Give one of them."
+    return f"{run.directory} holds no results (results.parquet, or probes/results.parquet). Give a run's directory."
