@@ -16,6 +16,7 @@ from torch import Tensor
 
 from layerprobe.probing.batches import Data, check_splits
 from layerprobe.probing.capture.freeze import freeze as freeze_network
+from layerprobe.probing.capture.freeze import random_states_kept
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.results.config_identity import identity
@@ -221,7 +222,7 @@ class ProbeCallback(pl.Callback):
     def _freeze(self, trainer: pl.Trainer, pl_module: pl.LightningModule, info: CheckpointInfo) -> None:
         if any(known.name == info.name for known in self._frozen):
             return
-        with freeze_network(pl_module):
+        with random_states_kept():  # probing freezes the network for as long as it looks at it
             done = self._done(pl_module, info)
             if trainer.is_global_zero and not done:
                 freeze(pl_module, self._path(info), info, self.config)
@@ -252,7 +253,7 @@ class ProbeCallback(pl.Callback):
         }
         try:
             pl_module.load_state_dict(self._load(info).state_dict)
-            with freeze_network(pl_module):
+            with random_states_kept():
                 self._probe(trainer, pl_module, info, self.store.done(info.name) if self._session else ())
         finally:
             pl_module.load_state_dict(final)
