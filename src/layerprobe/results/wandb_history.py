@@ -13,7 +13,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +30,31 @@ Result = TypeVar("Result")
 _MOST_RESTARTS = 5
 
 _open: list[WandbHistory] = []
+
+
+class WandbGuard:
+    """Keeps what Weights & Biases raises from the run, and warns of the first of it."""
+
+    def __init__(self) -> None:
+        self._warned = False
+
+    @contextmanager
+    def __call__(self, intent: str) -> Iterator[None]:
+        """Go on behind the block, whatever wandb raises in it.
+
+        Args:
+            intent: What the block does, for the warning.
+        """
+        try:
+            yield
+        except Exception as error:  # wandb never ends a run, whatever it raises
+            if not self._warned:
+                warnings.warn(
+                    f"could not {intent} to Weights & Biases ({type(error).__name__}: {error}); the run goes on, and "
+                    f"its results are complete in its directory. Further failures are not shown.",
+                    stacklevel=3,
+                )
+            self._warned = True
 
 
 class WandbHistory:

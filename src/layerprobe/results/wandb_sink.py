@@ -19,7 +19,7 @@ from layerprobe.compat.wandb import artifacts_in_log
 from layerprobe.results.best import best_layer
 from layerprobe.results.layer_metrics import layer_metrics
 from layerprobe.results.record import SCHEMA_VERSION
-from layerprobe.results.wandb_history import WandbHistory, close_histories
+from layerprobe.results.wandb_history import WandbGuard, WandbHistory, close_histories
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -47,7 +47,7 @@ class WandbSink:
             run: A run of `wandb.init`, or `WandbLogger.experiment`; or its history, which survives a kill.
         """
         self._history = run if isinstance(run, WandbHistory) else WandbHistory(run)
-        self._warned = False
+        self._guarded = WandbGuard()
 
     @property
     def _run(self) -> Run:
@@ -140,19 +140,6 @@ class WandbSink:
     def _log(self, row: dict[str, Any]) -> None:
         """Log a row unless an earlier process of the run has logged the same values."""
         self._history.log(row, json.dumps(row))
-
-    @contextmanager
-    def _guarded(self, intent: str) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # wandb never ends a run, whatever it raises
-            if not self._warned:
-                warnings.warn(
-                    f"could not {intent} to Weights & Biases ({type(error).__name__}: {error}); the run goes on, and "
-                    f"its results are complete in its directory. Further failures are not shown.",
-                    stacklevel=3,
-                )
-            self._warned = True
 
     @contextmanager
     def _data_in_run_directory(self) -> Iterator[None]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import logging
 import os
-import warnings
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +21,7 @@ from layerprobe.atomic import atomic
 from layerprobe.compat.lightning import KeptCsvWriter, forget_run, wandb_options
 from layerprobe.results.layer_metrics import layer_metrics
 from layerprobe.results.store import ProbeStore
-from layerprobe.results.wandb_history import WandbHistory
+from layerprobe.results.wandb_history import WandbGuard, WandbHistory
 from layerprobe.results.wandb_sink import WandbSink
 from layerprobe.results.wandb_start import start_or_go_offline
 
@@ -128,7 +127,6 @@ class SteadyWandbLogger(WandbLogger):
     goes on.
     """
 
-    _failed = False
     _history: WandbHistory | None = None
     _hyper_parameters: dict[str, Any] | Namespace | None = None
 
@@ -140,6 +138,7 @@ class SteadyWandbLogger(WandbLogger):
             **kwargs: Likewise.
         """
         super().__init__(*args, **kwargs)
+        self._guarded = WandbGuard()
         wandb_options(self).pop("anonymous", None)  # wandb warns of it, even where nobody has chosen it
 
     @property
@@ -170,16 +169,8 @@ class SteadyWandbLogger(WandbLogger):
         row: dict[str, Any] = {f"{self._prefix}-{name}" if self._prefix else name: metrics[name] for name in metrics}
         if step is not None and not wandb_options(self).get("sync_tensorboard"):
             row["trainer/global_step"] = step
-        try:
+        with self._guarded("log metrics"):
             self.history.log(row, f"{step} {sorted(row)}")
-        except Exception as error:  # wandb never ends a training, whatever it raises
-            if not self._failed:
-                warnings.warn(
-                    f"could not log to Weights & Biases ({type(error).__name__}: {error}); training goes on without "
-                    f"it, and the results are complete in the run's directory.",
-                    stacklevel=2,
-                )
-            self._failed = True
 
     def _restart(self) -> Run:
         import wandb
