@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from layerprobe.results.record import to_frame
+from layerprobe.results.record import read_table, schema, to_frame
 from layerprobe.types import LayerResult, PathRecord, ProbeRecord
 
 NAN = float("nan")
+
+
+def read_frame(path: Path, kind: type[ProbeRecord] | type[PathRecord] = ProbeRecord) -> pd.DataFrame:
+    """The rows of a results file, as a store reads them."""
+    return read_table(path, schema(kind)).to_pandas()
 
 
 def record(

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from helpers import made_results as made
-from layerprobe.results.record import DamagedTableError, read_frame
+from layerprobe.results.record import DamagedTableError
 from layerprobe.results.store import ProbeStore, restore_results
 from layerprobe.types import PathRecord
 
@@ -39,7 +39,7 @@ def test_results_are_rebuilt_from_their_csv_to_the_bit(store: ProbeStore, how: s
     before = store.results()
     damage(file, how)
     restore_results(store.directory)
-    pd.testing.assert_frame_equal(read_frame(file), before, check_exact=True)
+    pd.testing.assert_frame_equal(made.read_frame(file), before, check_exact=True)
     assert "results.parquet is damaged; its 6 rows are read from results.csv." in caplog.text
 
 
@@ -88,4 +88,4 @@ def test_the_layer_of_a_damaged_part_is_probed_again(store: ProbeStore, how: str
     opened.add(made.result("final", 100, 1, "fc"))
     opened.merge()
     pd.testing.assert_frame_equal(opened.results(), before[0])
-    pd.testing.assert_frame_equal(read_frame(store.directory / "path.parquet", PathRecord), before[1])
+    pd.testing.assert_frame_equal(made.read_frame(store.directory / "path.parquet", PathRecord), before[1])

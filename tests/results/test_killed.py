@@ -9,7 +9,6 @@ import pytest
 from safetensors.torch import load_file
 
 from helpers import made_results as made
-from layerprobe.results.record import read_frame
 from layerprobe.results.store import ProbeStore
 
 ROUNDS = 5
@@ -63,7 +62,7 @@ def test_kill_at_a_random_moment(killed, round):
     assert len(results) in (added, added + 1)
     assert len(store.path()) == 3 * len(results)
     assert len(store.correct()) == len(results)
-    assert len(read_frame(directory / "results.parquet")) in (len(results) - 1, len(results))
+    assert len(made.read_frame(directory / "results.parquet")) in (len(results) - 1, len(results))
     assert len(pd.read_csv(directory / "results.csv")) in (len(results) - 1, len(results))
     for file in directory.rglob("*.parquet"):
         pd.read_parquet(file)

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers import made_results as made
-from layerprobe.results.record import SCHEMA_VERSION, SchemaError, read_frame, schema, to_frame, to_table
+from layerprobe.results.record import SCHEMA_VERSION, SchemaError, schema, to_frame, to_table
 from layerprobe.types import PathRecord, ProbeRecord
 
 KINDS = [(ProbeRecord, [made.record(), made.failed()]), (PathRecord, list(made.path(made.record())))]
@@ -34,7 +34,7 @@ def test_file_round_trip(tmp_path, kind, records):
     file = tmp_path / "rows.parquet"
     pq.write_table(to_table(records, kind), file)
     assert pq.read_schema(file).metadata[b"layerprobe.schema"] == str(SCHEMA_VERSION).encode()
-    pd.testing.assert_frame_equal(read_frame(file, kind), to_frame(records, kind))
+    pd.testing.assert_frame_equal(made.read_frame(file, kind), to_frame(records, kind))
 
 
 def rewritten(file, **metadata):
@@ -55,7 +55,7 @@ def test_another_schema_is_refused_with_the_next_step(tmp_path, metadata, told):
     file = tmp_path / "results.parquet"
     rewritten(file, **metadata)
     with pytest.raises(SchemaError, match=told) as error:
-        read_frame(file)
+        made.read_frame(file)
     assert str(file) in str(error.value)
 
 
@@ -63,12 +63,12 @@ def test_foreign_files_are_refused(tmp_path):
     file = tmp_path / "results.parquet"
     pd.DataFrame({"a": [1]}).to_parquet(file)
     with pytest.raises(SchemaError, match="not written by layerprobe"):
-        read_frame(file)
+        made.read_frame(file)
     file.write_bytes(b"PAR1 half a file")
     with pytest.raises(SchemaError, match="not a readable Parquet file"):
-        read_frame(file)
+        made.read_frame(file)
     with pytest.raises(FileNotFoundError):
-        read_frame(tmp_path / "none.parquet")
+        made.read_frame(tmp_path / "none.parquet")
 
 
 def test_columns_that_differ_are_named(tmp_path):
@@ -77,4 +77,4 @@ def test_columns_that_differ_are_named(tmp_path):
     fewer = pa.schema([field for field in columns if field.name != "gap"], metadata=columns.metadata)
     pq.write_table(to_table([made.record()], ProbeRecord).select(fewer.names).cast(fewer), file)
     with pytest.raises(SchemaError, match="columns differ: gap"):
-        read_frame(file)
+        made.read_frame(file)

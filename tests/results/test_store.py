@@ -3,9 +3,11 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors import safe_open
 
 from helpers import made_results as made
-from layerprobe.results.record import SchemaError, read_frame, to_frame
+from layerprobe.results.heads import find_head
+from layerprobe.results.record import SchemaError, to_frame
 from layerprobe.results.store import ProbeStore, StoreError
 from layerprobe.types import PathRecord
 
@@ -42,10 +44,10 @@ def test_what_is_added_is_there_before_and_after_merging_and_opening_again(tmp_p
     store = filled(tmp_path / "probes", merge_at)
     check_holds(store, all_results())
     check_holds(ProbeStore(store.directory), all_results())
-    pd.testing.assert_frame_equal(read_frame(store.directory / "results.parquet"), store.results())
+    pd.testing.assert_frame_equal(made.read_frame(store.directory / "results.parquet"), store.results())
     store.merge()
     check_holds(ProbeStore(store.directory), all_results())
-    pd.testing.assert_frame_equal(read_frame(store.directory / "path.parquet", PathRecord), store.path())
+    pd.testing.assert_frame_equal(made.read_frame(store.directory / "path.parquet", PathRecord), store.path())
     assert len(pd.read_parquet(store.directory / "correct.parquet")) == 9
     assert not (store.directory / "parts").exists()
 
@@ -70,7 +72,7 @@ def test_results_are_on_disk_as_soon_as_they_are_added(tmp_path):
     store = ProbeStore(tmp_path)
     for i, result in enumerate(all_results(), start=1):
         store.add(result)
-        assert len(read_frame(tmp_path / "results.parquet")) == i
+        assert len(made.read_frame(tmp_path / "results.parquet")) == i
         assert len(ProbeStore(tmp_path).path()) == 3 * i
 
 
@@ -116,7 +118,8 @@ def test_heads_come_back_with_what_they_are(tmp_path):
         head = store.head(one.record.checkpoint, one.record.layer)
         assert head.keys() == one.head.keys()
         assert all(np.array_equal(head[name], one.head[name]) for name in head)
-    about = store.head_metadata("epoch=1/step=50", "odd/name: ü")
+    with safe_open(find_head(tmp_path, "epoch=1/step=50", "odd/name: ü"), "numpy") as file:
+        about = file.metadata()
     assert (about["checkpoint"], about["layer"], about["l2"]) == ("epoch=1/step=50", "odd/name: ü", "0.001")
     assert (about["solver"], about["reducer"]) == ("logistic", "average_pool")
     with pytest.raises(KeyError, match="layers probed: block"):
@@ -174,7 +177,7 @@ def test_a_part_without_its_row_in_the_results_is_not_lost(tmp_path):
     again = ProbeStore(tmp_path)
     check_holds(again, [*all_results(), last])
     again.merge()
-    assert len(read_frame(tmp_path / "results.parquet")) == 10
+    assert len(made.read_frame(tmp_path / "results.parquet")) == 10
 
 
 def test_stray_temporary_files_are_never_read_and_cleared_by_the_next_write(tmp_path):
@@ -230,4 +233,4 @@ def test_as_a_context_it_merges_also_after_an_error(tmp_path):
     with pytest.raises(RuntimeError, match="stop"):
         interrupted()
     assert not (tmp_path / "parts").exists()
-    assert len(read_frame(tmp_path / "path.parquet", PathRecord)) == 3
+    assert len(made.read_frame(tmp_path / "path.parquet", PathRecord)) == 3

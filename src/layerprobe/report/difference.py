@@ -67,7 +67,7 @@ def compare_heads(first: Mapping[str, Tested], second: Mapping[str, Tested], *, 
 
 
 def compare_layers(run: Run, checkpoint: str, layer: str) -> pd.DataFrame:
-    """Compare one layer of a run with each of its other layers.
+    """Compare one layer of a run with each of its other layers, as the page does under "one layer against the others".
 
     Args:
         run: The run.

@@ -161,23 +161,6 @@ def keys_of(table: pa.Table) -> list[tuple[str, str]]:
     return list(zip(table.column("checkpoint").to_pylist(), table.column("layer").to_pylist(), strict=True))
 
 
-def read_frame(path: Path, kind: type[Record] = ProbeRecord) -> pd.DataFrame:
-    """Read the rows of a results file.
-
-    Args:
-        path: `results.parquet` or `path.parquet`.
-        kind: `ProbeRecord` or `PathRecord`.
-
-    Returns:
-        As `to_frame`.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        SchemaError: If the file is not Parquet, holds something else, or was written under another schema.
-    """
-    return read_table(Path(path), schema(kind)).to_pandas()
-
-
 def _check(found: pa.Schema, path: Path, expected: pa.Schema) -> None:
     metadata, wanted = found.metadata or {}, expected.metadata
     kind, wanted_kind = metadata.get(_KIND_KEY, b"").decode(), wanted[_KIND_KEY].decode()

@@ -24,7 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from layerprobe.atomic import atomic, remove_stray
@@ -208,22 +208,6 @@ class ProbeStore:
             KeyError: If there is no such result, or the layer failed and has no head.
         """
         return load_file(self._head_of(checkpoint, layer))
-
-    def head_metadata(self, checkpoint: str, layer: LayerName) -> dict[str, str]:
-        """Read what a head's file says about itself.
-
-        Args:
-            checkpoint: Name of the checkpoint.
-            layer: Name of the layer.
-
-        Returns:
-            checkpoint, layer, solver, l2, reducer and reduction, as text, and the `recipe` as JSON.
-
-        Raises:
-            KeyError: If there is no such result, or the layer failed and has no head.
-        """
-        with safe_open(self._head_of(checkpoint, layer), "numpy") as file:
-            return dict(file.metadata())
 
     @property
     def _results(self) -> Path:
