@@ -52,6 +52,8 @@ class Net(nn.Module):
         self.fc = nn.Linear(6, 6)
         self.spectrum, self.bins, self.quantised, self.centred = Spectrum(), Bins(), Quantised(), Centred()
         self.said = Said()
+        self.unused = nn.Sequential(nn.Linear(6, 3))
+        self.loss = nn.MSELoss()
         self.scripted = torch.jit.script(nn.Sequential(nn.Linear(6, 4), nn.ReLU()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,6 +70,7 @@ REASONS = {
     "centred": "mixes samples",
     "said": "Result",
     "scripted.0": "TorchScript",
+    "unused": "never called",
 }
 
 
@@ -80,7 +83,7 @@ def test_lists_layers_and_what_is_left_out_with_the_reason() -> None:
     assert [layer.name for layer in found.layers][:2] == ["input", "fc"]
     for name, reason in REASONS.items():
         assert reason in found.left_out[name]
-    assert "fc" not in found.left_out
+    assert not {"fc", "unused.0", "loss"} & found.left_out.keys(), "parts of one, and what has no parameters"
     frame = found.frame.set_index("layer")
     assert frame.loc["fc", "left_out"] == ""
     assert frame.loc["fc", "shape"] == "6"
@@ -106,8 +109,8 @@ def test_what_is_left_out_is_logged_once(caplog: pytest.LogCaptureFixture) -> No
     network = nn.Sequential(nn.Linear(6, 6), Centred(), nn.Linear(6, 7))
     with caplog.at_level(logging.INFO, logger="layerprobe"):
         for _ in range(3):  # as at three checkpoints
-            discover(network, batch(), granularity="modules")
-    assert sum("Left out" in message for message in caplog.messages) <= 1
+            layerprobe.activations(network, batch(), granularity="modules")
+    assert sum("Left out" in message for message in caplog.messages) == 1
 
 
 class Graph(nn.Module):

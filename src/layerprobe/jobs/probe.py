@@ -26,6 +26,7 @@ from layerprobe.jobs.run_report import report, summary
 from layerprobe.jobs.shard import share
 from layerprobe.jobs.trusted import BY_HAND, merged, plain_precision
 from layerprobe.probing.batches import Data
+from layerprobe.probing.capture.layers import left_out_lines
 from layerprobe.probing.cost.plan import make_plan
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
@@ -75,6 +76,10 @@ def plan(cfg: DictConfig) -> None:
     layers["shape"] = ["x".join(map(str, shape)) for shape in layers["shape"]]
     console = Console()
     console.print(plan_table(layers))
+    if left_out := left_out_lines(found.discovery.left_out):
+        console.print(
+            "Left out:", *(f"  {line}" for line in left_out), sep="\n", end="\n\n", highlight=False, markup=False
+        )
     for line in found.lines():
         console.print(f"{source[1].name}: {line}", highlight=False, soft_wrap=True, markup=False)
 

@@ -32,11 +32,13 @@ class Discovery:
         ways: The layers that a protocol asks for in the order of depth, and every way to make features of each.
         n_outputs: Classes, labels or values among the batch's targets.
         batch_size: Samples of the batch.
+        left_out: Names of what is no layer, and why.
     """
 
     ways: Ways
     n_outputs: int
     batch_size: int
+    left_out: Mapping[LayerName, str]
 
     @property
     def n_features(self) -> list[int]:
@@ -70,9 +72,8 @@ def discover_layers(
         raise ValueError("The train split is empty. Probing needs samples in train, val and test.")
     inputs, sequence = protocol.inputs(batch), dict[Layer, dict[int, str]]()
     with frozen.fresh(seed):
-        found = first_names(
-            survey(frozen, inputs, granularity=protocol.granularity).choose(protocol.layers, protocol.exclude)
-        )
+        surveyed = survey(frozen, inputs, granularity=protocol.granularity)
+        found = first_names(surveyed.choose(protocol.layers, protocol.exclude))
         layers = [layer for layer in found if layer.name not in done]
         if layers and any(isinstance(reducer, AbstractTokenReducer) for reducer in protocol.reducers):
             sequence = sequence_axes(frozen, inputs, token_masks(inputs, protocol.mask_of(batch)), layers)
@@ -81,7 +82,7 @@ def discover_layers(
             _check_channel_axes(reducer, found)
     targets = protocol.targets_of(batch, "train")
     ways = {layer: feature_ways(layer, protocol, sequence.get(layer, ())) for layer in layers}
-    return Discovery(ways, n_outputs(targets), len(targets))
+    return Discovery(ways, n_outputs(targets), len(targets), surveyed.left_out)
 
 
 def _check_channel_axes(reducer: AbstractChannelReducer, layers: Sequence[Layer]) -> None:

@@ -1,4 +1,4 @@
-"""Probe one frozen network: record every layer, fit heads on train, choose on validation, read the test error once."""
+"""Pipeline of a frozen network: record every layer, fit on train, choose on validation, read the test error once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from layerprobe.probing.batches import Data, check_splits, in_order, length
 from layerprobe.probing.capture.freeze import Frozen, freeze
 from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.capture.inputs import device_of
-from layerprobe.probing.capture.layers import Layer
+from layerprobe.probing.capture.layers import Layer, log_left_out
 from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import Discovery, discover_layers
 from layerprobe.probing.feature_recorder import Progress, Recorder, Recording
@@ -86,6 +86,7 @@ def probe_checkpoint(
         with freeze(network, context=context) as frozen:
             found = discovery or discover_layers(frozen, data, protocol, resources, done)
             ways = found.ways
+            log_left_out(found.left_out)
             if not ways:
                 return
             allowed = budget(frozen.device, protocol, resources, found)
@@ -144,7 +145,7 @@ def feature_cache(
 
 
 def moment_bytes(ways: Ways) -> int:
-    """What is kept of train in place of its features, where these are streamed: a matrix for each way."""
+    """Bytes kept of train where its features are streamed: a matrix for each way to make features."""
     return sum(8 * way.reduction.n_features**2 for found in ways.values() for way in found)
 
 

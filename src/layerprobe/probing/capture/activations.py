@@ -13,7 +13,7 @@ from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.granularity import Granularity
 from layerprobe.probing.capture.hooks import Site, SiteReader, same_way
 from layerprobe.probing.capture.inputs import Arguments, NetworkInputs
-from layerprobe.probing.capture.layers import Layer, freeze_initialised, survey
+from layerprobe.probing.capture.layers import Layer, freeze_initialised, log_left_out, survey
 from layerprobe.types import LayerName
 
 OnActivation = Callable[[Layer, Tensor], object]
@@ -142,9 +142,9 @@ def activations(
     granularity: Granularity = "ops",
     exclude: str | Sequence[str] = (),
 ) -> dict[LayerName, Tensor]:
-    """Every layer's activation, as the layer made it.
+    """Return every layer's activation, as the layer made it.
 
-    The network is frozen meanwhile, and afterwards as it was.
+    The network is frozen meanwhile, and is as it was afterwards.
 
     Args:
         network: Any module.
@@ -169,7 +169,9 @@ def activations(
         recorded[layer.name] = activation.clone(memory_format=torch.contiguous_format)
 
     with freeze_initialised(network, inputs) as frozen:
-        chosen = survey(frozen, inputs, granularity=granularity).choose(layers, exclude)
+        found = survey(frozen, inputs, granularity=granularity)
+        log_left_out(found.left_out)
+        chosen = found.choose(layers, exclude)
         record(frozen, inputs, [layer for under in chosen for layer in under], copy)
     return recorded
 

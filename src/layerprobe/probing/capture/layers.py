@@ -1,4 +1,4 @@
-"""Which intermediate tensors a network makes: name, order, depth, kind."""
+"""Layers of a network: the intermediate tensors of a forward pass, with name, order, depth and kind."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Survey:
     Attributes:
         granularity: Which tensors were asked for.
         layers: The layers in order of execution.
-        left_out: Names of tensors and outputs that are no layers, and why.
+        left_out: Names of tensors and outputs that are no layers, and of modules that are never called, and why.
     """
 
     granularity: Granularity
@@ -135,7 +135,6 @@ class Survey:
                 f"with an axis over samples. {f'Left out: {reasons}. ' if reasons else ''}"
                 "Check that its inputs have the batch axis first, or choose granularity='ops'."
             )
-        _say_once(left_out_lines(self.left_out))
         wanted = select([layer.names for layer in self.layers], include, exclude, self.left_out)
         return tuple(tuple(map(layer.under, names)) for layer, names in zip(self.layers, wanted, strict=True) if names)
 
@@ -185,9 +184,17 @@ def freeze_initialised(network: nn.Module, inputs: NetworkInputs) -> Iterator[Fr
         yield frozen
 
 
+def log_left_out(left_out: Mapping[LayerName, str]) -> None:
+    """Log what is left out; the same at the next checkpoint is no news, and is not logged again.
+
+    Args:
+        left_out: Names of what is no layer, and the reasons.
+    """
+    _log_once(left_out_lines(left_out))
+
+
 @lru_cache(maxsize=64)
-def _say_once(lines: tuple[str, ...]) -> None:
-    """Log what is left out; the same at the next checkpoint is no news."""
+def _log_once(lines: tuple[str, ...]) -> None:
     if lines:
         _logger.info("Left out:\n%s", "\n".join(f"  {line}" for line in lines))
 
@@ -298,8 +305,21 @@ def survey(frozen: Frozen, inputs: NetworkInputs, *, granularity: Granularity | 
         scripted = [path for path, module in network.named_modules() if isinstance(module, torch.jit.ScriptModule)]
         inside = [path for path in scripted if path and any(other in _parents(path) for other in scripted)]
         hidden = "is inside TorchScript, which shows nothing but what the outermost scripted module returns"
-        reasons |= {naming.of_module(path): hidden for path in inside if naming.of_module(path) not in names.values()}
+        idle = dict.fromkeys(_never_called(network, found.called), "is never called")
+        reasons |= {
+            naming.of_module(path): reason
+            for path, reason in (idle | dict.fromkeys(inside, hidden)).items()
+            if naming.of_module(path) not in names.values()
+        }
     return Survey(granularity, _in_order(list(groups.values()), alone), reasons)
+
+
+def _never_called(network: nn.Module, called: Collection[str]) -> list[str]:
+    """Paths of the outermost modules with parameters of which no part is called."""
+    active = {parent for path in called for parent in (path, *_parents(path))}
+    modules = network.named_modules()
+    idle = {path for path, module in modules if path not in active and any(True for _ in module.parameters())}
+    return sorted(path for path in idle if path and idle.isdisjoint(_parents(path)))
 
 
 def _of_two(given: Arguments, device: torch.device | None) -> tuple[Arguments, Arguments, Arguments]:

@@ -1,8 +1,8 @@
-"""Everything that appears in one forward pass: each tensor with its place, and which of them are the same value."""
+"""Trace of one forward pass: each tensor with its place, and which of them are the same value."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import chain, count
 from typing import Any
@@ -45,6 +45,7 @@ class Trace:
     Attributes:
         occurrences: Every tensor that may depend on the input, in order of time.
         objects: Calls of modules that return something in which no tensor is found, and its type.
+        called: Paths of the modules that were called.
         root: The call in which names begin: the network's own, or that of the only module that it does nothing but
             hand its input to and whose output it returns.
         channel_axes: Which axis of a tensor the network treats as channels, the axis over samples counted, by where
@@ -53,6 +54,7 @@ class Trace:
 
     occurrences: tuple[Occurrence, ...]
     objects: tuple[tuple[Occurrence, str], ...]
+    called: Collection[str]
     root: Call
     channel_axes: Mapping[Site, int]
 
@@ -68,7 +70,9 @@ def trace(hooks: Hooks, arguments: Arguments, on_tensor: Callable[[Site, Tensor]
     tracer = _Tracer(hooks.network, on_tensor)
     tracer.begin(arguments)
     hooks.run(arguments, tracer, functions=True)
-    return Trace(tuple(tracer.occurrences), tuple(tracer.objects), tracer.root(hooks.network), tracer.channel_axes())
+    called = {exchange.call.module for exchange in tracer.exchanges}
+    root, axes = tracer.root(hooks.network), tracer.channel_axes()
+    return Trace(tuple(tracer.occurrences), tuple(tracer.objects), called, root, axes)
 
 
 @dataclass(frozen=True)
