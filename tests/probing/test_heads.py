@@ -3,7 +3,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from layerprobe.probing import heads as heads_module
 from layerprobe.probing.heads import Heads
 
 
@@ -11,12 +10,11 @@ def cross_entropy(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(scores, targets, reduction="none")
 
 
-def test_equals_a_loop_over_heads(monkeypatch) -> None:
-    monkeypatch.setattr(heads_module, "_SCORES", 100)
+def test_equals_a_loop_over_heads() -> None:
     generator = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(4, 3, 5, generator=generator), torch.randn(4, 3, generator=generator)
     x, y = torch.randn(37, 5, generator=generator), torch.randint(3, (37,), generator=generator)
-    correct, loss = Heads(weight, bias).evaluate(x, y, cross_entropy)
+    correct, loss = Heads(weight, bias).evaluate(x, y, cross_entropy, elements=100)
     for i in range(4):
         scores = x @ weight[i].T + bias[i]
         assert torch.equal(correct[i], scores.argmax(1) == y)

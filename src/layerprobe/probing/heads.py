@@ -1,4 +1,4 @@
-"""Frozen linear heads: apply them to features, count their errors."""
+"""Heads, frozen: apply them to features, count their errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Losses = Callable[[Float[Tensor, "n c"], Int[Tensor, " n"]], Float[Tensor, " n"]
 """Loss of each sample, from scores and class indices."""
 
 _SCORES = 1 << 24
-"""Scores computed at a time: 64 MiB in float32."""
+"""64 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Heads:
         return Heads(self.weight.to(device), self.bias.to(device))
 
     def evaluate(
-        self, features: Features, targets: Int[Tensor, " n"], losses: Losses
+        self, features: Features, targets: Int[Tensor, " n"], losses: Losses, elements: int = _SCORES
     ) -> tuple[Bool[Tensor, "p n"], Float[Tensor, " p"]]:
         """Apply every head to every sample.
 
@@ -45,6 +45,7 @@ class Heads:
             features: Standardised features.
             targets: Class indices, -1 for a class unknown to the heads.
             losses: The solver's loss.
+            elements: Scores computed at a time.
 
         Returns:
             Whether each head is right on each sample, and each head's mean loss, summed in float64.
@@ -52,7 +53,7 @@ class Heads:
         p = len(self.weight)
         correct = torch.empty(p, len(features), dtype=torch.bool, device=features.device)
         total = torch.zeros(p, dtype=torch.float64, device=features.device)
-        for rows, scores in self.blocks(features):
+        for rows, scores in self.blocks(features, elements):
             truth = targets[rows]
             correct[:, rows] = (scores.argmax(2) == truth[:, None]).T
             for i in range(p):
@@ -60,18 +61,19 @@ class Heads:
                 total[i] += torch.where(truth < 0, torch.inf, loss).sum()
         return correct, total / len(features)
 
-    def blocks(self, features: Features) -> Iterator[tuple[slice, Float[Tensor, "r p c"]]]:
+    def blocks(self, features: Features, elements: int = _SCORES) -> Iterator[tuple[slice, Float[Tensor, "r p c"]]]:
         """Scores of every head, some samples at a time.
 
         Args:
             features: Standardised features.
+            elements: Scores computed at a time.
 
         Yields:
             Which samples, and their scores.
         """
         p, c, d = self.weight.shape
         weight, bias = self.weight.reshape(p * c, d), self.bias.reshape(p * c)
-        for place, part in placed_blocks(features, _SCORES * d // max(p * c, d)):
+        for place, part in placed_blocks(features, elements * d // max(p * c, d)):
             yield place, torch.addmm(bias, part, weight.T).view(len(part), p, c)
 
     def scores(self, features: Features) -> Float[Tensor, "n c"]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.linear_model import RidgeCV
 from sklearn.preprocessing import StandardScaler
 
@@ -15,7 +16,8 @@ from layerprobe.probing.features.reducers import Flatten
 from layerprobe.probing.features.row_blocks import AbstractRows
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.solvers import leave_one_out as left_out
+from layerprobe.probing.solvers.leave_one_out import leave_one_out
+from layerprobe.probing.solvers.moments import Moments
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Status
 from layerprobe.probing.tasks.classification import Classification
@@ -62,7 +64,7 @@ def test_the_error_of_numbers_is_the_variance_that_is_not_explained(n: int, d: i
         assert float(found.error[i]) == pytest.approx((squares.mean(0) / y.var(0)).mean(), rel=1e-7)
 
 
-def test_blocks_and_rows_that_are_not_in_memory_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_and_rows_that_are_not_in_memory_change_nothing() -> None:
     class Rows(AbstractRows):
         def __init__(self, whole: torch.Tensor) -> None:
             self.whole, self.shape, self.dtype, self.device = (
@@ -78,9 +80,13 @@ def test_blocks_and_rows_that_are_not_in_memory_change_nothing(monkeypatch: pyte
     features, targets = made(40, 6, 3, 0.5)
     x, y = torch.as_tensor(features), torch.as_tensor(targets)
     whole = Ridge(leave_one_out=True).solve(x, y, 3, L2).left_out
-    monkeypatch.setattr(left_out, "_ELEMENTS", 7 * 6)
-    parts = Ridge(leave_one_out=True).solve(Rows(x), y, 3, L2).left_out
-    assert whole is not None and parts is not None
+
+    def one_hot(rows: slice) -> torch.Tensor:
+        return F.one_hot(y[rows], 3)
+
+    moments = Moments.of(Rows(x), one_hot, 3)
+    parts = leave_one_out(Rows(x), one_hot, moments, moments.axes(L2), numbers=False, elements=7 * 6)
+    assert whole is not None
     torch.testing.assert_close(parts.loss, whole.loss)
     assert parts.error.tolist() == whole.error.tolist()
 

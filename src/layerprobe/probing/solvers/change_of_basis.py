@@ -1,4 +1,4 @@
-"""An objective of heads that are given in other axes than the features'."""
+"""Change of basis: an objective of heads that are given in other axes than the features'."""
 
 from __future__ import annotations
 

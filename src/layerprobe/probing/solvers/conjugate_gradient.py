@@ -1,4 +1,4 @@
-"""Least squares without a matrix of features by features: conjugate gradients for every L2 value and output at once."""
+"""Conjugate gradients for least squares, every L2 value and output at once, with no matrix of features by features."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features, blocks
 from layerprobe.probing.solvers.gram import Spectrum
-from layerprobe.probing.solvers.moments import pairs
+from layerprobe.probing.solvers.moments import CrossMoments
 
 _BLOCK = 1 << 22
-"""Elements turned to float64 at a time: 32 MiB."""
+"""32 MiB in float64."""
 
 _HELD = 1 << 27
-"""Bytes of the heads that are solved for at a time; about seven times that are held."""
 
 _RESTARTS = 5
 
@@ -30,7 +29,7 @@ _FLOOR = 1e-6
 
 @dataclass(frozen=True)
 class Centred:
-    """XᵀX/n - x̄x̄ᵀ as a product that reads the samples once, and what else the samples say, in float64.
+    """The covariance XᵀX/n - x̄x̄ᵀ as a product that reads the samples once, with the other moments, in float64.
 
     Attributes:
         features: The samples.
@@ -38,6 +37,7 @@ class Centred:
         cross: B = XᵀY/n - x̄ȳᵀ, transposed.
         target_mean: ȳ.
         target_variance: Variance of Y, summed over its columns.
+        elements: Elements of the samples turned to float64 at a time.
     """
 
     features: Features
@@ -45,43 +45,42 @@ class Centred:
     cross: Float[Tensor, "c d"]
     target_mean: Float[Tensor, " c"]
     target_variance: float
+    elements: int
 
     @classmethod
-    def of(cls, features: Features, targets: Callable[[slice], Tensor], c: int) -> Centred:
+    def of(cls, features: Features, targets: Callable[[slice], Tensor], c: int, elements: int = _BLOCK) -> Centred:
         """Measure samples in one pass.
 
         Args:
             features: The samples.
             targets: Gives the rows (k, c) of Y for some samples.
             c: Columns of Y.
+            elements: Elements of the samples turned to float64 at a time.
 
         Returns:
-            What they say.
+            The product.
         """
-        n, d = features.shape
-        x = torch.zeros(d, dtype=torch.float64, device=features.device)
-        cross = torch.zeros(c, d, dtype=torch.float64, device=features.device)
-        y, y_square = x.new_zeros(c), x.new_zeros(c)
-        for rows, values in pairs(features, targets, _BLOCK):
-            x += rows.sum(0)
-            cross += values.T @ rows
-            y += values.sum(0)
-            y_square += values.square().sum(0)
-        x, y = x / n, y / n
-        return cls(features, x, cross / n - torch.outer(y, x), y, float((y_square / n - y.square()).sum()))
+        found = CrossMoments.of(features, targets, c, elements)
+        cross = found.cross.T.contiguous()
+        return cls(features, found.feature_mean, cross, found.target_mean, found.target_variance, elements)
 
     def __call__(self, heads: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
         """Multiply every row with the covariance."""
         total = torch.zeros_like(heads)
         offset = (heads @ self.mean)[:, None]
-        for part in blocks(self.features, _BLOCK):
+        for part in blocks(self.features, self.elements):
             rows = part.double()
             total += torch.addmm(-offset, heads, rows.T) @ rows
         return total / len(self.features)
 
 
 def descend(
-    product: Centred, spectrum: Spectrum, l2: Float[Tensor, " p"], tolerance: float, max_iterations: int
+    product: Centred,
+    spectrum: Spectrum,
+    l2: Float[Tensor, " p"],
+    tolerance: float,
+    max_iterations: int,
+    held: int = _HELD,
 ) -> tuple[Float[Tensor, "p c d"], Float[Tensor, " p"], Float[Tensor, " p"], Int[Tensor, " p"]]:
     r"""Minimise ½·mean‖Wx + b - y‖² + ½·l2·‖W‖² for every L2 value, reading the samples once an iteration.
 
@@ -99,6 +98,7 @@ def descend(
         l2: L2 values, float64.
         tolerance: The gap to reach.
         max_iterations: Passes over the samples for each value at most.
+        held: Bytes of the heads that are solved for at a time; about seven times that are held.
 
     Returns:
         Weights, objectives, gaps, and the passes spent on each value.
@@ -107,7 +107,7 @@ def descend(
     weight = product.cross.new_zeros(len(l2), c, d)
     objective, gap = torch.zeros_like(l2), torch.full_like(l2, torch.inf)
     passes = torch.zeros(len(l2), dtype=torch.int64)
-    for some in torch.arange(len(l2)).split(max(1, _HELD // (8 * c * d))):
+    for some in torch.arange(len(l2)).split(max(1, held // (8 * c * d))):
         found = _Systems(product, _Preconditioner.of(spectrum, l2[some]), l2[some], weight[some])
         found.solve(tolerance, max_iterations)
         weight[some], objective[some], gap[some], passes[some] = found.weight, found.objective, found.gap, found.passes

@@ -1,4 +1,4 @@
-"""As many CPU threads as a problem is worth."""
+"""CPU threads: as many as a problem is worth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a GPU does again and again, recorded once and launched as a whole."""
+"""CUDA graphs: what a GPU does again and again, recorded once and launched as a whole."""
 
 from __future__ import annotations
 
@@ -53,6 +53,9 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 
 class _Recorded(Generic[T]):
+    graph: torch.cuda.CUDAGraph
+    found: T
+
     def __init__(
         self,
         function: Callable[..., T],
@@ -63,32 +66,34 @@ class _Recorded(Generic[T]):
         device = next(part.device for part in tensors if part.is_cuda)
         self.given = [part.to(device, copy=True) for part in tensors]
         pool = None if another is None else another.graph.pool()
-        full = False
-        try:
-            self._record(function, flags, pool, _stream(device))
-        except torch.OutOfMemoryError:
-            full = True
-        if full:
+        recorded = None
+        with suppress(torch.OutOfMemoryError):
+            recorded = self._record(function, flags, pool, _stream(device))
+        if recorded is None:
             # While it records, the allocator cannot give back what it keeps for later.
             free_cache()
-            self._record(function, flags, pool, _stream(device))
+            recorded = self._record(function, flags, pool, _stream(device))
+        self.graph, self.found = recorded
 
-    def _record(self, function: Callable[..., T], flags: dict[str, bool], pool: Any, stream: torch.cuda.Stream) -> None:
-        now, self.graph = torch.cuda.current_stream(stream.device), torch.cuda.CUDAGraph()
+    def _record(
+        self, function: Callable[..., T], flags: dict[str, bool], pool: Any, stream: torch.cuda.Stream
+    ) -> tuple[torch.cuda.CUDAGraph, T]:
+        now, graph = torch.cuda.current_stream(stream.device), torch.cuda.CUDAGraph()
         stream.wait_stream(now)
         with torch.cuda.stream(stream):
             # Once beforehand: libraries make their handles at the first call, which cannot be recorded.
             function(*self.given, **flags)
             # Only this thread is kept from calls that would end the recording: others may be loading data.
-            self.graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
-                self.found = function(*self.given, **flags)
+                found = function(*self.given, **flags)
             except BaseException:  # whatever it is, the stream must not go on recording
                 with suppress(RuntimeError, UserWarning):  # of a recording that is broken or empty
-                    self.graph.capture_end()
+                    graph.capture_end()
                 raise
-            self.graph.capture_end()
+            graph.capture_end()
         now.wait_stream(stream)
+        return graph, found
 
     def __call__(self, *tensors: Tensor) -> T:
         for place, part in zip(self.given, tensors, strict=True):

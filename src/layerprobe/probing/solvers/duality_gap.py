@@ -1,4 +1,4 @@
-"""How far a softmax head is from the optimum: a bound that needs no optimum."""
+"""Duality gap of softmax heads: a bound on the distance to the optimum that needs no optimum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The principal axes of the features: the preconditioner of every L2 value at once."""
+"""Gram matrix of the features, decomposed: the preconditioner of every L2 value at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ of 0.9 s for 3 to 8 s. A GPU takes 0.1 s for 4,096 features.
 """
 
 SAMPLE = 2048
-"""Rows of that sample; half as many axes are kept."""
+"""Rows of that sample."""
 
 _COLUMNS = 1 << 24
 """Elements turned to float64 at a time: 128 MiB."""
@@ -117,17 +117,18 @@ class Spectrum:
         return cls(values, None, span=SampleSpan(left * scale, left / scale))
 
     @classmethod
-    def of_sample(cls, features: Features) -> Spectrum:
+    def of_sample(cls, features: Features, size: int = SAMPLE) -> Spectrum:
         """The leading axes of a sample of the rows, whatever the features' number.
 
         Args:
             features: Standardised features.
+            size: Rows of the sample; half as many axes are kept.
 
         Returns:
             The spectrum; its values are NaN where the features are not finite.
         """
         n, d = features.shape
-        size = min(SAMPLE, n // 2)
+        size = min(size, n // 2)
         order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
         first, second = (some_rows(features, order[i * size : (i + 1) * size]) for i in range(2))
         kernel, trace = first @ first.T / size, float(second.square().sum()) / size

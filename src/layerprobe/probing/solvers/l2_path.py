@@ -1,4 +1,4 @@
-"""The optima of multinomial logistic regression along a path of L2 values, each from the ones before."""
+"""L2 path of multinomial logistic regression: the optimum at each value, from those before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limited-memory BFGS for one strictly convex problem, whose curvature pairs outlive a change of penalty."""
+"""L-BFGS for one strictly convex problem, whose curvature pairs outlive a change of penalty."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ class ClassAxes:
 
 @dataclass(frozen=True)
 class Measured:
-    """What is read of an evaluation.
+    """Numbers that are read of an evaluation.
 
     Attributes:
         objective: The objective.
@@ -263,7 +263,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Point:
-    """Where a problem has got to.
+    """State of a problem between two iterations.
 
     Attributes:
         head: The parameters.

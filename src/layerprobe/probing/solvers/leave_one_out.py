@@ -1,4 +1,4 @@
-"""What every sample is given by the head that is fitted without it, in closed form."""
+"""Leave-one-out errors of ridge heads, in closed form."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from layerprobe.probing.solvers.moments import Axes, Moments, pairs
 from layerprobe.probing.solvers.solution import LeftOut
 
 _ELEMENTS = 1 << 22
-"""Numbers in float64 at a time."""
+"""32 MiB in float64."""
 
 
 def leave_one_out(
-    features: Features, targets: Callable[[slice], Tensor], moments: Moments, axes: Axes, *, numbers: bool
+    features: Features,
+    targets: Callable[[slice], Tensor],
+    moments: Moments,
+    axes: Axes,
+    *,
+    numbers: bool,
+    elements: int = _ELEMENTS,
 ) -> LeftOut:
     r"""Leave each sample out in turn, for every L2 value, from one decomposition.
 
@@ -34,6 +40,7 @@ def leave_one_out(
         moments: Their means.
         axes: Their decomposition.
         numbers: Whether Y holds numbers, and not one-hot classes.
+        elements: Numbers in float64 at a time.
 
     Returns:
         The figures.
@@ -43,7 +50,7 @@ def leave_one_out(
     squares, spread = axes.inverse.new_zeros(p, c), axes.inverse.new_zeros(c)
     # (p c r): the heads in the axes
     heads = (axes.inverse[:, None, :] * axes.turned.T).reshape(p * c, r)
-    for rows, values in pairs(features, targets, _ELEMENTS * d // max(d, p * c)):
+    for rows, values in pairs(features, targets, elements * d // max(d, p * c)):
         x, y = (rows - moments.feature_mean) @ axes.vectors, values[:, None]
         leverage = 1 / n + x.square() @ axes.inverse.T / n
         residual = y - moments.target_mean - (x @ heads.T).view(len(x), p, c)

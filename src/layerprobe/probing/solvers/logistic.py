@@ -299,7 +299,7 @@ class _Fits:
                 getattr(self, name)[failed[better]] = getattr(again, name)[better]
 
     def solution(self) -> Solution:
-        """What is known by now."""
+        """The solution with what is known by now."""
         dtype, fitted = self.features.dtype, self.iterations > 0
         gap = self.gaps().masked_fill(~fitted.to(self.l2.device), torch.nan)
         columns = (part.tolist() for part in (self.objective, gap, self.l2, self.separated, self.rough, fitted))

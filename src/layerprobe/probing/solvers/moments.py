@@ -1,4 +1,4 @@
-"""Means and second moments of features and targets: all that least squares needs to know of the data."""
+"""Moments of features and targets: all that least squares needs to know of the data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pairs(
 
 @dataclass(frozen=True)
 class Axes:
-    """The covariance's eigenvectors, in which every L2 value's problem falls apart into numbers.
+    """The covariance's eigenvectors, in which the problem of every L2 value is diagonal.
 
     Attributes:
         vectors: Eigenvectors V in columns.
@@ -50,39 +50,51 @@ class Axes:
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Second moments about the means, in float64.
+class CrossMoments:
+    """Moments about the means, in float64, without those of features with features.
 
     Attributes:
-        covariance: XᵀX/n - x̄x̄ᵀ.
         cross: XᵀY/n - x̄ȳᵀ.
         feature_mean: x̄.
         target_mean: ȳ.
         target_variance: Variance of Y, summed over its columns.
     """
 
-    covariance: Float[Tensor, "d d"]
     cross: Float[Tensor, "d c"]
     feature_mean: Float[Tensor, " d"]
     target_mean: Float[Tensor, " c"]
     target_variance: float
 
     @classmethod
-    def of(cls, features: Features, targets: Callable[[slice], Tensor], c: int) -> Moments:
+    def of(cls, features: Features, targets: Callable[[slice], Tensor], c: int, elements: int = _BLOCK) -> CrossMoments:
         """Measure samples that are there.
 
         Args:
             features: The samples.
             targets: Gives the rows (k, c) of Y for some samples.
             c: Columns of Y.
+            elements: Features turned to float64 at a time.
 
         Returns:
             The moments.
         """
-        sums = Sums(features.shape[1], c, features.device)
-        for rows, values in pairs(features, targets, _BLOCK):
-            sums.add(rows, values)
-        return sums.moments()
+        return _sums(features, targets, c, elements, squares=False).cross_moments()
+
+
+@dataclass(frozen=True)
+class Moments(CrossMoments):
+    """All second moments about the means, in float64.
+
+    Attributes:
+        covariance: XᵀX/n - x̄x̄ᵀ.
+    """
+
+    covariance: Float[Tensor, "d d"]
+
+    @classmethod
+    def of(cls, features: Features, targets: Callable[[slice], Tensor], c: int, elements: int = _BLOCK) -> Moments:
+        """See `CrossMoments.of`."""
+        return _sums(features, targets, c, elements, squares=True).moments()
 
     def standardised(self, standardiser: Standardiser) -> Moments:
         """The moments of standardised features: standardising changes moments as it changes features.
@@ -92,11 +104,11 @@ class Moments:
         """
         scale, kept = standardiser.scale.double(), (~standardiser.constant).double()
         return Moments(
-            self.covariance / torch.outer(scale, scale) * torch.outer(kept, kept),
             self.cross / scale[:, None] * kept[:, None],
             (self.feature_mean - standardiser.mean.double()) / scale * kept,
             self.target_mean,
             self.target_variance,
+            self.covariance / torch.outer(scale, scale) * torch.outer(kept, kept),
         )
 
     def axes(self, l2: Float[Tensor, " p"]) -> Axes:
@@ -138,12 +150,21 @@ class Sums:
         c: Columns of Y.
         device: Where the features are.
         origin: The origin; 0 by default.
+        squares: Whether to sum XᵀX, the one of the sums that grows with d².
     """
 
-    def __init__(self, d: int, c: int, device: torch.device, origin: Float[Tensor, " d"] | None = None) -> None:
+    def __init__(
+        self,
+        d: int,
+        c: int,
+        device: torch.device,
+        origin: Float[Tensor, " d"] | None = None,
+        *,
+        squares: bool = True,
+    ) -> None:
         self.n = 0
         self.origin = torch.zeros(d, dtype=torch.float64, device=device) if origin is None else origin.double()
-        self.gram = torch.zeros(d, d, dtype=torch.float64, device=device)
+        self.gram = torch.zeros(d, d, dtype=torch.float64, device=device) if squares else None
         self.x = torch.zeros(d, dtype=torch.float64, device=device)
         self.cross = torch.zeros(d, c, dtype=torch.float64, device=device)
         self.y = torch.zeros(c, dtype=torch.float64, device=device)
@@ -153,22 +174,31 @@ class Sums:
         """Add samples, in float64."""
         x = x - self.origin
         self.n += len(x)
-        self.gram += x.T @ x
+        if self.gram is not None:
+            self.gram += x.T @ x
         self.cross += x.T @ y
         self.x += x.sum(0)
         self.y += y.sum(0)
         self.y_square += y.square().sum(0)
 
-    def moments(self) -> Moments:
-        """What the sums come to."""
+    def cross_moments(self) -> CrossMoments:
+        """The moments, without the covariance."""
         x, y = self.x / self.n, self.y / self.n
-        return Moments(
-            self.gram / self.n - torch.outer(x, x),
-            self.cross / self.n - torch.outer(x, y),
-            x + self.origin,
-            y,
-            float((self.y_square / self.n - y.square()).sum()),
-        )
+        variance = float((self.y_square / self.n - y.square()).sum())
+        return CrossMoments(self.cross / self.n - torch.outer(x, y), x + self.origin, y, variance)
+
+    def moments(self) -> Moments:
+        """The moments."""
+        assert self.gram is not None, "XᵀX was not summed"
+        x = self.x / self.n
+        return Moments(**vars(self.cross_moments()), covariance=self.gram / self.n - torch.outer(x, x))
+
+
+def _sums(features: Features, targets: Callable[[slice], Tensor], c: int, elements: int, *, squares: bool) -> Sums:
+    sums = Sums(features.shape[1], c, features.device, squares=squares)
+    for rows, values in pairs(features, targets, elements):
+        sums.add(rows, values)
+    return sums
 
 
 class ClassSums:

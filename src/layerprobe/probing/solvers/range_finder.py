@@ -1,4 +1,4 @@
-"""Find out whether all samples lie in few dimensions, before anything is computed for all features."""
+"""Range finder: whether all samples lie in few dimensions, before anything is computed for all features."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ class Ridge(AbstractSolver):
     The objective is quadratic: at a gradient G it lies ½·tr(G (C + l2)⁻¹ Gᵀ) above its minimum. That over the objective
     is the gap, with no bound in between.
 
-    Where samples and features are both more than `largest`, no such matrix is formed, and `conjugate` finds the optimum
-    of each value with a bound on how far it is away.
+    Where samples and features are both more than `largest`, no such matrix is formed, and `conjugate_gradient` finds
+    the optimum of each value with a bound on how far it is away.
 
     Where samples pass by and are not kept, `ClassSums` is all that has to be known of them.
 
@@ -138,7 +138,7 @@ class Ridge(AbstractSolver):
         return Solution(weight.to(features.dtype), bias.to(features.dtype), objective, gap, passes, status)
 
     def from_sums(self, sums: ClassSums, classes: Int[Tensor, " c"], l2: Float[Tensor, " p"]) -> Solution:
-        """Fit samples of which the sums alone are known.
+        """Fit samples of which only the sums are known.
 
         Args:
             sums: What has been seen of them.
@@ -166,7 +166,7 @@ class Ridge(AbstractSolver):
 
 
 def _nothing(p: int, c: int, d: int, dtype: torch.dtype, device: torch.device) -> Solution:
-    """What is found of features that are not finite."""
+    """The solution for features that are not finite."""
     weight = torch.full((p, c, d), torch.nan, dtype=dtype, device=device)
     bad = torch.full((p,), torch.nan, dtype=torch.float64, device=device)
     none = torch.zeros(p, dtype=torch.int64)

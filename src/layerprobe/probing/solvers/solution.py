@@ -1,4 +1,4 @@
-"""What every solver returns: heads, and how far each can be trusted."""
+"""Solution of a solver: heads, and how far each can be trusted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MESSAGES = {
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What every sample is given by the head that is fitted without it.
+    """Leave-one-out loss and error of each head of a path.
 
     Attributes:
         loss: Mean over the samples of half the squared distance to the target.

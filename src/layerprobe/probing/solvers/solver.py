@@ -1,4 +1,4 @@
-"""The seam between the pipeline and the algorithms that fit linear heads."""
+"""Solvers, as the pipeline sees them: whatever fits linear heads to features."""
 
 from __future__ import annotations
 
