@@ -12,11 +12,11 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from layerprobe.formatting import nearest
 from layerprobe.jobs.arguments import read_arguments
 from layerprobe.jobs.program import name
 from layerprobe.jobs.quoting import command, override
 from layerprobe.jobs.status import job_states
-from layerprobe.nearest import nearest
 from layerprobe.report.tables.status_table import status_table
 from layerprobe.results.redundant_file import DamagedFileError
 from layerprobe.results.run_summary import RERUNS, RunSummary

@@ -1,8 +1,10 @@
-"""Numbers as text: shares and intervals, bytes and seconds."""
+"""Numbers as text: shares and intervals, bytes and seconds; and the names nearest to one that does not exist."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 def size_text(n_bytes: int | float) -> str:
@@ -51,3 +53,20 @@ def percent_text(value: float, digits: int = 2) -> str:
 def interval_text(low: float, high: float, digits: int = 2) -> str:
     """Write the ends of an interval, such as "1.00% to 2.00%"; empty where there is none."""
     return "" if math.isnan(low) or math.isnan(high) else f"{percent_text(low, digits)} to {percent_text(high, digits)}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Say which of the known names may have been meant.
+
+    Args:
+        word: What was given.
+        known: The names that there are.
+
+    Returns:
+        A sentence with the nearest names, then all of them where they are few; empty where there are none.
+    """
+    names = sorted(set(known))
+    near = get_close_matches(word, names, n=3, cutoff=0.7)
+    said = f"Did you mean {' or '.join(near)}? " if near else ""
+    few = f"Choose one of: {', '.join(names)}." if names and (len(names) <= 20 or not near) else ""
+    return (said + few).strip()

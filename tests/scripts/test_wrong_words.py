@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from helpers.command import call
+from layerprobe.formatting import nearest
 from layerprobe.jobs.config_check import wrong_values
-from layerprobe.nearest import nearest
 from layerprobe.results.run_summary import RunSummary
 
 TRAIN = [

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf, ValidationError
 
+from layerprobe.formatting import nearest
 from layerprobe.jobs import program
-from layerprobe.nearest import nearest
 
 T = TypeVar("T")
 

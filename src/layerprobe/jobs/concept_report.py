@@ -1,4 +1,4 @@
-"""What a sweep over concepts ends in: one picture and the tables of concept depth."""
+"""Report of a sweep over concepts: one picture, and the tables of concept depth."""
 
 from __future__ import annotations
 

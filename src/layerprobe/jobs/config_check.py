@@ -1,4 +1,4 @@
-"""Values of a configuration against the types that the classes in it say they take."""
+"""Check of a configuration: its values against the types that its classes say they take."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import hydra
 
-from layerprobe.nearest import nearest
+from layerprobe.formatting import nearest
 from layerprobe.results.config_migration import GONE
 
 _SCALAR = (int, float, bool, str, types.NoneType)

@@ -1,4 +1,4 @@
-"""The command line of the scripts: what cannot be composed is answered with what there is, and without a traceback."""
+"""Entry point of the scripts: a command line that cannot be composed is answered with what there is, no traceback."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from layerprobe.compat.hydra import config_dir
 from layerprobe.config import CONF
+from layerprobe.formatting import nearest
 from layerprobe.jobs import program
 from layerprobe.jobs.quoting import command, quoted
-from layerprobe.nearest import nearest
 from layerprobe.results.config_migration import GONE
 
 _FULL = "HYDRA_FULL_ERROR"

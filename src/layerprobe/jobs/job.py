@@ -1,4 +1,4 @@
-"""The life of one job of a script: claimed, perhaps done before, and ended in a way that can be gone on from."""
+"""Life of one job of a script: its directory is claimed, done work is left alone, and its end is written down."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from layerprobe.atomic import write_bytes
 from layerprobe.compat.hydra import sweeper_learns
+from layerprobe.formatting import nearest
 from layerprobe.jobs.config_check import wrong_values
 from layerprobe.jobs.quoting import command, override
-from layerprobe.nearest import nearest
 from layerprobe.results.config_migration import migrated
 from layerprobe.results.redundant_file import UnusableFileError
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
@@ -191,7 +191,7 @@ def checked(cfg: DictConfig, *, whole: bool = True) -> Any:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """A directory that cannot be used is the user's to decide about: a message, and no trace of the program."""
+    """Turn an error about a directory that cannot be used into a message without a traceback."""
     try:
         yield
     except (RunDirectoryError, UnusableFileError) as error:
@@ -324,7 +324,7 @@ def _where_the_trace_is() -> str:
 
 
 def _log_traceback(error: BaseException) -> None:
-    """Into the log files, not onto the terminal."""
+    """Write the traceback into the log files, not onto the terminal."""
     trace = (type(error), error, error.__traceback__)
     record = log.makeRecord(log.name, logging.ERROR, __file__, 0, "Traceback", (), trace)
     for handler in logging.getLogger().handlers:

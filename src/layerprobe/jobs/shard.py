@@ -1,4 +1,4 @@
-"""A job's share of a list of work."""
+"""Shards: a job's share of a list of work."""
 
 from __future__ import annotations
 

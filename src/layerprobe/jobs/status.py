@@ -1,4 +1,4 @@
-"""What each job of a sweep is doing now, found from outside."""
+"""Status of each job of a sweep, found from outside."""
 
 from __future__ import annotations
 

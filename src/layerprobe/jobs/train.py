@@ -15,10 +15,10 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from layerprobe.formatting import nearest
 from layerprobe.jobs.job import continue_command
 from layerprobe.jobs.run_report import report, summary
 from layerprobe.models.classifier import trainable
-from layerprobe.nearest import nearest
 from layerprobe.report.depth_view import DepthView
 from layerprobe.results.redundant_file import DamagedFileError, aside
 from layerprobe.results.run_directory import RunDirectory

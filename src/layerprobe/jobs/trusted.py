@@ -1,4 +1,4 @@
-"""Which classes a configuration that came with a file may build."""
+"""Trusted classes: those that a configuration that came with a file may build."""
 
 from __future__ import annotations
 
