@@ -1,4 +1,4 @@
-"""The axis legend and the rows that every part shares.
+"""Types that every part shares: the legend of axes, and the rows of results.
 
 Axes, as they appear in the signatures of this package:
 

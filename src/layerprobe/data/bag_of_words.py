@@ -1,4 +1,4 @@
-"""Texts as counts of their words: what a probe reads without any network."""
+"""Bag of words: texts as counts of their words, which a probe reads without any network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a data module says when its files cannot be used."""
+"""Errors of data modules whose files cannot be used."""
 
 from __future__ import annotations
 

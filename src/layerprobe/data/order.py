@@ -1,4 +1,4 @@
-"""The order in which training samples are drawn."""
+"""Order in which training samples are drawn."""
 
 from __future__ import annotations
 

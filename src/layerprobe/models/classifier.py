@@ -1,4 +1,4 @@
-"""Training of networks that name a class."""
+"""Classifier: the training of networks that give a score for each class."""
 
 from __future__ import annotations
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import final
 
 from torch import nn
+
+from layerprobe.models.mnist_convnet import two_convolutions
 
 
 @final
@@ -19,18 +20,4 @@ class DigitsConvNet(nn.Sequential):
             n_classes: Number of scores.
             dropout: Share of the last hidden layer's units that training leaves out.
         """
-        super().__init__(
-            OrderedDict(
-                conv1_preact=nn.Conv2d(1, 32, kernel_size=3, padding="same"),
-                conv1_postact=nn.ReLU(),
-                conv1_postpool=nn.MaxPool2d(2),
-                conv2_preact=nn.Conv2d(32, 64, kernel_size=3, padding="same"),
-                conv2_postact=nn.ReLU(),
-                conv2_postpool=nn.MaxPool2d(2),
-                flatten=nn.Flatten(),
-                fc1_preact=nn.Linear(64 * 2 * 2, 128),
-                fc1_postact=nn.ReLU(),
-                dropout=nn.Dropout(dropout),
-                logits=nn.Linear(128, n_classes),
-            )
-        )
+        super().__init__(two_convolutions(3, 2, 128, n_classes, dropout))

@@ -1,4 +1,4 @@
-"""What trains a network: the steps and the logging that all tasks share."""
+"""Learner: the training steps and the logging that all tasks share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of networks that give a number."""
+"""Regressor: the training of networks that give a number."""
 
 from __future__ import annotations
 

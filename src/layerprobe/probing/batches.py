@@ -1,4 +1,4 @@
-"""Read the samples of a split: each once, always in the same order."""
+"""Batches of a split: each sample once, always in the same order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a test error has to be compared with."""
+"""Controls: what a test error has to be compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fingerprint of the samples of a split, by which two runs know whether they were tested on the same ones."""
+"""Fingerprint of the samples of a split, which says whether two runs were tested on the same ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fit every head of one layer on train, and choose one on validation."""
+"""Fit of one layer: every head on train, one chosen on validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Take the network's inputs, or the property to be probed, out of a batch of any make."""
+"""Getters: take the network's inputs, or the property to be probed, out of a batch of any structure."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Parity(AbstractTake):
 @final
 @dataclass(frozen=True)
 class Lookup(AbstractTake):
-    """What a table says of each class: a coarser class, a number, a row of labels.
+    """The entry of a table for each class: a coarser class, a number, a row of labels.
 
     Attributes:
         values: One entry for each class index.

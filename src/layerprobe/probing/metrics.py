@@ -1,4 +1,4 @@
-"""The interval of an unexplained variance, F1, and the area under the ROC curve."""
+"""Metrics: F1, the area under the ROC curve, and the interval of an unexplained variance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fit several layers at a time, where one does not fill the processor."""
+"""Parallel fits: several layers at a time, where one does not fill the processor."""
 
 from __future__ import annotations
 

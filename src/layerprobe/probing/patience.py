@@ -1,4 +1,4 @@
-"""Say when a path, followed from strong to weak penalties, is past its best head."""
+"""Patience: when a path, followed from strong to weak penalties, is past its best head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is probed, and how: the sweep that every checkpoint goes through."""
+"""Protocol of a probe: what is probed and how, the sweep that every checkpoint goes through."""
 
 from __future__ import annotations
 

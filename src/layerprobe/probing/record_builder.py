@@ -1,4 +1,4 @@
-"""Build the records of a layer."""
+"""Builder of the records of a layer."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class LayerRecords:
         return LayerResult(record, self._path_records(paths), {}, np.empty(0, dtype=bool))
 
     def _path_records(self, paths: Mapping[str, Sequence[Path]]) -> tuple[PathRecord, ...]:
-        """Every swept head."""
+        """The record of every swept head."""
         layer, checkpoint = self.layer, self.checkpoint
         chosen = {control: select(found) for control, found in paths.items()}
         return tuple(

@@ -1,4 +1,4 @@
-"""The resources that a probe may take: no part of what is asked, and without effect on what comes out."""
+"""Resources that a probe may take: no part of what is asked, and without effect on the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The strength of the penalty where another library's scale is wanted."""
+"""Penalties on scikit-learn's scale, C."""
 
 from __future__ import annotations
 

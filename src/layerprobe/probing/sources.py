@@ -1,4 +1,4 @@
-"""What a split may be given as, and the batches or the pair of tensors that it is read as."""
+"""Sources of a split: what it may be given as, and the batches or tensors that it is read as."""
 
 from __future__ import annotations
 

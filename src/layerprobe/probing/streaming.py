@@ -1,4 +1,4 @@
-"""Probe without keeping a training feature: the moments of least squares add up while the samples pass by."""
+"""Streaming: the moments of least squares add up while the samples pass by, and no training feature is kept."""
 
 from __future__ import annotations
 

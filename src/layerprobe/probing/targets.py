@@ -1,4 +1,4 @@
-"""The targets of all splits, as the heads see them."""
+"""Targets of all splits, as the heads see them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the processes of one run agree on, without the accelerator and without a time limit."""
+"""Collectives: what the processes of one run agree on, without the accelerator and without a time limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the training, validation and test data of a Lightning run."""
+"""Dataloaders of a Lightning run: its training, validation and test data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps what a network with two inputs does to the plane, for pictures."""
+"""Decision surface of a network with two inputs, written down during training for pictures."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from layerprobe.training.schedule import Schedule
 class PlaneCallback(pl.Callback):
     """Writes the output over a grid of the input, and the samples at the output and at layers of two or three units.
 
-    The frames are `surface.parquet`, `points.parquet` and `hidden.parquet`; `report.surface` says what their columns
-    are. The run is not changed.
+    The frames are `surface.parquet`, `points.parquet` and `hidden.parquet`; `results.decision_surface` says what
+    their columns are. The run is not changed.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""One progress bar for probing, quiet when nobody looks at a terminal."""
+"""Progress bar of probing, shown on a terminal only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The global random generators, as plain values that a checkpoint can hold."""
+"""Random states of the global generators, as plain values that a checkpoint can hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saves a run so that it survives a warning or a kill, and lets it go on from there as if nothing had happened."""
+"""Resuming: a run is saved so that it survives a signal or a kill, and goes on as if it had never been stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a training run freezes a checkpoint."""
+"""Schedule: when a training run freezes a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When two tensors of a forward pass are the same value, and what the function that made one is called."""
+"""Aliases: tensors of a forward pass that hold the same value, and the names of the functions that made them."""
 
 from __future__ import annotations
 

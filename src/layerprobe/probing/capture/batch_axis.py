@@ -1,4 +1,4 @@
-"""Which axis of a tensor runs over samples, and whether the samples stay apart."""
+"""Batch axis of a tensor: which axis runs over samples, and whether the samples stay apart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fine the list of layers is."""
+"""Granularity of the list of layers: every tensor, the outputs of modules, or those of repeated blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hooks on the modules of a network: what they tell of its forward passes, and the tensors at chosen sites."""
+"""Hooks on the modules of a network: they tell of its forward passes, and hand out the tensors at chosen sites."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network is called with: a tensor, positional arguments, or keyword arguments."""
+"""Inputs of a network: a tensor, positional arguments, or keyword arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tensors of a forward pass are called, and which of them are outputs of modules."""
+"""Names of the tensors of a forward pass, and which of them are outputs of modules."""
 
 from __future__ import annotations
 

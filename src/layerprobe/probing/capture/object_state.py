@@ -1,4 +1,4 @@
-"""One kept object of each kind: what it was, and how it becomes that again."""
+"""State of an object, by its kind: what it was, and how it becomes that again."""
 
 from __future__ import annotations
 

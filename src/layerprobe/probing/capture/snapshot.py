@@ -1,4 +1,4 @@
-"""Everything that running a network or reading data could change, to any depth, but for the values of parameters."""
+"""Snapshot of all that running a network or reading data could change, but for the values of parameters."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class Snapshot:
                     waiting.append(thing)
 
     def look_into_items(self, things: Any, parent: Any) -> None:
-        """Follow the items of a container, but of very many."""
+        """Follow the items of a container, unless there are very many."""
         if len(things) > _MANY:
             things = [thing for thing in things if type(thing) not in _PLAIN and gc.is_tracked(thing)]
             if len(things) > _MANY:

@@ -1,4 +1,4 @@
-"""Which axes of a layer run over the tokens of a sequence, and which places of a batch hold one."""
+"""Token axes: which axes of a layer run over the tokens of a sequence, and which places of a batch hold one."""
 
 from __future__ import annotations
 

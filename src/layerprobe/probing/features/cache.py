@@ -1,4 +1,4 @@
-"""Keep the features of all layers: where they are made while they fit, the largest in RAM or on disk beyond."""
+"""Cache of the features of all layers: where they are made while they fit, the largest in RAM or on disk beyond."""
 
 from __future__ import annotations
 

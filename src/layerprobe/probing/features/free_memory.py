@@ -1,4 +1,4 @@
-"""How much memory probing may take."""
+"""Free memory of the machine, and how much of it probing may take."""
 
 from __future__ import annotations
 

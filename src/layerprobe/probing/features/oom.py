@@ -1,4 +1,4 @@
-"""Do on the CPU what a GPU has no memory for."""
+"""Out of memory on a GPU: what it has no room for is done on the CPU."""
 
 from __future__ import annotations
 

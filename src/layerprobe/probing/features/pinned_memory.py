@@ -1,4 +1,4 @@
-"""Memory that a GPU reads and writes by itself."""
+"""Pinned memory, which a GPU reads and writes by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reduce an activation of any shape to one feature vector for each sample."""
+"""Reducers: from an activation of any shape to one feature vector for each sample."""
 
 from __future__ import annotations
 

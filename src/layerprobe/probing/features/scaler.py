@@ -1,4 +1,4 @@
-"""Standardise features with the statistics of the training split alone."""
+"""Scaler of features, with the statistics of the training split alone."""
 
 from __future__ import annotations
 

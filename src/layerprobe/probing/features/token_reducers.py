@@ -1,4 +1,4 @@
-"""Reduce sequences: which token of each sample speaks for it.
+"""Token reducers: which token of each sample of a sequence stands for it.
 
 A layer that has the sequence axis keeps all its other axes, flattened. An attention map has that axis twice, as query
 and as key, and is reduced along both: its last token is what the last token pays to itself, for each head. A layer

@@ -1,4 +1,4 @@
-"""One of two or more classes."""
+"""Classification: one of two or more classes for each sample."""
 
 from __future__ import annotations
 

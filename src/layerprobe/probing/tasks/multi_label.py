@@ -1,4 +1,4 @@
-"""Several labels at once, each of which a sample has or has not."""
+"""Multi-label classification: several labels at once, each of which a sample has or has not."""
 
 from __future__ import annotations
 

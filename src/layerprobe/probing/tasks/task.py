@@ -1,4 +1,4 @@
-"""The seam between the pipeline and the kinds of property that a probe can predict."""
+"""Tasks, as the pipeline sees them: the kinds of property that a probe can predict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from layerprobe.types import Split
 
 @dataclass(frozen=True)
 class Measured:
-    """What a head comes to on a split that had no part in fitting or choosing it.
+    """Figures of a head on a split that had no part in fitting or choosing it.
 
     Attributes:
         error: The task's error.
@@ -150,7 +150,7 @@ class AbstractTask(ABC):
         targets: Shaped[Tensor, "n ..."],
         solver: AbstractSolver,
     ) -> Measured:
-        """Read what the selected head comes to on test.
+        """Measure the selected head on test.
 
         Args:
             heads: The head, as a path of one.
