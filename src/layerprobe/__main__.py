@@ -9,8 +9,8 @@ import sys
 from typing import NoReturn
 
 from layerprobe import __version__
+from layerprobe.formatting import nearest
 from layerprobe.jobs.program import CALLED, SCRIPTS, console_command
-from layerprobe.nearest import nearest
 
 COMMANDS = {
     "train": "train a network, freeze checkpoints, and probe every layer of each",
