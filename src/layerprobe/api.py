@@ -10,8 +10,8 @@ from typing import Any, Literal, SupportsIndex, TypeAlias, TypeVar
 
 from torch import nn
 
-from layerprobe.named_classes import named_classes
 from layerprobe.formatting import nearest
+from layerprobe.named_classes import named_classes
 from layerprobe.probe_results import ProbeResults
 from layerprobe.probing.batches import Take, inputs_of, targets_of
 from layerprobe.probing.capture.layers import Granularity

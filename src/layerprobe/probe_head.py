@@ -12,9 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from layerprobe.formatting import interval_text, percent_text
+from layerprobe.formatting import interval_text, nearest, percent_text
 from layerprobe.named_classes import named_classes
-from layerprobe.nearest import nearest
 from layerprobe.probing.capture.pytree import tensors
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.features.scaler import StandardisedRows, Standardiser

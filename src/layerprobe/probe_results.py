@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from layerprobe.nearest import nearest
+from layerprobe.formatting import nearest
 from layerprobe.results.best import last_checkpoint
 from layerprobe.results.heads import HeadFile, find_head, read_recipe
 from layerprobe.results.reader import Run, find_runs

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from layerprobe.formatting import nearest
 from layerprobe.named_classes import named_classes
-from layerprobe.nearest import nearest
 from layerprobe.probing.batches import in_order, inputs_of
 from layerprobe.probing.capture.freeze import Frozen, freeze
 from layerprobe.probing.capture.inputs import NetworkInputs, floating_dtype
