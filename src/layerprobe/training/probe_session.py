@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.precision import Precision
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch import nn
 
-from layerprobe.probing.batches import Data
+from layerprobe.probing.batches import Data, reads_again
 from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.cost.plan import make_plan
 from layerprobe.probing.discovery import Discovery
@@ -126,10 +125,11 @@ class ProbeSession:
             protocol, context = with_converted_inputs(protocol, precision), precision.forward_context
         if entry is not None:
             self._ledger.write(info.name, entry)
-        discovery: Discovery | None = None
+        discovery: Discovery | Callable[[], Discovery | None] | None = None
         if plan and not self._announced:
             self._announced = True
-            discovery = announce(network, data, protocol, context, resources=self._resources, done=done)
+            discovery = partial(announce, network, data, protocol, context, resources=self._resources, done=done)
+            discovery = discovery if self._resources.keep else discovery()  # kept features need no plan
         new = 0
         with ProbeProgress(f"Probing {info.name}", self._progress) as bar:
 
@@ -223,7 +223,7 @@ def announce(
     Returns:
         What the plan has found out about the network, for the probing of it; None without a plan.
     """
-    if not all(_can_be_read_again(source) for source in data.values() if source is not None):
+    if not all(reads_again(source) for source in data.values() if source is not None):
         return None
     try:
         plan = make_plan(network, data, protocol, context, resources=resources, done=done)
@@ -236,9 +236,3 @@ def announce(
     for line in plan.lines() if plan.layers else ():
         log.info("Plan: %s", line)
     return plan.discovery
-
-
-def _can_be_read_again(source: Any) -> bool:
-    if isinstance(source, DataLoader):
-        return source.batch_sampler is not None and not isinstance(source.dataset, IterableDataset)
-    return isinstance(source, tuple | list) and len(source) == 2 and isinstance(source[1], Tensor)
