@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from jaxtyping import Shaped
@@ -49,6 +49,21 @@ class Discovery:
     def n_features(self) -> list[int]:
         """Features of every way of every layer."""
         return [way.reduction.n_features for found in self.ways.values() for way in found]
+
+    def dealt(self, n: int) -> list[Discovery]:
+        """The layers in n parts of about as many features, whose fits take about as long.
+
+        Layer by layer, from the one with the most features to the one with the fewest, each goes to the part that has
+        the fewest so far. Neighbours of one size, which are about as hard, go to different parts.
+
+        Args:
+            n: How many parts; some are empty where there are fewer layers.
+        """
+        width = {layer: sum(way.reduction.n_features for way in found) for layer, found in self.ways.items()}
+        parts: list[list[Layer]] = [[] for _ in range(n)]
+        for layer in sorted(width, key=lambda layer: -width[layer]):
+            min(parts, key=lambda part: sum(width[other] for other in part)).append(layer)
+        return [replace(self, ways={layer: self.ways[layer] for layer in self.ways if layer in part}) for part in parts]
 
 
 def discover_layers(

@@ -125,7 +125,11 @@ def probe_checkpoint(
                 yield layer
 
         def fit(layer: Layer, splits: Splits) -> LayerResult:
-            return probe_layer(layer, ways[layer], splits, recordings, variants, protocol, info)
+            try:
+                return probe_layer(layer, ways[layer], splits, recordings, variants, protocol, info)
+            except Exception as error:  # a fault of the program, whose traceback does not say which layer shows it
+                error.add_note(f"in layer {layer.name} of {info.name}")
+                raise
 
         for small, layers in groupby(begun(), lambda layer: layer in together):
             for result in parallel(layers, lambda layer: sink.layer(layer.name), fit, workers if small else 1):
@@ -144,8 +148,9 @@ def budget(device: torch.device | None, protocol: ProbeProtocol, resources: Reso
     """
     fit = workspace(max(found.n_features, default=0), found.n_outputs, len(protocol.l2))
     fit += moment_bytes(found.ways) if protocol.stream else 0
-    features = feature_budget(device, resources.max_memory, fit, 4 * found.batch_size * sum(found.n_features))
-    return Budget(fit, features, host_budget(device, resources.max_memory))
+    allowed, processes = resources.max_memory, resources.processes
+    features = feature_budget(device, allowed, fit, 4 * found.batch_size * sum(found.n_features), processes)
+    return Budget(fit, features, host_budget(device, allowed, processes))
 
 
 def feature_cache(

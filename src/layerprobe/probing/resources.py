@@ -24,12 +24,15 @@ class Resources:
         spill_directory: Where; by default the system's directory for temporary files. Nothing stays there.
         keep: Where features stay, so that a later probe of the same network and data finds them; true for `features`
             in the working directory. By default none stay.
+        processes: Processes of this machine that probe at the same time: each may take its part of the machine's own
+            memory.
     """
 
     batch_size: int | None = None
     max_memory: int | float | str | None = None
     spill_directory: str | None = None
     keep: str | Path | bool | None = None
+    processes: int = 1
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be.
