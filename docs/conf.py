@@ -15,7 +15,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_copyright = False
 pygments_style, pygments_dark_style = "friendly", "github-dark"
-exclude_patterns = ["**.ipynb_checkpoints"]
+exclude_patterns = ["**.ipynb_checkpoints", "example_project"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

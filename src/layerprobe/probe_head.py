@@ -135,7 +135,7 @@ class ProbeHead:
 
         Args:
             network: A network, with `inputs`; or without them features (n d) that were recorded before, or activations
-                (n *shape) of the layer.
+                (`n *shape`) of the layer.
             inputs: As for `features`.
             mask: As for `features`.
             batch_size: As for `features`.

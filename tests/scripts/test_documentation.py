@@ -85,6 +85,9 @@ WAYS = {
     "uv run scripts/train.py experiment=alain_bengio_skip128 data.root=DIR": Way(
         [*MNIST, "trainer.max_steps=1", "model.depth=4", "model.skip=[0,2]", "callbacks.probe.steps=[1]"]
     ),
+    "uv run scripts/train.py experiment=activation_depth model=deep_mlp": Way(
+        [*SHORT, "model/activation=identity,relu", "model.depth=1"]
+    ),
     "uv run scripts/train.py experiment=activation_depth": Way(
         [*SHORT, "model=deep_mlp", "model/activation=identity,relu", "model.depth=1", "-m"]
     ),
@@ -154,12 +157,12 @@ WAYS = {
     "train.py model=module model._target_=your_package.Net +model.width=128": Way(composed=OWN),
     "uv run scripts/train.py experiment=xor_linear": Way(SHORT),
     "uv run scripts/train.py experiment=xor_mlp": Way(SHORT),
-    "uv run scripts/train.py experiment=alain_bengio_skip128 data.root=DIR data.train_size=10000": Way(
+    "uv run scripts/train.py experiment=alain_bengio_skip128 data.root=DIR data.train_size=5000": Way(
         [*MNIST, "trainer.max_steps=1", "model.depth=4", "model.skip=[0,2]", "callbacks.probe.steps=[1]"]
     ),
     "uv run scripts/probe.py -m experiment=concept_depth model.name=NAME data.root=DIR data.per_class=500 "
-    "data=cities,stsa,common_claim,coinflip model.dtype=float32 data.noise=[]": Way(
-        composed="8 jobs; tests/scripts/test_concept_depth.py runs four"
+    "data=cities,stsa,common_claim model.dtype=float32 data.noise=[]": Way(
+        composed="6 jobs; tests/scripts/test_concept_depth.py runs four"
     ),
     "uv run sphinx-build docs build/docs": Way(left="a line of .ci/run"),
     "uv run scripts/probe.py model=torchvision model.name=resnet18 data=image_folder data.root=pictures plan=true": Way(
@@ -289,6 +292,12 @@ def test_every_command_is_known_and_nothing_else() -> None:
     found = commands()
     assert sorted(set(found) - set(WAYS)) == [], "say in WAYS how these are run"
     assert sorted(set(WAYS) - set(found)) == [], "these are not in the documentation any more"
+
+
+def test_the_reference_holds_every_public_name_once() -> None:
+    pages = "".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+    found = re.findall(r"^.. auto\w+:: layerprobe\.(\w+)$", pages, re.MULTILINE)
+    assert sorted([*found, "__version__"]) == sorted(layerprobe.__all__)
 
 
 def test_extras_that_are_to_be_installed_exist() -> None:
