@@ -31,6 +31,21 @@ def _trainer() -> Any:
 
 
 @dataclass
+class Extras:
+    """What is done around a run, and changes nothing of it.
+
+    Attributes:
+        print_config: Whether to print the whole configuration before it begins.
+        ignore_warnings: Whether to leave out Python's warnings.
+        enforce_tags: Whether to refuse a run without `tags`.
+    """
+
+    print_config: bool = False
+    ignore_warnings: bool = False
+    enforce_tags: bool = False
+
+
+@dataclass
 class RunConfig:
     """What the scripts that make results take.
 
@@ -41,6 +56,8 @@ class RunConfig:
         run_id: The run's id in the dashboard; by default one that is made up once and kept in `run_dir`.
         rerun: Which ended runs start from the beginning: `failed` ones or `all`. By default a finished run is left
             alone and any other goes on.
+        tags: Tags of the run in the dashboard, besides those that say what was changed.
+        extras: What is done around a run.
         objective: A partial that makes one number of the results, for a sweeper to make small.
         data: A LightningDataModule; by default of `probe.py` the one in the checkpoint's own configuration.
         model: A LightningModule, or any other network: `train.py` trains it as a classifier, with `optimizer` and
@@ -64,6 +81,8 @@ class RunConfig:
     run_dir: str = "${hydra:runtime.output_dir}"
     run_id: str | None = None
     rerun: str | None = None
+    tags: list[str] = field(default_factory=list)
+    extras: Extras = field(default_factory=Extras)
     objective: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
@@ -87,9 +106,17 @@ class TrainConfig(RunConfig):
 
     Attributes:
         matmul_precision: Precision of float32 matrix products on a GPU: `highest`, `high` or `medium`.
+        train: Whether to train, and so to probe.
+        test: Whether to measure the network itself on the test split.
+        ckpt_path: A checkpoint of another training to go on from; with `train=false` the network that is tested.
+        trust_checkpoint: Whether that file may hold any Python objects, and so run any code.
     """
 
     matmul_precision: str = "highest"
+    train: bool = True
+    test: bool = True
+    ckpt_path: str | None = None
+    trust_checkpoint: bool = False
 
 
 @dataclass

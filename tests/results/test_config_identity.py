@@ -116,6 +116,17 @@ def test_a_directory_that_an_earlier_version_wrote_is_the_same_run(tmp_path: Pat
     assert RunDirectory(tmp_path).differences(now | {"seed": 1}) == ["seed: 0 -> 1"]
 
 
+def test_a_run_from_before_there_was_a_choice_to_train_and_to_test_did_both(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"seed": 0}))
+    now = {"seed": 0, "train": True, "test": True, "ckpt_path": None, "trust_checkpoint": False, "tags": ["a"]}
+    now |= {"extras": {"print_config": True}, "callbacks": {"learning_rate_monitor": {"logging_interval": "step"}}}
+    assert RunDirectory(tmp_path).differences(now) == []
+    assert RunDirectory(tmp_path).differences(now | {"test": False}) == ["test: True -> False"]
+    assert RunDirectory(tmp_path).differences(now | {"ckpt_path": "a.ckpt"}) == ["ckpt_path: None -> a.ckpt"]
+    stops = {"callbacks": {"early_stopping": {"patience": 3}}}
+    assert RunDirectory(tmp_path).differences(now | stops) == ["callbacks.early_stopping.patience: None -> 3"]
+
+
 def test_what_an_identity_is_made_of(tmp_path: Path) -> None:
     found = identity({"a": {"b": (1, 2), "c": f"{tmp_path}/x"}, "logger": {"csv": {}}, "probe": {}}, tmp_path)
     assert found == {"a.b": [1, 2], "a.c": "RUN/x", "probe": {}}

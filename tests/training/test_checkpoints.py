@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from layerprobe.training.checkpoints import CheckpointError, freeze, load
+from layerprobe.training.checkpoints import CheckpointError, check_goes_on, freeze, load
 from layerprobe.types import CheckpointInfo
 
 
@@ -26,6 +26,16 @@ def test_what_freeze_writes_is_read_back(tmp_path: Path) -> None:
     found = load(tmp_path / "x.ckpt")
     assert (found.info, found.config) == (info, {"seed": 1})
     assert torch.equal(found.state_dict["weight"], network.weight)
+
+
+def test_a_training_goes_on_only_from_a_file_with_its_state(tmp_path: Path) -> None:
+    freeze(nn.Linear(3, 2), tmp_path / "frozen.ckpt", CheckpointInfo("final"), {})
+    with pytest.raises(CheckpointError, match=r"without the state of its training \(loops and optimizer_states\)"):
+        check_goes_on(tmp_path / "frozen.ckpt")
+    with pytest.raises(FileNotFoundError, match="No checkpoint at"):
+        check_goes_on(tmp_path / "missing.ckpt")
+    torch.save({"state_dict": {}, "loops": {}, "optimizer_states": []}, tmp_path / "whole.ckpt")
+    check_goes_on(tmp_path / "whole.ckpt")
 
 
 @pytest.mark.parametrize("layout", ["plain", "model", "state_dict", "safetensors", "legacy"])

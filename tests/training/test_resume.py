@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers.logger import DummyLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -127,15 +128,16 @@ class Rows(DummyLogger):
 
 
 def run(
-    directory: Path, kick: Kick, n: int = 24, num_workers: int = 0, logger: Any = False, **options: Any
+    directory: Path, kick: Kick, n: int = 24, num_workers: int = 0, logger: Any = False, more: Any = (), **options: Any
 ) -> dict[str, Any] | None:
     """Train and test, from where the directory has got to; None where it was stopped."""
     pl.seed_everything(7, workers=True, verbose=False)
     events: list[Any] = []
     guard, learner = Guard(directory / "last.ckpt"), Learner(events)
     trainer = pl.Trainer(
-        max_epochs=3, accelerator="cpu", logger=logger, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[kick, guard], num_sanity_val_steps=0, **options,
+        max_epochs=3, accelerator="cpu", logger=logger, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[kick, guard, *(made(directory) for made in more)], num_sanity_val_steps=0,
+        **{"enable_checkpointing": False, **options},
     )  # fmt: skip
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
     data = Data(n, num_workers)
@@ -195,6 +197,35 @@ def test_stopped_in_any_hook(tmp_path: Path, options: dict[str, Any], every: int
 def test_stopped_many_times(tmp_path: Path) -> None:
     expected, _ = whole(tmp_path / "whole")
     check_same(resumed(tmp_path / "stopped", [5, 6, 9, 0, 12]), expected)
+
+
+def _stops_early(directory: Path) -> pl.Callback:
+    return EarlyStopping("val", patience=1, min_delta=10.0)
+
+
+def _keeps(directory: Path) -> pl.Callback:
+    return ModelCheckpoint(
+        directory / "kept", "{step}", monitor="loss", save_top_k=2, every_n_train_steps=1, enable_version_counter=False
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+@pytest.mark.parametrize("options", [{"n": 24}, {"n": 24, "val_check_interval": 2}])
+def test_early_stopping_and_kept_checkpoints_are_those_of_a_run_that_was_not_stopped(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    options |= {"more": [_stops_early, _keeps], "enable_checkpointing": True}
+    expected, hooks = whole(tmp_path / "whole", **options)
+    assert expected["events"][-1] == "end" and max(event[1] for event in expected["events"][:-1]) < 2, "stops early"
+    kept = {file.name: torch.load(file)["state_dict"] for file in (tmp_path / "whole" / "kept").iterdir()}
+    assert len(kept) == 2
+    for k in range(1, hooks, 3):
+        check_same(resumed(tmp_path / str(k), [k], **options), expected)
+        files = sorted((tmp_path / str(k) / "kept").iterdir())
+        assert [file.name for file in files] == sorted(kept)
+        for file in files:
+            state = torch.load(file)["state_dict"]
+            assert all(torch.equal(value, state[name]) for name, value in kept[file.name].items())
 
 
 @pytest.mark.parametrize("every", [1, 2])

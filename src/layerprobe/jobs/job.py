@@ -24,6 +24,7 @@ from layerprobe.atomic import write_bytes
 from layerprobe.compat.hydra import sweeper_learns
 from layerprobe.formatting import nearest
 from layerprobe.jobs.config_check import wrong_values
+from layerprobe.jobs.extras import extras
 from layerprobe.jobs.quoting import command, override
 from layerprobe.results.config_migration import migrated
 from layerprobe.results.redundant_file import UnusableFileError
@@ -71,12 +72,12 @@ def run_job(cfg: DictConfig, work: Work, expected: Expected = (), *, goes_on: bo
     except CompactHydraException as error:
         return _refused(cfg, run, error)
     if goes_on:
-        with explained(), run.claimed():
+        with extras(cfg), explained(), run.claimed():
             return attended(cfg, run, work, (*_TOLD, *expected))
     if getattr(rank_zero_only, "rank", 0) != 0:
         _be_quiet()
         return math.nan if run.finished(config) else work(cfg, run).objective
-    with explained(), run.claimed():
+    with extras(cfg), explained(), run.claimed():
         if cfg.rerun != "all" and (run.path / "probes").is_dir():
             from layerprobe.results.store import restore_results  # pandas and pyarrow: only for what is there
 

@@ -25,7 +25,7 @@ from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.callback import ProbeCallback
-from layerprobe.training.checkpoints import damage
+from layerprobe.training.checkpoints import check_goes_on, damage, load
 from layerprobe.training.loggers import ProbeLog, start_runs
 
 log = logging.getLogger("layerprobe")
@@ -37,6 +37,7 @@ warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 warnings.filterwarnings("ignore", message="The .srun. command is available")
+warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # as a run that goes on
 
 
 EXPECTED = (ValueError, OSError, InstantiationException, MisconfigurationException)
@@ -77,12 +78,18 @@ def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
         if isinstance(callback, ProbeCallback):
             callback.config = config
     last = run.checkpoint if run.checkpoint.exists() else None
+    if last is None and cfg.ckpt_path is not None:
+        (check_goes_on if cfg.train else load)(Path(cfg.ckpt_path), trust=cfg.trust_checkpoint)
     if last is not None:
         if problem := damage(last):
             raise DamagedFileError(last, problem, _without(last, run))
         log.info("Going on from %s", last)
-    trainer.fit(model, datamodule=datamodule, ckpt_path=last)
-    trainer.test(model, datamodule=datamodule, verbose=False)
+    if cfg.train:
+        trainer.fit(model, datamodule=datamodule, ckpt_path=last or cfg.ckpt_path)
+    else:  # what is tested needs none of the callbacks that it was trained with
+        warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used")
+    if cfg.test:
+        trainer.test(model, datamodule=datamodule, ckpt_path=None if cfg.train else cfg.ckpt_path, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     log.info("Network: %s", ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     if not trainer.is_global_zero or not (run.path / "probes").is_dir():

@@ -15,8 +15,10 @@ NO_PART = (
     "hydra", "name", "run_dir", "run_id", "rerun", "logger", "objective", "report",
     "trainer.logger", "trainer.callbacks", "trainer.default_root_dir",
     "trainer.enable_progress_bar", "trainer.enable_model_summary", "callbacks*.progress",
+    "tags", "extras", "hparams_search", "trainer.enable_checkpointing", "trainer.profiler", "trainer.detect_anomaly",
+    "callbacks.model_checkpoint", "callbacks.rich_model_summary", "callbacks.learning_rate_monitor",
     # What it may take: devices, workers, a download, memory; and how often it saves.
-    "trainer.accelerator",
+    "trainer.accelerator", "trust_checkpoint",
     "data*.num_workers", "data*.pin_memory", "data*.persistent_workers", "data*.prefetch_factor", "data*.download",
     "callbacks*.every_n_seconds", "callbacks*.resources",
     *(f"{where}.{name}" for where in ("probe", "callbacks*.protocol")
@@ -26,6 +28,9 @@ NO_PART = (
 
 LATER = ("probe.path", "callbacks*.protocol.path")
 """Keys that earlier versions did not have, whose values all lead to certified heads: runs without them go on."""
+
+WITHOUT = {"train": True, "test": True}
+"""Keys that earlier versions did not have, with the values that are like not having them."""
 
 SAME_SAMPLES = ("data*.batch_size", "data*.seed", "data*.root")
 """Keys of data that matter, and yet leave the samples as they are, or draw them again: the problem is the same."""
@@ -66,6 +71,7 @@ def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple
     Returns:
         The old and the new value by key, in the order of the keys; None also stands for a key that is not there.
     """
+    old, new = {**WITHOUT, **old}, {**WITHOUT, **new}
     keys = (key for key in sorted(old.keys() | new.keys()) if key in old or matters(key, LATER))
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 

@@ -36,17 +36,18 @@ def run_group(experiment: str, overrides: Sequence[str]) -> str:
     return _joined(experiment, [(key, value) for key, value in _pairs(overrides) if key != _SEED])
 
 
-def run_tags(experiment: str, overrides: Sequence[str]) -> list[str]:
+def run_tags(experiment: str, overrides: Sequence[str], own: Sequence[str] = ()) -> list[str]:
     """Tag a run with its experiment and with each value that was changed.
 
     Args:
         experiment: Name of the experiment.
         overrides: The command line's overrides, `key=value`.
+        own: Tags that the user gives.
 
     Returns:
         The tags, each of at most 64 letters, as Weights & Biases asks.
     """
-    tags = [experiment, *(f"{key}={value}" for key, value in _pairs(overrides) if key != _SEED)]
+    tags = [experiment, *own, *(f"{key}={value}" for key, value in _pairs(overrides) if key != _SEED)]
     return [tag for tag in dict.fromkeys(tags) if 0 < len(tag) <= _LONGEST_TAG]
 
 

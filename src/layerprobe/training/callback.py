@@ -19,10 +19,10 @@ from layerprobe.probing.capture.freeze import freeze as freeze_network
 from layerprobe.probing.capture.freeze import random_states_kept
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
-from layerprobe.results.config_identity import identity
+from layerprobe.results.config_identity import differing, identity
 from layerprobe.results.redundant_file import DamagedFileError, aside
 from layerprobe.results.store import ProbeStore
-from layerprobe.training.checkpoints import CheckpointError, FrozenCheckpoint, damage, freeze, load
+from layerprobe.training.checkpoints import CONFIG_KEY, CheckpointError, FrozenCheckpoint, damage, freeze, load
 from layerprobe.training.collectives import Ranks
 from layerprobe.training.dataloaders import Loaders, of_population, splits_of, splits_of_trainer
 from layerprobe.training.probe_session import ProbeSession, ProbingStopped
@@ -130,14 +130,24 @@ class ProbeCallback(pl.Callback):
             "probed": list(self._probed),
             "ended": self._ended,
             "finished": self._finished,
+            "run": self.config.get("run_id"),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from where an earlier run was saved."""
+        """Go on from where an earlier process saved the run; another run's checkpoints are none of this one's."""
+        if state_dict.get("run") not in (None, self.config.get("run_id")):
+            return
         self._frozen = [CheckpointInfo(**info) for info in state_dict["frozen"]]
         self._probed = list(state_dict["probed"])
         self._ended = state_dict.get("ended", False)
         self._finished = state_dict.get("finished", False)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Have the trainer's checkpoints say what their network is, as those of `freeze` do."""
+        if self.config:
+            checkpoint[CONFIG_KEY] = {"config": dict(self.config)}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the results before anything is computed, so that a directory that cannot be written costs nothing."""
@@ -240,7 +250,7 @@ class ProbeCallback(pl.Callback):
             log.warning("%s Its network is frozen and probed again.", error)
             return ()
         same = kept.info == info and kept.state_dict.keys() == state.keys()
-        same = same and identity(kept.config, self._root) == identity(self.config, self._root)
+        same = same and not differing(identity(kept.config, self._root), identity(self.config, self._root))
         if same and all(torch.equal(value, state[name].cpu()) for name, value in kept.state_dict.items()):
             return self.store.done(info.name)
         return ()

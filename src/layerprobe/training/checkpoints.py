@@ -26,7 +26,9 @@ from layerprobe.results.config_migration import migrated
 from layerprobe.results.redundant_file import UnusableFileError
 from layerprobe.types import CheckpointInfo, Config
 
-_KEY = "layerprobe"
+CONFIG_KEY = "layerprobe"
+"""Where a file says what its network is, and which run's."""
+
 _WEIGHTS = ("state_dict", "model_state_dict", "model")
 """Where the files of others keep the weights."""
 
@@ -71,7 +73,7 @@ def freeze(module: nn.Module, path: Path, info: CheckpointInfo, config: Config) 
         "epoch": info.epoch,
         "global_step": info.step,
         "pytorch-lightning_version": pl.__version__,
-        _KEY: {"checkpoint": asdict(info), "config": dict(config)},
+        CONFIG_KEY: {"checkpoint": asdict(info), "config": dict(config)},
     }
     with atomic(path) as temporary:
         try:
@@ -116,7 +118,7 @@ def load(path: Path, *, trust: bool = False) -> FrozenCheckpoint:
         raise CheckpointError(
             f"{path} is no checkpoint: expected a `state_dict`, found the keys {keys}. Save what `state_dict()` gives."
         )
-    own = content.get(_KEY) or {}
+    own = content.get(CONFIG_KEY) or {}
     named = {
         "name": path.stem,
         "step": content.get("global_step", _step_in(path.stem)),
@@ -129,6 +131,26 @@ def load(path: Path, *, trust: bool = False) -> FrozenCheckpoint:
             f"{path} does not say what it is as a run of layerprobe does ({error}). Save its `state_dict()` alone."
         ) from error
     return FrozenCheckpoint(info, state_dict, config, _hyper_parameters(content))
+
+
+def check_goes_on(path: Path, *, trust: bool = False) -> None:
+    """Refuse a file that a training cannot go on from.
+
+    Args:
+        path: The file.
+        trust: As for `load`.
+
+    Raises:
+        FileNotFoundError: Where there is no such file.
+        CheckpointError: Where it is no checkpoint, or holds a network without the state of its training.
+    """
+    load(path, trust=trust)
+    if missing := [key for key in ("loops", "optimizer_states") if key not in _read(path, trust)]:
+        raise CheckpointError(
+            f"{path} holds a network without the state of its training ({' and '.join(missing)}), so that none can go "
+            "on from it. Give a file that callbacks=[default,model_checkpoint] has written; this one can be tested "
+            "(train=false) and probed."
+        )
 
 
 def damage(path: Path) -> str:

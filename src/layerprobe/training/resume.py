@@ -44,7 +44,7 @@ class Guard(pl.Callback):
     stopped; the generators then stand where they stood. Not kept are metrics that the module itself averages over
     a training epoch, and the position of a loader whose order depends on anything but those generators and the epoch.
 
-    It belongs behind the other callbacks.
+    It puts itself behind the other callbacks, and so sees each as it is once a batch or an epoch is over.
     """
 
     def __init__(self, path: str | Path, every_n_seconds: float = 300.0) -> None:
@@ -65,6 +65,7 @@ class Guard(pl.Callback):
         self._start_epoch = 0
         self.progress = ProgressFile(self.path.parent)
         self._steady = True
+        self._saving = False
 
     @property
     def asked_to_stop(self) -> bool:
@@ -74,16 +75,18 @@ class Guard(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """Where the random generators of every process stood when the epoch began, and where they stand.
 
-        `moment` is where the run was saved; `first` says whether its first process began with this epoch.
+        `moment` is where the run was saved; `first` says whether its first process began with this epoch. A checkpoint
+        that others have the trainer save, at a moment of their own, has none of it.
         """
-        return dict(self._state)
+        return dict(self._state) if self._saving else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep it until training starts."""
         self._loaded = state_dict
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Start the clock; stop here where a signal came while the stage before was ending."""
+        """Go behind the others, start the clock; stop here where a signal came while the stage before was ending."""
+        trainer.callbacks = sorted(trainer.callbacks, key=lambda callback: callback is self)  # type: ignore[attr-defined]
         self._ranks = Ranks()
         self._saved = time.monotonic()
         if stage != "fit" and self._due(trainer) == _STOP:
@@ -102,6 +105,8 @@ class Guard(pl.Callback):
             self._state = {"began": self._everyones_state(), "first": True}
         elif self._loaded["first"] and self._matches(trainer):
             set_random_state(self._loaded["began"][trainer.global_rank])
+        if self._loaded.get("ended_early"):  # as a callback had decided, which does not decide again
+            trainer.should_stop = True
         # Nothing was saved: a run that was killed before that is begun anew.
         places = self._loaded.get("logged", ()) if self._loaded else [(0, -1)] * len(trainer.loggers)
         for logger, place in zip(_csv(trainer), places, strict=False):
@@ -165,6 +170,7 @@ class Guard(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the trained network, so that nothing after this can make it be trained again."""
+        self._state["ended_early"] = trainer.should_stop
         self._save(trainer, "end")
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -180,7 +186,7 @@ class Guard(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Write the trainer's progress as of a moment that it can go on from."""
-        moment = self._state.get("moment")
+        moment = self.state_dict().get("moment")
         if moment == "validation":  # what its metrics have seen is not saved
             as_before_validation(checkpoint)
         elif moment == "epoch":
@@ -201,11 +207,15 @@ class Guard(pl.Callback):
         step = logged_step(trainer) if moment == "batch" else -1
         self._state["logged"] = [(logger.mark(), step) for logger in _csv(trainer)]
         self._state["metrics"] = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
-        if trainer.is_global_zero:
-            with atomic(self.path) as temporary:
-                trainer.save_checkpoint(temporary)
-        else:
-            trainer.save_checkpoint(self.path)
+        self._saving = True
+        try:
+            if trainer.is_global_zero:
+                with atomic(self.path) as temporary:
+                    trainer.save_checkpoint(temporary)
+            else:
+                trainer.save_checkpoint(self.path)
+        finally:
+            self._saving = False
         self._saved = time.monotonic()
 
     def _leave(self, trainer: pl.Trainer) -> None:

@@ -1,0 +1,45 @@
+"""What is done around a job and changes nothing of it: its configuration printed, its tags asked for, no warnings."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig, OmegaConf
+
+
+@contextmanager
+def extras(cfg: DictConfig) -> Iterator[None]:
+    """Do what `extras` of a configuration asks for; the filters of warnings are put back behind the job.
+
+    Args:
+        cfg: The configuration of the job.
+
+    Raises:
+        CompactHydraException: Where tags are asked for and there are none.
+    """
+    if cfg.extras.enforce_tags and not cfg.tags:
+        raise CompactHydraException("The run has no tags, and extras.enforce_tags=true. Give some: tags=[paper,first]")
+    if cfg.extras.print_config:
+        _print_config(cfg)
+    with warnings.catch_warnings():
+        if cfg.extras.ignore_warnings:
+            warnings.simplefilter("ignore")
+        yield
+
+
+def _print_config(cfg: DictConfig) -> None:
+    """Print a configuration as a tree of its parts."""
+    from rich.console import Console
+    from rich.syntax import Syntax
+    from rich.tree import Tree
+
+    tree = Tree("config", guide_style="dim")
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
+    for key, part in plain.items():
+        branch, said = (tree.add(str(key)), part) if isinstance(part, dict) and part else (tree, {key: part})
+        branch.add(Syntax(OmegaConf.to_yaml(said).strip(), "yaml", background_color="default", word_wrap=True))
+    Console().print(tree)
