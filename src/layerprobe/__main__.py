@@ -17,6 +17,7 @@ COMMANDS = {
     "probe": "probe every layer of frozen networks: checkpoints of anyone, or a network as it is built",
     "report": "compare runs: one page, its views as pictures, the joined results, and a summary",
     "sweep": "look at a sweep, or go on with it",
+    "features": "list the features that probes have kept, and remove some",
 }
 
 
@@ -37,7 +38,7 @@ def main() -> None:
         epilog="\n".join(
             [
                 "commands:",
-                *(f"  {name:8}{what}" for name, what in COMMANDS.items()),
+                *(f"  {name:10}{what}" for name, what in COMMANDS.items()),
                 "\n`layerprobe COMMAND --help` says what a command takes."
                 '\nTab completion in bash: eval "$(layerprobe -sc install=bash)"; also zsh, fish.',
             ]

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
+from pathlib import Path
 from typing import Any, Literal, SupportsIndex, TypeAlias, TypeVar
 
 from torch import nn
@@ -62,6 +63,7 @@ def probe(
     control_key: Taken | None = None,
     batch_size: int | None = None,
     max_memory: int | float | str | None = None,
+    keep: str | Path | None = None,
     inputs: Taken = inputs_of,
     targets: Taken = targets_of,
     task: Named[AbstractTask] | None = None,
@@ -101,6 +103,8 @@ def probe(
         batch_size: Samples in one forward pass; by default what the loader has, or 256.
         max_memory: What probing may take beside the network: bytes, `8GiB`, or a share of the free memory such as
             `0.3`; by default half of it. Features beyond it are kept in a temporary file.
+        keep: A directory where features stay: another call that asks something else of the same network and inputs
+            finds them there, and does not run the network.
         inputs: Takes the network's inputs out of a batch: a function, a key or index, or a list or mapping of these.
         targets: Takes the property to be probed out of a batch, likewise.
         task: What kind of property that is: by default `Classification()`; or `MultiLabel()`, `Regression()`, or its
@@ -139,7 +143,7 @@ def probe(
         mask=None if mask is None else _taken(mask),
         population=population,
     )
-    resources = Resources(batch_size, max_memory)
+    resources = Resources(batch_size, max_memory, keep=keep)
     splits, protocol = splits_of(data, network, seed=int(seed)), of_population(protocol, data)
     with ProbeProgress("Probing", progress) as bar:
         results = list(probe_checkpoint(network, splits, protocol, resources=resources, on_progress=bar))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,19 +58,23 @@ def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
         temporary.write_bytes(data)
 
 
-def remove_stray(directory: Path) -> None:
+def remove_stray(directory: Path, *, age: float = 0.0) -> None:
     """Remove the temporary files that killed processes left in a folder and below it.
 
-    Call it where no other process writes there. A folder below that is a run's own (with a `run.lock`) is left alone.
+    Call it where no other process writes there, or with an age that no file is written for so long. A folder below
+    that is a run's own (with a `run.lock`) is left alone.
 
     Args:
         directory: The folder; it may be missing.
+        age: Seconds since they were last written to, at least.
     """
     for folder, inner, files in os.walk(directory):
         inner[:] = [name for name in inner if not os.path.exists(os.path.join(folder, name, "run.lock"))]
         for name in filter(_STRAY.fullmatch, files):
             with suppress(FileNotFoundError):
-                os.unlink(os.path.join(folder, name))
+                path = os.path.join(folder, name)
+                if not age or os.stat(path).st_mtime < time.time() - age:
+                    os.unlink(path)
 
 
 def _sync(path: Path) -> None:

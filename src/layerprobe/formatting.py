@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
 
 def size_text(n_bytes: int | float) -> str:
     """Write a number of bytes."""
@@ -14,6 +16,16 @@ def size_text(n_bytes: int | float) -> str:
             return f"{n_bytes:.3g} {unit}"
         n_bytes /= 1000
     return f"{n_bytes:.3g} TB"
+
+
+def n_bytes(text: str) -> float:
+    """Read a number of bytes, such as `8e9`, `500 MB` or `8GiB`; NaN where it is none."""
+    digits = text.strip().upper().rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ ")
+    unit = text.strip().upper()[len(digits) :].strip().removesuffix("B")
+    try:
+        return float(digits) * _UNITS.get(unit, math.nan)
+    except ValueError:
+        return math.nan
 
 
 def time_text(seconds: int | float) -> str:

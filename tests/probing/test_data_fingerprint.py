@@ -106,3 +106,43 @@ def test_every_layer_says_which_samples_it_was_tested_on(solver, stream):
     (first,) = samples(3)
     assert {first} == samples(3, 30) == {_of([_drawn(3)])}
     assert {first} != samples(4)
+
+
+def _whole_of(batches) -> str:
+    fingerprint = Fingerprint(whole=True)
+    for batch in batches:
+        fingerprint.update(batch)
+    return fingerprint.digest()
+
+
+def test_a_whole_fingerprint_reads_every_bit_however_samples_are_batched():
+    x, y = _drawn()
+    whole = _whole_of([(x, y)])
+    assert {_whole_of(_split(size, x, y)) for size in (1, 7, 30)} == {whole}
+    for index in ((0, 0, 0, 1), (29, 2, 7, 6)):
+        other = x.clone()
+        other[index] = torch.nextafter(other[index], torch.tensor(9.0))
+        assert _whole_of([(other, y)]) != whole
+    assert _of([(x, y)]) == _of([(x.double(), y)]), "the other one tells samples apart and no more"
+    others = [(x.double(), y), (x, y.int()), (x.reshape(30, 3, 64), y), (x.flip(0), y), (x[:-1], y[:-1])]
+    assert whole not in {_whole_of([other]) for other in others}
+
+
+def test_a_whole_fingerprint_knows_where_tokens_stand():
+    def padded(*rows, left=False, size=6):
+        ids, mask = torch.zeros(len(rows), size, dtype=torch.long), torch.zeros(len(rows), size, dtype=torch.long)
+        for i, row in enumerate(rows):
+            place = slice(size - len(row), size) if left else slice(0, len(row))
+            ids[i, place], mask[i, place] = torch.tensor(row), 1
+        return {"input_ids": ids, "attention_mask": mask}
+
+    rows = [[1, 2, 3], [4, 5], [6]]
+    whole = _whole_of([padded(*rows)])
+    assert _whole_of([padded(*rows[:2], size=4), padded(rows[2], size=1)]) == whole
+    assert _whole_of([padded(*rows, left=True)]) != whole
+    assert _whole_of([padded([1, 2], [3, 4, 5], [6])]) != whole
+
+
+def test_a_whole_fingerprint_is_none_where_something_cannot_be_read():
+    assert _whole_of([{"x": torch.ones(2, 3), "odd": object()}]) == ""
+    assert _of([{"x": torch.ones(2, 3), "odd": object()}]) != ""

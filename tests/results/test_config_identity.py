@@ -32,6 +32,7 @@ RESOURCES = [
     ("probe.max_memory", "8GiB"),
     ("probe.batch_size", 16),
     ("probe.spill_directory", "/scratch"),
+    ("probe.keep", True),
     ("data.num_workers", 4),
     ("data.train.num_workers", 4),
     ("data.pin_memory", True),

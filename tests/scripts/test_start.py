@@ -42,6 +42,7 @@ def imported(cwd: Path, script: str, *words: str, code: int = 0) -> set[str]:
         ("probe.py", ["reducer=[flattn]"], 1),
         ("report.py", ["--help"], 0),
         ("sweep.py", ["--help"], 0),
+        ("features.py", ["--help"], 0),
         ("sweep.py", [], 1),
     ],
 )

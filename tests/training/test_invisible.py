@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from helpers.ranks import together
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.training.callback import ProbeCallback
 
 
@@ -88,23 +91,27 @@ class Learner(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.log("val/loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+        self.log("val/loss", nn.functional.cross_entropy(self(batch[0]), batch[1]), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
 
 
-def train(tmp_path: Path, num_workers: int, **options: Any) -> dict[str, Any]:
+def train(tmp_path: Path, num_workers: int, *, processes: int = 1, **options: Any) -> dict[str, Any]:
     pl.seed_everything(7, workers=True, verbose=False)
     learner, data = Learner(), NoisyData(num_workers)
     callbacks = []
     if options:
         protocol = ProbeProtocol(l2=(1e-3, 1e-1), seeds=(3,), controls=("shuffled",))
+        if processes > 1:
+            protocol = replace(protocol, layers=("1", "6", "9"), solvers=(Ridge(),))
         callbacks = [ProbeCallback(protocol, directory=tmp_path, **options)]
     trainer = pl.Trainer(
-        max_epochs=3,
+        max_epochs=3 if processes == 1 else 1,
         accelerator="cpu",
+        devices=processes,
+        strategy="ddp_find_unused_parameters_true" if processes > 1 else "auto",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -149,6 +156,21 @@ def test_training_is_bit_identical(tmp_path: Path, workers: int, when: str) -> N
     alone.pop("probed")
     for name, value in alone.items():
         assert same(value, probed[name]), name
+
+
+def test_training_of_two_processes_is_bit_identical(tmp_path: Path) -> None:
+    """In each of them, in the middle of an epoch too, where their averages of batch normalisation differ."""
+
+    def work(rank: int) -> list[dict[str, Any]]:
+        probed = [train(tmp_path / when, 0, processes=2, when=when, steps=(2,)) for when in ("now", "end")]
+        return [train(tmp_path, 0, processes=2), *probed]
+
+    for alone, *others in together(2, tmp_path / "ranks", work):
+        alone.pop("probed")
+        for probed in others:
+            assert probed.pop("probed") == ["initial", "step_2", "final"]
+            for name, value in alone.items():
+                assert same(value, probed[name]), name
 
 
 def test_a_callback_that_draws_one_number_is_noticed(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def plan(cfg: DictConfig) -> None:
     layers["shape"] = ["x".join(map(str, shape)) for shape in layers["shape"]]
     console = Console()
     console.print(plan_table(layers))
-    if left_out := left_out_lines(found.discovery.left_out):
+    if left_out := left_out_lines(found.discovery.survey.left_out):
         console.print(
             "Left out:", *(f"  {line}" for line in left_out), sep="\n", end="\n\n", highlight=False, markup=False
         )

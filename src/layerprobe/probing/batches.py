@@ -94,6 +94,11 @@ def reshuffled(source: Source, batch_size: int | None = None, seed: int = 0) -> 
     return _read(source, batch_size, seed, torch.Generator().manual_seed(seed))
 
 
+def reads_again(source: Any) -> bool:
+    """Whether a split gives its samples each time it is read: a DataLoader over a map-style data set, or a pair."""
+    return _is_pair(source) or (isinstance(source, DataLoader) and not _as_it_is(source))
+
+
 def length(source: Source) -> int | None:
     """How many samples `in_order` gives, without reading any; None where nothing says so.
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from layerprobe.probing.capture.content_hash import raw_bytes
 from layerprobe.probing.capture.pytree import named_tensors
 
 _MOST_VALUES = 64
@@ -23,11 +24,16 @@ class Fingerprint:
 
     Of each tensor of a batch, inputs and targets alike, it reads up to 64 values of each sample, and of texts and
     numbers in a list all. Where a mapping holds an `attention_mask`, padding is left out.
+
+    Args:
+        whole: Whether it reads every value, bit for bit, and where in the sequence each token stands: equal then means
+            that the samples are the same, and not only that they may be told from others.
     """
 
-    def __init__(self) -> None:
-        """Begin with no sample."""
+    def __init__(self, *, whole: bool = False) -> None:
+        self._whole = whole
         self._parts: dict[str, Any] = {}
+        self._kinds: dict[str, str] = {}
         self._readable = True
 
     def watch(self, batches: Iterable[Any]) -> Iterator[Any]:
@@ -82,6 +88,8 @@ class Fingerprint:
                 self._walk(item, f"{path}/{key}", of)
         else:
             held = {".".join(steps): tensor for steps, tensor in named_tensors(value, state=True)}
+            if self._whole and not held and value is not None:
+                raise TypeError(f"a {type(value).__name__}")
             for key, item in held.items():
                 self._walk(item, f"{path}/{key}", held)
 
@@ -97,16 +105,29 @@ class Fingerprint:
             raise TypeError(f"a tensor of layout {tensor.layout}")
         key = path.rsplit("/", 1)[-1]
         mask = siblings.get(f"decoder_{_MASK}" if key.startswith("decoder_") else _MASK)
+        of_sample = tensor.shape[1:]
         if isinstance(mask, Tensor) and mask.ndim == 2 and tensor.shape[:2] == mask.shape:
+            of_sample = tensor.shape[2:]
             held = mask.bool().to(tensor.device)
             self._hash(f"{path}#").update(_bytes(held.sum(1)))
+            if self._whole:
+                self._hash(f"{path}@").update(_bytes(held.nonzero()[:, 1]))
             rows = tensor[held].flatten(1) if tensor.ndim > 2 else tensor[held][:, None]
         else:
             rows = tensor.flatten(1) if tensor.ndim > 1 else tensor.reshape(-1, 1)
+        if self._whole:
+            kind = f"{tensor.dtype} {tuple(of_sample)}\0"
+            if self._kinds.get(path) != kind:  # said once, so that it is all the same how samples are divided
+                self._kinds[path] = kind
+                self._hash(path).update(kind.encode())
+            self._hash(path).update(raw_bytes(rows))
+            return
         self._hash(path).update(_bytes(rows[:, :: max(1, -(-rows.shape[1] // _MOST_VALUES))]))
 
     def _hash(self, path: str) -> Any:
-        return self._parts.setdefault(path, hashlib.blake2b(digest_size=16))
+        if path not in self._parts:
+            self._parts[path] = hashlib.sha256() if self._whole else hashlib.blake2b(digest_size=16)
+        return self._parts[path]
 
 
 def _bytes(values: Tensor) -> bytes:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+
+from jaxtyping import Shaped
+from torch import Tensor
 
 from layerprobe.probing.batches import Data, in_order
 from layerprobe.probing.capture.freeze import Frozen
-from layerprobe.probing.capture.layers import Layer, first_names, survey
+from layerprobe.probing.capture.layers import Layer, Survey, first_names, survey
 from layerprobe.probing.capture.name_patterns import SHOWN, select
 from layerprobe.probing.capture.token_axes import sequence_axes, token_masks
 from layerprobe.probing.features.reducers import AbstractChannelReducer, shape_text
-from layerprobe.probing.features.token_reducers import AbstractTokenReducer
 from layerprobe.probing.fitting import Ways, feature_ways
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
+from layerprobe.probing.split_reader import by_tokens
 from layerprobe.probing.targets import n_outputs
 from layerprobe.types import LayerName
 
@@ -32,18 +35,35 @@ class Discovery:
         ways: The layers that a protocol asks for in the order of depth, and every way to make features of each.
         n_outputs: Classes, labels or values among the batch's targets.
         batch_size: Samples of the batch.
-        left_out: Names of what is no layer, and why.
+        survey: What the network has, whether it is asked for or not.
+        sequence: Which axes of a layer run over tokens, with the names of their masks, where that was looked for.
     """
 
     ways: Ways
     n_outputs: int
     batch_size: int
-    left_out: Mapping[LayerName, str]
+    survey: Survey
+    sequence: Mapping[LayerName, Mapping[int, str]]
 
     @property
     def n_features(self) -> list[int]:
         """Features of every way of every layer."""
         return [way.reduction.n_features for found in self.ways.values() for way in found]
+
+    def dealt(self, n: int) -> list[Discovery]:
+        """The layers in n parts of about as many features, whose fits take about as long.
+
+        Layer by layer, from the one with the most features to the one with the fewest, each goes to the part that has
+        the fewest so far. Neighbours of one size, which are about as hard, go to different parts.
+
+        Args:
+            n: How many parts; some are empty where there are fewer layers.
+        """
+        width = {layer: sum(way.reduction.n_features for way in found) for layer, found in self.ways.items()}
+        parts: list[list[Layer]] = [[] for _ in range(n)]
+        for layer in sorted(width, key=lambda layer: -width[layer]):
+            min(parts, key=lambda part: sum(width[other] for other in part)).append(layer)
+        return [replace(self, ways={layer: self.ways[layer] for layer in self.ways if layer in part}) for part in parts]
 
 
 def discover_layers(
@@ -70,19 +90,63 @@ def discover_layers(
         batch = next(batches, None)
     if batch is None:
         raise ValueError("The train split is empty. Probing needs samples in train, val and test.")
-    inputs, sequence = protocol.inputs(batch), dict[Layer, dict[int, str]]()
+    inputs = protocol.inputs(batch)
     with frozen.fresh(seed):
         surveyed = survey(frozen, inputs, granularity=protocol.granularity)
-        found = first_names(surveyed.choose(protocol.layers, protocol.exclude))
-        layers = [layer for layer in found if layer.name not in done]
-        if layers and any(isinstance(reducer, AbstractTokenReducer) for reducer in protocol.reducers):
+        layers = _chosen(surveyed, protocol, done)
+        sequence: Mapping[Layer, Mapping[int, str]] = {}
+        if layers and by_tokens(protocol):
             sequence = sequence_axes(frozen, inputs, token_masks(inputs, protocol.mask_of(batch)), layers)
+    targets = protocol.targets_of(batch, "train")
+    return _discovery(surveyed, {layer.name: axes for layer, axes in sequence.items()}, targets, layers, protocol)
+
+
+def discovered(
+    found: Survey,
+    sequence: Mapping[LayerName, Mapping[int, str]],
+    targets: Shaped[Tensor, "n ..."],
+    protocol: ProbeProtocol,
+    done: Collection[LayerName] = (),
+) -> Discovery | None:
+    """What `discover_layers` would find, of what is known of a network already.
+
+    Args:
+        found: Its layers.
+        sequence: As in `Discovery`.
+        targets: Those of the first training batch.
+        protocol: The sweep.
+        done: Layers to leave out.
+
+    Returns:
+        The discovery; None where it is not known of each layer which axes run over tokens.
+
+    Raises:
+        ValueError: A pattern matches no layer.
+    """
+    layers = _chosen(found, protocol, done)
+    if by_tokens(protocol) and any(layer.name not in sequence for layer in layers):
+        return None
+    return _discovery(found, sequence, targets, layers, protocol)
+
+
+def _chosen(found: Survey, protocol: ProbeProtocol, done: Collection[LayerName]) -> list[Layer]:
+    every = first_names(found.choose(protocol.layers, protocol.exclude))
     for reducer in protocol.reducers:
         if isinstance(reducer, AbstractChannelReducer):
-            _check_channel_axes(reducer, found)
-    targets = protocol.targets_of(batch, "train")
-    ways = {layer: feature_ways(layer, protocol, sequence.get(layer, ())) for layer in layers}
-    return Discovery(ways, n_outputs(targets), len(targets), surveyed.left_out)
+            _check_channel_axes(reducer, every)
+    return [layer for layer in every if layer.name not in done]
+
+
+def _discovery(
+    found: Survey,
+    sequence: Mapping[LayerName, Mapping[int, str]],
+    targets: Tensor,
+    layers: Sequence[Layer],
+    protocol: ProbeProtocol,
+) -> Discovery:
+    axes = sequence if by_tokens(protocol) else {}
+    ways = {layer: feature_ways(layer, protocol, axes.get(layer.name, ())) for layer in layers}
+    return Discovery(ways, n_outputs(targets), len(targets), found, sequence)
 
 
 def _check_channel_axes(reducer: AbstractChannelReducer, layers: Sequence[Layer]) -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from layerprobe.probing.capture.activations import LayerReader
@@ -23,6 +21,7 @@ from layerprobe.probing.features.cache import AbstractSink, Key
 from layerprobe.probing.features.oom import first_line, free_cache, out_of_memory
 from layerprobe.probing.features.reducers import Reduction, shape_text
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.split_reader import Recording, SplitReader
 from layerprobe.types import LayerName, Split
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]
@@ -30,23 +29,6 @@ Progress: TypeAlias = Callable[[str, int, int | None], None]
 
 WITHOUT_DOUBLE = ("mps",)
 """Devices that have no float64, in which every fit is certified: what they make is fitted on the CPU."""
-
-
-@dataclass(frozen=True)
-class Recording:
-    """What one pass over a split leaves behind, besides the features.
-
-    Attributes:
-        targets: What the task reads for each sample, on the CPU.
-        problems: Why a layer has no usable features, by layer.
-        seconds: Wall-clock seconds spent on reducing, by layer.
-        keys: The type of each sample, where that was asked for.
-    """
-
-    targets: Shaped[Tensor, "n ..."]
-    problems: Mapping[LayerName, str]
-    seconds: Mapping[LayerName, float]
-    keys: Int[Tensor, " n"] | None = None
 
 
 class Recorder:
@@ -69,6 +51,8 @@ class Recorder:
         protocol: ProbeProtocol,
         sink: AbstractSink,
         split: Split,
+        *,
+        contents: bool = False,
     ) -> None:
         """Choose what is recorded.
 
@@ -78,16 +62,17 @@ class Recorder:
             protocol: Says how a batch is read.
             sink: Where the features go, when their batch is through.
             split: Name of the split.
+            contents: Whether to hash what the network is called with.
         """
         self._problems: dict[LayerName, str] = {}
+        self._infinite: set[LayerName] = set()
         self._seconds: dict[LayerName, float] = defaultdict(float)
         self._reductions, self._protocol, self._sink, self._split = reductions, protocol, sink, split
         self._read = LayerReader(frozen, reductions, same_shape=False)
         self._layers = {layer.site: layer for layer in reductions if not layer.alone}
         self._rows = RowCheck(frozen, {site: layer.rows.samples_first for site, layer in self._layers.items()})
         self._by_tokens = any(reduction.axes for found in reductions.values() for reduction in found)
-        self._targets: list[Tensor] = []
-        self._keys: list[Tensor] = []
+        self._reader = SplitReader(protocol, split, contents=contents)
         self._masks: Mapping[str, Tensor] = {}
         self._batch: deque[tuple[Key, Tensor]] = deque()
 
@@ -98,14 +83,23 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._batch.clear()
-        if kind is None and not sum(map(len, self._targets)):
-            raise ValueError(f"The {self._split} split is empty. Probing needs samples in train, val and test.")
+        if kind is None:
+            self._reader.check()
 
     @property
     def recording(self) -> Recording:
         """What is recorded by now, besides the features."""
-        keys = torch.cat(self._keys) if self._keys else None
-        return Recording(torch.cat(self._targets), self._problems | self._sink.problems, self._seconds, keys)
+        return self._reader.recording(self._problems | self._sink.problems, self._seconds)
+
+    @property
+    def unsteady(self) -> Mapping[LayerName, str]:
+        """Why another pass may give a layer other values, for those that nothing shows to give the same."""
+        return {layer.name: reason for layer in self._reductions if (reason := self._rows.unsteady(layer.site))}
+
+    @property
+    def lasting(self) -> Mapping[LayerName, str]:
+        """The problems that a layer has in whatever batches its samples come."""
+        return {layer: problem for layer, problem in self._problems.items() if layer in self._infinite}
 
     def __call__(self, batch: Any) -> None:
         """Record a batch.
@@ -118,16 +112,7 @@ class Recorder:
             ValueError: Inputs and targets, or keys, differ in number.
             MemoryError: It does not fit into the GPU's memory.
         """
-        targets = self._protocol.targets_of(batch, self._split)
-        self._targets.append(targets)
-        if "control_task" in self._protocol.controls:
-            self._keys.append(self._protocol.keys_of(batch))
-            if len(self._keys[-1]) != len(targets):
-                raise ValueError(
-                    f"A batch of the {self._split} split has {len(targets)} targets and {len(self._keys[-1])} keys of "
-                    "the control task. Each sample needs one: choose with `control_key` what has samples first."
-                )
-        inputs = self._protocol.inputs(batch)
+        inputs = self._reader(batch)
         self._masks = token_masks(inputs, self._protocol.mask_of(batch)) if self._by_tokens else {}
         arguments = Arguments.of(inputs)
         while (reason := self._no_room(arguments)) is not None:
@@ -136,13 +121,13 @@ class Recorder:
             free_cache()
             if not gives_way:
                 raise MemoryError(
-                    f"A batch of {len(targets)} samples of the {self._split} split does not fit into the GPU's memory "
-                    f"beside the network. {reason}. Lower `batch_size`, or probe fewer layers at a time."
+                    f"A batch of {self._reader.n_last} samples of the {self._split} split does not fit into the GPU's "
+                    f"memory beside the network. {reason}. Lower `batch_size`, or probe fewer layers at a time."
                 )
         while self._batch:
             key, features = self._batch.popleft()
             if key[0] not in self._problems:
-                self._sink.append(key, features, targets)
+                self._sink.append(key, features, self._reader.targets)
 
     def _no_room(self, arguments: Arguments) -> str | None:
         """Run a batch. Why it does not fit into the GPU's memory; None if it does."""
@@ -171,9 +156,9 @@ class Recorder:
         if layer.name in self._problems:
             return
         start = time.perf_counter()
-        if len(activation) != len(self._targets[-1]):
+        if len(activation) != self._reader.n_last:
             raise ValueError(
-                f"A batch of the {self._split} split has {len(activation)} inputs and {len(self._targets[-1])} "
+                f"A batch of the {self._split} split has {len(activation)} inputs and {self._reader.n_last} "
                 "targets. Each input needs one target."
             )
         for reduction in self._reductions[layer]:
@@ -184,7 +169,8 @@ class Recorder:
             if features.device.type in WITHOUT_DOUBLE:
                 features = features.cpu()
             if not torch.isfinite(features).all():
-                row = sum(map(len, self._targets[:-1])) + int((~torch.isfinite(features).all(1)).nonzero()[0])
+                row = self._reader.before + int((~torch.isfinite(features).all(1)).nonzero()[0])
+                self._infinite.add(layer.name)
                 self._give_up(layer.name, f"NaN or infinite activations, first in {self._split} sample {row}")
                 return
             self._batch.append(((layer.name, self._split, reduction.description), features))

@@ -58,7 +58,11 @@ def path_bytes(d: int, c: int, p: int) -> int:
 
 
 def feature_budget(
-    device: torch.device | None, max_memory: int | float | str | None, wanted: int, one_batch: int
+    device: torch.device | None,
+    max_memory: int | float | str | None,
+    wanted: int,
+    one_batch: int,
+    processes: int = 1,
 ) -> int:
     """What features may take, where the network is.
 
@@ -67,6 +71,7 @@ def feature_budget(
         max_memory: See `memory.memory_budget`.
         wanted: The largest layer's `workspace`.
         one_batch: Bytes of all layers' features of one batch, which are held until the batch is through.
+        processes: Processes that share the machine's own memory.
 
     Returns:
         Bytes.
@@ -75,7 +80,7 @@ def feature_budget(
         ValueError: Where `max_memory` holds no batch beside the work on a layer.
     """
     free = torch.cuda.mem_get_info(device)[0] if device is not None and device.type == "cuda" else None
-    budget = memory_budget(max_memory, free)
+    budget = memory_budget(max_memory, free) // (processes if free is None else 1)
     if max_memory is not None and budget < wanted + one_batch:
         raise ValueError(
             f"Probing needs {(wanted + one_batch) / 1e9:.2f} GB: {wanted / 1e9:.2f} GB to fit the largest layer and "
@@ -86,14 +91,15 @@ def feature_budget(
     return max((budget if free is None else min(budget, free)) - wanted - one_batch, 0)
 
 
-def host_budget(device: torch.device | None, max_memory: int | float | str | None) -> int:
+def host_budget(device: torch.device | None, max_memory: int | float | str | None, processes: int = 1) -> int:
     """What features made on a GPU may take of the machine's own memory.
 
     Args:
         device: The network's device.
         max_memory: See `memory.memory_budget`; it holds for the GPU and for the machine's own memory each.
+        processes: As for `feature_budget`.
 
     Returns:
         Bytes; 0 where the network is on the CPU, whose memory `feature_budget` has dealt with.
     """
-    return 0 if device is None or device.type != "cuda" else memory_budget(max_memory)
+    return 0 if device is None or device.type != "cuda" else memory_budget(max_memory) // processes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -20,7 +20,8 @@ from layerprobe.probing.capture.inputs import device_of
 from layerprobe.probing.capture.layers import Layer, log_left_out
 from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import Discovery, discover_layers
-from layerprobe.probing.feature_recorder import Progress, Recorder, Recording
+from layerprobe.probing.feature_keeper import DataChangedError, FeatureKeeper
+from layerprobe.probing.feature_recorder import Progress, Recorder
 from layerprobe.probing.features.cache import AbstractSink, FeatureCache, Splits
 from layerprobe.probing.features.oom import with_room
 from layerprobe.probing.features.reducers import FeatureWay
@@ -33,6 +34,7 @@ from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.selection import Path
 from layerprobe.probing.solvers.solution import Status
 from layerprobe.probing.solvers.tf32 import full_precision
+from layerprobe.probing.split_reader import Recording, SplitReader
 from layerprobe.probing.streaming import TrainingMoments
 from layerprobe.probing.targets import Labels, n_outputs
 from layerprobe.types import SPLITS, CheckpointInfo, LayerName, LayerResult, Split
@@ -50,7 +52,7 @@ def probe_checkpoint(
     checkpoint: CheckpointInfo | None = None,
     *,
     resources: Resources = DEFAULTS,
-    discovery: Discovery | None = None,
+    discovery: Discovery | Callable[[], Discovery | None] | None = None,
     done: Collection[LayerName] = (),
     context: Context = nullcontext,
     on_progress: Progress = lambda stage, i, total: None,
@@ -67,7 +69,8 @@ def probe_checkpoint(
         protocol: The sweep.
         checkpoint: Which frozen network this is.
         resources: What it may take.
-        discovery: What a plan has found out about this network and these data; by default it is found out here.
+        discovery: What a plan has found out about this network and these data, or what makes a plan where the network
+            has to run; by default it is found out here.
         done: Layers to leave out because their results are kept already.
         context: Makes what the network's passes run in.
         on_progress: Told how far the work is.
@@ -81,12 +84,17 @@ def probe_checkpoint(
         ValueError: Where a split is missing or empty, train has nothing to learn, or a pattern matches no layer.
     """
     check_splits(data, needs_val=protocol.needs_val)
-    samples, info = Fingerprint(), checkpoint or CheckpointInfo()
+    info = checkpoint or CheckpointInfo()
     with ExitStack() as until_fitted:
         with freeze(network, context=context) as frozen:
-            found = discovery or discover_layers(frozen, data, protocol, resources, done)
+            keeper, samples = FeatureKeeper.open(frozen, data, protocol, resources, context), Fingerprint()
+            if keeper is not None and keeper.knows_network:
+                keeper.known = read_splits(frozen, data, protocol, resources, on_progress, samples)
+            found = keeper.discovery(protocol, done) if keeper is not None else None
+            found = found or (discovery() if callable(discovery) else discovery)
+            found = found or discover_layers(frozen, data, protocol, resources, done)
             ways = found.ways
-            log_left_out(found.left_out)
+            log_left_out(found.survey.left_out)
             if not ways:
                 return
             allowed = budget(frozen.device, protocol, resources, found)
@@ -95,7 +103,11 @@ def probe_checkpoint(
                 kept.pop("train")
             cache = until_fitted.enter_context(closing(feature_cache(protocol, resources, allowed, kept)))
             sink = TrainingMoments(cache, max(map(features_of, ways.values()))) if protocol.stream else cache
-            recordings = record_splits(frozen, data, protocol, resources, ways, sink, on_progress, samples)
+            record = partial(record_splits, frozen, data, protocol, resources, on_progress=on_progress)
+            if keeper is None:
+                recordings: Mapping[Split, Recording] = record(ways, sink, samples=samples)
+            else:
+                recordings, samples = found_or_recorded(keeper, found, cache, record, samples)
         labels = protocol.task.labels({split: recording.targets for split, recording in recordings.items()})
         variants = labels_of_controls(labels, recordings, protocol)
         together, workers = layers_in_parallel(
@@ -113,7 +125,11 @@ def probe_checkpoint(
                 yield layer
 
         def fit(layer: Layer, splits: Splits) -> LayerResult:
-            return probe_layer(layer, ways[layer], splits, recordings, variants, protocol, info)
+            try:
+                return probe_layer(layer, ways[layer], splits, recordings, variants, protocol, info)
+            except Exception as error:  # a fault of the program, whose traceback does not say which layer shows it
+                error.add_note(f"in layer {layer.name} of {info.name}")
+                raise
 
         for small, layers in groupby(begun(), lambda layer: layer in together):
             for result in parallel(layers, lambda layer: sink.layer(layer.name), fit, workers if small else 1):
@@ -132,8 +148,9 @@ def budget(device: torch.device | None, protocol: ProbeProtocol, resources: Reso
     """
     fit = workspace(max(found.n_features, default=0), found.n_outputs, len(protocol.l2))
     fit += moment_bytes(found.ways) if protocol.stream else 0
-    features = feature_budget(device, resources.max_memory, fit, 4 * found.batch_size * sum(found.n_features))
-    return Budget(fit, features, host_budget(device, resources.max_memory))
+    allowed, processes = resources.max_memory, resources.processes
+    features = feature_budget(device, allowed, fit, 4 * found.batch_size * sum(found.n_features), processes)
+    return Budget(fit, features, host_budget(device, allowed, processes))
 
 
 def feature_cache(
@@ -158,8 +175,21 @@ def record_splits(
     sink: AbstractSink,
     on_progress: Progress,
     samples: Fingerprint,
+    keep: Callable[[Split, Recorder], None] | None = None,
 ) -> dict[Split, Recording]:
-    """One pass over each split, for all layers and reducers together; `samples` takes in those of test."""
+    """One pass over each split, for all layers and reducers together.
+
+    Args:
+        frozen: The network.
+        data: The splits.
+        protocol: The sweep.
+        resources: What it may take.
+        ways: The layers, and how features are made of them.
+        sink: Where these go.
+        on_progress: Told how far the work is.
+        samples: Takes in the samples of test.
+        keep: Given each split when it is recorded.
+    """
     reductions = {layer: [way.reduction for way in found] for layer, found in ways.items()}
     recordings: dict[Split, Recording] = {}
     for split in SPLITS:
@@ -168,7 +198,7 @@ def record_splits(
         with (
             frozen.fresh(protocol.seeds[0]),
             closing(in_order(data[split], resources.batch_size, protocol.seeds[0])) as batches,
-            Recorder(frozen, reductions, protocol, sink, split) as record,
+            Recorder(frozen, reductions, protocol, sink, split, contents=keep is not None) as record,
         ):
             for number, batch in enumerate(batches, 1):
                 if split == "test":
@@ -176,7 +206,74 @@ def record_splits(
                 record(batch)
                 on_progress(f"record {split}", number, None)
         recordings[split] = record.recording
+        if keep is not None:
+            keep(split, record)
     return recordings
+
+
+def read_splits(
+    frozen: Frozen,
+    data: Data,
+    protocol: ProbeProtocol,
+    resources: Resources,
+    on_progress: Progress,
+    samples: Fingerprint,
+) -> dict[Split, Recording]:
+    """One pass over each split without the network, as `record_splits` makes it; hashes what would be recorded."""
+    found: dict[Split, Recording] = {}
+    for split in SPLITS:
+        if data.get(split) is None:
+            continue
+        read = SplitReader(protocol, split, contents=True)
+        with (
+            frozen.fresh(protocol.seeds[0]),
+            closing(in_order(data[split], resources.batch_size, protocol.seeds[0])) as batches,
+        ):
+            for number, batch in enumerate(batches, 1):
+                if split == "test":
+                    samples.update(batch)
+                read(batch)
+                on_progress(f"read {split}", number, None)
+        read.check()
+        found[split] = read.recording({}, {})
+    return found
+
+
+def found_or_recorded(
+    keeper: FeatureKeeper,
+    found: Discovery,
+    cache: FeatureCache,
+    record: Callable[..., dict[Split, Recording]],
+    samples: Fingerprint,
+) -> tuple[Mapping[Split, Recording], Fingerprint]:
+    """Find the features that are kept, record the others, and keep these.
+
+    Args:
+        keeper: Finds and keeps.
+        found: The layers.
+        cache: Where features wait for their fit.
+        record: `record_splits`, of which layers, cache, `samples` and `keep` are left open.
+        samples: Those of test, if the splits have been read.
+
+    Returns:
+        What the passes leave behind, and the samples of test.
+    """
+    again = Fingerprint() if keeper.known else samples
+    missing, known = keeper.load(found.ways, cache)
+    try:
+        recordings = known
+        if missing:
+            recordings = record(missing, cache, samples=again, keep=partial(keeper.keep, missing, cache))
+            if known:
+                recordings = {split: new.beside(known[split]) for split, new in recordings.items()}
+        keeper.keep_discovery(found, recordings["train"].contents)
+    except DataChangedError as change:
+        log.warning("Features are not kept: %s.", change)
+        for layer in found.ways:
+            cache.drop(layer.name)
+        again = Fingerprint()
+        recordings = record(found.ways, cache, samples=again)
+    return recordings, again if missing else samples
 
 
 def labels_of_controls(
@@ -206,7 +303,7 @@ def probe_layer(
     checkpoint: CheckpointInfo,
 ) -> LayerResult:
     """Fit on train, choose on validation, and only then look at test."""
-    start = time.perf_counter() - sum(recording.seconds[layer.name] for recording in recordings.values())
+    start = time.perf_counter() - sum(recording.seconds.get(layer.name, 0.0) for recording in recordings.values())
     records = LayerRecords(layer, checkpoint, labels["none"], protocol)
     paths: dict[str, list[Path]] = {}
 

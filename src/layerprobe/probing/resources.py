@@ -22,11 +22,17 @@ class Resources:
             free memory such as `0.3`; by default half of what is free. On a GPU it holds for its memory and for the
             machine's own each: features that exceed the one are kept in the other, and beyond that on disk.
         spill_directory: Where; by default the system's directory for temporary files. Nothing stays there.
+        keep: Where features stay, so that a later probe of the same network and data finds them; true for `features`
+            in the working directory. By default none stay.
+        processes: Processes of this machine that probe at the same time: each may take its part of the machine's own
+            memory.
     """
 
     batch_size: int | None = None
     max_memory: int | float | str | None = None
     spill_directory: str | None = None
+    keep: str | Path | bool | None = None
+    processes: int = 1
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be.
@@ -42,6 +48,11 @@ class Resources:
     def spill_path(self) -> Path | None:
         """Where features that do not fit are kept; None for the system's directory."""
         return None if self.spill_directory is None else Path(self.spill_directory)
+
+    @property
+    def keep_path(self) -> Path | None:
+        """Where features stay; None where they do not."""
+        return Path("features") if self.keep is True else Path(self.keep) if self.keep else None
 
 
 DEFAULTS = Resources()

@@ -22,7 +22,7 @@ NO_PART = (
     "data*.num_workers", "data*.pin_memory", "data*.persistent_workers", "data*.prefetch_factor", "data*.download",
     "callbacks*.every_n_seconds", "callbacks*.resources",
     *(f"{where}.{name}" for where in ("probe", "callbacks*.protocol")
-      for name in ("batch_size", "max_memory", "spill_directory")),
+      for name in ("batch_size", "max_memory", "spill_directory", "keep")),
 )  # fmt: skip
 """Keys that are no part of what a run is, with all below them; `*` stands for any part of a key."""
 

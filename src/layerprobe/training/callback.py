@@ -117,7 +117,8 @@ class ProbeCallback(pl.Callback):
         """
         if self._session is None:
             raise RuntimeError("There are no results yet: the trainer has not started to fit.")
-        return self._session.store
+        # The first process has written them; what another one has read of them before is not all of them.
+        return self._session.store if self._ranks.is_first else ProbeStore(self._session.store.directory)
 
     def results(self) -> pd.DataFrame:
         """One row for each checkpoint and layer probed so far."""
@@ -156,15 +157,16 @@ class ProbeCallback(pl.Callback):
         self._root = self.directory or Path(trainer.log_dir or trainer.default_root_dir)
         self._guard = next((other for other in trainer.callbacks if isinstance(other, Guard)), None)  # type: ignore[attr-defined]
         self._ranks = Ranks()
-        if trainer.is_global_zero:
-            self._session = ProbeSession(
-                self._root / "probes",
-                trainer.loggers,
-                resources=self.resources,
-                signals=self._guard.signals if self._guard else None,
-                where=self._guard.progress if self._guard else None,
-                progress=self._progress,
-            )
+        self._session = ProbeSession(
+            self._root / "probes",
+            trainer.loggers,
+            resources=self.resources,
+            ranks=self._ranks,
+            signals=self._guard.signals if self._guard else None,
+            where=self._guard.progress if self._guard else None,
+            progress=self._progress,
+        )
+        if self._ranks.is_first:
             self._warn_of_damaged()
             for name in self._probed:  # by a process that may have been killed before it had logged them
                 self._session.log_checkpoint(name, new=False)
@@ -172,7 +174,7 @@ class ProbeCallback(pl.Callback):
             self._find_data(trainer, pl_module)
             with self._guard.signals.listening() if self._guard else nullcontext():
                 self._finish(trainer, pl_module)
-        elif self._finished and self._session is not None:
+        elif self._finished and self._ranks.is_first:
             self._session.finish()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -218,7 +220,7 @@ class ProbeCallback(pl.Callback):
         if {info.name for info in self._frozen} != set(self._probed):
             return
         self._finished = True
-        if self._session is not None:
+        if self._session is not None and self._ranks.is_first:
             self._session.finish()
 
     def _probe_waiting(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -242,7 +244,7 @@ class ProbeCallback(pl.Callback):
 
     def _done(self, pl_module: pl.LightningModule, info: CheckpointInfo) -> Collection[LayerName]:
         """Layers whose results are those of this very network: a run that was killed had come this far before."""
-        if self._session is None or not self.config or not self._path(info).exists():
+        if not self._ranks.is_first or not self.config or not self._path(info).exists():
             return ()
         try:
             kept, state = load(self._path(info)), pl_module.state_dict()
@@ -264,7 +266,7 @@ class ProbeCallback(pl.Callback):
         try:
             pl_module.load_state_dict(self._load(info).state_dict)
             with random_states_kept():
-                self._probe(trainer, pl_module, info, self.store.done(info.name) if self._session else ())
+                self._probe(trainer, pl_module, info, self.store.done(info.name))
         finally:
             pl_module.load_state_dict(final)
 
@@ -280,7 +282,8 @@ class ProbeCallback(pl.Callback):
             precision = trainer.precision_plugin
             try:
                 self._session.probe(pl_module, self._data, protocol, info, precision=precision, done=done, at=at)
-                self._session.log_checkpoint(info.name)
+                if self._ranks.is_first:
+                    self._session.log_checkpoint(info.name)
             except ProbingStopped:
                 whole = False
         if self._ranks.from_first(whole):

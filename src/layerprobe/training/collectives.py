@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 T = TypeVar("T")
 
-# The first process may probe for hours while the others wait; NCCL's own collectives give up after minutes.
+# A process may probe for hours while the others wait; NCCL's own collectives give up after minutes.
 _PATIENCE = timedelta(days=30)
 
 
@@ -24,12 +28,26 @@ class Ranks:
     """The processes of a run; one alone agrees with itself.
 
     Messages go through gloo, on the CPU: agreeing once a batch never waits for a GPU's queue.
+
+    Attributes:
+        rank: The number of this process.
+        size: How many there are.
     """
 
     def __init__(self) -> None:
         """Join the others; every process calls it at the same point."""
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self._group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE) if several else None
+        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return self.rank == 0
+
+    def on_this_machine(self) -> int:
+        """How many of the processes are on this machine."""
+        return self.everyones(name := socket.gethostname()).count(name)
 
     def highest(self, value: int) -> int:
         """The highest of the processes' values.
@@ -63,6 +81,47 @@ class Ranks:
         """
         if self._group is None:
             return [value]
-        found: list[T | None] = [None] * dist.get_world_size()
+        found: list[T | None] = [None] * self.size
         dist.all_gather_object(found, value, group=self._group)
         return found  # type: ignore[return-value]
+
+    def send(self, value: Any, to: int) -> None:
+        """Send a value, which is pickled, to another process, which waits for it with `receive`."""
+        dist.send_object_list([value], dst=to, group=self._group)
+
+    def receive(self, sender: int) -> Any:
+        """The next value that another process sends.
+
+        Args:
+            sender: Its number.
+
+        Raises:
+            RuntimeError: Where that process has ended.
+        """
+        box = [None]
+        dist.recv_object_list(box, src=sender, group=self._group)
+        return box[0]
+
+    @contextmanager
+    def as_first(self, network: nn.Module) -> Iterator[None]:
+        """Inside, the parameters and buffers of every process's network are those of the first one's.
+
+        Distributed training keeps parameters equal, and buffers only while a network is called: each process goes on
+        with the averages of batch normalisation that its own last batch has led to.
+
+        Args:
+            network: This process's network, which every process has; afterwards it is bit for bit as before.
+        """
+        own: list[tuple[torch.Tensor, torch.Tensor]] = []
+        try:
+            for tensor in (*network.parameters(), *network.buffers()) if self.size > 1 else ():
+                value = tensor.detach().cpu().contiguous()
+                bits = value.reshape(-1).view(torch.uint8).clone()
+                dist.broadcast(bits, src=0, group=self._group)
+                if not torch.equal(bits, value.reshape(-1).view(torch.uint8)):
+                    own.append((tensor, tensor.detach().clone()))
+                    tensor.data.copy_(bits.view(value.dtype).reshape(value.shape))
+            yield
+        finally:
+            for tensor, value in own:
+                tensor.data.copy_(value)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.precision import Precision
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch import nn
 
-from layerprobe.probing.batches import Data
+from layerprobe.probing.batches import Data, reads_again
 from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.cost.plan import make_plan
 from layerprobe.probing.discovery import Discovery
@@ -25,21 +24,21 @@ from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.results.progress import ProgressFile
 from layerprobe.results.provenance import Entry, Ledger
 from layerprobe.results.store import ProbeStore
+from layerprobe.training.collectives import Ranks
 from layerprobe.training.loggers import ProbeLog
 from layerprobe.training.progress import ProbeProgress
+from layerprobe.training.sharing import ProbingStopped, Team, share
 from layerprobe.training.signals import StopSignals
-from layerprobe.types import CheckpointInfo, LayerName
+from layerprobe.types import CheckpointInfo, LayerName, LayerResult
 from layerprobe.user_errors import is_message
 
 log = logging.getLogger("layerprobe")
 
 
-class ProbingStopped(Exception):
-    """Probing was left before a layer, which the message names; those that are done are kept."""
-
-
 class ProbeSession:
     """Probes networks into one folder of results; what the callback and `scripts/probe.py` have in common.
+
+    Where a run has several processes, each has a session: they share the layers, and the first one writes and logs.
 
     Attributes:
         store: The results on disk.
@@ -52,6 +51,7 @@ class ProbeSession:
         loggers: Sequence[Logger] = (),
         *,
         resources: Resources = DEFAULTS,
+        ranks: Ranks | None = None,
         signals: StopSignals | None = None,
         where: ProgressFile | None = None,
         progress: bool | None = None,
@@ -62,14 +62,19 @@ class ProbeSession:
             directory: The folder of the results.
             loggers: Where results are logged.
             resources: What probing may take.
+            ranks: The processes of the run; by default this one alone.
             signals: Those that ask to stop, answered before the next layer; by default none is.
             where: Told which layer of which checkpoint is being probed.
             progress: Whether to show a progress bar; by default only on a terminal.
         """
+        self._ranks = ranks or Ranks()
         self.store = ProbeStore(directory)
-        self.store.prepare()
+        if self._ranks.is_first:
+            self.store.prepare()
         self._ledger = Ledger(directory)
         self.log = ProbeLog(loggers)
+        if self._ranks.size > 1:  # each records layers of its own, of which none alone could be looked up
+            resources = replace(resources, keep=None, processes=self._ranks.on_this_machine())
         self._resources = resources
         self._signals = signals
         self._where = where
@@ -120,43 +125,77 @@ class ProbeSession:
         Raises:
             ProbingStopped: Where a signal has come.
         """
-        done = self.store.done(info.name) if done is None else done
+        done = self._ranks.from_first(self.store.done(info.name) if done is None else done)
         context: Context = nullcontext
         if precision is not None:
             protocol, context = with_converted_inputs(protocol, precision), precision.forward_context
         if entry is not None:
             self._ledger.write(info.name, entry)
-        discovery: Discovery | None = None
-        if plan and not self._announced:
-            self._announced = True
-            discovery = announce(network, data, protocol, context, resources=self._resources, done=done)
-        new = 0
-        with ProbeProgress(f"Probing {info.name}", self._progress) as bar:
-
-            def on_progress(stage: str, i: int, total: int | None) -> None:
-                bar(stage, i, total)
-                if i != total:
-                    self._before(info.name, f"layer {i + 1} of {total}" if total else stage, at or {})
-
-            try:
-                for result in probe_checkpoint(
-                    network,
-                    data,
-                    protocol,
-                    info,
-                    resources=self._resources,
-                    discovery=discovery,
-                    done=done,
-                    context=context,
-                    on_progress=on_progress,
-                ):
-                    self.store.add(result)
-                    new += 1
-            finally:
-                self.store.merge()
-                log.info("Probed %s at step %d: %d layers, %d done before", info.name, info.step, new, len(done))
+        with self._ranks.as_first(network):
+            self._probe(network, data, protocol, info, context, done, plan, at or {})
         if entry is not None:
             self._ledger.write(info.name, replace(entry, complete=True))
+
+    def _probe(
+        self,
+        network: nn.Module,
+        data: Data,
+        protocol: ProbeProtocol,
+        info: CheckpointInfo,
+        context: Context,
+        done: Collection[LayerName],
+        plan: bool,
+        at: Mapping[str, int],
+    ) -> None:
+        ranks = self._ranks
+        discovery: Discovery | Callable[[], Discovery | None] | None = None
+        if plan and ranks.is_first and not self._announced:
+            self._announced = True
+            whole = replace(self._resources, processes=1)
+            discovery = partial(
+                announce, network, data, protocol, context, resources=whole, done=done, processes=ranks.size
+            )
+            discovery = discovery if self._resources.keep else discovery()  # kept features need no plan
+        if ranks.size > 1:
+            assert not callable(discovery)
+            discovery = share(
+                ranks, network, data, protocol, context, resources=self._resources, discovery=discovery, done=done
+            )
+        new = 0
+        with ProbeProgress(f"Probing {info.name}", self._progress if ranks.is_first else False) as bar:
+
+            def keep(result: LayerResult) -> None:
+                nonlocal new
+                self.store.add(result)
+                new += 1
+
+            def on_progress(stage: str, i: int, total: int | None) -> None:
+                if total is None:
+                    bar(stage, i, total)
+                    self._before(info.name, stage, at)
+                    return
+                stop = team.begin(i, total)
+                if i != total:
+                    self._before(info.name, team.where, at, stop=stop)
+
+            try:
+                with Team(ranks, keep, partial(bar, "probe layers"), self._is_stopping) as team:
+                    for result in probe_checkpoint(
+                        network,
+                        data,
+                        protocol,
+                        info,
+                        resources=self._resources,
+                        discovery=discovery,
+                        done=done,
+                        context=context,
+                        on_progress=on_progress,
+                    ):
+                        team.hand_over(result)
+            finally:
+                if ranks.is_first:
+                    self.store.merge()
+                    log.info("Probed %s at step %d: %d layers, %d done before", info.name, info.step, new, len(done))
 
     def log_checkpoint(self, name: str, *, new: bool = True) -> None:
         """Log what there is of a checkpoint.
@@ -172,14 +211,17 @@ class ProbeSession:
         """Log the whole."""
         self.log.finish(self.store)
 
-    def _before(self, checkpoint: str, layer: str, at: Mapping[str, int]) -> None:
+    def _is_stopping(self) -> bool:
+        return self._signals is not None and self._signals.received != 0
+
+    def _before(self, checkpoint: str, layer: str, at: Mapping[str, int], *, stop: bool = False) -> None:
         """Say where this process is, and stop where a signal has come."""
         if self._signals is not None:
             self._signals.listen()
-        stopping = self._signals is not None and self._signals.received != 0
-        if self._where is not None:
-            self._where.write(at_once=stopping, **at, checkpoint=checkpoint, layer=layer)
-        if stopping:
+        stop = stop or self._is_stopping()
+        if self._where is not None and self._ranks.is_first:
+            self._where.write(at_once=stop, **at, checkpoint=checkpoint, layer=layer)
+        if stop:
             raise ProbingStopped(f"{layer} of {checkpoint}")
 
 
@@ -205,6 +247,7 @@ def announce(
     *,
     resources: Resources = DEFAULTS,
     done: Collection[LayerName] = (),
+    processes: int = 1,
 ) -> Discovery | None:
     """Log a plan, two lines of it.
 
@@ -219,14 +262,16 @@ def announce(
         context: Makes what the network's passes run in.
         resources: What it may take.
         done: Layers that will be left out.
+        processes: Processes that the layers are dealt out to.
 
     Returns:
         What the plan has found out about the network, for the probing of it; None without a plan.
     """
-    if not all(_can_be_read_again(source) for source in data.values() if source is not None):
+    if not all(reads_again(source) for source in data.values() if source is not None):
         return None
     try:
         plan = make_plan(network, data, protocol, context, resources=resources, done=done)
+        plan = replace(plan, processes=processes)
     except Exception as error:  # a plan is advice, without which the run goes on
         if is_message(error) or isinstance(error, OSError | torch.OutOfMemoryError):
             log.info("There is no plan: %s", error)
@@ -236,9 +281,3 @@ def announce(
     for line in plan.lines() if plan.layers else ():
         log.info("Plan: %s", line)
     return plan.discovery
-
-
-def _can_be_read_again(source: Any) -> bool:
-    if isinstance(source, DataLoader):
-        return source.batch_sampler is not None and not isinstance(source.dataset, IterableDataset)
-    return isinstance(source, tuple | list) and len(source) == 2 and isinstance(source[1], Tensor)

@@ -74,11 +74,13 @@ class RowFindings:
         faults: The sites whose rows cannot be taken for the samples'.
         random: The sites whose values differ between two passes over the same sample.
         stateful: Whether a batch leaves something behind that changes the values of the next one.
+        samples: How many were looked at.
     """
 
     faults: Mapping[Site, Fault]
     random: frozenset[Site]
     stateful: bool
+    samples: int
 
 
 def check_rows(frozen: Frozen, arguments: Arguments, readers: Mapping[Site, SamplesFirst]) -> RowFindings:
@@ -99,7 +101,7 @@ def check_rows(frozen: Frozen, arguments: Arguments, readers: Mapping[Site, Samp
     n = min(arguments.batch_size, _SAMPLES)
     readers = {site: reader for site, reader in readers.items() if site.function != INPUT}
     if n < 2 or not readers:
-        return RowFindings({}, frozenset(), False)
+        return RowFindings({}, frozenset(), False, n)
     read = SiteReader(frozen.hooks, readers)
     chosen = [i * arguments.batch_size // n for i in range(n)]
     generator = torch.Generator().manual_seed(n)
@@ -163,7 +165,7 @@ def check_rows(frozen: Frozen, arguments: Arguments, readers: Mapping[Site, Samp
         # A row that every sample is like alone, such as that of a first sample taken from all, is no sample's place.
         clear = None not in places[site] and len(set(places[site])) == len(places[site])
         faults[site] = "reordered" if clear else "mixed"
-    return RowFindings(faults, random, stateful)
+    return RowFindings(faults, random, stateful, n)
 
 
 class _Rows:
@@ -272,6 +274,16 @@ class RowCheck:
                         faults.setdefault(site, fault)
             finally:
                 self._alone, self._picked, self._seen = Alone(), {}, {}
+
+    def unsteady(self, site: Site) -> str:
+        """Why a site may have other values in another pass or in other batches; empty where it has the same."""
+        if site.function == INPUT:
+            return ""
+        if self._first is None or site not in self._readers or self._first.samples < 2:
+            return "nothing shows whether its values are random"
+        if self._first.stateful:
+            return "the network keeps a state from one batch to the next"
+        return "its values are random" if site in self._first.random else ""
 
     def see(self, site: Site, activation: Tensor) -> None:
         """Look at a site's values in the batch, samples first, at the moment that they are made."""

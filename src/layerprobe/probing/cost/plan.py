@@ -79,6 +79,7 @@ class Plan:
         disk: Bytes of disk that the features take that do not fit into memory.
         stream: Whether no training feature is kept.
         discovery: What was found out about the network, which probing it need not find out once more.
+        processes: Processes that the layers are dealt out to.
     """
 
     layers: tuple[PlannedLayer, ...]
@@ -91,13 +92,14 @@ class Plan:
     disk: int
     stream: bool
     discovery: Discovery
+    processes: int = 1
 
     @property
     def fit_seconds(self) -> float:
         """Time to fit and measure the heads of all layers."""
         together = sum(layer.seconds for layer in self.layers if layer.layer in self.side_by_side)
         alone = sum(layer.seconds for layer in self.layers if layer.layer not in self.side_by_side)
-        return alone + together / max(1.0, _WORKER * self.workers)
+        return (alone + together / max(1.0, _WORKER * self.workers)) / max(1, min(self.processes, len(self.layers)))
 
     @property
     def seconds(self) -> float:
@@ -120,7 +122,7 @@ class Plan:
             f"features: {streamed}{', '.join(kept)}; "
             f"memory {size_text(self.memory)}{disk}",
             f"about {time_text(self.seconds)}: {time_text(self.pass_seconds)} to record, "
-            f"{time_text(self.fit_seconds)} to fit",
+            f"{time_text(self.fit_seconds)} to fit" + (f" by {self.processes} processes" if self.processes > 1 else ""),
         )
 
 

@@ -198,6 +198,16 @@ class FeatureCache(AbstractSink):
         self._taken += held.nbytes
         return held.rows()
 
+    def rows(self, key: Key) -> Features | None:
+        """A layer's features of one split, which stay here; None where there are none. Not to be written to.
+
+        Args:
+            key: Of what, all of which has been appended.
+        """
+        if key in self._held:
+            return self._held[key].rows()
+        return self._in_host[key] if key in self._in_host else self._spilled.get(key)
+
     def drop(self, layer: LayerName) -> None:
         """Forget a layer, and what was taken of it."""
         self._taken = 0

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import psutil
 
+from layerprobe.formatting import n_bytes
+
 SHARE = 0.5
 """The share of the free memory that is taken by default."""
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
 
 def memory_budget(wanted: int | float | str | None, free: int | None = None) -> int:
@@ -30,26 +30,16 @@ def memory_budget(wanted: int | float | str | None, free: int | None = None) -> 
     free = free_memory() if free is None else free
     if wanted is None:
         return int(SHARE * free)
-    text = str(wanted).strip().upper()
-    if text.endswith("%"):
-        text, factor = text[:-1], free / 100
-    else:
-        digits = text.rstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ ")
-        unit = text[len(digits) :].strip().removesuffix("B")
-        factor = _UNITS.get(unit, float("nan"))
-        text = digits
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if factor == 1 and 0 < value <= 1:
-        factor = free
-    if not 0 < value * factor < float("inf"):
+    text = str(wanted).strip()
+    value = n_bytes(text.removesuffix("%"))
+    if text.endswith("%") or 0 < value <= 1:
+        value *= free / 100 if text.endswith("%") else free
+    if not 0 < value < float("inf"):
         raise ValueError(
             f"`max_memory` is {wanted!r}. Give bytes (8e9), a size (8GiB, 500MB), or a share of the free memory "
             "(0.5, 50%)."
         )
-    return int(value * factor)
+    return int(value)
 
 
 def free_memory() -> int:

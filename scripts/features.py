@@ -1,0 +1,96 @@
+"""List the features that probes have kept, and remove some."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from layerprobe.jobs.arguments import read_arguments
+from layerprobe.jobs.program import name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from layerprobe.probing.features.store import Entry
+
+EXAMPLES = """
+  features.py                                 what probes with probe.keep=true have kept, by network and data
+  features.py keep=DIR                        what probes with probe.keep=DIR have kept
+  features.py unused=30d                      remove what no probe has used for 30 days
+  features.py left=50GB                       remove what has not been used for longest, until 50 GB are left
+  features.py network=3fa9 left=0             remove what is kept of one network
+"""
+
+
+@dataclass
+class Arguments:
+    """List the features that probes have kept, and remove some.
+
+    Attributes:
+        keep: Their folder.
+        network: Which network, by the beginning of its hash; by default all.
+        unused: Remove what no probe has used for so long: 12h, 30d.
+        left: Remove what has not been used for longest, until so much is left: 0, 500MB, 50GB.
+    """
+
+    keep: str = "features"
+    network: str = ""
+    unused: str | None = None
+    left: str | None = None
+
+
+def main() -> None:
+    cfg = read_arguments(Arguments, EXAMPLES)
+    from layerprobe.formatting import n_bytes, size_text
+    from layerprobe.probing.features.store import FeatureStore, StoreError
+    from layerprobe.report.tables.feature_table import feature_table
+
+    try:
+        store = FeatureStore(Path(cfg.keep))
+        entries = [entry for entry in store.entries() if entry.network.startswith(cfg.network)]
+        before = time.time() - seconds(cfg.unused) if cfg.unused else 0.0
+        leave = math.inf if cfg.left is None else n_bytes(cfg.left)
+        if math.isnan(leave):
+            raise ValueError(f"left={cfg.left} is no size. Give bytes, or a size such as 500MB or 50GB.")
+        gone = leaving(entries, before, leave)
+        if gone:
+            store.remove(gone)
+            print(f"Removed {size_text(sum(entry.size for entry in gone))} in {len(gone)} files.")
+    except (StoreError, OSError, ValueError) as error:
+        raise SystemExit(f"{name()}: {error}") from None
+    Console().print(feature_table(cfg.keep, [entry for entry in entries if entry not in gone]))
+
+
+def seconds(text: str) -> float:
+    """Read a duration such as 12h or 30d."""
+    import pandas as pd
+
+    try:
+        return float(pd.Timedelta(text).total_seconds())
+    except ValueError:
+        raise ValueError(f"unused={text} is no time. Give 12h or 30d.") from None
+
+
+def leaving(entries: Sequence[Entry], before: float, leave: float) -> list[Entry]:
+    """What is to be removed.
+
+    Args:
+        entries: Those that there are, that which was used last at the end.
+        before: Go what was last used before that time.
+        leave: Bytes that may stay.
+    """
+    found, total = [], sum(entry.size for entry in entries)
+    for entry in entries:
+        if entry.used < before or total > leave:
+            found.append(entry)
+            total -= entry.size
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""Sharing of one probe among the processes of a run: the layers are dealt out, and the first process keeps the results.
+
+Every process records its own layers of the whole splits, in passes of its own: what it fits is what one process alone
+would have fitted, bit for bit, whatever the network and the data draw at random, and no feature is sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass
+from threading import Lock, Thread
+from types import TracebackType
+from typing import Any, Literal, TypeAlias
+
+from torch import nn
+
+from layerprobe.probing.batches import Data, in_order, length, reads_again
+from layerprobe.probing.capture.freeze import freeze
+from layerprobe.probing.capture.hooks import Context
+from layerprobe.probing.capture.layers import Survey
+from layerprobe.probing.data_fingerprint import Fingerprint
+from layerprobe.probing.discovery import Discovery, discover_layers
+from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.resources import Resources
+from layerprobe.training.collectives import Ranks
+from layerprobe.types import LayerName, LayerResult
+
+log = logging.getLogger("layerprobe")
+
+Outcome: TypeAlias = Literal["done", "stopped", "failed"]
+
+
+class ProbingStopped(Exception):
+    """Probing was left before a layer, which the message names; those that are done are kept."""
+
+
+class OtherProcessError(RuntimeError):
+    """Probing has failed in another process of the run."""
+
+
+def share(
+    ranks: Ranks,
+    network: nn.Module,
+    data: Data,
+    protocol: ProbeProtocol,
+    context: Context,
+    *,
+    resources: Resources,
+    discovery: Discovery | None,
+    done: Collection[LayerName],
+) -> Discovery | None:
+    """Deal the layers of a network out to the processes that have the same network and samples as the first one.
+
+    Data that can only be iterated are left to the first process: reading them elsewhere might use them up, and each
+    process may have a part of its own.
+
+    Args:
+        ranks: The processes; each calls this.
+        network: The network.
+        data: The splits.
+        protocol: The sweep.
+        context: Makes what the network's passes run in.
+        resources: What probing may take.
+        discovery: The layers of the network, where this process knows them already.
+        done: Layers to leave out.
+
+    Returns:
+        The layers that fall to this process; None where it is to find all of them out itself.
+    """
+    nothing = Discovery({}, 0, 0, Survey(protocol.granularity, (), {}), {})
+    found, seen = discovery, None
+    if all(reads_again(source) for source in data.values() if source is not None):
+        try:
+            found, seen = _look(network, data, protocol, context, resources, discovery, done)
+        except Exception:  # the first process comes upon it again when it probes, and ends with it
+            log.debug("Nothing is known of the layers and the samples.", exc_info=True)
+    everyones = ranks.everyones(seen)
+    able = [rank for rank, other in enumerate(everyones) if other is not None and other == everyones[0]]
+    if found is None or not able:
+        return found if ranks.is_first else nothing
+    if ranks.is_first and len(able) < ranks.size:
+        log.warning(
+            "%d of the %d processes have other layers or samples than the first one, and probe nothing.",
+            ranks.size - len(able),
+            ranks.size,
+        )
+    return found.dealt(len(able))[able.index(ranks.rank)] if ranks.rank in able else nothing
+
+
+def _look(
+    network: nn.Module,
+    data: Data,
+    protocol: ProbeProtocol,
+    context: Context,
+    resources: Resources,
+    discovery: Discovery | None,
+    done: Collection[LayerName],
+) -> tuple[Discovery, Any]:
+    """The layers, and by what other processes can tell whether theirs and their samples are the same."""
+    seed, samples = protocol.seeds[0], []
+    with freeze(network, context=context) as frozen:
+        found = discovery or discover_layers(frozen, data, protocol, resources, done)
+        for split, source in data.items():
+            if source is not None:
+                first = Fingerprint()
+                with frozen.fresh(seed), closing(in_order(source, resources.batch_size, seed)) as batches:
+                    first.update(next(batches, None))
+                samples.append((split, length(source), first.digest()))
+    return found, (samples, [(layer.name, layer.shape) for layer in found.ways])
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A process has come to a layer."""
+
+    layer: int
+    of: int
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """A process has done its part, or left it."""
+
+    outcome: Outcome = "done"
+    error: str = ""
+    trace: str = ""
+
+
+class Team:
+    """The processes that probe one checkpoint together.
+
+    Each tells the first one which of its layers it begins, and hands it every result; the answer says whether to stop,
+    for a signal or an error anywhere. So nobody waits for anybody before the end, the first one keeps a result when it
+    is there, and a process that stops leaves the others to finish the layer that they are at.
+
+    At the end of the block all know how the whole went. An error is raised in the first process, where it is reported,
+    and the others leave quietly: with `SystemExit(0)`, since a launcher that sees one fail would kill the first.
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        keep: Callable[[LayerResult], None],
+        show: Callable[[int, int], None],
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        """Begin with nothing done.
+
+        Args:
+            ranks: The processes.
+            keep: Takes a result, in the first process, one at a time.
+            show: Told there how many layers are done, and of how many.
+            is_stopping: Tells there whether a signal has come.
+        """
+        self._ranks, self._keep, self._show, self._is_stopping = ranks, keep, show, is_stopping
+        self._lock = Lock()
+        self._begun: dict[int, _Begun] = {}
+        self._stopped = False
+        self._failure: Exception | None = None
+        self._ends: dict[int, Future[_Ended]] = {}
+        self._outcome: Future[Outcome] = Future()
+        self._threads: list[Thread] = []
+
+    def __enter__(self) -> Team:
+        """In the first process, begin to listen to the others."""
+        for rank in range(1, self._ranks.size) if self._ranks.is_first else ():
+            self._ends[rank] = Future()
+            # A daemon: it must not hold up a process that leaves at once.
+            self._threads.append(Thread(target=self._listen, args=(rank,), name=f"rank-{rank}", daemon=True))
+            self._threads[-1].start()
+        return self
+
+    def begin(self, layer: int, of: int) -> bool:
+        """Say that this process has come to a layer, or with the number of all to the end.
+
+        Args:
+            layer: Its number among those of this process, from 0.
+            of: How many these are.
+
+        Returns:
+            Whether to stop before it.
+        """
+        self._begun[self._ranks.rank] = here = _Begun(layer, of)
+        return bool(self._tell(here))
+
+    def hand_over(self, result: LayerResult) -> None:
+        """Have a result kept.
+
+        Raises:
+            Exception: In the first process, what keeping it raises.
+        """
+        self._tell(result)
+
+    @property
+    def where(self) -> str:
+        """How far all are, as the first process knows; elsewhere how far this one is."""
+        done, total = self._layers()
+        return f"layer {min(done + 1, total)} of {total}"
+
+    def _layers(self) -> tuple[int, int]:
+        begun = list(self._begun.values())
+        return sum(each.layer for each in begun), sum(each.of for each in begun)
+
+    def _tell(self, message: Any) -> Any:
+        if self._ranks.is_first:
+            answer = self._take(0, message)
+            if self._failure is not None:
+                raise self._failure
+            return answer
+        self._ranks.send(message, 0)
+        return self._ranks.receive(0)
+
+    def _take(self, rank: int, message: LayerResult | _Begun) -> bool:
+        """Take a message in the first process; whether its sender is to stop."""
+        with self._lock:
+            try:
+                if isinstance(message, LayerResult):
+                    self._keep(message)
+                else:
+                    self._begun[rank] = message
+                if 0 in self._begun:  # before that it shows how it records
+                    self._show(*self._layers())
+            except Exception as error:  # raised in the first process's own thread
+                self._failure = self._failure or error
+            self._stopped = self._stopped or self._is_stopping()
+            return self._stopped or self._failure is not None
+
+    def _listen(self, rank: int) -> None:
+        end = self._ends[rank]
+        try:
+            while not isinstance(message := self._ranks.receive(rank), _Ended):
+                self._ranks.send(self._take(rank, message), rank)
+        except Exception:  # it has died, or what it sends cannot be read
+            message = _Ended("failed", f"The process of rank {rank} has ended in the middle of probing.")
+        self._stopped = self._stopped or message.outcome != "done"
+        end.set_result(message)
+        outcome = self._outcome.result()
+        try:
+            self._ranks.send(outcome, rank)
+        except Exception:
+            log.debug("The process of rank %d has ended.", rank)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Wait for all, unless this process is made to leave at once.
+
+        Raises:
+            OtherProcessError: In the first process, where another one has failed.
+            ProbingStopped: Where a signal has come to any of them.
+            SystemExit: In the others, where any has failed.
+        """
+        if error is not None and not isinstance(error, Exception):
+            self._stopped = True
+            self._outcome.set_result("failed")
+            return
+        outcome: Outcome = "done" if error is None else "stopped" if isinstance(error, ProbingStopped) else "failed"
+        if not self._ranks.is_first:
+            about = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+            said = f"Probing failed in the process of rank {self._ranks.rank}{about}: {type(error).__name__}: {error}"
+            whole = self._tell(_Ended(outcome, said, "".join(traceback.format_exception(error))))
+            if whole == "failed":
+                raise SystemExit(0) from None
+        else:
+            whole = self._end(outcome)
+        if whole == "stopped" and error is None:
+            raise ProbingStopped("the end")
+
+    def _end(self, outcome: Outcome) -> Outcome:
+        """Wait for the others, in the first process, and tell them how the whole went."""
+        self._stopped = self._stopped or outcome != "done"
+        ends = [end.result() for end in self._ends.values()]
+        outcomes = [outcome, "failed" if self._failure else "done", *(end.outcome for end in ends)]
+        whole: Outcome = next((bad for bad in ("failed", "stopped") if bad in outcomes), "done")
+        self._outcome.set_result(whole)
+        for thread in self._threads:
+            thread.join()
+        if outcome == "failed":  # its own error, which goes on
+            return whole
+        if self._failure is not None:
+            raise self._failure
+        for end in ends:
+            if end.outcome == "failed":
+                failure = OtherProcessError(end.error)
+                failure.add_note(end.trace)
+                raise failure
+        return whole

@@ -1,0 +1,147 @@
+"""A hash by which two processes know that networks compute the same, and that others do not."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from layerprobe.probing.capture.content_hash import NoContentHashError, content_hash
+from layerprobe.probing.capture.freeze import freeze
+
+
+def scaled(factor: float, source: str = "x * scale + shift(x)", helper: str = "return 1") -> nn.Module:
+    """A network whose forward pass names a helper and encloses a number."""
+    code = f"""
+import torch
+from torch import nn
+
+def shift(x):
+    {helper}
+
+def make(scale):
+    class Net(nn.Module):
+        def forward(self, x):
+            return {source}
+    return Net()
+"""
+    names: dict[str, Any] = {"__name__": "own_code"}
+    exec(code, names)
+    made: nn.Module = names["make"](factor)
+    return made
+
+
+def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build()
+
+
+def test_what_is_made_alike_has_one_hash() -> None:
+    for build in (lambda: scaled(2.0), lambda: seeded(lambda: nn.TransformerEncoderLayer(8, 2))):
+        assert content_hash(build()) == content_hash(build())
+
+
+def test_whatever_changes_what_is_computed_changes_the_hash() -> None:
+    found = [
+        content_hash(network)
+        for network in (
+            scaled(2.0),
+            scaled(3.0),
+            scaled(2.0, source="x * scale - shift(x)"),
+            scaled(2.0, helper="return 2"),
+            scaled(2.0, helper="return torch.relu(x)"),
+            seeded(lambda: nn.Linear(3, 3), 0),
+            seeded(lambda: nn.Linear(3, 3), 1),
+            seeded(lambda: nn.Linear(3, 3)).double(),
+            seeded(lambda: nn.Sequential(nn.Linear(3, 3), nn.ReLU())),
+            seeded(lambda: nn.Sequential(nn.Linear(3, 3), nn.GELU())),
+            seeded(lambda: nn.Sequential(nn.Linear(3, 3), nn.GELU("tanh"))),
+            nn.LayerNorm(3),
+            nn.LayerNorm(3, eps=1e-3),
+        )
+    ]
+    assert len(set(found)) == len(found)
+
+
+def test_mode_and_what_only_training_needs_are_no_part_of_it() -> None:
+    network = seeded(lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
+    before = content_hash(network)
+    with freeze(network):
+        assert content_hash(network) == before, "its hooks only look on"
+    network.eval().requires_grad_(False)
+    assert content_hash(network) == before
+    network[1].running_mean += 1  # type: ignore[operator]
+    assert content_hash(network) != before
+
+
+def test_shared_weights_are_not_equal_ones() -> None:
+    class Two(nn.Module):
+        def __init__(self, shared: bool) -> None:
+            super().__init__()
+            self.a = nn.Parameter(torch.ones(2))
+            self.b = self.a if shared else nn.Parameter(torch.ones(2))
+
+    assert content_hash(Two(shared=True)) != content_hash(Two(shared=False))
+
+
+def test_attributes_of_all_kinds() -> None:
+    def holding(value: Any) -> str:
+        network = nn.Identity()
+        network.held = value  # type: ignore[assignment]
+        return content_hash(network)
+
+    class Config:
+        def __init__(self, size: int) -> None:
+            self.size, self._name_or_path = size, f"/somewhere/{id(self)}"
+
+    values: list[Any] = [1, True, 1.0, "1", None, [1], (1,), {"a": 1}, {"a": 2}, {"b": 1}, {1, 2}, {1, 3}]
+    values += [torch.relu, torch.tanh, functools.partial(torch.add, alpha=2), functools.partial(torch.add, alpha=3)]
+    values += [lambda x: x + 1, lambda x: x + 2, Config(1), Config(2), torch.ones(2), torch.ones(1, 2), torch.float16]
+    found = list(map(holding, values))
+    assert len(set(found)) == len(found)
+    assert holding(Config(1)) == holding(Config(1)), "where a network was read from is all the same"
+    loop: list[Any] = []
+    loop.append(loop)
+    assert holding(loop) == holding(loop)
+
+
+@pytest.mark.parametrize(
+    ("held", "named"),
+    [
+        (threading.Lock(), "held is a lock, of which nothing shows what it does"),
+        (torch.ones(2).to_sparse(), "held is of a layout"),
+        (torch.ones(2, device="meta"), "held is of a layout that is not read, or has no values here"),
+        (torch.jit.script(nn.Linear(1, 1)), "held is TorchScript"),
+    ],
+)
+def test_what_cannot_be_looked_into_is_named(held: Any, named: str) -> None:
+    network = nn.Sequential(nn.Identity())
+    object.__setattr__(network[0], "held", held)
+    with pytest.raises(NoContentHashError, match=named):
+        content_hash(network)
+
+
+def test_other_processes_find_the_same(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "import sys, torch\nfrom torch import nn\n"
+        "from layerprobe.probing.capture.content_hash import content_hash\n"
+        "class Net(nn.Module):\n    kinds = {'a', 'b', 'c'}\n"
+        "    def forward(self, x):\n        return x if x in {'d', 'e', 'f'} else (1, 'g')\n"
+        "torch.manual_seed(0)\nprint(content_hash(nn.Sequential(Net(), nn.Linear(2, 2))))\n"
+    )
+    command = [sys.executable, str(tmp_path / "own.py")]
+    environments = [os.environ | {"PYTHONHASHSEED": seed} for seed in ("1", "2")]
+    running = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for env in environments]
+    first, second = (process.communicate(timeout=120)[0] for process in running)
+    assert len(first) == 33
+    assert first == second

@@ -1,0 +1,106 @@
+"""The folder of kept features: whole files or none, whoever writes at the same time, and what is removed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from helpers.forked import run
+from layerprobe.probing.features.disk import SpilledRows, SpillFile
+from layerprobe.probing.features.store import FeatureStore
+
+ABOUT = {"network": "Net", "layer": "0", "split": "train", "samples": "50", "inputs": "abc"}
+
+
+def keep_often(directory: Path, value: float) -> None:
+    store = FeatureStore(directory)
+    for _ in range(40):
+        store.keep(store.file("net", "a"), torch.full((500, 20), value), ABOUT)
+
+
+def test_two_that_write_the_same_leave_one_whole_file_at_every_moment(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=keep_often, args=(tmp_path / "kept", float(i))) for i in range(2)]
+    for writer in writers:
+        writer.start()
+    seen: set[float] = set()
+    while any(writer.is_alive() for writer in writers):
+        store = FeatureStore(tmp_path / "kept")
+        if (found := store.find(store.file("net", "a"))) is not None:
+            values = found[0].unique().tolist()
+            assert len(values) == 1
+            seen.update(values)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert seen <= {0.0, 1.0}
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["features.json", "net"]
+    assert len(list((tmp_path / "kept" / "net").iterdir())) == 1
+
+
+def test_any_program_reads_the_file(tmp_path: Path) -> None:
+    store, features = FeatureStore(tmp_path), torch.randn(5, 3)
+    store.keep(file := store.file("net", "a"), features, ABOUT)
+    assert torch.equal(load_file(file)["features"], features)
+    assert store.entries()[0].about == ABOUT
+
+
+def test_rows_on_disk_are_kept_in_blocks(tmp_path: Path) -> None:
+    features = torch.randn(50, 3, dtype=torch.float64)
+    rows = SpilledRows(SpillFile(tmp_path), 3, torch.float64, torch.float64, torch.device("cpu"))
+    for block in features.split(7):
+        rows.append(block)
+    store = FeatureStore(tmp_path / "kept")
+    store.keep(file := store.file("net", "a"), rows, ABOUT)
+    found = store.find(file)
+    assert found is not None
+    assert torch.equal(found[0], features)
+    found[0].zero_()
+    assert torch.equal(load_file(file)["features"], features), "what is found is written to by nobody"
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """Three files of two networks, used 3, 2 and 1 hours ago."""
+    store = FeatureStore(tmp_path / "kept")
+    for i, network in enumerate(("aaaa", "aaaa", "bbbb")):
+        file = store.file(network, str(i))
+        store.keep(file, torch.ones(1000, 25), ABOUT | {"layer": str(i)})
+        os.utime(file, (0, time.time() - 3600 * (3 - i)))
+    store.keep_text(store.file("bbbb", "layers", kind="json"), {})
+    stray = store.directory / "aaaa" / ".x.safetensors.0123abcd.tmp"
+    stray.write_bytes(b"")
+    os.utime(stray, (0, 0))
+    return store.directory
+
+
+def features_py(kept: Path, *words: str) -> tuple[int, str]:
+    script = str(Path(__file__).parents[3] / "scripts" / "features.py")
+    done = run([sys.executable, script, *words], cwd=kept.parent)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "left", "said"),
+    [
+        ((), ["0", "1", "2"], "kept: 301 kB in 3 files"),
+        (("unused=90m",), ["2"], "Removed 200 kB in 2 files."),
+        (("left=210kB",), ["1", "2"], "Removed 100 kB in 1 files."),
+        (("network=bb", "left=0"), ["0", "1"], "Removed 100 kB in 1 files."),
+        (("left=lots",), ["0", "1", "2"], "features.py: left=lots is no size. Give bytes, or a size such as 500MB"),
+        (("unused=old",), ["0", "1", "2"], "features.py: unused=old is no time. Give 12h or 30d."),
+    ],
+)
+def test_listing_and_removing(kept: Path, words: tuple[str, ...], left: list[str], said: str) -> None:
+    code, text = features_py(kept, "keep=kept", *words)
+    assert said in " ".join(text.split())
+    assert code == (1 if "features.py:" in said else 0)
+    assert sorted(entry.about["layer"] for entry in FeatureStore(kept).entries()) == left
+    if "Removed" in said:
+        assert not list(kept.rglob("*.tmp"))
+        assert all(any(folder.glob("*.safetensors")) for folder in kept.iterdir() if folder.is_dir())

@@ -1,0 +1,247 @@
+"""Several processes probe one network together, as one would alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
+
+from helpers.ranks import together
+from layerprobe.probing.capture.freeze import freeze
+from layerprobe.probing.discovery import discover_layers
+from layerprobe.probing.fit_memory import feature_budget
+from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.resources import DEFAULTS
+from layerprobe.probing.solvers.ridge import Ridge
+from layerprobe.results.provenance import Entry
+from layerprobe.results.store import ProbeStore, StoreError
+from layerprobe.training.collectives import Ranks
+from layerprobe.training.probe_session import ProbeSession
+from layerprobe.training.progress import ProbeProgress
+from layerprobe.training.sharing import OtherProcessError, ProbingStopped
+from layerprobe.training.signals import StopSignals
+from layerprobe.types import CheckpointInfo, LayerResult
+
+INFO = CheckpointInfo("final", 7, 1)
+PROTOCOL = ProbeProtocol(solvers=(Ridge(),), l2=(1e-2, 1.0))
+LAYERS = ["input", "0", "1", "2", "3"]
+FIRST, SECOND = {"0", "2"}, {"input", "1", "3"}
+"""What falls to each of two processes."""
+
+
+class Noise(nn.Module):
+    """Adds what it draws from the global generator, in eval mode too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.1 * torch.randn_like(x)
+
+
+def network() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), Noise(), nn.Linear(8, 3))
+
+
+def pairs(seed: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    y = {split: torch.arange(n) % 3 for split, n in (("train", 90), ("val", 30), ("test", 31))}
+    return {split: (torch.randn(len(v), 6, generator=generator) + v[:, None], v) for split, v in y.items()}
+
+
+def loaders(rank: int = 0, size: int = 1) -> dict[str, DataLoader[Any]]:
+    """As Lightning makes them for distributed training: each process has a share of each split."""
+    sets = {split: TensorDataset(*pair) for split, pair in pairs().items()}
+    return {
+        split: DataLoader(data, 16, sampler=DistributedSampler(data, size, rank, shuffle=True) if size > 1 else None)
+        for split, data in sets.items()
+    }
+
+
+def session(folder: Path, **options: Any) -> ProbeSession:
+    return ProbeSession(folder, ranks=Ranks(), **{"progress": False, **options})
+
+
+def probe(session: ProbeSession, data: Any, own: nn.Module | None = None, protocol: ProbeProtocol = PROTOCOL) -> None:
+    session.probe(own or network(), data, protocol, INFO, plan=False)
+
+
+def same(found: Path, expected: Path) -> None:
+    stores = [ProbeStore(folder) for folder in (found, expected)]
+    for name in ("results", "path", "correct"):
+        left, right = (getattr(store, name)().drop(columns="seconds", errors="ignore") for store in stores)
+        pd.testing.assert_frame_equal(left, right, check_exact=True)
+
+
+def test_layers_are_dealt_out_evenly() -> None:
+    with freeze(network()) as frozen:
+        found = discover_layers(frozen, pairs(), PROTOCOL, DEFAULTS)
+    assert [[layer.name for layer in part.ways] for part in found.dealt(2)] == [["0", "2"], ["input", "1", "3"]]
+    assert found.dealt(1) == [found]
+    assert [len(part.ways) for part in found.dealt(7)] == [1, 1, 1, 1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(("size", "layers"), [(2, "*"), (3, ("0", "1"))])
+def test_results_are_those_of_one_process(tmp_path: Path, size: int, layers: Any) -> None:
+    """Bit for bit, also where there are fewer layers than processes; and nothing changes by it."""
+    protocol = ProbeProtocol(layers, solvers=(Ridge(),), l2=(1e-2, 1.0), controls=("shuffled",))
+    probe(session(tmp_path / "one"), loaders(), protocol=protocol)
+
+    def work(rank: int) -> Any:
+        own = network()
+        with torch.no_grad():
+            own[1].running_mean.add_(rank)  # as the last batches of training leave it
+        before = {name: value.clone() for name, value in own.state_dict().items()}
+        state = torch.get_rng_state()
+        several = session(tmp_path / "several")
+        probe(several, loaders(rank, size), own, protocol)
+        untouched = all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
+        return untouched and torch.equal(torch.get_rng_state(), state), several._resources.processes
+
+    assert together(size, tmp_path / "ranks", work) == [(True, size)] * size
+    same(tmp_path / "several", tmp_path / "one")
+
+
+def test_memory_of_a_machine_is_shared_and_that_of_a_gpu_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert feature_budget(None, "1GiB", 0, 0, 2) == 2**29
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
+    assert feature_budget(torch.device("cuda"), 1.0, 0, 0, 2) == 2**30
+
+
+def test_a_signal_to_one_stops_all_and_they_go_on_from_there(tmp_path: Path) -> None:
+    probe(session(tmp_path / "one"), loaders())
+    entry = Entry("final.ckpt", "123", {"seed": 0})
+    kept: list[str] = []
+
+    def work(rank: int) -> Any:
+        signals = StopSignals()
+        with signals.listening():
+            several = session(tmp_path / "several", signals=signals)
+            add = several.store.add
+
+            def add_and_signal(result: LayerResult) -> None:
+                add(result)
+                kept.append(result.record.layer)
+
+            several.store.add = add_and_signal  # type: ignore[method-assign]
+            if rank == 1 and not several.store.done("final"):
+                Ridge.solve = lambda *args, **options: (os.kill(os.getpid(), signal.SIGTERM), solve(*args, **options))[
+                    1
+                ]
+            try:
+                several.probe(network(), loaders(rank, 2), PROTOCOL, INFO, entry=entry, plan=False)
+            except ProbingStopped as stop:
+                return str(stop), kept
+        return "", kept
+
+    solve = Ridge.solve
+    (first, begun), (second, _) = together(2, tmp_path / "ranks", work)
+    assert first
+    assert second == "layer 2 of 3 of final"
+    assert {"input"} == SECOND & set(begun), "a layer was probed after the signal, or the one at it was lost"
+    assert not session(tmp_path / "several").is_complete("final", entry)
+    (again, rest), (other, _) = together(2, tmp_path / "more", work)
+    assert again == other == ""
+    assert sorted(begun + rest) == sorted(LAYERS), "a layer was probed twice, or not at all"
+    same(tmp_path / "several", tmp_path / "one")
+    assert session(tmp_path / "several").is_complete("final", entry)
+
+
+def test_an_error_in_one_is_reported_once_with_its_layer(tmp_path: Path) -> None:
+    def work(rank: int) -> None:
+        if rank == 1:
+
+            def faulty(*args: Any, **options: Any) -> Any:
+                raise KeyError("a fault of the program")
+
+            Ridge.solve = faulty  # type: ignore[method-assign]
+        probe(session(tmp_path / "several"), loaders(rank, 2))
+
+    first, second = together(2, tmp_path / "ranks", work)
+    assert isinstance(first, OtherProcessError)
+    assert str(first) == (
+        "Probing failed in the process of rank 1, in layer input of final: KeyError: 'a fault of the program'"
+    )
+    assert "in faulty" in first.__notes__[0], "no traceback"
+    assert isinstance(second, SystemExit) and second.code == 0
+    assert ProbeStore(tmp_path / "several").done("final") <= FIRST
+
+
+def test_an_error_of_the_first_is_its_own(tmp_path: Path) -> None:
+    def work(rank: int) -> None:
+        several = session(tmp_path / "several")
+
+        def full(result: LayerResult) -> None:
+            raise StoreError("the disk is full")
+
+        several.store.add = full  # type: ignore[method-assign]
+        probe(several, loaders(rank, 3))
+
+    first, *others = together(3, tmp_path / "ranks", work)
+    assert isinstance(first, StoreError)
+    assert all(isinstance(other, SystemExit) and other.code == 0 for other in others)
+
+
+def test_an_error_of_all_is_that_of_one(tmp_path: Path) -> None:
+    def work(rank: int) -> None:
+        probe(session(tmp_path / "several"), loaders(rank, 2), protocol=ProbeProtocol("no_such_layer"))
+
+    first, second = together(2, tmp_path / "ranks", work)
+    assert isinstance(first, ValueError) and "no_such_layer" in str(first)
+    assert isinstance(second, SystemExit)
+
+
+def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:
+    def work(rank: int) -> None:
+        if rank == 1:
+            Ridge.solve = lambda *args, **options: os._exit(9)  # type: ignore[method-assign,assignment]
+        probe(session(tmp_path / "several"), loaders(rank, 2))
+
+    first, second = together(2, tmp_path / "ranks", work)
+    assert isinstance(first, OtherProcessError) and "rank 1 has ended" in str(first)
+    assert second is None
+
+
+class Stream(IterableDataset):  # type: ignore[type-arg]
+    def __init__(self, rank: int, pair: tuple[Tensor, Tensor]) -> None:
+        self.rank, self.pair = rank, pair
+
+    def __iter__(self) -> Any:
+        assert self.rank == 0, "read by another process than the first"
+        return iter(zip(*self.pair, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["streams", "others"])
+def test_samples_that_others_do_not_have_are_probed_by_the_first(tmp_path: Path, kind: str) -> None:
+    """Streams, of which each process may have a part; and data sets that differ from process to process."""
+
+    def data(rank: int) -> dict[str, Any]:
+        if kind == "others":
+            return {split: DataLoader(TensorDataset(*pair), 16) for split, pair in pairs(rank).items()}
+        return {split: DataLoader(Stream(rank, pair), 16) for split, pair in pairs().items()}
+
+    def work(rank: int) -> None:
+        probe(session(tmp_path / "several"), data(rank))
+
+    probe(session(tmp_path / "one"), data(0))
+    assert together(2, tmp_path / "ranks", work) == [None, None]
+    same(tmp_path / "several", tmp_path / "one")
+
+
+def test_the_bar_of_the_first_shows_the_layers_of_all(tmp_path: Path) -> None:
+    shown: list[tuple[str, int, int | None]] = []
+
+    def work(rank: int) -> Any:
+        ProbeProgress.__call__ = lambda self, *stage: shown.append(stage)  # type: ignore[method-assign,assignment]
+        probe(session(tmp_path / "several"), loaders(rank, 2))
+        return shown
+
+    first, second = together(2, tmp_path / "ranks", work)
+    assert first[-1] == ("probe layers", 5, 5)
+    assert {stage for stage, *_ in second} == {"record train", "record val", "record test"}
