@@ -66,7 +66,7 @@ _PUBLIC = {
     "data.text": ["TextDataModule"],
     "data.text_table": ["HubDataset", "LabelledLines", "TextFile"],
     "data.text_tokenizer": ["PretrainedTokenizer"],
-    "data.vision": ["MnistDataModule"],
+    "data.mnist": ["MnistDataModule"],
     "data.xor": ["XorDataModule"],
     "report.depth_view": ["DepthView"],
     "results.objectives": ["area_under_depth_curve", "best_validation_error"],

@@ -12,8 +12,8 @@ import torch
 from sklearn.model_selection import train_test_split
 
 from layerprobe.data.errors import CorruptDataError, DataError, DataNotFoundError
+from layerprobe.data.labelled_texts import divide, examples_of, limited, noised
 from layerprobe.data.text import TextDataModule
-from layerprobe.data.text_examples import divide, examples_of, limited, noised
 from layerprobe.data.text_table import HubDataset, LabelledLines, TextFile
 from layerprobe.data.text_tokenizer import PretrainedTokenizer
 

@@ -32,7 +32,7 @@ HOSTILE = [
     "layerprobe.models.text.log.info",
     "layerprobe.models.text._load",
     "layerprobe.data.text_table.pd.read_pickle",
-    "layerprobe.data.vision.MNIST",
+    "layerprobe.data.mnist.MNIST",
     "layerprobe.atomic.write_bytes",
     "layerprobe.training.checkpoints.load",
     "torch.load",

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 
 from layerprobe.data.bag_of_words import bag_of_words
+from layerprobe.data.labelled_texts import Examples, divide, examples_of, limited, noised
 from layerprobe.data.order import ShuffledOrder
-from layerprobe.data.text_examples import Examples, divide, examples_of, limited, noised
 from layerprobe.data.text_table import AbstractTable
 from layerprobe.data.text_tokenizer import Encoded, PretrainedTokenizer
 from layerprobe.types import Split

@@ -1,4 +1,4 @@
-"""Image data sets that torchvision knows where to find."""
+"""MNIST, in the layout in which torchvision keeps it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Features of a GPU in the machine's own memory."""
+"""Rows of features that a GPU made, in the machine's own memory."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from layerprobe.probing.features.cache import FeatureCache
-from layerprobe.probing.features.host_memory import HostRows
+from layerprobe.probing.features.host_rows import HostRows
 from layerprobe.probing.features.pinned_memory import pinned
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from layerprobe.data.errors import CorruptDataError, DataNotFoundError
-from layerprobe.data.vision import MnistDataModule
+from layerprobe.data.mnist import MnistDataModule
 
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"

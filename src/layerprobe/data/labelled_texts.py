@@ -1,4 +1,4 @@
-"""Texts with their classes: chosen from a table, noised, and divided."""
+"""Labelled texts: chosen from a table, noised, and divided."""
 
 from __future__ import annotations
 
