@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -180,7 +180,7 @@ class SharedBlock(nn.Module):
         self.encode = block
         self.again = block
         self.out = nn.Linear(6, 6, bias=False)
-        self.out.weight = block[0].weight
+        self.out.weight = cast("nn.Linear", block[0]).weight
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.again(self.encode(x)))
@@ -218,6 +218,8 @@ def branch_values(network: Any, x: Tensor) -> Mapping[str, Tensor]:
 
 class Functional(nn.Module):
     """No module but for the weights."""
+
+    scale: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -420,7 +422,7 @@ class Nested(nn.Module):
         self.both = Pair()
 
     def forward(self, *, a: Tensor, b: Tensor) -> dict[str, Any]:
-        pair = self.both(self.parts["left"](a), self.parts["right"][0](b))
+        pair = self.both(self.parts["left"](a), cast("nn.ModuleList", self.parts["right"])[0](b))
         return {"total": pair["total"], "more": [pair["more"][0] * 3]}
 
 
@@ -544,7 +546,8 @@ def resnet_values(network: Any, x: Tensor) -> Mapping[str, Tensor]:
 
     def bn(module: nn.BatchNorm2d, y: Tensor) -> Tensor:
         mean, var, weight, bias = (
-            stat[:, None, None] for stat in (module.running_mean, module.running_var, module.weight, module.bias)
+            cast(Tensor, stat)[:, None, None]
+            for stat in (module.running_mean, module.running_var, module.weight, module.bias)
         )
         return (y - mean) / torch.sqrt(var + module.eps) * weight + bias
 

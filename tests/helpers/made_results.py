@@ -41,8 +41,8 @@ def record(
 
 
 def failed(checkpoint: str = "final", step: int = 100, depth: int = 0, layer: str = "input") -> ProbeRecord:
-    errors = ("train_error", "val_error", "val_loss", "test_error", "test_error_low", "test_error_high", "test_loss")
-    errors += ("test_f1", "test_auc")
+    errors = ["train_error", "val_error", "val_loss", "test_error", "test_error_low", "test_error_high", "test_loss"]
+    errors += ["test_f1", "test_auc"]
     return record(
         checkpoint,
         step,

@@ -61,7 +61,9 @@ def write_run(
     (directory / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump({"hydra": runtime}))
 
     generator, shared = np.random.default_rng(seed), np.random.default_rng(0).random(n_test)
-    records, paths, correct = [], [], []
+    records: list[ProbeRecord] = []
+    paths: list[PathRecord] = []
+    correct: list[tuple[Any, ...]] = []
     for name, step in checkpoints:
         for depth, layer in enumerate(layers):
             wanted = 0.4 * np.exp(-4 * depth / len(layers)) / (1 + step / 100) + 0.02 + shift
@@ -78,8 +80,8 @@ def write_run(
             correct.append((name, step, depth, layer, 0, samples, right))
     pq.write_table(to_table(records, ProbeRecord), probes / "results.parquet")
     pq.write_table(to_table(paths, PathRecord), probes / "path.parquet")
-    columns = [pa.array([row[i] for row in correct], field.type) for i, field in enumerate(CORRECT)]
-    pq.write_table(pa.table(columns, schema=CORRECT), probes / "correct.parquet")
+    arrays = [pa.array([row[i] for row in correct], field.type) for i, field in enumerate(CORRECT)]
+    pq.write_table(pa.table(arrays, schema=CORRECT), probes / "correct.parquet")
     if status is not None:
         summary = RunSummary(
             status, [f"{k}={v}" for k, v in overrides.items()], error="" if status == "done" else "boom"

@@ -63,7 +63,7 @@ def read_finished(directory: Path, seconds: float = 20.0) -> Logged:
 
 def read(directory: Path) -> Logged:
     """Read what a run has logged so far."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined] # made when it is imported
 
     logged = Logged(Path(directory))
     (file,) = logged.directory.glob("run-*.wandb")

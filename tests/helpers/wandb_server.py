@@ -226,7 +226,7 @@ class WandbServer:
     def _upsertView(self, values: dict[str, Any]) -> dict[str, Any]:
         name = values.get("name") or secrets.token_hex(4)
         key = values.get("id") or _id("View", name)
-        about = {"id": key, "name": name, "project": _project(values["projectName"])}
+        about: dict[str, Any] = {"id": key, "name": name, "project": _project(values["projectName"])}
         about |= dict.fromkeys(("createdAt", "updatedAt"), "2026-01-01T00:00:00")
         about |= {k: values.get(k) for k in ("type", "displayName", "description", "spec")}
         about["project"]["entityName"] = ENTITY
