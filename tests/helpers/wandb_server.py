@@ -23,6 +23,7 @@ from typing import Any
 DROP = -1
 Fault = Callable[[str, int], int | None]
 ENTITY = "tester"
+SWEEP = "sweep123"
 _KEY = "0" * 40
 
 
@@ -52,6 +53,8 @@ class Stored:
     artifacts: dict[str, dict[str, Any]] = field(default_factory=dict)
     uploads: dict[str, bytes] = field(default_factory=dict)
     views: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sweep: str = ""
+    commands: list[dict[str, Any]] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
 
@@ -160,6 +163,22 @@ class WandbServer:
             }  # fmt: skip
         return {"model": {"id": _id("Project", 1), "name": values.get("project"), "entity": {"id": _id("Entity", 1),
                           "name": ENTITY}, "bucket": bucket}}  # fmt: skip
+
+    def _UpsertSweep(self, values: dict[str, Any]) -> dict[str, Any]:
+        self.stored.sweep = values["config"]
+        return {"upsertSweep": {"sweep": {"name": SWEEP, "project": _project(values["projectName"])},
+                                "configValidationWarnings": []}}  # fmt: skip
+
+    def _SweepWithRuns(self, values: dict[str, Any]) -> dict[str, Any]:
+        sweep = {"id": _id("Sweep", SWEEP), "name": SWEEP, "state": "RUNNING", "config": self.stored.sweep}
+        return {"project": {"sweep": sweep | {"runs": {"edges": []}}}}
+
+    def _CreateAgent(self, values: dict[str, Any]) -> dict[str, Any]:
+        return {"createAgent": {"agent": {"id": _id("Agent", 1)}}}
+
+    def _Heartbeat(self, values: dict[str, Any]) -> dict[str, Any]:
+        commands, self.stored.commands = self.stored.commands, []
+        return {"agentHeartbeat": {"agent": {"id": values["id"]}, "commands": json.dumps(commands)}}
 
     def _RunStoppedStatus(self, values: dict[str, Any]) -> dict[str, Any]:
         return {"project": {"run": {"stopped": False}}}
