@@ -213,6 +213,29 @@ WAYS = {
     f"{OWN_MODULES} uv run scripts/train.py --config-dir my_conf -m experiment=rings optimizer=rmsprop,sgd "
     "model.network.width=4,16": Way([*SHORT, "probe.layers=[input]"]),
 }
+WAYS |= dict.fromkeys(
+    [
+        "layerprobe train experiment=mnist data.root=DIR",
+        "layerprobe probe checkpoint=outputs/mnist/RUN/checkpoints plan=true",
+        "layerprobe report runs=outputs",
+        "layerprobe sweep continue=multirun/NAME/DATE",
+        "layerprobe train --config-dir conf experiment=spirals",
+        "pip install ./docs/example_project",
+        "layerprobe train experiment=spirals model.width=32",
+        "layerprobe probe checkpoint=outputs/spirals/RUN/checkpoints model=spiral_net data=spirals",
+        'eval "$(layerprobe -sc install=bash)"',
+        "pip install layerprobe",
+        "pip install dist/*.whl",
+        "uv build",
+    ],
+    Way(left="needs the installed package; tests/scripts/test_console.py runs such"),
+)
+WAYS |= {
+    "pip install 'layerprobe[optuna]'": Way(left="installs"),
+    "uv run --env-file .env scripts/train.py": Way(left="needs a .env of one's own"),
+    "uv run wandb sweep docs/wandb_sweep.yaml": Way(left="tests/scripts/test_wandb_sweep.py runs it"),
+    "uv run wandb agent ENTITY/PROJECT/SWEEP": Way(left="tests/scripts/test_wandb_sweep.py runs it"),
+}
 FILLED = (("PEERS", "PEERS"), ("CHECKPOINT", "x.ckpt"))
 
 
