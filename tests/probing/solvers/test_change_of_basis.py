@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from helpers.reference import made
-from layerprobe.probing.solvers.change_of_basis import Turned
+from layerprobe.probing.solvers.change_of_basis import ChangedBasis
 from layerprobe.probing.solvers.softmax_objective import SoftmaxObjective
 
 
@@ -16,7 +16,7 @@ def test_value_and_gradient_are_those_of_the_turned_heads():
     heads = torch.randn(2, 2, 8, generator=generator, dtype=torch.float64, requires_grad=True)
     whole = torch.cat([heads[..., :-1] @ axes.T, heads[..., -1:]], 2)
     expected = objective(whole.detach(), l2, True)
-    found = Turned(objective, axes)(heads.detach(), l2, True)
+    found = ChangedBasis(objective, axes)(heads.detach(), l2, True)
     torch.testing.assert_close(found.objective, expected.objective)
     torch.testing.assert_close(found.curvature, expected.curvature)
     (whole * expected.gradient).sum().backward()

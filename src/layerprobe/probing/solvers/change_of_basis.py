@@ -13,7 +13,7 @@ from layerprobe.probing.solvers.softmax_objective import Evaluation
 
 
 @dataclass(frozen=True)
-class Turned:
+class ChangedBasis:
     """f(W), with heads given in the axes V: W = W' Vᵀ, and ∂f/∂W' = ∂f/∂W · V.
 
     Turning the heads costs two products with V an evaluation. In the eigenvectors of the Gram matrix the preconditioner

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.solvers.binary_objective import BinaryObjective
-from layerprobe.probing.solvers.change_of_basis import Turned
+from layerprobe.probing.solvers.change_of_basis import ChangedBasis
 from layerprobe.probing.solvers.cuda_graphs import Graphed
 from layerprobe.probing.solvers.lbfgs import ClassAxes, Measured, Metric, Pair, Pairs, Point, Try, minimise, tried
 from layerprobe.probing.solvers.softmax_objective import Evaluation, SoftmaxObjective, basis
@@ -34,7 +34,7 @@ ROUGH = 0.03
 PAIR_BYTES = 1 << 29
 """What curvature pairs may take."""
 
-Objective: TypeAlias = BinaryObjective | SoftmaxObjective | Turned
+Objective: TypeAlias = BinaryObjective | SoftmaxObjective | ChangedBasis
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Samples:
             else SoftmaxObjective(features, self.targets, self.n_classes, dtype)
         )
         if self.axes is not None:
-            objective = Turned(objective, self.axes.to(dtype))
+            objective = ChangedBasis(objective, self.axes.to(dtype))
         return objective
 
 
