@@ -148,7 +148,7 @@ class ProbeHead:
             ValueError: As `features`; or what is given is no features of this layer.
         """
         with self._scored(network, inputs, mask, batch_size) as (scores, given):
-            numbers = self._task.predict(scores, self._extra) if self.record.task == Regression.name else scores
+            numbers = self._answers(scores) if self.record.task == Regression.name else scores
             return _like(given, numbers)
 
     def predict(
@@ -170,7 +170,7 @@ class ProbeHead:
             ValueError: As `decision_function`.
         """
         with self._scored(network, inputs, mask, batch_size) as (scores, given):
-            found = self._task.predict(scores, self._extra)
+            found = self._answers(scores)
             if self.record.task == Classification.name and (words := self._words):
                 return np.array(words)[found.cpu().numpy()]
             if self.record.task == Regression.name and found.shape[1] == 1:
@@ -247,9 +247,9 @@ class ProbeHead:
     def _arrays(self) -> Mapping[str, np.ndarray]:
         return self._result.head
 
-    @property
-    def _extra(self) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(values) for name, values in self._arrays.items() if name not in _LINEAR}
+    def _answers(self, scores: Float[Tensor, "n c"]) -> Tensor:
+        extra = {name: torch.from_numpy(values) for name, values in self._arrays.items() if name not in _LINEAR}
+        return self._task.predict(scores, {name: values.to(scores.device) for name, values in extra.items()})
 
     @property
     def _words(self) -> Sequence[str]:

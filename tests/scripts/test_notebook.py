@@ -25,10 +25,9 @@ def test_the_committed_notebook_is_whole_small_and_of_no_machine() -> None:
     nbformat.validate(json.loads(text))
     cells = code_cells()
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert all(
-        output.output_type not in ("error",) and output.get("name") != "stderr" for c in cells for output in c.outputs
-    )
-    pictures = [data for cell in cells for output in cell.outputs if "image/png" in (data := output.get("data", {}))]
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert len(pictures) >= 2
     assert "find_spec" in cells[0].source and "pip install" in cells[0].source
 

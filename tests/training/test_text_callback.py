@@ -74,7 +74,8 @@ def test_token_ids_are_probed_while_a_classifier_trains(tmp_path: Path) -> None:
         max_epochs=8, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=tmp_path, callbacks=[callback], num_sanity_val_steps=0,
     )  # fmt: skip
-    trainer.fit(Classifier(), datamodule=Texts())
+    trained = Classifier()
+    trainer.fit(trained, datamodule=Texts())
     results = callback.results()
     assert set(results["checkpoint"]) == {"initial", "final"}
     assert results["status"].eq("converged").all()
@@ -85,3 +86,10 @@ def test_token_ids_are_probed_while_a_classifier_trains(tmp_path: Path) -> None:
     reduced = results.set_index(["checkpoint", "layer"])["reduction"]
     assert "token of Tx6" in reduced["final", "embed"]
     assert reduced["final", "score"] == "flatten 2 -> 2"
+    loaded = layerprobe.load(tmp_path)  # from files, with the run's own loader: each batch has a length of its own
+    assert set(loaded["checkpoint"]) == {"final"}
+    targets = torch.tensor([i % 2 for i in range(96)])
+    for layer in ("embed", "score"):
+        wrong = loaded.heads[layer].predict(trained, Texts().test_dataloader()) != targets
+        assert wrong.double().mean().item() == error["final", layer]
+        assert loaded.heads[layer].wrong.tolist() == wrong.nonzero()[:, 0].tolist()
