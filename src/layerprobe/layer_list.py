@@ -53,7 +53,8 @@ class LayerList:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return str(self.frame.to_html(index=False, na_rep=""))
+        frame = self.frame if self.left_out else self.frame.drop(columns="left_out")
+        return str(frame.to_html(index=False, na_rep=""))
 
 
 def layers(network: nn.Module, inputs: NetworkInputs, *, granularity: Granularity = "modules") -> LayerList:

@@ -137,12 +137,12 @@ class ProbeResults(pd.DataFrame):
             return super()._repr_html_()  # type: ignore[misc]
         from layerprobe.report.tables.html_table import html_table
 
-        return html_table(self._table())
+        return html_table(self._table(width=1000))  # a page has room for every column
 
-    def _table(self) -> Table:
+    def _table(self, width: int | None = None) -> Table:
         from layerprobe.report.tables.results_table import results_table
 
-        return results_table(pd.DataFrame(self))
+        return results_table(pd.DataFrame(self), width=width)
 
     def _is_whole(self) -> bool:
         """Whether its rows and columns are still those that it was made with."""

@@ -7,7 +7,7 @@ from html import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-_STYLE = "text-align: {}; white-space: nowrap; font-variant-numeric: tabular-nums"
+_STYLE = "text-align: {}; white-space: nowrap; padding: 0.1em 0.8em; font-variant-numeric: tabular-nums"
 
 
 def html_table(table: Table) -> str:
