@@ -29,7 +29,7 @@ class Opened:
 
     def signal(self, name: str, value: Any) -> None:
         """Set what a picker sets, and wait until all is drawn."""
-        self.page.evaluate("([n, v]) => report.view.signal(n, v).runAsync().then(() => 0)", [name, value])
+        self.page.evaluate("([n, v]) => report.set(n, v).then(() => 0)", [name, value])
 
 
 def chromium() -> str:
@@ -44,13 +44,13 @@ def chromium() -> str:
 
 
 @contextmanager
-def opened(file: Path, width: int = 1366) -> Iterator[Opened]:
-    """Open a file and wait until its views are drawn."""
+def opened(file: Path, width: int = 1366, **options: Any) -> Iterator[Opened]:
+    """Open a file and wait until its views are drawn; `options` are those of a context of Playwright."""
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         try:
-            result = Opened(browser.new_page(viewport={"width": width, "height": 900}))
+            result = Opened(browser.new_page(viewport={"width": width, "height": 900}, **options))
             result.page.on(
                 "console", lambda m: result.complaints.append(m.text) if m.type in ("error", "warning") else 0
             )

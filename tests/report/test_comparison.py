@@ -50,7 +50,7 @@ def test_table_of_runs_has_the_layer_that_validation_prefers(sweep):
     assert comparison.keys == ("model.width", "optimizer.lr", "seed")
     table = comparison.table()
     assert table["run"].is_unique
-    assert table["run"].iloc[0] == "made width=16 lr=0.001 seed=0"
+    assert table["run"].iloc[0] == "width=16 lr=0.001 seed=0"
     for row, run in zip(table.to_dict("records"), comparison.runs, strict=True):
         final = run.results[run.results["checkpoint"] == "final"]
         best = final.loc[final["val_error"].idxmin()]

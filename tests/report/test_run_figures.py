@@ -135,7 +135,7 @@ def test_a_single_error_that_would_flatten_the_others_stands_at_the_edge_with_it
     assert band["encoding"]["y"]["scale"]["domain"][1] == pytest.approx(1.07 * 0.05)
     _, drawing = save(chart, tmp_path / "curve")
     assert texts(drawing).count("40.3%") == 1
-    assert "beyond the axis: triangles" in " ".join(texts(drawing))
+    assert "beyond the axis: majority class 60.0% and triangles" in " ".join(texts(drawing))
     _, drawing = save(heat_map(frame), tmp_path / "map")
     assert {"40.30%", "3.00%"} <= set(texts(drawing))
     assert "darkest: 3.00% and above" in " ".join(texts(drawing))

@@ -68,6 +68,10 @@ class Comparison:
             each differing key, and of the layer that validation prefers at the last whole checkpoint: `checkpoint`,
             `best_layer`, `test_error`, `test_error_low`, `test_error_high`; `n_checkpoints`; `notes`.
         """
+        return self._table.copy()
+
+    @cached_property
+    def _table(self) -> pd.DataFrame:
         rows = []
         for run, name in zip(self.runs, self.names, strict=True):
             row: dict[str, Any] = {"run": name, "status": run.status}
@@ -170,7 +174,9 @@ def _names(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     for run, base in zip(runs, bases, strict=True):
         told = [key for key in named if key != "experiment" and run.config.get(key) is not None]
         parts = [f"{short[key]}={value_text(run.config[key])}" for key in told]
-        names.append(" ".join([base, *parts]))
+        # What all share tells none apart.
+        shared = parts and len(set(bases)) == 1
+        names.append(" ".join(parts if shared else [base, *parts]))
     for depth in range(1, 12):
         repeated = {name for name in names if names.count(name) > 1}
         if not repeated:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from layerprobe.formatting import percent_text
-from layerprobe.report.tidy import tidy_results
 from layerprobe.results.best import at_last_checkpoint, best_layer
 from layerprobe.results.reader import Run
+from layerprobe.results.safe_names import with_printable_names
 
 
 def monotonicity(results: pd.DataFrame) -> pd.DataFrame:
@@ -21,7 +21,7 @@ def monotonicity(results: pd.DataFrame) -> pd.DataFrame:
         `error`, `rise` (difference of the two, a share), `with_interval`: whether both errors have a 95 % interval, and
         `beyond_interval`: whether these are apart, which is stricter than a test of their difference.
     """
-    frame = tidy_results(results[results["test_error"].notna()])
+    frame = with_printable_names(results[results["test_error"].notna()]).sort_values(["step", "depth"], kind="stable")
     before = frame.groupby("checkpoint", sort=False).shift()
     rises = pd.DataFrame(
         {

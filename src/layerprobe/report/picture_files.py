@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import altair as alt
 import vl_convert
@@ -15,6 +15,10 @@ from layerprobe.atomic import write_bytes
 AnyChart: TypeAlias = (
     alt.Chart | alt.LayerChart | alt.FacetChart | alt.ConcatChart | alt.HConcatChart | alt.VConcatChart
 )
+
+CONTAINER: Literal["container"] = "container"
+"""The width of a chart that is as wide as its place on a page."""
+Width: TypeAlias = int | Literal["container"]
 
 
 def specification(chart: AnyChart) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """The page in a real browser: what it asks for, what pickers and brush change, what its tooltips say."""
 
+import io
 import re
 import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from helpers import made_runs
 from helpers.browser import Opened, opened
@@ -45,18 +49,18 @@ def as_at_first(shown):
 def marks(shown):
     """Everything that has a tooltip: what it says, and where it is on the screen."""
     return shown.page.evaluate(
-        """() => {
-          const box = document.querySelector('#views svg').getBoundingClientRect();
-          const [left, top] = report.view.origin(), pad = report.view.padding(), found = [];
+        """() => Object.entries(report.views).flatMap(([name, view]) => {
+          const box = document.querySelector(`#${name} svg`).getBoundingClientRect();
+          const [left, top] = view.origin(), pad = view.padding(), found = [];
           const walk = (mark, x, y) => {
             for (const item of mark.items ?? []) {
               if (item.tooltip) found.push({tip: item.tooltip, x: box.left + x + item.x, y: box.top + y + item.y});
               for (const inner of item.items ?? []) walk(inner, x + (item.x ?? 0), y + (item.y ?? 0));
             }
           };
-          walk(report.view.scenegraph().root, left + pad.left, top + pad.top);
+          walk(view.scenegraph().root, left + pad.left, top + pad.top);
           return found;
-        }"""
+        })"""
     )
 
 
@@ -106,7 +110,7 @@ def test_the_colour_picker_changes_the_colours(shown):
     shown.page.wait_for_timeout(200)
     assert shown.page.evaluate(colours) > by_width
     titles = shown.page.evaluate("() => document.querySelector('#views').textContent")
-    assert "Test error over depth, by lr" in titles
+    assert "Test error over depth at final, by lr" in titles
 
 
 def test_the_brush_chooses_the_runs_of_all_views(shown, comparison):
@@ -142,7 +146,7 @@ def test_the_tables_boxes_choose_runs_without_a_mouse(shown, comparison):
 
 def test_the_table_is_sorted_by_a_click_and_back(shown, comparison):
     def column():
-        return [shown.page.locator("#runs tbody tr").nth(i).locator("td").nth(8).inner_text() for i in range(RUNS)]
+        return [shown.page.locator("#runs tbody tr").nth(i).locator("td").nth(6).inner_text() for i in range(RUNS)]
 
     errors = comparison.table()["test_error"]
     button = shown.page.get_by_role("button", name="test error")
@@ -305,7 +309,9 @@ def test_a_single_run_is_not_compared_with_itself(shown, comparison, tmp_path):
 
 
 def test_what_can_be_reached_by_keyboard_and_read_aloud(shown):
-    assert shown.page.locator("#views").get_attribute("aria-label").startswith("Five linked charts")
+    labels = [element.get_attribute("aria-label") for element in shown.page.locator(".view [role=img]").all()]
+    assert len(labels) == 5
+    assert all("chart" in label or "plot" in label or "map" in label for label in labels)
     unnamed = shown.page.evaluate(
         """() => [...document.querySelectorAll('input, select, button')]
           .filter((e) => !e.ariaLabel && !e.labels?.length && !e.textContent.trim()).map((e) => e.outerHTML)"""
@@ -313,6 +319,135 @@ def test_what_can_be_reached_by_keyboard_and_read_aloud(shown):
     assert unnamed == []
     shown.page.keyboard.press("Tab")
     assert shown.page.evaluate("() => document.activeElement.tagName") in ("A", "SELECT", "INPUT", "BUTTON", "DIV")
+
+
+def test_means_of_many_runs_with_bands_and_a_single_one_where_the_mouse_is(shown, tmp_path):
+    layers = [f"block{i // 6}.{i % 6}" for i in range(40)]
+    made_runs.write_sweep(tmp_path / "runs", 15, layers=layers, checkpoints=[("initial", 0), ("final", 9)])
+    comparison = compare([tmp_path / "runs"])
+    tab = opened_beside(shown, comparison, tmp_path)
+    other = Opened(tab)
+    assert not drawn(other), "no run is a line of its own"
+    found = [mark["tip"] for mark in marks(other) if "middle half" in mark["tip"]]
+    assert len(found) == 2 * len(layers)
+    rows = pd.concat([run.results.assign(width=run.config["model.width"]) for run in comparison.runs])
+    rows = rows[rows["checkpoint"] == "final"]
+    for tip in found[:5]:
+        errors = rows.loc[(rows["layer"] == tip["layer"]) & (rows["width"] == int(tip["runs of"])), "test_error"]
+        assert tip["number of runs"] == str(len(errors))
+        assert tip["mean test error"] == f"{errors.mean():.2%}"
+    points = "[...document.querySelectorAll('#curves .mark-symbol.role-mark path')]"
+    opacity = tab.evaluate(f"() => {points}.map((point) => point.getAttribute('opacity'))")
+    assert set(opacity) == {"0"}, "a long curve has no markers"
+    tab.locator("#runs tbody tr").nth(4).hover()
+    tab.wait_for_timeout(300)
+    assert {tip["run"] for tip in drawn(other)} == {comparison.names[4]}
+    tab.locator("select[name=lines]").select_option(label="each run")
+    tab.wait_for_timeout(300)
+    assert {tip["run"] for tip in drawn(other)} == set(comparison.names)
+    tab.close()
+
+
+def opened_beside(shown, comparison, folder, address="", **options):
+    file = folder / "report.html"
+    file.write_text(page(comparison))
+    tab = shown.page.context.browser.new_page(**options)
+    tab.goto(file.as_uri() + address)
+    tab.wait_for_selector("html[data-ready]", timeout=60_000)
+    return tab
+
+
+def test_choices_are_in_the_address_and_open_again(shown, comparison, tmp_path):
+    shown.page.get_by_label("initial", exact=True).check()
+    shown.page.locator("select[name=colour]").select_option(label="lr")
+    shown.page.locator("#second").select_option(label=comparison.names[3])
+    shown.page.locator("#runs tbody input").nth(1).uncheck()
+    shown.page.wait_for_timeout(200)
+    chosen = {tip["run"] for tip in drawn(shown)}
+    words = shown.page.locator("#in-words").inner_text()
+    address = shown.page.evaluate("() => location.hash")
+    tab = opened_beside(shown, comparison, tmp_path, address)
+    try:
+        assert {tip["run"] for tip in drawn(Opened(tab))} == chosen == set(comparison.names) - {comparison.names[1]}
+        assert {tip["checkpoint"] for tip in drawn(Opened(tab))} == {"initial", "final"}
+        assert tab.evaluate("() => report.views.curves.signal('colour')") == "key1"
+        assert tab.locator("#in-words").inner_text() == words
+    finally:
+        tab.close()
+        shown.page.locator("#runs tbody input").nth(1).check()
+        shown.page.get_by_label("initial", exact=True).uncheck()
+        shown.page.locator("select[name=colour]").select_option(label="width")
+
+
+def test_a_picture_is_copied(shown):
+    shown.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    button = shown.page.locator("#curves .copy")
+    button.click()
+    shown.page.wait_for_function("() => document.querySelector('#curves .copy').textContent !== 'copy picture'")
+    assert button.inner_text() == "copied"
+    kinds = shown.page.evaluate("async () => (await navigator.clipboard.read())[0].types")
+    assert kinds == ["image/png"]
+
+
+def test_failed_runs_are_not_in_the_tables_first_view(shown, tmp_path):
+    for i, status in enumerate(["done", "failed", "done"]):
+        made_runs.write_run(tmp_path / "runs" / str(i), overrides={"optimizer.lr": 0.1 * (i + 1)}, status=status)
+    tab = opened_beside(shown, compare([tmp_path / "runs"]), tmp_path)
+    heads = [head.strip() for head in tab.locator("#runs thead th").all_inner_texts()]
+    assert heads[1:5] == ["run", "lr", "best layer", "test error"]
+    rows = tab.locator("#runs tbody tr")
+    assert [rows.nth(i).is_visible() for i in range(3)] == [True, False, True]
+    tab.get_by_label("also 1 that failed").check()
+    assert rows.nth(1).is_visible()
+    tab.close()
+
+
+def test_data_sets_and_reducers_have_their_own_curves(shown, tmp_path):
+    for i in range(4):
+        directory = made_runs.write_run(tmp_path / "runs" / str(i), overrides={"data": ("a", "b")[i % 2], "seed": i})
+        file = directory / "probes" / "path.parquet"
+        path = pd.read_parquet(file)
+        other = path.assign(reducer="flatten", val_error=path["val_error"] / 2, selected=False)
+        pq.write_table(
+            pa.Table.from_pandas(pd.concat([path, other]), schema=pq.read_schema(file), preserve_index=False), file
+        )
+    tab = opened_beside(shown, compare([tmp_path / "runs"]), tmp_path)
+    other = Opened(tab)
+    found = [mark["tip"] for mark in marks(other) if "reducer" in mark["tip"]]
+    assert {tip["reducer"] for tip in found} == {"average_pool", "flatten"}
+    assert all(tip["checkpoint"] == "final" for tip in found)
+    assert {mark["tip"]["head"] for mark in marks(other) if "head" in mark["tip"]} == {"average_pool"}
+    tab.locator("select[name=problem]").select_option(label="data b")
+    tab.wait_for_timeout(300)
+    assert {tip["data"] for tip in drawn(other)} == {"b"}
+    tab.close()
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_view_fits_the_screen(shown, comparison, tmp_path, width, scheme):
+    tab = opened_beside(shown, comparison, tmp_path, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    assert tab.evaluate("() => document.documentElement.scrollWidth") <= width
+    for name in ("curves", "best_layer", "seed_mean", "l2_path", "layer_map"):
+        box = tab.locator(f"#{name} svg").bounding_box()
+        assert box["x"] >= 0
+        assert 0.5 * min(width, 600) * 0.6 < box["width"] <= width - box["x"]
+        pixels = np.asarray(Image.open(io.BytesIO(tab.locator(f"#{name}").screenshot())).convert("L"), dtype=float)
+        assert (np.median(pixels) < 60) == (scheme == "dark")
+        assert pixels.std() > 8, "there is a picture"
+    tab.close()
+
+
+def test_printed_pages_hold_whole_charts(shown, comparison, tmp_path):
+    tab = opened_beside(shown, comparison, tmp_path, viewport={"width": 1280, "height": 900})
+    tab.emulate_media(media="print")
+    tab.set_viewport_size({"width": 720, "height": 900})
+    for name in ("curves", "best_layer", "seed_mean", "l2_path", "layer_map"):
+        box = tab.locator(f"#{name} svg").bounding_box()
+        assert box["x"] + box["width"] <= 720
+        assert box["height"] < 900
+    assert tab.pdf().count(b"/Type /Page\n") >= 2
+    tab.close()
 
 
 def test_printing_hides_what_only_a_screen_needs(shown):

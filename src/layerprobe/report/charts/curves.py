@@ -7,6 +7,9 @@ from typing import Any
 
 import altair as alt
 
+MARKED = 25
+"""So many points mark a line at most, about; more would hide it."""
+
 Y = Callable[[str], alt.Y]
 """Gives the vertical encoding of a field; all fields of a chart share one axis and one scale."""
 

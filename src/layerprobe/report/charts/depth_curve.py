@@ -10,7 +10,7 @@ import altair as alt
 import pandas as pd
 
 from layerprobe.report import style
-from layerprobe.report.charts.curves import Y, curves, error_y
+from layerprobe.report.charts.curves import MARKED, Y, curves, error_y
 from layerprobe.report.charts.layer_axis import layer_names, layer_step, layer_x
 from layerprobe.report.charts.tooltips import result_tooltip
 from layerprobe.report.error_column import TEST_ERROR, ErrorColumn
@@ -24,8 +24,6 @@ _COLUMNS = [
     "error_text", "interval", "l2_text",
 ]  # fmt: skip
 _HEIGHT = 300
-_MARKED = 25
-"""So many points mark a line at most, about; more would hide its dashes."""
 
 
 def depth_curve(
@@ -79,7 +77,7 @@ def depth_curve(
                 "shape": alt.Shape("caption:N", scale=scale(range=look.shapes), legend=legend),
                 "tooltip": tooltip,
             },
-            marked=f"datum.position % {max(1, len(labels) // _MARKED)} == 0 && datum.{error.column} <= {top}",
+            marked=f"datum.position % {max(1, len(labels) // MARKED)} == 0 && datum.{error.column} <= {top}",
             failed=bool(frame["test_error"].isna().any()),
         ),
         *_reference_lines(compared, x, y),

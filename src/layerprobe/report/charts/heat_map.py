@@ -94,6 +94,7 @@ def cells(
     tooltip: Sequence[alt.Tooltip],
     text: alt.Text | None = None,
     failed: bool = False,
+    below: bool = False,
 ) -> list[alt.Chart]:
     """Draw a cell for each layer and checkpoint, dark for a high error.
 
@@ -107,17 +108,19 @@ def cells(
         tooltip: What a cell says when it is pointed at.
         text: The figure in each cell; None where there is no room.
         failed: Whether a cell without an error is white, with a rim.
+        below: Whether the scale of colours stands below the cells, and not beside them.
 
     Returns:
         The layers, from the lowest to the uppermost.
     """
     base = rows.encode(x=checkpoint, y=layer, tooltip=list(tooltip))
+    length = (
+        {"orient": "bottom", "gradientLength": 160} if below else {"gradientLength": min(200, max(60, height - 30))}
+    )
     colour = alt.Color(
         f"{error}:Q",
         scale=alt.Scale(scheme="yellowgreenblue", domain=[0, top], clamp=True),
-        legend=alt.Legend(
-            title="test error", titlePadding=8, format="%", gradientLength=min(200, max(60, height - 30))
-        ),
+        legend=alt.Legend(title="test error", titlePadding=8, format="%", **length),
     )
     known = base.transform_filter(f"isValid(datum.{error})")
     layers = [known.mark_rect(aria=False).encode(color=colour)]

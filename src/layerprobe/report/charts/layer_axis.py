@@ -9,8 +9,10 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-_LETTER = 6.2
-_LINE = 13
+LETTER = 6.2
+"""Pixels of a letter, about."""
+LINE = 13
+"""Pixels from one line of text to the next."""
 
 
 def layer_names(frame: pd.DataFrame) -> list[str]:
@@ -32,7 +34,7 @@ def layer_step(labels: Sequence[str]) -> int:
         Pixels for each layer: enough for a readable line, little enough for a page.
     """
     n = len(labels)
-    level = _LETTER * max(map(len, labels), default=0) + 10
+    level = LETTER * max(map(len, labels), default=0) + 10
     if n * level <= 640:
         return max(int(level), 480 // n)
     return max(8, min(60, 760 // n))
@@ -49,10 +51,10 @@ def layer_x(labels: Sequence[str], step: int, shared: str = "") -> alt.X:
     Returns:
         The encoding of `position`. With many layers only some are named, the first and the last among them.
     """
-    if _LETTER * max(map(len, labels), default=0) <= step - 8:
-        angle, room = 0, _LINE
+    if LETTER * max(map(len, labels), default=0) <= step - 8:
+        angle, room = 0, LINE
     else:
-        angle, room = (-40, _LINE) if step >= 24 else (-90, step)
+        angle, room = (-40, LINE) if step >= 24 else (-90, step)
     axis = alt.Axis(
         **thinned(labels, room),
         labelAngle=angle,
@@ -80,7 +82,7 @@ def thinned(labels: Sequence[str], room: int) -> dict[str, Any]:
         Options of `alt.Axis` over the layers' places: every layer where there is room, else every second or third, the
         first and the last always.
     """
-    last, every = len(labels) - 1, -(-_LINE // max(1, room))
+    last, every = len(labels) - 1, -(-LINE // max(1, room))
     shown = [i for i in range(0, last, every) if i == 0 or last - i >= every] + [last]
     # Without a count of its own the axis would thin these values once more.
     return {

@@ -7,33 +7,34 @@ import json
 import altair as alt
 
 from layerprobe.report.charts.curves import error_y
+from layerprobe.report.charts.layer_axis import LETTER
 from layerprobe.report.charts.tooltips import ERROR
 from layerprobe.report.page.datasets import source, with_texts
 from layerprobe.report.page.page_data import ConfigKey, PageData
-from layerprobe.report.page.pickers import CHOSEN, group_scale
-from layerprobe.report.picture_files import AnyChart
+from layerprobe.report.page.pickers import CHOSEN, OF_PROBLEM, POINTED, group_legend, group_scale
+from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (
     "Scatter plot: for each run the test error of the layer that validation prefers at its last whole checkpoint, over "
     "the value of a configuration key. Dragging a rectangle chooses the runs that the other views show."
 )
 
-_MOST_LABELS, _LETTER = 12, 6.2
+_MOST_LABELS = 12
 
 
-def best_layer(data: PageData, *, linked: bool = True, width: int = 330, height: int = 330) -> AnyChart:
+def best_layer(data: PageData, *, linked: bool = True, width: Width = CONTAINER, height: int = 330) -> AnyChart:
     """Draw a point for each run, with the interval of its error.
 
     Args:
         data: What the page draws.
         linked: Whether to add the brush.
-        width: Pixels.
+        width: Pixels, or as wide as there is room.
         height: Pixels.
 
     Returns:
         The chart; values of the key stand in their order, at equal distances.
     """
-    level = f"{json.dumps({key.field: _fits(key, width) for key in data.keys})}[swept]"
+    level = f"{json.dumps({key.field: _needed(key) for key in data.keys})}[swept] <= width"
     axis = alt.Axis(
         title=None,
         values=alt.ExprRef(f"sequence(0, length(values_of[swept]), ceil(length(values_of[swept]) / {_MOST_LABELS}))"),
@@ -54,21 +55,23 @@ def best_layer(data: PageData, *, linked: bool = True, width: int = 330, height:
         alt.Chart(source(data, "runs"))
         .transform_filter("isValid(datum.best_error)")
         .transform_filter(CHOSEN)
+        .transform_filter(OF_PROBLEM)
         .transform_calculate(group="datum[colour]", swept_place="datum[swept + '_place'] + datum.offset"),
         "best_error", "best_low", "best_high",
     )  # fmt: skip
     scales = group_scale()
-    legend = alt.Legend(title=None, orient="bottom", symbolLimit=8, columns=max(1, width // 110))
+    legend = group_legend({"symbolSize": 60})
     interval = base.mark_rule(strokeWidth=1.2, opacity=0.6, aria=False).encode(
         x=x, y=y("best_low"), y2="best_high:Q",
         color=alt.Color("group:N", scale=scales["color"], legend=legend),
     )  # fmt: skip
     keys = [alt.Tooltip(f"{k.field}:N", title=k.name) for k in data.keys if k.field not in ("name", "setting")]
-    points = base.mark_point(filled=True, size=60, opacity=0.9, strokeWidth=1.5, aria=False).encode(
+    points = base.mark_point(filled=True, opacity=0.9, strokeWidth=1.5, aria=False).encode(
         x=x, y=y("best_error"),
         color=alt.Color("group:N", scale=scales["color"], legend=legend),
         stroke=alt.Stroke("group:N", scale=scales["color"], legend=legend),
         shape=alt.Shape("group:N", scale=scales["shape"], legend=legend),
+        size=alt.when(POINTED).then(alt.value(220)).otherwise(alt.value(60)),
         fillOpacity=alt.when("datum.status == 'done'").then(alt.value(1)).otherwise(alt.value(0)),
         tooltip=[
             alt.Tooltip("name:N", title="run"), *keys, alt.Tooltip("status:N"),
@@ -81,7 +84,7 @@ def best_layer(data: PageData, *, linked: bool = True, width: int = 330, height:
         points = points.encode(opacity=alt.when(brush).then(alt.value(0.95)).otherwise(alt.value(0.2))).add_params(
             brush
         )
-    notes = ["drag a rectangle to choose runs, click beside it for all"] if linked else []
+    notes = ["drag to choose runs, click for all"] if linked else []
     if (data.runs["status"] != "done").any():
         notes.append("hollow: not done")
     return alt.layer(interval, points).properties(
@@ -95,7 +98,7 @@ def best_layer(data: PageData, *, linked: bool = True, width: int = 330, height:
     )
 
 
-def _fits(key: ConfigKey, width: int) -> bool:
-    """Whether the values of a key stand level below the axis without touching."""
+def _needed(key: ConfigKey) -> float:
+    """Pixels in which the values of a key stand level below the axis without touching."""
     shown = len(key.values) / -(-len(key.values) // _MOST_LABELS)
-    return _LETTER * max(map(len, key.values)) + 8 <= width / shown
+    return shown * (LETTER * max(map(len, key.values)) + 8)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import altair as alt
 import pandas as pd
 
-from layerprobe.report.charts.layer_axis import layer_x, place_scale
+from layerprobe.report.charts.layer_axis import LETTER, LINE, place_scale
 from layerprobe.report.layer_labels import shared_folder, short_names
 from layerprobe.report.page.page_data import PageData, as_csv
-from layerprobe.report.page.pickers import CHOSEN, shown
+from layerprobe.report.page.pickers import CHOSEN, OF_PROBLEM, shown
 
 _RUN = ["name", "status", "setting", "problem", "network", "best_layer", "best_error", "offset"]
 _LAYER = ["name", "position", "depth", "kind", "shape", "features"]
@@ -22,6 +24,7 @@ def datasets(data: PageData) -> dict[str, str]:
         "runs": data.runs,
         "layers": data.layers,
         "paths": data.paths,
+        "reducers": data.reducers,
         "checkpoints": checkpoints,
     }
     return {name: as_csv(frame) for name, frame in frames.items()}
@@ -32,9 +35,21 @@ def source(data: PageData, name: str) -> alt.NamedData:
 
     Args:
         data: What the page draws.
-        name: `rows`, `runs`, `layers`, `paths` or `checkpoints`.
+        name: `rows`, `runs`, `layers`, `paths`, `reducers` or `checkpoints`.
     """
-    texts = {"name", "status", "setting", "problem", "last", "best_layer", "kind", "shape", "features"}
+    texts = {
+        "name",
+        "status",
+        "setting",
+        "problem",
+        "last",
+        "best_layer",
+        "kind",
+        "shape",
+        "features",
+        "reducer",
+        "way",
+    }
     frame = {"checkpoints": pd.DataFrame(columns=["checkpoint", "name"])}.get(name)
     columns = list(frame if frame is not None else getattr(data, name))
     keys = {key.field for key in data.keys}
@@ -45,13 +60,13 @@ def source(data: PageData, name: str) -> alt.NamedData:
     return alt.NamedData(name=name, format=alt.CsvDataFormat(type="csv", parse=parse))
 
 
-def chosen_rows(data: PageData, name: str, *, linked: bool, every_checkpoint: bool = False) -> alt.Chart:
+def chosen_rows(data: PageData, name: str, where: str = "true", *, every_checkpoint: bool = False) -> alt.Chart:
     """Begin a view of the rows that the reader has chosen, with what is known about their runs.
 
     Args:
         data: What the page draws.
-        name: `rows` or `paths`.
-        linked: Whether the page's brush chooses runs; a view on its own has none.
+        name: `rows`, `paths` or `reducers`.
+        where: Which rows are needed, as an expression of Vega.
         every_checkpoint: Whether to keep the checkpoints that are not shown.
 
     Returns:
@@ -61,16 +76,17 @@ def chosen_rows(data: PageData, name: str, *, linked: bool, every_checkpoint: bo
     places = [f"{key.field}_place" for key in data.keys]
     fields = list(dict.fromkeys([*_RUN, *(key.field for key in data.keys), *places]))
     renamed = {"name": "run_name", "status": "run_status"}
-    chart = alt.Chart(source(data, name))
+    chart = alt.Chart(source(data, name)).transform_filter(where)
     if not every_checkpoint:
         chart = chart.transform_filter(shown(data))
-    chart = (
+    return (
         chart.transform_filter(CHOSEN)
         .transform_lookup(
             lookup="run",
             from_=alt.LookupData(data=source(data, "runs"), key="run", fields=fields),
             as_=[renamed.get(field, field) for field in fields],
         )
+        .transform_filter(OF_PROBLEM)
         .transform_calculate(name="datum.run_name")
         .transform_calculate(group="datum[colour]", swept_place="datum[swept + '_place'] + datum.offset")
         .transform_lookup(
@@ -79,7 +95,6 @@ def chosen_rows(data: PageData, name: str, *, linked: bool, every_checkpoint: bo
             as_=["checkpoint_name"],
         )
     )
-    return chart.transform_filter({"param": "brush"}) if linked else chart
 
 
 def with_layers(chart: alt.Chart, data: PageData) -> alt.Chart:
@@ -113,19 +128,29 @@ def with_texts(chart: alt.Chart, error: str, low: str, high: str) -> alt.Chart:
     )
 
 
-def layers_x(data: PageData, width: int) -> alt.X:
-    """Place the layers side by side, named where a position is the same layer in every run.
+def layers_x(data: PageData) -> alt.X:
+    """Place the layers side by side; name as many as there is room for, where a position is one layer in every run.
 
     Args:
         data: What the page draws.
-        width: Pixels of the axis.
 
     Returns:
         The encoding.
     """
     layers = data.layers
-    if data.same_layers and len(layers):
-        names = layers.drop_duplicates("position").sort_values("position")["name"].tolist()
-        return layer_x(short_names(names), max(1, int(width / len(names))), shared_folder(names))
-    axis = alt.Axis(title="depth (place in the order of execution)", tickMinStep=1, grid=False)
-    return alt.X("position:Q", axis=axis, scale=place_scale(int(layers["position"].max() + 1) if len(layers) else 1))
+    if not data.same_layers or layers.empty:
+        axis = alt.Axis(title="depth (place in the order of execution)", tickMinStep=1, grid=False)
+        n = int(layers["position"].max() + 1) if len(layers) else 1
+        return alt.X("position:Q", axis=axis, scale=place_scale(n))
+    names = layers.drop_duplicates("position").sort_values("position")["name"].tolist()
+    labels, n, shared = short_names(names), len(names), shared_folder(names)
+    level = f"{LETTER * max(map(len, labels)) + 8} <= width / {n}"
+    axis = alt.Axis(
+        title=f"layers of {shared}" if shared else None, grid=False, labelLimit=170, labelOverlap=False, tickCount=n,
+        values=alt.ExprRef(f"sequence(0, {n}, ceil({n} * {2 * LINE} / width))"),
+        labelExpr=f"{json.dumps(labels)}[datum.value]",
+        labelAngle=alt.ExprRef(f"{level} ? 0 : width / {n} >= {2 * LINE} ? -40 : -90"),
+        labelAlign=alt.ExprRef(f"{level} ? 'center' : 'right'"),
+        labelBaseline=alt.ExprRef(f"{level} ? 'top' : 'middle'"),
+    )  # fmt: skip
+    return alt.X("position:Q", axis=axis, scale=place_scale(n))

@@ -11,83 +11,122 @@ from layerprobe.report.charts.curves import Y, curves, error_y
 from layerprobe.report.charts.tooltips import result_tooltip
 from layerprobe.report.page.datasets import chosen_rows, layers_x, with_layers, with_texts
 from layerprobe.report.page.page_data import PageData
-from layerprobe.report.page.pickers import checkpoint_shape, group_legend, group_scale
-from layerprobe.report.picture_files import AnyChart
+from layerprobe.report.page.pickers import (
+    MOST_LINES,
+    NARROW,
+    POINTED,
+    checkpoint_shape,
+    group_legend,
+    group_scale,
+    long,
+    marker,
+    means,
+    shown_names,
+)
+from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (
     "Line chart: test error on the vertical axis over the depth of the layer, one line for each run and shown "
-    "checkpoint, with 95% intervals and the controls as thin lines. The same numbers are in report.csv."
+    "checkpoint, or of many runs a mean with a band, and the controls as thin lines."
 )
 
+_MOST_CONTROLS = 4
+_NAMED_AT = {"left": "datum.first", "center": "round((datum.first + datum.last) / 2)", "right": "datum.last"}
 _TEXT_HEIGHT = 0.04
 """In units of the test error: 13 pixels of an axis that goes to 100 %, more of a shorter one."""
 
 
-def depth_curves(data: PageData, *, linked: bool = True, width: int = 620, height: int = 330) -> AnyChart:
-    """Draw a line for each run and shown checkpoint, coloured by the chosen key.
+def depth_curves(data: PageData, *, linked: bool = True, width: Width = CONTAINER, height: int = 330) -> AnyChart:
+    """Draw a line for each run and shown checkpoint, coloured by the chosen key; of many runs, the mean of each colour.
 
     Args:
         data: What the page draws.
-        linked: Whether the page's brush chooses runs.
-        width: Pixels.
+        linked: Nothing; every view takes it.
+        width: Pixels, or as wide as there is room.
         height: Pixels.
 
     Returns:
-        The chart. A cross on the axis is a failed layer; thin lines are the controls.
+        The chart. Means have a band that holds the middle half of the runs, and the run that the mouse is on is drawn
+        over them. A cross on the axis is a failed layer; thin lines are the controls. Curves have points unless they
+        are long.
     """
-    x = layers_x(data, width)
-    y = error_y("test error", alt.Scale(domainMin=0, nice=True))
-    scales, legend = group_scale(), group_legend(width)
-    rows = with_texts(with_layers(chosen_rows(data, "rows", linked=linked), data), "error", "low", "high")
-    rows = rows.transform_calculate(l2_text="isValid(datum.l2) ? format(datum.l2, '.2e') : '–'")
-    over = alt.selection_point(name="pointed", fields=["run"], on="pointerover", clear="pointerout", empty=False)
-    layers = curves(
-        rows, x, y, "error", colour=alt.Color("group:N", scale=scales["color"], legend=legend),
-        detail=["run:N", "checkpoint:N"], interval=("low", "high"), band="intervals", failed=True,
-        between=controls(data, x, y, linked),
-        line={
-            "strokeDash": alt.StrokeDash("group:N", scale=scales["dash"], legend=legend),
-            "strokeWidth": alt.when(over).then(alt.value(4)).otherwise(alt.value(1.8)),
-        },
-        points={
-            "shape": checkpoint_shape(data, legend=True), "tooltip": tooltip(data),
-            "size": alt.when(over).then(alt.value(70)).otherwise(alt.value(30)),
-        },
+    x, y = layers_x(data), error_y("test error", alt.Scale(domainMin=0, nice=True))
+    scales, legend, mean = group_scale(), group_legend(), means(data)
+    colour = alt.Color("group:N", scale=scales["color"], legend=legend)
+    dash = alt.StrokeDash("group:N", scale=scales["dash"], legend=legend)
+    shape = checkpoint_shape(data, legend=not long(data))
+    by: list[str | alt.FieldName] = ["group", "problem", "network", "checkpoint", "checkpoint_name", "position"]
+    together = (
+        with_layers(chosen_rows(data, "rows", mean), data)
+        .transform_filter("isValid(datum.error)")
+        .transform_aggregate(
+            mean="mean(error)", low="q1(error)", high="q3(error)", runs="distinct(run)",
+            layer_text="min(layer_text)", groupby=by,
+        )
     )  # fmt: skip
-    layers[-2] = layers[-2].add_params(over)
+    rows = with_layers(chosen_rows(data, "rows", f"!{mean} || {POINTED}"), data)
+    rows = with_texts(rows, "error", "low", "high")
+    rows = rows.transform_calculate(l2_text="isValid(datum.l2) ? format(datum.l2, '.2e') : '–'")
+    layers = [
+        *curves(
+            with_texts(together, "mean", "low", "high"), x, y, "mean", colour=colour,
+            detail=["problem:N", "network:N", "checkpoint:N"], interval=("low", "high"),
+            between=controls(data, x, y), line={"strokeDash": dash},
+            points={"shape": shape, "tooltip": _mean_tooltip(data), "opacity": marker(data)},
+        ),
+        *curves(
+            rows, x, y, "error", colour=colour, detail=["run:N", "checkpoint:N"], interval=("low", "high"),
+            band="intervals", failed=True,
+            line={
+                "strokeDash": dash,
+                "strokeWidth": alt.when(POINTED).then(alt.value(4)).otherwise(alt.value(1.8)),
+            },
+            points={
+                "shape": shape, "tooltip": tooltip(data), "opacity": marker(data),
+                "size": alt.when(POINTED).then(alt.value(70)).otherwise(alt.value(30)),
+            },
+        ),
+    ]  # fmt: skip
+    which = f"'at ' + {shown_names(data)}" + (" + ', by ' + names_of[colour]" if len(data.runs) > 1 else "")
+    title = f"{NARROW} ? ['Test error over depth', {which}] : 'Test error over depth ' + {which}"
+    many = len(data.runs) > MOST_LINES
     return alt.layer(*layers).properties(
         width=width,
         height=height,
         description=DESCRIPTION,
-        title=alt.TitleParams(alt.ExprRef("'Test error over depth, by ' + names_of[colour]")),
+        title=alt.TitleParams(
+            alt.ExprRef(title),
+            subtitle=f"of more than {MOST_LINES} runs: mean and middle half" if many else "",
+        ),
     )
 
 
-def controls(data: PageData, x: alt.X, y: Y, linked: bool) -> list[alt.Chart]:
+def controls(data: PageData, x: alt.X, y: Y) -> list[alt.Chart]:
     """Draw what a curve has to be compared with, as thin grey lines.
 
     The majority's error is a line for each problem; those of shuffled labels, of the control task and of the untrained
-    network, which depend on the network too, are a line for each setting, the first two at each shown checkpoint. Each
-    is a mean over the chosen runs of its kind alone.
+    network, which depend on the network too, are a line for each setting where these are few, the first two at each
+    shown checkpoint. Each is a mean over the chosen runs of its kind alone.
     """
     marks = []
-    everywhere = with_layers(chosen_rows(data, "rows", linked=linked, every_checkpoint=True), data)
-    here = with_layers(chosen_rows(data, "rows", linked=linked), data)
-    sources: list[tuple[alt.Chart, str, list[str | alt.FieldName], list[int], Literal["left", "right"]]] = [
+    kept: list[str | alt.FieldName] = ["setting"] if data.runs["setting"].nunique() <= _MOST_CONTROLS else []
+    everywhere = with_layers(chosen_rows(data, "rows", "controls", every_checkpoint=True), data)
+    here = with_layers(chosen_rows(data, "rows", "controls"), data)
+    sources: list[tuple[alt.Chart, str, list[str | alt.FieldName], list[int], Literal["left", "center", "right"]]] = [
         (here, "majority", ["problem"], [1, 0], "right"),
-        (here, "shuffled", ["problem", "setting", "network", "checkpoint"], [2, 2], "left"),
-        (here, "control_task", ["problem", "setting", "network", "checkpoint"], [4, 2], "left"),
+        (here, "shuffled", ["problem", *kept, "network", "checkpoint"], [2, 2], "left"),
+        (here, "control_task", ["problem", *kept, "network", "checkpoint"], [4, 2], "center"),
     ]
     if "initial" in data.checkpoints:
         untrained = everywhere.transform_filter(f"datum.checkpoint == {data.checkpoints.index('initial')}")
         untrained = untrained.transform_calculate(untrained="datum.error")
-        sources.append((untrained, "untrained", ["problem", "setting", "network"], [6, 3], "left"))
+        sources.append((untrained, "untrained", ["problem", *kept, "network"], [6, 3], "left"))
     for chart, column, apart, dash, side in sources:
         if column in data.rows and not data.rows[column].notna().any():
             continue
         kind = column.replace("_", " ")
         mean = (
-            chart.transform_filter(f"controls && isValid(datum.{column})")
+            chart.transform_filter(f"isValid(datum.{column})")
             .transform_aggregate(value=f"mean({column})", runs="distinct(run)", groupby=["position", *apart])
             .transform_calculate(control=f"'{kind}' + (datum.problem ? ' · ' + datum.problem : '')")
         )
@@ -102,8 +141,8 @@ def controls(data: PageData, x: alt.X, y: Y, linked: bool) -> list[alt.Chart]:
         )  # fmt: skip
         # Lines that end within a text's height of the next one have one name.
         marks.append(
-            mean.transform_joinaggregate(end=f"{'max' if side == 'right' else 'min'}(position)", groupby=apart)
-            .transform_filter("datum.position == datum.end")
+            mean.transform_joinaggregate(first="min(position)", last="max(position)", groupby=apart)
+            .transform_filter(f"datum.position == {_NAMED_AT[side]}")
             .transform_window(below="lag(value)", sort=[alt.SortField("value")])
             .transform_calculate(separate=f"isValid(datum.below) && datum.value - datum.below > {_TEXT_HEIGHT} ? 1 : 0")
             .transform_window(place="sum(separate)", sort=[alt.SortField("value")], frame=[None, 0])
@@ -121,6 +160,17 @@ def controls(data: PageData, x: alt.X, y: Y, linked: bool) -> list[alt.Chart]:
             .encode(x=x, y=y("value"), text="control:N")
         )
     return marks
+
+
+def _mean_tooltip(data: PageData) -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("group:N", title="runs of"),
+        alt.Tooltip("checkpoint_name:N", title="checkpoint"),
+        alt.Tooltip("layer_text:N", title="layer"),
+        alt.Tooltip("runs:Q", title="number of runs"),
+        alt.Tooltip("error_text:N", title="mean test error"),
+        alt.Tooltip("interval:N", title="middle half"),
+    ]
 
 
 def tooltip(data: PageData) -> list[alt.Tooltip]:

@@ -18,11 +18,14 @@ from layerprobe.report.comparison import Comparison
 from layerprobe.report.config_differences import short_keys, value_text
 from layerprobe.report.monotonicity import depth_sentence
 from layerprobe.report.page.correct_bits import correct_bits
+from layerprobe.report.page.datasets import datasets
 from layerprobe.report.page.linked_views import linked_views
 from layerprobe.report.page.page_data import page_data
+from layerprobe.report.page.pickers import pickers
 
 _DRAWN_AS_SVG = 4000
 """Rows up to which the page draws SVG, which prints sharply; a canvas is faster beyond."""
+_ENDED_BADLY = {"failed", "interrupted"}
 
 
 class Cell(NamedTuple):
@@ -54,36 +57,32 @@ def page(
     """
     drawn = page_data(comparison)
     packed, left_out = correct_bits(comparison, drawn)
-    spec = linked_views(drawn)
+    specs = linked_views(drawn)
     n = len(comparison.runs)
     title = (
         f"layerprobe: {n} run{'s' if n != 1 else ''}, {len(drawn.checkpoints)} checkpoints, {len(drawn.rows):,} probes"
     )
     states = comparison.table()["status"].value_counts()
-    description = (
-        f"Five linked charts of the test error of linear probes in {n} runs: the best layer over a swept value, error "
-        f"over depth, mean over seeds, L2 path, and layers by checkpoints. All numbers are in report.csv; the best "
-        f"layer of each run is in the table below."
-    )
     content = {
-        "spec": spec,
+        "specs": specs,
+        "datasets": datasets(drawn),
         "renderer": "svg" if len(drawn.rows) <= _DRAWN_AS_SVG else "canvas",
         "names": list(comparison.names),
         "checkpoints": list(drawn.checkpoints),
         "layers": list(drawn.layer_names),
         "best": [None if math.isnan(v) else float(f"{v:.6g}") for v in drawn.runs["best_error"]],
         "places": {k.field: (drawn.runs[f"{k.field}_place"] + drawn.runs["offset"]).tolist() for k in drawn.keys},
-        "pickers": [parameter["name"] for parameter in spec["params"] if "bind" in parameter],
         "samples": packed,
         "animations": [animation for _, animation in animations],
-        "renewing": renew is not None,
     }
     folder = files("layerprobe.report.page")
     template = Environment(autoescape=True).from_string((folder / "page.html.jinja").read_text())
     return template.render(
         title=title,
         subtitle="; ".join(f"{count} {state}" for state, count in states.items()),
-        description=description,
+        views=[(name, spec["description"]) for name, spec in specs.items()],
+        pickers=pickers(drawn),
+        wholes=[run.status not in _ENDED_BADLY or set(states.index) <= _ENDED_BADLY for run in comparison.runs],
         notes=[*drawn.left_out, *left_out],
         heads=_heads(comparison),
         rows=_rows(comparison),
@@ -106,28 +105,40 @@ def _bundle() -> Markup:
 
 def _heads(comparison: Comparison) -> list[str]:
     short = short_keys(comparison.keys)
-    about = ["checkpoint", "best layer", "test error", "95% interval", "checkpoints", "notes", "directory"]
-    return ["run", "status", *(short[key] for key in comparison.keys), *about]
+    found = ["best layer", *(["reducer"] if _several_reducers(comparison) else []), "test error", "95% interval"]
+    return ["run", *(short[key] for key in comparison.keys), *found, *_ABOUT]
+
+
+_ABOUT = ("checkpoint", "checkpoints", "status", "notes", "directory")
 
 
 def _rows(comparison: Comparison) -> list[list[Cell]]:
     rows = []
+    several = _several_reducers(comparison)
     for run, row in zip(comparison.runs, comparison.table().to_dict("records"), strict=True):
         error, known = row["test_error"], not math.isnan(row["test_error"])
         ends = interval_text(row["test_error_low"], row["test_error_high"])
         remarks = "; ".join(filter(None, (row["error"], row["notes"])))
+        head = run.results[
+            (run.results["checkpoint"] == row["checkpoint"]) & (run.results["layer"] == row["best_layer"])
+        ]
         rows.append(
             [
                 Cell(row["run"]),
-                Cell(row["status"], kind=f"status-{row['status']}"),
                 *(Cell(value_text(run.config.get(key))) for key in comparison.keys),
-                Cell(row["checkpoint"]),
                 Cell(row["best_layer"]),
+                *([Cell(", ".join(head["reducer"]))] if several else []),
                 Cell(percent_text(error) if known else "", error if known else ""),
                 Cell(ends, row["test_error_low"] if ends else ""),
+                Cell(row["checkpoint"]),
                 Cell(str(row["n_checkpoints"])),
+                Cell(row["status"], kind=f"status-{row['status']}"),
                 Cell(remarks, kind="wrap" if remarks else ""),
                 Cell(row["directory"], kind="path"),
             ]
         )
     return rows
+
+
+def _several_reducers(comparison: Comparison) -> bool:
+    return len({reducer for run in comparison.runs for reducer in run.results["reducer"].unique()}) > 1

@@ -10,8 +10,8 @@ from layerprobe.report.charts.curves import error_y
 from layerprobe.report.charts.l2_path import path_lines
 from layerprobe.report.page.datasets import chosen_rows
 from layerprobe.report.page.page_data import PageData
-from layerprobe.report.page.pickers import group_legend, group_scale
-from layerprobe.report.picture_files import AnyChart
+from layerprobe.report.page.pickers import POINTED, faint, group_legend, group_scale
+from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (
     "Line chart: validation error over L2 of the chosen layer, one line for each run and shown checkpoint; a point "
@@ -22,13 +22,13 @@ _POWER = "log(datum.value) / LN10"
 _POWERS = f"abs({_POWER} - round({_POWER})) < 1e-6 ? (datum.value < 5e-9 ? '0' : '1e' + round({_POWER})) : ''"
 
 
-def l2_path(data: PageData, *, linked: bool = True, width: int = 430, height: int = 280) -> AnyChart:
+def l2_path(data: PageData, *, linked: bool = True, width: Width = CONTAINER, height: int = 280) -> AnyChart:
     """Draw validation error over L2 for the chosen layer.
 
     Args:
         data: What the page draws.
-        linked: Whether the page's brush chooses runs.
-        width: Pixels.
+        linked: Whether other views of the page have the legend.
+        width: Pixels, or as wide as there is room.
         height: Pixels.
 
     Returns:
@@ -41,8 +41,7 @@ def l2_path(data: PageData, *, linked: bool = True, width: int = 430, height: in
     )
     y = error_y("validation error", alt.Scale(zero=False, padding=6))
     base = (
-        chosen_rows(data, "paths", linked=linked)
-        .transform_filter("datum.layer_name == layer")
+        chosen_rows(data, "paths", "datum.layer_name == layer")
         .transform_calculate(heads_l2="split(datum.l2, ' ')", heads_error="split(datum.val_error, ' ')")
         .transform_calculate(place_in_path="sequence(length(datum.heads_l2))")
         .transform_flatten(["heads_l2", "heads_error", "place_in_path"])
@@ -50,17 +49,20 @@ def l2_path(data: PageData, *, linked: bool = True, width: int = 430, height: in
         .transform_calculate(place="datum.heads_l2 > 0 ? datum.heads_l2 : 1e-9")
     )
     scales = group_scale()
-    legend = None if linked else group_legend(width)
+    legend = None if linked else group_legend()
     colour = alt.Color("group:N", scale=scales["color"], legend=legend)
     dash = alt.StrokeDash("group:N", scale=scales["dash"], legend=legend)
     tooltip = [
         alt.Tooltip("run_name:N", title="run"),
         alt.Tooltip("checkpoint_name:N", title="checkpoint"),
+        *([alt.Tooltip("way:N", title="head")] if data.paths["way"].any() else []),
         alt.Tooltip("heads_l2:Q", title="l2", format=".2e"),
         alt.Tooltip("heads_error:Q", title="validation error", format=".2%"),
     ]
     layers = path_lines(
-        base, x, y, "heads_error", colour=colour, detail=["run:N", "checkpoint:N"], line={"strokeDash": dash},
+        base, x, y, "heads_error", colour=colour, detail=["run:N", "checkpoint:N", "way:N"],
+        line={"strokeDash": dash, "strokeWidth": alt.when(POINTED).then(alt.value(4)).otherwise(alt.value(1.8)),
+              "opacity": faint(data)},
         chosen="datum.place_in_path == datum.selected", tooltip=tooltip,
     )  # fmt: skip
     return alt.layer(*layers).properties(

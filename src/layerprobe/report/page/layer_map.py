@@ -10,7 +10,7 @@ from layerprobe.report import style
 from layerprobe.report.charts.heat_map import cells
 from layerprobe.report.page.datasets import chosen_rows, with_layers
 from layerprobe.report.page.page_data import PageData
-from layerprobe.report.picture_files import AnyChart
+from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 from layerprobe.report.tidy import axis_top
 
 DESCRIPTION = (
@@ -19,14 +19,17 @@ DESCRIPTION = (
     "is high."
 )
 
+_NARROW = 240
+"""Pixels that the cells have on the narrowest screen."""
 
-def layer_map(data: PageData, *, linked: bool = True, width: int = 620, height: int = 0) -> AnyChart:
+
+def layer_map(data: PageData, *, linked: bool = True, width: Width = CONTAINER, height: int = 0) -> AnyChart:
     """Draw layers by checkpoints.
 
     Args:
         data: What the page draws.
-        linked: Whether the page's brush chooses runs.
-        width: Pixels.
+        linked: Nothing; every view takes it.
+        width: Pixels, or as wide as there is room.
         height: Pixels; 0 leaves it to the number of layers.
 
     Returns:
@@ -36,9 +39,9 @@ def layer_map(data: PageData, *, linked: bool = True, width: int = 620, height: 
     labels = row_labels(data)
     n = max(1, len(labels))
     top = max(0.005, 0.0 if data.rows["error"].isna().all() else axis_top(data.rows["error"]))
-    height = height or max(120, min(20 * n, 900))
+    height = height or max(120, min(20 * n, 700))
     chart = (
-        with_layers(chosen_rows(data, "rows", linked=linked, every_checkpoint=True), data)
+        with_layers(chosen_rows(data, "rows", every_checkpoint=True), data)
         .transform_filter("isValid(datum.error)")
         .transform_calculate(
             row="datum.network + ' ' + datum.layer_text",
@@ -53,7 +56,7 @@ def layer_map(data: PageData, *, linked: bool = True, width: int = 620, height: 
         "row:N",
         sort=list(labels),
         axis=alt.Axis(
-            title=None, domain=False, ticks=False, labelLimit=260, labelOverlap=True,
+            title=None, domain=False, ticks=False, labelLimit=150, labelOverlap=True,
             labelExpr=f"{json.dumps(labels)}[datum.value]",
         ),
     )  # fmt: skip
@@ -69,9 +72,9 @@ def layer_map(data: PageData, *, linked: bool = True, width: int = 620, height: 
         alt.Tooltip("mean:Q", title="mean test error", format=".2%"),
         alt.Tooltip("runs:Q"),
     ]
-    room = height / n >= 13 and width / max(1, len(data.checkpoints)) >= 38
+    room = height / n >= 13 and (_NARROW if width == CONTAINER else width) / max(1, len(data.checkpoints)) >= 38
     text = alt.Text("mean:Q", format=".1%") if room else None
-    layers = cells(chart, checkpoint, layer, "mean", top, height, tooltip=tooltip, text=text)
+    layers = cells(chart, checkpoint, layer, "mean", top, height, tooltip=tooltip, text=text, below=True)
     if len(data.networks) > 1:
         begins = [f"{i} {network.layers[0]}" for i, network in enumerate(data.networks) if network.layers]
         first = chart.transform_filter(alt.FieldOneOfPredicate("row", begins))
@@ -86,7 +89,7 @@ def layer_map(data: PageData, *, linked: bool = True, width: int = 620, height: 
         description=DESCRIPTION,
         title=alt.TitleParams(
             "Test error by layer and checkpoint",
-            subtitle=f"mean of the chosen runs of a network; darkest: {top:.1%} and above",
+            subtitle=["mean of the chosen runs of a network", f"colours end at {top:.1%}"],
         ),
     )
 

@@ -1,4 +1,4 @@
-"""The linked views of the page as one specification."""
+"""The views of the page: a specification for each; its script links them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from layerprobe.report.page.depth_curves import depth_curves
 from layerprobe.report.page.l2_path import l2_path
 from layerprobe.report.page.layer_map import layer_map
 from layerprobe.report.page.page_data import PageData
-from layerprobe.report.page.pickers import pickers
+from layerprobe.report.page.pickers import parameters
+from layerprobe.report.page.reducer_curves import reducer_curves
 from layerprobe.report.page.seed_mean import seed_mean
 from layerprobe.report.picture_files import AnyChart
 
@@ -24,28 +25,35 @@ VIEWS: dict[str, View] = {
     "curves": depth_curves,
     "best_layer": best_layer,
     "seed_mean": seed_mean,
+    "reducers": reducer_curves,
     "l2_path": l2_path,
     "layer_map": layer_map,
 }
-"""The views by name; each can also be drawn alone."""
+"""The views by name, in the order of the page."""
 
 
-def linked_views(data: PageData) -> dict[str, Any]:
-    """Put all views into one specification, in which pickers and brush choose for all of them.
+def view_names(data: PageData) -> list[str]:
+    """Name the views that have something to show.
+
+    Args:
+        data: What the page draws.
+    """
+    without = {"best_layer", "seed_mean"} if len(data.runs) == 1 else set()
+    without |= {name for name, rows in (("l2_path", data.paths), ("reducers", data.reducers)) if rows.empty}
+    return [name for name in VIEWS if name not in without]
+
+
+def linked_views(data: PageData) -> dict[str, dict[str, Any]]:
+    """Draw each view as a specification of its own, as wide as its place on the page.
 
     Args:
         data: What the page draws.
 
     Returns:
-        A Vega-Lite specification that holds its data.
+        Vega-Lite specifications by name, without their data: those are the same for all, see `datasets`.
     """
-    view = {name: draw(data) for name, draw in VIEWS.items()}
-    # The brushed view comes first: Vega-Lite 6 does not find its data from a view that stands before it.
-    apart: Any = dict.fromkeys(("color", "shape", "stroke", "strokeDash"), "independent")
-    first = alt.hconcat(view["best_layer"], view["curves"], spacing=36).resolve_scale(**apart)
-    second = alt.hconcat(view["seed_mean"], view["l2_path"], spacing=36).resolve_scale(**apart)
-    chart = alt.vconcat(first, second, view["layer_map"], spacing=34).resolve_scale(**apart)
-    return finished(chart, data, bound=True)
+    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
+    return {name: _finished(VIEWS[name](data).properties(autosize=fit), data) for name in view_names(data)}
 
 
 def single_view(data: PageData, name: str, width: int, height: int) -> dict[str, Any]:
@@ -60,11 +68,13 @@ def single_view(data: PageData, name: str, width: int, height: int) -> dict[str,
     Returns:
         A Vega-Lite specification that holds its data.
     """
-    return finished(VIEWS[name](data, linked=False, width=width, height=height), data, bound=False)
-
-
-def finished(chart: AnyChart, data: PageData, *, bound: bool) -> dict[str, Any]:
-    """Add the parameters, the data and the look."""
-    spec = chart.add_params(*pickers(data, bound)).configure(**style.theme()).to_dict()
+    spec = _finished(VIEWS[name](data, linked=False, width=width, height=height), data)
     spec["datasets"] = spec.get("datasets", {}) | datasets(data)
     return spec
+
+
+def _finished(chart: AnyChart, data: PageData) -> dict[str, Any]:
+    """Add the parameters and the look."""
+    theme = style.theme()
+    theme["title"] |= {"frame": "bounds", "fontSize": 14}
+    return chart.add_params(*parameters(data)).configure(**theme).to_dict()

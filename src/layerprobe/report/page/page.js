@@ -1,4 +1,5 @@
-// Draws the views, sorts the table of runs, and compares two runs or two layers sample by sample.
+// Draws and links the views, sorts the table of runs, and compares two runs or two layers sample by sample.
+// Every choice stands in the address, so that whoever opens it sees the same.
 
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
@@ -64,9 +65,29 @@ function row(cells, tag = "td") {
   return tr;
 }
 
+const choices = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
+addEventListener("hashchange", () => { if (location.hash.includes("=")) location.reload(); });
+
+function keep(name, value) {
+  if (value === null) choices.delete(name); else choices.set(name, value);
+  history.replaceState(null, "", String(choices) ? `#${choices}` : location.pathname + location.search);
+}
+
+// What a reader sees is kept, and not its number: it means the same where a later page has more runs.
+const chosenText = (control) => (control.type === "checkbox" ? String(control.checked) : control.selectedOptions[0]?.text ?? "");
+
+function restore(control) {
+  const text = choices.get(control.name);
+  if (text === null) return;
+  if (control.type === "checkbox") control.checked = text === "true";
+  else for (const option of control.options) if (option.text === text) control.value = option.value;
+}
+
 function options(select, entries, value) {
   const chosen = entries.some(([v]) => String(v) === String(value)) ? value : entries[entries.length - 1]?.[0];
+  const first = select.options.length === 0;
   select.replaceChildren(...entries.map(([v, text]) => new Option(text, v, false, String(v) === String(chosen))));
+  if (first) restore(select);
 }
 
 async function differences() {
@@ -85,6 +106,7 @@ async function differences() {
     options(at.first, known, known[0][0]);
     if (known.length === 1) kind.value = "layers";
   }
+  restore(kind);
   const layers = (run, c) => run.heads.filter(([k]) => k === c).map(([, l]) => [l, data.layers[l]]);
 
   async function show() {
@@ -129,7 +151,7 @@ async function differences() {
       p[i] < 0.05 ? "differ" : "no difference shown",
     ])));
   }
-  for (const el of [kind, first, second, layer, at.first, at.second]) el.addEventListener("change", show);
+  for (const el of [kind, first, second, layer, at.first, at.second]) el.addEventListener("change", () => { keep(el.name, chosenText(el)); show(); });
   await show();
 }
 
@@ -145,43 +167,100 @@ function sortable(table) {
   }));
 }
 
-function chooser(view) {
-  const boxes = [...document.querySelectorAll("#runs tbody input")];
-  const choose = () => {
-    const on = boxes.filter((box) => box.checked).map((box) => Number(box.value));
-    view.signal("chosen", on.length === boxes.length ? [] : on.length ? on : [-1]).runAsync();
-  };
-  for (const box of boxes) box.addEventListener("change", choose);
-  $("all-runs")?.addEventListener("change", (event) => { for (const box of boxes) box.checked = event.target.checked; choose(); });
-  // The store, not the signal: that is one movement of the mouse behind.
-  if (boxes.length > 1) view.addDataListener("brush_store", (_, store) => {
-    const [x, y] = store[0]?.values ?? [], places = data.places[view.signal("swept")];
-    for (const box of boxes) {
-      const i = Number(box.value), best = data.best[i];
-      const inside = !x || (places[i] >= Math.min(...x) && places[i] <= Math.max(...x) && best >= Math.min(...y) && best <= Math.max(...y));
-      box.closest("tr").classList.toggle("outside", !inside);
-    }
-  });
+const views = {};
+const embed = { actions: false, logLevel: 1, renderer: data.renderer };
+
+async function set(name, value, some = Object.keys(views)) {
+  await Promise.all(some.map((view) => views[view].signal(name, value).runAsync()));
 }
 
-// A page that renews itself keeps what was chosen.
-function remember(view) {
-  const names = data.pickers, kept = JSON.parse(sessionStorage.getItem(document.title) ?? "{}");
-  for (const name of names) {
-    if (name in kept) try { view.signal(name, kept[name]); } catch { /* a picker that is gone */ }
-    view.addSignalListener(name, (_, value) => { kept[name] = value; sessionStorage.setItem(document.title, JSON.stringify(kept)); });
+const valueOf = (control) => (control.type === "checkbox" ? control.checked : control.name === "layer" ? Number(control.value) : control.value);
+
+async function draw(name) {
+  const spec = { ...data.specs[name], datasets: { ...data.specs[name].datasets, ...data.datasets } };
+  for (const control of $("pickers").elements) spec.params.find((param) => param.name === control.name).value = valueOf(control);
+  const { view } = await vegaEmbed($(name).firstElementChild, spec, embed);
+  views[name] = view;
+  view.addEventListener("pointerover", (_, item) => point(item?.datum?.run ?? -1));
+  $(name).querySelector(".copy").addEventListener("click", (event) => copy(view, name, event.currentTarget));
+}
+
+async function copy(view, name, button) {
+  const canvas = await view.toCanvas(2), picture = await new Promise((done) => canvas.toBlob(done));
+  try {
+    await navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
+    button.textContent = "copied";
+  } catch { // a browser that gives a file no clipboard
+    Object.assign(document.createElement("a"), { href: URL.createObjectURL(picture), download: `${name}.png` }).click();
+    button.textContent = "saved as a file";
   }
+  setTimeout(() => { button.textContent = "copy picture"; }, 2000);
+}
+
+// A run that the mouse is on, in a view or in the table, stands out in all views.
+let pointed = -1;
+function point(run) {
+  if (run === pointed) return;
+  pointed = run;
+  set("pointed", run);
+}
+
+const ranges = (runs) => runs.reduce((parts, i) => {
+  const last = parts.at(-1);
+  if (last && last[1] === i - 1) last[1] = i; else parts.push([i, i]);
+  return parts;
+}, []).map(([a, b]) => (a === b ? `${a}` : `${a}-${b}`)).join("_");
+const within = (text, i) => text.split("_").some((part) => { const [a, b] = part.split("-").map(Number); return i >= a && i <= (b ?? a); });
+
+// The table's boxes and the brush choose runs: the brushed view shows those of the boxes, the others what is in both.
+function chooser() {
+  const boxes = [...document.querySelectorAll("#runs tbody input")], others = Object.keys(views).filter((name) => name !== "best_layer");
+  const list = (runs) => (runs.length === boxes.length ? [] : runs.length ? runs : [-1]);
+  let inside = () => true, waiting;
+  const choose = () => {
+    const on = boxes.filter((box) => box.checked).map((box) => Number(box.value)), both = on.filter((i) => inside(i));
+    for (const box of boxes) box.closest("tr").classList.toggle("outside", !inside(Number(box.value)));
+    keep("chosen", both.length === boxes.length ? null : ranges(both));
+    if (views.best_layer) set("chosen", list(on), ["best_layer"]);
+    set("chosen", list(both), others);
+  };
+  for (const box of boxes) {
+    box.checked = !choices.has("chosen") || within(choices.get("chosen"), Number(box.value));
+    box.addEventListener("change", choose);
+    box.closest("tr").addEventListener("pointerenter", () => point(Number(box.value)));
+  }
+  $("runs").addEventListener("pointerleave", () => point(-1));
+  $("all-runs").addEventListener("change", (event) => { for (const box of boxes) box.checked = event.target.checked; choose(); });
+  // The store, not the signal: that is one movement of the mouse behind.
+  views.best_layer?.addDataListener("brush_store", (_, store) => {
+    const [x, y] = store[0]?.values ?? [], places = data.places[views.best_layer.signal("swept")];
+    inside = (i) => !x || (places[i] >= Math.min(...x) && places[i] <= Math.max(...x) && data.best[i] >= Math.min(...y) && data.best[i] <= Math.max(...y));
+    clearTimeout(waiting);
+    waiting = setTimeout(choose, 30);
+  });
+  if (choices.has("chosen")) choose();
+}
+
+function pickers() {
+  for (const control of $("pickers").elements) {
+    restore(control);
+    control.addEventListener("change", () => { keep(control.name, chosenText(control)); set(control.name, valueOf(control)); });
+  }
+  const failed = $("failed-too");
+  if (!failed) return;
+  const show = () => { for (const tr of document.querySelectorAll("#runs tr.failed")) tr.hidden = !failed.checked; };
+  restore(failed);
+  failed.addEventListener("change", () => { keep(failed.name, chosenText(failed)); show(); });
+  show();
 }
 
 (async () => {
   sortable($("runs"));
-  const embed = { actions: false, logLevel: 1 };
-  const { view } = await vegaEmbed("#charts", data.spec, { ...embed, renderer: data.renderer });
-  chooser(view);
-  if (data.renewing) remember(view);
-  await view.runAsync();
+  pickers();
+  await Promise.all(Object.keys(data.specs).map(draw));
+  chooser();
   await differences();
   for (const [i, animation] of data.animations.entries()) await vegaEmbed(`#animation-${i}`, animation, { ...embed, renderer: "canvas" });
-  window.report = { view, mcnemar, holm, pearson };
+  window.report = { views, set, mcnemar, holm, pearson };
   document.documentElement.dataset.ready = Math.round(performance.now());
 })();

@@ -6,11 +6,13 @@ A row of `rows` is a number for the run, the checkpoint and the layer; what is s
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from layerprobe.report.comparison import Comparison, error_bounds
@@ -20,6 +22,7 @@ from layerprobe.report.tidy import UNTRAINED, features_texts
 from layerprobe.results.best import last_checkpoint
 
 _MOST_CHECKPOINTS = 12
+_WAY = ("reducer", "solver", "seed")
 _APART = 12
 """Runs up to which the scatter plot draws them above one another."""
 
@@ -52,7 +55,9 @@ class PageData:
         rows: One row for each run, checkpoint and layer, as numbers; with `step`, `error`, `low`, `high`, `l2`,
             `status`, `majority`, `shuffled` and `control_task`.
         paths: One row for each path: `run`, `checkpoint`, `layer_name`, `l2` and `val_error` (numbers, with
-            spaces between) and `selected` (place of the chosen one).
+            spaces between), `selected` (place of the chosen one) and `way` (its reducer, solver and seed).
+        reducers: Where a run chose between reducers, one row for each run, checkpoint, layer and `reducer`:
+            `val_error`, the lowest on its path. The test split is read by the chosen head alone.
         keys: What runs can be coloured by, the most telling first.
         checkpoints: Names of the checkpoints, in the order of training.
         layer_names: Names of the layers, in order of depth.
@@ -66,6 +71,7 @@ class PageData:
     layers: pd.DataFrame
     rows: pd.DataFrame
     paths: pd.DataFrame
+    reducers: pd.DataFrame
     keys: tuple[ConfigKey, ...]
     checkpoints: tuple[str, ...]
     layer_names: tuple[str, ...]
@@ -97,7 +103,7 @@ def page_data(comparison: Comparison, path_budget: int = 1_000_000) -> PageData:
     results = results.assign(checkpoint=results["checkpoint"].map({name: i for i, name in enumerate(checkpoints)}))
     results, layers, names = _layers(results)
     keys = _keys(comparison)
-    paths = _paths(comparison, checkpoints, names)
+    paths, reducers = _paths(comparison, checkpoints, names)
     if _bytes(paths) > path_budget:
         keep = paths[paths["checkpoint"] == paths["checkpoint"].max()]
         if _bytes(keep) > path_budget:
@@ -113,6 +119,7 @@ def page_data(comparison: Comparison, path_budget: int = 1_000_000) -> PageData:
         layers=layers,
         rows=_rows(results),
         paths=paths,
+        reducers=_reducers(reducers, results),
         keys=keys,
         checkpoints=tuple(checkpoints),
         layer_names=tuple(names),
@@ -135,6 +142,7 @@ def _layers(results: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str
     layers = results[about].drop_duplicates(ignore_index=True).sort_values("depth", kind="stable", ignore_index=True)
     names = layers["layer"].drop_duplicates().tolist()
     number = {tuple(row): i for i, row in enumerate(layers.itertuples(index=False))}
+    results = results.assign(layer_name=results["layer"].map({name: i for i, name in enumerate(names)}))
     results = results.assign(layer=[number[tuple(row)] for row in results[about].itertuples(index=False)])
     table = pd.DataFrame(
         {
@@ -197,25 +205,44 @@ def _runs(comparison: Comparison, keys: Sequence[ConfigKey]) -> pd.DataFrame:
     return frame
 
 
-def _paths(comparison: Comparison, checkpoints: Sequence[str], names: Sequence[str]) -> pd.DataFrame:
+def _reducers(paths: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
+    several = paths.groupby("run")["reducer"].nunique()
+    paths = paths[paths["run"].isin(several[several > 1].index)]
+    lowest = paths.groupby(["run", "checkpoint", "layer_name", "reducer"], sort=False)["val_error"].min().reset_index()
+    layers = results[["run", "checkpoint", "layer_name", "layer"]]
+    return lowest.merge(layers, on=["run", "checkpoint", "layer_name"]).drop(columns="layer_name")
+
+
+def _paths(
+    comparison: Comparison, checkpoints: Sequence[str], names: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The paths, and the lowest validation error of each with its reducer."""
     place = {name: i for i, name in enumerate(checkpoints)}
     named = {name: i for i, name in enumerate(names)}
     rows: list[tuple[Any, ...]] = []
+    best: list[tuple[Any, ...]] = []
     for i, run in enumerate(comparison.runs):
         path = run.path()
-        path = path[(path["control"] == "none") & path["checkpoint"].isin(checkpoints) & path["val_error"].notna()]
-        for (checkpoint, layer, *_), heads in path.groupby(
-            ["checkpoint", "layer", "reducer", "solver", "seed"], sort=False
-        ):
-            if layer not in named:
-                continue
-            heads = heads.sort_values("l2", kind="stable")
-            chosen = heads["selected"].tolist()
-            l2, errors = (" ".join(f"{v:.4g}" for v in heads[name]) for name in ("l2", "val_error"))
-            head = (i, place[str(checkpoint)], named[str(layer)])
-            rows.append((*head, l2, errors, chosen.index(True) if True in chosen else -1))
-    columns = ["run", "checkpoint", "layer_name", "l2", "val_error", "selected"]
-    return pd.DataFrame(rows, columns=columns)
+        path = path[
+            (path["control"] == "none") & path["checkpoint"].isin(place) & path["layer"].isin(named)
+            & path["val_error"].notna()
+        ]  # fmt: skip
+        told = [name for name in _WAY if path[name].nunique() > 1]
+        # Columns as lists: a frame for each of tens of thousands of paths would take most of the time.
+        group = path.groupby(["checkpoint", "layer", *_WAY], sort=False).ngroup().to_numpy()
+        order = np.lexsort((path["l2"].to_numpy(), group))
+        ends = [*np.flatnonzero(np.diff(group[order], prepend=-1)).tolist(), len(order)]
+        column = {name: path[name].to_numpy()[order].tolist() for name in path}
+        for at, end in itertools.pairwise(ends):
+            head = (i, place[column["checkpoint"][at]], named[column["layer"][at]])
+            chosen, errors = column["selected"][at:end], column["val_error"][at:end]
+            l2, texts = (" ".join(f"{v:.4g}" for v in values) for values in (column["l2"][at:end], errors))
+            way = " ".join(str(column[name][at]) for name in told)
+            rows.append((*head, l2, texts, chosen.index(True) if True in chosen else -1, way))
+            best.append((*head, column["reducer"][at], min(errors)))
+    columns = ["run", "checkpoint", "layer_name", "l2", "val_error", "selected", "way"]
+    lowest = pd.DataFrame(best, columns=[*columns[:3], "reducer", "val_error"])
+    return pd.DataFrame(rows, columns=columns), lowest
 
 
 def as_csv(frame: pd.DataFrame) -> str:

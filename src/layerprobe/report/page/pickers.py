@@ -1,58 +1,102 @@
-"""The pickers of the page: parameters that every view listens to."""
+"""The pickers of the page, and the parameters that every view listens to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 
 from layerprobe.report import style
+from layerprobe.report.charts.curves import MARKED
 from layerprobe.report.config_differences import SEED
 from layerprobe.report.page.page_data import ConfigKey, PageData
 
-PICKERS = "#pickers"
-_MOST_BANDS = 6
+MOST_LINES = 12
+"""Runs, or settings, up to which each has a line of its own; more are means with a band."""
+MOST_BANDS = 6
+"""Lines up to which each has its interval as a band."""
+_LINES = (("few", "means above a dozen runs"), ("runs", "each run"), ("means", "means"))
+_MOST_SHADES = 12
 
 
-def pickers(data: PageData, bound: bool = True) -> list[alt.Parameter]:
-    """Make the parameters.
+@dataclass(frozen=True)
+class Picker:
+    """A control of the page's form; its value is that of the parameter of its name.
+
+    Attributes:
+        name: The parameter.
+        label: What a reader is asked.
+        value: Its first value.
+        options: The values that it has, each with its text; none for a box to tick.
+    """
+
+    name: str
+    label: str
+    value: Any
+    options: tuple[tuple[Any, str], ...] = ()
+
+
+def pickers(data: PageData) -> list[Picker]:
+    """Make the form: which runs are coloured how, which checkpoints, layer and data are shown.
 
     Args:
         data: What the page draws.
-        bound: Whether a form sets them; without, a view can be drawn to a file.
 
     Returns:
-        `colour` and `swept` (fields of a key), `checkpoint_<i>` (whether it is shown), `layer` (a number), `intervals`
-        and `controls` (whether they are drawn), `chosen` (numbers of runs; none stands for all); and as constants
-        `values_of`, `colours_of` and `names_of`, by the field of a key.
+        `colour` and `swept` (fields of a key), `layer` (a number), `problem` (its name; empty for all), `lines`
+        (`runs`, `means`, or `few` for means of more than a dozen runs), `checkpoint_<i>` (whether it is shown),
+        `intervals` and `controls` (whether they are drawn). What leaves no choice is left out.
     """
-    keys = data.keys
-    fields, names = [key.field for key in keys], [key.name for key in keys]
-    swept = next((key.field for key in keys if key.name != SEED and len(key.values) > 1), keys[-1].field)
-
-    def select(name: str, label: str, options: Sequence[Any], labels: Sequence[str], value: Any) -> alt.Parameter:
-        binding = alt.binding_select(options=list(options), labels=list(labels), name=label, element=PICKERS)
-        return alt.param(name=name, value=value, bind=binding if bound else alt.Undefined)
-
-    def check(name: str, label: str, value: bool) -> alt.Parameter:
-        binding = alt.binding_checkbox(name=label, element=PICKERS)
-        return alt.param(name=name, value=value, bind=binding if bound else alt.Undefined)
-
+    keys = tuple((key.field, key.name) for key in data.keys)
+    swept = next((key.field for key in data.keys if key.name != SEED and len(key.values) > 1), keys[-1][0])
     # What each run came to; where that is not among the checkpoints, the last of all.
     ends = set(data.runs["last"]) & set(data.checkpoints) or set(data.checkpoints[-1:])
+    problems = tuple((name, name) for name in dict.fromkeys(data.runs["problem"]))
+    found = [
+        Picker("colour", "colour", keys[0][0], keys),
+        Picker("swept", "best layer over", swept, keys),
+        Picker("problem", "data", "", (("", "all"), *problems)),
+        Picker("layer", "L2 path of layer", _layer(data), tuple(enumerate(data.layer_names))),
+        Picker("lines", "lines", "few", _LINES),
+        *(Picker(f"checkpoint_{i}", name, name in ends) for i, name in enumerate(data.checkpoints)),
+        Picker("intervals", "95% intervals", len(data.runs) <= MOST_BANDS),
+        Picker("controls", "controls (majority, shuffled, control task, untrained)", _fits(data)),
+    ]  # fmt: skip
+    one = {"colour", "swept", "lines"} if len(data.runs) == 1 else set()
+    one |= {"problem"} if len(problems) < 2 else set()
+    return [picker for picker in found if picker.name not in one]
+
+
+def parameters(data: PageData) -> list[alt.Parameter]:
+    """Make the parameters of a view: those of the pickers, and what the rest of the page tells it.
+
+    Args:
+        data: What the page draws.
+
+    Returns:
+        The pickers; `chosen` (numbers of runs; none stands for all) and `pointed` (the run that the mouse is on, or
+        -1); and as constants `values_of`, `colours_of`, `names_of` and `letters_of`, by the field of a key.
+    """
+    keys = data.keys
+    first = {"colour": keys[0].field, "swept": keys[-1].field, "problem": "", "lines": "few"}
+    first |= {picker.name: picker.value for picker in pickers(data)}
     return [
         alt.param(name="values_of", value={key.field: list(key.values) for key in keys}),
         alt.param(name="colours_of", value={key.field: _colours(key) for key in keys}),
-        alt.param(name="names_of", value=dict(zip(fields, names, strict=True))),
+        alt.param(name="names_of", value={key.field: key.name for key in keys}),
+        alt.param(name="letters_of", value={key.field: max(map(len, key.values), default=0) for key in keys}),
         alt.param(name="chosen", value=[]),
-        select("colour", "colour ", fields, names, fields[0]),
-        select("swept", "best layer over ", fields, names, swept),
-        select("layer", "L2 path of layer ", range(len(data.layer_names)), data.layer_names, _layer(data)),
-        *(check(f"checkpoint_{i}", name, name in ends) for i, name in enumerate(data.checkpoints)),
-        check("intervals", "95% intervals", len(data.runs) <= _MOST_BANDS),
-        check("controls", "controls (majority, shuffled, control task, untrained)", _fits(data)),
+        alt.param(name="pointed", value=-1),
+        *(alt.param(name=name, value=value) for name, value in first.items()),
     ]
+
+
+def means(data: PageData) -> str:
+    """Return the condition that means are drawn, and not a line for each run."""
+    n = f"(length(chosen) ? length(chosen) : {len(data.runs)})"
+    return f"(lines == 'means' || (lines == 'few' && {n} > {MOST_LINES}))"
 
 
 def shown(data: PageData) -> str:
@@ -61,8 +105,23 @@ def shown(data: PageData) -> str:
     return f"[{flags}][datum.checkpoint]"
 
 
+def shown_names(data: PageData) -> str:
+    """Return an expression of the names of the checkpoints that are shown."""
+    names = " + ".join(f"(checkpoint_{i} ? {json.dumps(', ' + name)} : '')" for i, name in enumerate(data.checkpoints))
+    return f"slice({names or repr('')}, 2)"
+
+
 CHOSEN = "!length(chosen) || indexof(chosen, datum.run) >= 0"
-"""The condition that the table's boxes do not leave a run out."""
+"""The condition that neither the table's boxes nor the brush leave a run out."""
+
+OF_PROBLEM = "problem == '' || datum.problem == problem"
+"""The condition that a run's data are those that are shown."""
+
+NARROW = "(windowSize()[0] || 999) < 600"
+"""The condition that the page is on a narrow screen, where a long title would take the room of the curves."""
+
+POINTED = "datum.run == pointed"
+"""The condition that the mouse is on a run, here or in another view."""
 
 
 def group_scale() -> dict[str, Any]:
@@ -76,13 +135,36 @@ def group_scale() -> dict[str, Any]:
     }
 
 
-def group_legend(width: int) -> alt.Legend:
-    """Return the legend of colour and dash, below a view of this width in pixels."""
-    # As long as the longest dash pattern, so that two patterns differ in the legend too.
+def group_legend(symbols: dict[str, Any] | None = None) -> alt.Legend:
+    """Return the legend of colour, and of dash or shape, below a view: few rows of as many columns as have room.
+
+    Args:
+        symbols: Options of the symbols; by default they are pieces of a line.
+    """
+    symbols = symbols or {"symbolType": "stroke", "symbolSize": 500, "symbolStrokeWidth": 2}
+    column = "(min(170, 6.5 * letters_of[colour]) + 46)"
     return alt.Legend(
-        title=None, symbolLimit=16, orient="bottom", columns=max(1, width // 160), symbolType="stroke",
-        symbolSize=900, symbolStrokeWidth=2,
+        title=None, symbolLimit=MOST_LINES, orient="bottom", columns=alt.ExprRef(f"max(1, floor(width / {column}))"),
+        labelLimit=170, rowPadding=1, **symbols,
     )  # fmt: skip
+
+
+def faint(data: PageData) -> Any:
+    """Return the opacity of lines of which there may be many: the run that the mouse is on stands out."""
+    many = f"!({POINTED}) && (length(chosen) ? length(chosen) : {len(data.runs)}) > {MOST_LINES}"
+    return alt.when(many).then(alt.value(0.35)).otherwise(alt.value(1))
+
+
+def marker(data: PageData) -> Any:
+    """Return the opacity of a curve's points: on a long one they can be pointed at but not seen."""
+    if long(data):
+        return alt.when(POINTED).then(alt.value(1)).otherwise(alt.value(0))
+    return alt.value(1)
+
+
+def long(data: PageData) -> bool:
+    """Whether curves go over so many layers that points would hide them."""
+    return bool(len(data.layers) and data.layers["position"].max() >= MARKED)
 
 
 def checkpoint_shape(data: PageData, *, legend: bool) -> alt.Shape:
@@ -92,15 +174,17 @@ def checkpoint_shape(data: PageData, *, legend: bool) -> alt.Shape:
         data: What the page draws.
         legend: Whether the view has a legend of the shapes, where there are several checkpoints.
     """
-    shapes = alt.Legend(title=None, orient="bottom", symbolFillColor=style.QUIET, symbolStrokeColor=style.QUIET)
+    # Not below, where the colours are: two legends side by side are wider than a narrow screen.
+    column = 7 * max(map(len, data.checkpoints), default=0) + 30
+    shapes = alt.Legend(
+        title=None, orient="top", symbolFillColor=style.QUIET, symbolStrokeColor=style.QUIET, symbolSize=50,
+        columns=alt.ExprRef(f"max(1, floor(width / {column}))"),
+    )  # fmt: skip
     return alt.Shape(
         "checkpoint_name:N",
         scale=alt.Scale(domain=list(data.checkpoints), range=list(style.SHAPES)),
         legend=shapes if legend and len(data.checkpoints) > 1 else None,
     )
-
-
-_MOST_SHADES = 12
 
 
 def _colours(key: ConfigKey) -> list[str]:

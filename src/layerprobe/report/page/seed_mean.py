@@ -11,8 +11,8 @@ from layerprobe.report.charts.curves import curves, error_y
 from layerprobe.report.charts.tooltips import ERROR
 from layerprobe.report.page.datasets import chosen_rows, layers_x, with_layers, with_texts
 from layerprobe.report.page.page_data import PageData
-from layerprobe.report.page.pickers import checkpoint_shape, group_legend, group_scale
-from layerprobe.report.picture_files import AnyChart
+from layerprobe.report.page.pickers import MOST_BANDS, checkpoint_shape, group_legend, group_scale, marker
+from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (
     "Line chart: the mean test error over depth of the runs that differ only in their seed, with Student's 95% "
@@ -21,24 +21,24 @@ DESCRIPTION = (
 _QUANTILES = [round(float(stdtrit(n, 0.975)), 4) for n in range(1, 31)]
 
 
-def seed_mean(data: PageData, *, linked: bool = True, width: int = 470, height: int = 280) -> AnyChart:
+def seed_mean(data: PageData, *, linked: bool = True, width: Width = CONTAINER, height: int = 280) -> AnyChart:
     """Draw a line for each setting and shown checkpoint: mean ± t · s / √n over the chosen runs.
 
     Args:
         data: What the page draws.
-        linked: Whether the page's brush chooses runs.
-        width: Pixels.
+        linked: Whether other views of the page have the legend.
+        width: Pixels, or as wide as there is room.
         height: Pixels.
 
     Returns:
         The chart; a setting with one run, or whose runs all have the same error, has no band.
     """
-    x = layers_x(data, width)
+    x = layers_x(data)
     y = error_y("mean test error", alt.Scale(domainMin=0, nice=True))
     top = "MAX_VALUE" if math.isinf(data.highest_error) else f"{data.highest_error:g}"
     by: list[str | alt.FieldName] = ["group", "setting", "network", "checkpoint", "checkpoint_name", "position"]
     base = (
-        with_layers(chosen_rows(data, "rows", linked=linked), data)
+        with_layers(chosen_rows(data, "rows"), data)
         .transform_filter("isValid(datum.error)")
         .transform_aggregate(
             mean="mean(error)", spread="stdev(error)", runs="count()", layer_text="min(layer_text)", groupby=by
@@ -56,7 +56,7 @@ def seed_mean(data: PageData, *, linked: bool = True, width: int = 470, height: 
     )
     base = with_texts(base, "mean", "low", "high")
     scales = group_scale()
-    legend = None if linked else group_legend(width)
+    legend = None if linked else group_legend()
     colour = alt.Color("group:N", scale=scales["color"], legend=legend)
     tooltip = [
         alt.Tooltip("setting:N"),
@@ -66,14 +66,19 @@ def seed_mean(data: PageData, *, linked: bool = True, width: int = 470, height: 
         alt.Tooltip("error_text:N", title="mean test error"),
         ERROR[1],
     ]
+    many = data.runs["setting"].nunique() > MOST_BANDS
     layers = curves(
-        base, x, y, "mean", colour=colour, detail=["setting:N", "network:N", "checkpoint:N"], interval=("low", "high"),
-        line={"strokeDash": alt.StrokeDash("group:N", scale=scales["dash"], legend=legend)},
-        points={"shape": checkpoint_shape(data, legend=False), "tooltip": tooltip},
+        base, x, y, "mean", colour=colour, detail=["setting:N", "network:N", "checkpoint:N"],
+        interval=() if many else ("low", "high"),
+        line={"strokeDash": alt.StrokeDash("group:N", scale=scales["dash"], legend=legend),
+              "strokeWidth": alt.value(1 if many else 1.8), "opacity": alt.value(0.6 if many else 1)},
+        points={"shape": checkpoint_shape(data, legend=False), "tooltip": tooltip, "opacity": marker(data)},
     )  # fmt: skip
     return alt.layer(*layers).properties(
         width=width,
         height=height,
         description=DESCRIPTION,
-        title=alt.TitleParams("Mean over seeds", subtitle="95% interval of the mean (Student)"),
+        title=alt.TitleParams(
+            "Mean over seeds", subtitle="a line for each setting" if many else "95% interval of the mean (Student)"
+        ),
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from layerprobe.report.page.layer_map import row_labels
-from layerprobe.report.page.linked_views import VIEWS, single_view
+from layerprobe.report.page.linked_views import single_view, view_names
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.picture_files import write_pictures
 
@@ -36,9 +36,7 @@ def write_views(data: PageData, directory: Path) -> Iterator[Path]:
     Raises:
         OSError: If they cannot be written.
     """
-    for name in VIEWS:
-        if name == "l2_path" and data.paths.empty:
-            continue
+    for name in view_names(data):
         wide, tall = int(COLUMN * _PIXELS) - _MARGIN, 180
         if name == "layer_map":
             labels = row_labels(data).values()

@@ -1,0 +1,61 @@
+"""The validation error of each reducer over depth, where runs chose between several."""
+
+from __future__ import annotations
+
+import altair as alt
+
+from layerprobe.report import style
+from layerprobe.report.charts.curves import curves, error_y
+from layerprobe.report.page.datasets import chosen_rows, layers_x, with_layers
+from layerprobe.report.page.page_data import PageData
+from layerprobe.report.page.pickers import checkpoint_shape, marker
+from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
+
+DESCRIPTION = (
+    "Line chart: the lowest validation error on the path of each reducer over the depth of the layer, a mean over the "
+    "chosen runs of one network on the same data."
+)
+
+
+def reducer_curves(data: PageData, *, linked: bool = True, width: Width = CONTAINER, height: int = 280) -> AnyChart:
+    """Draw a line for each reducer and shown checkpoint: what its best head came to on validation.
+
+    Args:
+        data: What the page draws.
+        linked: Nothing; every view takes it.
+        width: Pixels, or as wide as there is room.
+        height: Pixels.
+
+    Returns:
+        The chart.
+    """
+    names = list(dict.fromkeys(data.reducers["reducer"]))
+    by: list[str | alt.FieldName] = ["reducer", "problem", "network", "checkpoint", "checkpoint_name", "position"]
+    rows = with_layers(chosen_rows(data, "reducers"), data).transform_aggregate(
+        mean="mean(val_error)", runs="distinct(run)", layer_text="min(layer_text)", groupby=by
+    )
+    legend = alt.Legend(title=None, orient="bottom", symbolType="stroke", symbolSize=500, symbolStrokeWidth=2)
+    colour = alt.Color("reducer:N", scale=alt.Scale(domain=names, range=list(style.TRAINED)), legend=legend)
+    dash = alt.StrokeDash(
+        "reducer:N", scale=alt.Scale(domain=names, range=[list(d) for d in style.DASHES]), legend=legend
+    )
+    tooltip = [
+        alt.Tooltip("reducer:N"),
+        alt.Tooltip("checkpoint_name:N", title="checkpoint"),
+        alt.Tooltip("layer_text:N", title="layer"),
+        alt.Tooltip("mean:Q", title="validation error", format=".2%"),
+        alt.Tooltip("runs:Q"),
+    ]
+    layers = curves(
+        rows, layers_x(data), error_y("validation error", alt.Scale(domainMin=0, nice=True)), "mean", colour=colour,
+        detail=["problem:N", "network:N", "checkpoint:N"], line={"strokeDash": dash},
+        points={"shape": checkpoint_shape(data, legend=False), "tooltip": tooltip, "opacity": marker(data)},
+    )  # fmt: skip
+    return alt.layer(*layers).properties(
+        width=width,
+        height=height,
+        description=DESCRIPTION,
+        title=alt.TitleParams(
+            "Validation error by reducer", subtitle="the test split is read by the chosen head alone"
+        ),
+    )
