@@ -113,6 +113,12 @@ def test_summary_has_the_layer_that_validation_prefers_at_the_last_checkpoint(lo
     assert logged.summary["probe/best_layer_test_error"] == best["test_error"]
 
 
+def test_summary_has_the_final_error_of_each_layer(logged, store):
+    final = store.results().query("checkpoint == 'final'")
+    for layer, error in zip(final["layer"], final["test_error"], strict=True):
+        assert logged.summary[f"probe/{layer}/test_error"] == error
+
+
 def test_one_table_holds_the_records(logged, store):
     columns, rows = logged.table(TABLE)
     results = store.results()

@@ -4,7 +4,11 @@ import json
 
 import pytest
 
+from helpers import made_runs
 from helpers.wandb_server import ENTITY, serving
+from layerprobe.report.comparison import compare
+from layerprobe.report.page.linked_views import linked_views
+from layerprobe.report.page.page_data import page_data
 from layerprobe.results.wandb_views import NAME, report, save, workspace
 
 pytest.importorskip("wandb_workspaces")
@@ -42,7 +46,9 @@ def test_views_draw_the_keys_that_runs_log(make):
     found = panels(spec_of(make("", "", **ABOUT)))
     lines = [(p["config"]["xAxis"], p["config"]["metrics"]) for p in found if p["viewType"] == "Run History Line Plot"]
     curves = [y for x, y in lines if x == "probe/depth"]
-    assert curves == [[f"probe/test_error/{name}"] for name in ABOUT["checkpoints"][-5:]]
+    # The mean over the runs of a group, of the last checkpoint, is one more.
+    expected = [[f"probe/test_error/{name}"] for name in reversed(ABOUT["checkpoints"][-5:])]
+    assert curves == [*expected, expected[0]]
     assert [y for x, y in lines if x != "probe/depth"] == [
         ["probe/input/test_error"],
         ["probe/layer1.0.add/test_error"],
@@ -52,6 +58,25 @@ def test_views_draw_the_keys_that_runs_log(make):
     assert "probe/best_layer_test_error" in text
     assert "optimizer.lr" in text
     assert "figures/depth_curve" in text
+
+
+def test_the_workspace_opens_on_the_views_of_the_page_and_on_runs_that_did_not_fail(tmp_path):
+    for i in range(2):
+        made_runs.write_run(tmp_path / str(i), overrides={"optimizer.lr": 0.1 * (1 + i)})
+    drawn = page_data(compare([tmp_path]))
+    titles = [spec["title"]["text"] for spec in linked_views(drawn).values()]
+    spec = spec_of(workspace("p", "e", drawn.checkpoints, drawn.layer_names, ["optimizer.lr"]))
+    sections = spec["section"]["panelBankConfig"]["sections"]
+    opened = [section["name"] for section in sections if section["isOpen"]]
+    assert len(opened) == len(titles) == 5
+    for name, title in zip(opened, titles, strict=True):
+        assert name in (title if isinstance(title, str) else title["expr"])
+    (grouped,) = [p["config"] for p in panels(sections) if "groupBy" in p["config"]]
+    assert (grouped["groupBy"], grouped["groupAgg"], grouped["xAxis"]) == ("group", "mean", "probe/depth")
+    runs = json.dumps(spec)
+    assert '"value": ["failed", "crashed"]' in runs
+    for column in ("config:optimizer.lr", "summary:probe/best_layer", "summary:probe/best_layer_test_error"):
+        assert f'"{column}' in runs
 
 
 def test_a_server_takes_workspace_and_report_and_the_second_time_renews_them(monkeypatch, tmp_path):

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
 NAME = "layerprobe: linear separability by layer"
-_MOST_CHECKPOINTS, _MOST_LAYERS = 5, 40
+_MOST_CHECKPOINTS, _MOST_LAYERS, _MOST_RUNS = 5, 40, 100
 _BEST = "probe/best_layer_test_error"
+_FAILED = "State not in ['failed', 'crashed']"
 
 
 def workspace(
     project: str, entity: str, checkpoints: Sequence[str], layers: Sequence[str], swept: Sequence[str] = ()
 ) -> Workspace:
-    """Lay out a workspace: error over depth for each checkpoint, over training for each layer, over swept values.
+    """Lay out a workspace that opens on the views of the page, and on runs that did not fail.
 
     Args:
         project: The project that the runs are in.
@@ -36,14 +37,20 @@ def workspace(
     """
     import wandb_workspaces.workspaces as ws
 
-    depth, training, best, pictures = _panels(checkpoints, layers, swept)
-    sections = [
-        ws.Section(name="Test error over depth", panels=depth, is_open=True, pinned=True),
-        ws.Section(name="Best layer", panels=best, is_open=True),
-        ws.Section(name="Test error over training", panels=training),
-        ws.Section(name="Pictures and table", panels=pictures),
-    ]
-    return ws.Workspace(entity=entity, project=project, name=NAME, sections=sections)
+    return ws.Workspace(
+        entity=entity,
+        project=project,
+        name=NAME,
+        sections=[
+            *(
+                ws.Section(name=name, panels=panels, is_open=True)
+                for name, panels in _views(checkpoints, swept).items()
+            ),
+            ws.Section(name="Test error over training", panels=_training(layers)),
+        ],
+        settings=ws.WorkspaceSettings(max_runs=_MOST_RUNS),
+        runset_settings=ws.RunsetSettings(filters=_FAILED, pinned_columns=_columns(swept)),
+    )
 
 
 def report(
@@ -69,13 +76,10 @@ def report(
     """
     import wandb_workspaces.reports.v2 as wr
 
-    depth, training, best, pictures = _panels(checkpoints, layers, swept)
-    blocks: Any = [
-        wr.H2("Test error over depth"),
-        wr.PanelGrid(runsets=[wr.Runset(entity=entity, project=project)], panels=[*depth, *best]),
-        wr.H2("Test error over training"),
-        wr.PanelGrid(runsets=[wr.Runset(entity=entity, project=project)], panels=[*training, *pictures]),
-    ]
+    runs = [wr.Runset(entity=entity, project=project, filters=_FAILED, pinned_columns=_columns(swept))]
+    blocks: Any = []
+    for name, panels in (_views(checkpoints, swept) | {"Test error over training": _training(layers)}).items():
+        blocks += [wr.H2(name), wr.PanelGrid(runsets=runs, panels=panels)]
     if summary:
         blocks.append(wr.MarkdownBlock(summary))
     return wr.Report(project=project, entity=entity, title=NAME, blocks=blocks, width="fluid")
@@ -120,26 +124,49 @@ def default_entity() -> str:
     return str(wandb.Api().default_entity)
 
 
-def _panels(checkpoints: Sequence[str], layers: Sequence[str], swept: Sequence[str]) -> tuple[list, list, list, list]:
+def _views(checkpoints: Sequence[str], swept: Sequence[str]) -> dict[str, list]:
+    """The views of the page, by the names that they have there; the last checkpoint comes first."""
     import wandb_workspaces.reports.v2 as wr
 
-    depth = [
-        wr.LinePlot(
-            title=f"{name}: test error over depth", x="probe/depth", y=[f"probe/test_error/{name}"],
-            title_x="depth of the layer", title_y="test error", smoothing_factor=0, max_runs_to_show=100,
-        )
-        for name in checkpoints[-_MOST_CHECKPOINTS:]
-    ]  # fmt: skip
-    training = [
+    options: Any = {
+        "x": "probe/depth", "title_x": "depth of the layer", "title_y": "test error", "smoothing_factor": 0,
+        "max_runs_to_show": _MOST_RUNS,
+    }  # fmt: skip
+    curves = {name: f"probe/test_error/{name}" for name in reversed(checkpoints[-_MOST_CHECKPOINTS:])}
+    best = [
+        wr.ScatterPlot(title=f"best layer over {key}", x=wr.Config(key), y=wr.SummaryMetric(_BEST)) for key in swept
+    ]
+    return {
+        "Test error over depth": [
+            wr.LinePlot(title=f"{name}: test error over depth", y=[key], **options) for name, key in curves.items()
+        ],
+        "Best layer": [*best, wr.ScalarChart(title="best layer", metric=wr.SummaryMetric(_BEST))],
+        "Mean over seeds": [
+            wr.LinePlot(
+                title=f"{name}: mean over the runs of a group", y=[key], groupby="Group", aggregate=True,
+                groupby_aggfunc="mean", groupby_rangefunc="stderr", **options,
+            )
+            for name, key in list(curves.items())[:1]
+        ],
+        "L2 path": [wr.MediaBrowser(title="L2 path", media_keys=["figures/path_curve"])],
+        "Test error by layer and checkpoint": [
+            wr.MediaBrowser(title="layers by checkpoints", media_keys=["figures/heat_map", "figures/depth_curve"])
+        ],
+    }  # fmt: skip
+
+
+def _training(layers: Sequence[str]) -> list:
+    import wandb_workspaces.reports.v2 as wr
+
+    return [
         wr.LinePlot(
             title=name, x="trainer/global_step", y=[f"probe/{name}/test_error"], title_y="test error",
-            smoothing_factor=0, max_runs_to_show=100,
+            smoothing_factor=0, max_runs_to_show=_MOST_RUNS,
         )
         for name in layers[:_MOST_LAYERS]
     ]  # fmt: skip
-    best: list = [
-        wr.ScatterPlot(title=f"best layer over {key}", x=wr.Config(key), y=wr.SummaryMetric(_BEST)) for key in swept
-    ]
-    best.append(wr.ScalarChart(title="best layer", metric=wr.SummaryMetric(_BEST)))
-    figures = [f"figures/{name}" for name in ("depth_curve", "heat_map", "path_curve")]
-    return depth, training, best, [wr.MediaBrowser(title="figures", media_keys=figures)]
+
+
+def _columns(swept: Sequence[str]) -> list[str]:
+    """What the list of runs shows beside their names: what differs, the best layer, its test error."""
+    return [*(f"config:{key}" for key in swept), "summary:probe/best_layer", f"summary:{_BEST}"]
