@@ -51,7 +51,7 @@ def test_a_callback_is_added_by_its_name_and_the_guard_comes_last(name: str, tmp
     [
         ("fdr", {"fast_dev_run": True, "max_epochs": 1}, False),
         ("overfit", {"overfit_batches": 3, "max_epochs": 20}, False),
-        ("limit", {"limit_train_batches": 0.01, "max_epochs": 3}, True),
+        ("limit", {"limit_train_batches": 3, "max_epochs": 3}, True),
         ("profiler", {"profiler": "simple", "max_epochs": 1}, True),
     ],
 )

@@ -48,6 +48,7 @@ log = logging.getLogger("layerprobe")
 # Lightning's own advertisements, and its use of an API that torch is about to drop.
 logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+warnings.filterwarnings("ignore", message="The .srun. command is available")
 
 Source = tuple[Path | None, CheckpointInfo]
 EXPECTED = (ValueError, TypeError, LookupError, OSError, RuntimeError, InstantiationException)
