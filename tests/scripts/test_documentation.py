@@ -157,12 +157,13 @@ WAYS = {
     "train.py model=module model._target_=your_package.Net +model.width=128": Way(composed=OWN),
     "uv run scripts/train.py experiment=xor_linear": Way(SHORT),
     "uv run scripts/train.py experiment=xor_mlp": Way(SHORT),
-    "uv run scripts/train.py experiment=alain_bengio_skip128 data.root=DIR data.train_size=5000": Way(
+    "uv run scripts/train.py experiment=alain_bengio_skip128 data.root=DIR data.train_size=5000 "
+    "trainer.max_steps=500 callbacks.probe.steps=[500]": Way(
         [*MNIST, "trainer.max_steps=1", "model.depth=4", "model.skip=[0,2]", "callbacks.probe.steps=[1]"]
     ),
     "uv run scripts/probe.py -m experiment=concept_depth model.name=NAME data.root=DIR data.per_class=500 "
-    "data=cities,stsa,common_claim model.dtype=float32 data.noise=[]": Way(
-        composed="6 jobs; tests/scripts/test_concept_depth.py runs four"
+    "data=cities,stsa,common_claim,counterfact model.dtype=float32 data.noise=[]": Way(
+        composed="8 jobs; tests/scripts/test_concept_depth.py runs four"
     ),
     "uv run sphinx-build docs build/docs": Way(left="a line of .ci/run"),
     "uv run scripts/probe.py model=torchvision model.name=resnet18 data=image_folder data.root=pictures plan=true": Way(
@@ -205,6 +206,8 @@ WAYS = {
     "uv run scripts/train.py logger.wandb.project=my-project": Way([*FAST, *SHORT[2:]]),
     "uv run scripts/train.py logger=none": Way(SHORT),
     "wandb login": Way(left="needs an account"),
+    "uv run wandb sweep docs/wandb_sweep.yaml": Way(left="needs an account"),
+    "uv run wandb agent ENTITY/PROJECT/SWEEP": Way(left="needs an account"),
     "wandb sync --yes outputs/digits/DATE/wandb/offline-run-*": Way(left="needs an account"),
     "pip install 'layerprobe[dashboard]'": Way(left="installs"),
     f"{OWN_MODULES} uv run scripts/train.py --config-dir my_conf experiment=rings": Way(SHORT),

@@ -10,7 +10,7 @@ import pandas as pd
 from layerprobe.report import style
 from layerprobe.report.charts.curves import Y, curves, error_y
 
-_WIDTH, _HEIGHT, _COLUMNS = 250, 190, 3
+_WIDTH, _HEIGHT, _COLUMNS = 250, 190, 2
 _BESIDE = 96
 _DASHES = ([1, 0], [5, 3], [2, 2], [9, 3, 2, 3])
 
