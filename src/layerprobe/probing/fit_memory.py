@@ -10,6 +10,7 @@ from layerprobe.probing.features.free_memory import memory_budget
 from layerprobe.probing.solvers.gram import decomposition_bytes
 from layerprobe.probing.solvers.l2_path import PAIR_BYTES
 from layerprobe.probing.solvers.logistic import Logistic
+from layerprobe.probing.solvers.newton import newton_bytes
 
 _FIXED = 600 * 2**20
 """Scores that a certificate keeps, and blocks of rows in float64."""
@@ -38,9 +39,10 @@ def workspace(d: int, c: int, p: int) -> int:
         p: L2 values.
 
     Returns:
-        Bytes: the decomposition with its working copies, the curvature pairs, and the heads in both precisions.
+        Bytes: the decomposition with its working copies, the curvature pairs, a Hessian, and the heads in both
+        precisions.
     """
-    return _FIXED + decomposition_bytes(d) + path_bytes(d, c, p)
+    return _FIXED + decomposition_bytes(d) + newton_bytes(d, c) + path_bytes(d, c, p)
 
 
 def path_bytes(d: int, c: int, p: int) -> int:

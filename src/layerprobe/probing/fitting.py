@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import TypeAlias
 
 import torch
@@ -142,7 +142,7 @@ def _fit_way(
         The paths of each set of labels; the training error is known of those alone that are better than all before.
     """
     paths: dict[str, list[Path]] = {name: [] for name in labels}
-    spectrum = None if isinstance(samples, ClassSums) else Spectrum.of(samples)
+    spectrum = None if isinstance(samples, ClassSums) else cache(partial(Spectrum.of, samples))
     for solver in protocol.solvers:
         for name, variant in labels.items():
             targets = variant.splits["train"].to(samples.device)
@@ -235,7 +235,7 @@ def refit(
     second = Standardiser.fit(both) if protocol.standardise else Standardiser.none(both)
     both = second.applied(both)
     l2 = torch.tensor(chosen.l2, dtype=torch.float64)
-    solution = protocol.task.fit(chosen.solver, both, targets, labels, l2, Spectrum.of(both))
+    solution = protocol.task.fit(chosen.solver, both, targets, labels, l2, partial(Spectrum.of, both))
     error, _ = protocol.task.evaluate(Heads(solution.weight, solution.bias), both, targets, chosen.solver)
     # Standardised twice: ((x - m₁)/s₁ - m₂)/s₂ = (x - (m₁ + s₁m₂))/(s₁s₂).
     first = chosen.standardiser.to(both.device)

@@ -23,6 +23,7 @@ from layerprobe.probing.fit_memory import path_bytes, workspace
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.cpu_threads import WORTH, evaluation_operations
 from layerprobe.probing.solvers.gram import LARGEST
+from layerprobe.probing.solvers.newton import newton_bytes
 from layerprobe.types import Split
 
 T = TypeVar("T")
@@ -187,8 +188,8 @@ def small_workspace(n: int, d: int, c: int, p: int) -> int:
         p: L2 values.
 
     Returns:
-        Bytes: features, the decomposition with its working copies, coordinates in float64, the heads and their
-        curvature pairs, scores.
+        Bytes: features, the decomposition with its working copies, coordinates in float64, a Hessian, the heads and
+        their curvature pairs, scores.
     """
     e = min(n, d)
-    return 4 * n * d + 48 * e * e + 16 * n * e + path_bytes(d, c, p) + 48 * n * c * p
+    return 4 * n * d + 48 * e * e + 16 * n * e + newton_bytes(e, c, n) + path_bytes(d, c, p) + 48 * n * c * p

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -51,7 +53,7 @@ def test_is_the_least_squares_solution(n: int, d: int, c: int, shift: float) -> 
 def test_float32_features_and_a_given_spectrum(n: int, d: int, c: int) -> None:
     features, targets = made(n, d, c, 0.5)
     x, y = torch.as_tensor(features), torch.as_tensor(targets)
-    for spectrum in (None, Spectrum.of(x), Spectrum.of_sample(x)):
+    for spectrum in (None, partial(Spectrum.of, x), partial(Spectrum.of_sample, x)):
         solution = ITERATIVE.solve(x, y, c, L2, spectrum)
         assert set(solution.status) == {Status.CONVERGED}
         assert solution.weight.dtype == torch.float32
@@ -85,7 +87,7 @@ def test_too_few_passes_stall_and_say_how_far_they_got() -> None:
 def test_features_out_of_memory_are_read_in_blocks_and_groups_of_values_change_nothing() -> None:
     features, targets = made(300, 60, 4, 0.5)
     x, y = torch.as_tensor(features), torch.as_tensor(targets)
-    whole = ITERATIVE.solve(x, y, 4, L2, Spectrum.of_sample(x))
+    whole = ITERATIVE.solve(x, y, 4, L2, lambda: Spectrum.of_sample(x))
     rows = Rows(x)
     product = Centred.of(rows, lambda place: F.one_hot(y[place], 4), 4, elements=60 * 32)
     _, objective, gap, _ = descend(product, Spectrum.of_sample(x), L2, ITERATIVE.tolerance, 500, held=8 * 4 * 60)

@@ -13,6 +13,7 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.linear_model import LogisticRegression
 
 from helpers.reference import L2, made, softmax_objective, softmax_regression, standardise
+from layerprobe.probing.solvers import newton
 from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import Solution, Status
@@ -28,6 +29,13 @@ SAMPLES = {
     "two classes": lambda: made(300, 15, 2, 0.5),
     "heavy tails": lambda: _heavy(),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _only_this_way():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(newton, "LARGEST", 0)
+        yield
 
 
 def _loaded(load, choose=lambda x, y: (x, y)):
@@ -200,7 +208,7 @@ def test_a_single_weak_penalty_needs_no_path(name):
 def test_a_spectrum_that_the_caller_has_is_used():
     features, targets, c = samples("overlapping")
     x = torch.as_tensor(features)
-    solution = Logistic().solve(x, torch.as_tensor(targets), c, torch.as_tensor(L2), Spectrum.of(x))
+    solution = Logistic().solve(x, torch.as_tensor(targets), c, torch.as_tensor(L2), lambda: Spectrum.of(x))
     assert torch.equal(solution.weight, fit(features, targets, c).weight)
 
 

@@ -53,10 +53,10 @@ def test_coordinates_are_those_of_an_orthonormal_basis_of_all_samples(kept):
 def test_the_optimum_is_the_one_in_all_axes(tolerance, c):
     x, y = narrow(900, 300, 20, c)
     solver = Logistic(tolerance=tolerance)
-    expected = solver.solve(x, y, c, L2, Spectrum.in_all_axes(x))
+    expected = solver.solve(x, y, c, L2, lambda: Spectrum.in_all_axes(x))
     spectrum = Spectrum.of(x)
     assert spectrum.narrow
-    found = solver.solve(x, y, c, L2, spectrum)
+    found = solver.solve(x, y, c, L2, lambda: spectrum)
     assert set(found.status) == {Status.CONVERGED}
     torch.testing.assert_close(found.objective, expected.objective, rtol=2 * tolerance, atol=0)
     judged = certify(x, y, found.weight.double(), found.bias.double(), L2)
@@ -93,7 +93,7 @@ def test_without_a_penalty_all_axes_are_used():
     x = Standardiser.fit(x).apply_(x)
     spectrum = Spectrum.of(x)
     assert spectrum.narrow
-    found = Logistic().solve(x, y, 2, torch.zeros(1).double(), spectrum)
+    found = Logistic().solve(x, y, 2, torch.zeros(1).double(), lambda: spectrum)
     assert float(found.objective) < 0.3
     assert found.status == (Status.STALLED,)
 
@@ -103,14 +103,14 @@ def test_values_that_are_certified_in_few_dimensions_are_kept():
     x, y = with_a_weak_direction()
     weak, strong = 1e-12, 1e-2
     both = torch.tensor([weak, strong], dtype=torch.float64)
-    alone = Logistic().solve(x, y, 2, both[1:], Spectrum.of(x))
+    alone = Logistic().solve(x, y, 2, both[1:], lambda: Spectrum.of(x))
     seen = []
 
     def stop(weight, bias):
         seen.append(float(weight.norm()))
         return False
 
-    found = Logistic().solve(x, y, 2, both, Spectrum.of(x), stop)
+    found = Logistic().solve(x, y, 2, both, lambda: Spectrum.of(x), stop)
     torch.testing.assert_close(found.weight[1], alone.weight[0], rtol=1e-9, atol=1e-12)
     assert found.iterations[1] == alone.iterations[0]
     assert float(found.objective[0]) < 0.6, "the control: the weak value does need the direction beside"
@@ -120,7 +120,7 @@ def test_values_that_are_certified_in_few_dimensions_are_kept():
 def test_ridge_beyond_its_decomposition_takes_no_noise_for_a_direction():
     x, y = narrow(900, 300, 20)
     l2 = torch.tensor([0.0, 1e-9, 1e-3], dtype=torch.float64)
-    expected, found = (Ridge(largest=size).solve(x, y, 3, l2, Spectrum.of(x)) for size in (6144, 100))
+    expected, found = (Ridge(largest=size).solve(x, y, 3, l2, lambda: Spectrum.of(x)) for size in (6144, 100))
     assert set(found.status) == {Status.CONVERGED}
     torch.testing.assert_close(found.objective, expected.objective, rtol=1e-4, atol=0)
 
@@ -130,8 +130,8 @@ def test_what_lies_beside_and_still_counts_makes_the_fit_one_in_all_axes():
     x, y = with_a_weak_direction()
     spectrum, l2 = Spectrum.of(x), torch.tensor([1e-12], dtype=torch.float64)
     assert spectrum.narrow
-    found = Logistic().solve(x, y, 2, l2, spectrum)
-    expected = Logistic().solve(x, y, 2, l2, Spectrum.in_all_axes(x))
+    found = Logistic().solve(x, y, 2, l2, lambda: spectrum)
+    expected = Logistic().solve(x, y, 2, l2, lambda: Spectrum.in_all_axes(x))
     torch.testing.assert_close(found.objective, expected.objective, rtol=2e-5, atol=0)
     assert float(found.objective) < 0.6, "the control: without that direction it is log 2, nearly"
 

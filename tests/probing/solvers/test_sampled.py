@@ -32,10 +32,10 @@ def test_the_optimum_does_not_depend_on_it() -> None:
     x = torch.randn(3, 320, generator=generator)[y] + 3 * torch.randn(1200, 320, generator=generator)
     x = Standardiser.fit(x).apply_(x * torch.arange(1, 321) ** -1.5)
     l2 = torch.logspace(-5, 1, 5, dtype=torch.float64)
-    expected = Logistic().solve(x, y, 3, l2, Spectrum.of(x))
+    expected = Logistic().solve(x, y, 3, l2, lambda: Spectrum.of(x))
     spectrum = Spectrum.of_sample(x, 300)
     assert spectrum.vectors is not None
     assert spectrum.vectors.shape[1] < 320
-    found = Logistic().solve(x, y, 3, l2, spectrum)
+    found = Logistic().solve(x, y, 3, l2, lambda: spectrum)
     assert set(found.status) == {Status.CONVERGED}
     torch.testing.assert_close(found.objective, expected.objective, rtol=2e-5, atol=0)

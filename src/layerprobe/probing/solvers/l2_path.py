@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,44 +79,61 @@ class Samples:
         return objective
 
 
-@dataclass(frozen=True)
-class Continuation:
-    r"""Follows the optimum from strong to weak penalties.
+Fit: TypeAlias = Callable[[Float[Tensor, "k m e"], float, float, int], tuple[Float[Tensor, "m e"], int]]
+"""Fits one value from k guesses to a gap, in as many evaluations at most as is said; hands back the head, and what it
+has spent."""
 
-    **Start.** On separable data the optimum moves along log l2, elsewhere it runs into the unpenalised one along l2.
-    So each value starts from the three before, extrapolated in either; both are evaluated in one pass over the samples,
-    the one with the smaller gap is taken, and their difference is a curvature pair. Rough heads are extrapolated from
-    two, since a third one's error would count more than what it says of the curve.
 
-    **Steps.** L-BFGS with the inverse Hessian (A ⊗ Λ + l2)⁻¹ before any pair: the Hessian of the loss is the mean of
-    (diag(q_i) - q_i q_iᵀ) ⊗ x_i x_iᵀ, and replacing the mean of products by the product of means gives A ⊗ XᵀX/n with
-    A the mean of diag(q_i) - q_i q_iᵀ (Martens & Grosse, 2015, make the same approximation). XᵀX/n = V Λ Vᵀ is
-    decomposed once for all values, all steps and all sets of labels; A is c × c and follows the fit, which matters on
-    nearly separable data, where it shrinks by orders of magnitude. The pairs of the values before are kept: the
-    penalty's share is known, and the rest is scaled by the trace of A.
+class AbstractContinuation(ABC):
+    """Follows the optimum from strong to weak penalties: the order of the values, and where each starts.
 
-    Measured against all values stacked in one product from a cold start, this takes a quarter of the evaluations, which
-    outweighs the wider product's better use of the processor.
+    On separable data the optimum moves along log l2, elsewhere it runs into the unpenalised one along l2. So each value
+    starts from the three before, extrapolated in either. Rough heads are extrapolated from two, since a third one's
+    error would count more than what it says of the curve.
 
     Attributes:
         samples: What is fitted.
-        values: Eigenvalues of the Gram matrix.
-        axes: Its leading eigenvectors; None where the heads are given in all of them.
-        rest: Its eigenvalue in all directions beside the axes.
         target: The gap to reach.
         max_iterations: Evaluations of each value at most.
-        memory: Pairs kept.
-        floor: Least curvature that is counted on, over the largest; float32 does not resolve less.
     """
 
     samples: Samples
-    values: Float[Tensor, " r"]
-    axes: Float[Tensor, "d r"] | None
-    rest: float
     target: float
     max_iterations: int
-    memory: int
-    floor: float = 1e-6
+
+    @abstractmethod
+    def fitting(self) -> Fit:
+        """What fits one value after the other, and remembers what it has learnt of the curvature."""
+
+    @abstractmethod
+    def refine(
+        self, heads: Float[Tensor, "q m e"], l2: Float[Tensor, " q"], target: float
+    ) -> tuple[Float[Tensor, "q m e"], Int[Tensor, " q"]]:
+        """Go on in float64 from heads that have not been brought further.
+
+        Args:
+            heads: Where to go on from.
+            l2: Their L2 values.
+            target: The gap to reach.
+
+        Returns:
+            Heads in float64, and the evaluations spent on each.
+        """
+
+    @cached_property
+    def first_slope(self) -> float:
+        """The gradient's norm at zero weights and the best bias, the scale where there is no penalty."""
+        zero = torch.zeros(1, dtype=torch.float64, device=self.samples.features.device)
+        return float(self.samples.objective(torch.float64)(self.zero[None].double(), zero, False).gradient.norm())
+
+    @property
+    def zero(self) -> Float[Tensor, "m e"]:
+        """Zero weights, and the bias that is best for them: the logarithms of the classes' shares."""
+        s = self.samples
+        share = torch.bincount(s.targets, minlength=s.n_classes).double() / len(s.targets)
+        head = torch.zeros(s.n_classes - 1, s.features.shape[1] + 1, dtype=s.dtype, device=s.features.device)
+        head[:, -1] = basis(s.n_classes, torch.float64, head.device).T @ share.log()
+        return head
 
     def follow(
         self,
@@ -131,34 +149,22 @@ class Continuation:
             rough: Whether to fit every value to a rough gap only.
 
         Returns:
-            Heads (weights and, last, bias, in the coordinates of `basis`), and the evaluations spent on each: none on
-            what was not wanted, whose head is NaN.
+            Heads in float64 (weights and, last, bias, in the coordinates of `basis`), and the evaluations spent on
+            each: none on what was not wanted, whose head is NaN.
         """
-        objective, pairs, attempt = self._tools(self.samples.dtype)
-        trace = 0.0
+        fit, zero = self.fitting(), self.zero
         known: list[tuple[float, Tensor]] = []
         heads: dict[float, tuple[Tensor, int]] = {}
-        wanted = sorted(set(l2.tolist()), reverse=True)
-        for value, between in _rungs(wanted):
-            starts = _extrapolate(known[-2:] if rough else known[-3:], value) or [self._zero()]
-            first = objective(torch.stack(starts), l2.new_full((len(starts),), value), with_curvature=True)
-            points = [self._point(start, first, i, value) for i, start in enumerate(starts)]
-            points.sort(key=lambda point: point.gap)
-            start = points[0]
-            now = float(start.curvature.values.sum())
-            pairs.move(l2.new_full((1,), value), now / trace if trace > 0 and now > 0 else 1.0)
-            for other in points[1:]:
-                self._add(pairs, start, other, value)
+        for value, between in _rungs(sorted(set(l2.tolist()), reverse=True)):
+            starts = _extrapolate(known[-2:] if rough else known[-3:], value) or [zero]
             target = max(ROUGH, self.target) if rough or between else self.target
-            end, spent = self._descend(attempt, start, pairs, value, target)
-            trace = float(end.curvature.values.sum())
-            known.append((value, end.head))
-            heads[value] = (end.head, spent + 1)
-            if not between and stop is not None and stop(end.head):
+            head, spent = fit(torch.stack(starts), value, target, self.max_iterations)
+            heads[value] = head.double(), spent
+            known.append((value, head))
+            if not between and stop is not None and stop(head):
                 break
-        nothing = torch.full_like(self._zero(), torch.nan), 0
-        order = l2.tolist()
-        ends = [heads.get(v, nothing) for v in order]
+        nothing = torch.full_like(zero, torch.nan, dtype=torch.float64), 0
+        ends = [heads.get(value, nothing) for value in l2.tolist()]
         return torch.stack([head for head, _ in ends]), torch.tensor([count for _, count in ends])
 
     def improve(
@@ -181,43 +187,79 @@ class Continuation:
         Returns:
             The heads of these places, and the evaluations spent on each from here on.
         """
-        objective, pairs, attempt = self._tools(self.samples.dtype)
-        heads, values, trace = heads.to(self.samples.dtype, copy=True), l2.tolist(), 0.0
+        fit, heads, values = self.fitting(), heads.to(torch.float64, copy=True), l2.tolist()
         known, more = {values[i]: i for i in exact}, torch.zeros_like(spent)
         for k in sorted(which, key=lambda k: -values[k]):
             near = sorted((v for v in known if v > 0), key=lambda v: abs(_place(v) - _place(values[k])))[:3]
             guesses = [heads[known[values[k]]]] if values[k] in known else []
             if len(near) > 1 and not guesses:
                 guesses = _extrapolate([(value, heads[known[value]]) for value in near], values[k])
-            starts = [heads[k], *guesses]
-            first = objective(torch.stack(starts), l2[k].repeat(len(starts)), with_curvature=True)
-            points = [self._point(start, first, i, values[k]) for i, start in enumerate(starts)]
-            points.sort(key=lambda point: point.gap)
-            start = points[0]
-            now = float(start.curvature.values.sum())
-            pairs.move(l2[k : k + 1], now / trace if trace > 0 and now > 0 else 1.0)
-            for other in points[1:]:
-                self._add(pairs, start, other, values[k])
             allowed = max(self.max_iterations - int(spent[k]), 0)
-            end, count = self._descend(attempt, start, pairs, values[k], self.target, allowed)
-            trace = float(end.curvature.values.sum())
-            heads[k], more[k] = end.head, count + 1
+            heads[k], more[k] = fit(torch.stack([heads[k], *guesses]), values[k], self.target, allowed)
             known[values[k]] = k
         return heads[list(which)], more[list(which)]
+
+
+@dataclass(frozen=True)
+class Continuation(AbstractContinuation):
+    r"""Follows the optimum by L-BFGS.
+
+    **Start.** All guesses are evaluated in one pass over the samples, the one with the smaller gap is taken, and their
+    difference is a curvature pair.
+
+    **Steps.** L-BFGS with the inverse Hessian (A ⊗ Λ + l2)⁻¹ before any pair: the Hessian of the loss is the mean of
+    (diag(q_i) - q_i q_iᵀ) ⊗ x_i x_iᵀ, and replacing the mean of products by the product of means gives A ⊗ XᵀX/n with
+    A the mean of diag(q_i) - q_i q_iᵀ (Martens & Grosse, 2015, make the same approximation). XᵀX/n = V Λ Vᵀ is
+    decomposed once for all values, all steps and all sets of labels; A is c × c and follows the fit, which matters on
+    nearly separable data, where it shrinks by orders of magnitude. The pairs of the values before are kept: the
+    penalty's share is known, and the rest is scaled by the trace of A.
+
+    Measured against all values stacked in one product from a cold start, this takes a quarter of the evaluations, which
+    outweighs the wider product's better use of the processor.
+
+    Attributes:
+        values: Eigenvalues of the Gram matrix.
+        axes: Its leading eigenvectors; None where the heads are given in all of them.
+        rest: Its eigenvalue in all directions beside the axes.
+        memory: Pairs kept.
+        floor: Least curvature that is counted on, over the largest; float32 does not resolve less.
+    """
+
+    samples: Samples
+    target: float
+    max_iterations: int
+    values: Float[Tensor, " r"]
+    axes: Float[Tensor, "d r"] | None
+    rest: float
+    memory: int
+    floor: float = 1e-6
+
+    def fitting(self) -> Fit:
+        """See `AbstractContinuation.fitting`; the pairs are kept from value to value."""
+        objective, pairs, attempt = self._tools(self.samples.dtype)
+        trace = 0.0
+
+        def fit(starts: Tensor, value: float, target: float, allowed: int) -> tuple[Tensor, int]:
+            nonlocal trace
+            starts = starts.to(self.samples.dtype)
+            l2 = torch.full((1,), value, dtype=torch.float64, device=starts.device)
+            first = objective(starts, l2.repeat(len(starts)), with_curvature=True)
+            points = [self._point(start, first, i, value) for i, start in enumerate(starts)]
+            points.sort(key=lambda point: point.gap)
+            now = float(points[0].curvature.values.sum())
+            pairs.move(l2, now / trace if trace > 0 and now > 0 else 1.0)
+            for other in points[1:]:
+                self._add(pairs, points[0], other, value)
+            end, spent = self._descend(attempt, points[0], pairs, value, target, allowed)
+            trace = float(end.curvature.values.sum())
+            return end.head, spent + 1
+
+        return fit
 
     def refine(
         self, heads: Float[Tensor, "q m e"], l2: Float[Tensor, " q"], target: float
     ) -> tuple[Float[Tensor, "q m e"], Int[Tensor, " q"]]:
-        """Go on in float64 from heads that float32 could not bring further.
-
-        Args:
-            heads: Where to go on from.
-            l2: Their L2 values.
-            target: The gap to reach.
-
-        Returns:
-            Heads in float64, and the evaluations spent on each.
-        """
+        """See `AbstractContinuation.refine`."""
         refined, spent = [], []
         for head, value in zip(heads.double(), l2.tolist(), strict=True):
             objective, pairs, attempt = self._tools(torch.float64)
@@ -228,23 +270,9 @@ class Continuation:
             spent.append(count + 1)
         return torch.stack(refined), torch.tensor(spent)
 
-    @cached_property
-    def first_slope(self) -> float:
-        """The gradient's norm at zero weights and the best bias, the scale where there is no penalty."""
-        zero = torch.zeros(1, dtype=torch.float64, device=self.samples.features.device)
-        return float(self.samples.objective(torch.float64)(self._zero()[None].double(), zero, False).gradient.norm())
-
-    def _zero(self) -> Tensor:
-        """Zero weights, and the bias that is best for them: the logarithms of the classes' shares."""
-        s = self.samples
-        share = torch.bincount(s.targets, minlength=s.n_classes).double() / len(s.targets)
-        head = torch.zeros(s.n_classes - 1, s.features.shape[1] + 1, dtype=s.dtype, device=s.features.device)
-        head[:, -1] = basis(s.n_classes, torch.float64, head.device).T @ share.log()
-        return head
-
     def _tools(self, dtype: torch.dtype) -> tuple[Callable[..., Evaluation], Pairs, Try]:
         """The objective, what is known of its curvature, and what tries a step: as graphs where a GPU has all of it."""
-        objective, like = self.samples.objective(dtype), self._zero().to(dtype)
+        objective, like = self.samples.objective(dtype), self.zero.to(dtype)
         affordable = PAIR_BYTES // (3 * like.numel() * like.element_size())
         pairs = Pairs(min(self.memory, max(4, affordable)), like)
         attempt = tried(objective, self._metric(dtype), pairs)

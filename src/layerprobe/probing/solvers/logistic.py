@@ -18,10 +18,11 @@ from layerprobe.probing.solvers.centred_axes import FLOOR, Centred
 from layerprobe.probing.solvers.cpu_threads import evaluation_operations, threads_for
 from layerprobe.probing.solvers.duality_gap import certify
 from layerprobe.probing.solvers.gram import Spectrum
-from layerprobe.probing.solvers.l2_path import Continuation, Samples
+from layerprobe.probing.solvers.l2_path import AbstractContinuation, Continuation, Samples
+from layerprobe.probing.solvers.newton import HandedOver, Newton, pays_at_once, possible
 from layerprobe.probing.solvers.softmax_objective import basis, log_odds
 from layerprobe.probing.solvers.solution import Solution, Status
-from layerprobe.probing.solvers.solver import AbstractSolver, Stop
+from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 from layerprobe.probing.solvers.tf32 import full_precision
 
 _ABSENT = -60.0
@@ -81,15 +82,17 @@ class Logistic(AbstractSolver):
         targets: Int[Tensor, " n"],
         n_classes: int,
         l2: Float[Tensor, " p"],
-        spectrum: Spectrum | None = None,
+        spectrum: Decompose | None = None,
         stop: Stop | None = None,
         rough: bool = False,
     ) -> Solution:
         """See `AbstractSolver.solve`."""
-        # One long computation, which is worth all threads where a single evaluation is not.
-        spectrum = spectrum or Spectrum.of(features)
+        known = None
+        if not _direct(features, len(targets.unique()), l2):
+            # One long computation, which is worth all threads where a single evaluation is not.
+            known = Spectrum.of(features) if spectrum is None else spectrum()
         with self.settings(features, n_classes, len(l2)):
-            return self._solve(features, targets, n_classes, l2, spectrum, stop, rough)
+            return self._solve(features, targets, n_classes, l2, known, stop, rough)
 
     @contextmanager
     def settings(self, features: Features, n_classes: int, p: int) -> Iterator[None]:
@@ -103,7 +106,7 @@ class Logistic(AbstractSolver):
         targets: Tensor,
         n_classes: int,
         l2: Tensor,
-        spectrum: Spectrum,
+        spectrum: Spectrum | None,
         stop: Stop | None,
         rough: bool,
     ) -> Solution:
@@ -111,10 +114,10 @@ class Logistic(AbstractSolver):
         if len(present) < n_classes:
             return self._with_absent(features, places, present, n_classes, l2, spectrum, stop, rough)
         l2 = l2.to(features.device, torch.float64)
-        if spectrum.narrow and bool((l2 == 0).any()):
+        if spectrum is not None and spectrum.narrow and bool((l2 == 0).any()):
             # No bound would tell what the directions beside are worth.
             spectrum = Spectrum.in_all_axes(features)
-        if n_classes == 1 or not torch.isfinite(spectrum.values).all():
+        if n_classes == 1 or (spectrum is not None and not torch.isfinite(spectrum.values).all()):
             return _trivial(len(l2), n_classes, features, finite=n_classes == 1)
         fits = self.fits(features, targets, n_classes, l2, spectrum)
 
@@ -126,20 +129,28 @@ class Logistic(AbstractSolver):
         fits.follow(None if stop is None else past, rough)
         return fits.solution()
 
-    def fits(self, features: Features, targets: Tensor, n_classes: int, l2: Tensor, spectrum: Spectrum) -> _Fits:
+    def fits(self, features: Features, targets: Tensor, n_classes: int, l2: Tensor, spectrum: Spectrum | None) -> _Fits:
         """The values of a path, none of them fitted yet; see `_Fits`."""
-        span, vectors = spectrum.span, spectrum.vectors
+        span = None if spectrum is None else spectrum.span
+        fitted, target = features if span is None else span.coordinates, 0.5 * self.tolerance
+        penalised = bool((l2 > 0).all())
+        if penalised and pays_at_once(fitted, n_classes):
+            newton = Newton(Samples(fitted, targets, n_classes, torch.float64), target, self.max_iterations)
+            return _Fits(self, features, targets, n_classes, l2, spectrum, newton)
+        assert spectrum is not None
+        vectors = spectrum.vectors
         every = vectors if span is None and vectors is not None and vectors.shape[0] == vectors.shape[1] else None
         path = Continuation(
-            Samples(features if span is None else span.coordinates, targets, n_classes, features.dtype, every),
+            Samples(fitted, targets, n_classes, features.dtype, every),
+            target,
+            self.max_iterations,
             spectrum.values,
             vectors if span is None and every is None else None,
             spectrum.rest,
-            0.5 * self.tolerance,
-            self.max_iterations,
             self.memory,
         )
-        return _Fits(self, features, targets, n_classes, l2, spectrum, path)
+        over = penalised and possible(fitted, n_classes)
+        return _Fits(self, features, targets, n_classes, l2, spectrum, HandedOver(path) if over else path)
 
     def _with_absent(
         self,
@@ -148,7 +159,7 @@ class Logistic(AbstractSolver):
         present: Tensor,
         n_classes: int,
         l2: Tensor,
-        spectrum: Spectrum,
+        spectrum: Spectrum | None,
         stop: Stop | None,
         rough: bool,
     ) -> Solution:
@@ -180,7 +191,7 @@ class _Fits:
         targets: Class indices; every class has a sample.
         n_classes: Number of classes.
         l2: L2 values, float64, on the features' device.
-        spectrum: The features' spectrum.
+        spectrum: The features' spectrum; None where nothing needs it.
         path: What follows the optimum.
     """
 
@@ -191,11 +202,12 @@ class _Fits:
         targets: Tensor,
         n_classes: int,
         l2: Tensor,
-        spectrum: Spectrum,
-        path: Continuation,
+        spectrum: Spectrum | None,
+        path: AbstractContinuation,
     ) -> None:
         self.solver, self.features, self.targets, self.n_classes, self.l2 = solver, features, targets, n_classes, l2
-        self.spectrum, self.path = spectrum, path
+        self.span, self.narrow = (None, False) if spectrum is None else (spectrum.span, spectrum.narrow)
+        self.path = path
         (p, d), c, device = (len(l2), features.shape[1]), n_classes, features.device
         self.iterations = torch.zeros(p, dtype=torch.int64)
         self.rough = torch.zeros(p, dtype=torch.bool)
@@ -211,7 +223,7 @@ class _Fits:
         weight, bias = _every_class(heads, self.n_classes)
         if self.path.samples.axes is not None:
             weight = weight @ self.path.samples.axes.T.double()
-        return (weight if self.spectrum.span is None else self.spectrum.span.back(weight, self.features)), bias
+        return (weight if self.span is None else self.span.back(weight, self.features)), bias
 
     def follow(self, stop: Callable[[Tensor], bool] | None, rough: bool) -> None:
         """Fit the values from the largest on; where not roughly, to their certificates."""
@@ -271,7 +283,11 @@ class _Fits:
 
     def _prove(self, which: Tensor) -> None:
         """Bring heads that single precision has left short of the certificate to it."""
-        tolerance, span = self.solver.tolerance, self.spectrum.span
+        tolerance, span = self.solver.tolerance, self.span
+        # The bound before rounding is better, and there already.
+        failed = self._failed(which)
+        if len(failed):
+            self._take(failed, self.whole(self.heads[failed]))
         # The certificate is harder to meet than its estimate during the fit, so a failure also tightens that.
         for tighter in (0.5, 0.1, 0.02):
             failed = self._failed(which)
@@ -288,7 +304,7 @@ class _Fits:
             self.iterations[failed] += more
             self._take(failed, (weight if span is None else span.back(weight, self.features), bias))
         failed = self._failed(which)
-        if self.spectrum.narrow and len(failed):
+        if self.narrow and len(failed):
             # What lies beside the few dimensions counts at these values.
             spectrum = Spectrum.in_all_axes(self.features)
             again = self.solver.fits(self.features, self.targets, self.n_classes, self.l2[failed], spectrum)
@@ -332,11 +348,11 @@ class _Fits:
         solver = self.solver
         path = Continuation(
             Samples(centred.rows, self.targets, self.n_classes, torch.float64, centred.axes),
+            0.1 * solver.tolerance,
+            solver.max_iterations,
             centred.values,
             None,
             0.0,
-            0.1 * solver.tolerance,
-            solver.max_iterations,
             solver.memory,
             FLOOR,
         )
@@ -344,6 +360,13 @@ class _Fits:
         weight, bias = _every_class(heads, self.n_classes)
         weight = weight @ centred.axes.T
         return weight, bias - weight @ centred.mean, iterations
+
+
+def _direct(features: Features, n_classes: int, l2: Tensor) -> bool:
+    """Whether Newton's method fits the features as they are, which needs no spectrum."""
+    n, d = features.shape
+    direct = n_classes > 1 and d <= n and pays_at_once(features, n_classes) and bool((l2 > 0).all())
+    return direct and math.isfinite(float(features[:].sum(dtype=torch.float64)))
 
 
 def _every_class(heads: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from layerprobe.probing.solvers.gram import LARGEST, Spectrum
 from layerprobe.probing.solvers.leave_one_out import leave_one_out
 from layerprobe.probing.solvers.moments import Axes, ClassSums, Moments
 from layerprobe.probing.solvers.solution import LeftOut, Solution, Status
-from layerprobe.probing.solvers.solver import AbstractSolver, Stop
+from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Ridge(AbstractSolver):
         targets: Int[Tensor, " n"],
         n_classes: int,
         l2: Float[Tensor, " p"],
-        spectrum: Spectrum | None = None,
+        spectrum: Decompose | None = None,
         stop: Stop | None = None,
         rough: bool = False,
     ) -> Solution:
@@ -79,7 +79,7 @@ class Ridge(AbstractSolver):
         features: Features,
         values: Float[Tensor, "n c"],
         l2: Float[Tensor, " p"],
-        spectrum: Spectrum | None = None,
+        spectrum: Decompose | None = None,
     ) -> Solution:
         """Fit real numbers in place of one-hot targets.
 
@@ -100,7 +100,7 @@ class Ridge(AbstractSolver):
         targets: Callable[[slice], Tensor],
         c: int,
         l2: Tensor,
-        spectrum: Spectrum | None,
+        spectrum: Decompose | None,
         *,
         numbers: bool = False,
     ) -> Solution:
@@ -110,9 +110,7 @@ class Ridge(AbstractSolver):
             unknown = torch.full_like(found.objective, torch.nan)
             return replace(found, left_out=LeftOut(unknown, unknown)) if self.leave_one_out else found
         n, d = features.shape
-        if d > n:
-            spectrum = spectrum or Spectrum.of(features)
-        span = None if spectrum is None or d <= n else spectrum.span
+        span = (Spectrum.of(features) if spectrum is None else spectrum()).span if d > n else None
         held = features if span is None else span.coordinates
         moments = Moments.of(held, targets, c)
         if not torch.isfinite(moments.covariance).all():
@@ -125,14 +123,15 @@ class Ridge(AbstractSolver):
         return replace(found, weight=weight.to(features.dtype), bias=found.bias.to(features.dtype))
 
     def _iterated(
-        self, features: Features, targets: Callable[[slice], Tensor], c: int, l2: Tensor, spectrum: Spectrum | None
+        self, features: Features, targets: Callable[[slice], Tensor], c: int, l2: Tensor, spectrum: Decompose | None
     ) -> Solution:
         product = Centred.of(features, targets, c)
         if not torch.isfinite(product.cross).all():
             return _nothing(len(l2), c, features.shape[1], features.dtype, features.device)
-        if spectrum is None or spectrum.vectors is None:
-            spectrum = Spectrum.of_sample(features)
-        weight, objective, gap, passes = descend(product, spectrum, l2, self.tolerance, self.max_iterations)
+        known = None if spectrum is None else spectrum()
+        if known is None or known.vectors is None:
+            known = Spectrum.of_sample(features)
+        weight, objective, gap, passes = descend(product, known, l2, self.tolerance, self.max_iterations)
         bias = product.target_mean - weight @ product.mean
         status = tuple(Status.CONVERGED if value <= self.tolerance else Status.STALLED for value in gap.tolist())
         return Solution(weight.to(features.dtype), bias.to(features.dtype), objective, gap, passes, status)

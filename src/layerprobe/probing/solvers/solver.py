@@ -17,6 +17,10 @@ Stop: TypeAlias = Callable[[Float[Tensor, "c d"], Float[Tensor, " c"]], bool]
 """Shown each head, from the strongest penalty to the weakest; true where the values that are left are not wanted."""
 
 
+Decompose: TypeAlias = Callable[[], Spectrum]
+"""Hands over the spectrum of the features; asked by those who need it."""
+
+
 class AbstractSolver(ABC):
     """Fits the whole L2 path of one linear head to standardised features."""
 
@@ -29,7 +33,7 @@ class AbstractSolver(ABC):
         targets: Int[Tensor, " n"],
         n_classes: int,
         l2: Float[Tensor, " p"],
-        spectrum: Spectrum | None = None,
+        spectrum: Decompose | None = None,
         stop: Stop | None = None,
         rough: bool = False,
     ) -> Solution:
@@ -40,7 +44,7 @@ class AbstractSolver(ABC):
             targets: Class indices in `[0, n_classes)`.
             n_classes: Number of classes, also those without a training sample.
             l2: L2 values, in any order; the solution has the same order.
-            spectrum: The features' spectrum where the caller has it already; computed here otherwise.
+            spectrum: Hands over the features' spectrum where the caller keeps it; computed here otherwise.
             stop: Ends the path once it is true of a head: the values that are left are `skipped`. A solver that has
                 all heads at once pays nothing for them and does not ask.
             rough: Whether values may be left at a rough gap, with the status `rough`; `Solution.certify` then brings

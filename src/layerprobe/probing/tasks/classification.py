@@ -15,9 +15,8 @@ from layerprobe.probing.controls import majority_error
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.metrics import class_auc, f1_score
-from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.solution import Solution
-from layerprobe.probing.solvers.solver import AbstractSolver, Stop
+from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import AbstractTask, Measured
 from layerprobe.types import Split
@@ -60,7 +59,7 @@ class Classification(AbstractTask):
         targets: Shaped[Tensor, "n ..."],
         labels: Labels,
         l2: Float[Tensor, " p"],
-        spectrum: Spectrum,
+        spectrum: Decompose,
         stop: Stop | None = None,
         rough: bool = False,
     ) -> Solution:

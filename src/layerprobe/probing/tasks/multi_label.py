@@ -14,9 +14,8 @@ from torch import Tensor
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.metrics import f1_score, mean_of_known, roc_auc
-from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.solution import LeftOut, Solution, Status
-from layerprobe.probing.solvers.solver import AbstractSolver, Stop
+from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import AbstractTask, Measured
 from layerprobe.types import Split
@@ -79,7 +78,7 @@ class MultiLabel(AbstractTask):
         targets: Shaped[Tensor, "n ..."],
         labels: Labels,
         l2: Float[Tensor, " p"],
-        spectrum: Spectrum,
+        spectrum: Decompose,
         stop: Stop | None = None,
         rough: bool = False,
     ) -> Solution:

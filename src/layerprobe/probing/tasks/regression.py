@@ -14,10 +14,9 @@ from torch import Tensor
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.metrics import unexplained_interval
-from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Solution
-from layerprobe.probing.solvers.solver import AbstractSolver, Stop
+from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import AbstractTask, Measured
 from layerprobe.types import Split
@@ -93,7 +92,7 @@ class Regression(AbstractTask):
         targets: Shaped[Tensor, "n ..."],
         labels: Labels,
         l2: Float[Tensor, " p"],
-        spectrum: Spectrum,
+        spectrum: Decompose,
         stop: Stop | None = None,
         rough: bool = False,
     ) -> Solution:

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.solution import Solution
-from layerprobe.probing.solvers.solver import AbstractSolver, Stop
+from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 from layerprobe.probing.targets import Labels
 from layerprobe.types import Split
 
@@ -102,7 +101,7 @@ class AbstractTask(ABC):
         targets: Shaped[Tensor, "n ..."],
         labels: Labels,
         l2: Float[Tensor, " p"],
-        spectrum: Spectrum,
+        spectrum: Decompose,
         stop: Stop | None = None,
         rough: bool = False,
     ) -> Solution:
@@ -114,7 +113,7 @@ class AbstractTask(ABC):
             targets: `labels.splits["train"]`, on the features' device.
             labels: The labels.
             l2: L2 values.
-            spectrum: The features' spectrum.
+            spectrum: Hands over the features' spectrum.
             stop: As for `AbstractSolver.solve`; a task whose heads are several fits at once does not ask.
             rough: As for `AbstractSolver.solve`.
 

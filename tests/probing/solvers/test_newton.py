@@ -1,0 +1,155 @@
+"""Newton's method against slow references in float64, on the data that is hard for it."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.reference import made, softmax_objective, softmax_regression
+from layerprobe.probing.solvers import newton
+from layerprobe.probing.solvers.l2_path import Samples
+from layerprobe.probing.solvers.logistic import Logistic
+from layerprobe.probing.solvers.newton import LARGEST, HandedOver, Newton, newton_bytes, pays_at_once, possible
+from layerprobe.probing.solvers.solution import Status
+
+L2 = torch.tensor([1e-12, 1e-6, 1e-3, 0.3, 10.0, 1e6], dtype=torch.float64)
+
+
+def collinear(c: int) -> tuple[np.ndarray, np.ndarray]:
+    x, y = made(200, 6, c, 0.5)
+    return np.concatenate([x, x[:, :3], 2 * x[:, 3:]], 1), y
+
+
+def with_constants(c: int) -> tuple[np.ndarray, np.ndarray]:
+    x, y = made(200, 8, c, 0.5)
+    return np.concatenate([x, np.zeros((200, 1), np.float32), np.full((200, 1), 3, np.float32)], 1), y
+
+
+def unbalanced(c: int) -> tuple[np.ndarray, np.ndarray]:
+    x, _ = made(400, 10, 2, 0.5)
+    return x, np.where(np.arange(400) % 100 == 0, 1 + np.arange(400) // 100 % (c - 1), 0)
+
+
+def unscaled(c: int) -> tuple[np.ndarray, np.ndarray]:
+    x, y = made(200, 8, c, 0.5)
+    return (x * np.logspace(-2, 1, 8) + 2).astype(np.float32), y
+
+
+PROBLEMS = {
+    "mixed": lambda c: made(250, 12, c, 0.5),
+    "separable": lambda c: made(150, 20, c, 8.0),
+    "one feature": lambda c: made(200, 1, c, 0.5),
+    "collinear": collinear,
+    "constant features": with_constants,
+    "few of many": unbalanced,
+    "unscaled": unscaled,
+    "more features than samples": lambda c: made(40, 90, c, 0.5),
+}
+
+
+def tensors(x: np.ndarray, y: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.as_tensor(x), torch.as_tensor(y)
+
+
+@pytest.mark.parametrize(("problem", "c"), itertools.product(PROBLEMS, (2, 3)))
+def test_every_value_is_at_the_optimum_of_a_slow_reference(problem: str, c: int) -> None:
+    x, y = PROBLEMS[problem](c)
+    features, targets = tensors(x, y)
+    found = Logistic().solve(features, targets, c, L2)
+    # In float32 nothing is said of 1e-12 on data whose objective is rounding there.
+    assert found.status[1:] == (Status.CONVERGED,) * (len(L2) - 1)
+    for i in (1, 2, 3, 5):
+        best = softmax_regression(x, y, c, float(L2[i]), 1e-9)[2]
+        ours = softmax_objective(found.weight[i].numpy(), found.bias[i].numpy(), x, y, float(L2[i]))
+        assert -1e-7 <= ours / best - 1 <= 2e-5
+        assert (ours - best) / ours <= float(found.gap[i]) + 1e-7
+
+
+@pytest.mark.parametrize("c", [2, 3])
+def test_float64_features_to_many_digits(c: int) -> None:
+    x, y = made(200, 15, c, 0.5)
+    found = Logistic(tolerance=1e-12).solve(torch.as_tensor(x).double(), torch.as_tensor(y), c, L2[1:4])
+    assert set(found.status) == {Status.CONVERGED}
+    for i in range(3):
+        weight, bias, _ = softmax_regression(x, y, c, float(L2[1 + i]), 1e-12)
+        np.testing.assert_allclose(found.weight[i] - found.weight[i].mean(0), weight - weight.mean(0), atol=2e-4)
+        np.testing.assert_allclose(found.bias[i] - found.bias[i].mean(), bias - bias.mean(), atol=2e-4)
+
+
+@pytest.mark.parametrize("c", [2, 4])
+def test_gradient_and_hessian_are_those_of_differences(c: int) -> None:
+    x, y = tensors(*made(60, 5, c, 1.0))
+    path, l2, width = Newton(Samples(x, y, c, torch.float64), 1e-6, 100), 0.1, 1e-5
+    head = torch.randn(c - 1, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    point = path._at(head[None], l2)[0]
+    full = path._basis @ head
+    expected = softmax_objective(full[:, :-1].numpy(), full[:, -1].numpy(), x.double().numpy(), y.numpy(), l2)
+    assert point.objective == pytest.approx(expected)
+
+    moves = width * torch.eye(head.numel(), dtype=torch.float64).view(-1, *head.shape)
+    ahead, behind = (path._at(head + sign * moves, l2) for sign in (1, -1))
+    differences = [a.objective - b.objective for a, b in zip(ahead, behind, strict=True)]
+    slopes = torch.tensor(differences, dtype=torch.float64) / (2 * width)
+    torch.testing.assert_close(point.gradient.flatten(), slopes, rtol=1e-6, atol=1e-7)
+
+    path._make(point)
+    assert path._hessian is not None
+    hessian = torch.stack([(a.gradient - b.gradient).flatten() for a, b in zip(ahead, behind, strict=True)]) / 2 / width
+    penalty = torch.diag(l2 * path._penalised.repeat(c - 1))
+    torch.testing.assert_close(path._hessian.tril() + penalty, hessian.tril(), rtol=1e-6, atol=1e-7)
+    vector = torch.randn(c - 1, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    product = path._product(newton._curvature(point.shares, path._basis), vector, l2)
+    torch.testing.assert_close(product.flatten(), hessian @ vector.flatten(), rtol=1e-6, atol=1e-7)
+
+
+def test_newton_takes_over_where_the_first_way_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = tensors(*made(300, 40, 2, 2.0, decay=1.0))
+    monkeypatch.setattr(newton, "_CHEAP", 0.0)
+    assert not pays_at_once(x, 2)
+    begun = []
+    second = HandedOver.__dict__["_second"].func
+    monkeypatch.setattr(HandedOver, "_second", property(lambda path: begun.append(path) or second(path)))
+    found = Logistic().solve(x, y, 2, L2[1:4])
+    assert begun
+    assert set(found.status) == {Status.CONVERGED}
+    monkeypatch.undo()
+    assert pays_at_once(x, 2)
+    torch.testing.assert_close(found.objective, Logistic().solve(x, y, 2, L2[1:4]).objective, rtol=2e-5, atol=0)
+
+
+def test_no_penalty_is_left_to_the_first_way() -> None:
+    x, y = tensors(*made(200, 5, 2, 0.5))
+    found = Logistic().solve(x, y, 2, torch.tensor([1e-2, 0.0], dtype=torch.float64))
+    assert found.status == (Status.CONVERGED,) * 2
+
+
+def test_ends_where_it_is_told_and_where_evaluations_run_out() -> None:
+    x, y = tensors(*made(300, 30, 2, 0.5))
+    seen: list[torch.Tensor] = []
+
+    def stop(weight: torch.Tensor, bias: torch.Tensor) -> bool:
+        seen.append(weight)
+        return len(seen) == 3
+
+    found = Logistic().solve(x, y, 2, L2, stop=stop)
+    assert found.status == (Status.SKIPPED,) * 3 + (Status.CONVERGED,) * 3
+    assert found.weight[:3].isnan().all()
+    assert Logistic(max_iterations=1).solve(x, y, 2, L2[1:2]).status == (Status.STALLED,)
+
+
+def test_features_that_are_not_finite_are_told() -> None:
+    x, y = tensors(*made(50, 3, 2, 0.5))
+    x[7, 1] = torch.inf
+    assert Logistic().solve(x, y, 2, L2[:1]).status == (Status.DIVERGED,)
+
+
+def test_no_hessian_where_it_is_too_large() -> None:
+    x = torch.zeros(10, LARGEST - 1)
+    assert possible(x, 2)
+    assert newton_bytes(LARGEST - 1, 2) > 32 * LARGEST**2
+    assert not possible(x, 3)
+    assert newton_bytes(LARGEST - 1, 3) == 0
+    assert not possible(torch.zeros(1, 1).expand(1 << 20, 100), 2)
