@@ -24,12 +24,12 @@ _SAMPLE_BYTES = 1 << 27
 _BLOCK = 1 << 20
 """Elements that are weighted at a time for the Hessian: 8 MiB."""
 
-_CHEAP = 8.0
+_CHEAP = 10.0
 """Products with a direction up to which a Hessian's cost is worth it from the start."""
 
-_SQUARE, _THIN, _CALLS = 5e10, 5e9, 2e-4
-"""Operations per second of products of two matrices and of a matrix and a vector, and seconds of a pass's calls: for
-their ratio alone."""
+_SQUARE, _THIN, _EACH, _CALLS = 5e10, 5e9, 1e9, 2e-4
+"""Operations per second of products of two matrices, of a matrix and a vector, and of one element after the other, and
+seconds of a pass's calls: for their ratio alone."""
 
 
 def products_worth(n: int, size: int, m: int) -> tuple[float, float]:
@@ -42,8 +42,9 @@ def products_worth(n: int, size: int, m: int) -> tuple[float, float]:
     """
     whole = m * size
     factor = whole**3 / 3 / _SQUARE
-    one = (4.0 * n * whole + 2 * whole**2) / _THIN + _CALLS
-    return (m * (m + 1) * n * size**2 / _SQUARE + factor) / one, factor / one
+    one = (4.0 * n * whole + 2 * whole**2) / _THIN + n * m**2 / _EACH + _CALLS
+    made = m * (m + 1) * n * size**2 / _SQUARE + n * m**2 * (m + size) / _EACH
+    return (made + factor) / one, factor / one
 
 
 def possible(features: Features, n_classes: int) -> bool:
