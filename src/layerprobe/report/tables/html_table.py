@@ -7,7 +7,7 @@ from html import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-_STYLE = "text-align: {}; white-space: nowrap; padding: 0.1em 0.8em; font-variant-numeric: tabular-nums"
+_STYLE = "text-align: {}; white-space: nowrap; padding: 0.1em 0.4em; font-variant-numeric: tabular-nums"
 
 
 def html_table(table: Table) -> str:
@@ -30,7 +30,8 @@ def html_table(table: Table) -> str:
         for row in rows
     )
     title, caption = (f"<p><strong>{_cell(table.title)}</strong></p>", f"<p><small>{_cell(table.caption)}</small></p>")
-    return f"<div>{title}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{caption}</div>"
+    whole = f"{title}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{caption}"
+    return f'<div style="overflow-x: auto; font-size: 0.9em">{whole}</div>'
 
 
 def _style(column: Column) -> str:
