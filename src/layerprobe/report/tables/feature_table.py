@@ -41,12 +41,12 @@ def feature_table(place: str, entries: Sequence[_Entry]) -> Table:
         groups[entry.network, about["network"], about["split"], about["samples"], about["inputs"]].append(entry)
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.title = f"{place}: {size_text(sum(entry.size for entry in entries))} in {len(entries)} files"
-    for name in ("network", "class", "split", "samples", "inputs", "layers", "size", "last used"):
+    for name in ("network", "class", "split", "samples", "layers", "size", "last used"):
         table.add_column(name, justify="right" if name in ("samples", "layers", "size") else "left")
-    for (network, kind, split, samples, inputs), found in groups.items():
+    for (network, kind, split, samples, _), found in groups.items():
         layers = {entry.about["layer"] for entry in found}
         used = datetime.fromtimestamp(max(entry.used for entry in found)).strftime("%Y-%m-%d %H:%M")
         size = size_text(sum(entry.size for entry in found))
-        cells = (network[:8], kind, split, samples, inputs[:8], str(len(layers)), size, used)
+        cells = (network[:8], kind, split, samples, str(len(layers)), size, used)
         table.add_row(*map(Text, cells))
     return table
