@@ -97,6 +97,13 @@ WAYS = {
     "uv run scripts/train.py callbacks.probe.every_n_epochs=5 probe.controls=[shuffled] "
     "reducer=[flatten,channel_mean]": Way(SHORT),
     "uv run scripts/probe.py checkpoint=outputs/digits/RUN/checkpoints targets=parity": Way([*NONE, *FAST]),
+    "uv run scripts/probe.py checkpoint=outputs/digits/RUN/checkpoints probe.keep=true": Way([*NONE, *FAST]),
+    "uv run scripts/probe.py checkpoint=outputs/digits/RUN/checkpoints probe.keep=true targets=parity": Way(
+        [*NONE, *FAST]
+    ),
+    "uv run scripts/features.py": Way(),
+    "uv run scripts/features.py unused=30d": Way(),
+    "uv run scripts/features.py left=50GB": Way(),
     "uv run scripts/probe.py model=hf_encoder model.name=NAME data=stsa data.root=DIR": Way(
         [*NONE, *FAST, "data.per_class=30", "probe.layers=[encoder.layer.5]"], (("NAME", "ENCODER"), ("DIR", "TEXTS"))
     ),
