@@ -38,6 +38,10 @@ def test_says_where_features_go_and_how_long_it_takes(caplog: pytest.LogCaptureF
     first, second = (record.getMessage() for record in caplog.records)
     assert first.startswith("Plan: 4 layers, 150 samples, one pass; features: 4 in memory; memory ")
     assert second.startswith("Plan: about ")
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "layerprobe"):
+        announce(network, data, ProbeProtocol(), processes=2)
+    assert caplog.messages[1].endswith(" to fit by 2 processes")
 
 
 def test_says_nothing_where_nothing_is_left(caplog: pytest.LogCaptureFixture) -> None:
