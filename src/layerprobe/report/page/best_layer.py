@@ -11,7 +11,7 @@ from layerprobe.report.charts.layer_axis import LETTER
 from layerprobe.report.charts.tooltips import ERROR
 from layerprobe.report.page.datasets import source, with_texts
 from layerprobe.report.page.page_data import ConfigKey, PageData
-from layerprobe.report.page.pickers import CHOSEN, OF_PROBLEM, POINTED, group_legend, group_scale
+from layerprobe.report.page.pickers import CHOSEN, CROWD, OF_PROBLEM, POINTED, group_legend, group_scale
 from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (
@@ -61,7 +61,8 @@ def best_layer(data: PageData, *, linked: bool = True, width: Width = CONTAINER,
     )  # fmt: skip
     scales = group_scale()
     legend = group_legend({"symbolSize": 60})
-    interval = base.mark_rule(strokeWidth=1.2, opacity=0.6, aria=False).encode(
+    crowd = len(data.runs) > CROWD
+    interval = base.mark_rule(strokeWidth=1.2, opacity=0.08 if crowd else 0.6, aria=False).encode(
         x=x, y=y("best_low"), y2="best_high:Q",
         color=alt.Color("group:N", scale=scales["color"], legend=legend),
     )  # fmt: skip
@@ -71,7 +72,7 @@ def best_layer(data: PageData, *, linked: bool = True, width: Width = CONTAINER,
         color=alt.Color("group:N", scale=scales["color"], legend=legend),
         stroke=alt.Stroke("group:N", scale=scales["color"], legend=legend),
         shape=alt.Shape("group:N", scale=scales["shape"], legend=legend),
-        size=alt.when(POINTED).then(alt.value(220)).otherwise(alt.value(60)),
+        size=alt.when(POINTED).then(alt.value(220)).otherwise(alt.value(20 if crowd else 60)),
         fillOpacity=alt.when("datum.status == 'done'").then(alt.value(1)).otherwise(alt.value(0)),
         tooltip=[
             alt.Tooltip("name:N", title="run"), *keys, alt.Tooltip("status:N"),
@@ -79,11 +80,12 @@ def best_layer(data: PageData, *, linked: bool = True, width: Width = CONTAINER,
             *ERROR,
         ],
     )  # fmt: skip
+    crowd_opacity = 0.5 if crowd else 0.95
     if linked:
         brush = alt.selection_interval(name="brush", encodings=["x", "y"])
-        points = points.encode(opacity=alt.when(brush).then(alt.value(0.95)).otherwise(alt.value(0.2))).add_params(
-            brush
-        )
+        points = points.encode(
+            opacity=alt.when(brush).then(alt.value(crowd_opacity)).otherwise(alt.value(0.2))
+        ).add_params(brush)
     notes = ["drag to choose runs, click for all"] if linked else []
     if (data.runs["status"] != "done").any():
         notes.append("hollow: not done")

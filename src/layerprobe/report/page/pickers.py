@@ -15,6 +15,8 @@ from layerprobe.report.page.page_data import ConfigKey, PageData
 
 MOST_LINES = 12
 """Runs, or settings, up to which each has a line of its own; more are means with a band."""
+CROWD = 100
+"""Runs above which each is a faint mark among others."""
 MOST_BANDS = 6
 """Lines up to which each has its interval as a band."""
 _LINES = (("few", "means above a dozen runs"), ("runs", "each run"), ("means", "means"))
@@ -152,7 +154,7 @@ def group_legend(symbols: dict[str, Any] | None = None) -> alt.Legend:
 def faint(data: PageData) -> Any:
     """Return the opacity of lines of which there may be many: the run that the mouse is on stands out."""
     many = f"!({POINTED}) && (length(chosen) ? length(chosen) : {len(data.runs)}) > {MOST_LINES}"
-    return alt.when(many).then(alt.value(0.35)).otherwise(alt.value(1))
+    return alt.when(many).then(alt.value(0.35 if len(data.runs) <= CROWD else 0.1)).otherwise(alt.value(1))
 
 
 def marker(data: PageData) -> Any:

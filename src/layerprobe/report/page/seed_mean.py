@@ -11,7 +11,7 @@ from layerprobe.report.charts.curves import curves, error_y
 from layerprobe.report.charts.tooltips import ERROR
 from layerprobe.report.page.datasets import chosen_rows, layers_x, with_layers, with_texts
 from layerprobe.report.page.page_data import PageData
-from layerprobe.report.page.pickers import MOST_BANDS, checkpoint_shape, group_legend, group_scale, marker
+from layerprobe.report.page.pickers import MOST_BANDS, MOST_LINES, checkpoint_shape, group_legend, group_scale, marker
 from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (
@@ -66,13 +66,15 @@ def seed_mean(data: PageData, *, linked: bool = True, width: Width = CONTAINER, 
         alt.Tooltip("error_text:N", title="mean test error"),
         ERROR[1],
     ]
-    many = data.runs["setting"].nunique() > MOST_BANDS
+    settings = data.runs["setting"].nunique()
+    many, crowd = settings > MOST_BANDS, settings > MOST_LINES
     layers = curves(
         base, x, y, "mean", colour=colour, detail=["setting:N", "network:N", "checkpoint:N"],
         interval=() if many else ("low", "high"),
         line={"strokeDash": alt.StrokeDash("group:N", scale=scales["dash"], legend=legend),
-              "strokeWidth": alt.value(1 if many else 1.8), "opacity": alt.value(0.6 if many else 1)},
-        points={"shape": checkpoint_shape(data, legend=False), "tooltip": tooltip, "opacity": marker(data)},
+              "strokeWidth": alt.value(1 if many else 1.8), "opacity": alt.value(0.3 if crowd else 0.6 if many else 1)},
+        points={"shape": checkpoint_shape(data, legend=False), "tooltip": tooltip,
+                "opacity": alt.value(0) if crowd else marker(data)},
     )  # fmt: skip
     return alt.layer(*layers).properties(
         width=width,
