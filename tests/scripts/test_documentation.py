@@ -137,6 +137,7 @@ WAYS = {
     "uv run scripts/train.py experiment=mnist hydra.run.dir=outputs/mine": Way(MNIST),
     "uv sync --extra slurm": Way(left="installs"),
     "uv sync --extra optuna": Way(left="installs"),
+    "uv sync --compile-bytecode": Way(left="installs"),
     "pip install 'layerprobe[text]'": Way(left="installs"),
     "uv run scripts/train.py -m hydra/launcher=slurm_gpu hydra.launcher.partition=gpu experiment=mnist "
     "seed='range(8)'": Way(composed=CLUSTER),
