@@ -48,6 +48,7 @@ def test_any_program_reads_the_file(tmp_path: Path) -> None:
     store.keep(file := store.file("net", "a"), features, ABOUT)
     assert torch.equal(load_file(file)["features"], features)
     assert store.entries()[0].about == ABOUT
+    assert file.stat().st_mode == (tmp_path / "features.json").stat().st_mode, "other users read what they may"
 
 
 def test_rows_on_disk_are_kept_in_blocks(tmp_path: Path) -> None:

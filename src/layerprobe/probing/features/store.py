@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -164,6 +165,7 @@ class FeatureStore:
                 save_file({_FEATURES: values.detach().cpu().contiguous()}, temporary, dict(about))
             except SafetensorError as error:
                 raise OSError(str(error).rpartition("I/O error: ")[2]) from error
+            shutil.copymode(self.directory / _MARK, temporary)  # safetensors lets nobody else read what it writes
 
     def find_text(self, file: Path) -> Any:
         """What is in a JSON file; None where there is none, or a damaged one."""
