@@ -112,7 +112,9 @@ def test_a_project_of_ones_own_works_with_the_installed_package(tmp_path: Path) 
     theirs = ["probe", "checkpoint=sweep/0/checkpoints/final.ckpt", "plan=true"]
     refused = does(program, *theirs, code=1)
     assert "its model._target_ is 'spirals.network.SpiralNet'" in refused and "model=NAME" in refused
-    assert "hidden2.1" in does(program, *theirs, "model=spiral_net", "data=spirals")
+    named = ["+model._target_=spirals.network.SpiralNet", "+data._target_=spirals.data.SpiralsDataModule"]
+    for trusting in (["trust_checkpoint=true"], named):  # its width is that of the file
+        assert "hidden2.1 4 " in does(program, *theirs, *trusting)
 
     (tmp_path / "mine" / "model").mkdir(parents=True)
     (tmp_path / "mine" / "model" / "wide.yaml").write_text("defaults: [spiral_net, _self_]\nwidth: 32\n")

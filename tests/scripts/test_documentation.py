@@ -233,7 +233,7 @@ WAYS |= dict.fromkeys(
         "layerprobe train --config-dir conf experiment=spirals",
         "pip install ./docs/example_project",
         "layerprobe train experiment=spirals model.width=32",
-        "layerprobe probe checkpoint=outputs/spirals/RUN/checkpoints model=spiral_net data=spirals",
+        "layerprobe probe checkpoint=outputs/spirals/RUN/checkpoints trust_checkpoint=true",
         'eval "$(layerprobe -sc install=bash)"',
         "pip install layerprobe",
         "pip install dist/*.whl",
