@@ -360,6 +360,7 @@ def opened_beside(shown, comparison, folder, address="", **options):
 def test_choices_are_in_the_address_and_open_again(shown, comparison, tmp_path):
     shown.page.get_by_label("initial", exact=True).check()
     shown.page.locator("select[name=colour]").select_option(label="lr")
+    shown.page.locator("#kind").select_option("runs")
     shown.page.locator("#second").select_option(label=comparison.names[3])
     shown.page.locator("#runs tbody input").nth(1).uncheck()
     shown.page.wait_for_timeout(200)

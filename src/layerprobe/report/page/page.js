@@ -179,7 +179,7 @@ const valueOf = (control) => (control.type === "checkbox" ? control.checked : co
 async function draw(name) {
   const spec = { ...data.specs[name], datasets: { ...data.specs[name].datasets, ...data.datasets } };
   for (const control of $("pickers").elements) spec.params.find((param) => param.name === control.name).value = valueOf(control);
-  const { view } = await vegaEmbed($(name).firstElementChild, spec, embed);
+  const { view } = await vegaEmbed($(name).firstElementChild.firstElementChild, spec, embed);
   views[name] = view;
   view.addEventListener("pointerover", (_, item) => point(item?.datum?.run ?? -1));
   $(name).querySelector(".copy").addEventListener("click", (event) => copy(view, name, event.currentTarget));
