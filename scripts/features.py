@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from layerprobe.jobs.arguments import read_arguments
+from layerprobe.jobs.plain_arguments import read_arguments
 from layerprobe.jobs.program import name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from layerprobe.probing.features.store import Entry
+    from layerprobe.probing.features.feature_store import Entry
 
 EXAMPLES = """
   features.py                                 what probes with probe.keep=true have kept, by network and data
@@ -47,8 +47,8 @@ class Arguments:
 def main() -> None:
     cfg = read_arguments(Arguments, EXAMPLES)
     from layerprobe.formatting import n_bytes, size_text
-    from layerprobe.probing.features.store import FeatureStore, StoreError
-    from layerprobe.report.tables.feature_table import feature_table
+    from layerprobe.probing.features.feature_store import FeatureStore, StoreError
+    from layerprobe.report.tables.feature_store_table import feature_table
 
     try:
         store = FeatureStore(Path(cfg.keep))

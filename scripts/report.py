@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from layerprobe.jobs.arguments import read_arguments
+from layerprobe.jobs.plain_arguments import read_arguments
 from layerprobe.jobs.program import name, to_install
 
 if TYPE_CHECKING:
-    from layerprobe.report.comparison import Comparison
+    from layerprobe.report.run_comparison import Comparison
 
 console = Console(soft_wrap=True, highlight=False, markup=False)
 
@@ -62,8 +62,8 @@ class Arguments:
 
 def main() -> None:
     cfg = read_arguments(Arguments, EXAMPLES)
-    from layerprobe.report.comparison import ReportError
     from layerprobe.report.follow import follow
+    from layerprobe.report.run_comparison import ReportError
 
     roots = cfg.runs if isinstance(cfg.runs, list) else [cfg.runs]
     try:
@@ -93,8 +93,8 @@ def make(cfg: Arguments, roots: list[str]) -> Comparison:
     Returns:
         The runs in it.
     """
-    from layerprobe.report.comparison import compare
     from layerprobe.report.report_files import write_report
+    from layerprobe.report.run_comparison import compare
 
     comparison = compare(roots, cfg.where)
     watched = going_on(cfg, comparison) > 0
@@ -123,9 +123,9 @@ def upload(cfg: Arguments, comparison: Comparison) -> list[str]:
     Raises:
         ReportError: If they cannot be uploaded.
     """
-    from layerprobe.report.comparison import ReportError
     from layerprobe.report.markdown import markdown_summary
     from layerprobe.report.page.page_data import page_data
+    from layerprobe.report.run_comparison import ReportError
     from layerprobe.results.wandb_views import default_entity, report, save, workspace
 
     drawn = page_data(comparison)
@@ -146,7 +146,7 @@ def upload(cfg: Arguments, comparison: Comparison) -> list[str]:
 @contextmanager
 def explained() -> Iterator[None]:
     """Say what to do where Weights & Biases does not answer, or not as asked."""
-    from layerprobe.report.comparison import ReportError
+    from layerprobe.report.run_comparison import ReportError
 
     try:
         yield

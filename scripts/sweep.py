@@ -13,12 +13,12 @@ from typing import NoReturn
 from rich.console import Console
 
 from layerprobe.formatting import nearest
-from layerprobe.jobs.arguments import read_arguments
+from layerprobe.jobs.job_states import job_states
+from layerprobe.jobs.plain_arguments import read_arguments
 from layerprobe.jobs.program import name
 from layerprobe.jobs.quoting import command, override
-from layerprobe.jobs.status import job_states
 from layerprobe.report.tables.status_table import status_table
-from layerprobe.results.redundant_file import DamagedFileError
+from layerprobe.results.mirrored_file import DamagedFileError
 from layerprobe.results.run_summary import RERUNS, RunSummary
 from layerprobe.results.sweep_record import SweepRecord
 
@@ -61,7 +61,7 @@ def main() -> None:
         raise SystemExit(str(error)) from error
     if cfg.merge:
         from layerprobe.results.merge import merge_results
-        from layerprobe.results.record import SchemaError
+        from layerprobe.results.record_schema import SchemaError
 
         try:
             count = merge_results(shares(record), record.directory / "probes")

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from layerprobe.config import as_typed, register
 from layerprobe.jobs.entry_point import run_script
-from layerprobe.jobs.job import run_job
+from layerprobe.jobs.lifecycle import run_job
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")

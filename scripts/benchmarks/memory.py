@@ -22,7 +22,7 @@ from recording import peak_resident
 from rich.console import Console
 from rich.table import Table
 
-from layerprobe.api import probe
+from layerprobe.api.probe import probe
 from layerprobe.models.mnist_convnet import MnistConvNet
 from layerprobe.probing.features.free_memory import memory_budget
 from layerprobe.probing.features.reducers import Flatten

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from layerprobe.compat.torch import viewed
 from layerprobe.config import register
 from layerprobe.probing.capture.activations import LayerReader
+from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.freeze import freeze
-from layerprobe.probing.capture.inputs import Arguments
 from layerprobe.probing.capture.layers import Layer, discover
 from layerprobe.probing.features.reducers import AbstractReducer, Reduction
 

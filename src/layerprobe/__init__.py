@@ -6,11 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from layerprobe.api import probe as probe
-    from layerprobe.layer_list import layers as layers
-    from layerprobe.probe_head import ProbeHead as ProbeHead
-    from layerprobe.probe_results import ProbeResults as ProbeResults
-    from layerprobe.probe_results import load as load
+    from layerprobe.api.charts import compare as compare
+    from layerprobe.api.charts import depth_curve as depth_curve
+    from layerprobe.api.charts import heat_map as heat_map
+    from layerprobe.api.head import ProbeHead as ProbeHead
+    from layerprobe.api.layer_list import layers as layers
+    from layerprobe.api.probe import probe as probe
+    from layerprobe.api.results import ProbeResults as ProbeResults
+    from layerprobe.api.results import load as load
     from layerprobe.probing.capture.activations import activations as activations
     from layerprobe.probing.features.reducers import AveragePool as AveragePool
     from layerprobe.probing.features.reducers import ChannelMean as ChannelMean
@@ -23,17 +26,14 @@ if TYPE_CHECKING:
     from layerprobe.probing.tasks.classification import Classification as Classification
     from layerprobe.probing.tasks.multi_label import MultiLabel as MultiLabel
     from layerprobe.probing.tasks.regression import Regression as Regression
-    from layerprobe.result_charts import compare as compare
-    from layerprobe.result_charts import depth_curve as depth_curve
-    from layerprobe.result_charts import heat_map as heat_map
     from layerprobe.training.callback import ProbeCallback as ProbeCallback
 
 _PUBLIC = {
-    "api": ["probe"],
-    "layer_list": ["layers"],
-    "probe_head": ["ProbeHead"],
-    "probe_results": ["ProbeResults", "load"],
-    "result_charts": ["compare", "depth_curve", "heat_map"],
+    "api.probe": ["probe"],
+    "api.layer_list": ["layers"],
+    "api.head": ["ProbeHead"],
+    "api.results": ["ProbeResults", "load"],
+    "api.charts": ["compare", "depth_curve", "heat_map"],
     "probing.capture.activations": ["activations"],
     "probing.protocol": ["ProbeProtocol"],
     "probing.resources": ["Resources"],
@@ -50,7 +50,7 @@ _PUBLIC = {
     "training.callback": ["ProbeCallback"],
     "training.resume": ["Guard"],
     "training.decision_surface": ["PlaneCallback"],
-    "training.loggers": ["ContinuedCsvLogger", "SteadyWandbLogger"],
+    "training.continued_loggers": ["ContinuedCsvLogger", "SteadyWandbLogger"],
     "models.classifier": ["Classifier"],
     "models.deep_convnet": ["deep_convnet"],
     "models.deep_mlp": ["deep_mlp"],
@@ -58,17 +58,17 @@ _PUBLIC = {
     "models.inception": ["InceptionWithAuxiliary"],
     "models.linear": ["xor_linear"],
     "models.mnist_convnet": ["MnistConvNet"],
-    "models.optimizers": ["decay_only"],
-    "models.text": ["encoder", "language_model"],
+    "models.parameter_groups": ["decay_only"],
+    "models.pretrained_text": ["encoder", "language_model"],
     "models.xor": ["xor_mlp"],
     "data.digits": ["DigitsDataModule"],
     "data.image_folder": ["ImageFolderDataModule", "prescribed_transform"],
     "data.text": ["TextDataModule"],
     "data.text_table": ["HubDataset", "LabelledLines", "TextFile"],
-    "data.text_tokenizer": ["PretrainedTokenizer"],
+    "data.pretrained_tokenizer": ["PretrainedTokenizer"],
     "data.mnist": ["MnistDataModule"],
     "data.xor": ["XorDataModule"],
-    "report.depth_view": ["DepthView"],
+    "report.depth_curve_options": ["DepthView"],
     "results.objectives": ["area_under_depth_curve", "best_validation_error"],
     "jobs.output_directories": ["Directories"],
     "jobs.sweep_callbacks": ["SweepCurves", "SweepTable"],

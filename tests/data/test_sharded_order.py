@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from layerprobe.data.order import RepeatedOrder, ShardedOrder, ShuffledOrder
+from layerprobe.data.samplers import RepeatedOrder, ShardedOrder, ShuffledOrder
 
 
 @pytest.mark.parametrize("n_ranks", [1, 2, 3, 5])

@@ -13,9 +13,9 @@ from sklearn.model_selection import train_test_split
 
 from layerprobe.data.errors import CorruptDataError, DataError, DataNotFoundError
 from layerprobe.data.labelled_texts import divide, examples_of, limited, noised
+from layerprobe.data.pretrained_tokenizer import PretrainedTokenizer
 from layerprobe.data.text import TextDataModule
 from layerprobe.data.text_table import HubDataset, LabelledLines, TextFile
-from layerprobe.data.text_tokenizer import PretrainedTokenizer
 
 SPLITS = ("train", "val", "test")
 ROWS = [

@@ -22,7 +22,7 @@ from typing import Any
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
-        "altair", "datasets", "hydra.main", "layerprobe.api", "pandas", "pyarrow.csv", "pyarrow.parquet",
+        "altair", "datasets", "hydra.main", "layerprobe.api.probe", "pandas", "pyarrow.csv", "pyarrow.parquet",
         "pytorch_lightning", "rich.console", "sklearn.datasets", "tensorboard", "torch._dynamo", "torchvision.models",
         "transformers", "transformers.models.auto.modeling_auto", "vl_convert",
     ]

@@ -13,7 +13,7 @@ import yaml
 
 from helpers import made_results as made
 from layerprobe.results.layer_file import CORRECT
-from layerprobe.results.record import to_table
+from layerprobe.results.record_schema import to_table
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.types import PathRecord, ProbeRecord
 

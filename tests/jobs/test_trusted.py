@@ -26,11 +26,11 @@ HOSTILE = [
     "builtins.eval",
     "antigravity.geohash",
     "hydra.utils.get_method",
-    "layerprobe.jobs.job.shlex.os.system",
-    "layerprobe.models.text.Path",
-    "layerprobe.models.text.Path.write_text",
-    "layerprobe.models.text.log.info",
-    "layerprobe.models.text._load",
+    "layerprobe.jobs.lifecycle.shlex.os.system",
+    "layerprobe.models.pretrained_text.Path",
+    "layerprobe.models.pretrained_text.Path.write_text",
+    "layerprobe.models.pretrained_text.log.info",
+    "layerprobe.models.pretrained_text._load",
     "layerprobe.data.text_table.pd.read_pickle",
     "layerprobe.data.mnist.MNIST",
     "layerprobe.atomic.write_bytes",
@@ -100,7 +100,12 @@ def test_what_runs_here_write_is_built_and_what_the_command_line_names() -> None
 
 @pytest.mark.parametrize("trust", [True, False])
 def test_remote_code_and_downloads_are_asked_for_by_hand(trust: bool, caplog: pytest.LogCaptureFixture) -> None:
-    own = {"_target_": "layerprobe.models.text.encoder", "name": "x", "trust_remote_code": True, "a": [{"download": 1}]}
+    own = {
+        "_target_": "layerprobe.models.pretrained_text.encoder",
+        "name": "x",
+        "trust_remote_code": True,
+        "a": [{"download": 1}],
+    }
     logging.getLogger("layerprobe").propagate = True
     found = merged("model", own, {}, "x.ckpt", trust=trust)
     assert (found["trust_remote_code"], found["a"]) == (False, [{"download": False}])
@@ -108,7 +113,7 @@ def test_remote_code_and_downloads_are_asked_for_by_hand(trust: bool, caplog: py
     assert merged("model", own, {"trust_remote_code": True}, "x.ckpt", trust=trust)["trust_remote_code"] is True
     if not trust:
         positional = ["x", None, "float32", "pretrained", None, 0, True]
-        refused({"_target_": "layerprobe.models.text.encoder", "_args_": positional}, match="have no names")
+        refused({"_target_": "layerprobe.models.pretrained_text.encoder", "_args_": positional}, match="have no names")
 
 
 def test_the_precision_of_a_file_is_a_word() -> None:

@@ -10,7 +10,7 @@ import hydra
 from omegaconf import DictConfig
 
 from layerprobe.config import register
-from layerprobe.jobs.job import run_job
+from layerprobe.jobs.lifecycle import run_job
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 

@@ -16,10 +16,10 @@ from sklearn.preprocessing import StandardScaler
 from transformers import AutoModel, AutoTokenizer
 
 import layerprobe
+from layerprobe.data.pretrained_tokenizer import PretrainedTokenizer
 from layerprobe.data.text import TextDataModule
 from layerprobe.data.text_table import AbstractTable, LabelledLines, TextFile
-from layerprobe.data.text_tokenizer import PretrainedTokenizer
-from layerprobe.models.text import encoder
+from layerprobe.models.pretrained_text import encoder
 from layerprobe.probing.features.token_reducers import LastToken, MeanToken
 from layerprobe.probing.scikit_learn_c import ScikitLearnC
 

@@ -16,7 +16,7 @@ from layerprobe.report.picture_files import save
 from layerprobe.report.run_figures import write_figures, write_run_figures
 from layerprobe.report.style import lines
 from layerprobe.results.reader import Run
-from layerprobe.results.record import to_frame
+from layerprobe.results.record_schema import to_frame
 from layerprobe.results.store import ProbeStore
 from layerprobe.types import PathRecord
 

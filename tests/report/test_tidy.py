@@ -10,7 +10,7 @@ from layerprobe.formatting import interval_text, number_text
 from layerprobe.report.layer_labels import shared_folder, short_names
 from layerprobe.report.monotonicity import monotonicity
 from layerprobe.report.tidy import axis_top, group_mean, tidy_results
-from layerprobe.results.record import to_frame
+from layerprobe.results.record_schema import to_frame
 
 LONG = [f"encoder.stack.layer.{i}.{name}" for i in range(2) for name in ("attention.self", "intermediate_act_fn")]
 

@@ -8,7 +8,7 @@ import pytest
 from helpers import made_results as made
 from layerprobe.results.best import BestLayer, at_last_checkpoint, best_layer, last_checkpoint
 from layerprobe.results.objectives import area_under_depth_curve, best_validation_error
-from layerprobe.results.record import to_frame
+from layerprobe.results.record_schema import to_frame
 
 LAYERS = ["input", "conv", "fc"]
 NOTHING = BestLayer()
@@ -68,8 +68,8 @@ def test_without_a_validation_error_there_is_no_best_layer(frame):
 
 def test_every_reader_agrees(tmp_path):
     """What a sweep, the dashboard, the report and the terminal call a run's best layer is the same one."""
-    from layerprobe.report.comparison import side_by_side
     from layerprobe.report.monotonicity import depth_sentence
+    from layerprobe.report.run_comparison import side_by_side
     from layerprobe.results.reader import Run
 
     frame = results(("final", 100), ("initial", 0))

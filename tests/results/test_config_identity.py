@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from layerprobe.results.config_identity import NO_PART, differing, identity, matters
-from layerprobe.results.provenance import Entry, Ledger, OtherResultsError
+from layerprobe.results.manifest import Entry, Ledger, OtherResultsError
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
 from layerprobe.results.run_name import run_name
 from layerprobe.results.run_summary import RunSummary

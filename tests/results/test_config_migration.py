@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 import layerprobe
 from layerprobe.config import register
 from layerprobe.jobs.config_check import wrong_values
-from layerprobe.jobs.job import checked
+from layerprobe.jobs.lifecycle import checked
 from layerprobe.results.config_migration import PUBLIC_NAMES, migrated
-from layerprobe.results.provenance import Entry, Ledger, OtherResultsError
+from layerprobe.results.manifest import Entry, Ledger, OtherResultsError
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.training.checkpoints import freeze, load
 from layerprobe.types import CheckpointInfo

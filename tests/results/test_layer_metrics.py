@@ -3,7 +3,7 @@ import pytest
 
 from helpers import made_results as made
 from layerprobe.results.layer_metrics import layer_metrics
-from layerprobe.results.record import to_frame
+from layerprobe.results.record_schema import to_frame
 
 
 def test_one_number_for_each_layer_in_order_of_depth():

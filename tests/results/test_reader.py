@@ -10,7 +10,7 @@ from helpers import made_results as made
 from helpers import made_runs
 from layerprobe.results.any_version import read_any_version
 from layerprobe.results.reader import Run, find_runs
-from layerprobe.results.record import SchemaError, to_frame
+from layerprobe.results.record_schema import SchemaError, to_frame
 from layerprobe.results.store import ProbeStore
 from layerprobe.types import PathRecord, ProbeRecord
 

@@ -7,7 +7,7 @@ from safetensors import safe_open
 
 from helpers import made_results as made
 from layerprobe.results.heads import find_head
-from layerprobe.results.record import SchemaError, to_frame
+from layerprobe.results.record_schema import SchemaError, to_frame
 from layerprobe.results.store import ProbeStore, StoreError
 from layerprobe.types import PathRecord
 

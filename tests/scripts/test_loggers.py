@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from helpers import forked
-from layerprobe.results.record import to_frame
-from layerprobe.training.loggers import ProbeLog
+from layerprobe.results.record_schema import to_frame
+from layerprobe.training.continued_loggers import ProbeLog
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -105,7 +105,7 @@ def test_a_server_that_dies_holds_nobody_up_and_a_later_sync_delivers_everything
 @pytest.mark.parametrize("moment", ["training", "drawing"])
 def test_nothing_logged_before_a_sigterm_is_lost(tmp_path: Path, moment: str) -> None:
     repeats = {"training": 500_000, "drawing": 1500}[moment]
-    csv = ["+logger.csv._target_=layerprobe.training.loggers.ContinuedCsvLogger", "+logger.csv.save_dir=run"]
+    csv = ["+logger.csv._target_=layerprobe.training.continued_loggers.ContinuedCsvLogger", "+logger.csv.save_dir=run"]
     process = start(tmp_path, None, f"data.repeats={repeats}", "callbacks.probe.steps=[500,1000]", *csv)
     reached = {"training": "checkpoints/step_1000.ckpt", "drawing": "figures"}[moment]
     wait_for((tmp_path / "run" / reached).exists, process)

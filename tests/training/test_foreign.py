@@ -16,7 +16,7 @@ from torch import Tensor
 from helpers.foreign import ForeignNet, Records, RecordsDataModule
 from layerprobe.probing.capture.layers import discover
 from layerprobe.training.callback import ProbeCallback
-from layerprobe.training.dataloaders import splits_of_datamodule
+from layerprobe.training.lightning_splits import splits_of_datamodule
 
 PROTOCOL = {
     "_target_": "layerprobe.ProbeProtocol",

@@ -17,7 +17,7 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from layerprobe.training.loggers import ContinuedCsvLogger
+from layerprobe.training.continued_loggers import ContinuedCsvLogger
 from layerprobe.training.resume import Guard
 from layerprobe.training.signals import Stopped
 

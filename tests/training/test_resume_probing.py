@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.ridge import Ridge
-from layerprobe.results.redundant_file import DamagedFileError
+from layerprobe.results.mirrored_file import DamagedFileError
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.callback import ProbeCallback
 from layerprobe.training.checkpoints import damage, load

@@ -20,11 +20,11 @@ from layerprobe.probing.fit_memory import feature_budget
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import DEFAULTS
 from layerprobe.probing.solvers.ridge import Ridge
-from layerprobe.results.provenance import Entry
+from layerprobe.results.manifest import Entry
 from layerprobe.results.store import ProbeStore, StoreError
 from layerprobe.training.collectives import Ranks
 from layerprobe.training.probe_session import ProbeSession
-from layerprobe.training.progress import ProbeProgress
+from layerprobe.training.progress_bar import ProbeProgress
 from layerprobe.training.sharing import OtherProcessError, ProbingStopped
 from layerprobe.training.signals import StopSignals
 from layerprobe.types import CheckpointInfo, LayerResult

@@ -12,7 +12,7 @@ from torch.utils.data import Sampler
 
 from layerprobe.data.in_memory import AbstractInMemoryDataModule
 from layerprobe.data.in_memory_dataset import InMemoryDataset
-from layerprobe.data.order import ShuffledOrder
+from layerprobe.data.samplers import ShuffledOrder
 from layerprobe.types import Split
 
 

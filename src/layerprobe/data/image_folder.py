@@ -15,7 +15,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.models import ResNet50_Weights, get_model_weights, get_weight, list_models
 
 from layerprobe.data.errors import DataNotFoundError
-from layerprobe.data.order import ShuffledOrder
+from layerprobe.data.samplers import ShuffledOrder
 from layerprobe.types import SPLITS, Split
 
 log = logging.getLogger("layerprobe")

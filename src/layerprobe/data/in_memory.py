@@ -11,7 +11,7 @@ from torch import distributed as dist
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from layerprobe.data.in_memory_dataset import InMemoryDataset, Sample
-from layerprobe.data.order import ShardedOrder
+from layerprobe.data.samplers import ShardedOrder
 from layerprobe.types import Split
 
 

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 
 from layerprobe.data.bag_of_words import bag_of_words
 from layerprobe.data.labelled_texts import Examples, divide, examples_of, limited, noised
-from layerprobe.data.order import ShuffledOrder
+from layerprobe.data.pretrained_tokenizer import Encoded, PretrainedTokenizer
+from layerprobe.data.samplers import ShuffledOrder
 from layerprobe.data.text_table import AbstractTable
-from layerprobe.data.text_tokenizer import Encoded, PretrainedTokenizer
 from layerprobe.types import Split
 
 TextBatch = tuple[dict[str, Int[Tensor, "n t"]], Int[Tensor, " n"]]

@@ -9,7 +9,7 @@ from torch.utils.data import Sampler
 
 from layerprobe.data.in_memory import AbstractInMemoryDataModule
 from layerprobe.data.in_memory_dataset import InMemoryDataset
-from layerprobe.data.order import RepeatedOrder
+from layerprobe.data.samplers import RepeatedOrder
 from layerprobe.types import SPLITS, Split
 
 

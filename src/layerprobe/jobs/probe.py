@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import nn
 
 from layerprobe.config import protocol_of, resources_of
-from layerprobe.jobs.job import checked, plain, reason
+from layerprobe.jobs.lifecycle import checked, plain, reason
 from layerprobe.jobs.run_report import report, summary
 from layerprobe.jobs.shard import share
 from layerprobe.jobs.trusted import BY_HAND, merged, plain_precision
@@ -30,14 +30,14 @@ from layerprobe.probing.capture.layers import left_out_lines
 from layerprobe.probing.cost.plan import make_plan
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
-from layerprobe.report.depth_view import DepthView
+from layerprobe.report.depth_curve_options import DepthView
 from layerprobe.report.tables.plan_table import plan_table
+from layerprobe.results.manifest import Entry
 from layerprobe.results.progress import ProgressFile
-from layerprobe.results.provenance import Entry
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.training.checkpoints import FrozenCheckpoint, content_hash, find_checkpoints, load
-from layerprobe.training.dataloaders import of_population, splits_of_datamodule
+from layerprobe.training.lightning_splits import of_population, splits_of_datamodule
 from layerprobe.training.probe_session import ProbeSession, ProbingStopped, with_converted_inputs
 from layerprobe.training.signals import StopSignals
 from layerprobe.training.weights import as_built, put_weights

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 
-from layerprobe.report.depth_view import DepthView
+from layerprobe.report.depth_curve_options import DepthView
 from layerprobe.report.run_figures import write_run_figures
 from layerprobe.report.tables.results_table import results_table
 from layerprobe.results.best import best_layer
@@ -20,7 +20,7 @@ from layerprobe.results.reader import Run
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.store import ProbeStore
-from layerprobe.training.loggers import ProbeLog
+from layerprobe.training.continued_loggers import ProbeLog
 
 log = logging.getLogger("layerprobe")
 

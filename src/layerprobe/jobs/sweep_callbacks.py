@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 
 from layerprobe.jobs.entry_point import composed
 from layerprobe.jobs.quoting import command
-from layerprobe.results.redundant_file import DamagedFileError
+from layerprobe.results.mirrored_file import DamagedFileError
 from layerprobe.results.sweep_record import SweepRecord
 
 _MOST_JOBS = 60

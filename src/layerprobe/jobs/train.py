@@ -16,17 +16,17 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from layerprobe.formatting import nearest
-from layerprobe.jobs.job import continue_command
+from layerprobe.jobs.lifecycle import continue_command
 from layerprobe.jobs.run_report import report, summary
 from layerprobe.models.classifier import trainable
-from layerprobe.report.depth_view import DepthView
-from layerprobe.results.redundant_file import DamagedFileError, aside
+from layerprobe.report.depth_curve_options import DepthView
+from layerprobe.results.mirrored_file import DamagedFileError, aside
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.callback import ProbeCallback
 from layerprobe.training.checkpoints import check_goes_on, damage, load
-from layerprobe.training.loggers import ProbeLog, start_runs
+from layerprobe.training.continued_loggers import ProbeLog, start_runs
 
 log = logging.getLogger("layerprobe")
 

@@ -20,7 +20,7 @@ from layerprobe.probing.features.reducers import AbstractChannelReducer, shape_t
 from layerprobe.probing.fitting import Ways, feature_ways
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
-from layerprobe.probing.split_reader import by_tokens
+from layerprobe.probing.target_reader import by_tokens
 from layerprobe.probing.targets import n_outputs
 from layerprobe.types import LayerName
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from layerprobe.probing.capture.activations import LayerReader
+from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.freeze import Frozen
-from layerprobe.probing.capture.inputs import Arguments
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.capture.row_order import REASONS, RowCheck
 from layerprobe.probing.capture.token_axes import no_mask, token_masks
@@ -21,7 +21,7 @@ from layerprobe.probing.features.cache import AbstractSink, Key
 from layerprobe.probing.features.oom import first_line, free_cache, out_of_memory
 from layerprobe.probing.features.reducers import Reduction, shape_text
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.split_reader import Recording, SplitReader
+from layerprobe.probing.target_reader import Recording, SplitReader
 from layerprobe.types import LayerName, Split
 
 Progress: TypeAlias = Callable[[str, int, int | None], None]

@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from layerprobe.probing.batches import Data, check_splits, in_order, length
+from layerprobe.probing.capture.call_arguments import device_of
 from layerprobe.probing.capture.freeze import Frozen, freeze
 from layerprobe.probing.capture.hooks import Context
-from layerprobe.probing.capture.inputs import device_of
 from layerprobe.probing.capture.layers import Layer, log_left_out
 from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import Discovery, discover_layers
-from layerprobe.probing.feature_keeper import DataChangedError, FeatureKeeper
 from layerprobe.probing.feature_recorder import Progress, Recorder
 from layerprobe.probing.features.cache import AbstractSink, FeatureCache, Splits
 from layerprobe.probing.features.oom import with_room
 from layerprobe.probing.features.reducers import FeatureWay
 from layerprobe.probing.fit_memory import Budget, feature_budget, host_budget, workspace
 from layerprobe.probing.fitting import Ways, features_of, fit_layer, measure
+from layerprobe.probing.kept_features import DataChangedError, FeatureKeeper
 from layerprobe.probing.parallel import layers_in_parallel, parallel
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.record_builder import LayerRecords
@@ -34,8 +34,8 @@ from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.selection import Path
 from layerprobe.probing.solvers.solution import Status
 from layerprobe.probing.solvers.tf32 import full_precision
-from layerprobe.probing.split_reader import Recording, SplitReader
 from layerprobe.probing.streaming import TrainingMoments
+from layerprobe.probing.target_reader import Recording, SplitReader
 from layerprobe.probing.targets import Labels, n_outputs
 from layerprobe.types import SPLITS, CheckpointInfo, LayerName, LayerResult, Split
 

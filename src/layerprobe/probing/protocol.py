@@ -12,12 +12,12 @@ from layerprobe.probing.batches import Take, inputs_of, targets_of
 from layerprobe.probing.capture.layers import Granularity
 from layerprobe.probing.capture.token_axes import attention_masks, masks_of_inputs
 from layerprobe.probing.controls import CONTROLS, type_keys
+from layerprobe.probing.data_adapters import as_targets
 from layerprobe.probing.features.reducers import AbstractReducer, AveragePool, Flatten
 from layerprobe.probing.scikit_learn_c import ScikitLearnC
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solver import AbstractSolver
-from layerprobe.probing.sources import as_targets
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.task import AbstractTask
 from layerprobe.types import Split

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 
 from layerprobe.formatting import interval_text, percent_text
-from layerprobe.report.comparison import Comparison, error_bounds
 from layerprobe.report.config_differences import short_keys, value_text
 from layerprobe.report.monotonicity import depth_sentence
+from layerprobe.report.run_comparison import Comparison, error_bounds
 from layerprobe.report.tidy import group_mean
 
 _MOST_RUNS = 40

@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 
 from layerprobe.atomic import write_bytes
 from layerprobe.report.charts.difference import difference_plot
-from layerprobe.report.comparison import Comparison, ReportError
 from layerprobe.report.config_differences import value_text
 from layerprobe.report.difference import compare_runs, difference_sentence
 from layerprobe.report.markdown import markdown_summary
 from layerprobe.report.page.document import page
 from layerprobe.report.page.page_data import page_data
 from layerprobe.report.page.view_pictures import write_column_picture, write_views
+from layerprobe.report.run_comparison import Comparison, ReportError
 from layerprobe.report.toy.animation import animation, write_gif
 from layerprobe.results.best import last_checkpoint
 from layerprobe.results.safe_names import safe_name

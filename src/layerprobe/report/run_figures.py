@@ -9,7 +9,7 @@ import pandas as pd
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.charts.heat_map import heat_map
 from layerprobe.report.charts.l2_path import path_curve
-from layerprobe.report.depth_view import DepthView
+from layerprobe.report.depth_curve_options import DepthView
 from layerprobe.report.picture_files import AnyChart, save
 from layerprobe.report.tidy import few_checkpoints
 from layerprobe.report.toy.decision_surface import decision_surface

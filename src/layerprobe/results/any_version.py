@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from layerprobe.results.record import SchemaError
+from layerprobe.results.record_schema import SchemaError
 from layerprobe.types import PathRecord, ProbeRecord
 
 Kind: TypeAlias = type[ProbeRecord] | type[PathRecord]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from layerprobe.results.record import read_table, schema, stamp, to_table
+from layerprobe.results.record_schema import read_table, schema, stamp, to_table
 from layerprobe.types import LayerResult, PathRecord, ProbeRecord
 
 RESULTS = schema(ProbeRecord)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from layerprobe.atomic import atomic
 from layerprobe.results.layer_file import RESULTS, ROWS
-from layerprobe.results.record import keys_of, read_table
+from layerprobe.results.record_schema import keys_of, read_table
 
 
 def merge_results(sources: Sequence[Path], target: Path) -> int:

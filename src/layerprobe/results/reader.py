@@ -18,7 +18,7 @@ from layerprobe.results.any_version import no_rows, read_any_version, read_corre
 from layerprobe.results.config_identity import matters
 from layerprobe.results.decision_surface import read_plane_frames
 from layerprobe.results.heads import read_head
-from layerprobe.results.record import SchemaError
+from layerprobe.results.record_schema import SchemaError
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.safe_names import printable, with_printable_names
 from layerprobe.types import PathRecord, ProbeRecord

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from layerprobe.atomic import remove_stray
 from layerprobe.results.config_identity import differing, identity
 from layerprobe.results.lock import HeldError, is_held, lock
-from layerprobe.results.redundant_file import (
+from layerprobe.results.mirrored_file import (
     COPIES,
     DamagedFileError,
     aside,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from layerprobe.results.redundant_file import DamagedFileError, read_state, write_state
+from layerprobe.results.mirrored_file import DamagedFileError, read_state, write_state
 
 FILE = "run.json"
 

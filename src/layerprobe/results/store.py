@@ -30,7 +30,7 @@ from safetensors.numpy import load_file
 from layerprobe.atomic import atomic, remove_stray
 from layerprobe.results.heads import find_head, head_folder, write_head
 from layerprobe.results.layer_file import CORRECT, RESULTS, ROWS, read_parts, to_part
-from layerprobe.results.record import (
+from layerprobe.results.record_schema import (
     DamagedTableError,
     SchemaError,
     check_table,

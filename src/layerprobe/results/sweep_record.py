@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from layerprobe.results.lock import HeldError, lock
-from layerprobe.results.redundant_file import COPIES, read_state, write_state
+from layerprobe.results.mirrored_file import COPIES, read_state, write_state
 
 FILE, _LOCK = "sweep.json", "sweep.lock"
 

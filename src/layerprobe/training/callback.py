@@ -20,11 +20,11 @@ from layerprobe.probing.capture.freeze import random_states_kept
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.results.config_identity import differing, identity
-from layerprobe.results.redundant_file import DamagedFileError, aside
+from layerprobe.results.mirrored_file import DamagedFileError, aside
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.checkpoints import CONFIG_KEY, CheckpointError, FrozenCheckpoint, damage, freeze, load
 from layerprobe.training.collectives import Ranks
-from layerprobe.training.dataloaders import Loaders, of_population, splits_of, splits_of_trainer
+from layerprobe.training.lightning_splits import Loaders, of_population, splits_of, splits_of_trainer
 from layerprobe.training.probe_session import ProbeSession, ProbingStopped
 from layerprobe.training.resume import Guard
 from layerprobe.training.schedule import Schedule

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from layerprobe.atomic import atomic
 from layerprobe.results.config_migration import migrated
-from layerprobe.results.redundant_file import UnusableFileError
+from layerprobe.results.mirrored_file import UnusableFileError
 from layerprobe.types import CheckpointInfo, Config
 
 CONFIG_KEY = "layerprobe"

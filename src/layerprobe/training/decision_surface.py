@@ -17,7 +17,7 @@ from layerprobe.probing.capture.activations import record
 from layerprobe.probing.capture.freeze import Frozen, freeze
 from layerprobe.probing.capture.layers import Layer, first_names, survey
 from layerprobe.results.decision_surface import read_plane_frames
-from layerprobe.training.dataloaders import splits_of_trainer
+from layerprobe.training.lightning_splits import splits_of_trainer
 from layerprobe.training.schedule import Schedule
 
 

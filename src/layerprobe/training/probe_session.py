@@ -21,12 +21,12 @@ from layerprobe.probing.discovery import Discovery
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import DEFAULTS, Resources
+from layerprobe.results.manifest import Entry, Ledger
 from layerprobe.results.progress import ProgressFile
-from layerprobe.results.provenance import Entry, Ledger
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.collectives import Ranks
-from layerprobe.training.loggers import ProbeLog
-from layerprobe.training.progress import ProbeProgress
+from layerprobe.training.continued_loggers import ProbeLog
+from layerprobe.training.progress_bar import ProbeProgress
 from layerprobe.training.sharing import ProbingStopped, Team, share
 from layerprobe.training.signals import StopSignals
 from layerprobe.types import CheckpointInfo, LayerName, LayerResult

@@ -21,7 +21,7 @@ from layerprobe.compat.lightning import (
 )
 from layerprobe.results.progress import ProgressFile
 from layerprobe.training.collectives import Ranks
-from layerprobe.training.loggers import ContinuedCsvLogger
+from layerprobe.training.continued_loggers import ContinuedCsvLogger
 from layerprobe.training.random_state import random_state, set_random_state
 from layerprobe.training.signals import StopSignals
 

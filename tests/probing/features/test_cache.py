@@ -10,9 +10,9 @@ import torch
 
 from layerprobe.probing.features.buffer import Buffer
 from layerprobe.probing.features.cache import FeatureCache, leaving, places
-from layerprobe.probing.features.disk import SpilledRows, SpillError, SpillFile
 from layerprobe.probing.features.reducers import Reduction
 from layerprobe.probing.features.row_blocks import AbstractRows, blocks
+from layerprobe.probing.features.spill_file import SpilledRows, SpillError, SpillFile
 
 
 def batches(n: int, d: int, size: int, seed: int = 0) -> list[torch.Tensor]:
@@ -164,7 +164,7 @@ def test_the_file_has_no_name(tmp_path) -> None:
 
 FULL = """
 import resource, sys, torch
-from layerprobe.probing.features.disk import SpillError, SpillFile
+from layerprobe.probing.features.spill_file import SpillError, SpillFile
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 file = SpillFile(sys.argv[1])
 try:

@@ -14,7 +14,6 @@ from markdown_it import MarkdownIt
 from helpers import made_results as made
 from helpers import made_runs
 from layerprobe.report.charts.depth_curve import depth_curve
-from layerprobe.report.comparison import ReportError, compare
 from layerprobe.report.markdown import markdown_summary
 from layerprobe.report.page.correct_bits import correct_bits
 from layerprobe.report.page.document import page
@@ -22,6 +21,7 @@ from layerprobe.report.page.layer_map import row_labels
 from layerprobe.report.page.linked_views import single_view
 from layerprobe.report.page.page_data import page_data
 from layerprobe.report.report_files import write_report
+from layerprobe.report.run_comparison import ReportError, compare
 from layerprobe.results.safe_names import printable
 
 

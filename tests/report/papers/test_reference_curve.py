@@ -12,7 +12,7 @@ from rich.console import Console
 
 from helpers import made_results as made
 from layerprobe.report.charts.depth_curve import depth_curve
-from layerprobe.report.depth_view import DepthView
+from layerprobe.report.depth_curve_options import DepthView
 from layerprobe.report.error_column import TEST_ERROR, TRAIN_ERROR
 from layerprobe.report.papers.reference_curve import Reference, ReferenceCurveError, reference_table
 from layerprobe.report.picture_files import save

@@ -8,7 +8,7 @@ from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.picture_files import save
 from layerprobe.report.tables.results_table import results_table
 from layerprobe.report.tables.sweep_table import sweep_table
-from layerprobe.results.record import to_frame
+from layerprobe.results.record_schema import to_frame
 
 CHECKPOINTS = [("initial", 0), ("final", 100)]
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from layerprobe.probing.capture.batch_axis import BatchAxis
+from layerprobe.probing.capture.call_arguments import Arguments, NetworkInputs
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.granularity import Granularity
 from layerprobe.probing.capture.hooks import Site, SiteReader, same_way
-from layerprobe.probing.capture.inputs import Arguments, NetworkInputs
 from layerprobe.probing.capture.layers import Layer, freeze_initialised, log_left_out, survey
 from layerprobe.types import LayerName
 

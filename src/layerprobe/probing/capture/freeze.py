@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from layerprobe.probing.capture.call_arguments import device_of
 from layerprobe.probing.capture.hooks import Context, Hooks
-from layerprobe.probing.capture.inputs import device_of
 from layerprobe.probing.capture.snapshot import Snapshot, put_back
 
 _OF_BACKENDS = (

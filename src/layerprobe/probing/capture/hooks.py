@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from layerprobe.compat.torch import is_compiled, uncompiled
 from layerprobe.probing.capture.aliasing import function_name
-from layerprobe.probing.capture.inputs import Arguments
+from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.pytree import Path, named_tensors
 
 Context: TypeAlias = Callable[[], AbstractContextManager[Any]]

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from layerprobe.probing.capture.batch_axis import BatchAxis, agree, batch_axis, excerpt
+from layerprobe.probing.capture.call_arguments import Arguments, NetworkInputs, device_of
 from layerprobe.probing.capture.freeze import Frozen, freeze, uninitialised
 from layerprobe.probing.capture.granularity import GRANULARITIES, Granularity, block_paths
 from layerprobe.probing.capture.hooks import INPUT, Site, SiteReader, module_at, unwrap
-from layerprobe.probing.capture.inputs import Arguments, NetworkInputs, device_of
 from layerprobe.probing.capture.name_patterns import select
 from layerprobe.probing.capture.naming import Candidate, Names, candidates
 from layerprobe.probing.capture.row_order import REASONS, check_rows

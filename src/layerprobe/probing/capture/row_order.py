@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from layerprobe.probing.capture.batch_axis import agree
+from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.freeze import Frozen, random_states_kept
 from layerprobe.probing.capture.hooks import INPUT, Site, SiteReader, Ways, same_way
-from layerprobe.probing.capture.inputs import Arguments
 
 SamplesFirst: TypeAlias = Callable[[Tensor, int], Tensor]
 """Turns what is found at a site, and a number of samples, into a view with the samples first; else a ValueError."""

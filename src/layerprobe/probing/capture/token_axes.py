@@ -13,8 +13,8 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from layerprobe.probing.capture.activations import record
+from layerprobe.probing.capture.call_arguments import Arguments, NetworkInputs
 from layerprobe.probing.capture.freeze import Frozen
-from layerprobe.probing.capture.inputs import Arguments, NetworkInputs
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.capture.pytree import map_tensors, named_tensors
 

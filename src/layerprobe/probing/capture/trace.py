@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from layerprobe.probing.capture.aliasing import Identities, Key, ignores_data, source
+from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.channel_axes import ChannelEvidence, Node
 from layerprobe.probing.capture.hooks import INPUT, AbstractObserver, Call, Hooks, Site, module_at
-from layerprobe.probing.capture.inputs import Arguments
 from layerprobe.probing.capture.pytree import named_tensors, tensors
 
 

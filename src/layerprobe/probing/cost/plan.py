@@ -11,9 +11,9 @@ from torch import nn
 
 from layerprobe.formatting import size_text, time_text
 from layerprobe.probing.batches import Data, check_splits, n_samples
+from layerprobe.probing.capture.call_arguments import device_of
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.hooks import Context
-from layerprobe.probing.capture.inputs import device_of
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.cost.pilot import fit_seconds, record_sample
 from layerprobe.probing.discovery import Discovery, discover_layers

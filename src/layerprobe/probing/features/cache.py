@@ -16,11 +16,11 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from layerprobe.probing.features.buffer import Buffer
-from layerprobe.probing.features.disk import SpilledRows, SpillError, SpillFile
 from layerprobe.probing.features.host_rows import HostRows
 from layerprobe.probing.features.pinned_memory import give_back
 from layerprobe.probing.features.reducers import Reduction
 from layerprobe.probing.features.row_blocks import Features, placed_blocks
+from layerprobe.probing.features.spill_file import SpilledRows, SpillError, SpillFile
 from layerprobe.types import SPLITS, LayerName, Split
 
 log = logging.getLogger("layerprobe")

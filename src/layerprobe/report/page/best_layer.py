@@ -9,9 +9,9 @@ import altair as alt
 from layerprobe.report.charts.curves import error_y
 from layerprobe.report.charts.layer_axis import LETTER
 from layerprobe.report.charts.tooltips import ERROR
-from layerprobe.report.page.datasets import source, with_texts
 from layerprobe.report.page.page_data import ConfigKey, PageData
 from layerprobe.report.page.pickers import CHOSEN, CROWD, OF_PROBLEM, POINTED, group_legend, group_scale
+from layerprobe.report.page.vega_data import source, with_texts
 from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from layerprobe.report.comparison import Comparison
 from layerprobe.report.page.page_data import PageData
+from layerprobe.report.run_comparison import Comparison
 
 
 def correct_bits(

@@ -9,7 +9,6 @@ import altair as alt
 from layerprobe.report import style
 from layerprobe.report.charts.curves import Y, curves, error_y
 from layerprobe.report.charts.tooltips import result_tooltip
-from layerprobe.report.page.datasets import chosen_rows, layers_x, with_layers, with_texts
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import (
     MOST_LINES,
@@ -23,6 +22,7 @@ from layerprobe.report.page.pickers import (
     means,
     shown_names,
 )
+from layerprobe.report.page.vega_data import chosen_rows, layers_x, with_layers, with_texts
 from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (

@@ -14,14 +14,14 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from layerprobe.formatting import interval_text, percent_text
-from layerprobe.report.comparison import Comparison
 from layerprobe.report.config_differences import short_keys, value_text
 from layerprobe.report.monotonicity import depth_sentence
 from layerprobe.report.page.correct_bits import correct_bits
-from layerprobe.report.page.datasets import datasets
 from layerprobe.report.page.linked_views import linked_views
 from layerprobe.report.page.page_data import page_data
 from layerprobe.report.page.pickers import pickers
+from layerprobe.report.page.vega_data import datasets
+from layerprobe.report.run_comparison import Comparison
 
 _DRAWN_AS_SVG = 4000
 """Rows up to which the page draws SVG, which prints sharply; a canvas is faster beyond."""

@@ -8,9 +8,9 @@ import altair as alt
 
 from layerprobe.report.charts.curves import error_y
 from layerprobe.report.charts.l2_path import path_lines
-from layerprobe.report.page.datasets import chosen_rows
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import POINTED, faint, group_legend, group_scale
+from layerprobe.report.page.vega_data import chosen_rows
 from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (

@@ -8,8 +8,8 @@ import altair as alt
 
 from layerprobe.report import style
 from layerprobe.report.charts.heat_map import cells
-from layerprobe.report.page.datasets import chosen_rows, with_layers
 from layerprobe.report.page.page_data import PageData
+from layerprobe.report.page.vega_data import chosen_rows, with_layers
 from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 from layerprobe.report.tidy import axis_top
 

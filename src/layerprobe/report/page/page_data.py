@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from layerprobe.report.comparison import Comparison, error_bounds
 from layerprobe.report.config_differences import SEED, ordered_values, short_keys, value_text
 from layerprobe.report.networks import Network, networks
+from layerprobe.report.run_comparison import Comparison, error_bounds
 from layerprobe.report.tidy import UNTRAINED, features_texts
 from layerprobe.results.best import last_checkpoint
 

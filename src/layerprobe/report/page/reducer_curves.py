@@ -6,9 +6,9 @@ import altair as alt
 
 from layerprobe.report import style
 from layerprobe.report.charts.curves import curves, error_y
-from layerprobe.report.page.datasets import chosen_rows, layers_x, with_layers
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import checkpoint_shape, marker
+from layerprobe.report.page.vega_data import chosen_rows, layers_x, with_layers
 from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (

@@ -9,9 +9,9 @@ from scipy.special import stdtrit
 
 from layerprobe.report.charts.curves import curves, error_y
 from layerprobe.report.charts.tooltips import ERROR
-from layerprobe.report.page.datasets import chosen_rows, layers_x, with_layers, with_texts
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import MOST_BANDS, MOST_LINES, checkpoint_shape, group_legend, group_scale, marker
+from layerprobe.report.page.vega_data import chosen_rows, layers_x, with_layers, with_texts
 from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (

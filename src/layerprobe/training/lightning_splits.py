@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from layerprobe.probing.batches import Data, undisturbed
-from layerprobe.probing.capture.inputs import floating_dtype
+from layerprobe.probing.capture.call_arguments import floating_dtype
+from layerprobe.probing.data_adapters import sources_of
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.sources import sources_of
 from layerprobe.types import SPLITS, Split
 
 _LIGHTNING = ("pytorch_lightning", "lightning")

@@ -21,13 +21,13 @@ from layerprobe.probing.capture.layers import Layer, Survey, Tap
 from layerprobe.probing.discovery import Discovery, discovered
 from layerprobe.probing.feature_recorder import WITHOUT_DOUBLE, Recorder
 from layerprobe.probing.features.cache import FeatureCache
+from layerprobe.probing.features.feature_store import FeatureStore, StoreError
 from layerprobe.probing.features.reducers import FeatureWay, Reduction, shape_text
 from layerprobe.probing.features.row_blocks import placed_blocks
-from layerprobe.probing.features.store import FeatureStore, StoreError
 from layerprobe.probing.fitting import Ways
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
-from layerprobe.probing.split_reader import Contents, Recording
+from layerprobe.probing.target_reader import Contents, Recording
 from layerprobe.types import LayerName, Split
 
 log = logging.getLogger("layerprobe")

@@ -27,7 +27,7 @@ from layerprobe.jobs.config_check import wrong_values
 from layerprobe.jobs.extras import extras
 from layerprobe.jobs.quoting import command, override
 from layerprobe.results.config_migration import migrated
-from layerprobe.results.redundant_file import UnusableFileError
+from layerprobe.results.mirrored_file import UnusableFileError
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
 from layerprobe.results.run_summary import RERUNS, RunSummary
 from layerprobe.training.signals import Stopped, leaving_on_sigterm

@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 from layerprobe.formatting import nearest
 from layerprobe.named_classes import named_classes
 from layerprobe.probing.batches import in_order, inputs_of
+from layerprobe.probing.capture.call_arguments import NetworkInputs, floating_dtype
 from layerprobe.probing.capture.freeze import Frozen, freeze
-from layerprobe.probing.capture.inputs import NetworkInputs, floating_dtype
 from layerprobe.probing.capture.layers import Layer, survey
 from layerprobe.probing.capture.pytree import tensors
+from layerprobe.probing.data_adapters import sources_of
 from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.features.cache import FeatureCache
 from layerprobe.probing.features.reducers import AbstractReducer, FeatureWay, Reduction, Shape, shape_text
@@ -26,7 +27,6 @@ from layerprobe.probing.fit_memory import feature_budget, host_budget
 from layerprobe.probing.pipeline import record_splits
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
-from layerprobe.probing.sources import sources_of
 from layerprobe.types import FeatureRecipe, ProbeRecord
 
 

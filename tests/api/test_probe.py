@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import layerprobe
-from layerprobe.probing.sources import sources_of
+from layerprobe.probing.data_adapters import sources_of
 
 SIZES = {"train": 60, "val": 30, "test": 40}
 

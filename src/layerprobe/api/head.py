@@ -17,8 +17,8 @@ from layerprobe.named_classes import named_classes
 from layerprobe.probing.capture.pytree import tensors
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
+from layerprobe.probing.head_features import recorded_features, reduced_features
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.prediction import recorded_features, reduced_features
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.tf32 import full_precision
 from layerprobe.probing.tasks.classification import Classification

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.forked import run
-from layerprobe.probing.features.disk import SpilledRows, SpillFile
-from layerprobe.probing.features.store import FeatureStore
+from layerprobe.probing.features.feature_store import FeatureStore
+from layerprobe.probing.features.spill_file import SpilledRows, SpillFile
 
 ABOUT = {"network": "Net", "layer": "0", "split": "train", "samples": "50", "inputs": "abc"}
 

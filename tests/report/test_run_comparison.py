@@ -10,11 +10,11 @@ import pytest
 
 from helpers import made_results as made
 from helpers import made_runs
-from layerprobe.report.comparison import ReportError, compare, side_by_side
 from layerprobe.report.config_differences import differing_keys, ordered_values, short_keys
 from layerprobe.report.difference import compare_layers, compare_runs, difference_sentence
 from layerprobe.report.markdown import markdown_summary
 from layerprobe.report.monotonicity import depth_sentence
+from layerprobe.report.run_comparison import ReportError, compare, side_by_side
 from layerprobe.report.significance import holm, mcnemar_p, newcombe_interval, two_sample_p
 from layerprobe.results.reader import Run
 from layerprobe.results.store import ProbeStore

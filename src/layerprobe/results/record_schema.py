@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from layerprobe.results.redundant_file import UnusableFileError, aside
+from layerprobe.results.mirrored_file import UnusableFileError, aside
 from layerprobe.types import PathRecord, ProbeRecord
 
 Record: TypeAlias = ProbeRecord | PathRecord

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from layerprobe.results.config_identity import differing, identity
-from layerprobe.results.redundant_file import DamagedFileError, aside, read_state, restore_state, write_state
+from layerprobe.results.mirrored_file import DamagedFileError, aside, read_state, restore_state, write_state
 
 FILE = "checkpoints.json"
 

@@ -1,4 +1,4 @@
-from layerprobe.data.order import RepeatedOrder, ShuffledOrder
+from layerprobe.data.samplers import RepeatedOrder, ShuffledOrder
 
 
 def _epoch(seed: int, epoch: int) -> list[int]:

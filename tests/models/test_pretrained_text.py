@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel, LlamaConfig, LlamaForCausalLM
 
-from layerprobe.models.text import ModelError, encoder, language_model
+from layerprobe.models.pretrained_text import ModelError, encoder, language_model
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pandas as pd
 from torch import nn
 
+from layerprobe.probing.capture.call_arguments import NetworkInputs
 from layerprobe.probing.capture.granularity import Granularity
-from layerprobe.probing.capture.inputs import NetworkInputs
 from layerprobe.probing.capture.layers import Layer, freeze_initialised, left_out_lines, survey
 from layerprobe.types import LayerName
 

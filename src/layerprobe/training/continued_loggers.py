@@ -21,7 +21,7 @@ from layerprobe.atomic import atomic
 from layerprobe.compat.lightning import KeptCsvWriter, forget_run, wandb_options
 from layerprobe.results.layer_metrics import layer_metrics
 from layerprobe.results.store import ProbeStore
-from layerprobe.results.wandb_history import WandbGuard, WandbHistory
+from layerprobe.results.wandb_journal import WandbGuard, WandbHistory
 from layerprobe.results.wandb_sink import WandbSink
 from layerprobe.results.wandb_start import start_or_go_offline
 

@@ -9,11 +9,11 @@ from typing import Literal, TypeAlias
 import altair as alt
 import pandas as pd
 
-from layerprobe.probe_results import ProbeResults, load
+from layerprobe.api.results import ProbeResults, load
 from layerprobe.report import difference
 from layerprobe.report.charts import depth_curve as depth_curve_chart
 from layerprobe.report.charts import heat_map as heat_map_chart
-from layerprobe.report.depth_view import DepthView
+from layerprobe.report.depth_curve_options import DepthView
 from layerprobe.results.reader import Run
 
 Results: TypeAlias = pd.DataFrame | str | Path

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from layerprobe.models.optimizers import decay_only
+from layerprobe.models.parameter_groups import decay_only
 
 PATTERNS = ["fc.*", "logits.weight"]
 DECAYED = {"fc.weight", "fc.bias", "logits.weight"}

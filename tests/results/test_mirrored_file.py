@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from layerprobe.atomic import atomic, remove_stray
-from layerprobe.results.provenance import Entry, Ledger, OtherResultsError
+from layerprobe.results.manifest import Entry, Ledger, OtherResultsError
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
 from layerprobe.results.run_summary import RunSummary
 

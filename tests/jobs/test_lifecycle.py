@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from layerprobe.config import register
-from layerprobe.jobs.job import times_stopped_at
-from layerprobe.jobs.status import job_states
+from layerprobe.jobs.job_states import job_states
+from layerprobe.jobs.lifecycle import times_stopped_at
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.sweep_record import SweepRecord

@@ -11,11 +11,12 @@ from typing import Any, Literal, SupportsIndex, TypeAlias, TypeVar
 
 from torch import nn
 
+from layerprobe.api.results import ProbeResults
 from layerprobe.formatting import nearest
 from layerprobe.named_classes import named_classes
-from layerprobe.probe_results import ProbeResults
 from layerprobe.probing.batches import Take, inputs_of, targets_of
 from layerprobe.probing.capture.layers import Granularity
+from layerprobe.probing.data_adapters import class_words, division_of
 from layerprobe.probing.features.reducers import AbstractReducer, AveragePool
 from layerprobe.probing.getters import Item, Items
 from layerprobe.probing.pipeline import probe_checkpoint
@@ -25,13 +26,12 @@ from layerprobe.probing.scikit_learn_c import ScikitLearnC
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solver import AbstractSolver
-from layerprobe.probing.sources import class_words, division_of
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.multi_label import MultiLabel as MultiLabel
 from layerprobe.probing.tasks.regression import Regression
 from layerprobe.probing.tasks.task import AbstractTask
-from layerprobe.training.dataloaders import of_population, splits_of
-from layerprobe.training.progress import ProbeProgress
+from layerprobe.training.lightning_splits import of_population, splits_of
+from layerprobe.training.progress_bar import ProbeProgress
 from layerprobe.types import LayerResult
 
 Kind = TypeVar("Kind")

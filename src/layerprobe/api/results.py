@@ -16,7 +16,7 @@ from layerprobe.formatting import nearest
 from layerprobe.results.best import last_checkpoint
 from layerprobe.results.heads import HeadFile, find_head, read_recipe
 from layerprobe.results.reader import Run, find_runs
-from layerprobe.results.record import to_frame
+from layerprobe.results.record_schema import to_frame
 from layerprobe.results.store import ProbeStore
 from layerprobe.types import LayerResult, PathRecord, ProbeRecord
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import altair as alt
     from rich.table import Table
 
-    from layerprobe.probe_head import ProbeHeads
+    from layerprobe.api.head import ProbeHeads
 
 
 class ProbeResults(pd.DataFrame):
@@ -54,7 +54,7 @@ class ProbeResults(pd.DataFrame):
     @property
     def heads(self) -> ProbeHeads:
         """The selected head of each layer, by the layer's name; see `ProbeHead`. A failed layer has none."""
-        from layerprobe.probe_head import ProbeHeads
+        from layerprobe.api.head import ProbeHeads
 
         return ProbeHeads(self._layers)
 
@@ -90,7 +90,7 @@ class ProbeResults(pd.DataFrame):
             ValueError: If the error is neither, or no layer has one.
             ReferenceCurveError: If the reference cannot be read, or does not fit.
         """
-        from layerprobe.result_charts import depth_curve
+        from layerprobe.api.charts import depth_curve
 
         return depth_curve(self, error, reference)
 
