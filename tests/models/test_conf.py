@@ -126,8 +126,8 @@ def test_the_run_seed_orders_the_data_but_does_not_divide_it():
     assert (data.seed, data.split_seed) == (7, 0)
 
 
-HANDED_OVER = {"layerprobe.ProbeCallback": {"config"}}
-"""Arguments that the scripts give, which hold what is composed."""
+HANDED_OVER = {"layerprobe.ProbeCallback": {"config"}, "layerprobe.ProbeProtocol": {"processes"}}
+"""Arguments that the scripts give: what is composed, and how many processes probe at once."""
 ALSO = {"layerprobe.ProbeProtocol": "layerprobe.Resources"}
 """Nodes that hold the arguments of another class too."""
 

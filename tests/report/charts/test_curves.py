@@ -28,11 +28,11 @@ def test_curves_over_depth(run):
     figure = depth_curve(run.runs[0].results).to_dict()["layer"]
     bands, lines = marks(figure, "area"), [mark for mark in marks(figure, "line") if "strokeDash" not in mark]
     assert (len(bands), len(lines)) == (1, 1)
-    for name in ("curves", "seed_mean"):
-        assert marks(view(run, name), "area") == bands
-        assert [mark for mark in marks(view(run, name), "line") if "strokeDash" not in mark] == lines
+    for name, n_kinds in (("curves", 2), ("seed_mean", 1)):  # of each run, and of the means of many
+        assert marks(view(run, name), "area") == bands * n_kinds
+        assert [mark for mark in marks(view(run, name), "line") if "strokeDash" not in mark] == lines * n_kinds
     points = [layer["mark"] for layer in figure if layer["mark"]["type"] == "point"]
-    assert [layer["mark"] for layer in view(run, "curves") if layer["mark"]["type"] == "point"] == points
+    assert [layer["mark"] for layer in view(run, "curves") if layer["mark"]["type"] == "point"] == points * 2
 
 
 def test_heat_maps(run):
