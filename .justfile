@@ -21,6 +21,10 @@ report *words:
 sweep *words:
     uv run scripts/sweep.py "$@"
 
+# List the features that probes have kept: just features unused=30d
+features *words:
+    uv run scripts/features.py "$@"
+
 # Run the tests but the slow ones; pytest's own words follow
 test *words:
     uv run pytest -m "not slow and not long" "$@"

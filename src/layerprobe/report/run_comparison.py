@@ -166,10 +166,7 @@ def _names(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     """What differs, where that is little; else the directory. Names that coincide get the directory's end."""
     short = short_keys(keys)
     named = [key for key in keys if any(key in run.overrides for run in runs)][:4] or list(keys[:3])
-    bases = [
-        printable(str(run.config.get("experiment") or run.config.get("name") or run.directory.resolve().name))
-        for run in runs
-    ]
+    bases = [printable(_base(run)) for run in runs]
     names = []
     for run, base in zip(runs, bases, strict=True):
         told = [key for key in named if key != "experiment" and run.config.get(key) is not None]
@@ -186,6 +183,13 @@ def _names(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
                 folders = run.directory.resolve().parts[-depth:]
                 names[i] = f"{name.partition(' · ')[0]} · {printable('/'.join(folders))}"
     return names
+
+
+def _base(run: Run) -> str:
+    """The name that was given on the command line, else the experiment's."""
+    config = run.config
+    given = config.get("name") if "name" in run.overrides else None
+    return str(given or config.get("experiment") or config.get("name") or run.directory.resolve().name)
 
 
 def _matching(runs: Sequence[Run], where: str) -> list[Run]:
