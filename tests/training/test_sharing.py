@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+import warnings
+from dataclasses import replace
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pandas as pd
@@ -16,12 +20,14 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Te
 from helpers.ranks import together
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.discovery import discover_layers
-from layerprobe.probing.fit_memory import feature_budget
+from layerprobe.probing.fit_memory import feature_budget, processes_with_room
+from layerprobe.probing.pipeline import least_memory
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.resources import DEFAULTS
+from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.results.manifest import Entry
 from layerprobe.results.store import ProbeStore, StoreError
+from layerprobe.training import probe_session, sharing
 from layerprobe.training.collectives import Ranks
 from layerprobe.training.probe_session import ProbeSession
 from layerprobe.training.progress_bar import ProbeProgress
@@ -65,11 +71,24 @@ def loaders(rank: int = 0, size: int = 1) -> dict[str, DataLoader[Any]]:
 
 
 def session(folder: Path, **options: Any) -> ProbeSession:
-    return ProbeSession(folder, ranks=Ranks(), **{"progress": False, **options})
+    return ProbeSession(folder, ranks=Ranks(), **{"progress": False, "resources": Resources(None, "8GB"), **options})
 
 
 def probe(session: ProbeSession, data: Any, own: nn.Module | None = None, protocol: ProbeProtocol = PROTOCOL) -> None:
     session.probe(own or network(), data, protocol, INFO, plan=False)
+
+
+def counted() -> list[int]:
+    """How many processes of this machine probe, each time that layers are dealt out from now on."""
+    found: list[int] = []
+
+    def count(*args: Any, **options: Any) -> Any:
+        part, processes = sharing.share(*args, **options)
+        found.append(processes)
+        return part, processes
+
+    probe_session.share = count
+    return found
 
 
 def same(found: Path, expected: Path) -> None:
@@ -99,12 +118,12 @@ def test_results_are_those_of_one_process(tmp_path: Path, size: int, layers: Any
             own[1].running_mean.add_(rank)  # as the last batches of training leave it
         before = {name: value.clone() for name, value in own.state_dict().items()}
         state = torch.get_rng_state()
-        several = session(tmp_path / "several")
-        probe(several, loaders(rank, size), own, protocol)
+        processes = counted()
+        probe(session(tmp_path / "several"), loaders(rank, size), own, protocol)
         untouched = all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
-        return untouched and torch.equal(torch.get_rng_state(), state), several._resources.processes
+        return untouched and torch.equal(torch.get_rng_state(), state), processes
 
-    assert together(size, tmp_path / "ranks", work) == [(True, size)] * size
+    assert together(size, tmp_path / "ranks", work) == [(True, [size])] * size
     same(tmp_path / "several", tmp_path / "one")
 
 
@@ -112,6 +131,25 @@ def test_memory_of_a_machine_is_shared_and_that_of_a_gpu_is_not(monkeypatch: pyt
     assert feature_budget(None, "1GiB", 0, 0, 2) == 2**29
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
     assert feature_budget(torch.device("cuda"), 1.0, 0, 0, 2) == 2**30
+    assert processes_with_room(torch.device("cuda"), 1.0, 2**31, 0, 8) == 8
+    assert [processes_with_room(None, "4GB", 10**9, 10**8, n) for n in (2, 8)] == [2, 3]
+    with pytest.raises(ValueError, match=r"`max_memory` allows 4\.00 GB"):
+        feature_budget(None, "4GB", 5 * 10**9, 0, 8)
+
+
+@pytest.mark.parametrize("able", [1, 2])
+def test_as_many_processes_probe_as_the_memory_holds(tmp_path: Path, able: int) -> None:
+    probe(session(tmp_path / "one"), loaders())
+    with freeze(network()) as frozen:
+        allowed = (able + 0.5) * sum(least_memory(PROTOCOL, discover_layers(frozen, loaders(), PROTOCOL, DEFAULTS)))
+
+    def work(rank: int) -> Any:
+        processes = counted()
+        probe(session(tmp_path / "several", resources=Resources(None, allowed)), loaders(rank, 3))
+        return processes
+
+    assert together(3, tmp_path / "ranks", work) == [[able]] * 3
+    same(tmp_path / "several", tmp_path / "one")
 
 
 def test_a_signal_to_one_stops_all_and_they_go_on_from_there(tmp_path: Path) -> None:
@@ -217,21 +255,73 @@ class Stream(IterableDataset):  # type: ignore[type-arg]
         return iter(zip(*self.pair, strict=True))
 
 
-@pytest.mark.parametrize("kind", ["streams", "others"])
+class Unreadable:
+    """A batch in which there is nothing that a fingerprint could read."""
+
+    def __init__(self, samples: list[tuple[Tensor, Tensor]]) -> None:
+        self.read = lambda: tuple(map(torch.stack, zip(*samples, strict=True)))
+
+
+@pytest.mark.parametrize("kind", ["streams", "others", "unreadable"])
 def test_samples_that_others_do_not_have_are_probed_by_the_first(tmp_path: Path, kind: str) -> None:
-    """Streams, of which each process may have a part; and data sets that differ from process to process."""
+    """Streams, of which each process may have a part; data sets that differ from process to process; and those of which
+    it cannot be told."""
+    protocol = PROTOCOL
+    if kind == "unreadable":
+        protocol = replace(protocol, inputs=lambda batch: batch.read()[0], targets=lambda batch: batch.read()[1])
 
     def data(rank: int) -> dict[str, Any]:
         if kind == "others":
             return {split: DataLoader(TensorDataset(*pair), 16) for split, pair in pairs(rank).items()}
+        if kind == "unreadable":
+            sets = {split: TensorDataset(*pair) for split, pair in pairs(rank).items()}
+            return {split: DataLoader(data, 16, collate_fn=Unreadable) for split, data in sets.items()}
         return {split: DataLoader(Stream(rank, pair), 16) for split, pair in pairs().items()}
 
-    def work(rank: int) -> None:
-        probe(session(tmp_path / "several"), data(rank))
+    def work(rank: int) -> list[int]:
+        processes = counted()
+        probe(session(tmp_path / "several"), data(rank), protocol=protocol)
+        return processes
 
-    probe(session(tmp_path / "one"), data(0))
-    assert together(2, tmp_path / "ranks", work) == [None, None]
+    probe(session(tmp_path / "one"), data(0), protocol=protocol)
+    assert together(2, tmp_path / "ranks", work) == [[1], [1]]
     same(tmp_path / "several", tmp_path / "one")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_samples_that_differ_behind_the_first_batch_are_not_mixed(tmp_path: Path, split: str) -> None:
+    def work(rank: int) -> None:
+        own = pairs()
+        own[split][0][-1] += rank
+        data = {name: DataLoader(TensorDataset(*pair), 16) for name, pair in own.items()}
+        probe(session(tmp_path / "several"), data)
+
+    first, second = together(2, tmp_path / "ranks", work)
+    assert isinstance(first, OtherProcessError) and "have read different samples" in str(first)
+    assert isinstance(second, SystemExit) and second.code == 0
+    assert ProbeStore(tmp_path / "several").done("final") <= FIRST
+
+
+def test_no_process_is_forked_while_a_result_is_kept(tmp_path: Path) -> None:
+    """It would wait for the lock of stderr, which the thread that shows and keeps may hold."""
+    keeping, done = Event(), []
+
+    def keep() -> None:
+        with sharing._taking:
+            keeping.set()
+            time.sleep(0.1)
+            done.append(True)
+
+    listener = Thread(target=keep)
+    listener.start()
+    keeping.wait()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+        child = os.fork()
+    if child == 0:
+        os._exit(0 if done and sharing._taking.acquire(blocking=False) else 1)
+    listener.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_the_bar_of_the_first_shows_the_layers_of_all(tmp_path: Path) -> None:

@@ -73,16 +73,16 @@ def feature_budget(
         max_memory: See `memory.memory_budget`.
         wanted: The largest layer's `workspace`.
         one_batch: Bytes of all layers' features of one batch, which are held until the batch is through.
-        processes: Processes that share the machine's own memory.
+        processes: Processes that share the machine's own memory, no more than `processes_with_room` of them.
 
     Returns:
         Bytes.
 
     Raises:
-        ValueError: Where `max_memory` holds no batch beside the work on a layer.
+        ValueError: Where the whole of `max_memory` holds no batch beside the work on a layer.
     """
     free = torch.cuda.mem_get_info(device)[0] if device is not None and device.type == "cuda" else None
-    budget = memory_budget(max_memory, free) // (processes if free is None else 1)
+    budget = memory_budget(max_memory, free)
     if max_memory is not None and budget < wanted + one_batch:
         raise ValueError(
             f"Probing needs {(wanted + one_batch) / 1e9:.2f} GB: {wanted / 1e9:.2f} GB to fit the largest layer and "
@@ -90,7 +90,27 @@ def feature_budget(
             "Raise it, lower `batch_size`, reduce the layers to fewer features, or probe fewer layers at a time."
         )
     # Others may have taken a GPU's memory; what finds no room there moves away.
-    return max((budget if free is None else min(budget, free)) - wanted - one_batch, 0)
+    return max((budget // processes if free is None else min(budget, free)) - wanted - one_batch, 0)
+
+
+def processes_with_room(
+    device: torch.device | None, max_memory: int | float | str | None, wanted: int, one_batch: int, processes: int
+) -> int:
+    """How many processes of this machine can probe at the same time.
+
+    Args:
+        device: The network's device. On a GPU each has the GPU's memory for itself.
+        max_memory: As for `feature_budget`, and so on.
+        wanted: What each takes to fit a layer.
+        one_batch: What each takes for the features of one batch.
+        processes: How many there are.
+
+    Returns:
+        That many; 0 where not even one can.
+    """
+    if device is not None and device.type == "cuda":
+        return processes
+    return min(processes, memory_budget(max_memory) // (wanted + one_batch))
 
 
 def host_budget(device: torch.device | None, max_memory: int | float | str | None, processes: int = 1) -> int:

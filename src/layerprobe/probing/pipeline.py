@@ -56,6 +56,7 @@ def probe_checkpoint(
     done: Collection[LayerName] = (),
     context: Context = nullcontext,
     on_progress: Progress = lambda stage, i, total: None,
+    read: Fingerprint | None = None,
 ) -> Iterator[LayerResult]:
     """Probe every layer of one frozen network.
 
@@ -74,6 +75,8 @@ def probe_checkpoint(
         done: Layers to leave out because their results are kept already.
         context: Makes what the network's passes run in.
         on_progress: Told how far the work is.
+        read: Takes in the samples of all splits while they are recorded, if it is of interest whether they are the
+            same elsewhere.
 
     Yields:
         One result for each layer, in the order of depth. A layer that cannot be probed has the status `failed` and
@@ -103,7 +106,7 @@ def probe_checkpoint(
                 kept.pop("train")
             cache = until_fitted.enter_context(closing(feature_cache(protocol, resources, allowed, kept)))
             sink = TrainingMoments(cache, max(map(features_of, ways.values()))) if protocol.stream else cache
-            record = partial(record_splits, frozen, data, protocol, resources, on_progress=on_progress)
+            record = partial(record_splits, frozen, data, protocol, resources, on_progress=on_progress, read=read)
             if keeper is None:
                 recordings: Mapping[Split, Recording] = record(ways, sink, samples=samples)
             else:
@@ -146,11 +149,22 @@ def budget(device: torch.device | None, protocol: ProbeProtocol, resources: Reso
         resources: What is allowed in all.
         found: The layers, and how features are made of them.
     """
+    fit, one_batch = least_memory(protocol, found)
+    allowed, processes = resources.max_memory, resources.processes
+    features = feature_budget(device, allowed, fit, one_batch, processes)
+    return Budget(fit, features, host_budget(device, allowed, processes))
+
+
+def least_memory(protocol: ProbeProtocol, found: Discovery) -> tuple[int, int]:
+    """What probing takes at least: bytes to fit the largest layer, and for the features of one batch.
+
+    Args:
+        protocol: The sweep.
+        found: The layers, and how features are made of them.
+    """
     fit = workspace(max(found.n_features, default=0), found.n_outputs, len(protocol.l2))
     fit += moment_bytes(found.ways) if protocol.stream else 0
-    allowed, processes = resources.max_memory, resources.processes
-    features = feature_budget(device, allowed, fit, 4 * found.batch_size * sum(found.n_features), processes)
-    return Budget(fit, features, host_budget(device, allowed, processes))
+    return fit, 4 * found.batch_size * sum(found.n_features)
 
 
 def feature_cache(
@@ -176,6 +190,7 @@ def record_splits(
     on_progress: Progress,
     samples: Fingerprint,
     keep: Callable[[Split, Recorder], None] | None = None,
+    read: Fingerprint | None = None,
 ) -> dict[Split, Recording]:
     """One pass over each split, for all layers and reducers together.
 
@@ -189,6 +204,7 @@ def record_splits(
         on_progress: Told how far the work is.
         samples: Takes in the samples of test.
         keep: Given each split when it is recorded.
+        read: Takes in the samples of all splits.
     """
     reductions = {layer: [way.reduction for way in found] for layer, found in ways.items()}
     recordings: dict[Split, Recording] = {}
@@ -203,6 +219,8 @@ def record_splits(
             for number, batch in enumerate(batches, 1):
                 if split == "test":
                     samples.update(batch)
+                if read is not None:
+                    read.update(batch)
                 record(batch)
                 on_progress(f"record {split}", number, None)
         recordings[split] = record.recording

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -44,10 +43,6 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
-
-    def on_this_machine(self) -> int:
-        """How many of the processes are on this machine."""
-        return self.everyones(name := socket.gethostname()).count(name)
 
     def highest(self, value: int) -> int:
         """The highest of the processes' values.

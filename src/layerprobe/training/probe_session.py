@@ -17,6 +17,7 @@ from torch import nn
 from layerprobe.probing.batches import Data, reads_again
 from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.cost.plan import make_plan
+from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import Discovery
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
@@ -74,7 +75,7 @@ class ProbeSession:
         self._ledger = Ledger(directory)
         self.log = ProbeLog(loggers)
         if self._ranks.size > 1:  # each records layers of its own, of which none alone could be looked up
-            resources = replace(resources, keep=None, processes=self._ranks.on_this_machine())
+            resources = replace(resources, keep=None)
         self._resources = resources
         self._signals = signals
         self._where = where
@@ -147,20 +148,20 @@ class ProbeSession:
         plan: bool,
         at: Mapping[str, int],
     ) -> None:
-        ranks = self._ranks
+        ranks, resources, read = self._ranks, self._resources, None
         discovery: Discovery | Callable[[], Discovery | None] | None = None
         if plan and ranks.is_first and not self._announced:
             self._announced = True
-            whole = replace(self._resources, processes=1)
             discovery = partial(
-                announce, network, data, protocol, context, resources=whole, done=done, processes=ranks.size
+                announce, network, data, protocol, context, resources=resources, done=done, processes=ranks.size
             )
-            discovery = discovery if self._resources.keep else discovery()  # kept features need no plan
+            discovery = discovery if resources.keep else discovery()  # kept features need no plan
         if ranks.size > 1:
             assert not callable(discovery)
-            discovery = share(
-                ranks, network, data, protocol, context, resources=self._resources, discovery=discovery, done=done
+            discovery, processes = share(
+                ranks, network, data, protocol, context, resources=resources, discovery=discovery, done=done
             )
+            resources, read = replace(resources, processes=processes), Fingerprint()
         new = 0
         with ProbeProgress(f"Probing {info.name}", self._progress if ranks.is_first else False) as bar:
 
@@ -174,7 +175,7 @@ class ProbeSession:
                     bar(stage, i, total)
                     self._before(info.name, stage, at)
                     return
-                stop = team.begin(i, total)
+                stop = team.begin(i, total, read.digest() if read is not None else "")
                 if i != total:
                     self._before(info.name, team.where, at, stop=stop)
 
@@ -185,11 +186,12 @@ class ProbeSession:
                         data,
                         protocol,
                         info,
-                        resources=self._resources,
+                        resources=resources,
                         discovery=discovery,
                         done=done,
                         context=context,
                         on_progress=on_progress,
+                        read=read,
                     ):
                         team.hand_over(result)
             finally:

@@ -1,29 +1,38 @@
 """Sharing of one probe among the processes of a run: the layers are dealt out, and the first process keeps the results.
 
-Every process records its own layers of the whole splits, in passes of its own: what it fits is what one process alone
-would have fitted, bit for bit, whatever the network and the data draw at random, and no feature is sent.
+Every process records its own layers of the whole splits, in passes of its own, and no feature is sent: what it fits is
+what one process alone would have fitted, bit for bit, whatever the network and the data draw from the global random
+generators. For that the processes have to have the same network and samples. Parameters and buffers are made the first
+one's (see `Ranks.as_first`); of the rest of the network, names and shapes of layers are compared. Samples are compared
+twice: the length and the first batch of each split before layers are dealt out, and all of them when they have been
+recorded, as far as a `Fingerprint` tells samples apart.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import traceback
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
-from threading import Lock, Thread
+from threading import Event, RLock, Thread
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
 from layerprobe.probing.batches import Data, in_order, length, reads_again
+from layerprobe.probing.capture.call_arguments import device_of
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.capture.layers import Survey
 from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import Discovery, discover_layers
+from layerprobe.probing.fit_memory import processes_with_room
+from layerprobe.probing.pipeline import least_memory
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.training.collectives import Ranks
@@ -32,6 +41,12 @@ from layerprobe.types import LayerName, LayerResult
 log = logging.getLogger("layerprobe")
 
 Outcome: TypeAlias = Literal["done", "stopped", "failed"]
+
+_taking = RLock()
+"""Held while a message is taken, which writes and shows. No process is forked meanwhile: it would find the locks of
+stderr as they were, and wait for ever for a thread that it does not have."""
+
+os.register_at_fork(before=_taking.acquire, after_in_parent=_taking.release, after_in_child=_taking.release)
 
 
 class ProbingStopped(Exception):
@@ -52,11 +67,11 @@ def share(
     resources: Resources,
     discovery: Discovery | None,
     done: Collection[LayerName],
-) -> Discovery | None:
-    """Deal the layers of a network out to the processes that have the same network and samples as the first one.
+) -> tuple[Discovery | None, int]:
+    """Deal the layers of a network out to the processes that have the layers and samples of the first one, and room.
 
     Data that can only be iterated are left to the first process: reading them elsewhere might use them up, and each
-    process may have a part of its own.
+    process may have a part of its own. So are samples that cannot be compared.
 
     Args:
         ranks: The processes; each calls this.
@@ -64,31 +79,44 @@ def share(
         data: The splits.
         protocol: The sweep.
         context: Makes what the network's passes run in.
-        resources: What probing may take.
+        resources: What probing may take; `max_memory` is for the processes of a machine together.
         discovery: The layers of the network, where this process knows them already.
         done: Layers to leave out.
 
     Returns:
-        The layers that fall to this process; None where it is to find all of them out itself.
+        The layers that fall to this process, None where it is to find all of them out itself; and how many processes
+        of this machine probe.
     """
     nothing = Discovery({}, 0, 0, Survey(protocol.granularity, (), {}), {})
-    found, seen = discovery, None
+    found, seen, room = discovery, None, 1
     if all(reads_again(source) for source in data.values() if source is not None):
         try:
             found, seen = _look(network, data, protocol, context, resources, discovery, done)
+            needs = least_memory(protocol, found)
+            room = processes_with_room(device_of(network), resources.max_memory, *needs, processes=ranks.size)
         except Exception:  # the first process comes upon it again when it probes, and ends with it
             log.debug("Nothing is known of the layers and the samples.", exc_info=True)
-    everyones = ranks.everyones(seen)
+    everyones, rooms, machines = zip(*ranks.everyones((seen, room, socket.gethostname())), strict=True)
     able = [rank for rank, other in enumerate(everyones) if other is not None and other == everyones[0]]
     if found is None or not able:
-        return found if ranks.is_first else nothing
-    if ranks.is_first and len(able) < ranks.size:
-        log.warning(
-            "%d of the %d processes have other layers or samples than the first one, and probe nothing.",
-            ranks.size - len(able),
-            ranks.size,
-        )
-    return found.dealt(len(able))[able.index(ranks.rank)] if ranks.rank in able else nothing
+        return found if ranks.is_first else nothing, 1
+
+    def beside(rank: int, others: list[int]) -> list[int]:
+        return [other for other in others if machines[other] == machines[rank]]
+
+    def has_room(rank: int) -> bool:  # the first one is to say so if even it has none
+        here = beside(rank, able)
+        return rank == 0 or here.index(rank) < min(rooms[other] for other in here)
+
+    fitting = [rank for rank in able if has_room(rank)]
+    for left_out, reason in (
+        (ranks.size - len(able), "have other layers or samples than the first one"),
+        (len(able) - len(fitting), "find no room in the memory beside the others"),
+    ):
+        if ranks.is_first and left_out:
+            log.warning("%d of the %d processes %s, and probe nothing.", left_out, ranks.size, reason)
+    part = found.dealt(len(fitting))[fitting.index(ranks.rank)] if ranks.rank in fitting else nothing
+    return part, max(1, len(beside(ranks.rank, fitting)))
 
 
 def _look(
@@ -100,7 +128,7 @@ def _look(
     discovery: Discovery | None,
     done: Collection[LayerName],
 ) -> tuple[Discovery, Any]:
-    """The layers, and by what other processes can tell whether theirs and their samples are the same."""
+    """The layers; and what tells other processes whether theirs and their samples are the same, None if none does."""
     seed, samples = protocol.seeds[0], []
     with freeze(network, context=context) as frozen:
         found = discovery or discover_layers(frozen, data, protocol, resources, done)
@@ -110,7 +138,8 @@ def _look(
                 with frozen.fresh(seed), closing(in_order(source, resources.batch_size, seed)) as batches:
                     first.update(next(batches, None))
                 samples.append((split, length(source), first.digest()))
-    return found, (samples, [(layer.name, layer.shape) for layer in found.ways])
+    known = all(digest for *_, digest in samples)
+    return found, (samples, [(layer.name, layer.shape) for layer in found.ways]) if known else None
 
 
 @dataclass(frozen=True)
@@ -119,6 +148,7 @@ class _Begun:
 
     layer: int
     of: int
+    samples: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,6 +166,9 @@ class Team:
     Each tells the first one which of its layers it begins, and hands it every result; the answer says whether to stop,
     for a signal or an error anywhere. So nobody waits for anybody before the end, the first one keeps a result when it
     is there, and a process that stops leaves the others to finish the layer that they are at.
+
+    Nothing of another process is kept before the first one has recorded the splits too, and then only where both have
+    read the same samples.
 
     At the end of the block all know how the whole went. An error is raised in the first process, where it is reported,
     and the others leave quietly: with `SystemExit(0)`, since a launcher that sees one fail would kill the first.
@@ -157,7 +190,7 @@ class Team:
             is_stopping: Tells there whether a signal has come.
         """
         self._ranks, self._keep, self._show, self._is_stopping = ranks, keep, show, is_stopping
-        self._lock = Lock()
+        self._has_read = Event()
         self._begun: dict[int, _Begun] = {}
         self._stopped = False
         self._failure: Exception | None = None
@@ -174,17 +207,21 @@ class Team:
             self._threads[-1].start()
         return self
 
-    def begin(self, layer: int, of: int) -> bool:
+    def begin(self, layer: int, of: int, samples: str = "") -> bool:
         """Say that this process has come to a layer, or with the number of all to the end.
 
         Args:
             layer: Its number among those of this process, from 0.
             of: How many these are.
+            samples: Fingerprint of all samples that it has read.
 
         Returns:
             Whether to stop before it.
+
+        Raises:
+            OtherProcessError: In the first process, where another one has read other samples.
         """
-        self._begun[self._ranks.rank] = here = _Begun(layer, of)
+        self._begun[self._ranks.rank] = here = _Begun(layer, of, samples)
         return bool(self._tell(here))
 
     def hand_over(self, result: LayerResult) -> None:
@@ -216,12 +253,13 @@ class Team:
 
     def _take(self, rank: int, message: LayerResult | _Begun) -> bool:
         """Take a message in the first process; whether its sender is to stop."""
-        with self._lock:
+        with _taking:
             try:
-                if isinstance(message, LayerResult):
-                    self._keep(message)
-                else:
+                if not isinstance(message, LayerResult):
                     self._begun[rank] = message
+                    self._compare(rank)
+                elif 0 in self._begun and self._failure is None:
+                    self._keep(message)
                 if 0 in self._begun:  # before that it shows how it records
                     self._show(*self._layers())
             except Exception as error:  # raised in the first process's own thread
@@ -229,10 +267,25 @@ class Team:
             self._stopped = self._stopped or self._is_stopping()
             return self._stopped or self._failure is not None
 
+    def _compare(self, rank: int) -> None:
+        """See whether a process, or any other one than the first, has read what the first one has."""
+        first = self._begun.get(0)
+        for other in self._begun if rank == 0 else (rank,):
+            if first is not None and self._begun[other].samples != first.samples:
+                raise OtherProcessError(
+                    f"The processes have read different samples: those of the process of rank {other} are not those "
+                    "of the first one, so that their layers must not stand side by side. Let every process read the "
+                    "same samples (seed what a data set draws by itself), or probe with one process."
+                )
+        if rank == 0:
+            self._has_read.set()
+
     def _listen(self, rank: int) -> None:
         end = self._ends[rank]
         try:
             while not isinstance(message := self._ranks.receive(rank), _Ended):
+                if isinstance(message, LayerResult):
+                    self._has_read.wait()
                 self._ranks.send(self._take(rank, message), rank)
         except Exception:  # it has died, or what it sends cannot be read
             message = _Ended("failed", f"The process of rank {rank} has ended in the middle of probing.")
@@ -254,6 +307,7 @@ class Team:
             ProbingStopped: Where a signal has come to any of them.
             SystemExit: In the others, where any has failed.
         """
+        self._has_read.set()  # or never will
         if error is not None and not isinstance(error, Exception):
             self._stopped = True
             self._outcome.set_result("failed")
