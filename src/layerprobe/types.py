@@ -197,6 +197,8 @@ class FeatureRecipe:
         token_axes: Axes of one sample that run over tokens, each with the name of the mask of its sequence.
         own_mask: Whether these masks were given beside the inputs.
         words: What the classes are called, by their indices; empty where they are numbers.
+        autocast: The number format of torch's autocast in which the network ran, such as `bfloat16`; None where that
+            was off, or an older version did not keep it.
     """
 
     granularity: str
@@ -205,6 +207,7 @@ class FeatureRecipe:
     token_axes: Sequence[Sequence[int | str]]
     own_mask: bool
     words: Sequence[str] = ()
+    autocast: str | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import layerprobe
+from layerprobe.api.head import ProbeHead
 from layerprobe.probing.features.reducers import AbstractReducer, Flatten, Reduction
+from layerprobe.probing.pipeline import probe_checkpoint
+from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.solvers.ridge import Ridge
 
 SIZES = {"train": 60, "val": 30, "test": 40}
 WORDS = np.array(["ant", "bee", "cat", "dog"])
@@ -76,6 +81,30 @@ def test_it_errs_as_its_record_says(solver: str, standardise: bool, tmp_path: Pa
     assert torch.equal(head.predict(net, loader), head.predict(net, x)), "read in the data set's order"
     other = torch.randn(40, 5, generator=torch.Generator().manual_seed(9))
     assert errors(found, net, other, y) != found["test_error"].tolist(), "the negative control"
+
+
+def test_it_runs_the_network_as_the_probe_did(tmp_path: Path) -> None:
+    """In the number format of a mixed precision, and with what the network draws at random."""
+
+    class Noise(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 0.5 * torch.randn_like(x)
+
+    net, data = nn.Sequential(network(), Noise()), made()
+    protocol = ProbeProtocol(["0", "1"], solvers=(Ridge(),), l2=(1e-2,), seeds=(3,))
+    layers = list(probe_checkpoint(net, data, protocol, context=partial(torch.autocast, "cpu", torch.bfloat16)))
+    found = layerprobe.ProbeResults(layers)
+    x, y = data["test"]
+    loader = DataLoader(TensorDataset(x, y), batch_size=256)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rounded = net[0](x).float()
+    for results in (found, reopened(found, tmp_path)):
+        assert torch.equal(results.heads["0"].features(net, x), rounded)
+        for given in (x, loader):
+            head = results.heads["1"]
+            assert (head.predict(net, given) == y).tolist() == found.correct["1"].tolist()
+    exact = dataclasses.replace(layers[-1], recipe=dataclasses.replace(layers[-1].recipe, autocast=None))
+    assert not torch.equal(ProbeHead(exact).features(net, given), head.features(net, given)), "the negative control"
 
 
 def test_words_arrays_and_several_inputs() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 from layerprobe.formatting import nearest
 from layerprobe.named_classes import named_classes
 from layerprobe.probing.batches import in_order, inputs_of
-from layerprobe.probing.capture.call_arguments import NetworkInputs, floating_dtype
+from layerprobe.probing.capture.call_arguments import NetworkInputs, autocast_kind, device_of, floating_dtype
 from layerprobe.probing.capture.freeze import Frozen, freeze
+from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.capture.layers import Layer, survey
 from layerprobe.probing.capture.pytree import tensors
 from layerprobe.probing.data_adapters import sources_of
@@ -59,7 +61,10 @@ def recorded_features(
     """
     source, protocol = _source(network, inputs, record, recipe, mask)
     resources = Resources(batch_size)
-    with freeze(network) as frozen:
+    context: Context = nullcontext
+    if recipe.autocast is not None:
+        context = partial(torch.autocast, autocast_kind(device_of(network)), getattr(torch, recipe.autocast))
+    with freeze(network, context=context) as frozen:
         with frozen.fresh(record.seed), closing(in_order(source, batch_size, record.seed)) as batches:
             first = next(batches, None)
         if first is None:
@@ -172,8 +177,9 @@ def _source(
         if mask is not None:
             raise ValueError("A mask cannot be given beside a DataLoader or Dataset. Give the inputs themselves.")
         source = sources_of({"test": inputs}, dtype=floating_dtype(network))["test"]
-        protocol = ProbeProtocol(inputs=inputs_of, targets=lambda batch: _unknown(inputs_of(batch)))
-        return source, protocol
+        return source, ProbeProtocol(
+            inputs=inputs_of, targets=lambda batch: _unknown(inputs_of(batch)), seeds=(record.seed,)
+        )
     given = {"inputs": inputs} if mask is None else {"inputs": inputs, "mask": mask}
     source = sources_of({"test": (given, _unknown(inputs))}, dtype=floating_dtype(network))["test"]
     return source, ProbeProtocol(

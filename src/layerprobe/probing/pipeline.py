@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from layerprobe.probing.batches import Data, check_splits, in_order, length
-from layerprobe.probing.capture.call_arguments import device_of
+from layerprobe.probing.capture.call_arguments import autocast_of, device_of
 from layerprobe.probing.capture.freeze import Frozen, freeze
 from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.capture.layers import Layer, log_left_out
@@ -90,6 +90,8 @@ def probe_checkpoint(
     info = checkpoint or CheckpointInfo()
     with ExitStack() as until_fitted:
         with freeze(network, context=context) as frozen:
+            with context():
+                autocast = autocast_of(frozen.device)
             keeper, samples = FeatureKeeper.open(frozen, data, protocol, resources, context), Fingerprint()
             if keeper is not None and keeper.knows_network:
                 keeper.known = read_splits(frozen, data, protocol, resources, on_progress, samples)
@@ -136,7 +138,8 @@ def probe_checkpoint(
 
         for small, layers in groupby(begun(), lambda layer: layer in together):
             for result in parallel(layers, lambda layer: sink.layer(layer.name), fit, workers if small else 1):
-                yield replace(result, samples=samples.digest())
+                recipe = result.recipe and replace(result.recipe, autocast=autocast)
+                yield replace(result, samples=samples.digest(), recipe=recipe)
         on_progress("probe layers", len(ways), len(ways))
 
 

@@ -120,6 +120,27 @@ def device_of(network: nn.Module) -> torch.device | None:
     return next((device for device in devices if device.type != "meta"), devices[0] if devices else None)
 
 
+def autocast_kind(device: torch.device | None) -> str:
+    """The kind of device whose autocast a network there would run in.
+
+    Args:
+        device: As `device_of` gives it.
+    """
+    kind = "cpu" if device is None else device.type
+    return kind if torch.amp.is_autocast_available(kind) else "cpu"
+
+
+def autocast_of(device: torch.device | None) -> str | None:
+    """The number format of torch's autocast that is on, such as `bfloat16`; None where it is off.
+
+    Args:
+        device: As for `autocast_kind`.
+    """
+    kind = autocast_kind(device)
+    on = torch.is_autocast_enabled(kind)
+    return str(torch.get_autocast_dtype(kind)).removeprefix("torch.") if on else None
+
+
 def floating_dtype(network: nn.Module) -> torch.dtype:
     """The precision in which a network computes: that of its first parameter of real numbers, or float32."""
     floating = (parameter.dtype for parameter in network.parameters() if parameter.is_floating_point())
