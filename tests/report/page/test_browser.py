@@ -3,6 +3,7 @@
 import io
 import re
 import shutil
+import time
 
 import numpy as np
 import pandas as pd
@@ -67,6 +68,14 @@ def marks(shown):
 def drawn(shown):
     """What the tooltips of the curves' points say."""
     return [mark["tip"] for mark in marks(shown) if {"layer", "95% interval", "run"} <= set(mark["tip"])]
+
+
+def until(shown, holds, seconds=30):
+    """Wait until what a choice leads to is there."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it has not come to hold"
+        shown.page.wait_for_timeout(20)
 
 
 def test_asks_for_nothing_and_complains_about_nothing(shown):
@@ -362,20 +371,22 @@ def test_choices_are_in_the_address_and_open_again(shown, comparison, tmp_path):
     shown.page.locator("select[name=colour]").select_option(label="lr")
     shown.page.locator("#kind").select_option("runs")
     shown.page.locator("#second").select_option(label=comparison.names[3])
-    shown.page.locator("#runs tbody input").nth(1).uncheck()
-    shown.page.wait_for_timeout(200)
-    chosen = {tip["run"] for tip in drawn(shown)}
+    box = shown.page.locator("#runs tbody input[value='1']")  # wherever the table has been sorted to
+    box.uncheck()
+    chosen = {(name, at) for name in comparison.names if name != comparison.names[1] for at in ("initial", "final")}
+    until(shown, lambda: {(tip["run"], tip["checkpoint"]) for tip in drawn(shown)} == chosen)
+    until(shown, lambda: comparison.names[3] in shown.page.locator("#in-words").inner_text())
     words = shown.page.locator("#in-words").inner_text()
+    assert shown.page.locator("#differences tbody tr").count() == 4, "two comparisons at a time fill one table"
     address = shown.page.evaluate("() => location.hash")
     tab = opened_beside(shown, comparison, tmp_path, address)
     try:
-        assert {tip["run"] for tip in drawn(Opened(tab))} == chosen == set(comparison.names) - {comparison.names[1]}
-        assert {tip["checkpoint"] for tip in drawn(Opened(tab))} == {"initial", "final"}
+        assert {(tip["run"], tip["checkpoint"]) for tip in drawn(Opened(tab))} == chosen
         assert tab.evaluate("() => report.views.curves.signal('colour')") == "key1"
         assert tab.locator("#in-words").inner_text() == words
     finally:
         tab.close()
-        shown.page.locator("#runs tbody input").nth(1).check()
+        box.check()
         shown.page.get_by_label("initial", exact=True).uncheck()
         shown.page.locator("select[name=colour]").select_option(label="width")
 

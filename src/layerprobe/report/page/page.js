@@ -109,7 +109,9 @@ async function differences() {
   restore(kind);
   const layers = (run, c) => run.heads.filter(([k]) => k === c).map(([, l]) => [l, data.layers[l]]);
 
+  let shows = 0;
   async function show() {
+    const turn = ++shows;
     const a = of(first), between = kind.value === "runs";
     const b = between ? of(second) : a;
     options(at.first, checkpoints(a), at.first.value || undefined);
@@ -120,8 +122,9 @@ async function differences() {
     for (const el of document.querySelectorAll(".two-layers")) el.hidden = between;
     const name = (run, c) => `${data.names[run.run]} at ${data.checkpoints[c]}`;
     const body = $("differences").tBodies[0], words = $("in-words");
-    body.replaceChildren();
     const [ha, hb] = [await heads(a), await heads(b)], chosen = Number(layer.value);
+    if (turn !== shows) return; // another choice has been made meanwhile
+    body.replaceChildren();
     const found = layers(a, ca).flatMap(([l, text]) => {
       const x = ha.get(`${ca},${between ? l : chosen}`), y = hb.get(`${cb},${l}`);
       if (!x || !y || (!between && l === chosen)) return [];
@@ -213,7 +216,7 @@ const ranges = (runs) => runs.reduce((parts, i) => {
 const within = (text, i) => text.split("_").some((part) => { const [a, b] = part.split("-").map(Number); return i >= a && i <= (b ?? a); });
 
 // The table's boxes and the brush choose runs: the brushed view shows those of the boxes, the others what is in both.
-function chooser() {
+async function chooser() {
   const boxes = [...document.querySelectorAll("#runs tbody input")], others = Object.keys(views).filter((name) => name !== "best_layer");
   const list = (runs) => (runs.length === boxes.length ? [] : runs.length ? runs : [-1]);
   let inside = () => true, waiting;
@@ -221,8 +224,7 @@ function chooser() {
     const on = boxes.filter((box) => box.checked).map((box) => Number(box.value)), both = on.filter((i) => inside(i));
     for (const box of boxes) box.closest("tr").classList.toggle("outside", !inside(Number(box.value)));
     keep("chosen", both.length === boxes.length ? null : ranges(both));
-    if (views.best_layer) set("chosen", list(on), ["best_layer"]);
-    set("chosen", list(both), others);
+    return Promise.all([set("chosen", list(on), views.best_layer ? ["best_layer"] : []), set("chosen", list(both), others)]);
   };
   for (const box of boxes) {
     box.checked = !choices.has("chosen") || within(choices.get("chosen"), Number(box.value));
@@ -238,7 +240,7 @@ function chooser() {
     clearTimeout(waiting);
     waiting = setTimeout(choose, 30);
   });
-  if (choices.has("chosen")) choose();
+  if (choices.has("chosen")) await choose();
 }
 
 function pickers() {
@@ -258,7 +260,7 @@ function pickers() {
   sortable($("runs"));
   pickers();
   await Promise.all(Object.keys(data.specs).map(draw));
-  chooser();
+  await chooser();
   await differences();
   for (const [i, animation] of data.animations.entries()) await vegaEmbed(`#animation-${i}`, animation, { ...embed, renderer: "canvas" });
   window.report = { views, set, mcnemar, holm, pearson };
