@@ -158,6 +158,7 @@ def test_training_is_bit_identical(tmp_path: Path, workers: int, when: str) -> N
         assert same(value, probed[name]), name
 
 
+@pytest.mark.slow
 def test_training_of_two_processes_is_bit_identical(tmp_path: Path) -> None:
     """In each of them, in the middle of an epoch too, where their averages of batch normalisation differ."""
 
