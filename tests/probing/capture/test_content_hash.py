@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from layerprobe.probing.capture.content_hash import NoContentHashError, content_hash
+from layerprobe.probing.capture.content_hash import NoContentHashError, content_hash, package_version
 from layerprobe.probing.capture.freeze import freeze
 
 
@@ -129,6 +130,119 @@ def test_what_cannot_be_looked_into_is_named(held: Any, named: str) -> None:
     object.__setattr__(network[0], "held", held)
     with pytest.raises(NoContentHashError, match=named):
         content_hash(network)
+
+
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, ops: str = "def f(x): return x") -> str:
+    """Hash a network of `own_net.py`, beside which lies `own_kit/ops.py`, as a new process finds it."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("own_net", "own_kit")]:
+        del sys.modules[name]
+    (tmp_path / "own_kit").mkdir(exist_ok=True)
+    (tmp_path / "own_kit" / "__init__.py").write_text("")
+    (tmp_path / "own_kit" / "ops.py").write_text(ops + "\ndef unused(): return 1")
+    (tmp_path / "own_net.py").write_text(f"import torch\nfrom torch import nn\n{code}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    importlib.invalidate_caches()
+    package_version.cache_clear()
+    return content_hash(importlib.import_module("own_net").Net())
+
+
+IN_FORWARD = "class Net(nn.Module):\n    def forward(self, x):\n        "
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "SIZES = {}\n" + IN_FORWARD + "return x * SIZES[0]",
+        "class Net(nn.Module):\n    sizes = {}\n    def forward(self, x): return x * self.sizes[0]",
+        "class Net(nn.Module):\n    def forward(self, x, sizes={}): return x * sizes[0]",
+        "class Held:\n    def __init__(self): self.sizes = {}\nHELD = Held()\n"
+        + IN_FORWARD
+        + "return x * HELD.sizes[0]",
+        "def f(x): return x * f.sizes[0]\nf.sizes = {}\n" + IN_FORWARD + "return f(x)",
+    ],
+    ids=["global", "class", "default", "object", "attribute"],
+)
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("(3, 5)", "(3, 6)"),
+        ("[3]", "[4]"),
+        ("{0: 3}", "{0: 4}"),
+        ("{3}", "{4}"),
+        ("__import__('numpy').array([3])", "__import__('numpy').array([4])"),
+        ("[torch.relu]", "[torch.tanh]"),
+        ("type('F', (float,), {})(1)", "type('F', (float,), {})(2)"),
+        ("{0: 3}.get", "{0: 4}.get"),
+    ],
+)
+def test_what_code_names_is_read_by_its_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, one: str, other: str
+) -> None:
+    first = own(tmp_path, monkeypatch, code.replace("{}", one, 1))
+    assert own(tmp_path, monkeypatch, code.replace("{}", one, 1)) == first
+    assert own(tmp_path, monkeypatch, code.replace("{}", other, 1)) != first
+
+
+def test_builtins_in_a_class_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "class Net(nn.Module):\n    act = staticmethod(torch.{})\n    def forward(self, x): return self.act(x)"
+    assert own(tmp_path, monkeypatch, code.format("relu")) != own(tmp_path, monkeypatch, code.format("tanh"))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import own_kit.ops\n" + IN_FORWARD + "return own_kit.ops.f(x)",
+        "import own_kit.ops as o\n" + IN_FORWARD + "return o.f(x)",
+        "from own_kit import ops\n" + IN_FORWARD + "return (lambda: ops.f(x))()",
+        "from own_kit import ops\ndef g(m, x): return m.f(x)\n" + IN_FORWARD + "return g(ops, x)",
+        "from own_kit import ops\nALL = {'ops': ops}\n" + IN_FORWARD + "return ALL['ops'].f(x)",
+        IN_FORWARD + "import own_kit.ops\n        return own_kit.ops.f(x)",
+        IN_FORWARD + "import own_kit.ops as o\n        return (lambda: o.f(x))()",
+        IN_FORWARD + "from own_kit.ops import f as g, unused\n        return g(x)",
+        IN_FORWARD + "from own_kit import ops\n        return ops.f(x)",
+    ],
+)
+def test_own_modules_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    first = own(tmp_path, monkeypatch, code)
+    assert own(tmp_path, monkeypatch, code) == first
+    assert own(tmp_path, monkeypatch, code, "A = [2]\ndef f(x): return x * A[0]") != first
+
+
+@pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ("import threading\nHELD = threading.Lock()\n" + IN_FORWARD + "return HELD", "HELD is a lock"),
+        (IN_FORWARD + "return eval('x')", "calls eval, and nothing says with what"),
+        ("import importlib\n" + IN_FORWARD + "return importlib.import_module('own_kit').f(x)", "calls importlib"),
+        (IN_FORWARD + "from own_kit.ops import f\n        return f(x)", "imports own_kit.ops, which fails"),
+    ],
+)
+def test_code_that_cannot_be_looked_into_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, named: str
+) -> None:
+    with pytest.raises(NoContentHashError, match=named):
+        own(tmp_path, monkeypatch, code, "raise ImportError('no such library')")
+
+
+def test_own_classes_are_seen_through_those_that_torch_makes_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "class Own(nn.Linear):\n    def forward(self, x): return super().forward(x) {}\n"
+        "def Net():\n    net = Own(1, 1)\n    nn.init.ones_(net.weight)\n    nn.init.ones_(net.bias)\n"
+        "    return nn.utils.parametrizations.weight_norm(net)"
+    )
+    assert own(tmp_path, monkeypatch, code.format("* 2")) == own(tmp_path, monkeypatch, code.format("* 2"))
+    assert own(tmp_path, monkeypatch, code.format("* 2")) != own(tmp_path, monkeypatch, code.format("* 3"))
+
+
+def test_what_is_put_into_a_class_of_a_package_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [content_hash(nn.Identity())]
+    for forward in (lambda self, x: x + 1, lambda self, x: x + 2):
+        monkeypatch.setattr(nn.Identity, "forward", forward)
+        found.append(content_hash(nn.Identity()))
+    assert len(set(found)) == 3
 
 
 def test_other_processes_find_the_same(tmp_path: Path) -> None:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import builtins
+import dis
 import functools
 import hashlib
+import importlib
 import inspect
 import logging
 import pickle
+import re
 import sys
 import weakref
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from enum import Enum
 from functools import cache
 from importlib import metadata
-from pathlib import Path
+from importlib.util import find_spec, resolve_name
+from pathlib import Path, PurePath
 from types import (
     BuiltinFunctionType,
     CodeType,
     FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
     MethodDescriptorType,
     MethodType,
     MethodWrapperType,
@@ -40,6 +48,38 @@ _NATIVE = (BuiltinFunctionType, MethodDescriptorType, MethodWrapperType, Wrapper
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 """What every module has: its parameters, buffers, modules and hooks, which are read by themselves, its mode, and what
 only training and saving call."""
+_OF_EVERY_CLASS = frozenset(
+    {
+        "__abstractmethods__",
+        "__annotate__",
+        "__annotate_func__",
+        "__annotations__",
+        "__annotations_cache__",
+        "__conditional_annotations__",
+        "__dataclass_fields__",
+        "__dataclass_params__",
+        "__dict__",
+        "__doc__",
+        "__firstlineno__",
+        "__match_args__",
+        "__module__",
+        "__non_callable_proto_members__",
+        "__orig_bases__",
+        "__parameters__",
+        "__protocol_attrs__",
+        "__static_attributes__",
+        "__type_params__",
+        "__weakref__",
+        "_abc_impl",
+    }
+)
+"""What the interpreter, abc, dataclasses and typing note down in a class; what they make of it is read."""
+_ABSENT = "absent"
+"""Instead of what cannot be imported, as the code will find."""
+_ANY_CODE = (eval, exec, globals, __import__, importlib, importlib.import_module)
+"""What runs or finds code of which nothing is seen beforehand."""
+_STORES = frozenset({"STORE_FAST", "STORE_NAME", "STORE_DEREF", "STORE_GLOBAL"})
+_LOADS = ("LOAD_FAST", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_GLOBAL", "LOAD_FROM_DICT")
 _ORIGIN = frozenset({"_name_or_path", "name_or_path", "_commit_hash"})
 """Where a pretrained network was read from, which is no part of what it is."""
 
@@ -52,8 +92,8 @@ def content_hash(*values: Any) -> str:
     """Hash values by what they compute: equal for two that were made apart, in other processes too.
 
     Of a module: its class, parameters, buffers, modules in their order, attributes and forward hooks. Of a function:
-    its bytecode, what it encloses, its defaults, and the functions and classes that it names, as far as these are not
-    of an installed package; of those, the package's version. Of any other object: its class and its attributes.
+    its bytecode, what it encloses, its defaults, and whatever it names or imports, as far as that is not of an
+    installed package; of those, the package's version. Of any other object: its class and its attributes.
 
     Args:
         values: Modules, functions, tensors, containers, plain values.
@@ -65,8 +105,13 @@ def content_hash(*values: Any) -> str:
         NoContentHashError: Naming what cannot be looked into.
     """
     walk = _Walk()
-    for value in values:
-        walk.add(value, "")
+    try:
+        for value in values:
+            walk.add(value, "")
+    except NoContentHashError:
+        raise
+    except Exception as error:  # objects and modules of anybody's make may raise anything when they are looked into
+        raise NoContentHashError(f"looking into it fails ({type(error).__name__}: {error})") from error
     return walk.digest.hexdigest()[:32]
 
 
@@ -104,7 +149,9 @@ class _Walk:
         elif isinstance(value, Enum | np.generic):
             self._say(type(value).__qualname__, repr(value))
         elif isinstance(value, ModuleType):
-            self._say("package", value.__name__, _version(value.__name__))
+            self._say("package", value.__name__, version := package_version(value.__name__))
+            if not version:
+                self._named({name: part for name, part in sorted(vars(value).items()) if not _is_dunder(name)}, path)
         elif isinstance(value, type):
             self._class(value, path)
         elif isinstance(value, FunctionType):
@@ -114,7 +161,15 @@ class _Walk:
         elif isinstance(value, functools.partial):
             self._named({"function": value.func, "args": value.args, "keywords": value.keywords}, path)
         elif isinstance(value, _NATIVE) or type(value).__module__ == "torch._ops":
-            self._say("native", getattr(value, "__module__", ""), getattr(value, "__qualname__", str(value)))
+            self._say(
+                "native", module := getattr(value, "__module__", None), getattr(value, "__qualname__", str(value))
+            )
+            if module is None:  # `table.get`
+                self.add(getattr(value, "__self__", None), path)
+        elif isinstance(value, MemberDescriptorType | GetSetDescriptorType):
+            self._say("descriptor", value.__qualname__)
+        elif isinstance(value, PurePath):
+            self._say("path", value)
         elif isinstance(value, CodeType):
             self._code(value, path)
         elif isinstance(value, torch.jit.ScriptModule):
@@ -128,19 +183,27 @@ class _Walk:
         elif isinstance(value, torch.Generator):
             self._tensor(value.get_state(), path)
         elif isinstance(value, set | frozenset):
-            self._say(type(value).__name__, *sorted(self._apart(item, path) for item in value))
+            self._kind(value, path)
+            self._say(*sorted(self._apart(item, path) for item in value))
         elif isinstance(value, Mapping):
-            self.add(type(value), path)
+            self._kind(value, path)
             for key, item in value.items():
                 self.add(key, path)
                 self.add(item, f"{path}[{key!r}]")
             self._say("end")
         elif isinstance(value, list | tuple | deque | np.ndarray):
-            self._say(type(value).__name__, len(value))
+            self._kind(value, path)
+            self._say(len(value))
             for i, item in enumerate(value):
                 self.add(item, f"{path}[{i}]")
         else:
             self._object(value, path)
+
+    def _kind(self, value: Any, path: str) -> None:
+        """The class of a container, and what it has besides its items."""
+        self.add(type(value), path)
+        if not package_version(type(value).__module__):
+            self._named(getattr(value, "__dict__", {}), path)
 
     def _apart(self, value: Any, path: str) -> str:
         other = _Walk()
@@ -177,6 +240,9 @@ class _Walk:
         slots = [name for kind in type(value).__mro__ for name in _as_tuple(kind.__dict__.get("__slots__", ()))]
         attributes |= {name: getattr(value, name) for name in slots if name[:2] != "__" and hasattr(value, name)}
         self.add(type(value), path)
+        for plain in (int, float, complex, str, bytes):
+            if isinstance(value, plain):
+                self._say(plain.__repr__(value))
         if attributes or hasattr(value, "__dict__"):
             self._named(attributes, path)
             return
@@ -187,18 +253,25 @@ class _Walk:
             raise NoContentHashError(f"{path or 'it'} is a {kind}, of which nothing shows what it does") from error
 
     def _class(self, value: type, path: str) -> None:
-        self._say("class", value.__module__, value.__qualname__, version := _version(value.__module__))
-        if version:
-            return
+        self._say("class", value.__module__, value.__qualname__, version := package_version(value.__module__))
         for base in value.__mro__[1:]:
-            self.add(base, path)
+            # Torch makes classes of somebody's own, and calls them torch's: what they are made of is read all the same.
+            if not (version and package_version(base.__module__)):
+                self.add(base, path)
+        if not version:
+            self.add(type(value), path)
         for name, part in sorted(vars(value).items()):
-            part = getattr(part, "__func__", getattr(part, "fget", getattr(part, "func", part)))
-            if isinstance(part, FunctionType):
-                self._say(name)
-                self._said([part], path)
-            elif isinstance(part, _PLAIN) and name not in ("__doc__", "__module__", "__firstlineno__"):
-                self._say(name, repr(part))
+            if name in _OF_EVERY_CLASS:
+                continue
+            if version:  # only what somebody else has put there
+                if isinstance(part, FunctionType) and not package_version(str(part.__globals__.get("__name__", ""))):
+                    self._named({name: part}, path)
+            elif isinstance(part, property):
+                self._named({name: [part.fget, part.fset, part.fdel]}, path)
+            elif isinstance(part, classmethod | staticmethod):
+                self._named({name: part.__func__}, path)
+            else:
+                self._named({name: part.func if isinstance(part, functools.cached_property) else part}, path)
 
     def _function(self, value: FunctionType, path: str) -> None:
         wrapped = getattr(value, "__wrapped__", None)
@@ -206,13 +279,15 @@ class _Walk:
             self.add(wrapped, path)  # inside a check of types that is made as it runs
             return
         module = str(value.__globals__.get("__name__", ""))  # a decorator writes another one to `__module__`
-        version = _version(module)
+        version = package_version(module)
         self._say("function", module, value.__qualname__ if version else "", version)
         self.add(wrapped, path)
         if not version:
             self._code(value.__code__, path)
-            self._said([*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()], path)
-            self._said(_globals(value), path)
+            self.add([value.__defaults__, value.__kwdefaults__], path)
+            self._named({name: part for name, part in sorted(vars(value).items()) if not _is_dunder(name)}, path)
+            for name, found in _named_by(value, path):
+                self._named({name: found}, "")
         for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
             try:
                 content = cell.cell_contents
@@ -225,14 +300,6 @@ class _Walk:
         self._say("code", value.co_code.hex(), value.co_names, value.co_varnames, value.co_freevars)
         for constant in value.co_consts:
             self.add(constant, path)
-
-    def _said(self, values: Iterable[Any], path: str) -> None:
-        """What code refers to: constants and code by what they are, any other object by its class."""
-        for value in values:
-            if callable(value) or isinstance(value, (*_PLAIN, Tensor, ModuleType)):
-                self.add(value, path)
-            else:
-                self._say("refers to", type(value).__qualname__)
 
 
 def raw_bytes(values: Tensor) -> Any:
@@ -255,23 +322,107 @@ def _is_ours(hook: Any) -> bool:
     return isinstance(getattr(getattr(hook, "func", hook), "__self__", None), Hooks)
 
 
-def _globals(value: FunctionType) -> Iterator[Any]:
-    """The global names that a function's code uses, those of modules that are no installed package looked into."""
-    names = list(dict.fromkeys(_names(value.__code__)))
-    for name in names:
-        if name not in value.__globals__ or name.startswith("__"):
+def _named_by(value: FunctionType, path: str) -> Iterator[tuple[str, Any]]:
+    """What a function's code names outside itself, called as it is there.
+
+    Of anybody's own modules, only what is taken out of them (`package.module.function`); all that is in them, where
+    they are handed on.
+
+    Raises:
+        NoContentHashError: It runs code that is not seen, or imports what cannot be found.
+    """
+    steps = list(_instructions(value.__code__))
+    imported = _imports(steps, value, path)
+    for i, (step, name) in enumerate(steps):
+        if not step.startswith(_LOADS) or _is_dunder(str(name)):
             continue
-        found = value.__globals__[name]
-        yield found
-        if isinstance(found, ModuleType) and not _version(found.__name__):
-            yield from (vars(found)[inner] for inner in names if inner in vars(found))
+        found = list(imported.get(name, ()))
+        if step.startswith(("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT")):
+            found += [names[name] for names in (value.__globals__, vars(builtins)) if name in names][:1]
+        for part in found:
+            if any(part is one for one in _ANY_CODE):
+                raise NoContentHashError(f"{path or value.__qualname__} calls {name}, and nothing says with what")
+            called = str(name)
+            for after, attribute in steps[i + 1 :]:
+                if not _is_own(part) or after not in ("LOAD_ATTR", "LOAD_METHOD"):
+                    break
+                part, called = _member(part, attribute), f"{called}.{attribute}"
+                if part is _ABSENT:
+                    raise NoContentHashError(f"{path or value.__qualname__} names {called}, which is not there")
+            yield called, part
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
+def _imports(steps: list[tuple[str, Any]], value: FunctionType, path: str) -> Mapping[str, list[Any]]:
+    """What code imports as it runs, by the name that it gives it."""
+    bound: defaultdict[str, list[Any]] = defaultdict(list)
+    waiting: list[Any] = []
+    whole: Any = None
+    chosen: Any = ()
+    for i, (step, name) in enumerate(steps):
+        if step == "IMPORT_NAME":
+            level, chosen = steps[i - 2][1], steps[i - 1][1]
+            whole = _module("." * level + name, value.__globals__, path)
+            above = sys.modules.get(name.partition(".")[0])
+            waiting = [above if not chosen and _is_own(whole) else whole]  # `import a.b` gives `a`
+        elif step == "IMPORT_FROM":
+            waiting = [_member(whole, name) if chosen else whole]  # `import a.b as c` gives `a.b`
+        elif step in _STORES and waiting:
+            bound[name].append(waiting.pop())
+        elif step == "POP_TOP":
+            waiting = []
+    return bound
+
+
+def _module(name: str, names: Mapping[str, Any], path: str) -> Any:
+    """A module that code imports: of an installed package its name and version.
+
+    Raises:
+        NoContentHashError: It cannot be imported.
+    """
+    try:
+        package = names.get("__package__") or str(names.get("__name__", "")).rpartition(".")[0]
+        name = resolve_name(name, package)
+        if package_version(name):
+            return f"{name} {package_version(name)}"
+        return sys.modules.get(name) or importlib.import_module(name)
+    except ModuleNotFoundError:
+        return _ABSENT
+    except ImportError as error:
+        raise NoContentHashError(f"{path or 'it'} imports {name}, which fails ({error})") from error
+
+
+def _member(module: Any, name: str) -> Any:
+    """What `from module import name` gives."""
+    if not _is_own(module):
+        return module
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        with suppress(ModuleNotFoundError):
+            return importlib.import_module(f"{module.__name__}.{name}")
+    return _ABSENT
+
+
+def _is_own(value: Any) -> bool:
+    """Whether it is a module that is of no installed package."""
+    return isinstance(value, ModuleType) and not package_version(value.__name__)
+
+
+def _is_dunder(name: str) -> bool:
+    return name[:2] == name[-2:] == "__"
+
+
+def _instructions(code: CodeType) -> Iterator[tuple[str, Any]]:
+    """What code does, with names or constants, the functions inside it too."""
+    for step in dis.get_instructions(code):
+        if isinstance(step.argval, tuple) and "_FAST_" in step.opname:  # two in one
+            both = re.findall("(?:LOAD|STORE)_FAST", step.opname)
+            yield from zip(both, step.argval, strict=False)
+        elif step.opname not in ("EXTENDED_ARG", "CACHE", "NOP"):
+            yield step.opname, step.argval
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _names(constant)
+            yield from _instructions(constant)
 
 
 def _as_tuple(names: Any) -> tuple[str, ...]:
@@ -279,16 +430,24 @@ def _as_tuple(names: Any) -> tuple[str, ...]:
 
 
 @cache
-def _version(module: str) -> str:
+def package_version(module: str) -> str:
     """The version of the installed package that a module belongs to; empty where it is anybody's own code."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names:
         return f"{sys.version_info.major}.{sys.version_info.minor}"
-    package = sys.modules.get(top)
-    file = getattr(package, "__file__", None) or next(iter(getattr(package, "__path__", ())), "")
+    package: Any = sys.modules.get(top)
+    if package is None:
+        with suppress(ImportError, ValueError):
+            package = find_spec(top)
+    file = getattr(package, "__file__", None) or getattr(package, "origin", None) or next(_folders(package), "")
     if not {"site-packages", "dist-packages"} & set(Path(file).parts):
         return ""
     try:
         return str(getattr(package, "__version__", None) or metadata.version(top))
     except metadata.PackageNotFoundError:
-        return ""
+        named = metadata.packages_distributions().get(top)
+        return metadata.version(named[0]) if named else ""
+
+
+def _folders(package: Any) -> Iterator[str]:
+    return iter(getattr(package, "__path__", None) or getattr(package, "submodule_search_locations", None) or ())
