@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,10 +72,13 @@ def seconds(text: str) -> float:
     """Read a duration such as 12h or 30d."""
     import pandas as pd
 
-    try:
-        return float(pd.Timedelta(text).total_seconds())
-    except ValueError:
-        raise ValueError(f"unused={text} is no time. Give 12h or 30d.") from None
+    found = math.nan
+    if re.search("[A-Za-z:]", text):  # a bare number would be nanoseconds
+        with suppress(ValueError):
+            found = pd.Timedelta(re.sub("d$", "D", text)).total_seconds()
+    if not found > 0:
+        raise ValueError(f"unused={text} is no time. Give 12h or 30d.")
+    return found
 
 
 def leaving(entries: Sequence[Entry], before: float, leave: float) -> list[Entry]:

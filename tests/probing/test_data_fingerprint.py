@@ -146,3 +146,45 @@ def test_a_whole_fingerprint_knows_where_tokens_stand():
 def test_a_whole_fingerprint_is_none_where_something_cannot_be_read():
     assert _whole_of([{"x": torch.ones(2, 3), "odd": object()}]) == ""
     assert _of([{"x": torch.ones(2, 3), "odd": object()}]) != ""
+
+
+class _Held:
+    """Inputs of a class of their own, with whatever attributes they are given."""
+
+    def __init__(self, **held):
+        vars(self).update(held)
+
+
+def test_a_whole_fingerprint_reads_the_attributes_of_inputs():
+    x, _ = _drawn()
+    of_scale = {_whole_of([_Held(x=x, sigma=sigma)]) for sigma in (0.1, 0.2, None, "a", torch.tensor(0.1), (3, 5))}
+    assert len(of_scale) == 6
+    assert "" not in of_scale
+    assert _whole_of([_Held(x=x, sigma=0.1)]) == _whole_of([_Held(x=part, sigma=0.1) for part in x.split(7)])
+    assert _whole_of([_Held(x=x, of=_Held(k=1))]) != _whole_of([_Held(x=x, of=_Held(k=2))])
+    for unknown in (object(), iter([1]), lambda: 1, {1, 2}):
+        assert _whole_of([_Held(x=x, sigma=unknown)]) == ""
+
+
+def test_a_whole_fingerprint_knows_for_which_samples_a_value_of_a_batch_holds():
+    x, _ = _drawn()
+
+    def of(first, shared):
+        return _whole_of([{"x": x[:first], "s": shared(1)}, {"x": x[first:], "s": shared(2)}])
+
+    for shared in (float, torch.tensor, lambda k: torch.full((2, 2), k), lambda k: [k, k]):
+        assert of(7, shared) != of(9, shared)
+    assert _whole_of([[x[:1], x[1:2]], [x[2:3]]]) != _whole_of([[x[:1]], [x[2:3], x[1:2]]])
+
+
+def test_a_whole_fingerprint_knows_what_padding_holds_where_it_is_asked_for():
+    def of(padding, *, size=3):
+        ids, mask = torch.full((2, size), padding), torch.zeros(2, size, dtype=torch.long)
+        ids[:, :2], mask[:, :2] = 5, 1
+        fingerprint = Fingerprint(whole=True)
+        fingerprint.update({"input_ids": ids, "attention_mask": mask})
+        return fingerprint.digest(), fingerprint.digest(padding=True)
+
+    assert of(0)[0] == of(7)[0] == of(0, size=4)[0]
+    assert len({of(0)[1], of(7)[1], of(0, size=4)[1]}) == 3
+    assert of(0) == of(0)

@@ -7,6 +7,8 @@ import logging
 import os
 import resource
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 import layerprobe
 from layerprobe.probing.features.reducers import AveragePool, RandomSubset
 from layerprobe.probing.features.token_reducers import LastToken, MeanToken
+from layerprobe.probing.kept_features import _numbers
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
@@ -296,7 +299,7 @@ def test_where_nothing_can_be_kept_a_probe_says_why_and_goes_on(
 
 
 def other_version(folder: Path) -> None:
-    (folder / "features.json").write_text(json.dumps({"format": 2}))
+    (folder / "features.json").write_text(json.dumps({"format": 1}))
 
 
 def damaged_mark(folder: Path) -> None:
@@ -310,7 +313,7 @@ def other_folder(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (other_version, "were kept by another version of layerprobe (format 2; this one has format 1). They are left"),
+        (other_version, "were kept by another version of layerprobe (format 1; this one has format 2). They are left"),
         (damaged_mark, "were kept by another version of layerprobe (an unknown format"),
         (other_folder, "holds other files than kept features. Give a folder of its own"),
         (lambda folder: (folder.rmdir(), folder.write_text("")), "cannot be read (Not a directory)"),
@@ -389,3 +392,64 @@ def test_features_that_went_to_disk_are_kept_like_those_in_memory(tmp_path: Path
         return {file.name: load_file(file)["features"].tolist() for file in keep.rglob("*.safetensors")}
 
     assert files(tmp_path / "a", None) == files(tmp_path / "b", 1)
+
+
+def test_where_targets_and_inputs_differ_in_number_kept_features_change_nothing(tmp_path: Path) -> None:
+    ask(Net(), splits(), tmp_path / "kept")
+    for keep in (None, tmp_path / "kept"):
+        with pytest.raises(ValueError, match="A batch of the train split has 60 inputs and 59 targets"):
+            ask(Net(), splits(), keep, targets=lambda batch: batch[1][: 59 if len(batch[1]) == 60 else None])
+
+
+class Pooled(Tokens):
+    """Looks at padding, whatever the mask says."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        os.lseek(PASSES, len(input_ids), os.SEEK_CUR)
+        return self.mix(self.embed(input_ids).mean(1))
+
+
+def test_what_padding_holds_counts_for_layers_that_are_not_reduced_by_tokens(tmp_path: Path) -> None:
+    def padded_with(value: int) -> dict[str, list[Any] | DataLoader[Any]]:
+        def collate(samples: Any) -> Any:
+            rows, targets = zip(*samples, strict=True)
+            batch = padded(list(rows))
+            return batch | {"input_ids": batch["input_ids"].where(batch["attention_mask"] > 0, value)}, torch.tensor(
+                targets
+            )
+
+        return {
+            s: DataLoader(Sentences(n), n, collate_fn=collate) for s, n in (("train", 50), ("val", 30), ("test", 31))
+        }
+
+    ask(Pooled(), padded_with(0), tmp_path / "kept", layers="mix")
+    assert ask(Pooled(), padded_with(0), tmp_path / "kept", layers="mix")[1] == 0
+    found, passes = ask(Pooled(), padded_with(7), tmp_path / "kept", layers="mix")
+    assert passes > 0
+    equal(found, ask(Pooled(), padded_with(7), None, layers="mix")[0])
+
+
+class Unkind(Enum):
+    """Raises what nobody expects when it is looked into."""
+
+    ONE = 1
+
+    def __repr__(self) -> str:
+        raise KeyError("unkind")
+
+
+def test_whatever_goes_wrong_in_hashing_a_probe_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    network = Net()
+    object.__setattr__(network, "mode", Unkind.ONE)
+    ask(network, splits(), tmp_path / "kept", layers="last")
+    assert sum("Features are not kept: looking into it fails (KeyError: " in text for text in caplog.messages) == 1
+
+
+def test_a_flag_that_refuses_to_be_read_has_no_part_in_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> str:
+        raise RuntimeError("mix of the legacy and new APIs")
+
+    before = _numbers(None, nullcontext)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", refuse)
+    assert _numbers(None, nullcontext) == before | {"matmul": "unreadable"}
+    assert {name for name in before if name.startswith("mkldnn")}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from layerprobe.probing.batches import Data, reads_again
 from layerprobe.probing.capture.batch_axis import BatchAxis
@@ -33,6 +36,17 @@ from layerprobe.types import LayerName, Split
 log = logging.getLogger("layerprobe")
 
 _PROBLEM = "problem"
+_SAMPLES = "samples"
+_PRECISION = {
+    "cpu": ("fp32_precision", *(f"mkldnn.{of}fp32_precision" for of in ("", "matmul.", "conv.", "rnn."))),
+    "cuda": (
+        *(f"{of}.fp32_precision" for of in ("cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn")),
+        *(f"cuda.matmul.allow_{kind}_reduced_precision_reduction" for kind in ("fp16", "bf16")),
+        "cuda.matmul.allow_tf32",
+        "cudnn.allow_tf32",
+    ),
+}
+"""Flags of `torch.backends` that say how exactly a device reckons."""
 
 
 class DataChangedError(Exception):
@@ -178,6 +192,9 @@ class FeatureKeeper:
                 for way in found
             }
             known = {split: about[_PROBLEM] for (split, _), (_, about) in _there(kept) if _PROBLEM in about}
+            if not all(_fits(entry, self.known[split]) for (split, _), entry in _there(kept)):
+                missing[layer] = found  # recorded, it says that inputs and targets differ in number
+                continue
             if known:
                 for split, problem in known.items():
                     problems[split][layer.name] = problem
@@ -251,12 +268,14 @@ class FeatureKeeper:
         return True
 
     def _layers_file(self, granularity: str, train: Contents) -> Path:
-        return self._store.file(self._network, "layers", granularity, train.inputs, kind="json")
+        # The shapes in it are those of the first batch, and only what is reduced by tokens may be of another.
+        inputs = train.inputs if train.masks else train.padded
+        return self._store.file(self._network, "layers", granularity, inputs, kind="json")
 
     def _file(self, split: Split, read: Recording, layer: Layer, reduction: Reduction) -> Path:
         assert read.contents is not None
-        masks = read.contents.masks if reduction.axes else ""
-        address = (split, read.contents.inputs, masks, layer.name, shape_text(layer.shape), self._made[reduction])
+        contents = (read.contents.inputs, read.contents.masks) if reduction.axes else (read.contents.padded, "")
+        address = (split, *contents, layer.name, shape_text(layer.shape), self._made[reduction])
         return self._store.file(self._network, *address)
 
     def _about(self, split: Split, layer: Layer, reduction: Reduction, recording: Recording) -> dict[str, str]:
@@ -266,7 +285,7 @@ class FeatureKeeper:
             "layer": layer.name,
             "split": split,
             "reduction": reduction.description,
-            "samples": str(len(recording.targets)),
+            _SAMPLES: str(len(recording.targets)),
             "inputs": recording.contents.inputs,
         }
 
@@ -313,11 +332,25 @@ def _numbers(device: torch.device | None, context: Context) -> dict[str, Any]:
             kind: torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None for kind in kinds
         }
         found["default"] = torch.get_default_dtype()
-        if "cuda" in kinds:
-            with suppress(RuntimeError):  # some of torch's flags refuse to be read once newer ones are set
-                found["tf32"] = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-        found["matmul"] = torch.get_float32_matmul_precision()
+        found["matmul"] = _read(torch.get_float32_matmul_precision)
+        for name in (name for kind in kinds for name in _PRECISION.get(kind, ())):
+            found[name] = _read(partial(attrgetter(name), torch.backends))
     return found
+
+
+def _read(get: Callable[[], Any]) -> Any:
+    """The value of a flag; some may be missing, and some of torch's refuse to be read once newer ones are set."""
+    try:
+        return get()
+    except (RuntimeError, AttributeError):
+        return "unreadable"
+
+
+def _fits(entry: tuple[Tensor, Mapping[str, str]], read: Recording) -> bool:
+    """Whether there are as many targets as there were inputs."""
+    features, about = entry
+    n = str(len(read.targets))
+    return about.get(_SAMPLES) == n and (_PROBLEM in about or str(len(features)) == n)
 
 
 def _there(kept: Mapping[Any, Any]) -> list[tuple[Any, Any]]:

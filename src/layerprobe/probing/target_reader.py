@@ -22,11 +22,13 @@ class Contents:
     """What the network is called with for the samples of a split, in their order.
 
     Attributes:
-        inputs: Hash of every value.
+        inputs: Hash of every value, padding left out.
+        padded: Hash of every value, those of padding among them, and of the shapes that they come in.
         masks: Hash of which places hold a token, where a token reducer asks for it.
     """
 
     inputs: str
+    padded: str
     masks: str
 
 
@@ -100,7 +102,7 @@ class SplitReader:
             self._inputs.update(inputs)
         if self._masked:
             masks = token_masks(inputs, self._protocol.mask_of(batch))
-            self._masks.update({name: (mask.sum(1), mask.nonzero()[:, 1]) for name, mask in masks.items()})
+            self._masks.update({name: {"attention_mask": mask} for name, mask in masks.items()})
         return inputs
 
     @property
@@ -135,8 +137,9 @@ class SplitReader:
             seconds: Wall-clock seconds spent on reducing, by layer.
         """
         keys = torch.cat(self._keys) if self._keys else None
-        inputs = "" if self._inputs is None else self._inputs.digest()
-        contents = Contents(inputs, self._masks.digest()) if inputs else None
+        contents = None
+        if self._inputs is not None and (inputs := self._inputs.digest()):
+            contents = Contents(inputs, self._inputs.digest(padding=True), self._masks.digest())
         return Recording(torch.cat(self._targets), problems, seconds, keys, contents, len(self._targets[0]))
 
 

@@ -49,6 +49,11 @@ def named_tensors(value: object, *, state: bool = False) -> list[tuple[Path, Ten
     return [((), found[0][1])] if len(found) == 1 else found
 
 
+def parts(value: object) -> list[tuple[object, object]] | None:
+    """What there is inside a value, by key, index or name of an attribute; None where it cannot be looked into."""
+    return _parts(value)
+
+
 def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """A copy of a value, to any depth, with every tensor replaced, and every NumPy array of numbers as if it were one.
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -34,10 +35,12 @@ from torch import Tensor
 from layerprobe.atomic import atomic, remove_stray, write_bytes
 from layerprobe.probing.features.row_blocks import AbstractRows, Features, placed_blocks
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout, of the metadata, and of what an address is made of."""
 
 _MARK = "features.json"
+_HASH = re.compile("[0-9a-f]{32}")
+"""Names of the store's own folders and files: whatever else somebody puts there is left alone."""
 _FEATURES = "features"
 _STRAY = 24 * 3600.0
 """Seconds after which a temporary file is that of a process that was killed."""
@@ -186,7 +189,7 @@ class FeatureStore:
     def entries(self) -> list[Entry]:
         """Everything that is kept, that which was used last at the end."""
         found = []
-        for file in self.directory.glob("*/*.safetensors"):
+        for file in (file for folder in self._networks() for file in _own(folder, "safetensors")):
             with suppress(OSError, SafetensorError):
                 with safe_open(file, framework="np") as opened:
                     about = dict(opened.metadata() or {})
@@ -204,19 +207,31 @@ class FeatureStore:
         """
         for entry in entries:
             entry.file.unlink(missing_ok=True)
-        remove_stray(self.directory, age=_STRAY)
-        for folder in filter(Path.is_dir, self.directory.iterdir()):
-            if not any(folder.glob("*.safetensors")):
-                for file in folder.glob("*.json"):
+        for folder in self._networks():
+            remove_stray(folder, age=_STRAY)
+        for folder in self._networks():
+            if not _own(folder, "safetensors"):
+                for file in _own(folder, "json"):
                     file.unlink(missing_ok=True)
                 with suppress(OSError):  # something is being written there
                     folder.rmdir()
+
+    def _networks(self) -> list[Path]:
+        return [path for path in self.directory.glob("*") if _HASH.fullmatch(path.name) and path.is_dir()]
+
+
+def _own(folder: Path, kind: str) -> list[Path]:
+    return [path for path in folder.glob(f"*.{kind}") if _HASH.fullmatch(path.stem)]
 
 
 def _whole(rows: AbstractRows, scratch: Any) -> Tensor:
     """Rows that are not in memory, in one piece on disk."""
     # Room is taken beforehand: to write to mapped memory on a full disk ends the process.
-    os.posix_fallocate(scratch.fileno(), 0, max(1, rows.shape[0] * rows.shape[1] * rows.dtype.itemsize))
+    size = max(1, rows.shape[0] * rows.shape[1] * rows.dtype.itemsize)
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(scratch.fileno(), 0, size)
+    else:  # macOS
+        os.ftruncate(scratch.fileno(), size)
     values = torch.from_numpy(np.memmap(scratch, str(rows.dtype).removeprefix("torch."), "r+", shape=rows.shape))
     for place, block in placed_blocks(rows):
         values[place] = block
