@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
@@ -29,6 +30,7 @@ from layerprobe.results.manifest import Entry
 from layerprobe.results.store import ProbeStore, StoreError
 from layerprobe.training import probe_session, sharing
 from layerprobe.training.collectives import Ranks
+from layerprobe.training.continued_loggers import SteadyWandbLogger
 from layerprobe.training.probe_session import ProbeSession
 from layerprobe.training.progress_bar import ProbeProgress
 from layerprobe.training.sharing import OtherProcessError, ProbingStopped
@@ -322,6 +324,15 @@ def test_no_process_is_forked_while_a_result_is_kept(tmp_path: Path) -> None:
         os._exit(0 if done and sharing._taking.acquire(blocking=False) else 1)
     listener.join()
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_only_the_first_has_a_run_of_weights_and_biases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    ranks = Ranks()
+    ranks.rank, ranks.size = 1, 2
+    ProbeSession(tmp_path / "probes", [SteadyWandbLogger(save_dir=tmp_path, offline=True)], ranks=ranks)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_bar_of_the_first_shows_the_layers_of_all(tmp_path: Path) -> None:

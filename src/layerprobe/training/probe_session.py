@@ -73,7 +73,7 @@ class ProbeSession:
         if self._ranks.is_first:
             self.store.prepare()
         self._ledger = Ledger(directory)
-        self.log = ProbeLog(loggers)
+        self.log = ProbeLog(loggers if self._ranks.is_first else ())  # elsewhere there is no run to log to
         if self._ranks.size > 1:  # each records layers of its own, of which none alone could be looked up
             resources = replace(resources, keep=None)
         self._resources = resources
