@@ -48,7 +48,7 @@ def test_training_goes_on(tmp_path: Path, restart: list[str], whole: dict[str, t
     begun = results(tmp_path / "run")
     code, said = call("train.py", tmp_path, *words, "seed=1")
     assert code == 1, said
-    assert "holds a run of another configuration:\n  seed: 0 -> 1" in said
+    assert "holds a run of another configuration:\n  seed: 5 -> 1" in said
     code, said = call("train.py", tmp_path, *words, *restart)
     assert code == 0, said
     pd.testing.assert_frame_equal(results(tmp_path / "run").head(len(begun)), begun)  # the seconds too

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from helpers import forked
 from helpers.ranks import together
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.ridge import Ridge
@@ -161,12 +164,20 @@ def test_training_is_bit_identical(tmp_path: Path, workers: int, when: str) -> N
 @pytest.mark.slow
 def test_training_of_two_processes_is_bit_identical(tmp_path: Path) -> None:
     """In each of them, in the middle of an epoch too, where their averages of batch normalisation differ."""
+    # No process can differentiate that is forked from one that has: the two are forked from this file as a script.
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    ended = forked.run([sys.executable, __file__, str(tmp_path)], cwd=tmp_path, env=environment)
+    assert ended.returncode == 0, ended.stderr
+
+
+def two_processes(folder: Path) -> None:
+    """Train with and without the callback, and compare."""
 
     def work(rank: int) -> list[dict[str, Any]]:
-        probed = [train(tmp_path / when, 0, processes=2, when=when, steps=(2,)) for when in ("now", "end")]
-        return [train(tmp_path, 0, processes=2), *probed]
+        probed = [train(folder / when, 0, processes=2, when=when, steps=(2,)) for when in ("now", "end")]
+        return [train(folder, 0, processes=2), *probed]
 
-    for alone, *others in together(2, tmp_path / "ranks", work):
+    for alone, *others in together(2, folder / "ranks", work):
         alone.pop("probed")
         for probed in others:
             assert probed.pop("probed") == ["initial", "step_2", "final"]
@@ -193,3 +204,7 @@ def test_a_callback_that_draws_one_number_is_noticed(tmp_path: Path) -> None:
     )
     trainer.fit(learner, datamodule=NoisyData(0))
     assert not same(alone["batches"][0], learner.seen[0])
+
+
+if __name__ == "__main__":
+    two_processes(Path(sys.argv[1]))

@@ -37,7 +37,7 @@ def transfers(n: int, d: int, c: int, dtype: torch.dtype, *, axes: bool, plain: 
         turned, along = torch.empty(d, d, **where), torch.empty(d, 5, **where)
         samples = Samples(x, y, c, torch.float32, turned if axes else None)
         values = torch.empty(d if axes else 5, **where)
-        path = Continuation(samples, values, None if axes else along, 0.1, 1e-5, 100, 8)
+        path = Continuation(samples, 1e-5, 100, values, None if axes else along, 0.1, 8)
         m = c - 1
         pairs = Pairs(8, torch.empty(m, d + 1, dtype=dtype, **where))
         function = tried(samples.objective(dtype), path._metric(dtype), pairs)

@@ -292,7 +292,7 @@ class _Fits:
         for tighter in (0.5, 0.1, 0.02):
             failed = self._failed(which)
             if not len(failed):
-                return
+                break
             heads, more = self.path.refine(self.heads[failed], self.l2[failed], tighter * tolerance)
             self.heads[failed] = heads
             self.iterations[failed] += more
