@@ -16,17 +16,20 @@ def extras(cfg: DictConfig) -> Iterator[None]:
     """Do what `extras` of a configuration asks for; the filters of warnings are put back behind the job.
 
     Args:
-        cfg: The configuration of the job.
+        cfg: The configuration of the job. One without `extras` asks for nothing.
 
     Raises:
         CompactHydraException: Where tags are asked for and there are none.
     """
-    if cfg.extras.enforce_tags and not cfg.tags:
+    if (asked := cfg.get("extras")) is None:  # of a script that registers none
+        yield
+        return
+    if asked.enforce_tags and not cfg.tags:
         raise CompactHydraException("The run has no tags, and extras.enforce_tags=true. Give some: tags=[paper,first]")
-    if cfg.extras.print_config:
+    if asked.print_config:
         _print_config(cfg)
     with warnings.catch_warnings():
-        if cfg.extras.ignore_warnings:
+        if asked.ignore_warnings:
             warnings.simplefilter("ignore")
         yield
 
