@@ -82,8 +82,9 @@ def test_a_ledger_that_is_lost_is_the_users_to_decide_about(run: RunDirectory) -
 
 def test_an_id_that_is_lost_is_that_of_the_logs(run: RunDirectory) -> None:
     first = run.id
-    for log in (f"offline-run-20260101_000000-{first}", f"run-20260102_000000-{first}"):
+    for log in (f"offline-run-20260101_000000-{first}", f"run-20260102_000000-{first}-1"):  # -1: the second of a second
         (run.path / "wandb" / log).mkdir(parents=True)
+        (run.path / "wandb" / log / f"run-{first}.wandb").touch()
     damage_both(run, "run_id")
     assert run.id == first
     assert json.loads((run.path / "config.json").read_text()) == {"seed": 3, "model.width": 8}

@@ -17,13 +17,16 @@ pytest.importorskip("wandb")
 # One process imports everything, then forks runs. Each logs 400 rows of training and a curve of ten points at every
 # hundredth, and is killed, or loses wandb's process, at a random moment; the last one goes to its end.
 RUNS = """
-import os, random, signal, sys, time, warnings
+import os, random, signal, sys, time, types, warnings
 from pathlib import Path
 import numpy, wandb
 from layerprobe.results.wandb_journal import WandbHistory
 from layerprobe.results.wandb_sink import finish_run
 warnings.simplefilter("ignore")
 directory, mode, seed, n_kills, whom = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
+if whom == "core in one second":  # wandb names a folder by the second of its start
+    now = time.time()
+    wandb.sdk.wandb_init.time = types.SimpleNamespace(**(vars(time) | {"time": lambda: now}))
 
 def start():
     wandb.run = None
@@ -44,7 +47,7 @@ def core():
 def work(first, pause, moments):
     history = WandbHistory(start(), restart)
     Path(directory, "started").touch()
-    deaths = sorted(moments.uniform(0, 400) for _ in range(n_kills)) if whom == "core" else []
+    deaths = sorted(moments.uniform(0, 400) for _ in range(n_kills)) if whom != "run" else []
     for step in range(first, 400):
         if deaths and step > deaths[0]:
             os.kill(core()[0], signal.SIGKILL)
@@ -127,3 +130,11 @@ def test_every_row_once_after_kills_at_random_moments(tmp_path: Path, mode: str,
         (stored,) = server.stored.runs.values()
     assert stored.exit_code == 0
     check(stored.history)
+
+
+@pytest.mark.slow
+def test_every_row_once_where_wandb_is_started_again_within_a_second(tmp_path: Path) -> None:
+    run(tmp_path, "offline", 25, 2, "core in one second")  # with this seed each process writes a part of the rows
+    assert [log.name.split("killed-run")[1] for log in logs(tmp_path)] == ["", "-1", "-2"]
+    check(offline(tmp_path))
+    check(synced(tmp_path).history)

@@ -84,14 +84,17 @@ class RunDirectory:
         return made
 
     def _id_of_logs(self) -> str | None:
-        """The id that the logs of earlier starts are named by, `wandb/[offline-]run-<date>-<id>`, where there are any.
+        """The id that the logs of earlier starts are named by, where there are any.
 
-        A file that is half written is not enough to tell; one that is not there is a run that has never had an id.
+        A log is `wandb/[offline-]run-<date>-<id>/run-<id>.wandb`; its folder ends in -1 where a start was within the
+        same second as the one before. A file that is half written is not enough to tell; one that is not there is a
+        run that has never had an id.
         """
         if not self.has_id:
             return None
-        logs = sorted(self.path.glob("wandb/*run-*-*"), key=lambda log: log.name.split("run-", 1)[1])
-        return logs[-1].name.split("run-", 1)[1].split("-", 1)[1] if logs else None
+        logs = self.path.glob("wandb/*run-*-*/run-*.wandb")
+        last = max(logs, key=lambda log: log.parent.name.split("run-", 1)[1], default=None)
+        return last.stem.removeprefix("run-") if last else None
 
     def restore(self) -> None:
         """Clear what killed processes left half-written, and write damaged small files anew from their copies.

@@ -193,7 +193,8 @@ class WandbHistory:
     def _reached(self) -> int:
         """The step below which everything has arrived."""
         own = Path(self.run.settings.sync_dir).resolve()
-        logs = Path(self.run.settings.wandb_dir).glob(f"*run-*-{self.run.id}/run-{self.run.id}.wandb")
+        # By the log's own name: a start within the same second as the one before has a folder that ends in -1.
+        logs = Path(self.run.settings.wandb_dir).glob(f"*run-*/run-{self.run.id}.wandb")
         logged = [mend(log) for log in logs if log.parent.resolve() != own]
         if self.run.settings.mode == "online":
             return int(self.run.starting_step)
