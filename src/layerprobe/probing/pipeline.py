@@ -13,7 +13,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from layerprobe.probing.batches import Data, check_splits, in_order, length
+from layerprobe.probing.batches import Data, Source, check_splits, in_order, length
 from layerprobe.probing.capture.call_arguments import autocast_of, device_of
 from layerprobe.probing.capture.freeze import Frozen, freeze
 from layerprobe.probing.capture.hooks import Context
@@ -214,18 +214,9 @@ def record_splits(
     for split in SPLITS:
         if data.get(split) is None:
             continue
-        with (
-            frozen.fresh(protocol.seeds[0]),
-            closing(in_order(data[split], resources.batch_size, protocol.seeds[0])) as batches,
-            Recorder(frozen, reductions, protocol, sink, split, contents=keep is not None) as record,
-        ):
-            for number, batch in enumerate(batches, 1):
-                if split == "test":
-                    samples.update(batch)
-                if read is not None:
-                    read.update(batch)
-                record(batch)
-                on_progress(f"record {split}", number, None)
+        record = Recorder(frozen, reductions, protocol, sink, split, contents=keep is not None)
+        watching = [each for each in (samples if split == "test" else None, read) if each is not None]
+        _pass(frozen, data[split], protocol, resources, record, watching, partial(on_progress, f"record {split}"))
         recordings[split] = record.recording
         if keep is not None:
             keep(split, record)
@@ -246,18 +237,29 @@ def read_splits(
         if data.get(split) is None:
             continue
         read = SplitReader(protocol, split, contents=True)
-        with (
-            frozen.fresh(protocol.seeds[0]),
-            closing(in_order(data[split], resources.batch_size, protocol.seeds[0])) as batches,
-        ):
-            for number, batch in enumerate(batches, 1):
-                if split == "test":
-                    samples.update(batch)
-                read(batch)
-                on_progress(f"read {split}", number, None)
-        read.check()
+        watching = [samples] if split == "test" else []
+        _pass(frozen, data[split], protocol, resources, read, watching, partial(on_progress, f"read {split}"))
         found[split] = read.recording({}, {})
     return found
+
+
+def _pass(
+    frozen: Frozen,
+    source: Source,
+    protocol: ProbeProtocol,
+    resources: Resources,
+    reader: Recorder | SplitReader,
+    watching: Sequence[Fingerprint],
+    tell: Callable[[int, None], None],
+) -> None:
+    """Hand every batch of a split to those that take it in, and its number to `tell`."""
+    seed = protocol.seeds[0]
+    with frozen.fresh(seed), closing(in_order(source, resources.batch_size, seed)) as batches, reader as read:
+        for number, batch in enumerate(batches, 1):
+            for fingerprint in watching:
+                fingerprint.update(batch)
+            read(batch)
+            tell(number, None)
 
 
 def found_or_recorded(

@@ -75,6 +75,13 @@ class SplitReader:
         self._masks = Fingerprint(whole=True)
         self._masked = contents and by_tokens(protocol)
 
+    def __enter__(self) -> SplitReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.check()
+
     def __call__(self, batch: Any) -> Any:
         """Read a batch.
 
