@@ -1,9 +1,7 @@
 """Significance of a difference of two error rates: tests and 95 % intervals.
 
 On the same samples, in pairs: McNemar, Psychometrika 12 (1947), with the mid-p of Fagerland, Lydersen & Laake, BMC
-Medical Research Methodology 13:91 (2013); the interval is Tango's, Statistics in Medicine 17 (1998), compared with
-others by Fagerland, Lydersen & Laake, Statistics in Medicine 33 (2014). Its limits are where the score test of the
-difference rejects, so it agrees with McNemar's test about zero.
+Medical Research Methodology 13:91 (2013); `tango_interval` agrees with that test about zero.
 
 On independent samples: Pearson's test with the factor (N - 1)/N, Campbell, Statistics in Medicine 26 (2007); the
 interval is Newcombe's, Statistics in Medicine 17 (1998), method 10, of two intervals of Wilson, JASA 22 (1927).
@@ -15,17 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.stats import binom
 
 from layerprobe.wilson import wilson_interval
-
-_Z = 1.959963984540054
-_HALVINGS = 52
-
-Counts: TypeAlias = int | Sequence[int] | np.ndarray
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
@@ -48,43 +40,6 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     if only_first == only_second:
         return 1.0
     return float(2 * binom.cdf(m - 1, n, 0.5) + binom.pmf(m, n, 0.5))
-
-
-def tango_interval(only_first: Counts, only_second: Counts, n: Counts) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % score interval of (b - c)/n, with b and c the samples that only one of two classifiers gets right.
-
-    A difference δ is inside where (b - c - nδ)² ≤ z² n (2q + δ(1 - δ)), with n(2q + δ - δ²) the variance of b - c under
-    δ. There q, the probability of a sample of c, is at its most likely value under δ,
-
-        2n q² + (-b - c + (2n - b + c) δ) q - c δ (1 - δ) = 0,
-
-    of which it is the larger root. Each end is found by halving: the observed difference is inside, ±1 is not.
-
-    Args:
-        only_first: Samples that only the first one gets right, b.
-        only_second: Samples that only the second one gets right, c.
-        n: Samples of the test split.
-
-    Returns:
-        The lower and the upper ends, in [-1, 1].
-    """
-    b, c, n = (np.asarray(count, dtype=float) for count in np.broadcast_arrays(only_first, only_second, n))
-
-    def inside(delta: Any) -> Any:
-        linear = -b - c + (2 * n - b + c) * delta
-        root = np.sqrt(np.maximum(linear**2 + 8 * n * c * delta * (1 - delta), 0))
-        q = (root - linear) / (4 * n)
-        return (b - c - n * delta) ** 2 <= _Z**2 * n * np.maximum(2 * q + delta * (1 - delta), 0)
-
-    ends = []
-    for limit in (-1.0, 1.0):
-        near, far = (b - c) / n, np.full_like(n, limit)
-        for _ in range(_HALVINGS):
-            middle = (near + far) / 2
-            within = inside(middle)
-            near, far = np.where(within, middle, near), np.where(within, far, middle)
-        ends.append(near)
-    return ends[0], ends[1]
 
 
 def newcombe_interval(wrong: int, n: int, other_wrong: int, other_n: int) -> tuple[float, float]:
