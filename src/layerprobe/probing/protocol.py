@@ -166,8 +166,9 @@ class ProbeProtocol:
             )
         if not isinstance(self.task, Classification):
             raise ValueError(f"The task {self.task.name!r} cannot be streamed. Choose task=classification.")
-        if self.controls or not self.standardise or self.refit:
+        if self.controls or not self.standardise or self.refit or self.task.class_weight is not None:
             name = "controls" if self.controls else "refit" if self.refit else "standardise=false"
+            name = name if self.task.class_weight is None else "class_weight"
             raise ValueError(f"`{name}` needs features that are kept. Leave it out, or set stream=false.")
         if isinstance(self.l2, ScikitLearnC):
             raise ValueError(

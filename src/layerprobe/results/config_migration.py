@@ -54,6 +54,8 @@ PUBLIC_NAMES: Mapping[str, str] = {
 
 _UNNAMED: Mapping[str, Mapping[str, Any]] = {
     "layerprobe.ProbeProtocol": {"stream": False, "refit": False, "population": False},
+    "layerprobe.Classification": {"class_weight": None},
+    "layerprobe.MultiLabel": {"class_weight": None},
     "layerprobe.Ridge": {"tolerance": 1e-5, "largest": 6144, "max_iterations": 500},
     "pytorch_lightning.Trainer": {"max_steps": -1, "strategy": "auto", "num_nodes": 1},
 }

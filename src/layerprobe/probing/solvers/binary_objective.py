@@ -27,11 +27,13 @@ class BinaryObjective:
         features: The samples, float32 or float64.
         targets: 0 or 1; both have a sample.
         dtype: Precision of the matrix products and of what is returned.
+        weights: What a sample of each class counts, of mean 1 over the samples; None where all count the same.
     """
 
     features: Features
     targets: Int[Tensor, " n"]
     dtype: torch.dtype
+    weights: Float[Tensor, " 2"] | None = None
 
     @cached_property
     def signs(self) -> Float[Tensor, " n"]:
@@ -45,8 +47,11 @@ class BinaryObjective:
         loss = gradient = slope = curvature = torch.zeros((), dtype=torch.float64, device=heads.device)
         for x, signs in in_blocks(self.features, self.signs, self.dtype, 2 * p):
             u = scored(weight, bias, x).mul_(signs[:, None])
-            loss = F.softplus(u, threshold=40).sum((0, 2), dtype=torch.float64) + loss
-            residual = u.sigmoid()
+            losses, residual = F.softplus(u, threshold=40), u.sigmoid()
+            if self.weights is not None:
+                counted = self.weights.to(self.dtype)[(signs < 0).long()][:, None]
+                losses, residual = losses * counted, residual * counted
+            loss = losses.sum((0, 2), dtype=torch.float64) + loss
             if with_curvature:
                 curvature = (u.neg_().sigmoid_().mul_(residual)).sum((0, 2), dtype=torch.float64) + curvature
             residual *= signs[:, None]

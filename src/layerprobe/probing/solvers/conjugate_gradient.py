@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from layerprobe.probing.features.row_blocks import Features, blocks
+from layerprobe.probing.features.row_blocks import Features, placed_blocks
 from layerprobe.probing.solvers.gram import Spectrum
-from layerprobe.probing.solvers.moments import CrossMoments
+from layerprobe.probing.solvers.moments import CrossMoments, Rows
 
 _BLOCK = 1 << 22
 """32 MiB in float64."""
@@ -38,6 +37,7 @@ class Centred:
         target_mean: ȳ.
         target_variance: Variance of Y, summed over its columns.
         elements: Elements of the samples turned to float64 at a time.
+        counts: What each of some samples counts, of mean 1, in all of these means; None where all count the same.
     """
 
     features: Features
@@ -46,9 +46,12 @@ class Centred:
     target_mean: Float[Tensor, " c"]
     target_variance: float
     elements: int
+    counts: Rows | None = None
 
     @classmethod
-    def of(cls, features: Features, targets: Callable[[slice], Tensor], c: int, elements: int = _BLOCK) -> Centred:
+    def of(
+        cls, features: Features, targets: Rows, c: int, elements: int = _BLOCK, counts: Rows | None = None
+    ) -> Centred:
         """Measure samples in one pass.
 
         Args:
@@ -56,21 +59,23 @@ class Centred:
             targets: Gives the rows (k, c) of Y for some samples.
             c: Columns of Y.
             elements: Elements of the samples turned to float64 at a time.
+            counts: What each of some samples counts, of mean 1; 1 by default.
 
         Returns:
             The product.
         """
-        found = CrossMoments.of(features, targets, c, elements)
+        found = CrossMoments.of(features, targets, c, elements, counts)
         cross = found.cross.T.contiguous()
-        return cls(features, found.feature_mean, cross, found.target_mean, found.target_variance, elements)
+        return cls(features, found.feature_mean, cross, found.target_mean, found.target_variance, elements, counts)
 
     def __call__(self, heads: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
         """Multiply every row with the covariance."""
         total = torch.zeros_like(heads)
         offset = (heads @ self.mean)[:, None]
-        for part in blocks(self.features, self.elements):
+        for place, part in placed_blocks(self.features, self.elements):
             rows = part.double()
-            total += torch.addmm(-offset, heads, rows.T) @ rows
+            along = torch.addmm(-offset, heads, rows.T)
+            total += (along if self.counts is None else along * self.counts(place)) @ rows
         return total / len(self.features)
 
 

@@ -23,7 +23,7 @@ class Certificate:
     """What can be said of heads in float64.
 
     Attributes:
-        objective: Mean cross-entropy + ½·l2·‖W‖².
+        objective: (Weighted) mean cross-entropy + ½·l2·‖W‖².
         bound: A value that no head's objective can be below; 0 where nothing better is known.
         slope: Norm of the gradient.
         separated: Whether every sample's own class has the strictly largest score.
@@ -41,6 +41,7 @@ def certify(
     weight: Float[Tensor, "p c d"],
     bias: Float[Tensor, "p c"],
     l2: Float[Tensor, " p"],
+    weights: Float[Tensor, " c"] | None = None,
 ) -> Certificate:
     r"""Evaluate heads in float64, and bound the optimum from below by duality.
 
@@ -57,12 +58,16 @@ def certify(
     exactly; it is a distribution while no factor is negative, which holds near the optimum. Then D(q') bounds the
     optimum with no approximation but float64's rounding. Where the tilt is too large or l2 = 0, the bound is 0.
 
+    Where a sample counts v_i, the weights have mean 1: each of these means is the one of v_i times its terms. The tilt
+    of a sample does not depend on v_i, A and g do, and Aδ = -g still makes the weighted mean of q' - y zero.
+
     Args:
         features: The samples.
         targets: Class indices; every class has a sample.
         weight: Weights, float64.
         bias: Biases, float64.
         l2: L2 value of each head.
+        weights: What a sample of each class counts, of mean 1 over the samples; None where all count the same.
 
     Returns:
         The certificates.
@@ -70,7 +75,7 @@ def certify(
     n, c, p = len(features), weight.shape[1], len(weight)
     group = max(1, min(p, _KEPT_BYTES // (8 * n * c)))
     parts = [
-        _certify(features, targets, weight[i : i + group], bias[i : i + group], l2[i : i + group])
+        _certify(features, targets, weight[i : i + group], bias[i : i + group], l2[i : i + group], weights)
         for i in range(0, p, group)
     ]
     return Certificate(
@@ -81,7 +86,9 @@ def certify(
     )
 
 
-def _certify(features: Features, targets: Tensor, weight: Tensor, bias: Tensor, l2: Tensor) -> Certificate:
+def _certify(
+    features: Features, targets: Tensor, weight: Tensor, bias: Tensor, l2: Tensor, weights: Tensor | None
+) -> Certificate:
     (p, c, d), n, device = weight.shape, len(features), features.device
     rows = max(1, min(max(256, _ELEMENTS // (p * c)), BLOCK // max(d, 1)))
     kept: dict[int, tuple[Tensor, Tensor]] = {}
@@ -95,6 +102,10 @@ def _certify(features: Features, targets: Tensor, weight: Tensor, bias: Tensor, 
         u -= u.gather(1, own)
         return u, own
 
+    def counted(values: Tensor, own: Tensor) -> Tensor:
+        """What is summed over the samples (p _ r), each times what it counts."""
+        return values if weights is None else values * weights[own]
+
     loss, mean = torch.zeros_like(l2), torch.zeros(p, c, dtype=torch.float64, device=device)
     products = torch.zeros(p, c, c, dtype=torch.float64, device=device)
     separated = torch.ones(p, dtype=torch.bool, device=device)
@@ -104,9 +115,9 @@ def _certify(features: Features, targets: Tensor, weight: Tensor, bias: Tensor, 
             kept[start] = u, own
         separated &= (u.scatter(1, own, -1.0) < 0).all(2).all(1)
         q, others, log_total = _softmax(u, own)
-        loss += log_total.sum((1, 2))
-        mean += q.scatter(1, own, -others).sum(2)
-        products -= q @ q.transpose(1, 2)
+        loss += counted(log_total, own).sum((1, 2))
+        mean += counted(q.scatter(1, own, -others), own).sum(2)
+        products -= counted(q, own) @ q.transpose(1, 2)
     mean /= n
     delta = -_solve(mean, covariance(products / n)) * (l2 > 0)[:, None]
     entropy, moment = torch.zeros_like(l2), torch.zeros(p * c, d, dtype=torch.float64, device=device)
@@ -121,8 +132,9 @@ def _certify(features: Features, targets: Tensor, weight: Tensor, bias: Tensor, 
         tilted = (q * (1 + tilt)).scatter(1, own, 0.0)
         rest = tilted.sum(1, keepdim=True)
         # -Σ q' log q'; the own class, near 1 where the loss is small, through 1 - Σ of the others
-        entropy += torch.special.entr((1 - rest).clamp_min(0)).sum((1, 2)) - (tilted * log_tilted).sum((1, 2))
-        moment += tilted.scatter_(1, own, -rest).view(p * c, -1) @ x
+        own_entropy = torch.special.entr((1 - rest).clamp_min(0)) - (tilted * log_tilted).sum(1, keepdim=True)
+        entropy += counted(own_entropy, own).sum((1, 2))
+        moment += counted(tilted.scatter_(1, own, -rest), own).view(p * c, -1) @ x
     penalty = weight.square().sum((1, 2))
     square = (moment / n).square().view(p, -1).sum(1)
     dual = entropy / n - square / (2 * l2)

@@ -48,6 +48,7 @@ class Samples:
         n_classes: Number of classes, at least 2.
         dtype: Precision of the first fit.
         axes: What heads are given in, orthonormal columns; None for the features' own axes.
+        weights: What a sample of each class counts, of mean 1 over the samples; None where all count the same.
     """
 
     features: Features
@@ -55,6 +56,7 @@ class Samples:
     n_classes: int
     dtype: torch.dtype
     axes: Float[Tensor, "d d"] | None = None
+    weights: Float[Tensor, " c"] | None = None
 
     def objective(self, dtype: torch.dtype) -> Objective:
         """What is minimised.
@@ -70,9 +72,9 @@ class Samples:
         if isinstance(features, Tensor) and features.dtype == torch.float64:
             features = features.to(dtype)
         objective: Objective = (
-            BinaryObjective(features, self.targets, dtype)
+            BinaryObjective(features, self.targets, dtype, self.weights)
             if self.n_classes == 2
-            else SoftmaxObjective(features, self.targets, self.n_classes, dtype)
+            else SoftmaxObjective(features, self.targets, self.n_classes, dtype, self.weights)
         )
         if self.axes is not None:
             objective = ChangedBasis(objective, self.axes.to(dtype))
@@ -131,6 +133,7 @@ class AbstractContinuation(ABC):
         """Zero weights, and the bias that is best for them: the logarithms of the classes' shares."""
         s = self.samples
         share = torch.bincount(s.targets, minlength=s.n_classes).double() / len(s.targets)
+        share = share if s.weights is None else share * s.weights
         head = torch.zeros(s.n_classes - 1, s.features.shape[1] + 1, dtype=s.dtype, device=s.features.device)
         head[:, -1] = basis(s.n_classes, torch.float64, head.device).T @ share.log()
         return head

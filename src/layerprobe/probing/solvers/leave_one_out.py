@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
 
-from layerprobe.probing.features.row_blocks import Features
-from layerprobe.probing.solvers.moments import Axes, Moments, pairs
+from layerprobe.probing.features.row_blocks import Features, placed_blocks
+from layerprobe.probing.solvers.moments import Axes, Moments, Rows
 from layerprobe.probing.solvers.solution import LeftOut
 
 _ELEMENTS = 1 << 22
@@ -17,9 +14,10 @@ _ELEMENTS = 1 << 22
 
 def leave_one_out(
     features: Features,
-    targets: Callable[[slice], Tensor],
+    targets: Rows,
     moments: Moments,
     axes: Axes,
+    counts: Rows | None = None,
     *,
     numbers: bool,
     elements: int = _ELEMENTS,
@@ -32,6 +30,9 @@ def leave_one_out(
     the place of y_i, the whole fit solves the problem without i. That problem is the sum of the others' squares with
     the same penalty n·l2·‖W‖² (its mean, with l2·n/(n - 1)), on features standardised with sample i.
 
+    Where sample i counts v_i, H becomes \(\tfrac1n (11^\top + Z V (\Lambda + \mathrm{l2})^{-1} V^\top Z^\top)
+    \mathrm{diag}(v)\) with weighted means, and the same prediction takes the same place; its loss and error count once.
+
     Where a fit without i is not determined, as for l2 = 0 and h_ii = 1, the figures are NaN.
 
     Args:
@@ -39,6 +40,7 @@ def leave_one_out(
         targets: Gives the rows (k, c) of Y for some samples.
         moments: Their means.
         axes: Their decomposition.
+        counts: What each of some samples counts, of mean 1; 1 by default.
         numbers: Whether Y holds numbers, and not one-hot classes.
         elements: Numbers in float64 at a time.
 
@@ -50,9 +52,12 @@ def leave_one_out(
     squares, spread = axes.inverse.new_zeros(p, c), axes.inverse.new_zeros(c)
     # (p c r): the heads in the axes
     heads = (axes.inverse[:, None, :] * axes.turned.T).reshape(p * c, r)
-    for rows, values in pairs(features, targets, elements * d // max(d, p * c)):
-        x, y = (rows - moments.feature_mean) @ axes.vectors, values[:, None]
+    for place, rows in placed_blocks(features, elements * d // max(d, p * c)):
+        values = targets(place).double()
+        x, y = (rows.double() - moments.feature_mean) @ axes.vectors, values[:, None]
         leverage = 1 / n + x.square() @ axes.inverse.T / n
+        if counts is not None:
+            leverage = leverage * counts(place)[:, None]
         residual = y - moments.target_mean - (x @ heads.T).view(len(x), p, c)
         spare = (1 - leverage)[:, :, None]
         out = y - torch.where(spare > 1e-9, residual / spare, torch.nan)

@@ -22,7 +22,7 @@ from layerprobe.probing.solvers.l2_path import AbstractContinuation, Continuatio
 from layerprobe.probing.solvers.newton import HandedOver, Newton, pays_at_once, possible
 from layerprobe.probing.solvers.softmax_objective import basis, log_odds
 from layerprobe.probing.solvers.solution import Solution, Status
-from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
+from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop, of_mean_one
 from layerprobe.probing.solvers.tf32 import full_precision
 
 _ABSENT = -60.0
@@ -35,6 +35,9 @@ _NOTHING = 1e-15
 @dataclass(frozen=True)
 class Logistic(AbstractSolver):
     r"""Mean cross-entropy + ½·l2·‖W‖²_F, bias unpenalised, minimised for every L2 value.
+
+    Where classes are weighted, the mean is Σ w_i loss_i / Σ w_i, as with scikit-learn's `class_weight` at the
+    `C` of which 1/(C Σ w_i) = l2.
 
     `l2_path` says how the optimum is reached and `duality_gap` how it is known. A value at which float32 products stop
     short of the certificate is refined in float64, unless it was the evaluations that ran out. The head is returned in
@@ -85,14 +88,17 @@ class Logistic(AbstractSolver):
         spectrum: Decompose | None = None,
         stop: Stop | None = None,
         rough: bool = False,
+        weights: Float[Tensor, " c"] | None = None,
     ) -> Solution:
         """See `AbstractSolver.solve`."""
+        if weights is not None:
+            weights = of_mean_one(weights, targets)
         known = None
         if not _direct(features, len(targets.unique()), l2):
             # One long computation, which is worth all threads where a single evaluation is not.
             known = Spectrum.of(features) if spectrum is None else spectrum()
         with self.settings(features, n_classes, len(l2)):
-            return self._solve(features, targets, n_classes, l2, known, stop, rough)
+            return self._solve(features, targets, n_classes, l2, known, stop, rough, weights)
 
     @contextmanager
     def settings(self, features: Features, n_classes: int, p: int) -> Iterator[None]:
@@ -109,17 +115,19 @@ class Logistic(AbstractSolver):
         spectrum: Spectrum | None,
         stop: Stop | None,
         rough: bool,
+        weights: Tensor | None,
     ) -> Solution:
         present, places = targets.unique(return_inverse=True)
         if len(present) < n_classes:
-            return self._with_absent(features, places, present, n_classes, l2, spectrum, stop, rough)
+            weights = None if weights is None else weights[present]
+            return self._with_absent(features, places, present, n_classes, l2, spectrum, stop, rough, weights)
         l2 = l2.to(features.device, torch.float64)
         if spectrum is not None and spectrum.narrow and bool((l2 == 0).any()):
             # No bound would tell what the directions beside are worth.
             spectrum = Spectrum.in_all_axes(features)
         if n_classes == 1 or (spectrum is not None and not torch.isfinite(spectrum.values).all()):
             return _trivial(len(l2), n_classes, features, finite=n_classes == 1)
-        fits = self.fits(features, targets, n_classes, l2, spectrum)
+        fits = self.fits(features, targets, n_classes, l2, spectrum, weights)
 
         def past(head: Tensor) -> bool:
             assert stop is not None
@@ -129,19 +137,28 @@ class Logistic(AbstractSolver):
         fits.follow(None if stop is None else past, rough)
         return fits.solution()
 
-    def fits(self, features: Features, targets: Tensor, n_classes: int, l2: Tensor, spectrum: Spectrum | None) -> _Fits:
+    def fits(
+        self,
+        features: Features,
+        targets: Tensor,
+        n_classes: int,
+        l2: Tensor,
+        spectrum: Spectrum | None,
+        weights: Tensor | None,
+    ) -> _Fits:
         """The values of a path, none of them fitted yet; see `_Fits`."""
         span = None if spectrum is None else spectrum.span
         fitted, target = features if span is None else span.coordinates, 0.5 * self.tolerance
         penalised = bool((l2 > 0).all())
         if penalised and pays_at_once(fitted, n_classes):
-            newton = Newton(Samples(fitted, targets, n_classes, torch.float64), target, self.max_iterations)
+            samples = Samples(fitted, targets, n_classes, torch.float64, weights=weights)
+            newton = Newton(samples, target, self.max_iterations)
             return _Fits(self, features, targets, n_classes, l2, spectrum, newton)
         assert spectrum is not None
         vectors = spectrum.vectors
         every = vectors if span is None and vectors is not None and vectors.shape[0] == vectors.shape[1] else None
         path = Continuation(
-            Samples(fitted, targets, n_classes, features.dtype, every),
+            Samples(fitted, targets, n_classes, features.dtype, every, weights),
             target,
             self.max_iterations,
             spectrum.values,
@@ -162,6 +179,7 @@ class Logistic(AbstractSolver):
         spectrum: Spectrum | None,
         stop: Stop | None,
         rough: bool,
+        weights: Tensor | None,
     ) -> Solution:
         """Classes without a training sample have weight 0 and, at the optimum, a bias of -∞: here a very low one."""
 
@@ -179,7 +197,7 @@ class Logistic(AbstractSolver):
             further = None if certify is None else lambda places: every(certify(places))
             return replace(found, weight=weight, bias=bias, certify=further)
 
-        return every(self._solve(features, places, len(present), l2, spectrum, past, rough))
+        return every(self._solve(features, places, len(present), l2, spectrum, past, rough, weights))
 
 
 class _Fits:
@@ -253,7 +271,8 @@ class _Fits:
         """Find the certificates of heads as they will be returned."""
         dtype = self.features.dtype
         self.weight[which], self.bias[which] = (part.to(dtype).double() for part in self.whole(self.heads[which]))
-        found = certify(self.features, self.targets, self.weight[which], self.bias[which], self.l2[which])
+        weights = self.path.samples.weights
+        found = certify(self.features, self.targets, self.weight[which], self.bias[which], self.l2[which], weights)
         self.objective[which], self.slope[which] = found.objective, found.slope
         # Every bound found is a bound on the same optimum; the best one stands.
         self.bound[which] = torch.maximum(self.bound[which], found.bound)
@@ -276,7 +295,8 @@ class _Fits:
         rounded = tuple(part.to(self.features.dtype).double() for part in exact)
         for i, k in enumerate(which.tolist()):
             pair = [torch.stack([r[i], e[i]]) for r, e in zip(rounded, exact, strict=True)]
-            both = certify(self.features, self.targets, pair[0], pair[1], self.l2[k].expand(2))
+            l2, weights = self.l2[k].expand(2), self.path.samples.weights
+            both = certify(self.features, self.targets, pair[0], pair[1], l2, weights)
             self.weight[k], self.bias[k] = rounded[0][i], rounded[1][i]
             self.objective[k], self.bound[k] = both.objective[0], torch.maximum(self.bound[k], both.bound.amax())
             self.slope[k], self.separated[k] = both.slope[1], both.separated[0]
@@ -307,7 +327,8 @@ class _Fits:
         if self.narrow and len(failed):
             # What lies beside the few dimensions counts at these values.
             spectrum = Spectrum.in_all_axes(self.features)
-            again = self.solver.fits(self.features, self.targets, self.n_classes, self.l2[failed], spectrum)
+            l2, weights = self.l2[failed], self.path.samples.weights
+            again = self.solver.fits(self.features, self.targets, self.n_classes, l2, spectrum, weights)
             again.follow(None, rough=False)
             self.iterations[failed] += again.iterations
             better = (again.gaps() < self.gaps()[failed]).cpu()
@@ -347,7 +368,7 @@ class _Fits:
         """
         solver = self.solver
         path = Continuation(
-            Samples(centred.rows, self.targets, self.n_classes, torch.float64, centred.axes),
+            Samples(centred.rows, self.targets, self.n_classes, torch.float64, centred.axes, self.path.samples.weights),
             0.1 * solver.tolerance,
             solver.max_iterations,
             centred.values,

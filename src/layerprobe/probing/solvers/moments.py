@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -17,21 +18,8 @@ from layerprobe.probing.features.scaler import Standardiser
 _BLOCK = 1 << 22
 
 
-def pairs(
-    features: Features, targets: Callable[[slice], Tensor], elements: int
-) -> Iterator[tuple[Float[Tensor, "k d"], Float[Tensor, "k c"]]]:
-    """All samples in order with their targets, in float64, some at a time.
-
-    Args:
-        features: The samples.
-        targets: Gives the rows (k, c) of Y for some samples.
-        elements: Features turned to float64 at a time.
-
-    Yields:
-        Features and targets of the same samples.
-    """
-    for place, rows in placed_blocks(features, elements):
-        yield rows.double(), targets(place).double()
+Rows: TypeAlias = Callable[[slice], Tensor]
+"""Gives a row, or a number, of some samples each."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +54,9 @@ class CrossMoments:
     target_variance: float
 
     @classmethod
-    def of(cls, features: Features, targets: Callable[[slice], Tensor], c: int, elements: int = _BLOCK) -> CrossMoments:
+    def of(
+        cls, features: Features, targets: Rows, c: int, elements: int = _BLOCK, counts: Rows | None = None
+    ) -> CrossMoments:
         """Measure samples that are there.
 
         Args:
@@ -74,11 +64,12 @@ class CrossMoments:
             targets: Gives the rows (k, c) of Y for some samples.
             c: Columns of Y.
             elements: Features turned to float64 at a time.
+            counts: What each of some samples counts, float64; 1 by default.
 
         Returns:
             The moments.
         """
-        return _sums(features, targets, c, elements, squares=False).cross_moments()
+        return _sums(features, targets, c, elements, counts, squares=False).cross_moments()
 
 
 @dataclass(frozen=True)
@@ -92,9 +83,11 @@ class Moments(CrossMoments):
     covariance: Float[Tensor, "d d"]
 
     @classmethod
-    def of(cls, features: Features, targets: Callable[[slice], Tensor], c: int, elements: int = _BLOCK) -> Moments:
+    def of(
+        cls, features: Features, targets: Rows, c: int, elements: int = _BLOCK, counts: Rows | None = None
+    ) -> Moments:
         """See `CrossMoments.of`."""
-        return _sums(features, targets, c, elements, squares=True).moments()
+        return _sums(features, targets, c, elements, counts, squares=True).moments()
 
     def standardised(self, standardiser: Standardiser) -> Moments:
         """The moments of standardised features: standardising changes moments as it changes features.
@@ -162,7 +155,7 @@ class Sums:
         *,
         squares: bool = True,
     ) -> None:
-        self.n = 0
+        self.n = 0.0
         self.origin = torch.zeros(d, dtype=torch.float64, device=device) if origin is None else origin.double()
         self.gram = torch.zeros(d, d, dtype=torch.float64, device=device) if squares else None
         self.x = torch.zeros(d, dtype=torch.float64, device=device)
@@ -170,16 +163,18 @@ class Sums:
         self.y = torch.zeros(c, dtype=torch.float64, device=device)
         self.y_square = torch.zeros(c, dtype=torch.float64, device=device)
 
-    def add(self, x: Float[Tensor, "k d"], y: Float[Tensor, "k c"]) -> None:
-        """Add samples, in float64."""
+    def add(self, x: Float[Tensor, "k d"], y: Float[Tensor, "k c"], counts: Float[Tensor, " k"] | None = None) -> None:
+        """Add samples, in float64, each of which counts as many as is said, or one."""
         x = x - self.origin
-        self.n += len(x)
+        self.n += len(x) if counts is None else float(counts.sum())
+        counted = x if counts is None else x * counts[:, None]
         if self.gram is not None:
-            self.gram += x.T @ x
-        self.cross += x.T @ y
-        self.x += x.sum(0)
-        self.y += y.sum(0)
-        self.y_square += y.square().sum(0)
+            self.gram += x.T @ counted
+        self.cross += counted.T @ y
+        self.x += counted.sum(0)
+        weighted = y if counts is None else y * counts[:, None]
+        self.y += weighted.sum(0)
+        self.y_square += (y * weighted).sum(0)
 
     def cross_moments(self) -> CrossMoments:
         """The moments, without the covariance."""
@@ -194,10 +189,10 @@ class Sums:
         return Moments(**vars(self.cross_moments()), covariance=self.gram / self.n - torch.outer(x, x))
 
 
-def _sums(features: Features, targets: Callable[[slice], Tensor], c: int, elements: int, *, squares: bool) -> Sums:
+def _sums(features: Features, targets: Rows, c: int, elements: int, counts: Rows | None, *, squares: bool) -> Sums:
     sums = Sums(features.shape[1], c, features.device, squares=squares)
-    for rows, values in pairs(features, targets, elements):
-        sums.add(rows, values)
+    for place, rows in placed_blocks(features, elements):
+        sums.add(rows.double(), targets(place).double(), None if counts is None else counts(place))
     return sums
 
 

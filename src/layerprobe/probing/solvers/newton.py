@@ -109,7 +109,8 @@ class _Point:
 class Newton(AbstractContinuation):
     r"""Follows the optimum with Newton's steps, in float64.
 
-    With \(B_i = Q^\top (\mathrm{diag}(q_i) - q_i q_i^\top) Q\) for the probabilities \(q_i\) of a sample, a step solves
+    With \(B_i = Q^\top (\mathrm{diag}(q_i) - q_i q_i^\top) Q\) for the probabilities \(q_i\) of a sample (times what
+    it counts, where classes are weighted), a step solves
     \((\frac1n \sum_i B_i \otimes x_i x_i^\top + \mathrm{l2})\, p = -g\), where x has a last feature of ones that is not
     penalised. It is solved by conjugate gradients with the factored matrix of an earlier head and penalty as
     preconditioner, its part of the loss scaled by the trace of the mean of B: near that head a few products with the
@@ -131,6 +132,7 @@ class Newton(AbstractContinuation):
             self._x[place, :-1] = rows if axes is None else rows.double() @ axes
         self._basis = basis(samples.n_classes, torch.float64, self._x.device)
         self._own = samples.targets[None, None]
+        self._counted = None if samples.weights is None else samples.weights.double()[samples.targets]
         self._penalised = torch.ones(d + 1, dtype=torch.float64)
         self._penalised[-1] = 0
         self._dear, self._factor_dear = products_worth(n, d + 1, samples.n_classes - 1)
@@ -166,12 +168,16 @@ class Newton(AbstractContinuation):
         residual = shares.scatter(1, own, 0.0)
         others = residual.sum(1, keepdim=True)
         # To all digits where the own class's share is near 1.
-        loss = torch.where(others < 0.5, torch.log1p(-others), own_log).sum((1, 2)) / -n
+        losses = torch.where(others < 0.5, torch.log1p(-others), own_log)
         residual.scatter_(1, own, others.neg_())
+        weighted = shares
+        if self._counted is not None:
+            losses, residual, weighted = losses * self._counted, residual.mul_(self._counted), shares * self._counted
+        loss = losses.sum((1, 2)) / -n
         penalty = l2 * self._penalised * heads
         gradient = ((self._basis.T @ residual).view(k * m, n) @ self._x).view(k, m, e) / n + penalty
         objective = loss + 0.5 * (penalty * heads).sum((1, 2))
-        curvature = self._basis.T @ covariance(shares @ shares.mT / -n) @ self._basis
+        curvature = self._basis.T @ covariance(weighted @ shares.mT / -n) @ self._basis
         trace = curvature.diagonal(dim1=1, dim2=2).sum(1)
         curvature.diagonal(dim1=1, dim2=2).add_(1e-12 * trace[:, None] + 1e-300)
         slope = gradient[:, :, -1:]
@@ -202,7 +208,7 @@ class Newton(AbstractContinuation):
         """Newton's step, by preconditioned conjugate gradients."""
         if self._hessian is None:
             self._make(point)
-        curvature = _curvature(point.shares, self._basis)
+        curvature = self._curvature(point)
         residual = -point.gradient
         first = float(residual.norm())
         # Below this norm the residual does not stand in the certificate's way; far away, Newton's own error does.
@@ -241,7 +247,7 @@ class Newton(AbstractContinuation):
     def _make(self, point: _Point) -> None:
         """The loss's Hessian; its blocks of classes below the diagonal alone, since no more is read."""
         (n, e), m = self._x.shape, len(point.head)
-        curvature = _curvature(point.shares, self._basis) / n
+        curvature = self._curvature(point) / n
         found = torch.zeros(m * e, m * e, dtype=torch.float64)
         rows = max(1, _BLOCK // e)
         for start in range(0, n, rows):
@@ -251,6 +257,12 @@ class Newton(AbstractContinuation):
                     weighted = x * curvature[a, b, start : start + rows, None]
                     found[a * e : (a + 1) * e, b * e : (b + 1) * e].addmm_(weighted.T, x)
         self._hessian, self._hessian_trace, self._factor, self._owed = found, point.trace, None, 0.0
+
+    def _curvature(self, point: _Point) -> Float[Tensor, "m m n"]:
+        """Second derivative of each sample's part of the loss by its scores: a sum of squares, which loses no digit."""
+        away = self._basis[:, :, None] - (self._basis.T @ point.shares)[None]
+        shares = point.shares if self._counted is None else point.shares * self._counted
+        return ((shares[:, None] * away)[:, :, None] * away[:, None]).sum(0)
 
     def _solver(self, point: _Point, l2: float, *, fresh: bool) -> Callable[[Tensor], Tensor]:
         """The preconditioner: the factor that is there, or one of the Hessian that is there for this penalty."""
@@ -309,9 +321,3 @@ class HandedOver(AbstractContinuation):
     ) -> tuple[Float[Tensor, "q m e"], Int[Tensor, " q"]]:
         """See `AbstractContinuation.refine`."""
         return self._second.refine(heads, l2, target)
-
-
-def _curvature(shares: Float[Tensor, "c n"], q: Float[Tensor, "c m"]) -> Float[Tensor, "m m n"]:
-    """Second derivative of each sample's loss by its scores: a sum of squares, which loses no digit."""
-    away = q[:, :, None] - (q.T @ shares)[None]
-    return ((shares[:, None] * away)[:, :, None] * away[:, None]).sum(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -15,9 +14,9 @@ from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.solvers.conjugate_gradient import NOTHING, Centred, descend
 from layerprobe.probing.solvers.gram import LARGEST, Spectrum
 from layerprobe.probing.solvers.leave_one_out import leave_one_out
-from layerprobe.probing.solvers.moments import Axes, ClassSums, Moments
+from layerprobe.probing.solvers.moments import Axes, ClassSums, Moments, Rows
 from layerprobe.probing.solvers.solution import LeftOut, Solution, Status
-from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
+from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop, of_mean_one
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,8 @@ class Ridge(AbstractSolver):
     span of the samples (see `Spectrum`). Products of float32 numbers are exact in float64, and so is their sum to its
     rounding: the answer has float64's accuracy whatever the features' precision. For l2 = 0, eigenvalues beneath
     rounding are left out, which gives the solution of smallest norm.
+
+    Where classes are weighted, every mean over the samples, x̄ and C among them, is Σ w_i … / Σ w_i.
 
     The objective is quadratic: at a gradient G it lies ½·tr(G (C + l2)⁻¹ Gᵀ) above its minimum. That over the objective
     is the gap, with no bound in between.
@@ -70,9 +71,18 @@ class Ridge(AbstractSolver):
         spectrum: Decompose | None = None,
         stop: Stop | None = None,
         rough: bool = False,
+        weights: Float[Tensor, " c"] | None = None,
     ) -> Solution:
         """See `AbstractSolver.solve`."""
-        return self._solve(features, lambda rows: F.one_hot(targets[rows], n_classes), n_classes, l2, spectrum)
+        counts = None if weights is None else of_mean_one(weights, targets)[targets]
+        return self._solve(
+            features,
+            lambda rows: F.one_hot(targets[rows], n_classes),
+            n_classes,
+            l2,
+            spectrum,
+            None if counts is None else counts.__getitem__,
+        )
 
     def regress(
         self,
@@ -97,35 +107,42 @@ class Ridge(AbstractSolver):
     def _solve(
         self,
         features: Features,
-        targets: Callable[[slice], Tensor],
+        targets: Rows,
         c: int,
         l2: Tensor,
         spectrum: Decompose | None,
+        counts: Rows | None = None,
         *,
         numbers: bool = False,
     ) -> Solution:
         l2 = l2.to(features.device, torch.float64)
         if min(features.shape) > self.largest:
-            found = self._iterated(features, targets, c, l2, spectrum)
+            found = self._iterated(features, targets, c, l2, spectrum, counts)
             unknown = torch.full_like(found.objective, torch.nan)
             return replace(found, left_out=LeftOut(unknown, unknown)) if self.leave_one_out else found
         n, d = features.shape
         span = (Spectrum.of(features) if spectrum is None else spectrum()).span if d > n else None
         held = features if span is None else span.coordinates
-        moments = Moments.of(held, targets, c)
+        moments = Moments.of(held, targets, c, counts=counts)
         if not torch.isfinite(moments.covariance).all():
             return _nothing(len(l2), c, d, features.dtype, features.device)
         axes = moments.axes(l2)
         found = self._at(moments, axes, l2)
         if self.leave_one_out:
-            found = replace(found, left_out=leave_one_out(held, targets, moments, axes, numbers=numbers))
+            found = replace(found, left_out=leave_one_out(held, targets, moments, axes, counts, numbers=numbers))
         weight = found.weight if span is None else span.back(found.weight, features)
         return replace(found, weight=weight.to(features.dtype), bias=found.bias.to(features.dtype))
 
     def _iterated(
-        self, features: Features, targets: Callable[[slice], Tensor], c: int, l2: Tensor, spectrum: Decompose | None
+        self,
+        features: Features,
+        targets: Rows,
+        c: int,
+        l2: Tensor,
+        spectrum: Decompose | None,
+        counts: Rows | None,
     ) -> Solution:
-        product = Centred.of(features, targets, c)
+        product = Centred.of(features, targets, c, counts=counts)
         if not torch.isfinite(product.cross).all():
             return _nothing(len(l2), c, features.shape[1], features.dtype, features.device)
         known = None if spectrum is None else spectrum()

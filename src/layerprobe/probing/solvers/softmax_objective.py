@@ -39,7 +39,7 @@ class Evaluation:
     """Objective and derivatives of several heads.
 
     Attributes:
-        objective: Mean cross-entropy + ½·l2·‖W‖², in float64.
+        objective: (Weighted) mean cross-entropy + ½·l2·‖W‖², in float64.
         gradient: With respect to the weights and, last, the bias, in the coordinates of `basis`.
         curvature: Mean over the samples of Qᵀ(diag(p) - ppᵀ)Q; None where not asked for.
     """
@@ -62,12 +62,14 @@ class SoftmaxObjective:
         targets: Class indices; every class has a sample.
         n_classes: Number of classes.
         dtype: Precision of the matrix products and of what is returned.
+        weights: What a sample of each class counts, of mean 1 over the samples; None where all count the same.
     """
 
     features: Features
     targets: Int[Tensor, " n"]
     n_classes: int
     dtype: torch.dtype
+    weights: Float[Tensor, " c"] | None = None
 
     def __call__(self, heads: Float[Tensor, "p m e"], l2: Float[Tensor, " p"], with_curvature: bool) -> Evaluation:
         """Evaluate heads (weights and, last, bias, in the coordinates of `basis`), each at its own L2 value."""
@@ -81,14 +83,19 @@ class SoftmaxObjective:
             logs = scored(weight, bias, x).view(k * p, c, r).log_softmax(1)
             own_log = logs.gather(1, own)
             shares = logs.exp_()
+            counted = None if self.weights is None else self.weights.to(self.dtype)[own]
             if with_curvature:
-                products = (shares @ shares.mT).view(k, p, c, c).sum(0, dtype=torch.float64) + products
+                weighted = shares if counted is None else shares * counted
+                products = (weighted @ shares.mT).view(k, p, c, c).sum(0, dtype=torch.float64) + products
             shares.scatter_(1, own, 0.0)
             others = shares.sum(1, keepdim=True)
             # By the logarithm of the own class's share only where that is not near 1.
             losses = torch.where(others < 0.5, torch.log1p(-others), own_log)
+            residual = shares.scatter_(1, own, others.neg_())
+            if counted is not None:
+                losses, residual = losses * counted, residual.mul_(counted)
+            residual = residual.view(k, p * c, r)
             loss = losses.view(k, p, r).sum((0, 2), dtype=torch.float64) + loss
-            residual = shares.scatter_(1, own, others.neg_()).view(k, p * c, r)
             gradient = torch.bmm(residual, x).sum(0, dtype=torch.float64) + gradient
             slope = residual.sum((0, 2), dtype=torch.float64) + slope
         wide, q = heads[:, :, :-1].double(), q.double()

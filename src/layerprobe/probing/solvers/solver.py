@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, TypeAlias
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -19,6 +20,20 @@ Stop: TypeAlias = Callable[[Float[Tensor, "c d"], Float[Tensor, " c"]], bool]
 
 Decompose: TypeAlias = Callable[[], Spectrum]
 """Hands over the spectrum of the features; asked by those who need it."""
+
+
+def of_mean_one(weights: Float[Tensor, " c"], targets: Int[Tensor, " n"]) -> Float[Tensor, " c"]:
+    """Weights of classes in the same ratios, whose mean over the samples is 1: a sum over n·mean is a mean then.
+
+    Args:
+        weights: What a sample of each class counts.
+        targets: Class indices.
+
+    Returns:
+        The weights, float64, on the targets' device.
+    """
+    weights = weights.to(targets.device, torch.float64)
+    return weights / weights[targets].mean()
 
 
 class AbstractSolver(ABC):
@@ -36,6 +51,7 @@ class AbstractSolver(ABC):
         spectrum: Decompose | None = None,
         stop: Stop | None = None,
         rough: bool = False,
+        weights: Float[Tensor, " c"] | None = None,
     ) -> Solution:
         """Fit one head for each L2 value.
 
@@ -49,6 +65,8 @@ class AbstractSolver(ABC):
                 all heads at once pays nothing for them and does not ask.
             rough: Whether values may be left at a rough gap, with the status `rough`; `Solution.certify` then brings
                 those that are wanted further. A solver to which precision costs nothing does not ask.
+            weights: What a sample of each class counts in the mean of the losses, float64, positive; only their ratios
+                matter. None, for which it may not be given at all, where every sample counts the same.
 
         Returns:
             The heads, with a status for each.

@@ -18,6 +18,7 @@ from layerprobe.probing.metrics import class_auc, f1_score
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 from layerprobe.probing.targets import Labels
+from layerprobe.probing.tasks.class_weights import ClassWeight, check_class_weight, class_weights
 from layerprobe.probing.tasks.task import AbstractTask, Measured
 from layerprobe.types import Split
 from layerprobe.wilson import wilson_interval
@@ -29,9 +30,19 @@ class Classification(AbstractTask):
     """A class index for each sample; the error is the share of samples whose highest score is not their class.
 
     Its interval is Wilson's.
+
+    Attributes:
+        class_weight: What a training sample counts in the fit, by its class: `balanced` for the same part of every
+            class in the loss, or weights by class index; see `class_weights`. Errors and losses count every sample of
+            validation and test once: `selection` says which figure chooses.
     """
 
+    class_weight: ClassWeight | None = None
     name: ClassVar[str] = "classification"
+
+    def __post_init__(self) -> None:
+        """Refuse weights that cannot be."""
+        check_class_weight(self.class_weight)
 
     def check(self, solver: AbstractSolver) -> None:
         """Take every solver."""
@@ -64,7 +75,9 @@ class Classification(AbstractTask):
         rough: bool = False,
     ) -> Solution:
         """See `AbstractTask.fit`."""
-        return solver.solve(features, targets, len(labels.outputs), l2, spectrum, stop, rough)
+        weights = class_weights(self.class_weight, targets, labels.outputs)
+        counted = {} if weights is None else {"weights": weights}
+        return solver.solve(features, targets, len(labels.outputs), l2, spectrum, stop, rough, **counted)
 
     def evaluate(
         self,

@@ -17,6 +17,7 @@ from layerprobe.probing.metrics import f1_score, mean_of_known, roc_auc
 from layerprobe.probing.solvers.solution import LeftOut, Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 from layerprobe.probing.targets import Labels
+from layerprobe.probing.tasks.class_weights import ClassWeight, check_class_weight, class_weights
 from layerprobe.probing.tasks.task import AbstractTask, Measured
 from layerprobe.types import Split
 from layerprobe.wilson import wilson_interval
@@ -34,9 +35,18 @@ class MultiLabel(AbstractTask):
     is right. The interval is Wilson's with the effective number of samples. A sample with error e_i counts once, not
     once for each label: with ē the mean, n_eff = ē(1 - ē) / Var(ē), where Var(ē) = Var(e_i)/n, is the number of
     independent answers that would give the same variance. It is bounded by n and n·c, and is n at no error at all.
+
+    Attributes:
+        class_weight: What a training sample counts in the fit of each label, by whether it has the label (1) or not
+            (0): `balanced`, for each label by its own frequency, or weights for 0 and 1; see `class_weights`.
     """
 
+    class_weight: ClassWeight | None = None
     name: ClassVar[str] = "multi_label"
+
+    def __post_init__(self) -> None:
+        """Refuse weights that cannot be."""
+        check_class_weight(self.class_weight)
 
     def check(self, solver: AbstractSolver) -> None:
         """Take every solver."""
@@ -87,7 +97,11 @@ class MultiLabel(AbstractTask):
         Status and gap are those of the worst label, the objective is the sum, leave-one-out figures are means. The
         weights of a label that all training samples have, or none, are exactly 0: its head answers what they answer.
         """
-        found = [solver.solve(features, column, 2, l2, spectrum, rough=rough) for column in targets.unbind(1)]
+        found = []
+        for column in targets.unbind(1):
+            weights = class_weights(self.class_weight, column, torch.arange(2))
+            counted = {} if weights is None else {"weights": weights}
+            found.append(solver.solve(features, column, 2, l2, spectrum, None, rough, **counted))
         return _of_all(found, (targets.amin(0) != targets.amax(0))[:, None])
 
     def evaluate(
