@@ -68,6 +68,7 @@ def probe(
     targets: Taken = targets_of,
     task: Named[AbstractTask] | None = None,
     mask: Taken | None = None,
+    selection: str = "error",
     population: bool = False,
     progress: bool | None = None,
 ) -> ProbeResults:
@@ -111,6 +112,8 @@ def probe(
             name.
         mask: Takes out of a batch which places of a sequence hold a token; by default the inputs' `attention_mask`
             and `decoder_attention_mask`. For several sequences, a mapping from the inputs' names to their masks.
+        selection: What the selected head of a layer has the lowest of on validation: `error`, `loss`, `balanced_error`,
+            or `auc` (the rest to 1); see `ProbeProtocol`.
         population: Whether the test split is all that there is and no sample of more, so that its errors are exact: no
             intervals. A data module says so by an attribute of this name.
         progress: Whether to show a progress bar; by default only on a terminal.
@@ -141,6 +144,7 @@ def probe(
         targets=_taken(targets),
         task=chosen,
         mask=None if mask is None else _taken(mask),
+        selection=selection,
         population=population,
     )
     resources = Resources(batch_size, max_memory, keep=keep)

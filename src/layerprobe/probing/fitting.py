@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TypeAlias
 
@@ -30,6 +30,7 @@ from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.moments import ClassSums
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Status
+from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import AbstractTask, Measured
 
@@ -150,10 +151,10 @@ def _fit_way(
             evaluate = None
             if val_features is not None:
                 truth = variant.splits["val"].to(val_features.device)
-                evaluate = partial(protocol.task.evaluate, features=val_features, targets=truth, solver=solver)
+                evaluate = Validation(protocol, val_features, truth, solver)
             rough = protocol.path == "chosen" and evaluate is not None and len(l2) > 1
             patience = protocol.patience or (PATIENCE if rough else None)
-            stop = None if patience is None or evaluate is None else PastBest(patience, evaluate)
+            stop = None if patience is None or evaluate is None else PastBest(patience, evaluate.chosen_by)
             if isinstance(samples, ClassSums):
                 assert isinstance(solver, Ridge)
                 solution = solver.from_sums(samples, variant.outputs, l2)
@@ -161,11 +162,13 @@ def _fit_way(
                 assert spectrum is not None
                 solution = protocol.task.fit(solver, samples, targets, variant, l2, spectrum, stop, rough)
             heads = Heads(solution.weight, solution.bias)
-            validation = None
+            validation, figures = None, ()
             if evaluate is not None:
-                errors, losses = evaluate(heads)
-                validation = tuple(errors.tolist()), tuple(losses.tolist())
-            path = Path(way, solver, standardiser, tuple(l2.tolist()), solution, validation)
+                errors, losses, figures = (tuple(part.tolist()) for part in evaluate(heads))
+                validation = errors, losses
+            path = Path(
+                way, solver, standardiser, tuple(l2.tolist()), solution, validation, protocol.selection, figures
+            )
             path = path if evaluate is None else with_certified_best(path, evaluate)
             if select([*earlier[name], *paths[name], path]) is path and not isinstance(samples, ClassSums):
                 assert path.best is not None
@@ -175,8 +178,42 @@ def _fit_way(
     return paths
 
 
+@dataclass(frozen=True)
+class Validation:
+    """The validation split, as what says how good heads are.
+
+    Attributes:
+        protocol: The sweep.
+        features: Standardised features.
+        targets: The split's targets, on the features' device.
+        solver: What makes the heads.
+    """
+
+    protocol: ProbeProtocol
+    features: Features
+    targets: Shaped[Tensor, "v ..."]
+    solver: AbstractSolver
+
+    def __call__(self, heads: Heads) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"], Float[Tensor, " f"]]:
+        """Error and loss of each head, and the other figure that chooses; none where error or loss does."""
+        task = self.protocol.task
+        errors, losses = task.evaluate(heads, self.features, self.targets, self.solver)
+        figure = task.figures.get(self.protocol.selection)
+        found = (
+            []
+            if figure is None
+            else [figure(self.solver, heads[i].scores(self.features), self.targets) for i in range(len(heads.weight))]
+        )
+        return errors, losses, torch.tensor(found, dtype=torch.float64)
+
+    def chosen_by(self, heads: Heads) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
+        """What each head is chosen by, and its loss."""
+        errors, losses, figures = self(heads)
+        return {"error": errors, "loss": losses}.get(self.protocol.selection, figures), losses
+
+
 def with_certified_best(
-    path: Path, evaluate: Callable[[Heads], tuple[Float[Tensor, " p"], Float[Tensor, " p"]]]
+    path: Path, evaluate: Callable[[Heads], tuple[Float[Tensor, " p"], Float[Tensor, " p"], Float[Tensor, " f"]]]
 ) -> Path:
     """Bring the best head of a path that was walked roughly to its certificate, and its neighbours.
 
@@ -196,11 +233,13 @@ def with_certified_best(
         if not rough:
             break
         solution = solution.certify(rough)
-        errors, losses = (list(figures) for figures in path.validation)
+        columns = [list(values) for values in (*path.validation, path.figures)]
         again = evaluate(Heads(solution.weight[rough], solution.bias[rough]))
-        for i, error, loss in zip(rough, *(part.tolist() for part in again), strict=True):
-            errors[i], losses[i] = error, loss
-        path = replace(path, solution=solution, validation=(tuple(errors), tuple(losses)))
+        for column, values in zip(columns, again, strict=True):
+            for i, value in zip(rough, values.tolist(), strict=bool(column)):
+                column[i] = value
+        errors, losses, figures = map(tuple, columns)
+        path = replace(path, solution=solution, validation=(errors, losses), figures=figures)
     return replace(path, solution=replace(solution, certify=None))
 
 

@@ -96,6 +96,19 @@ def f1_score(predicted: Int[Tensor, " n"], targets: Int[Tensor, " n"], n_classes
     return sum(values) / len(values)
 
 
+def balanced_accuracy(predicted: Int[Tensor, " n"], targets: Int[Tensor, " n"]) -> float:
+    """Mean over the true classes of the share of their samples that are right; scikit-learn computes it.
+
+    Args:
+        predicted: Places of the predicted classes.
+        targets: Places of the true classes; those that no head predicts, -1, are one class that is always wrong.
+    """
+    from sklearn.metrics import recall_score
+
+    predicted, targets = predicted.cpu(), targets.cpu()
+    return float(recall_score(targets, predicted, labels=targets.unique(), average="macro", zero_division=0))
+
+
 def roc_auc(scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> float:
     """Area under the ROC curve: how often a positive sample has a higher score than a negative one.
 

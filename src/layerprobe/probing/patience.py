@@ -19,13 +19,13 @@ PATIENCE = 2
 class PastBest:
     """True after `patience` heads in a row that validation likes less.
 
-    Each has more validation loss than the one before, and no lower error than the best before it.
-    Both are asked, because the error may go on falling where the loss has begun to rise: a head that grows too sure of
-    itself is not yet wrong more often.
+    Each has more validation loss than the one before, and no lower error, or what else the head is chosen by, than the
+    best before it. Both are asked, because the error may go on falling where the loss has begun to rise: a head that
+    grows too sure of itself is not yet wrong more often.
 
     Attributes:
         patience: Heads in a row.
-        evaluate: Error and loss of heads on validation.
+        evaluate: What heads are chosen by on validation, to be small, and their loss.
     """
 
     patience: int

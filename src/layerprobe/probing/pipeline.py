@@ -364,7 +364,7 @@ def _nothing_chosen(paths: Sequence[Path]) -> str:
             "no leave-one-out error is known: features and samples are both more than `largest`, or l2 is 0. Give "
             "a validation split, reduce the layer further, or take l2 above 0"
         )
-    return "no head has a validation error"
+    return f"no head has a validation {paths[0].selection}"
 
 
 def _seen(keys: Mapping[Split, Tensor]) -> float:

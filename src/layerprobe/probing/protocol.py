@@ -59,6 +59,10 @@ class ProbeProtocol:
         patience: End a path from strong to weak penalties after so many heads in a row that validation likes less, see
             `PastBest`; the rest is `skipped`. By default 2, and with path=full every value is fitted. Logistic
             regression on classes only: several labels at once are walked to the end.
+        selection: What the selected head has the lowest of on validation: its `error`, its `loss`, its `balanced_error`
+            (1 less the mean over the classes of the share of their samples that are right), or the rest of its `auc`
+            to 1. Ties go to lower loss, then to larger l2. The path is walked by it, too. Without a validation split
+            leave-one-out errors or losses choose.
         population: Whether the test split is all that there is and no sample of more: there are then no intervals.
         refit: Fit the selected head once more, to train and validation together.
         stream: Keep no training features: their moments add up while the samples pass by, which is all that least
@@ -84,6 +88,7 @@ class ProbeProtocol:
     path: Literal["chosen", "full"] = "chosen"
     patience: int | None = None
     refit: bool = False
+    selection: str = "error"
     population: bool = False
 
     def __post_init__(self) -> None:
@@ -111,6 +116,11 @@ class ProbeProtocol:
             raise ValueError(f"`path` of the probe is {self.path!r}. There is: chosen, full.")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"`patience` of the probe is {self.patience}. Give at least 1, or null for the default.")
+        if self.selection not in (known := ("error", "loss", *self.task.figures)):
+            raise ValueError(
+                f"`selection` of the probe is {self.selection!r}. With the task {self.task.name} there is: "
+                f"{', '.join(known)}."
+            )
         if self.stream:
             self._check_stream()
         if unknown := set(self.controls) - set(CONTROLS):
@@ -143,6 +153,11 @@ class ProbeProtocol:
                     f"`patience` ends the path of logistic regression on classes; with {found} it has no effect, since "
                     "all values are there at once. Set patience=null."
                 )
+        if self.selection in self.task.figures and any(isinstance(s, Ridge) and s.leave_one_out for s in self.solvers):
+            raise ValueError(
+                f"`selection` is {self.selection}, which leaving samples out does not give: it gives error and loss. "
+                "Set selection=error or selection=loss, or leave_one_out=false and give a validation split."
+            )
         if len(self.seeds) > 1 and not any(reducer.is_random for reducer in self.reducers):
             names = ", ".join(reducer.name for reducer in self.reducers)
             raise ValueError(

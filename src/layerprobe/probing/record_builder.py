@@ -52,7 +52,8 @@ class LayerRecords:
             The result.
         """
         found, population, status = test["none"], self.protocol.population, head.solution.status[0]
-        message = "; ".join(filter(None, (status.message, found.message)))
+        chosen_by = f"chosen by {head.selection}" if head.selection != "error" else ""
+        message = "; ".join(filter(None, (status.message, chosen_by, found.message)))
         if head.standardiser.constant.all():
             message = "no feature varies on train: the head can only answer one class"
         controls = {name: control.error for name, control in test.items()}

@@ -24,6 +24,8 @@ class Path:
         l2: The L2 values.
         solution: The heads, how each fit ended, and how far each is from its optimum at most.
         validation: Error and loss of each head on validation; None where there is no validation split.
+        selection: What the best head has the lowest of: `error`, `loss`, or another of the task's figures.
+        figures: That other figure of each head on validation; empty where it is none.
         train_error: Error of its best head on train; NaN where that is not known.
         refitted: Whether the fit is to train and validation together.
     """
@@ -34,6 +36,8 @@ class Path:
     l2: tuple[float, ...]
     solution: Solution
     validation: tuple[tuple[float, ...], tuple[float, ...]] | None
+    selection: str = "error"
+    figures: tuple[float, ...] = ()
     train_error: float = math.nan
     refitted: bool = False
 
@@ -45,10 +49,7 @@ class Path:
     @property
     def val_error(self) -> tuple[float, ...]:
         """Validation error of each head; NaN where it diverged or was skipped, and without a validation split."""
-        if self.validation is None:
-            return (math.nan,) * len(self.l2)
-        ended = zip(self.validation[0], self.solution.status, strict=True)
-        return tuple(math.nan if status in (Status.DIVERGED, Status.SKIPPED) else error for error, status in ended)
+        return (math.nan,) * len(self.l2) if self.validation is None else self._of_fitted(self.validation[0])
 
     @property
     def val_loss(self) -> tuple[float, ...]:
@@ -59,8 +60,8 @@ class Path:
     def best(self) -> int | None:
         """Place of the best head: lowest error, then lower loss, then larger l2, then first.
 
-        Error and loss are those on validation; without a validation split, leave-one-out figures on train; without
-        these either, there is one head and nothing to choose.
+        Another `selection` takes the place of the error. Error and loss are those on validation; without a validation
+        split, leave-one-out figures on train; without these either, there is one head and nothing to choose.
 
         Returns:
             The place; None where no head has an error.
@@ -88,18 +89,23 @@ class Path:
         if self.validation is None and left_out is not None:
             errors, losses = tuple(left_out.error.tolist()), tuple(left_out.loss.tolist())
         elif self.validation is None:
-            errors = losses = tuple(math.nan if s is Status.DIVERGED else 0.0 for s in self.solution.status)
-        figures = enumerate(zip(errors, losses, self.l2, strict=True))
+            errors = losses = self._of_fitted((0.0,) * len(self.l2))
+        figures = {"error": errors, "loss": self._of_fitted(losses)}.get(self.selection, self._of_fitted(self.figures))
         return {
-            i: (error, math.inf if math.isnan(loss) else loss, -l2)
-            for i, (error, loss, l2) in figures
-            if not math.isnan(error)
+            i: (figure, math.inf if math.isnan(loss) else loss, -l2)
+            for i, (figure, loss, l2) in enumerate(zip(figures, losses, self.l2, strict=True))
+            if not math.isnan(figure)
         }
+
+    def _of_fitted(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        ended = zip(values, self.solution.status, strict=bool(values))
+        return tuple(math.nan if status in (Status.DIVERGED, Status.SKIPPED) else value for value, status in ended)
 
     def __getitem__(self, i: int) -> Path:
         """One value of the path, as a path of one."""
         validation = self.validation and (self.validation[0][i : i + 1], self.validation[1][i : i + 1])
-        return replace(self, l2=self.l2[i : i + 1], solution=self.solution[i], validation=validation)
+        figures = self.figures[i : i + 1]
+        return replace(self, l2=self.l2[i : i + 1], solution=self.solution[i], validation=validation, figures=figures)
 
 
 def select(paths: Sequence[Path]) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, final
 
 from jaxtyping import Float, Int, Shaped
@@ -14,12 +15,12 @@ from layerprobe.probing.batches import class_indices
 from layerprobe.probing.controls import majority_error
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.metrics import class_auc, f1_score
+from layerprobe.probing.metrics import balanced_accuracy, class_auc, f1_score
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.class_weights import ClassWeight, check_class_weight, class_weights
-from layerprobe.probing.tasks.task import AbstractTask, Measured
+from layerprobe.probing.tasks.task import AbstractTask, Figure, Measured
 from layerprobe.types import Split
 from layerprobe.wilson import wilson_interval
 
@@ -39,6 +40,12 @@ class Classification(AbstractTask):
 
     class_weight: ClassWeight | None = None
     name: ClassVar[str] = "classification"
+    figures: ClassVar[Mapping[str, Figure]] = MappingProxyType(
+        {
+            "balanced_error": lambda solver, scores, targets: 1 - balanced_accuracy(scores.argmax(1), targets),
+            "auc": lambda solver, scores, targets: 1 - class_auc(solver.ranking(scores), targets),
+        }
+    )
 
     def __post_init__(self) -> None:
         """Refuse weights that cannot be."""

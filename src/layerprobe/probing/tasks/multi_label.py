@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, final
 
 import torch
@@ -13,12 +14,12 @@ from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.metrics import f1_score, mean_of_known, roc_auc
+from layerprobe.probing.metrics import balanced_accuracy, f1_score, mean_of_known, roc_auc
 from layerprobe.probing.solvers.solution import LeftOut, Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.class_weights import ClassWeight, check_class_weight, class_weights
-from layerprobe.probing.tasks.task import AbstractTask, Measured
+from layerprobe.probing.tasks.task import AbstractTask, Figure, Measured
 from layerprobe.types import Split
 from layerprobe.wilson import wilson_interval
 
@@ -43,6 +44,17 @@ class MultiLabel(AbstractTask):
 
     class_weight: ClassWeight | None = None
     name: ClassVar[str] = "multi_label"
+    figures: ClassVar[Mapping[str, Figure]] = MappingProxyType(
+        {
+            "balanced_error": lambda solver, scores, targets: (
+                1
+                - _mean_over_labels(lambda score, truth: balanced_accuracy((score > 0).long(), truth), scores, targets)
+            ),
+            "auc": lambda solver, scores, targets: (
+                1 - _mean_over_labels(lambda score, truth: roc_auc(score, truth == 1), scores, targets)
+            ),
+        }
+    )
 
     def __post_init__(self) -> None:
         """Refuse weights that cannot be."""
@@ -170,6 +182,12 @@ class MultiLabel(AbstractTask):
         """Test error of always giving each label what most training samples have."""
         usual = (labels.splits["train"].double().mean(0) > 0.5).long()
         return (labels.splits["test"] != usual).double().mean().item()
+
+
+def _mean_over_labels(
+    figure: Callable[[Tensor, Tensor], float], scores: Float[Tensor, "n c"], targets: Int[Tensor, "n c"]
+) -> float:
+    return mean_of_known([figure(*column) for column in zip(scores.unbind(1), targets.unbind(1), strict=True)])
 
 
 def _of_all(found: Sequence[Solution], varies: Bool[Tensor, "c 1"]) -> Solution:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeAlias
 
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
@@ -16,6 +17,9 @@ from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 from layerprobe.probing.targets import Labels
 from layerprobe.types import Split
+
+Figure: TypeAlias = Callable[[AbstractSolver, Float[Tensor, "n c"], Shaped[Tensor, "n ..."]], float]
+"""A figure, the smaller the better, from what fitted a head, its scores on a split, and the split's targets."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class AbstractTask(ABC):
     """Reads targets, fits linear heads to them, and says how wrong these are."""
 
     name: ClassVar[str]
+    figures: ClassVar[Mapping[str, Figure]] = MappingProxyType({})
+    """What a head may be chosen by besides error and loss."""
 
     @abstractmethod
     def check(self, solver: AbstractSolver) -> None:
