@@ -127,6 +127,7 @@ class ProbeConfig(RunConfig):
         checkpoint: A file, a folder of checkpoints, or a glob pattern; null for the network as `model` builds it.
         prefix: The part of a checkpoint to take, such as `teacher.`; by default what fits the network.
         trust_checkpoint: Whether a checkpoint may hold any Python objects, and so run any code.
+        untrained: Whether to probe the same network with random weights too, before the others, as a baseline.
         shard: `i/n` for the i-th of n shares of the checkpoints; `sweep.py merge=DIR` puts their results together.
         force: Whether to probe again what the run directory has results of, and to replace them.
         plan: Whether to print what would be probed, with its cost, and stop.
@@ -136,6 +137,7 @@ class ProbeConfig(RunConfig):
     checkpoint: str | None = None
     prefix: str | None = None
     trust_checkpoint: bool = False
+    untrained: bool = False
     shard: str | None = None
     force: bool = False
     plan: bool = False

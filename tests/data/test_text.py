@@ -239,6 +239,20 @@ def test_the_bag_of_words_is_on_the_same_splits_and_knows_training_words_only(tm
     assert words["train"][0].sum() == sum(len(t) > 1 for text in data.examples("train").texts for t in text.split())
 
 
+def test_the_length_of_a_text_is_its_tokens_words_and_characters(tmp_path: Path) -> None:
+    data = module(tmp_path)
+    for split in SPLITS:
+        counts, targets = data.baselines()["text_length"][split]  # type: ignore[index]
+        texts = data.examples(split).texts  # type: ignore[arg-type]
+        assert counts[:, 1].tolist() == [len(text.split()) for text in texts]
+        assert counts[:, 2].tolist() == [len(text) for text in texts]
+        assert len(counts) == len(targets)
+    batches = data.test_dataloader()
+    assert batches is not None
+    masks = [length for inputs, _ in batches for length in inputs["attention_mask"].sum(1).tolist()]
+    assert data.baselines()["text_length"]["test"][0][:, 0].tolist() == masks
+
+
 @pytest.mark.parametrize(
     ("name", "n", "first"),
     [("cities", 1496, 748), ("common_claim", 6000, 3000), ("counterfact", 4000, 2000), ("stsa", 6920, 3310),

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from helpers.command import ROOT
 from layerprobe.config import register
-from layerprobe.training.weights import as_built
+from layerprobe.training.weights import as_built, with_random_weights
 
 FOREIGN = {"_target_": "foreign.ForeignNet"}
 
@@ -57,3 +57,25 @@ def test_every_model_of_the_configuration(overrides: list[str], name: str) -> No
 )  # fmt: skip
 def test_networks_of_others(model: dict, name: str) -> None:
     assert as_built(model, get_object).name == name
+
+
+@pytest.mark.parametrize(
+    ("model", "random"),
+    [
+        ({"_target_": "layerprobe.encoder", "name": "x"}, {"weights": "random"}),
+        ({"_target_": "torchvision.models.resnet18", "weights": "DEFAULT"}, {"weights": None}),
+        ({"_target_": "timm.create_model", "model_name": "x", "pretrained": True}, {"pretrained": False}),
+        ({"_target_": "layerprobe.encoder", "name": "x", "weights": "random"}, {}),
+        (FOREIGN, {}),
+    ],
+)
+def test_the_same_network_with_random_weights(model: dict, random: dict) -> None:
+    found = with_random_weights(model, get_object)
+    assert found == model | random
+    outer = {"_target_": "layerprobe.models.classifier.Classifier", "network": model}
+    assert with_random_weights(outer, get_object) == outer | {"network": found}
+
+
+def test_a_network_that_brings_its_weights_along_has_no_untrained_one() -> None:
+    with pytest.raises(ValueError, match="leave `untrained` out"):
+        with_random_weights({"_target_": "transformers.AutoModel.from_pretrained", "name": "x"}, get_object)

@@ -17,6 +17,7 @@ from layerprobe.data.bag_of_words import bag_of_words
 from layerprobe.data.labelled_texts import Examples, divide, examples_of, limited, noised
 from layerprobe.data.pretrained_tokenizer import Encoded, PretrainedTokenizer
 from layerprobe.data.samplers import ShuffledOrder
+from layerprobe.data.text_length import text_length
 from layerprobe.data.text_table import AbstractTable
 from layerprobe.types import Split
 
@@ -170,11 +171,21 @@ class TextDataModule(pl.LightningDataModule):
         return self._content().examples[split]
 
     def baselines(self) -> dict[str, dict[Split, tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]]]:
-        """Give features that need no network, on the same splits: `bag_of_words`."""
+        """Give features that need no network, on the same splits: `bag_of_words` and `text_length`."""
         self.setup()
-        examples = self._content().examples
-        counts = bag_of_words({split: part.texts for split, part in examples.items()})
-        return {"bag_of_words": {split: (counts[split], torch.tensor(examples[split].targets)) for split in examples}}
+        examples, datasets = self._content().examples, self._content().datasets
+        lengths = {
+            split: text_length(part.texts, [len(one["input_ids"]) for one in datasets[split].encoded])
+            for split, part in examples.items()
+        }
+        features = {
+            "bag_of_words": bag_of_words({split: part.texts for split, part in examples.items()}),
+            "text_length": lengths,
+        }
+        return {
+            name: {split: (of[split], torch.tensor(examples[split].targets)) for split in examples}
+            for name, of in features.items()
+        }
 
     def train_dataloader(self) -> DataLoader[Any] | None:
         """Build the loader of the training split, in training order."""

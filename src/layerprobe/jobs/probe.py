@@ -40,7 +40,7 @@ from layerprobe.training.checkpoints import FrozenCheckpoint, content_hash, find
 from layerprobe.training.lightning_splits import of_population, splits_of_datamodule
 from layerprobe.training.probe_session import ProbeSession, ProbingStopped, with_converted_inputs
 from layerprobe.training.signals import StopSignals
-from layerprobe.training.weights import as_built, put_weights
+from layerprobe.training.weights import as_built, put_weights, with_random_weights
 from layerprobe.types import CheckpointInfo
 
 log = logging.getLogger("layerprobe")
@@ -51,6 +51,9 @@ warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 warnings.filterwarnings("ignore", message="The .srun. command is available")
 
 Source = tuple[Path | None, CheckpointInfo]
+UNTRAINED = CheckpointInfo("untrained")
+"""The network with random weights, which is probed beside the ones that are asked for."""
+
 EXPECTED = (ValueError, TypeError, LookupError, OSError, RuntimeError, InstantiationException)
 """What a wrong file or a wrong word on the command line leads to."""
 
@@ -86,7 +89,7 @@ def plan(cfg: DictConfig) -> None:
 
 
 def sources_of(cfg: DictConfig) -> Sequence[Source]:
-    """Find this job's share of the checkpoints.
+    """Find this job's share of the checkpoints; before them, where it is asked for, the network with random weights.
 
     Args:
         cfg: The configuration.
@@ -94,15 +97,22 @@ def sources_of(cfg: DictConfig) -> Sequence[Source]:
     Raises:
         ValueError: Where a part of a checkpoint is asked for and there is none.
     """
+    found = _asked_for(cfg)
+    if cfg.untrained and UNTRAINED.name not in {info.name for _, info in found}:
+        found = [(found[0][0], UNTRAINED), *found]
+    return share(found, cfg.shard)
+
+
+def _asked_for(cfg: DictConfig) -> Sequence[Source]:
     if cfg.prefix and not cfg.checkpoint:
         raise ValueError(
             f"prefix={cfg.prefix} is the part of a checkpoint to take, but no checkpoint is given: the network is "
             "probed as it is built. Give checkpoint=FILE as well, or leave prefix out."
         )
     if cfg.checkpoint:
-        return share(find_checkpoints(cfg.checkpoint, trust=cfg.trust_checkpoint), cfg.shard)
+        return find_checkpoints(cfg.checkpoint, trust=cfg.trust_checkpoint)
     model: Any = OmegaConf.to_container(cfg.model, resolve=True) if cfg.model else {}
-    return share([(None, as_built(model, hydra.utils.get_object))], cfg.shard)
+    return [(None, as_built(model, hydra.utils.get_object))]
 
 
 def probe(cfg: DictConfig, run: RunDirectory) -> RunSummary:
@@ -180,7 +190,8 @@ def probe_source(session: ProbeSession, builder: Builder, source: Source) -> boo
     file, info = source
     checkpoint = builder.open(source)
     config = builder.config(checkpoint)
-    entry = Entry(str(file or info.name), content_hash(file) if file else "", config)
+    own = None if builder.is_fresh(info) else file
+    entry = Entry(str(own or info.name), content_hash(own) if own else "", config)
     if session.is_complete(info.name, entry, force=builder.cfg.force):
         log.info("%s has been probed already; force=true probes it again.", info.name)
         return False
@@ -230,12 +241,17 @@ class Builder:
         self.resources: Resources = hydra.utils.instantiate(resources_of(cfg.probe))
         self._data: tuple[Any, pl.LightningDataModule | None, Data] = (None, None, {})
 
+    def is_fresh(self, info: CheckpointInfo) -> bool:
+        """Whether a network is to have random weights, whatever its checkpoint or its configuration says."""
+        return bool(self.cfg.untrained) and info is UNTRAINED
+
     def open(self, source: Source) -> FrozenCheckpoint:
         """Read a checkpoint; a network that is probed as it is built has an empty one."""
         file, info = source
         if file is None:
             return FrozenCheckpoint(info, {}, {})
-        return replace(load(file, trust=self.cfg.trust_checkpoint), info=info)
+        found = replace(load(file, trust=self.cfg.trust_checkpoint), info=info)
+        return replace(found, state_dict={}) if self.is_fresh(info) else found
 
     def config(self, checkpoint: FrozenCheckpoint) -> dict[str, Any]:
         """What a result depends on besides the weights, of plain values."""
@@ -255,6 +271,8 @@ class Builder:
                     f"of conf/{name}, {name}=NAME, or any class: '+{name}._target_=package.Class' and its arguments."
                 )
         precision = cfg.trainer.get("precision") or plain_precision(own) or "32-true"
+        if self.is_fresh(checkpoint.info):
+            config["model"] = with_random_weights(config["model"], hydra.utils.get_object)
         rest = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("probe", "loaders")}
         return config | rest | {"precision": precision, "seed": cfg.seed, "prefix": cfg.prefix}
 

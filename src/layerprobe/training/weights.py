@@ -161,6 +161,42 @@ def as_built(model: Mapping[str, Any], located: Callable[[str], Any]) -> Checkpo
     return CheckpointInfo("untrained" if parts and all(part == "untrained" for part in parts) else "as_built")
 
 
+def with_random_weights(model: Any, located: Callable[[str], Any]) -> Any:
+    """Have a network built with random weights, where its configuration names others.
+
+    Args:
+        model: Its configuration, as for `as_built`.
+        located: As for `as_built`.
+
+    Returns:
+        The same configuration, in which every argument that names weights says that there are none.
+
+    Raises:
+        ValueError: Where what builds a network gives it weights whatever its arguments say.
+    """
+    changed = _random(model, located)
+    if as_built(changed, located).name == "pretrained":
+        raise ValueError(
+            f"The untrained network cannot be had of model._target_={model.get('_target_')}, which brings its weights "
+            "along. Name a class or function that can build it without them, or leave `untrained` out."
+        )
+    return changed
+
+
+def _random(node: Any, located: Callable[[str], Any]) -> Any:
+    if isinstance(node, Sequence) and not isinstance(node, str):
+        return [_random(value, located) for value in node]
+    if not isinstance(node, Mapping):
+        return node
+    found = {name: _random(value, located) for name, value in node.items()}
+    if "_target_" in node:
+        ours = str(node["_target_"]).startswith("layerprobe.")
+        for name, value in _said(node, located).items():
+            if not _is_none(value):
+                found[name] = False if isinstance(value, bool) else "random" if ours else None
+    return found
+
+
 def _nodes(node: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(node, Mapping):
         if "_target_" in node:
@@ -173,17 +209,21 @@ def _nodes(node: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _begins(node: Mapping[str, Any], located: Callable[[str], Any]) -> str:
-    target = str(node["_target_"])
-    parameters: Mapping[str, inspect.Parameter] = {}
-    with suppress(Exception):  # a class that cannot be found or read is an error of building, which says so
-        parameters = inspect.signature(located(target)).parameters
-    defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
-    arguments = defaults | {str(name): value for name, value in node.items()}
-    said = [arguments[name] for name in _WEIGHTS if name in arguments]
-    if "pretrained" in target.rsplit(".", 1)[-1] or not all(_is_none(value) for value in said):
+    target, said = str(node["_target_"]), _said(node, located)
+    if "pretrained" in target.rsplit(".", 1)[-1] or not all(_is_none(value) for value in said.values()):
         return "pretrained"
     random = said or (target.startswith(_RANDOM) and not target.startswith("torch.hub."))
     return "untrained" if random else "as_built"
+
+
+def _said(node: Mapping[str, Any], located: Callable[[str], Any]) -> dict[str, Any]:
+    """What the arguments that name weights say, or their defaults."""
+    parameters: Mapping[str, inspect.Parameter] = {}
+    with suppress(Exception):  # a class that cannot be found or read is an error of building, which says so
+        parameters = inspect.signature(located(str(node["_target_"]))).parameters
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    arguments = defaults | {str(name): value for name, value in node.items()}
+    return {name: arguments[name] for name in _WEIGHTS if name in arguments}
 
 
 def _is_none(value: Any) -> bool:

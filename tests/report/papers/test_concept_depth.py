@@ -129,7 +129,7 @@ def test_a_baseline_is_not_averaged_over_kinds_of_noise(tmp_path: Path) -> None:
     noisy.loc[noisy["checkpoint"] == "bag_of_words", "test_error"] = 0.4
     rows = concept_rows([(about | {"noise": "no noise"}, results()), (about | {"noise": "aaa/bbb"}, noisy)])
     svg = save(concept_depth_chart(rows), tmp_path / "concept")[1].read_text()
-    assert svg.count(">bag of words<") == 2
+    assert svg.count(">bag of words · ") == 2
     assert svg.count(">majority class<") == 1
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
 
 import altair as alt
 import pandas as pd
 
 from layerprobe.report import style
-from layerprobe.report.charts.curves import Y, curves, error_y
+from layerprobe.report.charts.baselines import baseline_lines, baseline_rows
+from layerprobe.report.charts.curves import curves, error_y
 
+_BASELINES = {"majority": "majority class", "bag_of_words": "bag of words", "text_length": "text length"}
 _WIDTH, _HEIGHT, _COLUMNS = 250, 190, 2
-_BESIDE = 96
+_BESIDE = 130
 _DASHES = ([1, 0], [5, 3], [2, 2], [9, 3, 2, 3])
 
 
@@ -22,8 +24,8 @@ def concept_depth_chart(rows: pd.DataFrame) -> alt.FacetChart:
         rows: Rows of `concept_rows`.
 
     Returns:
-        The chart. Bands are 95 % intervals; the grey lines across each panel are the majority class and, dashed, the
-        bag of words, one for each noise where they differ by it.
+        The chart. Bands are 95 % intervals; the grey lines across each panel are the majority class and, dashed, bag of
+        words and text length, one for each noise where they differ by it.
     """
     told = ["model", "precision"] if rows["precision"].nunique() > 1 else ["model"]
     frame = rows.assign(network=rows[told].agg(" · ".join, axis=1))
@@ -40,23 +42,27 @@ def concept_depth_chart(rows: pd.DataFrame) -> alt.FacetChart:
         scale=alt.Scale(domain=noises, range=list(_DASHES[: len(noises)])),
         legend=_legend() if len(noises) > 1 else None,
     )
-    lowest = float(frame[["low", "accuracy", "majority", "bag_of_words"]].min().min())
-    y = error_y("accuracy", alt.Scale(domain=[max(0.0, lowest - 0.03), 1.0], nice=False, zero=False))
+    bottom = max(0.0, float(frame[["low", "accuracy", *_BASELINES]].min().min()) - 0.03)
+    y = error_y("accuracy", alt.Scale(domain=[bottom, 1.0], nice=False, zero=False))
 
     x = alt.X("depth:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format=".0%", title="depth", grid=False))
-    frame["majority_name"] = _names(frame, "majority", "majority class")
-    frame["bag_of_words_name"] = _names(frame, "bag_of_words", "bag of words")
+    compared_with = [
+        baseline_rows(_baselines(part), (bottom, 1.0), _HEIGHT).assign(data=data)
+        for data, part in frame.groupby("data", sort=False)
+    ]
+    panels = alt.Facet("data:N", title=None, sort=list(dict.fromkeys(frame["data"])))
+    number = frame["number"].max()
+    frame = pd.concat([frame.assign(baseline=math.nan), *compared_with], ignore_index=True)
     tooltip = ["run:N", "layer:N", "accuracy:Q", "f1:Q", "auc:Q"]
     layers = [
-        *(_baseline("bag_of_words", "majority", [4, 3], y) if frame["bag_of_words"].notna().any() else []),
-        *_baseline("majority", "bag_of_words", [1, 0], y),
+        *baseline_lines(alt.Chart(), y, _WIDTH),
         *curves(
-            alt.Chart(), x, y, "accuracy", colour=colour, detail=["run:N"], interval=("low", "high"),
-            band="isValid(datum.low) && isValid(datum.high)", line={"strokeDash": dash}, points={"tooltip": tooltip},
+            alt.Chart().transform_filter("isValid(datum.accuracy)"), x, y, "accuracy", colour=colour,
+            detail=["run:N"], interval=("low", "high"), band="isValid(datum.low) && isValid(datum.high)",
+            line={"strokeDash": dash}, points={"tooltip": tooltip},
         ),
     ]  # fmt: skip
-    panels = alt.Facet("data:N", title=None, sort=list(dict.fromkeys(frame["data"])))
-    subtitle = f"accuracy of one linear head for each of {frame['number'].max()} layers, 95% interval"
+    subtitle = f"accuracy of one linear head for each of {number} layers, 95% interval"
     return (
         alt.layer(*layers, data=frame)
         .properties(width=_WIDTH, height=_HEIGHT)
@@ -70,32 +76,11 @@ def _legend() -> alt.Legend:
     return alt.Legend(title=None, orient="top", direction="horizontal", columns=2, symbolType="stroke")
 
 
-def _names(frame: pd.DataFrame, column: str, name: str) -> list[str]:
-    """Name a baseline by the noise of the data, where a panel has several values of it."""
-    noises = frame.groupby(["data", column], sort=False, dropna=False)["noise"].agg(
-        lambda some: " and ".join(dict.fromkeys(some))
-    )
-    several = frame.groupby("data")[column].nunique()
-    return [
-        f"{name}\n{noises[data, value]}" if several[data] > 1 and value == value else name
-        for data, value in zip(frame["data"], frame[column], strict=True)
-    ]
-
-
-def _baseline(column: str, other: str, dash: list[int], y: Y) -> list[alt.Chart]:
-    """A line across the panel for each value, named beside it; of two near names the higher one goes up."""
-    # No mean: two runs of one panel may have another noise, and so another baseline.
-    known = (
-        alt.Chart()
-        .transform_filter(f"isValid(datum.{column})")
-        .transform_aggregate(least="min(" + other + ")", groupby=[column, f"{column}_name", "data"])
-    )
-    marks = [known.mark_rule(color=style.QUIET, strokeWidth=1, strokeDash=dash).encode(y=y(column))]
-    higher = f"!isValid(datum.least) || datum.{column} >= datum.least"
-    sides: list[tuple[str, Literal["bottom", "top"]]] = [(higher, "bottom"), (f"!({higher})", "top")]
-    for condition, baseline in sides:
-        text = known.transform_filter(condition).mark_text(
-            align="left", baseline=baseline, fontSize=10, color=style.QUIET, limit=_BESIDE, lineBreak="\n", aria=False
-        )
-        marks.append(text.encode(x=alt.value(_WIDTH + 5), y=y(column), text=f"{column}_name:N"))
-    return marks
+def _baselines(panel: pd.DataFrame) -> dict[str, float]:
+    """The baselines of one data set, told apart by its noise where that changes them."""
+    found = {}
+    for column, name in _BASELINES.items():
+        noises = panel.dropna(subset=column).groupby(column, sort=False)["noise"].unique()
+        for value, some in noises.items():
+            found[f"{name} · {' and '.join(some)}" if len(noises) > 1 else name] = float(str(value))
+    return found

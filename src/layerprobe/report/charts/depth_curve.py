@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,6 +10,7 @@ import altair as alt
 import pandas as pd
 
 from layerprobe.report import style
+from layerprobe.report.charts.baselines import baseline_lines, baseline_rows, control_lines, name_places
 from layerprobe.report.charts.curves import MARKED, Y, curves, error_y
 from layerprobe.report.charts.layer_axis import layer_names, layer_step, layer_x
 from layerprobe.report.charts.tooltips import result_tooltip
@@ -17,6 +18,7 @@ from layerprobe.report.error_column import TEST_ERROR, ErrorColumn
 from layerprobe.report.layer_labels import shared_folder
 from layerprobe.report.papers.reference_curve import Reference
 from layerprobe.report.tidy import axis_top, tidy_results, with_texts
+from layerprobe.results.baselines import baseline_errors, without_baselines
 
 _COLUMNS = [
     "position", "label", "caption", "colour", "checkpoint", "step", "layer", "depth", "kind", "shape", "features",
@@ -37,24 +39,26 @@ def depth_curve(
         reference: A curve to draw over, thin and black; layers correspond in the order of depth.
 
     Returns:
-        The chart. A failed layer leaves a gap and a cross at its place; the majority class's error is a thin line, or
-        is named above the curves where it lies far beyond them. So are single errors that would flatten all others:
-        a triangle at the upper edge, with the figure.
+        The chart. A failed layer leaves a gap and a cross at its place. Baselines (the majority class, a bag of words)
+        and the controls of the last checkpoint are thin grey lines, or are named above the curves where they lie far
+        beyond them. So are single errors that would flatten all others: a triangle at the upper edge, with the figure.
 
     Raises:
         ReferenceCurveError: If the reference does not fit the run.
     """
-    frame = with_texts(tidy_results(results))
+    frame = with_texts(tidy_results(without_baselines(results)))
     labels = layer_names(frame)
     checkpoints = frame.drop_duplicates("checkpoint")
     look = style.lines(checkpoints["untrained"].tolist())
     step = layer_step(labels)
     width = step * len(labels)
-    # One value, unless checkpoints brought data of their own along.
-    majorities = sorted(frame["majority_error"].dropna().unique().tolist())
-    majority = max(majorities, default=float("nan"))
-    compared = None if reference is None else reference.compared(results, error)
-    top = _top(frame, majority, error, 0.0 if compared is None else float(compared["reference"].max()))
+    baselines = {f"{name} {value:.1%}": value for name, values in baseline_errors(results).items() for value in values}
+    controls = _controls(frame, error)
+    compared = None if reference is None else reference.compared(without_baselines(results), error)
+    ends = controls.groupby("control", sort=False)["value"].max()
+    highest = {str(name): float(value) for name, value in ends.items()} | baselines
+    top = _top(frame, highest, error, 0.0 if compared is None else float(compared["reference"].max()))
+    beyond = [name for name, value in highest.items() if value > top]
 
     captions = checkpoints["caption"].tolist()
     scale = partial(alt.Scale, domain=captions)
@@ -69,7 +73,7 @@ def depth_curve(
     layers = [
         *curves(
             base, x, y, error.column, colour=literal, detail=["caption:N"], interval=error.interval,
-            between=_majority_lines(majorities, top, len(labels)),
+            between=_compared_with(baselines, controls, top, x, y, width),
             line={"strokeDash": _literal(captions, look.dashes)},
             points={
                 "stroke": alt.Stroke("caption:N", scale=scale(range=look.colours), legend=legend),
@@ -85,30 +89,43 @@ def depth_curve(
     ]  # fmt: skip
     return (
         alt.layer(*layers)
-        .properties(width=width, height=_HEIGHT, title=_title(frame, majorities, top, width, error, reference))
+        .properties(width=width, height=_HEIGHT, title=_title(frame, beyond, top, width, error, reference))
         .configure(**style.theme())
     )
 
 
-def _top(frame: pd.DataFrame, majority: float, error: ErrorColumn, reference: float) -> float:
-    """End of the error axis: the curves fill it, and the majority's line is on it if that does not flatten them."""
+def _top(frame: pd.DataFrame, compared_with: Mapping[str, float], error: ErrorColumn, reference: float) -> float:
+    """End of the error axis: the curves fill it, and a line is on it that does not flatten them."""
     ends = frame[(error.interval or (error.column,))[-1]].fillna(frame[error.column])
-    highest = max(axis_top(ends), reference)
-    if majority <= 1.7 * highest:
-        highest = max(highest, majority)
+    curves_end = max(axis_top(ends), reference)
+    highest = max([curves_end, *(value for value in compared_with.values() if value <= 1.7 * curves_end)])
     return float(min(1.0, max(1.07 * highest, 0.005)))
 
 
-def _majority_lines(majorities: Sequence[float], top: float, n_layers: int) -> list[alt.Chart]:
-    rows = [(error, n_layers - 0.6, f"majority class {error:.1%}") for error in majorities if error <= top]
-    if not rows:
-        return []
-    chart = alt.Chart(pd.DataFrame(rows, columns=["majority_error", "position", "name"]))
-    return [
-        chart.mark_rule(color=style.QUIET, strokeWidth=1).encode(y="majority_error:Q"),
-        chart.mark_text(align="right", baseline="bottom", dy=-3, fontSize=10.5, color=style.QUIET)
-        .encode(x="position:Q", y="majority_error:Q", text="name:N"),
-    ]  # fmt: skip
+def _controls(frame: pd.DataFrame, error: ErrorColumn) -> pd.DataFrame:
+    """Test errors of the last checkpoint's controls, layer by layer."""
+    rows = frame[frame["checkpoint_order"] == frame["checkpoint_order"].max()]
+    known = {"shuffled_error": "shuffled labels", "control_error": "control task"}
+    if error.column != "test_error":
+        known = {}
+    found = [rows[["position"]].assign(control=name, value=rows[column]) for column, name in known.items()]
+    columns = ["position", "control", "value"]
+    return pd.concat([pd.DataFrame(columns=columns), *found]).dropna() if found else pd.DataFrame(columns=columns)
+
+
+def _compared_with(
+    baselines: Mapping[str, float], controls: pd.DataFrame, top: float, x: alt.X, y: Y, width: int
+) -> list[alt.Chart]:
+    """The lines of baselines and controls that are on the axis, with their names."""
+    flat = {name: value for name, value in baselines.items() if value <= top}
+    controls = controls[controls.groupby("control")["value"].transform("max") <= top]
+    ends = controls.groupby("control", sort=False).tail(1)
+    places = name_places([*flat.values(), *ends["value"]], (0.0, top), _HEIGHT)
+    rows = baseline_rows(flat, (0.0, top), _HEIGHT).assign(baseline_place=places[: len(flat)])
+    named = controls.assign(
+        baseline_name=controls["control"], baseline_place=pd.Series(places[len(flat) :], ends.index)
+    )
+    return [*(baseline_lines(alt.Chart(rows), y, width) if flat else []), *control_lines(named, x, y, width)]
 
 
 def _reference_lines(compared: pd.DataFrame | None, x: alt.X, y: Y) -> list[alt.Chart]:
@@ -171,7 +188,7 @@ def _literal(captions: list[str], values: list[list[int]]) -> Any:
 
 def _title(
     frame: pd.DataFrame,
-    majorities: Sequence[float],
+    too_high: Sequence[str],
     top: float,
     width: int,
     error: ErrorColumn,
@@ -183,7 +200,7 @@ def _title(
     notes = [f"one linear head per layer, {frame[error.samples].max():,} {split} samples{interval}"]
     if reference is not None:
         notes.append(f"thin and black: {reference.name}")
-    beyond = [f"majority class {error:.1%}" for error in majorities if error > top]
+    beyond = [*too_high]
     beyond += ["triangles"] if (frame[error.column] > top).any() else []
     if beyond:
         notes.append(f"beyond the axis: {' and '.join(beyond)}")

@@ -13,6 +13,7 @@ from layerprobe.report.charts.layer_axis import layer_names, thinned
 from layerprobe.report.charts.tooltips import result_tooltip
 from layerprobe.report.layer_labels import clipped, shared_folder
 from layerprobe.report.tidy import axis_top, tidy_results, with_texts
+from layerprobe.results.baselines import without_baselines
 
 _COLUMNS = [
     "position", "caption", "step", "layer", "depth", "kind", "shape", "features", "status", "test_error",
@@ -31,7 +32,7 @@ def heat_map(results: pd.DataFrame) -> alt.LayerChart:
     Returns:
         The chart. Cells that are tall enough carry their figure; a failed layer's cell is white with a cross.
     """
-    frame = with_texts(tidy_results(results))
+    frame = with_texts(tidy_results(without_baselines(results)))
     names = layer_names(frame)
     captions = frame.drop_duplicates("checkpoint")["caption"].tolist()
     top = max(axis_top(frame["test_error"]), 0.005)

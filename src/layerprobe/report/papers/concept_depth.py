@@ -16,7 +16,8 @@ import pandas as pd
 from layerprobe.results.best import at_last_checkpoint, best_layer
 
 BAG_OF_WORDS = "bag_of_words"
-"""The checkpoint's name that the probe on raw text has in the results."""
+TEXT_LENGTH = "text_length"
+"""The checkpoints' names that the probes on raw text have in the results."""
 
 DEPTHS = {"first": 0.0, "25%": 0.25, "50%": 0.5, "67%": 0.67, "83%": 0.83, "last": 1.0}
 """Columns of the paper's table 3: the layer at a share p of the depth is number ⌊p·d⌋, at least 1."""
@@ -113,14 +114,15 @@ def concept_layers(results: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row for each layer but the input, in order of depth: `layer`, `number` (from 1), `depth` (relative, in
-        (0, 1]), `accuracy`, `low`, `high` (95 % interval), `f1`, `auc`, and, the same in each row, `majority` and
-        `bag_of_words`: accuracies of the baselines, the second NaN where the run has none.
+        (0, 1]), `accuracy`, `low`, `high` (95 % interval), `f1`, `auc`, and, the same in each row, `majority`,
+        `bag_of_words` and `text_length`: accuracies of the baselines, the last two NaN where the run has none.
     """
     network = _layers_of_network(results)
-    columns = ["layer", "number", "depth", "accuracy", "low", "high", "f1", "auc", "majority", "bag_of_words"]
+    columns = ["layer", "number", "depth", "accuracy", "low", "high", "f1", "auc", "majority"]
+    columns += [BAG_OF_WORDS, TEXT_LENGTH]
     if network.empty:
         return pd.DataFrame(columns=columns)
-    words = results.loc[results["checkpoint"] == BAG_OF_WORDS, "test_error"]
+    alone = {name: results.loc[results["checkpoint"] == name, "test_error"] for name in (BAG_OF_WORDS, TEXT_LENGTH)}
     number = np.arange(1, len(network) + 1)
     frame = pd.DataFrame(
         {
@@ -133,7 +135,7 @@ def concept_layers(results: pd.DataFrame) -> pd.DataFrame:
             "f1": network["test_f1"].to_numpy(),
             "auc": network["test_auc"].to_numpy(),
             "majority": 1 - network["majority_error"].to_numpy(),
-            "bag_of_words": 1 - words.iloc[0] if len(words) else math.nan,
+            **{name: 1 - error.iloc[0] if len(error) else math.nan for name, error in alone.items()},
         }
     )
     return frame[columns]
@@ -174,5 +176,5 @@ def concept_depth(results: pd.DataFrame) -> ConceptDepth:
 
 def _layers_of_network(results: pd.DataFrame) -> pd.DataFrame:
     """The layers of the last checkpoint that is none of the baselines, but the input, in order of depth."""
-    network = results[(results["checkpoint"] != BAG_OF_WORDS) & (results["depth"] > 0) & results["test_error"].notna()]
+    network = results[(results["depth"] > 0) & results["test_error"].notna()]
     return at_last_checkpoint(network)

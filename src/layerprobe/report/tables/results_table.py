@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from layerprobe.formatting import number_text, percent_text
 from layerprobe.report.tidy import tidy_results
+from layerprobe.results.baselines import baseline_errors, without_baselines
 
 _COMPACT = 24
 _MOST_CHECKPOINTS, _FEWEST = 6, 2
@@ -33,17 +35,20 @@ def results_table(results: pd.DataFrame, rows: int = 200, width: int | None = No
     Returns:
         The table; a star marks the layer that validation prefers at its checkpoint.
     """
-    frame = tidy_results(results)
+    frame = tidy_results(without_baselines(results))
+    baselines = baseline_errors(results)
     available = shutil.get_terminal_size().columns if width is None else width
     ways = [(False, _MOST_CHECKPOINTS), *((True, most) for most in range(_MOST_CHECKPOINTS, _FEWEST - 1, -1))]
     for compact, most in ways[frame["layer"].nunique() > _COMPACT :]:
-        table = _table(frame, rows, most, compact=compact)
+        table = _table(frame, baselines, rows, most, compact=compact)
         if Console(width=1000).measure(table).maximum <= available:
             break
     return table
 
 
-def _table(frame: pd.DataFrame, rows: int, most: int, *, compact: bool) -> Table:
+def _table(
+    frame: pd.DataFrame, baselines: Mapping[str, Sequence[float]], rows: int, most: int, *, compact: bool
+) -> Table:
     checkpoints = frame.drop_duplicates("checkpoint")["checkpoint"].tolist()
     shown = _even(checkpoints, most)
     layers = frame.sort_values(["position", "checkpoint_order"]).drop_duplicates("position", keep="last")
@@ -84,7 +89,7 @@ def _table(frame: pd.DataFrame, rows: int, most: int, *, compact: bool) -> Table
         line += [Text(str(layer["reducer"]))] if several else []
         line += [Text(f"{layer['l2']:.0e}"), _status(frame[frame["position"] == position])]
         table.add_row(*line)
-    table.caption = _caption(frame, len(kept), len(layers), len(shown), len(checkpoints))
+    table.caption = _caption(baselines, len(kept), len(layers), len(shown), len(checkpoints))
     table.caption_justify = "left"
     return table
 
@@ -128,9 +133,11 @@ def _even(items: list, most: int) -> list:
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, most).round().astype(int))]
 
 
-def _caption(frame: pd.DataFrame, kept: int, layers: int, shown: int, checkpoints: int) -> str:
-    majorities = dict.fromkeys(percent_text(error, 1) for error in sorted(frame["majority_error"].dropna()))
-    notes = [f"majority class {' and '.join(majorities)}"] if majorities else []
+def _caption(baselines: Mapping[str, Sequence[float]], kept: int, layers: int, shown: int, checkpoints: int) -> str:
+    notes = [
+        f"{name} {' and '.join(dict.fromkeys(percent_text(value, 1) for value in values))}"
+        for name, values in baselines.items()
+    ]
     notes.append("*: preferred by validation")
     if shown < checkpoints:
         notes.append(f"{shown} of {checkpoints} checkpoints")

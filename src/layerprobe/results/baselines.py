@@ -1,0 +1,43 @@
+"""Baselines of a run: what was probed of the data without any network, such as the words of a text."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+
+def of_baselines(results: pd.DataFrame) -> pd.Series:
+    """Tell which rows are of features that need no network.
+
+    Args:
+        results: Results of one run, in the columns of `ProbeRecord`.
+
+    Returns:
+        True for the checkpoints of which the input is all that was probed, where others have layers behind theirs.
+    """
+    deepest = results.groupby("checkpoint")["depth"].transform("max")
+    return (deepest == 0) & bool((results["depth"] > 0).any())
+
+
+def without_baselines(results: pd.DataFrame) -> pd.DataFrame:
+    """Take the rows of networks alone.
+
+    Args:
+        results: Results of one run, in the columns of `ProbeRecord`.
+    """
+    return results[~of_baselines(results)]
+
+
+def baseline_errors(results: pd.DataFrame) -> dict[str, list[float]]:
+    """Find the test errors that a layer's is compared with, whichever layer it is.
+
+    Args:
+        results: Results of one run, in the columns of `ProbeRecord`.
+
+    Returns:
+        By name, as a reader is told it: `majority class`, and the baselines of the data, such as `bag of words`. Each
+        has one value, or several in ascending order where checkpoints brought data of their own along.
+    """
+    network, features = without_baselines(results), results[of_baselines(results)]
+    found = {"majority class": network["majority_error"]}
+    found |= {str(name).replace("_", " "): rows["test_error"] for name, rows in features.groupby("checkpoint")}
+    return {name: values for name, errors in found.items() if (values := sorted(errors.dropna().unique().tolist()))}

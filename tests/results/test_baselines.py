@@ -1,0 +1,20 @@
+"""What is a baseline among the results of a run, and what it is called."""
+
+import pytest
+
+from helpers import made_results as made
+from layerprobe.results.baselines import baseline_errors, of_baselines, without_baselines
+from layerprobe.results.record_schema import to_frame
+
+
+def test_a_checkpoint_of_which_only_the_input_was_probed_is_a_baseline_beside_others():
+    rows = [made.record("bag_of_words", 0, 0, "input", test_error=0.3)]
+    assert not of_baselines(to_frame(rows)).any(), "alone it is what the run is about"
+    rows += [made.record("final", 3, 0, "input"), made.record("final", 3, 1, "fc")]
+    frame = to_frame(rows)
+    assert of_baselines(frame).tolist() == [True, False, False]
+    assert set(without_baselines(frame)["checkpoint"]) == {"final"}
+    assert baseline_errors(frame) == {
+        "majority class": pytest.approx([frame["majority_error"].iloc[1]]),
+        "bag of words": [0.3],
+    }
