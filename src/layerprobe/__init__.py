@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from layerprobe.api.probe import probe as probe
     from layerprobe.api.results import ProbeResults as ProbeResults
     from layerprobe.api.results import load as load
+    from layerprobe.probing.analyses.nearest_mean import NearestMean as NearestMean
     from layerprobe.probing.capture.activations import activations as activations
     from layerprobe.probing.features.reducers import AveragePool as AveragePool
     from layerprobe.probing.features.reducers import ChannelMean as ChannelMean
@@ -34,6 +35,7 @@ _PUBLIC = {
     "api.head": ["ProbeHead"],
     "api.results": ["ProbeResults", "load"],
     "api.charts": ["compare", "depth_curve", "heat_map"],
+    "probing.analyses.nearest_mean": ["NearestMean"],
     "probing.capture.activations": ["activations"],
     "probing.protocol": ["ProbeProtocol"],
     "probing.resources": ["Resources"],

@@ -69,6 +69,7 @@ class RunConfig:
         callbacks: Callbacks by name; of no effect on `probe.py`.
         reducer: Ways to make features, by name.
         solver: Ways to fit a head, by name.
+        analysis: What else is asked of every layer, by name.
         inputs: How the network is called.
         targets: The property to be probed.
         task: What kind of property that is.
@@ -93,6 +94,7 @@ class RunConfig:
     callbacks: dict[str, Any] = field(default_factory=dict)
     reducer: dict[str, Any] = field(default_factory=dict)
     solver: dict[str, Any] = field(default_factory=dict)
+    analysis: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
     targets: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)

@@ -6,7 +6,7 @@ Axes, as they appear in the signatures of this package:
 - `p` points of the path (L2 values of one head, fitted together),
 - `k` layers.
 
-`ProbeRecord` and `PathRecord` are the schema of what is written: one field, one column.
+`ProbeRecord`, `PathRecord` and `MetricRecord` are the schema of what is written: one field, one column.
 """
 
 from __future__ import annotations
@@ -187,6 +187,40 @@ class PathRecord:
 
 
 @dataclass(frozen=True)
+class MetricRecord:
+    """One number that a head or an analysis comes to at a checkpoint and layer, beside those of `ProbeRecord`.
+
+    Attributes:
+        checkpoint: Name of the checkpoint.
+        step: Optimizer steps taken.
+        epoch: Whole epochs finished.
+        depth: Place in the order of execution; 0 is the input.
+        layer: Name of the layer.
+        head: `selected` for the head of the layer's `ProbeRecord`; otherwise the name of an analysis or of what it
+            fitted, such as `nearest_mean`.
+        test_set: The test set that was read; empty where none was.
+        metric: What was measured, such as `error`.
+        n_train: Training samples that it rests on.
+        value: The number.
+        low: Lower end of its 95 % interval; NaN where there is none.
+        high: Upper end; likewise.
+    """
+
+    checkpoint: str
+    step: int
+    epoch: int
+    depth: int
+    layer: LayerName
+    head: str
+    test_set: str
+    metric: str
+    n_train: int
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+@dataclass(frozen=True)
 class FeatureRecipe:
     """How the features of a head are made of a network anew, and what its classes are called.
 
@@ -224,6 +258,7 @@ class LayerResult:
             split; empty where numbers are predicted.
         samples: Fingerprint of these test samples in this order; empty where it is not known.
         recipe: How the head's features are made; None where it failed, or an older version did not keep it.
+        metrics: What else was measured, and what the analyses came to.
     """
 
     record: ProbeRecord
@@ -232,6 +267,7 @@ class LayerResult:
     correct: Bool[np.ndarray, " n"]
     samples: str = ""
     recipe: FeatureRecipe | None = None
+    metrics: tuple[MetricRecord, ...] = ()
 
     @property
     def sample_ids(self) -> np.ndarray:

@@ -14,6 +14,8 @@ from torch import nn
 from layerprobe.api.results import ProbeResults
 from layerprobe.formatting import nearest
 from layerprobe.named_classes import named_classes
+from layerprobe.probing.analyses.analysis import AbstractAnalysis
+from layerprobe.probing.analyses.nearest_mean import NearestMean as NearestMean
 from layerprobe.probing.batches import Take, inputs_of, targets_of
 from layerprobe.probing.capture.layers import Granularity
 from layerprobe.probing.data_adapters import class_words, division_of
@@ -61,6 +63,7 @@ def probe(
     seed: SupportsIndex = 0,
     controls: Sequence[str] = (),
     control_key: Taken | None = None,
+    analyses: Named[AbstractAnalysis] | Sequence[Named[AbstractAnalysis]] = (),
     batch_size: int | None = None,
     max_memory: int | float | str | None = None,
     keep: str | Path | None = None,
@@ -101,6 +104,8 @@ def probe(
         controls: `control_task` fits the same sweep to a random label for each type of sample, `shuffled` to labels in
             random order; see `ProbeProtocol`.
         control_key: Takes out of a batch what samples of one type share; by default the inputs.
+        analyses: What else is asked of every layer's features, as objects or by their names such as `nearest_mean`; the
+            answers are in `ProbeResults.metrics`.
         batch_size: Samples in one forward pass; by default what the loader has, or 256.
         max_memory: What probing may take beside the network: bytes, `8GiB`, or a share of the free memory such as
             `0.3`; by default half of it. Features beyond it are kept in a temporary file.
@@ -140,6 +145,7 @@ def probe(
         seeds=(int(seed),),
         controls=(controls,) if isinstance(controls, str) else controls,
         control_key=None if control_key is None else _taken(control_key),
+        analyses=_several(analyses, AbstractAnalysis, "analysis", ()),
         inputs=_taken(inputs),
         targets=_taken(targets),
         task=chosen,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from layerprobe.results.heads import HeadFile, find_head, read_recipe
 from layerprobe.results.reader import Run, find_runs
 from layerprobe.results.record_schema import to_frame
 from layerprobe.results.store import ProbeStore
-from layerprobe.types import LayerResult, PathRecord, ProbeRecord
+from layerprobe.types import LayerResult, MetricRecord, PathRecord, ProbeRecord
 
 if TYPE_CHECKING:
     import altair as alt
@@ -62,6 +63,11 @@ class ProbeResults(pd.DataFrame):
     def path(self) -> pd.DataFrame:
         """One row for each swept head, in the columns of `PathRecord`."""
         return to_frame([point for layer in self._layers for point in layer.path], PathRecord)
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """One row for each number that was measured besides, in the columns of `MetricRecord`."""
+        return to_frame([metric for layer in self._layers for metric in layer.metrics], MetricRecord)
 
     @property
     def correct(self) -> pd.DataFrame:
@@ -172,15 +178,13 @@ def load(path: str | Path, checkpoint: str | None = None) -> ProbeResults:
     name = checkpoint or last_checkpoint(run.results, run.unmerged) or known[-1]
     if name not in known:
         raise ValueError(f"{path} has no checkpoint {name!r}. {nearest(name, known)}")
-    swept, right = run.path(), run.correct()
-    swept, right = (frame[frame["checkpoint"] == name] for frame in (swept, right))
-    points: dict[str, list[PathRecord]] = {}
-    for point in _records(swept, PathRecord):
-        points.setdefault(point.layer, []).append(point)
+    tables = (run.path(), run.metrics(), run.correct())
+    swept, measured, right = (frame[frame["checkpoint"] == name] for frame in tables)
+    points, metrics = _by_layer(swept, PathRecord), _by_layer(measured, MetricRecord)
     answers = {row["layer"]: row for row in right.to_dict("records")}
     rows = run.results[run.results["checkpoint"] == name].sort_values("depth", kind="stable")
     return ProbeResults(
-        _layer(run, record, points.get(record.layer, []), answers.get(record.layer, {}))
+        _layer(run, record, points[record.layer], metrics[record.layer], answers.get(record.layer, {}))
         for record in _records(rows, ProbeRecord)
     )
 
@@ -190,7 +194,16 @@ def _records(frame: pd.DataFrame, kind: Any) -> list[Any]:
     return [kind(**dict(zip(names, row, strict=True))) for row in zip(*(frame[n].tolist() for n in names), strict=True)]
 
 
-def _layer(run: Run, record: ProbeRecord, path: list[PathRecord], answers: dict[Any, Any]) -> LayerResult:
+def _by_layer(frame: pd.DataFrame, kind: Any) -> defaultdict[str, list[Any]]:
+    found: defaultdict[str, list[Any]] = defaultdict(list)
+    for record in _records(frame, kind):
+        found[record.layer].append(record)
+    return found
+
+
+def _layer(
+    run: Run, record: ProbeRecord, path: list[PathRecord], metrics: list[MetricRecord], answers: dict[Any, Any]
+) -> LayerResult:
     right = answers.get("correct")
     correct = np.zeros(0, dtype=bool) if right is None else np.asarray(right, dtype=bool)
     try:
@@ -198,7 +211,7 @@ def _layer(run: Run, record: ProbeRecord, path: list[PathRecord], answers: dict[
     except KeyError:
         head = {}
     recipe = read_recipe(run.probes, record.checkpoint, record.layer)
-    return LayerResult(record, tuple(path), head, correct, answers.get("samples") or "", recipe)
+    return LayerResult(record, tuple(path), head, correct, answers.get("samples") or "", recipe, tuple(metrics))
 
 
 def _nothing_at(run: Run) -> str:

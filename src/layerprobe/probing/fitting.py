@@ -70,6 +70,23 @@ def features_of(ways: Sequence[FeatureWay]) -> int:
     return max(way.reduction.n_features for way in ways)
 
 
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What fitting leaves behind of one set of labels, beside its paths.
+
+    Attributes:
+        head: The selected head, as a path of one.
+        chosen: The same before it was fitted once more, if it was.
+        train: Training features, standardised by `chosen`; None where nothing asks for them any more.
+        val: Validation features, likewise.
+    """
+
+    head: Path
+    chosen: Path
+    train: Features | None = None
+    val: Float[Tensor, "v d"] | AbstractRows | None = None
+
+
 def fit_layer(
     train: TrainTake,
     val: FeatureTake | None,
@@ -77,7 +94,7 @@ def fit_layer(
     labels: Mapping[str, Labels],
     protocol: ProbeProtocol,
     what: str,
-) -> tuple[dict[str, list[Path]], dict[str, Path]]:
+) -> tuple[dict[str, list[Path]], dict[str, Fitted]]:
     """Fit reducers × solvers × L2 values × seeds, for the true labels and every control at once, and choose.
 
     Args:
@@ -89,11 +106,11 @@ def fit_layer(
         what: Name of the layer, for the log.
 
     Returns:
-        For each set of labels every path, in the order of fitting, and the selected head as a path of one; there is no
-        head where all diverged.
+        For each set of labels every path, in the order of fitting, and the selected head; there is none where all
+        diverged.
     """
     paths: dict[str, list[Path]] = {name: [] for name in labels}
-    kept: dict[str, tuple[Features, Features]] = {}
+    kept: dict[str, tuple[Features, Features | None]] = {}
     for way in ways:
         samples, standardiser = _standardised(train(way.reduction), protocol, what)
         val_features = None if val is None else standardiser.applied(val(way.reduction))
@@ -104,17 +121,19 @@ def fit_layer(
             found = with_room(fit, samples, val_features, what=what)
         for name, some in found.items():
             paths[name] += some
-            if protocol.refit and not isinstance(samples, ClassSums) and select(paths[name]) in some:
-                assert val_features is not None
+            wanted = protocol.refit or (protocol.analyses and name == "none")
+            if wanted and not isinstance(samples, ClassSums) and select(paths[name]) in some:
                 kept[name] = samples, val_features
     heads = {}
     for name, every in paths.items():
         chosen = select(every)
-        if chosen is not None and chosen.best is not None:
-            heads[name] = chosen[chosen.best]
-        if name in kept:
-            again = partial(refit, heads[name], labels=labels[name], protocol=protocol)
-            heads[name] = with_room(again, *kept[name], what=f"{what}, once more")
+        if chosen is None or chosen.best is None:
+            continue
+        head = chosen = chosen[chosen.best]
+        if protocol.refit:
+            again = partial(refit, chosen, labels=labels[name], protocol=protocol)
+            head = with_room(again, *kept[name], what=f"{what}, once more")
+        heads[name] = Fitted(head, chosen, *kept.get(name, ())) if protocol.analyses else Fitted(head, chosen)
     return paths, heads
 
 

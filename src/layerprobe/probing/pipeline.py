@@ -27,6 +27,7 @@ from layerprobe.probing.features.reducers import FeatureWay
 from layerprobe.probing.fit_memory import Budget, feature_budget, host_budget, workspace
 from layerprobe.probing.fitting import Ways, features_of, fit_layer, measure
 from layerprobe.probing.kept_features import DataChangedError, FeatureKeeper
+from layerprobe.probing.layer_analyses import analyse
 from layerprobe.probing.parallel import layers_in_parallel, parallel
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.record_builder import LayerRecords
@@ -338,21 +339,24 @@ def probe_layer(
             return failed(problem)
     try:
         val = splits["val"] if "val" in recordings else None
-        paths, heads = fit_layer(splits["train"], val, ways, labels, protocol, layer.name)
-        if "none" not in heads:
+        paths, fitted = fit_layer(splits["train"], val, ways, labels, protocol, layer.name)
+        if "none" not in fitted:
             return failed(_nothing_chosen(paths["none"]))
-        test = {way: splits["test"](way.reduction) for way in {head.way for head in heads.values()}}
+        test = {way: splits["test"](way.reduction) for way in {each.head.way for each in fitted.values()}}
         found = {}
-        for name, head in heads.items():
-            read = partial(measure, head, targets=labels[name].splits["test"], task=protocol.task)
-            found[name] = with_room(read, test[head.way], what=f"{layer.name}, test")
+        for name, each in fitted.items():
+            read = partial(measure, each.head, targets=labels[name].splits["test"], task=protocol.task)
+            found[name] = with_room(read, test[each.head.way], what=f"{layer.name}, test")
     except (RuntimeError, ArithmeticError, MemoryError) as error:
         return failed(f"{type(error).__name__}: {error}")
     if "control_task" in labels and (seen := _seen(_keys(recordings))) < _MANY_SEEN:
         note = f"selectivity: {seen:.0%} of the test samples are of a type that train has; see control_key"
         message = "; ".join(filter(None, (found["none"].message, note)))
         found["none"] = replace(found["none"], message=message)
-    return records.measured(paths, heads["none"], found, time.perf_counter() - start)
+    seconds, selected = time.perf_counter() - start, fitted["none"]
+    tests = {"test": (test[selected.head.way], labels["none"].splits["test"], found["none"])}
+    analyses = analyse(selected, tests, labels["none"], protocol, layer.name)
+    return records.measured(paths, selected.head, found, analyses, seconds)
 
 
 def _nothing_chosen(paths: Sequence[Path]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from layerprobe.probing.analyses.analysis import AbstractAnalysis
 from layerprobe.probing.batches import Take, inputs_of, targets_of
 from layerprobe.probing.capture.layers import Granularity
 from layerprobe.probing.capture.token_axes import attention_masks, masks_of_inputs
@@ -67,6 +68,7 @@ class ProbeProtocol:
         refit: Fit the selected head once more, to train and validation together.
         stream: Keep no training features: their moments add up while the samples pass by, which is all that least
             squares (ridge) needs. Validation and test are kept as ever.
+        analyses: What else is asked of every layer's features beside the linear head, see `AbstractAnalysis`.
     """
 
     layers: str | Sequence[str] = "*"
@@ -90,6 +92,7 @@ class ProbeProtocol:
     refit: bool = False
     selection: str = "error"
     population: bool = False
+    analyses: Sequence[AbstractAnalysis] = ()
 
     def __post_init__(self) -> None:
         """Refuse a sweep with nothing in it, and values that cannot be.
@@ -103,12 +106,18 @@ class ProbeProtocol:
         for name, kind, example in (
             ("reducers", AbstractReducer, "AveragePool(max_features=1024)"),
             ("solvers", AbstractSolver, "Logistic()"),
+            ("analyses", AbstractAnalysis, "NearestMean()"),
         ):
             for item in getattr(self, name):
                 if not isinstance(item, kind):
                     raise ValueError(f"`{name}` of the probe holds {item!r}. Give objects such as {example}.")
         for solver in self.solvers:
             self.task.check(solver)
+        for analysis in self.analyses:
+            analysis.check(self.task)
+        names = [analysis.name for analysis in self.analyses]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"`analyses` of the probe holds {twice[0]!r} twice. Give each once.")
         l2 = self.l2.l2(1, 2) if isinstance(self.l2, ScikitLearnC) else self.l2
         if bad := [value for value in l2 if isinstance(value, str) or not 0 <= value < float("inf")]:
             raise ValueError(f"`l2` of the probe holds {bad[0]!r}. Give finite values of at least 0.")
@@ -181,9 +190,14 @@ class ProbeProtocol:
             )
         if not isinstance(self.task, Classification):
             raise ValueError(f"The task {self.task.name!r} cannot be streamed. Choose task=classification.")
-        if self.controls or not self.standardise or self.refit or self.task.class_weight is not None:
-            name = "controls" if self.controls else "refit" if self.refit else "standardise=false"
-            name = name if self.task.class_weight is None else "class_weight"
+        given = {
+            "controls": self.controls,
+            "analyses": self.analyses,
+            "refit": self.refit,
+            "class_weight": self.task.class_weight is not None,
+            "standardise=false": not self.standardise,
+        }
+        if name := next((name for name, value in given.items() if value), ""):
             raise ValueError(f"`{name}` needs features that are kept. Leave it out, or set stream=false.")
         if isinstance(self.l2, ScikitLearnC):
             raise ValueError(

@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from layerprobe.probing.analyses.analysis import Metric
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.features.reducers import AbstractReducer, FeatureWay, shape_text
 from layerprobe.probing.fitting import channel_axis
+from layerprobe.probing.layer_analyses import Found
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.selection import Path, select
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import Measured
-from layerprobe.types import CheckpointInfo, FeatureRecipe, LayerResult, PathRecord, ProbeRecord
+from layerprobe.types import CheckpointInfo, FeatureRecipe, LayerResult, MetricRecord, PathRecord, ProbeRecord
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,12 @@ class LayerRecords:
     protocol: ProbeProtocol
 
     def measured(
-        self, paths: Mapping[str, Sequence[Path]], head: Path, test: Mapping[str, Measured], seconds: float
+        self,
+        paths: Mapping[str, Sequence[Path]],
+        head: Path,
+        test: Mapping[str, Measured],
+        analyses: Found,
+        seconds: float,
     ) -> LayerResult:
         """The result of a layer that was fitted, selected and measured.
 
@@ -46,6 +53,7 @@ class LayerRecords:
             paths: All paths, by control.
             head: The selected head, as a path of one.
             test: What it comes to on test (`none`), and the selected head of each control.
+            analyses: What each analysis came to.
             seconds: Wall-clock seconds spent on this layer.
 
         Returns:
@@ -53,9 +61,10 @@ class LayerRecords:
         """
         found, population, status = test["none"], self.protocol.population, head.solution.status[0]
         chosen_by = f"chosen by {head.selection}" if head.selection != "error" else ""
-        message = "; ".join(filter(None, (status.message, chosen_by, found.message)))
+        notes = [status.message, chosen_by, found.message]
         if head.standardiser.constant.all():
-            message = "no feature varies on train: the head can only answer one class"
+            notes = ["no feature varies on train: the head can only answer one class"]
+        message = "; ".join(filter(None, (*notes, *(failure for _, failure in analyses.values()))))
         controls = {name: control.error for name, control in test.items()}
         record = ProbeRecord(
             **self._common(),
@@ -98,6 +107,24 @@ class LayerRecords:
             {name: tensor.cpu().contiguous().numpy() for name, tensor in tensors.items()},
             found.correct.cpu().numpy(),
             recipe=_recipe(self.layer, head.way, self.protocol),
+            metrics=tuple(self._metric(name, metric) for name, (metrics, _) in analyses.items() for metric in metrics),
+        )
+
+    def _metric(self, analysis: str, found: Metric) -> MetricRecord:
+        layer, checkpoint = self.layer, self.checkpoint
+        return MetricRecord(
+            checkpoint=checkpoint.name,
+            step=checkpoint.step,
+            epoch=checkpoint.epoch,
+            depth=layer.depth,
+            layer=layer.name,
+            head=found.head or analysis,
+            test_set=found.test_set,
+            metric=found.metric,
+            n_train=len(self.labels.splits["train"]) if found.n_train is None else found.n_train,
+            value=found.value,
+            low=found.low,
+            high=found.high,
         )
 
     def failed(self, paths: Mapping[str, Sequence[Path]], message: str, seconds: float) -> LayerResult:

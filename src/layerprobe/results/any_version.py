@@ -11,12 +11,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from layerprobe.results.layer_file import LATER
 from layerprobe.results.record_schema import SchemaError
-from layerprobe.types import PathRecord, ProbeRecord
+from layerprobe.types import MetricRecord, PathRecord, ProbeRecord
 
-Kind: TypeAlias = type[ProbeRecord] | type[PathRecord]
+Kind: TypeAlias = type[ProbeRecord] | type[PathRecord] | type[MetricRecord]
 
-_NEEDED = {ProbeRecord: ("checkpoint", "depth", "layer", "test_error"), PathRecord: ("checkpoint", "layer", "l2")}
+_NEEDED: dict[Kind, tuple[str, ...]] = {
+    ProbeRecord: ("checkpoint", "depth", "layer", "test_error"),
+    PathRecord: ("checkpoint", "layer", "l2"),
+    MetricRecord: ("checkpoint", "layer", "head", "test_set", "metric", "value"),
+}
+_COLUMN: dict[Kind, str] = {ProbeRecord: "record", PathRecord: "path", MetricRecord: "metrics"}
 _EMPTY: dict[type, object] = {str: "", int: 0, float: float("nan"), bool: False}
 
 
@@ -26,7 +32,7 @@ def read_any_version(file: Path, kind: Kind, parts: Iterable[Path] = ()) -> tupl
     `ProbeStore` refuses such files, since it would write them again.
 
     Args:
-        file: `results.parquet` or `path.parquet`; it may be missing.
+        file: `results.parquet`, `path.parquet` or `metrics.parquet`; it may be missing.
         kind: What a row should be.
         parts: Files of single layers that a process left before it merged them; they win over the file's rows.
 
@@ -37,8 +43,8 @@ def read_any_version(file: Path, kind: Kind, parts: Iterable[Path] = ()) -> tupl
     Raises:
         SchemaError: If a file is no Parquet, or lacks what no row can do without.
     """
-    column = "record" if kind is ProbeRecord else "path"
-    tables = [_unfolded(_read(part), column, part) for part in parts]
+    column, read = _COLUMN[kind], [(part, _read(part)) for part in parts]
+    tables = [_unfolded(table, column, part) for part, table in read if _has(table, column)]
     if file.exists():
         tables.append(_read(file))
     frames = [_with_todays_meaning(table).to_pandas() for table in tables]
@@ -114,6 +120,11 @@ def _with_todays_meaning(table: pa.Table) -> pa.Table:
     """Leave out what earlier versions called selectivity: the difference to shuffled labels, not the control task."""
     outdated = {"selectivity"} & set(table.column_names) if "control_error" not in table.column_names else set()
     return table.drop_columns(sorted(outdated))
+
+
+def _has(part: pa.Table, column: str) -> bool:
+    """Whether a part has a column, or should have: metrics are not in those of earlier versions."""
+    return column in part.column_names or column not in LATER
 
 
 def _unfolded(part: pa.Table, column: str, file: Path) -> pa.Table:

@@ -29,7 +29,7 @@ NO_PART = (
 LATER = ("probe.path", "callbacks*.protocol.path")
 """Keys that earlier versions did not have, whose values all lead to certified heads: runs without them go on."""
 
-WITHOUT = {"train": True, "test": True}
+WITHOUT = {"train": True, "test": True, "analysis": {}}
 """Keys that earlier versions did not have, with the values that are like not having them."""
 
 SAME_SAMPLES = ("data*.batch_size", "data*.seed", "data*.root")

@@ -53,7 +53,13 @@ PUBLIC_NAMES: Mapping[str, str] = {
 """By the former name of a class or function, the public one."""
 
 _UNNAMED: Mapping[str, Mapping[str, Any]] = {
-    "layerprobe.ProbeProtocol": {"stream": False, "refit": False, "population": False, "selection": "error"},
+    "layerprobe.ProbeProtocol": {
+        "stream": False,
+        "refit": False,
+        "population": False,
+        "selection": "error",
+        "analyses": [],
+    },
     "layerprobe.Classification": {"class_weight": None},
     "layerprobe.MultiLabel": {"class_weight": None},
     "layerprobe.Ridge": {"tolerance": 1e-5, "largest": 6144, "max_iterations": 500},

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from layerprobe.results.record_schema import read_table, schema, stamp, to_table
-from layerprobe.types import LayerResult, PathRecord, ProbeRecord
+from layerprobe.types import LayerResult, MetricRecord, PathRecord, ProbeRecord
 
 RESULTS = schema(ProbeRecord)
 PATH = schema(PathRecord)
@@ -26,7 +26,14 @@ CORRECT = stamp(
     ),
     "Correct",
 )
-ROWS = {"record": RESULTS, "path": PATH, "correct": CORRECT}
+METRICS = schema(MetricRecord)
+ROWS = {"record": RESULTS, "path": PATH, "correct": CORRECT, "metrics": METRICS}
+MERGED = ("path", "correct", "metrics")
+"""Tables that grow too large to be written again after each layer."""
+
+LATER = ("metrics",)
+"""Tables that earlier versions did not know; their files are written where there are rows."""
+
 _PART = stamp(
     pa.schema([pa.field(name, pa.list_(pa.struct(list(columns)))) for name, columns in ROWS.items()]), "LayerResult"
 )
@@ -55,6 +62,7 @@ def to_part(result: LayerResult) -> pa.Table:
         "record": to_table([record], ProbeRecord),
         "path": to_table(result.path, PathRecord),
         "correct": pa.table(correct, schema=CORRECT),
+        "metrics": to_table(result.metrics, MetricRecord),
     }
     return pa.table([_folded(name, table) for name, table in rows.items()], schema=_PART)
 
@@ -71,8 +79,15 @@ def read_parts(files: Iterable[Path]) -> dict[str, pa.Table]:
     Raises:
         SchemaError: If a file is not a part, or was written under another schema.
     """
-    parts = pa.concat_tables([_PART.empty_table(), *(read_table(file, _PART) for file in files)]).combine_chunks()
+    parts = pa.concat_tables([_PART.empty_table(), *map(_read_part, files)]).combine_chunks()
     return {name: _unfolded(parts.column(name), columns) for name, columns in ROWS.items()}
+
+
+def _read_part(file: Path) -> pa.Table:
+    part = read_table(file, _PART, may_lack=LATER)
+    for name in set(_PART.names) - set(part.column_names):
+        part = part.append_column(_PART.field(name), pa.array([[]] * len(part), _PART.field(name).type))
+    return part.select(_PART.names)
 
 
 def _folded(name: str, table: pa.Table) -> pa.ListArray:

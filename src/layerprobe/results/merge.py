@@ -12,7 +12,7 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 from layerprobe.atomic import atomic
-from layerprobe.results.layer_file import RESULTS, ROWS
+from layerprobe.results.layer_file import LATER, MERGED, RESULTS, ROWS
 from layerprobe.results.record_schema import keys_of, read_table
 
 
@@ -22,7 +22,7 @@ def merge_results(sources: Sequence[Path], target: Path) -> int:
     Args:
         sources: Folders of results, each with `results.parquet`; where two hold the same checkpoint and layer, the
             later one's is taken.
-        target: The folder to write: `results.parquet`, `results.csv`, `path.parquet`, `correct.parquet` and `heads/`.
+        target: The folder to write: `results.parquet`, `results.csv`, the files of `MERGED` and `heads/`.
 
     Returns:
         The number of results.
@@ -55,9 +55,14 @@ def merge_results(sources: Sequence[Path], target: Path) -> int:
     for source in sources:
         if (source / "heads").exists():
             shutil.copytree(source / "heads", target / "heads", dirs_exist_ok=True)
-    for name in ("path", "correct"):
-        tables = [read_table(source / f"{name}.parquet", ROWS[name]) for source in sources]
-        whole = pa.concat_tables(_own(table, i, owner) for i, table in enumerate(tables))
+    for name in MERGED:
+        files = [source / f"{name}.parquet" for source in sources]
+        if name in LATER and not any(file.exists() for file in files):
+            continue
+        read = (
+            ROWS[name].empty_table() if name in LATER and not f.exists() else read_table(f, ROWS[name]) for f in files
+        )
+        whole = pa.concat_tables(_own(table, i, owner) for i, table in enumerate(read))
         places = np.argsort([rank[key] for key in keys_of(whole)], kind="stable")
         with atomic(target / f"{name}.parquet") as temporary:
             pq.write_table(whole.take(pa.array(places, pa.int64())), temporary)

@@ -21,7 +21,7 @@ from layerprobe.results.heads import read_head
 from layerprobe.results.record_schema import SchemaError
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.safe_names import printable, with_printable_names
-from layerprobe.types import PathRecord, ProbeRecord
+from layerprobe.types import MetricRecord, PathRecord, ProbeRecord
 
 _PASSED_OVER = {"checkpoints", "wandb", "figures", "probes", "lightning_logs", "csv", "__pycache__", "previous"}
 
@@ -91,10 +91,17 @@ class Run:
 
     def path(self) -> pd.DataFrame:
         """Return every swept head, in the columns of `PathRecord`; no row where the run kept none."""
+        return self._rows("path.parquet", PathRecord)
+
+    def metrics(self) -> pd.DataFrame:
+        """Return what else was measured, in the columns of `MetricRecord`; no row where the run kept none."""
+        return self._rows("metrics.parquet", MetricRecord)
+
+    def _rows(self, name: str, kind: type[PathRecord] | type[MetricRecord]) -> pd.DataFrame:
         try:
-            rows, _ = read_any_version(self.probes / "path.parquet", PathRecord, _parts(self.probes))
+            rows, _ = read_any_version(self.probes / name, kind, _parts(self.probes))
         except SchemaError:
-            rows = no_rows(PathRecord)
+            rows = no_rows(kind)
         return with_printable_names(rows)
 
     def correct(self) -> pd.DataFrame:

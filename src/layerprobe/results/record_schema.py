@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import TypeAlias, get_type_hints
@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from layerprobe.results.mirrored_file import UnusableFileError, aside
-from layerprobe.types import PathRecord, ProbeRecord
+from layerprobe.types import MetricRecord, PathRecord, ProbeRecord
 
-Record: TypeAlias = ProbeRecord | PathRecord
+Record: TypeAlias = ProbeRecord | PathRecord | MetricRecord
 
 SCHEMA_VERSION = 6
 """Raised whenever a column is added, removed, renamed or changes its meaning."""
@@ -36,7 +36,7 @@ def schema(kind: type[Record]) -> pa.Schema:
     """Columns of a record: one for each field, in their order, with the version in the metadata.
 
     Args:
-        kind: `ProbeRecord` or `PathRecord`.
+        kind: `ProbeRecord`, `PathRecord` or `MetricRecord`.
 
     Returns:
         The Arrow schema; every column has a type of its own also when there is no row.
@@ -64,7 +64,7 @@ def to_table(records: Iterable[Record], kind: type[Record]) -> pa.Table:
 
     Args:
         records: Records of one kind.
-        kind: `ProbeRecord` or `PathRecord`.
+        kind: `ProbeRecord`, `PathRecord` or `MetricRecord`.
 
     Returns:
         One row for each record.
@@ -79,7 +79,7 @@ def to_frame(records: Iterable[Record], kind: type[Record] = ProbeRecord) -> pd.
 
     Args:
         records: Records of one kind.
-        kind: `ProbeRecord` or `PathRecord`.
+        kind: `ProbeRecord`, `PathRecord` or `MetricRecord`.
 
     Returns:
         One row for each record, one column for each field: int64, float64, bool or string, also when empty.
@@ -99,12 +99,13 @@ def from_table(table: pa.Table) -> list[ProbeRecord]:
     return [ProbeRecord(**row) for row in table.to_pylist()]
 
 
-def read_table(path: Path, expected: pa.Schema) -> pa.Table:
+def read_table(path: Path, expected: pa.Schema, may_lack: Collection[str] = ()) -> pa.Table:
     """Read a results file, after a look at its version.
 
     Args:
         path: A Parquet file written by a store.
         expected: The stamped schema of what it should hold.
+        may_lack: Columns that earlier versions did not write.
 
     Returns:
         The table.
@@ -115,7 +116,7 @@ def read_table(path: Path, expected: pa.Schema) -> pa.Table:
             `DamagedTableError`.
     """
     with _opened(path) as file:
-        _check(file.schema_arrow, path, expected)
+        _check(file.schema_arrow, path, expected, may_lack)
         try:
             return file.read()
         except (pa.ArrowException, OSError) as error:
@@ -161,7 +162,7 @@ def keys_of(table: pa.Table) -> list[tuple[str, str]]:
     return list(zip(table.column("checkpoint").to_pylist(), table.column("layer").to_pylist(), strict=True))
 
 
-def _check(found: pa.Schema, path: Path, expected: pa.Schema) -> None:
+def _check(found: pa.Schema, path: Path, expected: pa.Schema, may_lack: Collection[str]) -> None:
     metadata, wanted = found.metadata or {}, expected.metadata
     kind, wanted_kind = metadata.get(_KIND_KEY, b"").decode(), wanted[_KIND_KEY].decode()
     version = metadata.get(_VERSION_KEY, b"").decode()
@@ -181,9 +182,10 @@ def _check(found: pa.Schema, path: Path, expected: pa.Schema) -> None:
             f"{path} was written under schema {version}; this layerprobe reads schema {SCHEMA_VERSION}. "
             f"Next step: {step}, or read the file with the version that wrote it."
         )
-    if not found.equals(expected):
-        differing = sorted(set(found.names) ^ set(expected.names)) or [
-            name for name in expected.names if found.field(name) != expected.field(name)
+    present = pa.schema([c for c in expected if c.name in found.names or c.name not in may_lack])
+    if not found.equals(present):
+        differing = sorted(set(found.names) ^ set(present.names)) or [
+            name for name in present.names if found.field(name) != expected.field(name)
         ]
         raise SchemaError(
             f"{path} says schema {version} but its columns differ: {', '.join(differing) or 'order'}. "

@@ -3,6 +3,7 @@
     results.parquet, results.csv        one row for each checkpoint and layer
     path.parquet                        every swept head
     correct.parquet                     for each checkpoint and layer, which test samples the selected head gets right
+    metrics.parquet                     what else was measured, where there is any
     heads/<checkpoint>/<depth>_<layer>.safetensors
     parts/<checkpoint>/<layer>.parquet  one layer's result as it came in, until `merge`
 
@@ -29,7 +30,7 @@ from safetensors.numpy import load_file
 
 from layerprobe.atomic import atomic, remove_stray
 from layerprobe.results.heads import find_head, head_folder, write_head
-from layerprobe.results.layer_file import CORRECT, RESULTS, ROWS, read_parts, to_part
+from layerprobe.results.layer_file import CORRECT, LATER, MERGED, RESULTS, ROWS, read_parts, to_part
 from layerprobe.results.record_schema import (
     DamagedTableError,
     SchemaError,
@@ -92,7 +93,7 @@ class ProbeStore:
 
         Raises:
             StoreError: If the folder cannot be made or written.
-            DamagedTableError: If `path.parquet` or `correct.parquet` is damaged, which nothing else holds.
+            DamagedTableError: If a file of `MERGED` is damaged, which nothing else holds.
         """
         if self._prepared:
             return
@@ -125,7 +126,7 @@ class ProbeStore:
             self.write_results()
 
     def merge(self) -> None:
-        """Move the parts into `path.parquet` and `correct.parquet`; call it after each checkpoint and at the end.
+        """Move the parts into the files of `MERGED`; call it after each checkpoint and at the end.
 
         Raises:
             StoreError: If it cannot be written; the parts then stay.
@@ -136,9 +137,11 @@ class ProbeStore:
         self.prepare()
         with self._explained():
             parts = read_parts(files)
-            for name in ("path", "correct"):
-                with atomic(self.directory / f"{name}.parquet") as temporary:
-                    pq.write_table(self._combined(name, parts), temporary)
+            for name in MERGED:
+                table, file = self._combined(name, parts), self.directory / f"{name}.parquet"
+                if len(table) or file.exists() or name not in LATER:
+                    with atomic(file) as temporary:
+                        pq.write_table(table, temporary)
             self.write_results()
             for file in files:
                 file.unlink()
@@ -156,7 +159,7 @@ class ProbeStore:
         self.merge()
         self._records = {key: record for key, record in self._records.items() if key[0] != checkpoint}
         with self._explained():
-            for name in ("path", "correct"):
+            for name in MERGED:
                 file = self.directory / f"{name}.parquet"
                 if file.exists():
                     table = read_table(file, ROWS[name])
@@ -193,6 +196,10 @@ class ProbeStore:
             empty where it is not known) and `correct`: a bool array (n) in that order, empty for a failed layer.
         """
         return self._combined("correct", read_parts(self._parts())).to_pandas()
+
+    def metrics(self) -> pd.DataFrame:
+        """Return what else was measured, one row for each number, in the order of `results`."""
+        return self._combined("metrics", read_parts(self._parts())).to_pandas()
 
     def head(self, checkpoint: str, layer: LayerName) -> dict[str, np.ndarray]:
         """Load the selected head of a layer.
@@ -239,7 +246,7 @@ class ProbeStore:
 
     def _mend(self) -> None:
         """Write a damaged `results.parquet` anew, and remove damaged parts, whose layers are probed again."""
-        for name in ("path", "correct"):
+        for name in MERGED:
             with suppress(FileNotFoundError):
                 check_table(self.directory / f"{name}.parquet")
         restore_results(self.directory)

@@ -1,0 +1,1 @@
+"""Analyses: one question about a layer a file, asked beside its linear head."""

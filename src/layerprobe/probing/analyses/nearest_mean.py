@@ -1,0 +1,52 @@
+"""Nearest class mean: the simplest linear classifier, as a reference beside the fitted one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+
+from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
+from layerprobe.probing.features.row_blocks import placed_blocks
+from layerprobe.probing.heads import Heads
+from layerprobe.probing.tasks.classification import Classification
+from layerprobe.probing.tasks.task import AbstractTask
+from layerprobe.wilson import wilson_interval
+
+
+@final
+@dataclass(frozen=True)
+class NearestMean(AbstractAnalysis):
+    """Answers the class whose training mean is nearest, in the standardised features.
+
+    ‖x - μ‖² = ‖x‖² - 2(μ·x - ½‖μ‖²), so that it is the linear head with the weights μ and the biases -½‖μ‖². With two
+    classes it is the difference of means.
+    """
+
+    name: ClassVar[str] = "nearest_mean"
+
+    def check(self, task: AbstractTask) -> None:
+        """See `AbstractAnalysis.check`."""
+        if not isinstance(task, Classification):
+            raise ValueError(f"`nearest_mean` needs classes, found the task {task.name}. Leave it out of `analyses`.")
+
+    def fit(self, layer: LayerData) -> Reading:
+        """See `AbstractAnalysis.fit`."""
+        targets, c = layer.labels.splits["train"].to(layer.train.device), len(layer.labels.outputs)
+        sums = torch.zeros(c, layer.train.shape[1], dtype=torch.float64, device=targets.device)
+        for rows, part in placed_blocks(layer.train):
+            sums.index_add_(0, targets[rows], part.double())
+        means = sums / torch.bincount(targets, minlength=c)[:, None]
+        bias = -means.square().sum(1) / 2
+        heads = Heads(means.to(layer.train.dtype)[None], bias.to(layer.train.dtype)[None])
+
+        def read(test_sets: Mapping[str, TestSet]) -> Iterable[Metric]:
+            for name, test in test_sets.items():
+                answers = heads.to(test.features.device).scores(test.features).argmax(1)
+                errors = int((answers != test.targets.to(answers.device)).sum())
+                low, high = wilson_interval(errors, len(answers))
+                yield Metric("error", errors / len(answers), low, high, test_set=name)
+
+        return read
