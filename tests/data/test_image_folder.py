@@ -16,7 +16,8 @@ from helpers.command import ROOT
 from helpers.made_images import make_image_folder
 from layerprobe.config import register
 from layerprobe.data.errors import DataNotFoundError
-from layerprobe.data.image_folder import ImageFolderDataModule, prescribed_transform
+from layerprobe.data.image_folder import ImageFolderDataModule
+from layerprobe.data.prescribed_transform import prescribed_transform
 
 RESNET = "ResNet50_Weights.IMAGENET1K_V1"
 
@@ -175,9 +176,13 @@ def test_the_transform_fits_the_network():
     assert size(network="inception_v3") == (3, 299, 299)
     assert size(network="torchvision.models.efficientnet_b1", weights="DEFAULT") == (3, 240, 240)
     assert size(network="resnet50", size=64) == (3, 64, 64)
-    assert prescribed_transform(network="resnet50").resize_size == [256]
-    assert prescribed_transform(network="resnet50", weights="IMAGENET1K_V2").resize_size == [232]
-    assert prescribed_transform(RESNET).resize_size == prescribed_transform(RESNET, "resnet18").resize_size
+
+    def resized(**options) -> list[int]:
+        return prescribed_transform(**options).transforms[1].resize_size  # type: ignore[attr-defined]
+
+    assert resized(network="resnet50") == [256]
+    assert resized(network="resnet50", weights="IMAGENET1K_V2") == [232]
+    assert resized(weights=RESNET) == resized(weights=RESNET, network="resnet18")
     with pytest.raises(ValueError, match=r"resnet50 has IMAGENET1K_V1, IMAGENET1K_V2.*data\.transform\.weights"):
         prescribed_transform("IMAGENET1K_V3", "resnet50")
     with pytest.raises(ValueError, match=r"takes no size.*data\.transform\.size"):

@@ -139,6 +139,7 @@ WAYS = {
     "uv sync --extra optuna": Way(left="installs"),
     "uv sync --compile-bytecode": Way(left="installs"),
     "pip install 'layerprobe[text]'": Way(left="installs"),
+    "pip install 'layerprobe[timm]'": Way(left="installs"),
     "uv run scripts/train.py -m hydra/launcher=slurm_gpu hydra.launcher.partition=gpu experiment=mnist "
     "seed='range(8)'": Way(composed=CLUSTER),
     "uv run scripts/train.py callbacks.probe.when=end hydra.run.dir=outputs/mine": Way(SHORT),
@@ -161,6 +162,11 @@ WAYS = {
     "train.py model=torchvision model.name=resnet18 +model.num_classes=N data=image_folder data.root=DIR "
     "data.transform.size=64": Way(
         [*SHORT, *IMAGES, "data.test_size=3", "probe.layers=[fc]"], (("N", "3"), ("DIR", "IMAGENET"))
+    ),
+    "probe.py model=timm model.name=vit_small_patch16_224.augreg_in1k data=cifar10 data.root=DIR "
+    "data.download=true": Way(composed=FETCHES),
+    "probe.py model=hf_vision model.name=google/vit-base-patch16-224 data=flowers102 data.root=DIR": Way(
+        composed=FETCHES
     ),
     "train.py model=module model._target_=your_package.Net +model.width=128": Way(composed=OWN),
     "uv run scripts/train.py experiment=xor_linear": Way(SHORT),

@@ -26,8 +26,11 @@ NO_PART = (
 )  # fmt: skip
 """Keys that are no part of what a run is, with all below them; `*` stands for any part of a key."""
 
-LATER = ("probe.path", "callbacks*.protocol.path")
-"""Keys that earlier versions did not have, whose values all lead to certified heads: runs without them go on."""
+LATER = (
+    "probe.path", "callbacks*.protocol.path",  # whose values all lead to certified heads
+    "data*.transform.builder", "data*.transform.default_size",
+)  # fmt: skip
+"""Keys that earlier versions did not have: runs without them go on."""
 
 WITHOUT = {"train": True, "test": True, "analysis": {}}
 """Keys that earlier versions did not have, with the values that are like not having them."""

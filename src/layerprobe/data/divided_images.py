@@ -1,0 +1,177 @@
+"""The data module for images that are read one by one, and divided into splits where their source does not."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from layerprobe.data.samplers import ShuffledOrder
+from layerprobe.types import SPLITS, Split
+
+log = logging.getLogger("layerprobe")
+
+_DEFAULT_SHARE, _DEFAULT_MOST = 0.2, 10_000
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set, and what its images are for.
+
+    Attributes:
+        name: How messages call it.
+        dataset: Pairs of (input, class index).
+        targets: The class index of each.
+        splits: The splits that it is divided into.
+    """
+
+    name: str
+    dataset: Dataset[Any]
+    targets: np.ndarray
+    splits: Sequence[Split]
+
+
+class AbstractImageDataModule(pl.LightningDataModule, ABC):
+    """Images that are read and transformed one by one.
+
+    What is held out or chosen has the classes in their shares, and is the same for every run seed.
+
+    Attributes:
+        n_classes: Number of classes, known after `setup`.
+        batch_size: Images in a batch; the last one of an epoch may be smaller.
+    """
+
+    def __init__(
+        self,
+        train_size: int | float | None,
+        val_size: int | float | None,
+        test_size: int | float | None,
+        batch_size: int,
+        num_workers: int,
+        split_seed: int,
+        seed: int,
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            train_size: Training images, as a number or a share of the data set that they are chosen from; by default
+                all that are left.
+            val_size: Validation images, likewise; by default all of a data set of their own, else a fifth of the
+                images, 10,000 at most.
+            test_size: Test images, likewise.
+            batch_size: Images in a batch.
+            num_workers: Worker processes of each loader.
+            split_seed: Seed of which images are chosen and held out.
+            seed: Seed of the training order.
+        """
+        super().__init__()
+        self.batch_size = batch_size
+        self.n_classes = 0
+        self._sizes: dict[Split, int | float | None] = {"train": train_size, "val": val_size, "test": test_size}
+        self._num_workers = num_workers
+        self._split_seed = split_seed
+        self._seed = seed
+        self._splits: dict[Split, Dataset[Any]] = {}
+
+    @abstractmethod
+    def read(self) -> tuple[Sequence[Images], int]:
+        """Open every data set.
+
+        Returns:
+            The data sets, which have every split once between them, and the number of classes.
+
+        Raises:
+            DataError: If one cannot be read.
+        """
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the data sets and divide them, once; every stage needs the same.
+
+        Args:
+            stage: Lightning's stage; of no effect.
+
+        Raises:
+            DataError: If one cannot be read.
+            ValueError: If there are fewer images than asked for.
+        """
+        if self._splits:
+            return
+        found, self.n_classes = self.read()
+        divided: dict[Split, Dataset[Any]] = {}
+        for i, images in enumerate(found):
+            parts = self._divide(images, i)
+            divided |= {split: Subset(images.dataset, sorted(part.tolist())) for split, part in parts.items()}
+            counts = ", ".join(f"{len(parts[split]):,} images for {split}" for split in images.splits)
+            log.info("%s: %s", images.name, counts)
+        self._splits = {split: divided[split] for split in SPLITS}
+
+    def _divide(self, images: Images, part: int) -> dict[Split, np.ndarray]:
+        """Choose so many images for each split of a data set, held-out ones first."""
+        n, splits = len(images.targets), images.splits
+        alone, fifth = len(splits) == 1, min(round(_DEFAULT_SHARE * n), _DEFAULT_MOST)
+        sizes: dict[Split, int] = {
+            split: _count(self._sizes[split], n, n if alone else fifth) for split in splits if split != "train"
+        }
+        if "train" in splits:
+            sizes["train"] = _count(self._sizes["train"], n, n - sum(sizes.values()))
+        if min(sizes.values()) < 1 or sum(sizes.values()) > n:
+            wanted = ", ".join(f"{max(size, 0):,} for {split} (data.{split}_size)" for split, size in sizes.items())
+            raise ValueError(
+                f"{images.name} has {n:,} images; it cannot give {wanted}. Choose numbers of at least 1 that fit into "
+                "them, or shares such as 0.2."
+            )
+        order, start = _stratified(images.targets, np.random.default_rng((self._split_seed, part))), 0
+        chosen: dict[Split, np.ndarray] = {}
+        for split, size in sizes.items():
+            chosen[split], start = order[start : start + size], start + size
+        return chosen
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Build the loader of the training split, in training order."""
+        dataset = self._splits["train"]
+        return self._loader(dataset, ShuffledOrder(len(dataset), self._seed))  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Build the loader of the validation split, in its fixed order."""
+        return self._loader(self._splits["val"])
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Build the loader of the test split, in its fixed order."""
+        return self._loader(self._splits["test"])
+
+    def _loader(self, dataset: Dataset[Any], sampler: ShuffledOrder | None = None) -> DataLoader[Any]:
+        # With a generator of its own, no loop over the data moves the random numbers of training.
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self._num_workers,
+            persistent_workers=self._num_workers > 0,
+            generator=torch.Generator().manual_seed(0),
+        )
+
+
+def _count(size: int | float | None, n: int, default: int) -> int:
+    """A share of at most 1.0, or a whole number."""
+    if size is None:
+        return default
+    return round(size * n) if isinstance(size, float) and 0 < size <= 1 else int(size)
+
+
+def _stratified(targets: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """An order of which every part has the classes in their shares, to within an image or two.
+
+    The i-th of the n images of a class stands at (i + u)/n of the way, with u in [0, 1) drawn for each class.
+    """
+    place = np.empty(len(targets))
+    for target in np.unique(targets):
+        rows = random.permutation(np.flatnonzero(targets == target))
+        place[rows] = (np.arange(len(rows)) + random.random()) / len(rows)
+    return np.argsort(place, kind="stable")

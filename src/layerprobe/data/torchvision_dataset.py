@@ -1,0 +1,145 @@
+"""Data sets of images that torchvision knows: CIFAR, SVHN, Fashion-MNIST, STL-10, Oxford flowers and others."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torchvision import datasets
+
+from layerprobe.data.divided_images import AbstractImageDataModule, Images
+from layerprobe.data.errors import CorruptDataError, DataError, DataNotFoundError
+from layerprobe.data.prescribed_transform import Transform, prescribed_transform
+from layerprobe.types import SPLITS, Split
+
+
+class TorchvisionDataModule(AbstractImageDataModule):
+    """A data set of `torchvision.datasets`, in the layout in which torchvision keeps it.
+
+    Validation is the data set's own where it has one, else held out of its training split, with the classes in their
+    shares and the same for every run seed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        root: str | Path = "data",
+        download: bool = False,
+        splits: Mapping[str, str] | None = None,
+        transform: Transform | None = None,
+        train_size: int | float | None = None,
+        val_size: int | float | None = None,
+        test_size: int | float | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        split_seed: int = 0,
+        seed: int = 0,
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            name: Name of a class of `torchvision.datasets`, such as `CIFAR10`.
+            root: The folder that this class takes.
+            download: Whether to fetch the files if one is missing.
+            splits: By our name of a split, the data set's own; `train` and `test` by default. Without `val`, validation
+                is held out of `train`; without `test`, so is the test split.
+            transform: Makes the network's input of a PIL image; by default images are left as they are, with pixels
+                in [-0.5, 0.5].
+            train_size: Training images, as a number or a share; by default all that are left.
+            val_size: Validation images, likewise; by default all of a split of its own, else a fifth, 10,000 at most.
+            test_size: Test images, likewise; by default all.
+            batch_size: Images in a batch.
+            num_workers: Worker processes of each loader.
+            split_seed: Seed of which images are chosen and held out.
+            seed: Seed of the training order.
+
+        Raises:
+            ValueError: If torchvision has no such data set, or `splits` names another split than ours.
+        """
+        super().__init__(train_size, val_size, test_size, batch_size, num_workers, split_seed, seed)
+        kind = getattr(datasets, name, None)
+        if not (isinstance(kind, type) and {"root", "download"} <= set(inspect.signature(kind).parameters)):
+            raise ValueError(
+                f"torchvision has no data set {name!r} that is read from `root`. Give the name of a class of "
+                "torchvision.datasets, such as CIFAR10 or Flowers102: data.name=NAME"
+            )
+        self.name = name
+        self.root = Path(root).expanduser()
+        self.download = download
+        self.splits = {"train": "train", "test": "test"} if splits is None else dict(splits)
+        if "train" not in self.splits or not set(self.splits) <= set(SPLITS):
+            raise ValueError(
+                f"data.splits has {', '.join(self.splits) or 'nothing'}: expected train and, where the data set has "
+                "them, val and test, each with the data set's own name: data.splits={train: train, test: test}"
+            )
+        self._transform = transform or prescribed_transform(default_size=None)
+        self._kind: Any = kind
+
+    def prepare_data(self) -> None:
+        """Fetch the files if that is wanted and needed.
+
+        Raises:
+            DataNotFoundError: If they are missing and not to be fetched, or could not be.
+            CorruptDataError: If a file cannot be read.
+        """
+        for own in self.splits.values():
+            self._open(own, download=self.download)
+
+    def read(self) -> tuple[Sequence[Images], int]:
+        """Open each split.
+
+        Raises:
+            DataNotFoundError: If files are missing.
+            CorruptDataError: If a file cannot be read.
+        """
+        absent: list[Split] = [split for split in SPLITS if split not in self.splits]
+        parts = []
+        for split in SPLITS:
+            if split in self.splits:
+                own = self.splits[split]
+                dataset = self._open(own, download=False)
+                held_out = ["train", *absent] if split == "train" else [split]
+                parts.append(Images(f"{self.name}, {own}", dataset, _targets(dataset), held_out))
+        found = np.unique(np.concatenate([part.targets for part in parts]))
+        return parts, max(len(found), len(getattr(parts[0].dataset, "classes", ())))
+
+    def _open(self, own: str, download: bool) -> Any:
+        parameters = inspect.signature(self._kind).parameters
+        options: dict[str, Any] = {"train": own == "train"} if "train" in parameters else {}
+        if "split" in parameters:
+            options = {"split": own}
+        try:
+            return self._kind(str(self.root), transform=self._transform, download=download, **options)
+        except Exception as error:  # torchvision parses whatever the files hold: any kind of error may come of it
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            folder = self.root.absolute()
+            if download:
+                raise DataNotFoundError(
+                    f"{self.name} could not be downloaded to {folder}: {reason}\nPut the files there by other means, "
+                    "in torchvision's layout, or give a folder that holds them: data.root=DIR"
+                ) from error
+            if isinstance(error, ValueError) and "split" in options and "split" in reason:
+                raise DataError(f"{self.name} has no split {own!r}: {reason} Choose with data.splits.") from error
+            if isinstance(error, ImportError):
+                raise
+            if "not found" in reason:
+                raise DataNotFoundError(
+                    f"{self.name} is not in {folder}, or a file of it is not the published one ({reason}).\n"
+                    "To download it: data.download=true. If it lies elsewhere: data.root=DIR, or LAYERPROBE_DATA=DIR "
+                    "in the environment"
+                ) from error
+            raise CorruptDataError(
+                f"{self.name} in {folder} cannot be read: {type(error).__name__}: {reason}\n"
+                "Remove its files and download it again: data.download=true"
+            ) from error
+
+
+def _targets(dataset: Any) -> np.ndarray:
+    """The class indices; torchvision's classes keep them under several names, or with the images only."""
+    for name in ("targets", "labels", "_labels"):
+        if (found := getattr(dataset, name, None)) is not None:
+            return np.asarray(found)
+    return np.array([target for _, target in dataset])

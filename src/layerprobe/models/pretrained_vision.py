@@ -1,0 +1,68 @@
+"""Pretrained networks for images, of the Hugging Face hub or of a folder."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from layerprobe.models.pretrained import from_the_hub
+
+
+@final
+class VisionModel(nn.Module):
+    """A network of the package `transformers`, called with a batch of images.
+
+    Of a network for images and texts, such as CLIP, it is the part for images.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Take the network.
+
+        Args:
+            model: A `PreTrainedModel`.
+        """
+        super().__init__()
+        part = getattr(model, "vision_model", None)
+        self.model: nn.Module = model if part is None else part
+
+    def forward(self, images: Float[Tensor, "n channels height width"]) -> Any:
+        """Compute one score for each class, where the network has them, or else its outputs."""
+        outputs = self.model(pixel_values=images)
+        scores = getattr(outputs, "logits", None)
+        return outputs if scores is None else scores
+
+
+def vision_model(
+    name: str,
+    revision: str | None = None,
+    head: bool = True,
+    dtype: str = "float32",
+    weights: str = "pretrained",
+    device_map: str | dict[str, Any] | None = None,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+) -> VisionModel:
+    """Load a network by `AutoModelForImageClassification`, or by `AutoModel`.
+
+    Args:
+        name: Name on the hub, or a folder; a folder needs no network connection.
+        revision: Commit, tag or branch.
+        head: Whether it gives a score for each class; False for a network without, such as DINOv2 or CLIP.
+        dtype: Precision of the weights; `int8` needs the package bitsandbytes.
+        weights: `random` for an untrained network of the same architecture.
+        device_map: Where the parts go, as `from_pretrained` takes it; needs the package accelerate.
+        seed: Seed of random weights.
+        trust_remote_code: Whether to run code that comes with the network.
+
+    Returns:
+        The network in training mode, as torchvision's are; probing sets its own.
+
+    Raises:
+        ImportError: If a package is missing.
+        ModelError: If the network is not there, not open to you, or has no weights.
+    """
+    auto = "AutoModelForImageClassification" if head else "AutoModel"
+    network = from_the_hub(auto, name, revision, dtype, weights, device_map, seed, trust_remote_code)
+    return VisionModel(network).train()

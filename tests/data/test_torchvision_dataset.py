@@ -1,0 +1,225 @@
+"""Small files in the layout that is published, read through torchvision's own classes."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from PIL import Image
+from scipy.io import savemat
+
+from helpers.command import ROOT
+from layerprobe.config import register
+from layerprobe.data.errors import CorruptDataError, DataError, DataNotFoundError
+from layerprobe.data.torchvision_dataset import TorchvisionDataModule
+
+RNG = np.random.default_rng(0)
+Written = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Images (n channels height width) and class indices of the training and of the test split."""
+
+
+def _made(n_train: int, n_test: int, shape: tuple[int, ...], classes: int) -> Written:
+    images = RNG.integers(0, 256, size=(n_train + n_test, *shape), dtype=np.uint8)
+    targets = np.arange(n_train + n_test) % classes
+    return images[:n_train], targets[:n_train], images[n_train:], targets[n_train:]
+
+
+def _pickle(path: Path, content: dict[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(pickle.dumps(content))
+
+
+def cifar10(root: Path) -> Written:
+    made = _made(50, 20, (3, 32, 32), 10)
+    folder = root / "cifar-10-batches-py"
+    for i in range(5):
+        rows = slice(10 * i, 10 * i + 10)
+        batch = {"data": made[0][rows].reshape(10, -1), "labels": made[1][rows].tolist()}
+        _pickle(folder / f"data_batch_{i + 1}", batch)
+    _pickle(folder / "test_batch", {"data": made[2].reshape(20, -1), "labels": made[3].tolist()})
+    _pickle(folder / "batches.meta", {"label_names": [f"class {i}" for i in range(10)]})
+    return made
+
+
+def cifar100(root: Path) -> Written:
+    made = _made(200, 100, (3, 32, 32), 100)
+    folder = root / "cifar-100-python"
+    for name, images, targets in (("train", *made[:2]), ("test", *made[2:])):
+        fine = {"data": images.reshape(len(images), -1), "fine_labels": targets.tolist()}
+        _pickle(folder / name, fine | {"coarse_labels": [0] * len(images)})
+    _pickle(folder / "meta", {"fine_label_names": [f"class {i}" for i in range(100)]})
+    return made
+
+
+def svhn(root: Path) -> Written:
+    made = _made(50, 20, (3, 32, 32), 10)
+    for name, images, targets in (("train", *made[:2]), ("test", *made[2:])):
+        published = np.where(targets == 0, 10, targets)[:, None]  # the digit 0 is the class 10 in the files
+        savemat(root / f"{name}_32x32.mat", {"X": images.transpose(2, 3, 1, 0), "y": published})
+    return made
+
+
+def fashion_mnist(root: Path) -> Written:
+    made = _made(50, 20, (1, 28, 28), 10)
+    raw = root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, images, targets in (("train", *made[:2]), ("t10k", *made[2:])):
+        header = struct.pack(">BBBB3I", 0, 0, 8, 3, len(images), 28, 28)
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        header = struct.pack(">BBBBI", 0, 0, 8, 1, len(images))
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(header + targets.astype(np.uint8).tobytes())
+    return made
+
+
+def stl10(root: Path) -> Written:
+    made = _made(20, 10, (3, 96, 96), 10)
+    folder = root / "stl10_binary"
+    folder.mkdir()
+    for name, images, targets in (("train", *made[:2]), ("test", *made[2:])):
+        (folder / f"{name}_X.bin").write_bytes(images.transpose(0, 1, 3, 2).tobytes())  # column by column
+        (folder / f"{name}_y.bin").write_bytes((targets + 1).astype(np.uint8).tobytes())
+    (folder / "unlabeled_X.bin").touch()
+    (folder / "class_names.txt").write_text("\n".join(f"class {i}" for i in range(10)))
+    return made
+
+
+def flowers102(root: Path) -> Written:
+    """Pictures of one grey each, since JPEG keeps no more; ids count from 1, as in the files."""
+    n = {"trnid": 102, "valid": 102, "tstid": 204}
+    folder = root / "flowers-102"
+    (folder / "jpg").mkdir(parents=True)
+    order = RNG.permutation(sum(n.values())) + 1
+    ids = dict(zip(n, np.split(order, np.cumsum([*n.values()])[:-1]), strict=True))
+    labels = np.zeros(len(order), dtype=int)
+    for part in ids.values():
+        labels[part - 1] = np.arange(len(part)) % 102
+    greys = RNG.integers(0, 256, size=len(order) + 1)
+    for i in order:
+        Image.new("RGB", (40, 30), (int(greys[i]),) * 3).save(folder / "jpg" / f"image_{i:05d}.jpg")
+    savemat(folder / "imagelabels.mat", {"labels": labels[None] + 1})
+    savemat(folder / "setid.mat", {name: part[None] for name, part in ids.items()})
+
+    def images(part: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(greys[part][:, None, None, None], (len(part), 3, 30, 40)).astype(np.uint8)
+
+    train, test = ids["trnid"], ids["tstid"]
+    return images(train), labels[train - 1], images(test), labels[test - 1]
+
+
+SETS: dict[str, Callable[[Path], Written]] = {
+    "cifar10": cifar10, "cifar100": cifar100, "svhn": svhn, "fashion_mnist": fashion_mnist, "stl10": stl10,
+    "flowers102": flowers102,
+}  # fmt: skip
+
+
+def composed(name: str, root: Path, *words: str) -> TorchvisionDataModule:
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", [f"data={name}", f"data.root={root}", "data.batch_size=512", "logger=none", *words])
+    return instantiate(cfg.data)
+
+
+@pytest.fixture
+def _any_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torchvision compares are the checksums of the files that are published, which these are not."""
+    for module in ("cifar", "svhn", "stl10", "flowers102", "mnist"):
+        exists = lambda path, md5=None: Path(path).is_file()  # noqa: E731
+        monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity", exists)
+
+
+@pytest.mark.usefixtures("_any_content")
+@pytest.mark.parametrize("name", SETS)
+def test_what_is_published_is_what_is_read(name: str, tmp_path: Path) -> None:
+    train, train_targets, test, test_targets = SETS[name](tmp_path)
+    data = composed(name, tmp_path, *(["data.transform.default_size=null"] if name == "flowers102" else []))
+    data.prepare_data()
+    data.setup()
+    assert data.n_classes == len(set(train_targets))
+    images, targets = next(iter(data.test_dataloader()))
+    assert targets.tolist() == test_targets.tolist()
+    tolerance = 0.01 if name == "flowers102" else 1e-6
+    torch.testing.assert_close(images, torch.from_numpy(test / 255 - 0.5).float(), atol=tolerance, rtol=0)
+    (kept, kept_targets), (held_out, held_out_targets) = (
+        next(iter(loader)) for loader in (data.train_dataloader(), data.val_dataloader())
+    )
+    if name == "flowers102":  # it has a validation split of its own
+        assert len(kept) == len(held_out) == len(train) == 102
+        return
+    assert len(held_out) == len(train) // 5
+    assert len(set(held_out_targets.tolist())) == min(len(held_out), data.n_classes), "the classes in their shares"
+    both = torch.cat([kept, held_out]).flatten(1).sum(1)
+    np.testing.assert_allclose(np.sort(both), np.sort((train / 255 - 0.5).reshape(len(train), -1).sum(1)), atol=0.01)
+    assert sorted(torch.cat([kept_targets, held_out_targets]).tolist()) == sorted(train_targets)
+
+
+@pytest.mark.usefixtures("_any_content")
+def test_validation_follows_the_split_seed_and_no_run_seed(tmp_path: Path) -> None:
+    cifar10(tmp_path)
+
+    def held_out(**options: Any) -> torch.Tensor:
+        data = TorchvisionDataModule("CIFAR10", tmp_path, **options)
+        data.setup()
+        return next(iter(data.val_dataloader()))[0]
+
+    assert torch.equal(held_out(), held_out(seed=5))
+    assert not torch.equal(held_out(), held_out(split_seed=1))
+    assert len(held_out(val_size=0.5, train_size=20, test_size=5)) == 25
+
+
+@pytest.mark.usefixtures("_any_content")
+def test_the_network_says_the_size_and_the_channels(tmp_path: Path) -> None:
+    fashion_mnist(tmp_path)
+    for words, shape in (
+        ("model=torchvision model.name=resnet18", (3, 224, 224)),
+        ("model=timm model.name=convnext_atto data.transform.size=48", (3, 48, 48)),
+        ("model=mnist_convnet data.transform.size=32", (3, 32, 32)),
+    ):
+        data = composed("fashion_mnist", tmp_path, *words.split())
+        data.setup()
+        assert data.test_dataloader().dataset[0][0].shape == shape, words
+
+
+def test_what_is_not_there_says_what_to_do(tmp_path: Path) -> None:
+    for name in ("CIFAR10", "CIFAR100", "SVHN", "FashionMNIST", "STL10", "Flowers102"):
+        data = TorchvisionDataModule(name, tmp_path)
+        for ready in (data.prepare_data, data.setup):
+            with pytest.raises(DataNotFoundError, match=rf"{data.name} is not in(.|\n)*download=true(.|\n)*data\.root"):
+                ready()
+    cifar10(tmp_path)  # whose checksums are not those of the published files
+    with pytest.raises(DataNotFoundError, match="a file of it is not the published one"):
+        TorchvisionDataModule("CIFAR10", tmp_path).prepare_data()
+
+
+@pytest.mark.parametrize(("name", "place"), [("CIFAR10", "cifar.CIFAR10.url"), ("SVHN", "svhn.SVHN.split_list")])
+def test_a_download_that_fails_is_one_clear_error(
+    name: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = "http://127.0.0.1:9/file"
+    split = {part: [nowhere, f"{part}_32x32.mat", ""] for part in ("train", "test")}
+    monkeypatch.setattr(f"torchvision.datasets.{place}", nowhere if name == "CIFAR10" else split)
+    with pytest.raises(DataNotFoundError, match=r"could not be downloaded to(.|\n)*data\.root=DIR"):
+        TorchvisionDataModule(name, tmp_path, download=True).prepare_data()
+
+
+@pytest.mark.usefixtures("_any_content")
+def test_files_that_cannot_be_read_and_wrong_words(tmp_path: Path) -> None:
+    cifar10(tmp_path)
+    (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"<html>not found</html>")
+    with pytest.raises(CorruptDataError, match=r"CIFAR10 in .* cannot be read: UnpicklingError(.|\n)*download=true"):
+        TorchvisionDataModule("CIFAR10", tmp_path).prepare_data()
+    with pytest.raises(InstantiationException, match="no data set 'CIFAR11'"):
+        composed("cifar10", tmp_path, "data.name=CIFAR11")
+    with pytest.raises(ValueError, match="has test: expected train"):
+        TorchvisionDataModule("CIFAR10", splits={"test": "test"})
+    svhn(tmp_path)
+    with pytest.raises(DataError, match="SVHN has no split 'valid'"):
+        TorchvisionDataModule("SVHN", tmp_path, splits={"train": "train", "val": "valid", "test": "test"}).setup()
