@@ -6,6 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from layerprobe.api.charts import angle_map as angle_map
+    from layerprobe.api.charts import angles as angles
     from layerprobe.api.charts import compare as compare
     from layerprobe.api.charts import depth_curve as depth_curve
     from layerprobe.api.charts import heat_map as heat_map
@@ -34,7 +36,7 @@ _PUBLIC = {
     "api.layer_list": ["layers"],
     "api.head": ["ProbeHead"],
     "api.results": ["ProbeResults", "load"],
-    "api.charts": ["compare", "depth_curve", "heat_map"],
+    "api.charts": ["angle_map", "angles", "compare", "depth_curve", "heat_map"],
     "probing.analyses.nearest_mean": ["NearestMean"],
     "probing.capture.activations": ["activations"],
     "probing.protocol": ["ProbeProtocol"],

@@ -214,7 +214,7 @@ def test_a_run_is_drawn_from_its_folder(tmp_path):
     points.to_parquet(tmp_path / "probes" / "points.parquet")
     points.assign(h1=points["x1"], h2=points["x2"]).to_parquet(tmp_path / "probes" / "hidden.parquet")
     files = write_run_figures(Run.read(tmp_path), tmp_path / "figures")
-    stems = ("depth_curve", "heat_map", "path_curve", "surface", "hidden")
+    stems = ("depth_curve", "heat_map", "path_curve", "angles_layers", "surface", "hidden")
     assert [file.name for file in files] == [stem + ending for stem in stems for ending in (".png", ".svg")]
     assert all(file.stat().st_size > 2000 for file in files)
 

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from layerprobe.api.results import ProbeResults, load
+from layerprobe.formatting import nearest
 from layerprobe.report import difference
+from layerprobe.report.angles import HeadOf, Over, head_angles
+from layerprobe.report.charts import angle_map as angle_map_chart
 from layerprobe.report.charts import depth_curve as depth_curve_chart
 from layerprobe.report.charts import heat_map as heat_map_chart
 from layerprobe.report.depth_curve_options import DepthView
+from layerprobe.results.best import best_layer, last_checkpoint
 from layerprobe.results.reader import Run
 
 Results: TypeAlias = pd.DataFrame | str | Path
@@ -84,6 +89,65 @@ def compare(first: Results, second: Results) -> pd.DataFrame:
     return table
 
 
+def angles(
+    results: Several, over: Over = "layers", *, checkpoint: str | None = None, layer: str | None = None
+) -> pd.DataFrame:
+    """Measure the directions of heads against each other, in the units of their layers' features.
+
+    Args:
+        results: Results of `probe` or `load`, or the directory of a run with all its checkpoints; or several, in a
+            mapping by their names, or in a list, which count as checkpoints of one network: the seeds of a sweep over
+            one network, for example.
+        over: `layers`: the layers of each checkpoint against each other; `checkpoints`: the checkpoints at each layer.
+        checkpoint: Only the layers of this checkpoint.
+        layer: Only the checkpoints at this layer.
+
+    Returns:
+        A row for each ordered pair of heads, as `layerprobe.report.angles.head_angles`: principal angles in degrees,
+        the cosine of single directions with its sign, what random subspaces of these dimensions come to, and why two
+        cannot be compared.
+
+    Raises:
+        ValueError: If there is no such checkpoint or layer, or `over` is neither.
+        TypeError: If the results say nothing of their heads.
+    """
+    if over not in ("layers", "checkpoints"):
+        raise ValueError(f"`over` is {over!r}. There is: layers, checkpoints.")
+    rows, head = _with_heads(results)
+    for column, name in (("checkpoint", checkpoint), ("layer", layer)):
+        if name is not None and name not in set(rows[column]):
+            raise ValueError(f"There is no {column} {name!r}. {nearest(name, rows[column].unique())}")
+        rows = rows if name is None else rows[rows[column] == name]
+    return head_angles(rows, head, over)
+
+
+def angle_map(
+    results: Several, over: Over = "layers", *, checkpoint: str | None = None, layer: str | None = None
+) -> alt.LayerChart:
+    """Draw the angles between heads, each against each.
+
+    Args:
+        results: As for `angles`.
+        over: `layers`: those of one checkpoint; `checkpoints`: those at one layer.
+        checkpoint: Whose layers; by default those of the last one.
+        layer: Whose checkpoints; by default the layer that validation prefers at the last one.
+
+    Returns:
+        The chart.
+
+    Raises:
+        ValueError: As `angles`; or no two heads can be compared.
+        TypeError: As `angles`.
+    """
+    rows, _ = _with_heads(results)
+    if over == "layers":
+        checkpoint = checkpoint or last_checkpoint(rows)
+    else:
+        layer = layer or best_layer(rows).layer
+    pairs = angles(results, over, checkpoint=checkpoint, layer=layer)
+    return angle_map_chart.angle_map(pairs, angle_map_chart.heading(over, checkpoint or "", layer or ""))
+
+
 def _joined(results: Several) -> pd.DataFrame:
     """All rows in one frame: several results as if they were checkpoints of one network, in their order."""
     if isinstance(results, Mapping | list | tuple):
@@ -95,6 +159,38 @@ def _joined(results: Several) -> pd.DataFrame:
     if "test_error" not in joined or not joined["test_error"].notna().any():
         raise ValueError("There is nothing to draw: no layer has a test error. Give results of `layerprobe.probe`.")
     return joined
+
+
+def _with_heads(results: Several) -> tuple[pd.DataFrame, HeadOf]:
+    """All rows in one frame as `_joined`, and what reads their heads."""
+    if isinstance(results, Mapping | list | tuple):
+        named = results.items() if isinstance(results, Mapping) else enumerate(results, 1)
+        parts = [(_named(str(name), rows), rows, head) for name, one in named for rows, head in [_with_heads(one)]]
+        if not parts:
+            raise ValueError("There are no results. Give at least one.")
+        found = {
+            (new, layer): (head, old)
+            for renamed, rows, head in parts
+            for new, old, layer in zip(renamed["checkpoint"], rows["checkpoint"], rows["layer"], strict=True)
+        }
+
+        def read(checkpoint: str, layer: str) -> Mapping[str, np.ndarray]:
+            head, old = found[checkpoint, layer]
+            return head(old, layer)
+
+        return pd.concat([renamed for renamed, _, _ in parts], ignore_index=True), read
+    if isinstance(results, str | Path):
+        run = Run.read(Path(results).expanduser())
+        if len(run.results):
+            return run.results, run.head
+        results = load(results)  # which says what is wrong
+    if not isinstance(results, ProbeResults):
+        raise TypeError(
+            f"A {type(results).__name__} does not have the heads. Give what `layerprobe.probe` or `layerprobe.load` "
+            "returns, or the directory of a run."
+        )
+    heads = {(layer.record.checkpoint, layer.record.layer): layer.head for layer in results.layers if layer.head}
+    return pd.DataFrame(results), lambda checkpoint, layer: heads[checkpoint, layer]
 
 
 def _named(name: str, frame: pd.DataFrame) -> pd.DataFrame:

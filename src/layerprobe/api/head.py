@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from layerprobe.formatting import interval_text, nearest, percent_text
+from layerprobe.head_directions import directions, in_own_units
 from layerprobe.named_classes import named_classes
 from layerprobe.probing.capture.pytree import tensors
 from layerprobe.probing.features.row_blocks import Features
@@ -74,15 +75,14 @@ class ProbeHead:
     def weight(self) -> Float[np.ndarray, "c d"]:
         """Weights in the features' own units, the standardisation undone: scores are features @ weight.T + bias.
 
-        With standardised features z = (x - m)/s and scores W z + b these are W/s, and the bias is b - W (m/s); of a
-        regression, in the units of its targets too.
+        Of a regression, in the units of its targets too.
         """
-        return self._own_units[0]
+        return in_own_units(self._arrays)[0]
 
     @property
     def bias(self) -> Float[np.ndarray, " c"]:
         """Bias in the features' own units; see `weight`."""
-        return self._own_units[1]
+        return in_own_units(self._arrays)[1]
 
     @property
     def direction(self) -> Float[np.ndarray, "*c d"]:
@@ -91,10 +91,8 @@ class ProbeHead:
         With more than two classes a row is a class against the mean of all, with several labels or values one of these.
         Its length is in scores for each unit; divide by its norm for a unit vector.
         """
-        weight = self.weight
-        if self.record.task != Classification.name:
-            return weight[0] if len(weight) == 1 else weight
-        return weight[1] - weight[0] if len(weight) == 2 else weight - weight.mean(0)
+        rows = directions(self._arrays, self.record.task)
+        return rows[0] if len(rows) == 1 else rows
 
     @property
     def wrong(self) -> np.ndarray:
@@ -232,16 +230,6 @@ class ProbeHead:
         standardised = StandardisedRows(features, Standardiser(mean, scale, torch.zeros_like(mean, dtype=torch.bool)))
         with full_precision():
             return Heads(weight[None], bias[None]).scores(standardised)
-
-    @property
-    def _own_units(self) -> tuple[np.ndarray, np.ndarray]:
-        mean, scale, weight, bias = (self._arrays[name].astype(np.float64) for name in _LINEAR)
-        weight = weight / scale
-        bias = bias - weight @ mean
-        if self.record.task == Regression.name:
-            unit, origin = self._arrays["target_scale"], self._arrays["target_mean"]
-            return weight * unit[:, None], bias * unit + origin
-        return weight, bias
 
     @property
     def _arrays(self) -> Mapping[str, np.ndarray]:

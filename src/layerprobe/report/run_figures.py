@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 
+from layerprobe.report.angles import Over, head_angles
+from layerprobe.report.charts.angle_map import angle_map, heading
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.charts.heat_map import heat_map
 from layerprobe.report.charts.l2_path import path_curve
@@ -15,7 +18,10 @@ from layerprobe.report.tidy import few_checkpoints
 from layerprobe.report.toy.decision_surface import decision_surface
 from layerprobe.report.toy.hidden_plane import hidden_plane
 from layerprobe.report.toy.projection import project
+from layerprobe.results.best import best_layer, last_checkpoint
 from layerprobe.results.reader import Run
+
+_MOST_CLASSES = 100
 
 
 def write_figures(
@@ -45,7 +51,9 @@ def write_figures(
 
 
 def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) -> list[Path]:
-    """Write the figures of one run from its files; also `surface` and `hidden`, where the run kept their frames.
+    """Write the figures of one run from its files.
+
+    Beside those of `write_figures` the maps of `angle_maps`; and `surface` and `hidden`, where their frames are kept.
 
     Args:
         run: The run, with or without `surface.parquet`, `points.parquet`, `hidden.parquet`.
@@ -59,6 +67,7 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
         OSError: If the figures cannot be written.
     """
     files = write_figures(run.results, run.path(), directory, view)
+    files += [file for name, chart in angle_maps(run).items() for file in save(chart, Path(directory) / name)]
     kept = {name: few_checkpoints(frame) for name, frame in run.plane_frames().items()}
     if "surface" in kept and "points" in kept:
         files += save(decision_surface(kept["surface"], kept["points"]), Path(directory) / "surface")
@@ -66,3 +75,27 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
         frame, lines = project(kept["hidden"], run.head)
         files += save(hidden_plane(frame, lines), Path(directory) / "hidden")
     return files
+
+
+def angle_maps(run: Run) -> dict[str, AnyChart]:
+    """Draw how heads turn: `angles_layers` at the last checkpoint, `angles_checkpoints` at its best layer.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The charts by name, where there are heads to compare. Of more than 100 classes none, since every pair of heads
+        takes a singular value decomposition; `layerprobe.angle_map` draws these, too.
+    """
+    rows = run.results
+    charts: dict[str, AnyChart] = {}
+    last, best = last_checkpoint(rows, run.unmerged), best_layer(rows, run.unmerged).layer
+    compared: tuple[tuple[str, Over, pd.DataFrame], ...] = (
+        ("angles_layers", "layers", rows[rows["checkpoint"] == last]),
+        ("angles_checkpoints", "checkpoints", rows[rows["layer"] == best]),
+    )
+    for name, over, some in compared:
+        if len(some) > 1 and some["n_classes"].max() <= _MOST_CLASSES:
+            with suppress(ValueError):
+                charts[name] = angle_map(head_angles(some, run.head, over), heading(over, last, best))
+    return charts

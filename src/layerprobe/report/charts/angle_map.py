@@ -1,0 +1,196 @@
+"""The map of angles: every head against every other, over layers or over checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from layerprobe.report import style
+from layerprobe.report.angles import Over
+from layerprobe.report.charts.layer_axis import LETTER, thinned
+from layerprobe.report.layer_labels import clipped, shared_folder, short_names
+from layerprobe.report.tidy import captions
+
+_LARGEST = 760
+_WIDEST_NAME = 26
+
+
+def angle_map(pairs: pd.DataFrame, heading: str) -> alt.LayerChart:
+    """Draw the angles between heads as a square of cells.
+
+    Cells are darker the nearer two heads are, on a scale on which random subspaces are 0; single directions have the
+    cosine with its sign as a colour. Figures that 95 % of random subspaces would have are grey.
+
+    Args:
+        pairs: Rows of `head_angles`: the layers of one checkpoint, or the checkpoints at one layer.
+        heading: What is compared, for the title.
+
+    Returns:
+        The chart. Heads that cannot be compared have a white cell with a rim, whose tooltip says why; one that can be
+        compared with no other is left out.
+
+    Raises:
+        ValueError: If no two heads can be compared.
+    """
+    different = pairs[pairs["other_layer"].ne(pairs["layer"]) | pairs["other_checkpoint"].ne(pairs["checkpoint"])]
+    if different["angle"].isna().all():
+        reasons = different["reason"].unique().tolist()
+        why = f": {'; '.join(reasons[:3])}" if reasons else ""
+        raise ValueError(f"There is nothing to draw: no two heads can be compared{why}.")
+    over_layers = pairs["layer"].nunique() > 1
+    by = "layer" if over_layers else "checkpoint"
+    kept = different.loc[different["angle"].notna(), by].unique()
+    left_out = [name for name in pairs[by].unique() if name not in kept]
+    pairs = pairs[pairs[by].isin(kept) & pairs[f"other_{by}"].isin(kept)]
+    names, labels, title = _places(pairs, over_layers)
+    known = pairs[pairs["angle"].notna()]
+    signed = bool(known["cosine"].notna().all())
+    frame = pairs.assign(
+        row=pairs[by].map(names).astype("int64"),
+        column=pairs[f"other_{by}"].map(names).astype("int64"),
+        value=pairs["cosine" if signed else "nearness"].clip(-1 if signed else 0, 1),
+        far=pairs["angle"] >= pairs["random_low"],
+        random=list(map(_random_text, pairs["random_angle"], pairs["random_low"], pairs["random_high"])),
+        angles=list(map(_angles_text, pairs["angle"], pairs["smallest"], pairs["largest"])),
+        cosine_text=[f"{value:.3f}" if value == value else "–" for value in pairs["cosine"]],
+    )  # fmt: skip
+    frame["text"] = _cell_texts(frame, signed)
+    step = max(6, min(44, _LARGEST // len(labels)))
+    side = step * len(labels)
+    columns = ["row", "column", by, f"other_{by}", "value", "far", "text", "angles", "cosine_text", "random", "reason",
+               "dimensions", "other_dimensions", "n_features"]  # fmt: skip
+    scale = alt.Scale(paddingInner=0.04 if step >= 12 else 0, paddingOuter=0.02)
+    axis: dict[str, Any] = {"domain": False, "ticks": False}
+    across = LETTER * max(map(len, labels)) <= step
+    base = alt.Chart(frame[columns]).encode(
+        x=alt.X(
+            "column:O", scale=scale,
+            axis=alt.Axis(**thinned(labels, step), orient="top", title=None, labelAngle=0 if across else -90, **axis),
+        ),
+        y=alt.Y("row:O", scale=scale, axis=alt.Axis(**thinned(labels, step), title=title, **axis)),
+        tooltip=_tooltip(by, signed),
+    )  # fmt: skip
+    layers = [
+        base.transform_filter("isValid(datum.value)").mark_rect(aria=False).encode(color=_colour(signed, side)),
+    ]
+    if frame["value"].isna().any():
+        empty = base.transform_filter("!isValid(datum.value)")
+        layers.append(empty.mark_rect(fill="white", stroke=style.FAINT, strokeWidth=1, aria=False))
+    if step >= 30:
+        dark = alt.expr.abs(alt.datum.value) > 0.6 if signed else alt.datum.value > 0.55
+        ink = (
+            alt.when(alt.datum.far)
+            .then(alt.value("#9a9a9a"))
+            .when(dark)
+            .then(alt.value("white"))
+            .otherwise(alt.value(style.INK))
+        )
+        layers.append(base.mark_text(fontSize=10.5, aria=False).encode(text="text:N", color=ink))
+    subtitle = style.packed(_notes(known, signed, bool(frame["value"].isna().any()), step, left_out), max(side, 330))
+    return (
+        alt.layer(*layers)
+        .properties(width=side, height=side, title=alt.TitleParams(heading, subtitle=subtitle))
+        .configure(**style.theme())
+    )
+
+
+def heading(over: Over, checkpoint: str, layer: str) -> str:
+    """The title of a map.
+
+    Args:
+        over: What is compared.
+        checkpoint: Whose layers.
+        layer: Whose checkpoints.
+    """
+    return f"Heads' directions by layer, {checkpoint}" if over == "layers" else f"Heads' directions at {layer}"
+
+
+def _places(pairs: pd.DataFrame, over_layers: bool) -> tuple[dict[str, int], list[str], str | None]:
+    """Where each layer or checkpoint is, from the first; what it is called; and what all are a part of."""
+    if over_layers:
+        layers = pairs.sort_values("depth", kind="stable")["layer"].unique().tolist()
+        shared = shared_folder(layers)
+        labels = [clipped(label, _WIDEST_NAME) for label in short_names(layers)]
+        return {name: i for i, name in enumerate(layers)}, labels, f"layers of {shared}" if shared else None
+    found = captions(pairs)
+    return {name: i for i, name in enumerate(found)}, [clipped(c, _WIDEST_NAME) for c in found.values()], None
+
+
+def _colour(signed: bool, side: int) -> alt.Color:
+    length = min(200, max(60, side - 30))
+    if signed:
+        return alt.Color(
+            "value:Q",
+            scale=alt.Scale(range=[style.TRAINED[1], "#f7f7f7", style.TRAINED[0]], domain=[-1, 0, 1]),
+            legend=alt.Legend(title="cosine", titlePadding=8, gradientLength=length),
+        )
+    named = json.dumps({"0": "as random", "1": "equal"})
+    return alt.Color(
+        "value:Q",
+        scale=alt.Scale(scheme="yellowgreenblue", domain=[0, 1], clamp=True),
+        legend=alt.Legend(
+            title="nearness", titlePadding=8, gradientLength=length, values=[0, 0.2, 0.4, 0.6, 0.8, 1],
+            labelExpr=f"{named}[datum.label] || datum.label", format="~r",
+        ),
+    )  # fmt: skip
+
+
+def _tooltip(by: str, signed: bool) -> list[alt.Tooltip]:
+    shown = [
+        alt.Tooltip(f"{by}:N", title="head"),
+        alt.Tooltip(f"other_{by}:N", title="against"),
+        alt.Tooltip("angles:N", title="angle"),
+        alt.Tooltip("random:N", title="random directions" if signed else "random subspaces"),
+        alt.Tooltip("n_features:Q", title="features"),
+    ]
+    if signed:
+        shown.insert(2, alt.Tooltip("cosine_text:N", title="cosine"))
+    else:
+        shown += [alt.Tooltip("dimensions:Q"), alt.Tooltip("other_dimensions:Q", title="dimensions of the other")]
+    return [*shown, alt.Tooltip("reason:N", title="not compared")]
+
+
+def _cell_texts(frame: pd.DataFrame, signed: bool) -> list[str]:
+    if signed:
+        return ["" if value != value else f"{value:.2f}".replace("-0.00", "0.00") for value in frame["value"]]
+    return ["" if angle != angle else f"{angle:.0f}°" for angle in frame["angle"]]
+
+
+def _angles_text(angle: float, smallest: float, largest: float) -> str:
+    if math.isnan(angle):
+        return "–"
+    return f"{angle:.1f}°" + (f" (from {smallest:.1f}° to {largest:.1f}°)" if largest - smallest > 0.05 else "")
+
+
+def _random_text(angle: float, low: float, high: float) -> str:
+    return "–" if math.isnan(angle) else f"{angle:.1f}° (95%: {low:.1f}°–{high:.1f}°)"
+
+
+def _notes(known: pd.DataFrame, signed: bool, empty: bool, step: int, left_out: Sequence[str]) -> list[str]:
+    notes = ["in the features' own units"]
+    kinds = known.drop_duplicates(["n_features", "dimensions", "other_dimensions"])
+    if len(kinds) <= 3:
+        row: Any
+        for row in kinds.itertuples():
+            if signed:
+                cosine = math.cos(math.radians(row.random_low))
+                notes.append(f"95% of random directions of {row.n_features} features: |cosine| < {cosine:.2f}")
+            else:
+                of = f"{row.dimensions} of {row.n_features} dimensions"
+                notes.append(f"random {of}: {row.random_angle:.0f}° ({row.random_low:.0f}°–{row.random_high:.0f}°)")
+    else:
+        low, high = known["random_angle"].min(), known["random_angle"].max()
+        notes.append(f"random ones: {low:.0f}° to {high:.0f}°, by the features' number")
+    if step >= 30:
+        notes.append("grey: no nearer than random")
+    if empty:
+        notes.append("white: other features, not compared")
+    if left_out:
+        more = f", … ({len(left_out)} in all)" if len(left_out) > 3 else ""
+        notes.append(f"left out, with none to compare: {', '.join(clipped(n, 16) for n in left_out[:3])}{more}")
+    return notes
