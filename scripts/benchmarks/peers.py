@@ -21,7 +21,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from types import ModuleType
@@ -48,15 +47,15 @@ from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.layers import discover
 from layerprobe.probing.features.reducers import AveragePool, FeatureWay, Flatten
 from layerprobe.probing.features.scaler import Standardiser
-from layerprobe.probing.fitting import with_certified_best
+from layerprobe.probing.fitting import Validation, with_certified_best
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.parallel import is_small, parallel
 from layerprobe.probing.patience import PATIENCE, PastBest
+from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.selection import Path as Judged
 from layerprobe.probing.solvers.duality_gap import certify
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import Status
-from layerprobe.probing.tasks.classification import Classification
 from layerprobe.training.checkpoints import load
 from layerprobe.types import SPLITS, Split
 
@@ -285,11 +284,11 @@ class Ours:
     def __call__(self, layer: Layer, l2s: list[float]) -> CertifiedPath:
         """Fit the path, or the part of it that is wanted."""
         solver = Logistic()
-        evaluate = partial(Classification().evaluate, features=layer.x_val, targets=layer.y_val, solver=solver)
-        stop = PastBest(PATIENCE, evaluate) if self.rough else None
+        evaluate = Validation(ProbeProtocol(), layer.x_val, layer.y_val, solver)
+        stop = PastBest(PATIENCE, evaluate.chosen_by) if self.rough else None
         values = torch.tensor(l2s, dtype=torch.float64)
         solution = solver.solve(layer.x, layer.y, layer.c, values, stop=stop, rough=self.rough)
-        errors, losses = evaluate(Heads(solution.weight, solution.bias))
+        errors, losses, _ = evaluate(Heads(solution.weight, solution.bias))
         way, scaler = FeatureWay(Flatten(), Flatten().fit(layer.x.shape[1:], 0), 0), Standardiser.none(layer.x)
         judged = Judged(way, solver, scaler, tuple(l2s), solution, (tuple(errors.tolist()), tuple(losses.tolist())))
         solution = with_certified_best(judged, evaluate).solution

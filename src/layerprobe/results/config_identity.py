@@ -32,7 +32,7 @@ LATER = (
 )  # fmt: skip
 """Keys that earlier versions did not have: runs without them go on."""
 
-WITHOUT = {"train": True, "test": True, "analysis": {}}
+WITHOUT = {"train": True, "test": True, "analysis": {}, "untrained": False}
 """Keys that earlier versions did not have, with the values that are like not having them."""
 
 SAME_SAMPLES = ("data*.batch_size", "data*.seed", "data*.root")
