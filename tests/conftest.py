@@ -18,6 +18,25 @@ settings.register_profile("reproducible", deadline=None, derandomize=True, print
 settings.load_profile("reproducible")
 
 
+LONG = ("scripts", "launchers", "training")
+"""Folders of tests, the longest first."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Take two processes for each core: half of the time goes by while servers, clusters and signals are waited for."""
+    return 2 * (os.cpu_count() or 1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that none is left alone at the end."""
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        return LONG.index(folder) if folder in LONG else len(LONG)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real data and models: `LAYERPROBE_SHARED`, by default `../shared` beside the checkout.
