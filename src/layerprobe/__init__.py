@@ -67,6 +67,8 @@ _PUBLIC = {
     "models.pretrained_vision": ["vision_model"],
     "models.timm_network": ["timm_network"],
     "models.xor": ["xor_mlp"],
+    "data.corrupted": ["CorruptedDataModule", "CorruptedDataset"],
+    "data.corruptions": ["Blur", "Noise", "Rotation", "Translation"],
     "data.digits": ["DigitsDataModule"],
     "data.image_folder": ["ImageFolderDataModule"],
     "data.prescribed_transform": ["prescribed_transform"],

@@ -1,0 +1,116 @@
+"""Corrupted images: those of any data module or data set, each made harder to read in a way of its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from layerprobe.data.corruptions import AbstractCorruption
+from layerprobe.types import SPLITS, Split
+
+
+class CorruptedDataset(Dataset[Any]):
+    """The samples of a data set with their images corrupted, the same ones each time that they are read.
+
+    What is drawn for a sample depends on the seed and its place alone, so neither order, batch nor worker changes it.
+    """
+
+    def __init__(self, clean: Dataset[Any], corruption: AbstractCorruption, seed: int | Sequence[int] = 0) -> None:
+        """Read nothing yet.
+
+        Args:
+            clean: Samples of (image, target), an image as a float tensor (c, h, w).
+            corruption: What is done to an image.
+            seed: Seed of what is drawn, one number or several.
+        """
+        self.clean = clean
+        self.corruption = corruption
+        self._seed = [seed] if isinstance(seed, int) else list(seed)
+
+    def __len__(self) -> int:
+        """Count the samples."""
+        return len(self.clean)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Any:
+        """Return one sample."""
+        return self._corrupted(index, self.clean[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Return the samples of one batch."""
+        together = getattr(self.clean, "__getitems__", None)
+        samples = together(indices) if together else [self.clean[index] for index in indices]
+        return [self._corrupted(index, sample) for index, sample in zip(indices, samples, strict=True)]
+
+    def _corrupted(self, index: int, sample: Any) -> Any:
+        image, *rest = sample
+        if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
+            found = f"a {type(image).__name__}"
+            if isinstance(image, Tensor):
+                found = f"{str(image.dtype).removeprefix('torch.')} of shape {tuple(image.shape)}"
+            raise TypeError(
+                f"Corruptions are made for images, float tensors of (channels, height, width); found {found}. Give a "
+                "data module of images that are tensors already."
+            )
+        return self.corruption(image, np.random.default_rng([*self._seed, index])), *rest
+
+
+class CorruptedDataModule(pl.LightningDataModule):
+    """A data module of images with those of every split corrupted; the division into splits stays.
+
+    Attributes:
+        clean: The data module.
+        corruption: What is done to an image.
+    """
+
+    def __init__(self, clean: pl.LightningDataModule, corruption: AbstractCorruption, seed: int = 0) -> None:
+        """Read nothing yet.
+
+        Args:
+            clean: The data module, whose loaders are over map-style data sets of (image, target).
+            corruption: What is done to an image.
+            seed: Seed of what is drawn; each split has draws of its own.
+        """
+        super().__init__()
+        self.clean = clean
+        self.corruption = corruption
+        self.seed = seed
+
+    def prepare_data(self) -> None:
+        """Fetch what the data module fetches."""
+        self.clean.prepare_data()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read what the data module reads.
+
+        Args:
+            stage: Lightning's stage.
+        """
+        self.clean.setup(stage)  # type: ignore[arg-type]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Build the loader of the training split."""
+        return self._corrupted("train", self.clean.train_dataloader())
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Build the loader of the validation split."""
+        return self._corrupted("val", self.clean.val_dataloader())
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Build the loader of the test split."""
+        return self._corrupted("test", self.clean.test_dataloader())
+
+    def _corrupted(self, split: Split, loader: Any) -> DataLoader[Any]:
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+            raise TypeError(
+                f"The {split} split of {type(self.clean).__name__} is no DataLoader over a data set with a length, "
+                "which its images could be looked up in. Give one."
+            )
+        found = copy.copy(loader)
+        vars(found)["dataset"] = CorruptedDataset(loader.dataset, self.corruption, [self.seed, SPLITS.index(split)])
+        return found
