@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool
 
-Split: TypeAlias = Literal["train", "val", "test"]
+Split: TypeAlias = str
+"""`train`, `val`, or the name of a test set, which is `test` where there is one."""
+
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 LayerName: TypeAlias = str
@@ -245,6 +247,19 @@ class FeatureRecipe:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What the selected head of a layer answers on one test set.
+
+    Attributes:
+        correct: As in `LayerResult`.
+        samples: As in `LayerResult`.
+    """
+
+    correct: Bool[np.ndarray, " n"]
+    samples: str = ""
+
+
+@dataclass(frozen=True)
 class LayerResult:
     """Everything that probing one layer of one checkpoint leaves behind.
 
@@ -255,10 +270,12 @@ class LayerResult:
             `classes` (c), or where numbers are predicted with the units of its outputs, `target_mean`, `target_scale`;
             with `test_rows` (n) where the data were divided: which samples of theirs are the test samples.
         correct: Whether the selected head is right (on all labels), for each test sample in the order of the test
-            split; empty where numbers are predicted.
+            split; empty where numbers are predicted. Where there are several test sets, on the primary one.
         samples: Fingerprint of these test samples in this order; empty where it is not known.
         recipe: How the head's features are made; None where it failed, or an older version did not keep it.
         metrics: What else was measured, and what the analyses came to.
+        test_set: Name of the primary test set.
+        further: The same head's answers on the further test sets, by name.
     """
 
     record: ProbeRecord
@@ -268,6 +285,13 @@ class LayerResult:
     samples: str = ""
     recipe: FeatureRecipe | None = None
     metrics: tuple[MetricRecord, ...] = ()
+    test_set: Split = "test"
+    further: Mapping[Split, Answers] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> dict[Split, Answers]:
+        """What the selected head answers on each test set, the primary one first."""
+        return {self.test_set: Answers(self.correct, self.samples), **self.further}
 
     @property
     def sample_ids(self) -> np.ndarray:

@@ -356,6 +356,19 @@ def test_a_full_disk_ends_the_keeping_and_not_the_probe(
     assert ask(Net(), splits(), tmp_path / "kept")[1] == 0
 
 
+def test_features_of_a_test_set_are_found_under_any_name(tmp_path: Path) -> None:
+    data = splits()
+    first, second = data.pop("test"), splits(seed=1)["test"]
+    found, passes = ask(Net(), {**data, "in": first, "shifted": second}, tmp_path)
+    assert passes
+    again, passes = ask(Net(), {**data, "out": second, "in": first}, tmp_path)
+    assert not passes
+    alone, _ = ask(Net(), {**data, "test": second}, None)
+    equal(again, alone)
+    equal(found, ask(Net(), {**data, "test": first}, None)[0])
+    assert ask(Net(), {**data, "in": first, "new": splits(seed=2)["test"]}, tmp_path)[1]
+
+
 def test_a_file_that_is_cut_short_counts_as_none(tmp_path: Path) -> None:
     first, _ = ask(Net(), splits(), tmp_path / "kept")
     for file in (tmp_path / "kept").rglob("*.safetensors"):

@@ -51,6 +51,7 @@ def probe(
     network: nn.Module,
     data: Any,
     *,
+    tests: Mapping[str, Any] | None = None,
     layers: str | Sequence[str] = "*",
     exclude: str | Sequence[str] = (),
     granularity: Granularity = "modules",
@@ -86,6 +87,9 @@ def probe(
             DataLoaders, Datasets or (inputs, targets) pairs. A pair holds tensors, NumPy arrays, pandas columns or
             lists, the inputs also several of them by name or in a tuple; targets may be words, which are numbered in
             sorted order. One pair or Dataset is divided with `seed`: three fifths for train, one for val, one for test.
+            Several test sets go by their names, `"test": {"in": …, "shifted": …}`: each head is fitted and chosen once
+            and read on all of them; the first is the primary one, whose figures are in the rows.
+        tests: Further test sets by name, for data that are given in another way than by their splits.
         layers: Glob pattern(s) of the layers to probe.
         exclude: Glob pattern(s) of the layers to leave out.
         granularity: `ops` for every intermediate tensor, `modules` for the outputs of modules, `blocks` for those of
@@ -154,11 +158,12 @@ def probe(
         population=population,
     )
     resources = Resources(batch_size, max_memory, keep=keep)
-    splits, protocol = splits_of(data, network, seed=int(seed)), of_population(protocol, data)
+    splits = splits_of(data, network, seed=int(seed), tests=tests)
+    protocol = of_population(protocol, data)
     with ProbeProgress("Probing", progress) as bar:
         results = list(probe_checkpoint(network, splits, protocol, resources=resources, on_progress=bar))
     division = division_of(data, seed=int(seed))
-    return ProbeResults(_in_terms_of(results, class_words(data) or (), division and division["test"].numpy()))
+    return ProbeResults(_in_terms_of(results, class_words(data, tests) or (), division and division["test"].numpy()))
 
 
 def _in_terms_of(results: Iterable[LayerResult], words: Sequence[str], test_rows: Any) -> Iterator[LayerResult]:

@@ -19,7 +19,7 @@ from layerprobe.results.heads import HeadFile, find_head, read_recipe
 from layerprobe.results.reader import Run, find_runs
 from layerprobe.results.record_schema import to_frame
 from layerprobe.results.store import ProbeStore
-from layerprobe.types import LayerResult, MetricRecord, PathRecord, ProbeRecord
+from layerprobe.types import Answers, LayerResult, MetricRecord, PathRecord, ProbeRecord
 
 if TYPE_CHECKING:
     import altair as alt
@@ -74,11 +74,34 @@ class ProbeResults(pd.DataFrame):
         """Whether each selected head is right (on all labels), test samples by layers.
 
         The index is the samples' places in the test split; where data without splits were divided, those in the data.
-        A layer without a head has no column, nor has any of a regression.
+        A layer without a head has no column, nor has any of a regression. Of several test sets it is the primary one.
         """
         known = [layer for layer in self._layers if len(layer.correct)]
         columns = {layer.record.layer: layer.correct for layer in known}
         return pd.DataFrame(columns, index=pd.Index(known[0].sample_ids if known else [], name="sample"))
+
+    @property
+    def test_sets(self) -> tuple[str, ...]:
+        """Names of the test sets that the heads were read on, the primary one first."""
+        probed = (layer for layer in self._layers if layer.record.status != "failed")
+        return tuple(dict.fromkeys(name for layer in probed for name in layer.answers))
+
+    def correct_on(self, test_set: str) -> pd.DataFrame:
+        """Whether each selected head is right on one of several test sets; see `correct`.
+
+        Args:
+            test_set: Its name.
+
+        Raises:
+            ValueError: If no head was read on it.
+        """
+        if test_set not in self.test_sets:
+            raise ValueError(f"No head was read on a test set {test_set!r}. {nearest(test_set, self.test_sets)}")
+        if test_set == self.test_sets[0]:
+            return self.correct
+        found = {layer.record.layer: layer.further[test_set] for layer in self._layers if test_set in layer.further}
+        columns = {layer: answers.correct for layer, answers in found.items() if len(answers.correct)}
+        return pd.DataFrame(columns).rename_axis(index="sample")
 
     def plot(  # type: ignore[override]
         self, error: Literal["test", "train"] = "test", reference: str | Path | None = None
@@ -178,13 +201,17 @@ def load(path: str | Path, checkpoint: str | None = None) -> ProbeResults:
     name = checkpoint or last_checkpoint(run.results, run.unmerged) or known[-1]
     if name not in known:
         raise ValueError(f"{path} has no checkpoint {name!r}. {nearest(name, known)}")
-    tables = (run.path(), run.metrics(), run.correct())
-    swept, measured, right = (frame[frame["checkpoint"] == name] for frame in tables)
+    tables = (run.path(), run.metrics(), run.correct().assign(test_set="test"), run.answers())
+    swept, measured, right, on_each = (frame[frame["checkpoint"] == name] for frame in tables)
     points, metrics = _by_layer(swept, PathRecord), _by_layer(measured, MetricRecord)
-    answers = {row["layer"]: row for row in right.to_dict("records")}
+    answers: dict[str, dict[str, Answers]] = {}
+    for rows in (on_each, right[~right["layer"].isin(on_each["layer"])]):
+        for row in rows.to_dict("records"):
+            of_layer = answers.setdefault(row["layer"], {})
+            of_layer[row["test_set"]] = Answers(np.asarray(row["correct"], dtype=bool), row["samples"] or "")
     rows = run.results[run.results["checkpoint"] == name].sort_values("depth", kind="stable")
     return ProbeResults(
-        _layer(run, record, points[record.layer], metrics[record.layer], answers.get(record.layer, {}))
+        _layer(run, record, points[record.layer], metrics[record.layer], answers.get(record.layer))
         for record in _records(rows, ProbeRecord)
     )
 
@@ -202,16 +229,20 @@ def _by_layer(frame: pd.DataFrame, kind: Any) -> defaultdict[str, list[Any]]:
 
 
 def _layer(
-    run: Run, record: ProbeRecord, path: list[PathRecord], metrics: list[MetricRecord], answers: dict[Any, Any]
+    run: Run,
+    record: ProbeRecord,
+    path: list[PathRecord],
+    metrics: list[MetricRecord],
+    answers: dict[str, Answers] | None,
 ) -> LayerResult:
-    right = answers.get("correct")
-    correct = np.zeros(0, dtype=bool) if right is None else np.asarray(right, dtype=bool)
+    (name, first), *further = (answers or {"test": Answers(np.zeros(0, dtype=bool))}).items()
     try:
         head: Any = HeadFile(find_head(run.probes, record.checkpoint, record.layer))
     except KeyError:
         head = {}
     recipe = read_recipe(run.probes, record.checkpoint, record.layer)
-    return LayerResult(record, tuple(path), head, correct, answers.get("samples") or "", recipe, tuple(metrics))
+    of_first = (first.correct, first.samples, recipe, tuple(metrics), name)
+    return LayerResult(record, tuple(path), head, *of_first, dict(further))
 
 
 def _nothing_at(run: Run) -> str:

@@ -21,6 +21,7 @@ from rich.console import Console
 from torch import nn
 
 from layerprobe.config import protocol_of, resources_of
+from layerprobe.jobs.further_tests import without_tests
 from layerprobe.jobs.lifecycle import checked, plain, reason
 from layerprobe.jobs.run_report import report, summary
 from layerprobe.jobs.shard import share
@@ -37,7 +38,7 @@ from layerprobe.results.progress import ProgressFile
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.training.checkpoints import FrozenCheckpoint, content_hash, find_checkpoints, load
-from layerprobe.training.lightning_splits import of_population, splits_of_datamodule
+from layerprobe.training.lightning_splits import of_population, splits_of_datamodule, with_tests
 from layerprobe.training.probe_session import ProbeSession, ProbingStopped, with_converted_inputs
 from layerprobe.training.signals import StopSignals
 from layerprobe.training.weights import as_built, put_weights, with_random_weights
@@ -280,8 +281,10 @@ class Builder:
         """The data, read once for all checkpoints that have the same."""
         wanted = (config["data"], config["loaders"])
         if self._data[0] != wanted:
-            datamodule = hydra.utils.instantiate(config["data"])
-            self._data = wanted, datamodule, splits_of_datamodule(datamodule, config["loaders"])
+            own, tests = without_tests(config["data"])
+            datamodule, further = hydra.utils.instantiate(own), hydra.utils.instantiate(dict(tests))
+            data = with_tests(splits_of_datamodule(datamodule, config["loaders"]), further)
+            self._data = wanted, datamodule, data
         return self._data[1:]
 
     def build(self, checkpoint: FrozenCheckpoint, config: Mapping[str, Any]) -> Built:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from layerprobe.formatting import nearest
+from layerprobe.jobs.further_tests import without_tests
 from layerprobe.jobs.lifecycle import continue_command
 from layerprobe.jobs.run_report import report, summary
 from layerprobe.models.classifier import trainable
@@ -66,7 +67,8 @@ def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
             f"matmul_precision is {cfg.matmul_precision!r}. {nearest(cfg.matmul_precision, MATMUL_PRECISIONS)}"
         )
     torch.set_float32_matmul_precision(cfg.matmul_precision)
-    datamodule: pl.LightningDataModule = hydra.utils.instantiate(cfg.data)
+    own, _ = without_tests(config["data"])  # the callback reads the others
+    datamodule: pl.LightningDataModule = hydra.utils.instantiate(own)
     rule, schedule = hydra.utils.instantiate(cfg.optimizer), hydra.utils.instantiate(cfg.scheduler)
     model = trainable(hydra.utils.instantiate(cfg.model), rule, schedule)
     trainer: pl.Trainer = hydra.utils.instantiate(cfg.trainer)

@@ -27,6 +27,7 @@ Source: TypeAlias = "DataLoader[Any] | tuple[Any, Tensor] | Iterable[Any]"
 """A DataLoader, a pair of (inputs, targets) with the samples along the first axis, or any iterable of batches."""
 
 Data: TypeAlias = Mapping[Split, Source]
+"""The splits. What is neither train nor val is a test set; the first one is the primary, which fills a record."""
 
 _WHOLE = (SequentialSampler, RandomSampler, DistributedSampler)
 
@@ -45,11 +46,16 @@ def check_splits(data: Mapping[Any, Any], *, needs_val: bool = True) -> None:
         needs_val: Whether there has to be a validation split.
 
     Raises:
-        ValueError: Naming the split that is missing.
+        ValueError: Naming the split that is missing, or the test set that is known to be empty.
     """
+    tests = test_sets(data)
+    for name in tests if len(tests) > 1 else ():
+        if length(data[name]) == 0:
+            raise ValueError(f"The test set {name!r} is empty. Give samples, or leave it out.")
     for split in SPLITS:
-        if data.get(split) is None and (needs_val or split != "val"):
-            found = ", ".join(s for s in SPLITS if data.get(s) is not None) or "none"
+        missing = not tests if split == "test" else data.get(split) is None
+        if missing and (needs_val or split != "val"):
+            found = ", ".join(s for s in data if data[s] is not None) or "none"
             reason = {
                 "train": "heads are fitted on it",
                 "val": "the head of each layer is chosen on it, never on the test split",
@@ -60,6 +66,24 @@ def check_splits(data: Mapping[Any, Any], *, needs_val: bool = True) -> None:
                 f"Give a {split!r} DataLoader or (inputs, targets) pair, or a data module with {split}_dataloader()."
                 + (_WITHOUT_VAL if split == "val" else "")
             )
+
+
+def test_sets(data: Mapping[Split, Any]) -> tuple[Split, ...]:
+    """Names of the test sets that there are, the primary one first.
+
+    Args:
+        data: The splits, or anything by split.
+    """
+    return tuple(split for split, source in data.items() if split not in ("train", "val") and source is not None)
+
+
+def split_names(data: Mapping[Split, Any]) -> tuple[Split, ...]:
+    """Names of the splits that there are: train, val, and the test sets.
+
+    Args:
+        data: The splits, or anything by split.
+    """
+    return *(split for split in ("train", "val") if data.get(split) is not None), *test_sets(data)
 
 
 def in_order(source: Source, batch_size: int | None = None, seed: int = 0) -> Generator[Any, None, None]:

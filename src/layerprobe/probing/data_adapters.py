@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,16 @@ from layerprobe.types import SPLITS, Split
 
 ACCEPTED = (
     'a data module; or {"train": …, "val": …, "test": …} of DataLoaders, Datasets, or pairs (inputs, targets) of '
-    "tensors, NumPy arrays, pandas columns or lists; or one Dataset or pair, which is divided"
+    "tensors, NumPy arrays, pandas columns or lists; or one Dataset or pair, which is divided. Several test sets go by "
+    'their names: {…, "test": {"in": …, "shifted": …}}'
 )
 _MISSING = "Leave out samples without a value, or fill them in first."
 _BATCH = 256
 
 
-def sources_of(data: Any, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Data:
+def sources_of(
+    data: Any, *, tests: Mapping[str, Any] | None = None, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Data:
     """Lay out what was given as the data of each split.
 
     Arrays become tensors; numbers that are floating in NumPy, pandas or a list get the network's type, so that NumPy's
@@ -30,32 +33,64 @@ def sources_of(data: Any, *, seed: int = 0, dtype: torch.dtype = torch.float32) 
 
     Args:
         data: The splits, or one data set without splits: three fifths of it are for train, one for val, one for test,
-            with the classes in their shares where targets are a pair's and few.
+            with the classes in their shares where targets are a pair's and few. What is given as test may be several
+            test sets by name, of which the first is the primary one.
+        tests: Further test sets, by name.
         seed: Seed of that division.
         dtype: What floating-point inputs become.
 
     Returns:
-        A DataLoader, a pair of tensors or what was given, for each split that is not None.
+        A DataLoader, a pair of tensors or what was given, for each split and test set that is not None.
 
     Raises:
         TypeError: If it is nothing of the kind; naming what is accepted.
-        ValueError: If inputs and targets are not equally many, or a split has another name.
+        ValueError: If inputs and targets are not equally many, a split has another name, or a test set one that it
+            cannot have.
     """
-    data = _unpacked(data)
+    data, words = _unpacked(data), class_words(data, tests)
     if isinstance(data, Mapping):
-        if unknown := [name for name in data if name not in SPLITS]:
-            raise ValueError(f"The data have a split {unknown[0]!r}. Call them train, val and test.")
-        words = class_words(data)
-        return {
-            split: _source(given, split, dtype, words) for split in SPLITS if (given := data.get(split)) is not None
-        }
+        return {split: _source(given, split, dtype, words) for split, given in _by_name(data, tests).items()}
     parts = division_of(data, seed=seed)
     if parts is None:
         raise TypeError(f"The data are {_described(data)}. Give {ACCEPTED}.")
-    if _is_pair(data):
-        inputs, targets = _source(data, "train", dtype, class_words(data))
-        return {split: (_rows(inputs, rows), targets[rows]) for split, rows in parts.items()}
-    return {split: _loader(Subset(data, rows.tolist())) for split, rows in parts.items()}
+    further = {name: _source(one, name, dtype, words) for name, one in named_tests(tests or {}, taken=parts).items()}
+    if not _is_pair(data):
+        return {**{split: _loader(Subset(data, rows.tolist())) for split, rows in parts.items()}, **further}
+    inputs, targets = _source(data, "train", dtype, words)
+    return {**{split: (_rows(inputs, rows), targets[rows]) for split, rows in parts.items()}, **further}
+
+
+def named_tests(given: Mapping[Any, Any], taken: Collection[str] = ()) -> dict[Split, Any]:
+    """Check the names of test sets.
+
+    Args:
+        given: Test sets by name.
+        taken: Names of those before them.
+
+    Returns:
+        The same, without those that are None.
+
+    Raises:
+        ValueError: Naming the name that a test set cannot have.
+    """
+    for name in given:
+        if not isinstance(name, str) or not name.strip() or "/" in name:
+            raise ValueError(f"A test set is called {name!r}. Give a name of at least one letter, without '/'.")
+        if name in taken:
+            raise ValueError(f"Two test sets are called {name!r}. Give each a name of its own.")
+        if name in ("train", "val") or (name == "test" and (taken or next(iter(given)) != name)):
+            raise ValueError(f"A test set is called {name!r}, as a split is. Give it another name, such as 'shifted'.")
+    return {name: found for name, found in given.items() if found is not None}
+
+
+def _by_name(data: Mapping[Any, Any], tests: Mapping[str, Any] | None) -> dict[Split, Any]:
+    """Train, val and every test set, where they are given."""
+    if unknown := [name for name in data if name not in SPLITS]:
+        raise ValueError(f"The data have a split {unknown[0]!r}. Call them train, val and test.")
+    first = data.get("test")
+    several = named_tests(first) if isinstance(first, Mapping) else {} if first is None else {"test": first}
+    found = {split: data[split] for split in ("train", "val") if data.get(split) is not None}
+    return found | several | named_tests(tests or {}, taken=several)
 
 
 def division_of(data: Any, *, seed: int = 0) -> dict[Split, Tensor] | None:
@@ -74,13 +109,14 @@ def division_of(data: Any, *, seed: int = 0) -> dict[Split, Tensor] | None:
     return None
 
 
-def class_words(data: Any) -> list[str] | None:
+def class_words(data: Any, tests: Mapping[str, Any] | None = None) -> list[str] | None:
     """What the classes are called, by the numbers that `sources_of` gives them; None where they are numbers.
 
     Args:
         data: As for `sources_of`.
+        tests: As for `sources_of`.
     """
-    splits = data if isinstance(data, Mapping) else {"train": data}
+    splits = _by_name(data if isinstance(data, Mapping) else {"train": data}, tests)
     return _words({split: given for split, given in splits.items() if _is_pair(given)})
 
 

@@ -21,7 +21,6 @@ from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.capture.layers import Layer, survey
 from layerprobe.probing.capture.pytree import tensors
 from layerprobe.probing.data_adapters import sources_of
-from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.features.cache import FeatureCache
 from layerprobe.probing.features.reducers import AbstractReducer, FeatureWay, Reduction, Shape, shape_text
 from layerprobe.probing.features.row_blocks import Features
@@ -74,9 +73,7 @@ def recorded_features(
         way = FeatureWay(reducer_of(record, recipe), fitted_reduction(layer.shape, record, recipe), record.seed)
         cache = FeatureCache(feature_budget(frozen.device, None, 0, 0), host=host_budget(frozen.device, None))
         with closing(cache):
-            recorded = record_splits(
-                frozen, {"test": source}, protocol, resources, {layer: (way,)}, cache, _quiet, Fingerprint()
-            )
+            recorded = record_splits(frozen, {"test": source}, protocol, resources, {layer: (way,)}, cache, _quiet)
             if problem := recorded["test"].problems.get(layer.name):
                 raise ValueError(
                     f"The layer {layer.name!r} cannot be read: {problem.replace(' of the test split', '')}."

@@ -31,7 +31,7 @@ from layerprobe.probing.fitting import Ways
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.probing.target_reader import Contents, Recording
-from layerprobe.types import LayerName, Split
+from layerprobe.types import SPLITS, LayerName, Split
 
 log = logging.getLogger("layerprobe")
 
@@ -275,7 +275,8 @@ class FeatureKeeper:
     def _file(self, split: Split, read: Recording, layer: Layer, reduction: Reduction) -> Path:
         assert read.contents is not None
         contents = (read.contents.inputs, read.contents.masks) if reduction.axes else (read.contents.padded, "")
-        address = (split, *contents, layer.name, shape_text(layer.shape), self._made[reduction])
+        role = split if split in SPLITS else "test"  # a test set's name says nothing of its samples
+        address = (role, *contents, layer.name, shape_text(layer.shape), self._made[reduction])
         return self._store.file(self._network, *address)
 
     def _about(self, split: Split, layer: Layer, reduction: Reduction, recording: Recording) -> dict[str, str]:

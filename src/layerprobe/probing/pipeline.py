@@ -8,12 +8,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
+from itertools import groupby, product
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from layerprobe.probing.batches import Data, Source, check_splits, in_order, length
+from layerprobe.probing.batches import Data, Source, check_splits, in_order, length, split_names, test_sets
 from layerprobe.probing.capture.call_arguments import autocast_of, device_of
 from layerprobe.probing.capture.freeze import Frozen, freeze
 from layerprobe.probing.capture.hooks import Context
@@ -38,7 +39,8 @@ from layerprobe.probing.solvers.tf32 import full_precision
 from layerprobe.probing.streaming import TrainingMoments
 from layerprobe.probing.target_reader import Recording, SplitReader
 from layerprobe.probing.targets import Labels, n_outputs
-from layerprobe.types import SPLITS, CheckpointInfo, LayerName, LayerResult, Split
+from layerprobe.probing.tasks.task import Measured
+from layerprobe.types import CheckpointInfo, LayerName, LayerResult, Split
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +95,10 @@ def probe_checkpoint(
         with freeze(network, context=context) as frozen:
             with context():
                 autocast = autocast_of(frozen.device)
-            keeper, samples = FeatureKeeper.open(frozen, data, protocol, resources, context), Fingerprint()
+            keeper = FeatureKeeper.open(frozen, data, protocol, resources, context)
+            taken_in: Mapping[Split, Fingerprint] = {name: Fingerprint() for name in test_sets(data)}
             if keeper is not None and keeper.knows_network:
-                keeper.known = read_splits(frozen, data, protocol, resources, on_progress, samples)
+                keeper.known = read_splits(frozen, data, protocol, resources, on_progress, taken_in)
             found = keeper.discovery(protocol, done) if keeper is not None else None
             found = found or (discovery() if callable(discovery) else discovery)
             found = found or discover_layers(frozen, data, protocol, resources, done)
@@ -104,17 +107,20 @@ def probe_checkpoint(
             if not ways:
                 return
             allowed = budget(frozen.device, protocol, resources, found)
-            kept = {split: length(data[split]) for split in SPLITS if data.get(split) is not None}
+            kept = {split: length(data[split]) for split in split_names(data)}
             if protocol.stream:
                 kept.pop("train")
             cache = until_fitted.enter_context(closing(feature_cache(protocol, resources, allowed, kept)))
             sink = TrainingMoments(cache, max(map(features_of, ways.values()))) if protocol.stream else cache
             record = partial(record_splits, frozen, data, protocol, resources, on_progress=on_progress, read=read)
             if keeper is None:
-                recordings: Mapping[Split, Recording] = record(ways, sink, samples=samples)
+                recordings: Mapping[Split, Recording] = record(ways, sink, samples=taken_in)
             else:
-                recordings, samples = found_or_recorded(keeper, found, cache, record, samples)
-        labels = protocol.task.labels({split: recording.targets for split, recording in recordings.items()})
+                recordings, taken_in = found_or_recorded(keeper, found, cache, record, taken_in)
+        targets = {split: recording.targets for split, recording in recordings.items()}
+        check_test_sets(targets)
+        labels = protocol.task.labels(targets)
+        fingerprints = {name: fingerprint.digest() for name, fingerprint in taken_in.items()}
         variants = labels_of_controls(labels, recordings, protocol)
         together, workers = layers_in_parallel(
             {layer: features_of(ways[layer]) for layer in ways if layer.name not in cache.on_disk},
@@ -140,7 +146,9 @@ def probe_checkpoint(
         for small, layers in groupby(begun(), lambda layer: layer in together):
             for result in parallel(layers, lambda layer: sink.layer(layer.name), fit, workers if small else 1):
                 recipe = result.recipe and replace(result.recipe, autocast=autocast)
-                yield replace(result, samples=samples.digest(), recipe=recipe)
+                further = {name: replace(one, samples=fingerprints[name]) for name, one in result.further.items()}
+                samples = fingerprints[result.test_set]
+                yield replace(result, samples=samples, further=further, recipe=recipe)
         on_progress("probe layers", len(ways), len(ways))
 
 
@@ -192,7 +200,7 @@ def record_splits(
     ways: Ways,
     sink: AbstractSink,
     on_progress: Progress,
-    samples: Fingerprint,
+    samples: Mapping[Split, Fingerprint] = MappingProxyType({}),
     keep: Callable[[Split, Recorder], None] | None = None,
     read: Fingerprint | None = None,
 ) -> dict[Split, Recording]:
@@ -206,17 +214,15 @@ def record_splits(
         ways: The layers, and how features are made of them.
         sink: Where these go.
         on_progress: Told how far the work is.
-        samples: Takes in the samples of test.
+        samples: Take in the samples of each test set.
         keep: Given each split when it is recorded.
         read: Takes in the samples of all splits.
     """
     reductions = {layer: [way.reduction for way in found] for layer, found in ways.items()}
     recordings: dict[Split, Recording] = {}
-    for split in SPLITS:
-        if data.get(split) is None:
-            continue
+    for split in split_names(data):
         record = Recorder(frozen, reductions, protocol, sink, split, contents=keep is not None)
-        watching = [each for each in (samples if split == "test" else None, read) if each is not None]
+        watching = [each for each in (samples.get(split), read) if each is not None]
         _pass(frozen, data[split], protocol, resources, record, watching, partial(on_progress, f"record {split}"))
         recordings[split] = record.recording
         if keep is not None:
@@ -230,15 +236,13 @@ def read_splits(
     protocol: ProbeProtocol,
     resources: Resources,
     on_progress: Progress,
-    samples: Fingerprint,
+    samples: Mapping[Split, Fingerprint],
 ) -> dict[Split, Recording]:
     """One pass over each split without the network, as `record_splits` makes it; hashes what would be recorded."""
     found: dict[Split, Recording] = {}
-    for split in SPLITS:
-        if data.get(split) is None:
-            continue
+    for split in split_names(data):
         read = SplitReader(protocol, split, contents=True)
-        watching = [samples] if split == "test" else []
+        watching = [samples[split]] if split in samples else []
         _pass(frozen, data[split], protocol, resources, read, watching, partial(on_progress, f"read {split}"))
         found[split] = read.recording({}, {})
     return found
@@ -268,8 +272,8 @@ def found_or_recorded(
     found: Discovery,
     cache: FeatureCache,
     record: Callable[..., dict[Split, Recording]],
-    samples: Fingerprint,
-) -> tuple[Mapping[Split, Recording], Fingerprint]:
+    samples: Mapping[Split, Fingerprint],
+) -> tuple[Mapping[Split, Recording], Mapping[Split, Fingerprint]]:
     """Find the features that are kept, record the others, and keep these.
 
     Args:
@@ -277,12 +281,12 @@ def found_or_recorded(
         found: The layers.
         cache: Where features wait for their fit.
         record: `record_splits`, of which layers, cache, `samples` and `keep` are left open.
-        samples: Those of test, if the splits have been read.
+        samples: Those of each test set, if the splits have been read.
 
     Returns:
-        What the passes leave behind, and the samples of test.
+        What the passes leave behind, and the samples of each test set.
     """
-    again = Fingerprint() if keeper.known else samples
+    again = {name: Fingerprint() for name in samples} if keeper.known else samples
     missing, known = keeper.load(found.ways, cache)
     try:
         recordings = known
@@ -295,7 +299,7 @@ def found_or_recorded(
         log.warning("Features are not kept: %s.", change)
         for layer in found.ways:
             cache.drop(layer.name)
-        again = Fingerprint()
+        again = {name: Fingerprint() for name in samples}
         recordings = record(found.ways, cache, samples=again)
     return recordings, again if missing else samples
 
@@ -316,6 +320,40 @@ def _keys(recordings: Mapping[Split, Recording]) -> dict[Split, Tensor]:
     return {split: recording.keys for split, recording in recordings.items() if recording.keys is not None}
 
 
+def check_test_sets(targets: Mapping[Split, Tensor]) -> None:
+    """Refuse a test set that no head fitted on train can be read on; say where one has classes that train has not.
+
+    Args:
+        targets: What the task reads of each sample, by split.
+
+    Raises:
+        ValueError: Naming the test set, what it has and what train has.
+    """
+    train, tests = targets["train"], test_sets(targets)
+    for name in tests:
+        found = targets[name]
+        if found.shape[1:] != train.shape[1:]:
+            raise ValueError(
+                f"The test set {name!r} has {found.shape[1:].numel()} labels or values for each sample, and train has "
+                f"{train.shape[1:].numel()}. A head is read on what it was fitted to: give targets of the same kind."
+            )
+        if found.ndim > 1 or len(tests) == 1:
+            continue
+        known = torch.isin(found, train)
+        other = ", ".join(map(str, found[~known].unique().tolist()[:6]))
+        if not known.any():
+            raise ValueError(
+                f"The test set {name!r} has no sample of a class that train has (it has {other}; train has "
+                f"{', '.join(map(str, train.unique().tolist()[:6]))}). Number its classes as those of train."
+            )
+        if not known.all():
+            n = int((~known).sum())
+            log.warning(
+                "%s of the %s samples of the test set %r are of classes that train does not have (%s): every head "
+                "gets them wrong.", f"{n:,}", f"{len(found):,}", name, other
+            )  # fmt: skip
+
+
 @full_precision()
 def probe_layer(
     layer: Layer,
@@ -326,9 +364,10 @@ def probe_layer(
     protocol: ProbeProtocol,
     checkpoint: CheckpointInfo,
 ) -> LayerResult:
-    """Fit on train, choose on validation, and only then look at test."""
+    """Fit on train, choose on validation, and only then look at the test sets."""
     start = time.perf_counter() - sum(recording.seconds.get(layer.name, 0.0) for recording in recordings.values())
-    records = LayerRecords(layer, checkpoint, labels["none"], protocol)
+    tests = test_sets(recordings)
+    records = LayerRecords(layer, checkpoint, labels["none"], protocol, tests)
     paths: dict[str, list[Path]] = {}
 
     def failed(message: str) -> LayerResult:
@@ -342,20 +381,23 @@ def probe_layer(
         paths, fitted = fit_layer(splits["train"], val, ways, labels, protocol, layer.name)
         if "none" not in fitted:
             return failed(_nothing_chosen(paths["none"]))
-        test = {way: splits["test"](way.reduction) for way in {each.head.way for each in fitted.values()}}
-        found = {}
-        for name, each in fitted.items():
-            read = partial(measure, each.head, targets=labels[name].splits["test"], task=protocol.task)
-            found[name] = with_room(read, test[each.head.way], what=f"{layer.name}, test")
+        selected, of_way = fitted["none"], {each.head.way for each in fitted.values()}
+        features = {name: {way: splits[name](way.reduction) for way in of_way} for name in tests}
+        found: dict[Split, dict[str, Measured]] = {name: {} for name in tests}
+        for (test_set, made), (name, each) in product(features.items(), fitted.items()):
+            read = partial(measure, each.head, targets=labels[name].splits[test_set], task=protocol.task)
+            found[test_set][name] = with_room(read, made[each.head.way], what=f"{layer.name}, {test_set}")
     except (RuntimeError, ArithmeticError, MemoryError) as error:
         return failed(f"{type(error).__name__}: {error}")
-    if "control_task" in labels and (seen := _seen(_keys(recordings))) < _MANY_SEEN:
+    first = found[tests[0]]
+    if "control_task" in labels and (seen := _seen(_keys(recordings), tests[0])) < _MANY_SEEN:
         note = f"selectivity: {seen:.0%} of the test samples are of a type that train has; see control_key"
-        message = "; ".join(filter(None, (found["none"].message, note)))
-        found["none"] = replace(found["none"], message=message)
-    seconds, selected = time.perf_counter() - start, fitted["none"]
-    tests = {"test": (test[selected.head.way], labels["none"].splits["test"], found["none"])}
-    analyses = analyse(selected, tests, labels["none"], protocol, layer.name)
+        first["none"] = replace(first["none"], message="; ".join(filter(None, (first["none"].message, note))))
+    seconds = time.perf_counter() - start
+    read_on = {
+        name: (features[name][selected.head.way], labels["none"].splits[name], found[name]["none"]) for name in tests
+    }
+    analyses = analyse(selected, read_on, labels["none"], protocol, layer.name)
     return records.measured(paths, selected.head, found, analyses, seconds)
 
 
@@ -371,5 +413,5 @@ def _nothing_chosen(paths: Sequence[Path]) -> str:
     return f"no head has a validation {paths[0].selection}"
 
 
-def _seen(keys: Mapping[Split, Tensor]) -> float:
-    return float(torch.isin(keys["test"], keys["train"]).double().mean())
+def _seen(keys: Mapping[Split, Tensor], test_set: Split) -> float:
+    return float(torch.isin(keys[test_set], keys["train"]).double().mean())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import zip_longest
 from typing import Any
@@ -20,7 +20,16 @@ from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.selection import Path, select
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import Measured
-from layerprobe.types import CheckpointInfo, FeatureRecipe, LayerResult, MetricRecord, PathRecord, ProbeRecord
+from layerprobe.types import (
+    Answers,
+    CheckpointInfo,
+    FeatureRecipe,
+    LayerResult,
+    MetricRecord,
+    PathRecord,
+    ProbeRecord,
+    Split,
+)
 
 
 @dataclass(frozen=True)
@@ -32,18 +41,20 @@ class LayerRecords:
         checkpoint: The frozen network.
         labels: The true labels.
         protocol: The sweep.
+        tests: Names of the test sets, the primary one first.
     """
 
     layer: Layer
     checkpoint: CheckpointInfo
     labels: Labels
     protocol: ProbeProtocol
+    tests: Sequence[Split]
 
     def measured(
         self,
         paths: Mapping[str, Sequence[Path]],
         head: Path,
-        test: Mapping[str, Measured],
+        found_on: Mapping[Split, Mapping[str, Measured]],
         analyses: Found,
         seconds: float,
     ) -> LayerResult:
@@ -52,13 +63,14 @@ class LayerRecords:
         Args:
             paths: All paths, by control.
             head: The selected head, as a path of one.
-            test: What it comes to on test (`none`), and the selected head of each control.
+            found_on: What it comes to on each test set (`none`), and the selected head of each control.
             analyses: What each analysis came to.
             seconds: Wall-clock seconds spent on this layer.
 
         Returns:
             The result.
         """
+        test = found_on[self.tests[0]]
         found, population, status = test["none"], self.protocol.population, head.solution.status[0]
         chosen_by = f"chosen by {head.selection}" if head.selection != "error" else ""
         notes = [status.message, chosen_by, found.message]
@@ -107,8 +119,33 @@ class LayerRecords:
             {name: tensor.cpu().contiguous().numpy() for name, tensor in tensors.items()},
             found.correct.cpu().numpy(),
             recipe=_recipe(self.layer, head.way, self.protocol),
-            metrics=tuple(self._metric(name, metric) for name, (metrics, _) in analyses.items() for metric in metrics),
+            metrics=(
+                *(self._metric("selected", metric) for metric in self._on_each(found_on)),
+                *(self._metric(name, metric) for name, (metrics, _) in analyses.items() for metric in metrics),
+            ),
+            test_set=self.tests[0],
+            further={name: Answers(found_on[name]["none"].correct.cpu().numpy()) for name in self.tests[1:]},
         )
+
+    def _on_each(self, found_on: Mapping[Split, Mapping[str, Measured]]) -> Iterator[Metric]:
+        """What the selected head comes to on each test set, where there are several: what is known of it there."""
+        for name, test in found_on.items() if len(found_on) > 1 else ():
+            found, labels = test["none"], self.labels.read_on(name)
+            shuffled, control = (test[of].error if of in test else math.nan for of in ("shuffled", "control_task"))
+            low, high = (math.nan, math.nan) if self.protocol.population else (found.low, found.high)
+            yield Metric("error", found.error, low, high, test_set=name)
+            figures = {
+                "loss": found.loss,
+                "f1": found.f1,
+                "auc": found.auc,
+                "r2": found.r2,
+                "majority_error": self.protocol.task.constant_error(labels),
+                "shuffled_error": shuffled,
+                "control_error": control,
+                "selectivity": control - found.error,
+                "n_test": float(len(labels.splits["test"])),
+            }
+            yield from (Metric(of, value, test_set=name) for of, value in figures.items() if not math.isnan(value))
 
     def _metric(self, analysis: str, found: Metric) -> MetricRecord:
         layer, checkpoint = self.layer, self.checkpoint
@@ -156,7 +193,7 @@ class LayerRecords:
             seed=self.protocol.seeds[0],
             refit=False,
         )
-        return LayerResult(record, self._path_records(paths), {}, np.empty(0, dtype=bool))
+        return LayerResult(record, self._path_records(paths), {}, np.empty(0, dtype=bool), test_set=self.tests[0])
 
     def _path_records(self, paths: Mapping[str, Sequence[Path]]) -> tuple[PathRecord, ...]:
         """The record of every swept head."""
@@ -191,7 +228,8 @@ class LayerRecords:
         )
 
     def _common(self) -> dict[str, Any]:
-        layer, checkpoint, labels, task = self.layer, self.checkpoint, self.labels, self.protocol.task
+        layer, checkpoint, task = self.layer, self.checkpoint, self.protocol.task
+        labels = self.labels.read_on(self.tests[0])
         return {
             "checkpoint": checkpoint.name,
             "step": checkpoint.step,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Int, Shaped
@@ -60,17 +60,21 @@ class Labels:
             index = torch.searchsorted(classes, values).clamp(max=len(classes) - 1)
             return torch.where(classes[index] == values, index, -1)
 
-        splits = {split: place(targets[split]) for split in SPLITS if split in targets}
+        splits = {split: place(values) for split, values in targets.items()}
         return cls(classes, splits, {"classes": classes})
+
+    def read_on(self, test_set: Split) -> Labels:
+        """The same labels with one test set, as `test`."""
+        kept = {split: self.splits[split] for split in ("train", "val") if split in self.splits}
+        return replace(self, splits={**kept, "test": self.splits[test_set]})
 
     def shuffled(self, seed: int) -> Labels:
         """The same labels, permuted within each split."""
         return Labels(
             self.outputs,
             {
-                split: shuffled(self.splits[split], len(SPLITS) * seed + i)
-                for i, split in enumerate(SPLITS)
-                if split in self.splits
+                split: shuffled(targets, len(SPLITS) * seed + SPLITS.index(split if split in SPLITS else "test"))
+                for split, targets in self.splits.items()
             },
             self.extra,
         )

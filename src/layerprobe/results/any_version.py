@@ -78,33 +78,35 @@ def no_rows(kind: Kind) -> pd.DataFrame:
     return pd.DataFrame({field.name: pd.Series(dtype=_dtype(hints[field.name])) for field in fields(kind)})
 
 
-def read_correct(file: Path, parts: Iterable[Path] = ()) -> pd.DataFrame:
+def read_correct(file: Path, parts: Iterable[Path] = (), *, by_test_set: bool = False) -> pd.DataFrame:
     """Read which test samples each selected head gets right.
 
     Args:
-        file: `correct.parquet`; it may be missing.
+        file: `correct.parquet`, or `answers.parquet`; it may be missing.
         parts: Files of single layers, as for `read_any_version`.
+        by_test_set: Whether to read what there is of each of several test sets.
 
     Returns:
         checkpoint, layer, `samples` (the fingerprint of the test samples, empty where an older version wrote none) and
-        `correct`, a bool array (n); no row where nothing was kept.
+        `correct`, a bool array (n), and of several test sets `test_set`; no row where nothing was kept.
 
     Raises:
         SchemaError: If a file is no Parquet, or lacks these columns.
     """
-    columns = ["checkpoint", "layer", "correct"]
-    tables = [_unfolded(_read(part), "correct", part) for part in parts]
+    name, keys = "answers" if by_test_set else "correct", ["checkpoint", "layer", *["test_set"] * by_test_set]
+    columns, read = [*keys, "correct"], [(part, _read(part)) for part in parts]
+    tables = [_unfolded(table, name, part) for part, table in read if _has(table, name)]
     if file.exists():
         tables.append(_read(file))
     for table in tables:
         if missing := [name for name in columns if name not in table.column_names]:
             raise SchemaError(f"{file} lacks the columns {', '.join(missing)}. Next step: move it away.")
-    columns.insert(2, "samples")
+    columns.insert(len(keys), "samples")
     if not tables:
         return pd.DataFrame(columns=columns)
     frames = [table.select([name for name in columns if name in table.column_names]).to_pandas() for table in tables]
     rows = pd.concat([frame.assign(samples=frame.get("samples", "")) for frame in frames], ignore_index=True)[columns]
-    return rows.drop_duplicates(["checkpoint", "layer"], ignore_index=True)
+    return rows.drop_duplicates(keys, ignore_index=True)
 
 
 def _read(file: Path) -> pa.Table:

@@ -19,7 +19,8 @@ NO_PART = (
     "callbacks.model_checkpoint", "callbacks.rich_model_summary", "callbacks.learning_rate_monitor",
     # What it may take: devices, workers, a download, memory; and how often it saves.
     "trainer.accelerator", "trust_checkpoint",
-    "data*.num_workers", "data*.pin_memory", "data*.persistent_workers", "data*.prefetch_factor", "data*.download",
+    *(f"{where}.{name}" for where in ("data*", "callbacks*.tests*")
+      for name in ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor", "download")),
     "callbacks*.every_n_seconds", "callbacks*.resources",
     *(f"{where}.{name}" for where in ("probe", "callbacks*.protocol")
       for name in ("batch_size", "max_memory", "spill_directory", "keep")),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 
 from layerprobe.results.record_schema import read_table, schema, stamp, to_table
-from layerprobe.types import LayerResult, MetricRecord, PathRecord, ProbeRecord
+from layerprobe.types import Answers, LayerResult, MetricRecord, PathRecord, ProbeRecord
 
 RESULTS = schema(ProbeRecord)
 PATH = schema(PathRecord)
@@ -27,11 +27,12 @@ CORRECT = stamp(
     "Correct",
 )
 METRICS = schema(MetricRecord)
-ROWS = {"record": RESULTS, "path": PATH, "correct": CORRECT, "metrics": METRICS}
-MERGED = ("path", "correct", "metrics")
+ANSWERS = stamp(pa.schema([*CORRECT, pa.field("test_set", pa.string())]), "Answers")
+ROWS = {"record": RESULTS, "path": PATH, "correct": CORRECT, "metrics": METRICS, "answers": ANSWERS}
+MERGED = ("path", "correct", "metrics", "answers")
 """Tables that grow too large to be written again after each layer."""
 
-LATER = ("metrics",)
+LATER = ("metrics", "answers")
 """Tables that earlier versions did not know; their files are written where there are rows."""
 
 _PART = stamp(
@@ -48,23 +49,31 @@ def to_part(result: LayerResult) -> pa.Table:
     Returns:
         One row with a list for each of `ROWS`.
     """
-    record = result.record
-    correct = {
-        "checkpoint": [record.checkpoint],
-        "step": [record.step],
-        "depth": [record.depth],
-        "layer": [record.layer],
-        "seed": [record.seed],
-        "samples": [result.samples],
-        "correct": [result.correct],
-    }
+    record, answers = result.record, result.answers
+    several = answers if len(answers) > 1 else {}
     rows = {
         "record": to_table([record], ProbeRecord),
         "path": to_table(result.path, PathRecord),
-        "correct": pa.table(correct, schema=CORRECT),
+        "correct": _table(record, {result.test_set: answers[result.test_set]}).select(CORRECT.names).cast(CORRECT),
         "metrics": to_table(result.metrics, MetricRecord),
+        "answers": _table(record, several),
     }
     return pa.table([_folded(name, table) for name, table in rows.items()], schema=_PART)
+
+
+def _table(record: ProbeRecord, answers: Mapping[str, Answers]) -> pa.Table:
+    n = len(answers)
+    columns = {
+        "checkpoint": [record.checkpoint] * n,
+        "step": [record.step] * n,
+        "depth": [record.depth] * n,
+        "layer": [record.layer] * n,
+        "seed": [record.seed] * n,
+        "samples": [each.samples for each in answers.values()],
+        "correct": [each.correct for each in answers.values()],
+        "test_set": list(answers),
+    }
+    return pa.table(columns, schema=ANSWERS)
 
 
 def read_parts(files: Iterable[Path]) -> dict[str, pa.Table]:

@@ -106,10 +106,18 @@ class Run:
 
     def correct(self) -> pd.DataFrame:
         """Return checkpoint, layer, `samples` and the bool array `correct` (n) of each selected head."""
+        return self._right("correct.parquet")
+
+    def answers(self) -> pd.DataFrame:
+        """Return the same of each test set by its name, `test_set`, the primary one first; no row where it is one."""
+        return self._right("answers.parquet", by_test_set=True)
+
+    def _right(self, name: str, *, by_test_set: bool = False) -> pd.DataFrame:
         try:
-            return with_printable_names(read_correct(self.probes / "correct.parquet", _parts(self.probes)))
+            rows = read_correct(self.probes / name, _parts(self.probes), by_test_set=by_test_set)
         except SchemaError:
-            return pd.DataFrame(columns=["checkpoint", "layer", "samples", "correct"])
+            rows = read_correct(Path(os.devnull, "none"), by_test_set=by_test_set)
+        return with_printable_names(rows)
 
     def head(self, checkpoint: str, layer: str) -> dict[str, np.ndarray]:
         """Read the selected head of a layer, as `read_head`.

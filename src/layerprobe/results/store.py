@@ -4,6 +4,7 @@
     path.parquet                        every swept head
     correct.parquet                     for each checkpoint and layer, which test samples the selected head gets right
     metrics.parquet                     what else was measured, where there is any
+    answers.parquet                     where there are several test sets, what `correct.parquet` says of one, of each
     heads/<checkpoint>/<depth>_<layer>.safetensors
     parts/<checkpoint>/<layer>.parquet  one layer's result as it came in, until `merge`
 
@@ -196,6 +197,14 @@ class ProbeStore:
             empty where it is not known) and `correct`: a bool array (n) in that order, empty for a failed layer.
         """
         return self._combined("correct", read_parts(self._parts())).to_pandas()
+
+    def answers(self) -> pd.DataFrame:
+        """Return which samples of each test set each selected head gets right, the primary one's first.
+
+        Returns:
+            The columns of `correct` and `test_set`; no row where there is one test set.
+        """
+        return self._combined("answers", read_parts(self._parts())).to_pandas()
 
     def metrics(self) -> pd.DataFrame:
         """Return what else was measured, one row for each number, in the order of `results`."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from layerprobe.probing.batches import Data, check_splits
 from layerprobe.probing.capture.freeze import freeze as freeze_network
 from layerprobe.probing.capture.freeze import random_states_kept
+from layerprobe.probing.data_adapters import named_tests
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.results.config_identity import differing, identity
@@ -24,7 +25,7 @@ from layerprobe.results.mirrored_file import DamagedFileError, aside
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.checkpoints import CONFIG_KEY, CheckpointError, FrozenCheckpoint, damage, freeze, load
 from layerprobe.training.collectives import Ranks
-from layerprobe.training.lightning_splits import Loaders, of_population, splits_of, splits_of_trainer
+from layerprobe.training.lightning_splits import Loaders, of_population, splits_of, splits_of_trainer, with_tests
 from layerprobe.training.probe_session import ProbeSession, ProbingStopped
 from layerprobe.training.resume import Guard
 from layerprobe.training.schedule import Schedule
@@ -62,6 +63,7 @@ class ProbeCallback(pl.Callback):
         directory: str | Path | None = None,
         data: Any = None,
         loaders: Loaders | None = None,
+        tests: Mapping[str, Any] | None = None,
         config: Config | None = None,
         progress: bool | None = None,
     ) -> None:
@@ -81,6 +83,8 @@ class ProbeCallback(pl.Callback):
             data: The splits to probe on, as `layerprobe.probe` takes them; by default those of the trainer's own data
                 module and loaders.
             loaders: Which loader of a split to probe on, by split, where there are several; by default the first.
+                Several of test, as a list or by names, are several test sets.
+            tests: Further test sets that each head is read on, by name, as `layerprobe.probe` takes them.
             config: The run's resolved configuration, kept in each checkpoint.
             progress: Whether to show a progress bar; by default only on a terminal.
 
@@ -97,6 +101,8 @@ class ProbeCallback(pl.Callback):
         self.config: Config = config or {}
         self._given = data
         self._loaders = loaders
+        self._tests = {} if tests is None else dict(tests)
+        named_tests(self._tests, taken=("test",))
         self._progress = progress
         self._frozen: list[CheckpointInfo] = []
         self._probed: list[str] = []
@@ -210,9 +216,10 @@ class ProbeCallback(pl.Callback):
     def _find_data(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         with freeze_network(pl_module):
             if self._given is None:
-                self._data = splits_of_trainer(trainer, pl_module, self._loaders)
+                found = splits_of_trainer(trainer, pl_module, self._loaders)
+                self._data = with_tests(found, self._tests, pl_module)
             else:
-                self._data = splits_of(self._given, pl_module, loaders=self._loaders)
+                self._data = splits_of(self._given, pl_module, loaders=self._loaders, tests=self._tests)
         check_splits(self._data, needs_val=self.protocol.needs_val)
 
     def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
+import torch
 from torch import nn
 
-from layerprobe.probing.batches import Data, undisturbed
+from layerprobe.probing.batches import Data, test_sets, undisturbed
 from layerprobe.probing.capture.call_arguments import floating_dtype
-from layerprobe.probing.data_adapters import sources_of
+from layerprobe.probing.data_adapters import named_tests, sources_of
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.types import SPLITS, Split
 
@@ -20,8 +21,9 @@ _LIGHTNING = ("pytorch_lightning", "lightning")
 _STAGE: dict[Split, str] = {"train": "fit", "val": "fit", "test": "test"}
 
 
-Loaders: TypeAlias = Mapping[str, int | str | None]
-"""Which loader of a split to take where there are several: its index or its key, by split."""
+Loaders: TypeAlias = Mapping[str, int | str | Sequence[int | str] | Mapping[str, int | str] | None]
+"""Which loader of a split to take where there are several: its index or its key, by split. Of test also several of
+them, each a test set by its own key, or by the name that a mapping gives it."""
 
 
 def splits_of_trainer(trainer: Any, module: nn.Module, loaders: Loaders | None = None) -> Data:
@@ -36,7 +38,7 @@ def splits_of_trainer(trainer: Any, module: nn.Module, loaders: Loaders | None =
         loaders: Which of several loaders to take; by default the first.
 
     Returns:
-        The three splits, None for one that is missing.
+        The splits that there are.
     """
     datamodule: Any = getattr(trainer, "datamodule", None)
     found: dict[Split, Any] = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
@@ -44,10 +46,17 @@ def splits_of_trainer(trainer: Any, module: nn.Module, loaders: Loaders | None =
         for split in SPLITS:
             if found.get(split) is None:
                 found[split] = _from_hooks(datamodule, split) or _from_hooks(module, split)
-    return {split: _one(found[split], split, loaders or {}) for split in SPLITS}
+    return _chosen(found, loaders)
 
 
-def splits_of(given: Any, network: nn.Module, *, seed: int = 0, loaders: Loaders | None = None) -> Data:
+def splits_of(
+    given: Any,
+    network: nn.Module,
+    *,
+    seed: int = 0,
+    loaders: Loaders | None = None,
+    tests: Mapping[str, Any] | None = None,
+) -> Data:
     """The data of whatever may be given as such.
 
     Args:
@@ -55,10 +64,45 @@ def splits_of(given: Any, network: nn.Module, *, seed: int = 0, loaders: Loaders
         network: The network that is to be called, for the type of its inputs.
         seed: As for `sources_of`.
         loaders: As for `splits_of_datamodule`.
+        tests: As for `with_tests`.
     """
-    if hasattr(given, "train_dataloader") and hasattr(given, "setup"):
-        return splits_of_datamodule(given, loaders)
-    return sources_of(given, seed=seed, dtype=floating_dtype(network))
+    if _is_datamodule(given):
+        return with_tests(splits_of_datamodule(given, loaders), tests, network)
+    if isinstance(given, Mapping) and isinstance(several := given.get("test"), Mapping):
+        given = {**given, "test": _own_tests(named_tests(several))}
+    return sources_of(given, tests=_own_tests(named_tests(tests or {})), seed=seed, dtype=floating_dtype(network))
+
+
+def with_tests(data: Data, tests: Mapping[str, Any] | None, network: nn.Module | None = None) -> Data:
+    """Data with further test sets.
+
+    Args:
+        data: The splits.
+        tests: Test sets by name: data modules, whose test split is meant, or what `sources_of` takes as one.
+        network: The network that is to be called, for the type of its inputs; by default float32.
+
+    Raises:
+        ValueError: A test set has the name of another one or of a split, or its data module has no test split.
+        TypeError: It is nothing that can be read.
+    """
+    further = named_tests(tests or {}, taken=test_sets(data))
+    dtype = torch.float32 if network is None else floating_dtype(network)
+    return {**data, **sources_of({}, tests=_own_tests(further), dtype=dtype)}
+
+
+def _own_tests(tests: Mapping[str, Any]) -> dict[str, Any]:
+    """Test sets with the test split of each data module in its place."""
+    found = {name: splits_of_datamodule(one) if _is_datamodule(one) else one for name, one in tests.items()}
+    for name, own in found.items():
+        if own is not tests[name]:
+            if "test" not in own:
+                raise ValueError(f"The data module of the test set {name!r} has no test split: it is what is read.")
+            found[name] = own["test"]
+    return found
+
+
+def _is_datamodule(given: Any) -> bool:
+    return hasattr(given, "train_dataloader") and hasattr(given, "setup")
 
 
 def splits_of_datamodule(datamodule: Any, loaders: Loaders | None = None) -> Data:
@@ -69,12 +113,12 @@ def splits_of_datamodule(datamodule: Any, loaders: Loaders | None = None) -> Dat
         loaders: Which of several loaders to take; by default the first.
 
     Returns:
-        The three splits, None for one that is missing.
+        The splits that there are.
     """
     if hasattr(datamodule, "prepare_data"):
         datamodule.prepare_data()
     with undisturbed(datamodule, "datamodule"):
-        return {split: _one(_from_hooks(datamodule, split), split, loaders or {}) for split in SPLITS}
+        return _chosen({split: _from_hooks(datamodule, split) for split in SPLITS}, loaders)
 
 
 def of_population(protocol: ProbeProtocol, owner: Any) -> ProbeProtocol:
@@ -104,17 +148,29 @@ def _from_hooks(owner: Any, split: Split) -> Any:
     return getattr(owner, name)()
 
 
-def _one(found: Any, split: Split, loaders: Loaders) -> Any:
+def _chosen(found: Mapping[Split, Any], loaders: Loaders | None) -> Data:
+    """One loader of each split that has any, and each test set that is chosen."""
+    data: dict[Split, Any] = {}
+    for split in SPLITS:
+        chosen = (loaders or {}).get(split)
+        if split == "test" and isinstance(chosen, Sequence) and not isinstance(chosen, str):
+            chosen = {str(key): key for key in chosen}
+        by_name = named_tests(chosen) if split == "test" and isinstance(chosen, Mapping) else {split: chosen}
+        data |= {name: _one(found[split], split, key) for name, key in by_name.items()}
+    return {name: source for name, source in data.items() if source is not None}
+
+
+def _one(found: Any, split: Split, chosen: Any) -> Any:
     found = getattr(found, "iterables", found)  # Lightning's CombinedLoader
     if not isinstance(found, list | tuple | Mapping):
-        if loaders.get(split) not in (None, 0):
-            raise ValueError(f"There is no {split} loader {loaders[split]!r}, only one without a name. Leave it out.")
+        if chosen not in (None, 0):
+            raise ValueError(f"There is no {split} loader {chosen!r}, only one without a name. Leave it out.")
         return found
     by_name = dict(found) if isinstance(found, Mapping) else dict(enumerate(found))
     if not by_name:
         return None
     known = ", ".join(map(str, by_name))
-    if (chosen := loaders.get(split)) is not None:
+    if chosen is not None:
         if chosen not in by_name:
             raise ValueError(f"There is no {split} loader {chosen!r}. Choose one of: {known}.")
         return by_name[chosen]
@@ -122,7 +178,8 @@ def _one(found: Any, split: Split, loaders: Loaders) -> Any:
     if len(by_name) > 1:
         warnings.warn(
             f"There are {len(by_name)} {split} loaders ({known}); {first!r} is probed. To choose another: "
-            f"loaders.{split}=NAME, or `loaders` of the ProbeCallback.",
+            f"loaders.{split}=NAME, or `loaders` of the ProbeCallback"
+            + ("; several of them as test sets: loaders.test=[NAME,NAME]." if split == "test" else "."),
             stacklevel=2,
         )
     return by_name[first]

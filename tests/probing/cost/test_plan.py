@@ -12,7 +12,6 @@ import layerprobe
 from layerprobe.probing.batches import n_samples
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.cost.plan import make_plan, read_in_passes
-from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import discover_layers
 from layerprobe.probing.features.cache import places
 from layerprobe.probing.features.reducers import AveragePool
@@ -70,7 +69,7 @@ def test_what_a_plan_says_goes_to_disk_is_what_the_bank_writes_there(
         with freeze(network) as frozen:
             found = discover_layers(frozen, data, protocol, resources)
             cache = feature_cache(protocol, resources, budget_of(None, protocol, resources, found), plan.samples)
-            record_splits(frozen, data, protocol, resources, found.ways, cache, lambda *_: None, Fingerprint())
+            record_splits(frozen, data, protocol, resources, found.ways, cache, lambda *_: None)
         planned = make_plan(network, data, protocol, resources=resources)
         assert {layer.layer for layer in planned.layers if layer.place == "disk"} == cache.on_disk
         share = 1 if spill_dtype is None else 2

@@ -25,7 +25,7 @@ from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.solvers.cpu_threads import evaluation_operations, threads
 from layerprobe.probing.targets import n_outputs
-from layerprobe.types import SPLITS, LayerName, Split
+from layerprobe.types import LayerName, Split
 
 _FLOAT = 4
 
@@ -165,7 +165,7 @@ def make_plan(
         ways = discovery.ways
         sample = record_sample(frozen, data, protocol, resources, ways)
     device = device_of(network)
-    samples = samples or {split: n_samples(data[split]) for split in SPLITS if data.get(split) is not None}
+    samples = samples or {split: n_samples(source) for split, source in data.items() if source is not None}
     n, every = samples["train"], sum(samples.values())
     outputs = max(n_outputs(sample.targets), discovery.n_outputs)
     allowed = budget(device, protocol, resources, discovery)

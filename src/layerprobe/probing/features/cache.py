@@ -21,7 +21,7 @@ from layerprobe.probing.features.pinned_memory import give_back
 from layerprobe.probing.features.reducers import Reduction
 from layerprobe.probing.features.row_blocks import Features, placed_blocks
 from layerprobe.probing.features.spill_file import SpilledRows, SpillError, SpillFile
-from layerprobe.types import SPLITS, LayerName, Split
+from layerprobe.types import LayerName, Split
 
 log = logging.getLogger("layerprobe")
 
@@ -130,7 +130,8 @@ class FeatureCache(AbstractSink):
     def layer(self, name: LayerName) -> Iterator[Splits]:
         """See `AbstractSink.layer`; features are handed over once."""
         try:
-            yield {split: partial(self._taken_of, name, split) for split in SPLITS}
+            kept = (*self._held, *self._in_host, *self._spilled)
+            yield {split: partial(self._taken_of, name, split) for layer, split, _ in kept if layer == name}
         finally:
             self.drop(name)
 
