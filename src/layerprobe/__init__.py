@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from layerprobe.api.probe import probe as probe
     from layerprobe.api.results import ProbeResults as ProbeResults
     from layerprobe.api.results import load as load
+    from layerprobe.probing.analyses.description_length import DescriptionLength as DescriptionLength
+    from layerprobe.probing.analyses.few_shot import FewShot as FewShot
     from layerprobe.probing.analyses.nearest_mean import NearestMean as NearestMean
+    from layerprobe.probing.analyses.v_information import VInformation as VInformation
     from layerprobe.probing.capture.activations import activations as activations
     from layerprobe.probing.features.reducers import AveragePool as AveragePool
     from layerprobe.probing.features.reducers import ChannelMean as ChannelMean
@@ -37,12 +40,15 @@ _PUBLIC = {
     "api.head": ["ProbeHead"],
     "api.results": ["ProbeResults", "load"],
     "api.charts": ["angle_map", "angles", "compare", "depth_curve", "heat_map"],
+    "probing.analyses.description_length": ["DescriptionLength"],
+    "probing.analyses.few_shot": ["FewShot"],
     "probing.analyses.nearest_mean": ["NearestMean"],
+    "probing.analyses.v_information": ["VInformation"],
     "probing.capture.activations": ["activations"],
     "probing.protocol": ["ProbeProtocol"],
     "probing.resources": ["Resources"],
     "probing.batches": ["inputs_of", "targets_of"],
-    "probing.getters": ["Column", "Item", "Items", "Lookup", "Parity"],
+    "probing.getters": ["Column", "Item", "Items", "Lookup", "Parity", "Tokens"],
     "probing.features.reducers": ["AveragePool", "ChannelMean", "Flatten", "RandomSubset"],
     "probing.features.token_reducers": ["FirstToken", "LastToken", "MeanToken", "TokenIndex"],
     "probing.scikit_learn_c": ["ScikitLearnC"],

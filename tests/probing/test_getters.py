@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from layerprobe.probing.getters import Column, Item, Items, Lookup, Parity
+from layerprobe.probing.controls import type_keys
+from layerprobe.probing.getters import Column, Item, Items, Lookup, Parity, Tokens
 
 IMAGES, DIGITS, TABLE = torch.randn(4, 3), torch.tensor([3, 0, 8, 5]), torch.arange(12).view(4, 3)
 BATCH = (IMAGES, DIGITS, {"meta": TABLE, "lengths": [1, 2, 3, 4]})
@@ -50,3 +51,16 @@ def test_an_attribute_of_a_batch_is_taken_by_its_name() -> None:
     assert Item("labels.parity")((batch, batch)[0]) is batch.labels.parity
     with pytest.raises(ValueError, match="found a SimpleNamespace in place of 'target'"):
         Item("target")(batch)
+
+
+def test_tokens_are_counted_without_padding_on_either_side() -> None:
+    ids = torch.tensor([[101, 7, 8, 102, 0, 0], [0, 101, 9, 5, 8, 102]])
+    batch = ({"input_ids": ids, "attention_mask": (ids > 0).long()}, torch.zeros(2))
+    assert Tokens()(batch) == ["102", "102"]
+    assert Tokens(-2, -1)(batch) == ["8", "8"]
+    assert Tokens(-3, -1)(batch) == ["7 8", "5 8"]
+    keys = type_keys(Tokens(-2, -1)(batch))
+    assert keys[0] == keys[1]
+    assert Tokens(path="x")({"x": {"input_ids": ids}}) == ["0", "102"]
+    with pytest.raises(ValueError, match="no `input_ids`, found a Tensor"):
+        Tokens(path=1)(batch)

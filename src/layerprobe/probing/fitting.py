@@ -25,11 +25,10 @@ from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.patience import PATIENCE, PastBest
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.selection import Path, select
+from layerprobe.probing.selection import Path, select, with_certified_best
 from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.moments import ClassSums
 from layerprobe.probing.solvers.ridge import Ridge
-from layerprobe.probing.solvers.solution import Status
 from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import AbstractTask, Measured
@@ -229,37 +228,6 @@ class Validation:
         """What each head is chosen by, and its loss."""
         errors, losses, figures = self(heads)
         return {"error": errors, "loss": losses}.get(self.protocol.selection, figures), losses
-
-
-def with_certified_best(
-    path: Path, evaluate: Callable[[Heads], tuple[Float[Tensor, " p"], Float[Tensor, " p"], Float[Tensor, " f"]]]
-) -> Path:
-    """Bring the best head of a path that was walked roughly to its certificate, and its neighbours.
-
-    Certified heads do a little better or worse on validation than rough ones. So the choice is made again, until the
-    best of all and its neighbours are certified; then no other head is, unless it was for a while the best.
-
-    Args:
-        path: The path, perhaps with `rough` values.
-        evaluate: Error and loss of heads on validation.
-
-    Returns:
-        The path with what validation says of the heads as they are now.
-    """
-    solution = path.solution
-    while solution.certify is not None and path.best is not None and path.validation is not None:
-        rough = [i for i in path.around(path.best) if solution.status[i] is Status.ROUGH]
-        if not rough:
-            break
-        solution = solution.certify(rough)
-        columns = [list(values) for values in (*path.validation, path.figures)]
-        again = evaluate(Heads(solution.weight[rough], solution.bias[rough]))
-        for column, values in zip(columns, again, strict=True):
-            for i, value in zip(rough, values.tolist(), strict=bool(column)):
-                column[i] = value
-        errors, losses, figures = map(tuple, columns)
-        path = replace(path, solution=solution, validation=(errors, losses), figures=figures)
-    return replace(path, solution=replace(solution, certify=None))
 
 
 def refit(

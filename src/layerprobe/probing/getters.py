@@ -83,6 +83,37 @@ class Column(AbstractTake):
 
 @final
 @dataclass(frozen=True)
+class Tokens(AbstractTake):
+    """Some tokens of each text, as one word: what tells the types of the control task apart for heads on tokens.
+
+    Padding does not count on either side, special tokens such as `[SEP]` do.
+
+    Attributes:
+        start: The first token that is taken; from the end where it is negative.
+        stop: The first one after it that is not; by default all are.
+        path: Where the tokenizer's outputs are: `input_ids` (samples, tokens), and `attention_mask` where there is one.
+    """
+
+    start: int = -1
+    stop: int | None = None
+    path: Path = 0
+
+    def __call__(self, batch: Any) -> list[str]:
+        """See `AbstractTake.__call__`."""
+        found = _at(batch, self.path)
+        if not isinstance(found, Mapping) or "input_ids" not in found:
+            raise ValueError(
+                f"Item {self.path!r} of the batch has no `input_ids`, found a {type(found).__name__}. Say with `path` "
+                "where the tokenizer's outputs are, or take the types of the control task from elsewhere."
+            )
+        ids = torch.as_tensor(found["input_ids"])
+        masks = torch.as_tensor(found.get("attention_mask", torch.ones_like(ids))).bool()
+        rows = zip(ids, masks, strict=True)
+        return [" ".join(map(str, row[mask][self.start : self.stop].tolist())) for row, mask in rows]
+
+
+@final
+@dataclass(frozen=True)
 class Parity(AbstractTake):
     """Whether an integer target is even (0) or odd (1).
 

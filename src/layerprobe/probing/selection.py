@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+
+from jaxtyping import Float
+from torch import Tensor
 
 from layerprobe.probing.features.reducers import FeatureWay
 from layerprobe.probing.features.scaler import Standardiser
@@ -118,3 +121,34 @@ def select(paths: Sequence[Path]) -> Path | None:
         The path whose best head is best, the first of equals; None where no head has an error.
     """
     return min((path for path in paths if path.best is not None), key=lambda path: path.rank, default=None)
+
+
+def with_certified_best(
+    path: Path, evaluate: Callable[[Heads], tuple[Float[Tensor, " p"], Float[Tensor, " p"], Float[Tensor, " f"]]]
+) -> Path:
+    """Bring the best head of a path that was walked roughly to its certificate, and its neighbours.
+
+    Certified heads do a little better or worse on validation than rough ones. So the choice is made again, until the
+    best of all and its neighbours are certified; then no other head is, unless it was for a while the best.
+
+    Args:
+        path: The path, perhaps with `rough` values.
+        evaluate: Error and loss of heads on validation.
+
+    Returns:
+        The path with what validation says of the heads as they are now.
+    """
+    solution = path.solution
+    while solution.certify is not None and path.best is not None and path.validation is not None:
+        rough = [i for i in path.around(path.best) if solution.status[i] is Status.ROUGH]
+        if not rough:
+            break
+        solution = solution.certify(rough)
+        columns = [list(values) for values in (*path.validation, path.figures)]
+        again = evaluate(Heads(solution.weight[rough], solution.bias[rough]))
+        for column, values in zip(columns, again, strict=True):
+            for i, value in zip(rough, values.tolist(), strict=bool(column)):
+                column[i] = value
+        errors, losses, figures = map(tuple, columns)
+        path = replace(path, solution=solution, validation=(errors, losses), figures=figures)
+    return replace(path, solution=replace(solution, certify=None))

@@ -105,3 +105,39 @@ def some_rows(features: Features, which: Int[Tensor, " k"]) -> Float[Tensor, "k 
         here = wanted[(wanted >= place.start) & (wanted < place.stop)] - place.start
         found.append(rows[here.to(rows.device)])
     return torch.cat(found)
+
+
+class PickedRows(AbstractRows):
+    """Some rows of a matrix that is read in blocks.
+
+    Args:
+        rows: The matrix.
+        which: Places of the rows, ascending, each once.
+    """
+
+    def __init__(self, rows: AbstractRows, which: Int[Tensor, " k"]) -> None:
+        self.rows, self.which = rows, which
+        self.shape, self.dtype, self.device = (len(which), rows.shape[1]), rows.dtype, rows.device
+
+    def __getitem__(self, rows: slice) -> Float[Tensor, "k d"]:
+        """See `AbstractRows.__getitem__`; the matrix is read where there are such rows, in blocks."""
+        which, step, found = self.which[rows], max(1, BLOCK // max(self.shape[1], 1)), []
+        while len(which):
+            start = int(which[0])
+            here = which[which < start + step]
+            found.append(self.rows[start : int(here[-1]) + 1][(here - start).to(self.device)])
+            which = which[len(here) :]
+        return torch.cat(found) if found else self.rows[:0]
+
+
+def picked_rows(features: Features, which: Int[Tensor, " k"]) -> Float[Tensor, "k d"] | AbstractRows:
+    """Some rows: a copy of what is in memory, or few; of anything else what reads them in blocks.
+
+    Args:
+        features: The matrix.
+        which: Places of the rows, ascending, each once.
+    """
+    if isinstance(features, Tensor):
+        return features[which.to(features.device)]
+    picked = PickedRows(features, which)
+    return picked[:] if len(which) * features.shape[1] <= BLOCK else picked
