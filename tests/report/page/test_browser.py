@@ -357,9 +357,9 @@ def test_means_of_many_runs_with_bands_and_a_single_one_where_the_mouse_is(shown
     tab.close()
 
 
-def opened_beside(shown, comparison, folder, address="", **options):
+def opened_beside(shown, comparison, folder, address="", animations=(), **options):
     file = folder / "report.html"
-    file.write_text(page(comparison))
+    file.write_text(page(comparison, animations))
     tab = shown.page.context.browser.new_page(**options)
     tab.goto(file.as_uri() + address)
     tab.wait_for_selector("html[data-ready]", timeout=60_000)
@@ -467,5 +467,20 @@ def test_printing_hides_what_only_a_screen_needs(shown):
     try:
         assert not shown.page.locator("#pickers").is_visible()
         assert shown.page.locator("#runs").is_visible()
+        look = "e => { const s = getComputedStyle(e); return [s.display, s.breakInside, s.breakAfter]; }"
+        styles = {e: shown.page.locator(e).first.evaluate(look) for e in ("#runs thead", "#runs th button", "h2")}
+        # Chromium repeats a table's head on each page only so, and leaves no heading alone at the end of one.
+        assert styles["#runs thead"][1] == "avoid" and styles["#runs th button"][0] == "contents"
+        assert styles["h2"][2] == "avoid"
     finally:
         shown.page.emulate_media(media="screen")
+
+
+def test_animations_stay_readable_on_a_narrow_screen(shown, comparison, tmp_path):
+    panel = {"mark": "point", "width": 220, "height": 220}
+    wide = {"data": {"values": [{}]}, "hconcat": [panel] * 3, "params": [{"name": "frame", "value": 0}]}
+    viewport = {"width": 390, "height": 900}
+    tab = opened_beside(shown, comparison, tmp_path, animations=[("a run", wide)], viewport=viewport)
+    assert tab.locator("#animation-0 canvas").bounding_box()["width"] > 660, "moved into view, not shrunk"
+    assert tab.evaluate("() => document.documentElement.scrollWidth") <= 390
+    tab.close()

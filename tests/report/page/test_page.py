@@ -5,6 +5,7 @@ import re
 import shutil
 import xml.etree.ElementTree as ET
 from html import escape, unescape
+from itertools import combinations
 
 import pandas as pd
 import pytest
@@ -124,6 +125,25 @@ def test_controls_of_many_problems_do_not_lie_upon_one_another(tmp_path):
     assert names == ["majority · 6 problems", "majority · data set6", "shuffled · 6 problems", "shuffled · data set6"]
 
 
+def test_names_of_controls_and_of_networks_can_be_read(tmp_path):
+    for i, (data, majority) in enumerate([("digits", 0.9), ("words", 0.5)]):
+        near = {"majority_error": majority, "shuffled_error": majority - 0.01, "control_error": majority - 0.05}
+        made_runs.write_run(tmp_path / data, overrides={"data": data}, seed=i, shift=0.1 * i, columns=near)
+    drawn = page_data(compare([tmp_path]))
+    drawing = ET.fromstring(vl_convert.vegalite_to_svg(single_view(drawn, "curves", 700, 330)))
+    boxes = []
+    for text in (element for element in drawing.iter() if element.tag.endswith("text")):
+        if text.text and text.text.endswith(("data digits", "data words")):
+            x, y = map(float, re.findall(r"[-\d.]+", text.attrib["transform"])[:2])
+            wide = 5.2 * len(text.text)
+            boxes.append((x - wide * {"start": 0, "middle": 0.5, "end": 1}[text.attrib["text-anchor"]], y, wide))
+    assert len(boxes) == 8
+    for (x, y, wide), (u, v, _) in combinations(sorted(boxes), 2):
+        assert abs(y - v) > 9 or x + wide < u, "one name lies upon another"
+    names = vl_convert.vegalite_to_svg(single_view(drawn, "layer_map", 330, 0))
+    assert ">convnet (data digits)<" in names and ">convnet (data words)<" in names
+
+
 @pytest.mark.slow
 def test_a_hundred_runs_stay_small(tmp_path):
     layers = [f"block{i // 6}.{i % 6}.conv" for i in range(24)]
@@ -142,12 +162,12 @@ def test_what_does_not_fit_is_left_out_and_named(comparison):
     assert len(whole.paths) == 6 * 3 * 4
     small = page_data(comparison, path_budget=800)
     assert set(small.paths["checkpoint"]) == {2}
-    assert f"{len(small.paths)} of 72 L2 paths" in small.left_out[0]
+    assert f"Of 72 L2 paths, {len(small.paths)} are shown" in small.left_out[0]
     packed, left_out = correct_bits(comparison, whole)
     assert (len(packed), left_out) == (6, [])
     some, left_out = correct_bits(comparison, whole, budget=sum(len(p["bits"]) for p in packed) // 4)
     assert 0 < len(some) < 6
-    assert f"{len(some)} of 6 runs" in left_out[0]
+    assert f"Of 6 runs, {len(some)} can be compared" in left_out[0]
 
 
 def test_many_checkpoints_are_thinned_from_first_to_last(tmp_path):
@@ -157,7 +177,7 @@ def test_many_checkpoints_are_thinned_from_first_to_last(tmp_path):
     assert len(found.checkpoints) == 12
     assert found.checkpoints[0] == "initial"
     assert found.checkpoints[-1] == "final"
-    assert "12 of 41 checkpoints" in found.left_out[0]
+    assert "Of 41 checkpoints, 12 are shown" in found.left_out[0]
 
 
 def test_a_depth_has_a_name_only_where_all_networks_agree(tmp_path):
@@ -195,7 +215,7 @@ def test_the_heat_map_has_one_network_below_the_other(tmp_path):
     found = page_data(compare([tmp_path]))
     assert found.networks == (("convnet", made_runs.LAYERS), ("mlp", ("input", "fc1", "fc2")))
     assert found.runs["network"].tolist() == [0, 1, 1]
-    assert list(row_labels(found).values()) == ["convnet: input", "conv1", "conv2", "fc", "mlp: input", "fc1", "fc2"]
+    assert list(row_labels(found).values()) == ["", "input", "conv1", "conv2", "fc", "", "input", "fc1", "fc2"]
     alone = page_data(compare([tmp_path / "b", tmp_path / "c"]))
     assert list(row_labels(alone).values()) == ["input", "fc1", "fc2"]
 

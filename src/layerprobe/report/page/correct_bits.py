@@ -56,8 +56,8 @@ def correct_bits(
     while last and _size(last) > budget:
         last.pop()
     return last, [
-        f"sample by sample, {len(last)} of {len(every)} runs can be compared here, at their last checkpoint "
-        f"(for the others: compare=[RUN,RUN])"
+        f"Of {len(every)} runs, {len(last)} can be compared sample by sample on this page, at their last checkpoint; "
+        f"compare=[RUN,RUN] compares any two"
     ]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import altair as alt
 
 from layerprobe.report import style
@@ -31,7 +29,13 @@ DESCRIPTION = (
 )
 
 _MOST_CONTROLS = 4
-_NAMED_AT = {"left": "datum.first", "center": "round((datum.first + datum.last) / 2)", "right": "datum.last"}
+_NAMED_AT = {
+    "majority": ("right", "datum.last"),
+    "shuffled": ("center", "round((2 * datum.first + datum.last) / 3)"),
+    "control_task": ("center", "round((datum.first + 2 * datum.last) / 3)"),
+    "untrained": ("left", "datum.first"),
+}
+"""On which side of which layer a control's name stands: names of unlike controls do not meet."""
 _TEXT_HEIGHT = 0.04
 """In units of the test error: 13 pixels of an axis that goes to 100 %, more of a shorter one."""
 
@@ -112,19 +116,19 @@ def controls(data: PageData, x: alt.X, y: Y) -> list[alt.Chart]:
     kept: list[str | alt.FieldName] = ["setting"] if data.runs["setting"].nunique() <= _MOST_CONTROLS else []
     everywhere = with_layers(chosen_rows(data, "rows", "controls", every_checkpoint=True), data)
     here = with_layers(chosen_rows(data, "rows", "controls"), data)
-    sources: list[tuple[alt.Chart, str, list[str | alt.FieldName], list[int], Literal["left", "center", "right"]]] = [
-        (here, "majority", ["problem"], [1, 0], "right"),
-        (here, "shuffled", ["problem", *kept, "network", "checkpoint"], [2, 2], "left"),
-        (here, "control_task", ["problem", *kept, "network", "checkpoint"], [4, 2], "center"),
+    sources: list[tuple[alt.Chart, str, list[str | alt.FieldName], list[int]]] = [
+        (here, "majority", ["problem"], [1, 0]),
+        (here, "shuffled", ["problem", *kept, "network", "checkpoint"], [2, 2]),
+        (here, "control_task", ["problem", *kept, "network", "checkpoint"], [4, 2]),
     ]
     if "initial" in data.checkpoints:
         untrained = everywhere.transform_filter(f"datum.checkpoint == {data.checkpoints.index('initial')}")
         untrained = untrained.transform_calculate(untrained="datum.error")
-        sources.append((untrained, "untrained", ["problem", *kept, "network"], [6, 3], "left"))
-    for chart, column, apart, dash, side in sources:
+        sources.append((untrained, "untrained", ["problem", *kept, "network"], [6, 3]))
+    for chart, column, apart, dash in sources:
         if column in data.rows and not data.rows[column].notna().any():
             continue
-        kind = column.replace("_", " ")
+        kind, (side, place) = column.replace("_", " "), _NAMED_AT[column]
         mean = (
             chart.transform_filter(f"isValid(datum.{column})")
             .transform_aggregate(value=f"mean({column})", runs="distinct(run)", groupby=["position", *apart])
@@ -142,7 +146,7 @@ def controls(data: PageData, x: alt.X, y: Y) -> list[alt.Chart]:
         # Lines that end within a text's height of the next one have one name.
         marks.append(
             mean.transform_joinaggregate(first="min(position)", last="max(position)", groupby=apart)
-            .transform_filter(f"datum.position == {_NAMED_AT[side]}")
+            .transform_filter(f"datum.position == {place}")
             .transform_window(below="lag(value)", sort=[alt.SortField("value")])
             .transform_calculate(separate=f"isValid(datum.below) && datum.value - datum.below > {_TEXT_HEIGHT} ? 1 : 0")
             .transform_window(place="sum(separate)", sort=[alt.SortField("value")], frame=[None, 0])
@@ -154,9 +158,18 @@ def controls(data: PageData, x: alt.X, y: Y) -> list[alt.Chart]:
                 groupby=["place"],
             )
             .transform_calculate(
-                control=f"datum.problems > 1 ? '{kind} · ' + datum.problems + ' problems' : datum.one.control"
+                control=f"datum.problems > 1 ? '{kind} · ' + datum.problems + ' problems' : "
+                f"{NARROW} ? '{kind}' : datum.one.control"
             )
-            .mark_text(align=side, baseline="bottom", dy=-2, fontSize=10, limit=200, color=style.QUIET, aria=False)
+            .mark_text(
+                align=side,
+                baseline="bottom",
+                dy=15 if column == "shuffled" else -2,
+                fontSize=10,
+                limit=200,
+                color=style.QUIET,
+                aria=False,
+            )
             .encode(x=x, y=y("value"), text="control:N")
         )
     return marks

@@ -33,8 +33,8 @@ def layer_map(data: PageData, *, linked: bool = True, width: Width = CONTAINER, 
         height: Pixels; 0 leaves it to the number of layers.
 
     Returns:
-        The chart; cells carry their figure where there is room. Where there are several networks, a line and the
-        network's name begin the rows of each.
+        The chart; cells carry their figure where there is room. Where there are several networks, a row with a line and
+        the network's name begins the rows of each.
     """
     labels = row_labels(data)
     n = max(1, len(labels))
@@ -54,7 +54,7 @@ def layer_map(data: PageData, *, linked: bool = True, width: Width = CONTAINER, 
     )  # fmt: skip
     layer = alt.Y(
         "row:N",
-        sort=list(labels),
+        scale=alt.Scale(domain=list(labels)),
         axis=alt.Axis(
             title=None, domain=False, ticks=False, labelLimit=150, labelOverlap=True,
             labelExpr=f"{json.dumps(labels)}[datum.value]",
@@ -76,13 +76,19 @@ def layer_map(data: PageData, *, linked: bool = True, width: Width = CONTAINER, 
     text = alt.Text("mean:Q", format=".1%") if room else None
     layers = cells(chart, checkpoint, layer, "mean", top, height, tooltip=tooltip, text=text, below=True)
     if len(data.networks) > 1:
-        begins = [f"{i} {network.layers[0]}" for i, network in enumerate(data.networks) if network.layers]
-        first = chart.transform_filter(alt.FieldOneOfPredicate("row", begins))
-        layers.append(
-            first.mark_rule(color=style.INK, strokeWidth=1.5, aria=False).encode(
-                y=alt.Y("row:N", sort=list(labels), bandPosition=0)
-            )
+        first = [f"{i} {network.layers[0]}" for i, network in enumerate(data.networks) if network.layers]
+        begins = chart.transform_filter(alt.FieldOneOfPredicate("row", first)).transform_calculate(
+            row="split(datum.row, ' ')[0]"
         )
+        top_of_row = alt.Y("row:N", scale=alt.Scale(domain=list(labels)), bandPosition=0)
+        layers += [
+            begins.mark_rule(color=style.INK, strokeWidth=1.5, aria=False).encode(y=top_of_row),
+            begins.transform_aggregate(groupby=["row", "network_name"])
+            .mark_text(
+                align="left", baseline="top", dx=2, dy=2, fontSize=min(11, height / n), fontWeight="bold", aria=False
+            )
+            .encode(x=alt.value(0), y=top_of_row, text="network_name:N"),
+        ]
     return alt.layer(*layers).properties(
         width=width,
         height=height,
@@ -101,11 +107,11 @@ def row_labels(data: PageData) -> dict[str, str]:
         data: What the page draws.
 
     Returns:
-        The label of each row in order; the first row of one of several networks is labelled with its name too.
+        The label of each row in order. Above the rows of each of several networks is a row without a label.
     """
-    several = len(data.networks) > 1
-    return {
-        f"{i} {layer}": f"{network.name}: {layer}" if several and place == 0 else layer
-        for i, network in enumerate(data.networks)
-        for place, layer in enumerate(network.layers)
-    }
+    labels: dict[str, str] = {}
+    for i, network in enumerate(data.networks):
+        if len(data.networks) > 1 and network.layers:
+            labels[str(i)] = ""
+        labels |= {f"{i} {layer}": layer for layer in network.layers}
+    return labels

@@ -97,7 +97,7 @@ def page_data(comparison: Comparison, path_budget: int = 1_000_000) -> PageData:
     if len(checkpoints) > _MOST_CHECKPOINTS:
         last = len(checkpoints) - 1
         kept = sorted({round(i * last / (_MOST_CHECKPOINTS - 1)) for i in range(_MOST_CHECKPOINTS)})
-        left_out.append(f"{len(kept)} of {len(checkpoints)} checkpoints are shown; all are in the table of results")
+        left_out.append(f"Of {len(checkpoints)} checkpoints, {len(kept)} are shown; the table of results has all")
         checkpoints = [checkpoints[i] for i in kept]
         results = results[results["checkpoint"].isin(checkpoints)]
     results = results.assign(checkpoint=results["checkpoint"].map({name: i for i, name in enumerate(checkpoints)}))
@@ -108,7 +108,9 @@ def page_data(comparison: Comparison, path_budget: int = 1_000_000) -> PageData:
         keep = paths[paths["checkpoint"] == paths["checkpoint"].max()]
         if _bytes(keep) > path_budget:
             keep = keep.iloc[: max(1, int(len(keep) * path_budget / _bytes(keep)))]
-        left_out.append(f"{len(keep)} of {len(paths)} L2 paths are shown; all are in each run's path.parquet")
+        left_out.append(
+            f"Of {len(paths):,} L2 paths, {len(keep):,} are shown; each run's path.parquet has all of its own"
+        )
         paths = keep
     same = bool(layers.groupby("depth")["name"].nunique().max() == 1) if len(layers) else True
     depths = {depth: place for place, depth in enumerate(sorted(set(layers["depth"])))}
