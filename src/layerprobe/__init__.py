@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from layerprobe.api.results import load as load
     from layerprobe.probing.analyses.description_length import DescriptionLength as DescriptionLength
     from layerprobe.probing.analyses.few_shot import FewShot as FewShot
+    from layerprobe.probing.analyses.mlp import MLP as MLP
     from layerprobe.probing.analyses.nearest_mean import NearestMean as NearestMean
+    from layerprobe.probing.analyses.nearest_neighbours import NearestNeighbours as NearestNeighbours
     from layerprobe.probing.analyses.v_information import VInformation as VInformation
     from layerprobe.probing.capture.activations import activations as activations
     from layerprobe.probing.features.reducers import AveragePool as AveragePool
@@ -42,7 +44,9 @@ _PUBLIC = {
     "api.charts": ["angle_map", "angles", "compare", "depth_curve", "heat_map"],
     "probing.analyses.description_length": ["DescriptionLength"],
     "probing.analyses.few_shot": ["FewShot"],
+    "probing.analyses.mlp": ["MLP"],
     "probing.analyses.nearest_mean": ["NearestMean"],
+    "probing.analyses.nearest_neighbours": ["NearestNeighbours"],
     "probing.analyses.v_information": ["VInformation"],
     "probing.capture.activations": ["activations"],
     "probing.protocol": ["ProbeProtocol"],

@@ -17,7 +17,9 @@ from layerprobe.named_classes import named_classes
 from layerprobe.probing.analyses.analysis import AbstractAnalysis
 from layerprobe.probing.analyses.description_length import DescriptionLength as DescriptionLength
 from layerprobe.probing.analyses.few_shot import FewShot as FewShot
+from layerprobe.probing.analyses.mlp import MLP as MLP
 from layerprobe.probing.analyses.nearest_mean import NearestMean as NearestMean
+from layerprobe.probing.analyses.nearest_neighbours import NearestNeighbours as NearestNeighbours
 from layerprobe.probing.analyses.v_information import VInformation as VInformation
 from layerprobe.probing.batches import Take, inputs_of, targets_of
 from layerprobe.probing.capture.layers import Granularity

@@ -75,6 +75,47 @@ def _log_unexplained(
     return error, (influence.square().sum(1) / (m * (m - 1))).sqrt() / error
 
 
+def unexplained_difference(
+    predicted: Float[Tensor, "n c"], other: Float[Tensor, "n c"], targets: Float[Tensor, "n c"]
+) -> tuple[float, float, float]:
+    r"""The difference of two fractions of variance unexplained on the same samples, with its 95 % interval.
+
+    Both have one denominator, so that u - u' is to first order the mean of ψ_i - ψ'_i, the differences of the
+    influences of `unexplained_interval`; with the same sums it is the mean over the values of
+
+        δ_i = ((ŷ_i - y_i)² - (ŷ'_i - y_i)² - (u - u') (y_i - ȳ)²) / B + (u - u').
+
+    Args:
+        predicted: What one head says.
+        other: What another one says.
+        targets: What is true; each value varies.
+
+    Returns:
+        The difference, and the ends of `paired_interval`.
+    """
+    spread = (targets - targets.mean(0)).square()
+    gain = (predicted - targets).square() - (other - targets).square()
+    difference = gain.mean(0) / spread.mean(0)
+    return paired_interval(((gain - difference * spread) / spread.mean(0) + difference).mean(1))
+
+
+def paired_interval(differences: Float[Tensor, " n"]) -> tuple[float, float, float]:
+    """The mean of differences in pairs, with Student's 95 % interval.
+
+    Args:
+        differences: One for each sample, float64.
+
+    Returns:
+        The mean, the lower and the upper end; these are NaN where all differences are the same, which says nothing of
+        how others would vary.
+    """
+    from scipy.special import stdtrit
+
+    n, mean = len(differences), float(differences.mean())
+    half = stdtrit(n - 1, 0.975) * float(differences.std()) / math.sqrt(n) if n > 1 else 0.0
+    return (mean, mean - half, mean + half) if half else (mean, math.nan, math.nan)
+
+
 def f1_score(predicted: Int[Tensor, " n"], targets: Int[Tensor, " n"], n_classes: int) -> float:
     """Harmonic mean of precision and recall, 2·TP / (2·TP + FP + FN).
 

@@ -206,13 +206,14 @@ class ProbeProtocol:
 
     @property
     def needs_val(self) -> bool:
-        """Whether validation has a part: heads of a layer are chosen by it, or the selected one is fitted to it.
+        """Whether validation has a part: heads or analyses are chosen by it, or the selected head is fitted to it.
 
         Several heads of least squares with leave-one-out errors can do without.
         """
         several = any(len(part) > 1 for part in (self.reducers, self.solvers, self.l2, self.seeds))
         left_out = all(isinstance(solver, Ridge) and solver.leave_one_out for solver in self.solvers)
-        return self.refit or (several and not left_out)
+        asked = any(analysis.needs_val for analysis in self.analyses)
+        return self.refit or asked or (several and not left_out)
 
     def for_features(self) -> ProbeProtocol:
         """The same sweep for data whose inputs are features already, all of them used."""

@@ -77,7 +77,7 @@ class TestSet:
 
     features: Features
     targets: Shaped[Tensor, "n ..."]
-    correct: Bool[Tensor, " n"]
+    correct: Bool[Tensor, " _"]
 
 
 Reading: TypeAlias = Callable[[Mapping[str, TestSet]], Iterable[Metric]]
@@ -88,6 +88,8 @@ class AbstractAnalysis(ABC):
     """Asks something else of a layer's features than the test error of their linear head."""
 
     name: ClassVar[str]
+    needs_val: ClassVar[bool] = False
+    """Whether it chooses by validation, and so cannot do without."""
 
     @abstractmethod
     def check(self, task: AbstractTask) -> None:

@@ -9,11 +9,11 @@ from typing import ClassVar, final
 import torch
 
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
+from layerprobe.probing.analyses.comparison import compared
 from layerprobe.probing.features.row_blocks import placed_blocks
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.task import AbstractTask
-from layerprobe.wilson import wilson_interval
 
 
 @final
@@ -44,9 +44,6 @@ class NearestMean(AbstractAnalysis):
 
         def read(test_sets: Mapping[str, TestSet]) -> Iterable[Metric]:
             for name, test in test_sets.items():
-                answers = heads.to(test.features.device).scores(test.features).argmax(1)
-                errors = int((answers != test.targets.to(answers.device)).sum())
-                low, high = wilson_interval(errors, len(answers))
-                yield Metric("error", errors / len(answers), low, high, test_set=name)
+                yield from compared(heads.to(test.features.device).scores(test.features), layer, name, test)
 
         return read

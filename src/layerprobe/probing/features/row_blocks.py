@@ -141,3 +141,18 @@ def picked_rows(features: Features, which: Int[Tensor, " k"]) -> Float[Tensor, "
         return features[which.to(features.device)]
     picked = PickedRows(features, which)
     return picked[:] if len(which) * features.shape[1] <= BLOCK else picked
+
+
+def gathered(features: Features, which: Int[Tensor, " k"]) -> Float[Tensor, "k d"]:
+    """Some rows in any order, read one by one where they are not in memory.
+
+    Args:
+        features: The matrix.
+        which: Places of the rows.
+
+    Returns:
+        The rows, in the order asked for.
+    """
+    if isinstance(features, Tensor):
+        return features[which.to(features.device)]
+    return torch.cat([features[row : row + 1] for row in which.tolist()])

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, final
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
@@ -21,6 +23,7 @@ from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.class_weights import ClassWeight, check_class_weight, class_weights
 from layerprobe.probing.tasks.task import AbstractTask, Figure, Measured
+from layerprobe.tango import tango_interval
 from layerprobe.types import Split
 from layerprobe.wilson import wilson_interval
 
@@ -107,10 +110,9 @@ class Classification(AbstractTask):
         """See `AbstractTask.measure`; `metrics.class_auc` says which area is meant."""
         correct, loss = heads.evaluate(features, targets, solver.losses)
         scores = heads.scores(features)
-        errors, n = int((~correct).sum()), len(targets)
-        low, high = wilson_interval(errors, n)
+        low, high = self.interval(scores, targets)
         return Measured(
-            error=errors / n,
+            error=self.error(scores, targets),
             low=low,
             high=high,
             loss=float(loss[0]),
@@ -127,3 +129,37 @@ class Classification(AbstractTask):
     def constant_error(self, labels: Labels) -> float:
         """Test error of always answering the most frequent training class."""
         return majority_error(labels.splits["train"], labels.splits["test"])
+
+    def losses(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+        """See `AbstractTask.losses`: cross-entropy."""
+        return F.cross_entropy(scores, targets, reduction="none", ignore_index=-1)
+
+    def slopes(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n c"]:
+        """See `AbstractTask.slopes`."""
+        return scores.softmax(1) - F.one_hot(targets, scores.shape[1])
+
+    def vote(self, neighbours: Shaped[Tensor, "n k ..."], outputs: int) -> Float[Tensor, "n c"]:
+        """See `AbstractTask.vote`: how many neighbours a class has; of equals, the one whose nearest is nearer wins."""
+        n, k = neighbours.shape
+        counts = torch.zeros(n, outputs, device=neighbours.device)
+        counts.scatter_add_(1, neighbours, torch.ones_like(neighbours, dtype=counts.dtype))
+        place = torch.arange(k, dtype=counts.dtype, device=counts.device).expand(n, -1)
+        nearest = torch.full_like(counts, k).scatter_reduce_(1, neighbours, place, "amin")
+        return counts - nearest / (k + 1)
+
+    def error(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> float:
+        """See `AbstractTask.error`."""
+        return int((scores.argmax(1) != targets).sum()) / len(targets)
+
+    def interval(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> tuple[float, float]:
+        """See `AbstractTask.interval`: Wilson's."""
+        return wilson_interval(int((scores.argmax(1) != targets).sum()), len(targets))
+
+    def difference(
+        self, scores: Float[Tensor, "n c"], other: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]
+    ) -> tuple[float, float, float]:
+        """See `AbstractTask.difference`: Tango's interval."""
+        right, other_right = scores.argmax(1) == targets, other.argmax(1) == targets
+        only_other, only_first, n = int((other_right & ~right).sum()), int((right & ~other_right).sum()), len(targets)
+        low, high = tango_interval(only_other, only_first, n)
+        return (only_other - only_first) / n, float(low), float(high)

@@ -9,12 +9,13 @@ from types import MappingProxyType
 from typing import Any, ClassVar, final
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.metrics import balanced_accuracy, f1_score, mean_of_known, roc_auc
+from layerprobe.probing.metrics import balanced_accuracy, f1_score, mean_of_known, paired_interval, roc_auc
 from layerprobe.probing.solvers.solution import LeftOut, Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 from layerprobe.probing.targets import Labels
@@ -149,13 +150,7 @@ class MultiLabel(AbstractTask):
         _, loss = self.evaluate(heads, features, targets, solver)
         scores = heads.scores(features)
         wrong = (scores > 0) != (targets == 1)
-        of_sample = wrong.double().mean(1)
-        error, n = float(of_sample.mean()), len(targets)
-        effective = float(n)
-        if n > 1 and 0 < error < 1:
-            variance = float(of_sample.var()) / n
-            effective = min(max(error * (1 - error) / max(variance, 1e-300), n), wrong.numel())
-        low, high = wilson_interval(error * effective, effective)
+        low, high = self.interval(scores, targets)
         columns = list(zip(scores.unbind(1), targets.unbind(1), strict=True))
         f1 = [f1_score((score > 0).long(), truth, 2) for score, truth in columns]
         areas = [
@@ -164,7 +159,7 @@ class MultiLabel(AbstractTask):
             if ranks
         ]
         return Measured(
-            error=error,
+            error=self.error(scores, targets),
             low=low,
             high=high,
             loss=float(loss[0]),
@@ -182,6 +177,44 @@ class MultiLabel(AbstractTask):
         """Test error of always giving each label what most training samples have."""
         usual = (labels.splits["train"].double().mean(0) > 0.5).long()
         return (labels.splits["test"] != usual).double().mean().item()
+
+    def losses(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+        """See `AbstractTask.losses`: mean cross-entropy of the labels."""
+        return F.binary_cross_entropy_with_logits(scores, targets.to(scores.dtype), reduction="none").mean(1)
+
+    def slopes(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n c"]:
+        """See `AbstractTask.slopes`."""
+        return (scores.sigmoid() - targets) / scores.shape[1]
+
+    def vote(self, neighbours: Shaped[Tensor, "n k ..."], outputs: int) -> Float[Tensor, "n c"]:
+        """See `AbstractTask.vote`: what most neighbours have, and the nearest one where half of them have it."""
+        signs = 2.0 * neighbours - 1
+        return signs.sum(1) + signs[:, 0] / 2
+
+    def error(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> float:
+        """See `AbstractTask.error`."""
+        return float(_wrong(scores, targets).mean())
+
+    def interval(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> tuple[float, float]:
+        """See `AbstractTask.interval`."""
+        of_sample = _wrong(scores, targets)
+        error, n = float(of_sample.mean()), len(targets)
+        effective = float(n)
+        if n > 1 and 0 < error < 1:
+            variance = float(of_sample.var()) / n
+            effective = min(max(error * (1 - error) / max(variance, 1e-300), n), targets.numel())
+        return wilson_interval(error * effective, effective)
+
+    def difference(
+        self, scores: Float[Tensor, "n c"], other: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]
+    ) -> tuple[float, float, float]:
+        """See `AbstractTask.difference`: Student's interval of the samples' differences."""
+        return paired_interval(_wrong(scores, targets) - _wrong(other, targets))
+
+
+def _wrong(scores: Float[Tensor, "n c"], targets: Int[Tensor, "n c"]) -> Float[Tensor, " n"]:
+    """Share of each sample's labels that the scores get wrong."""
+    return ((scores > 0) != (targets == 1)).double().mean(1)
 
 
 def _mean_over_labels(

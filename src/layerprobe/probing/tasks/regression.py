@@ -13,7 +13,7 @@ from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.metrics import unexplained_interval
+from layerprobe.probing.metrics import unexplained_difference, unexplained_interval
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
@@ -125,11 +125,8 @@ class Regression(AbstractTask):
     ) -> Measured:
         """See `AbstractTask.measure`."""
         error, loss = self.evaluate(heads, features, targets, solver)
+        low, high = self.interval(heads.scores(features), targets)
         varies, message = _varies(targets), ""
-        if varies.any():
-            low, high = unexplained_interval(heads.scores(features).double()[:, varies], targets[:, varies])
-        else:
-            low = high = math.nan
         if not varies.all():
             left_out = f"{int((~varies).sum())} of {len(varies)} values are" if len(varies) > 1 else "the target is"
             message = f"{left_out} constant on test, where R² has no meaning; give more test samples, or see test_loss"
@@ -153,6 +150,38 @@ class Regression(AbstractTask):
         """Test error of always answering the training mean."""
         test = labels.splits["test"]
         return float((test.square().mean(0) / test.var(0, correction=0))[_varies(test)].mean())
+
+    def losses(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+        """See `AbstractTask.losses`: half the squared distance."""
+        return (scores - targets.to(scores.dtype)).square().sum(1) / 2
+
+    def slopes(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n c"]:
+        """See `AbstractTask.slopes`."""
+        return scores - targets.to(scores.dtype)
+
+    def vote(self, neighbours: Shaped[Tensor, "n k ..."], outputs: int) -> Float[Tensor, "n c"]:
+        """See `AbstractTask.vote`: the neighbours' mean."""
+        return neighbours.mean(1)
+
+    def error(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> float:
+        """See `AbstractTask.error`."""
+        varies = _varies(targets)
+        unexplained = (scores.double() - targets).square().mean(0) / targets.var(0, correction=0)
+        return float(unexplained[varies].mean())
+
+    def interval(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> tuple[float, float]:
+        """See `AbstractTask.interval`."""
+        varies = _varies(targets)
+        if not varies.any():
+            return math.nan, math.nan
+        return unexplained_interval(scores.double()[:, varies], targets[:, varies])
+
+    def difference(
+        self, scores: Float[Tensor, "n c"], other: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]
+    ) -> tuple[float, float, float]:
+        """See `AbstractTask.difference`; `metrics.unexplained_difference` has the interval."""
+        varies = _varies(targets)
+        return unexplained_difference(scores[:, varies].double(), other[:, varies].double(), targets[:, varies])
 
 
 def _level(values: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:

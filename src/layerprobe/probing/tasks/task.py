@@ -182,3 +182,63 @@ class AbstractTask(ABC):
     @abstractmethod
     def constant_error(self, labels: Labels) -> float:
         """Test error of the best constant answer that train knows."""
+
+    @abstractmethod
+    def losses(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> Float[Tensor, " n"]:
+        """The loss of each sample that a reference is trained by.
+
+        Args:
+            scores: A score for each sample and output.
+            targets: The targets; a class that train does not have costs nothing.
+        """
+
+    @abstractmethod
+    def slopes(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n c"]:
+        """The derivatives of each sample's loss by its scores.
+
+        Args:
+            scores: A score for each sample and output.
+            targets: The targets, of classes that train has.
+        """
+
+    @abstractmethod
+    def vote(self, neighbours: Shaped[Tensor, "n k ..."], outputs: int) -> Float[Tensor, "n c"]:
+        """Scores of samples by the targets of their neighbours.
+
+        Args:
+            neighbours: Targets of the neighbours of each sample, the nearest first.
+            outputs: Classes, labels or values.
+        """
+
+    @abstractmethod
+    def error(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> float:
+        """The task's error.
+
+        Args:
+            scores: A score for each sample and output.
+            targets: The split's targets.
+        """
+
+    @abstractmethod
+    def interval(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> tuple[float, float]:
+        """The 95 % interval of `error`.
+
+        Args:
+            scores: A score for each sample and output.
+            targets: The split's targets.
+        """
+
+    @abstractmethod
+    def difference(
+        self, scores: Float[Tensor, "n c"], other: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]
+    ) -> tuple[float, float, float]:
+        """The error of some scores less that of others, with the 95 % interval for the same samples.
+
+        Args:
+            scores: The scores.
+            other: Those of another classifier.
+            targets: The split's targets.
+
+        Returns:
+            The difference, the lower and the upper end.
+        """

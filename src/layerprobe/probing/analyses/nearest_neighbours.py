@@ -1,0 +1,66 @@
+"""Nearest neighbours: what is near in a layer, as a reference beside its linear head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final, get_args
+
+from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
+from layerprobe.probing.analyses.comparison import compared
+from layerprobe.probing.analyses.neighbours import Distance, nearest_neighbours
+from layerprobe.probing.tasks.task import AbstractTask
+
+
+@final
+@dataclass(frozen=True)
+class NearestNeighbours(AbstractAnalysis):
+    """Answers what most of the k nearest training samples have, in the standardised features.
+
+    k is chosen on validation: the lowest error wins, and the larger k of equals. See `nearest_neighbours` for what is
+    near, and `AbstractTask.vote` for who wins where classes have equally many neighbours. Besides `error` and
+    `error_difference` it measures the chosen `k`.
+
+    Attributes:
+        k: Numbers of neighbours; those above the number of training samples are left out.
+        metric: The distance, `euclidean` or `cosine`.
+    """
+
+    name: ClassVar[str] = "knn"
+    needs_val: ClassVar[bool] = True
+    k: Sequence[int] = (1, 3, 5, 10, 20, 50, 100)
+    metric: Distance = "euclidean"
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number of neighbours, and no distance.
+
+        Raises:
+            ValueError: Naming it.
+        """
+        if not self.k or any(k < 1 for k in self.k):
+            raise ValueError(f"`k` of `knn` is {list(self.k)}. Give numbers of neighbours of at least 1.")
+        if self.metric not in get_args(Distance):
+            raise ValueError(f"`metric` of `knn` is {self.metric!r}. Give one of {', '.join(get_args(Distance))}.")
+
+    def check(self, task: AbstractTask) -> None:
+        """Take every task."""
+
+    def fit(self, layer: LayerData) -> Reading:
+        """See `AbstractAnalysis.fit`."""
+        task, outputs = layer.task, len(layer.labels.outputs)
+        targets = layer.labels.splits["train"].to(layer.train.device)
+        grid = sorted({k for k in self.k if k <= len(targets)} or {len(targets)})
+        best = grid[0]
+        if len(grid) > 1:
+            assert layer.val is not None
+            truth = layer.labels.splits["val"].to(targets.device)
+            near = targets[nearest_neighbours(layer.train, layer.val, grid[-1], self.metric)]
+            best = min(grid, key=lambda k: (task.error(task.vote(near[:, :k], outputs), truth), -k))
+
+        def read(test_sets: Mapping[str, TestSet]) -> Iterable[Metric]:
+            for name, test in test_sets.items():
+                near = targets[nearest_neighbours(layer.train, test.features, best, self.metric)]
+                yield from compared(task.vote(near, outputs), layer, name, test)
+            yield Metric("k", float(best))
+
+        return read
