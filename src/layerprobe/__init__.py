@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from layerprobe.api.results import ProbeResults as ProbeResults
     from layerprobe.api.results import load as load
     from layerprobe.probing.analyses.description_length import DescriptionLength as DescriptionLength
+    from layerprobe.probing.analyses.erased import Erased as Erased
     from layerprobe.probing.analyses.few_shot import FewShot as FewShot
+    from layerprobe.probing.analyses.mean_difference import MeanDifference as MeanDifference
     from layerprobe.probing.analyses.mlp import MLP as MLP
     from layerprobe.probing.analyses.nearest_mean import NearestMean as NearestMean
     from layerprobe.probing.analyses.nearest_neighbours import NearestNeighbours as NearestNeighbours
+    from layerprobe.probing.analyses.stability import Stability as Stability
     from layerprobe.probing.analyses.v_information import VInformation as VInformation
     from layerprobe.probing.capture.activations import activations as activations
     from layerprobe.probing.features.reducers import AveragePool as AveragePool
@@ -43,10 +46,13 @@ _PUBLIC = {
     "api.results": ["ProbeResults", "load"],
     "api.charts": ["angle_map", "angles", "compare", "depth_curve", "heat_map"],
     "probing.analyses.description_length": ["DescriptionLength"],
+    "probing.analyses.erased": ["Erased"],
     "probing.analyses.few_shot": ["FewShot"],
+    "probing.analyses.mean_difference": ["MeanDifference"],
     "probing.analyses.mlp": ["MLP"],
     "probing.analyses.nearest_mean": ["NearestMean"],
     "probing.analyses.nearest_neighbours": ["NearestNeighbours"],
+    "probing.analyses.stability": ["Stability"],
     "probing.analyses.v_information": ["VInformation"],
     "probing.capture.activations": ["activations"],
     "probing.protocol": ["ProbeProtocol"],

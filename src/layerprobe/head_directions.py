@@ -30,18 +30,27 @@ def in_own_units(head: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, "c d
 
 
 def directions(head: Mapping[str, np.ndarray], task: str) -> Float[np.ndarray, "k d"]:
-    """Where a head looks, in the features' own units.
+    """Where a head looks, in the features' own units; see `contrasts`.
 
     Args:
         head: The arrays of a saved head, see `LayerResult.head`.
         task: What it answers, as `ProbeRecord.task`.
+    """
+    return contrasts(in_own_units(head)[0], task)
+
+
+def contrasts(weight: Float[np.ndarray, "c d"], task: str) -> Float[np.ndarray, "k d"]:
+    """Turn weights into directions.
+
+    Args:
+        weight: Weights, a row for each class, label or value.
+        task: What they answer, as `ProbeRecord.task`.
 
     Returns:
         Of two classes one row, from the first to the second. Of more, a row for each class against the mean of all: a
         row that is added to all classes changes no answer, so these rows span c - 1 dimensions. Of several labels or
         values, a row for each.
     """
-    weight, _ = in_own_units(head)
     if task != "classification":
         return weight
     return weight[1:] - weight[:1] if len(weight) == 2 else weight - weight.mean(0)

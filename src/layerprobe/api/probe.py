@@ -16,10 +16,13 @@ from layerprobe.formatting import nearest
 from layerprobe.named_classes import named_classes
 from layerprobe.probing.analyses.analysis import AbstractAnalysis
 from layerprobe.probing.analyses.description_length import DescriptionLength as DescriptionLength
+from layerprobe.probing.analyses.erased import Erased as Erased
 from layerprobe.probing.analyses.few_shot import FewShot as FewShot
+from layerprobe.probing.analyses.mean_difference import MeanDifference as MeanDifference
 from layerprobe.probing.analyses.mlp import MLP as MLP
 from layerprobe.probing.analyses.nearest_mean import NearestMean as NearestMean
 from layerprobe.probing.analyses.nearest_neighbours import NearestNeighbours as NearestNeighbours
+from layerprobe.probing.analyses.stability import Stability as Stability
 from layerprobe.probing.analyses.v_information import VInformation as VInformation
 from layerprobe.probing.batches import Take, inputs_of, targets_of
 from layerprobe.probing.capture.layers import Granularity

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from layerprobe.head_directions import directions
 from layerprobe.principal_angles import principal_angles, random_angle, row_space
@@ -30,7 +30,8 @@ class _Head:
 
     Attributes:
         names: Its checkpoint, step, layer and depth.
-        basis: An orthonormal basis of its rows; None where it has none.
+        basis: An orthonormal basis of its rows.
+        used: Which features it looks at; one that is constant on train, such as a unit that never fires, has no weight.
         line: Its direction with a sign, of length 1, where it is a single one.
         coordinates: What its features are coordinates of, in words: heads can be compared where these are the same.
         problem: Why it cannot be compared; empty where it can.
@@ -38,6 +39,7 @@ class _Head:
 
     names: tuple[Any, ...]
     basis: Float[np.ndarray, "k d"]
+    used: Bool[np.ndarray, " d"]
     line: Float[np.ndarray, " d"] | None
     coordinates: str
     problem: str
@@ -58,7 +60,8 @@ def head_angles(results: pd.DataFrame, head: HeadOf, over: Over = "layers") -> p
 
     Returns:
         A row for each ordered pair, each head with itself among them: `checkpoint`, `step`, `layer`, `depth` of the
-        first and `other_checkpoint`, … of the second; `n_features`; `dimensions` and `other_dimensions`; the angles in
+        first and `other_checkpoint`, … of the second; `n_features`, of which those that are constant on train do not
+        count; `dimensions` and `other_dimensions`; the angles in
         degrees as in `principal_angles.Angles`; `cosine` of two single directions, with its sign; the angle of random
         subspaces of these dimensions as in `RandomAngle`, as `random_angle`, `random_low`, `random_high`; `nearness`,
         by how much their mean squared cosine is above that of random subspaces, 1 where the one lies in the other; and
@@ -74,17 +77,17 @@ def head_angles(results: pd.DataFrame, head: HeadOf, over: Over = "layers") -> p
 
 
 def _read(row: Mapping[Any, Any], head: HeadOf) -> _Head:
-    names = tuple(row[name] for name in _NAMES)
-    nothing = np.zeros((0, int(row["n_features"])))
+    names, d = tuple(row[name] for name in _NAMES), int(row["n_features"])
+    where, rows, problem = f"{row['layer']} at {row['checkpoint']}", np.zeros((0, d)), ""
     try:
         rows = directions(head(str(row["checkpoint"]), str(row["layer"])), str(row["task"]))
     except KeyError:
-        return _Head(names, nothing, None, "", f"{row['layer']} at {row['checkpoint']} has no head")
+        problem = f"{where} has no head"
     basis = row_space(rows)
-    if not len(basis):
-        return _Head(names, nothing, None, "", f"the head of {row['layer']} at {row['checkpoint']} is constant")
-    line = rows[0] / np.linalg.norm(rows[0]) if len(rows) == 1 else None
-    return _Head(names, basis, line, _coordinates(row), "")
+    if not len(basis) and not problem:
+        problem = f"the head of {where} is constant"
+    line = rows[0] / np.linalg.norm(rows[0]) if len(rows) == len(basis) == 1 else None
+    return _Head(names, basis, np.asarray(rows.any(0)), line, _coordinates(row), problem)
 
 
 def _coordinates(row: Mapping[Any, Any]) -> str:
@@ -95,11 +98,12 @@ def _coordinates(row: Mapping[Any, Any]) -> str:
 
 
 def _pair(one: _Head, other: _Head) -> tuple[Any, ...]:
-    d, dimensions = one.basis.shape[1], (len(one.basis), len(other.basis))
-    about = (*one.names, *other.names, d, *dimensions)
+    dimensions = len(one.basis), len(other.basis)
+    about = (*one.names, *other.names, one.basis.shape[1], *dimensions)
     reason = one.problem or other.problem
     if not reason and one.coordinates != other.coordinates:
         reason = f"{one.coordinates} against {other.coordinates}"
+    d = 0 if reason else int((one.used | other.used).sum())
     if not reason and max(dimensions) == d:
         reason = f"a head looks at all of the {d} dimensions"
     if reason:

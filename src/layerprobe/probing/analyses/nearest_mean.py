@@ -6,11 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-import torch
-
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
+from layerprobe.probing.analyses.class_means import class_means
 from layerprobe.probing.analyses.comparison import compared
-from layerprobe.probing.features.row_blocks import placed_blocks
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.task import AbstractTask
@@ -34,11 +32,7 @@ class NearestMean(AbstractAnalysis):
 
     def fit(self, layer: LayerData) -> Reading:
         """See `AbstractAnalysis.fit`."""
-        targets, c = layer.labels.splits["train"].to(layer.train.device), len(layer.labels.outputs)
-        sums = torch.zeros(c, layer.train.shape[1], dtype=torch.float64, device=targets.device)
-        for rows, part in placed_blocks(layer.train):
-            sums.index_add_(0, targets[rows], part.double())
-        means = sums / torch.bincount(targets, minlength=c)[:, None]
+        means = class_means(layer)
         bias = -means.square().sum(1) / 2
         heads = Heads(means.to(layer.train.dtype)[None], bias.to(layer.train.dtype)[None])
 

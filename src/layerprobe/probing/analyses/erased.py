@@ -1,0 +1,62 @@
+"""Erased: the same sweep on features that have lost every linear trace of the property."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, final
+
+import torch
+
+from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
+from layerprobe.probing.erasers import check_installed, erased, fit_eraser
+from layerprobe.probing.heads import Heads
+from layerprobe.probing.solvers.gram import Spectrum
+from layerprobe.probing.tasks.task import AbstractTask
+
+
+@final
+@dataclass(frozen=True)
+class Erased(AbstractAnalysis):
+    """Erases the property from the features (LEACE), and fits and chooses heads once more.
+
+    The eraser is fitted to train and applied to all splits. On train, no head can then do better than the best constant
+    answer, which is what the new heads become: their test error is that of the majority class, unless classes are
+    equally frequent. So a layer where it is not has not been erased, and the property is in the layer's linear
+    directions alone as far as a linear head can tell. It says nothing of what a curved boundary still finds.
+    """
+
+    name: ClassVar[str] = "erased"
+
+    def check(self, task: AbstractTask) -> None:
+        """Take every task, where the package is installed."""
+        check_installed("`analysis=erased`")
+
+    def fit(self, layer: LayerData) -> Reading:
+        """See `AbstractAnalysis.fit`."""
+        targets = layer.labels.splits["train"].to(layer.train.device)
+        eraser = fit_eraser(layer.train, targets)
+        train = erased(layer.train, eraser)
+        l2 = torch.tensor(layer.l2, dtype=torch.float64)
+        solver, spectrum = layer.head.solver, partial(Spectrum.of, train)
+        solution = layer.task.fit(solver, train, targets, layer.labels, l2, spectrum)
+        validation = None
+        if layer.val is not None:
+            truth = layer.labels.splits["val"].to(layer.val.device)
+            errors, losses = layer.task.evaluate(
+                Heads(solution.weight, solution.bias), erased(layer.val, eraser), truth, solver
+            )
+            validation = tuple(errors.tolist()), tuple(losses.tolist())
+        path = replace(layer.head, l2=layer.l2, solution=solution, validation=validation, selection="error", figures=())
+        if path.best is None:
+            raise ArithmeticError("no head of the erased features has a validation error")
+        head = path[path.best].heads
+
+        def read(test_sets: Mapping[str, TestSet]) -> Iterable[Metric]:
+            for name, test in test_sets.items():
+                features = erased(test.features, eraser)
+                found = layer.task.measure(head.to(features.device), features, test.targets.to(features.device), solver)
+                yield Metric("error", found.error, found.low, found.high, test_set=name)
+
+        return read

@@ -1,0 +1,46 @@
+"""Mean difference: the direction between class means against the fitted one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from layerprobe.head_directions import contrasts
+from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
+from layerprobe.probing.analyses.class_means import class_means
+from layerprobe.probing.analyses.direction_metrics import angles_between, head_directions, random_metric
+from layerprobe.probing.tasks.classification import Classification
+from layerprobe.probing.tasks.task import AbstractTask
+
+
+@final
+@dataclass(frozen=True)
+class MeanDifference(AbstractAnalysis):
+    """Compares the selected head with the differences between the class means, in the features' own units.
+
+    Where features vary alike in all directions, the best linear classifier looks along the difference of means. The
+    angle says how far the fitted one has turned away from it, to where the features vary less. Nothing is read on test.
+    """
+
+    name: ClassVar[str] = "mean_difference"
+
+    def check(self, task: AbstractTask) -> None:
+        """See `AbstractAnalysis.check`."""
+        if not isinstance(task, Classification):
+            raise ValueError(
+                f"`mean_difference` needs classes, found the task {task.name}. Leave it out of `analyses`."
+            )
+
+    def fit(self, layer: LayerData) -> Reading:
+        """See `AbstractAnalysis.fit`."""
+        means = class_means(layer) * layer.head.standardiser.scale.double().to(layer.train.device)
+        differences = contrasts(means.cpu().numpy(), layer.task.name)
+        fitted = head_directions(layer.head.heads.weight[0], layer)
+        found = [Metric(name, value) for name, value in angles_between(differences, fitted, layer).items()]
+        found.append(random_metric(differences, fitted, layer))
+
+        def read(test_sets: Mapping[str, TestSet]) -> Iterable[Metric]:
+            return found
+
+        return read

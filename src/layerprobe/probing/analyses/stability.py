@@ -1,0 +1,91 @@
+"""Stability: how far apart the directions of heads are that were fitted to two halves of train."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
+from layerprobe.probing.analyses.direction_metrics import angles_between, head_directions, random_metric
+from layerprobe.probing.features.row_blocks import some_rows
+from layerprobe.probing.solvers.gram import Spectrum
+from layerprobe.probing.tasks.task import AbstractTask
+
+
+@final
+@dataclass(frozen=True)
+class Stability(AbstractAnalysis):
+    """Divides train into two halves, fits the selected L2 value to each, and measures the angle between the two heads.
+
+    The halves have no sample in common, and equal parts of every class. This is the angle below which two heads of one
+    layer, such as those of two training steps, cannot be told apart from heads of one and the same network. Nothing is
+    read on test.
+
+    Attributes:
+        divisions: How often train is divided; the interval is Student's, over divisions.
+    """
+
+    divisions: int = 4
+    name: ClassVar[str] = "stability"
+
+    def __post_init__(self) -> None:
+        """Refuse to divide never."""
+        if self.divisions < 1:
+            raise ValueError(f"`divisions` must be at least 1, found {self.divisions}.")
+
+    def check(self, task: AbstractTask) -> None:
+        """Take every task."""
+
+    def fit(self, layer: LayerData) -> Reading:
+        """See `AbstractAnalysis.fit`."""
+        generator = torch.Generator().manual_seed(layer.seed)
+        targets = layer.labels.splits["train"].cpu()
+        drawn: list[dict[str, float]] = []
+        for _ in range(self.divisions):
+            one, other = (self._directions(half, layer) for half in _halves(targets, generator))
+            drawn.append(angles_between(one, other, layer))
+        random, n = random_metric(one, other, layer), len(targets) // 2
+
+        def read(test_sets: Mapping[str, TestSet]) -> Iterable[Metric]:
+            for name in drawn[0]:
+                bounds = (-1.0, 1.0) if name.endswith("cosine") else (0.0, 90.0)
+                yield _mean(name, [each[name] for each in drawn], bounds, n)
+            yield Metric(random.metric, random.value, random.low, random.high, n_train=n)
+
+        return read
+
+    @staticmethod
+    def _directions(half: Int[Tensor, " h"], layer: LayerData) -> Float[np.ndarray, "k d"]:
+        features = some_rows(layer.train, half)
+        targets = layer.labels.splits["train"][half].to(features.device)
+        l2 = torch.tensor(layer.head.l2, dtype=torch.float64)
+        spectrum = partial(Spectrum.of, features)
+        solution = layer.task.fit(layer.head.solver, features, targets, layer.labels, l2, spectrum)
+        return head_directions(solution.weight[0], layer)
+
+
+def _halves(targets: Tensor, generator: torch.Generator) -> Iterator[Int[Tensor, " h"]]:
+    """Draw two halves, each in order, with equal parts of every class."""
+    order = torch.randperm(len(targets), generator=generator)
+    if targets.ndim == 1 and not targets.is_floating_point():
+        order = order[targets[order].argsort(stable=True)]
+    for start in (0, 1):
+        yield order[start::2].sort().values
+
+
+def _mean(name: str, values: list[float], bounds: tuple[float, float], n: int) -> Metric:
+    mean, draws = float(np.mean(values)), len(values)
+    if draws < 2:
+        return Metric(name, mean, n_train=n)
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(draws - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(draws)
+    return Metric(name, mean, max(bounds[0], mean - half), min(bounds[1], mean + half), n_train=n)

@@ -1,0 +1,95 @@
+"""Erasers: affine maps that take every linear trace of a property out of features (LEACE)."""
+
+from __future__ import annotations
+
+import warnings
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from layerprobe.probing.features.row_blocks import AbstractRows, Features, placed_blocks
+
+
+def check_installed(what: str) -> None:
+    """Refuse where the package is missing.
+
+    Args:
+        what: What needs it.
+
+    Raises:
+        ValueError: Saying how it is installed.
+    """
+    if find_spec("concept_erasure") is None:
+        raise ValueError(f"{what} needs the package `concept-erasure`: pip install 'layerprobe[erasure]'")
+
+
+def fit_eraser(features: Features, targets: Shaped[Tensor, "n ..."]) -> Any:
+    """Fit the eraser of a property to training features.
+
+    Source: Belrose et al. (2023), by their package. Of all affine maps that leave features without any correlation with
+    the property it is the one that changes them least. No linear head with a convex loss does better on what is left
+    of the training samples than the best constant answer. It is fitted in float64, without the package's shrinkage and
+    bound on the trace: with the training covariance itself the trace cannot grow, and no trace is left.
+
+    Args:
+        features: Training features.
+        targets: Class indices (n), each of which at least one sample has; or labels or values (n c).
+
+    Returns:
+        What maps features (n d) to features, `concept_erasure.LeaceEraser`.
+
+    Raises:
+        ValueError: Where the package is not installed.
+    """
+    check_installed("Erasure")
+    with warnings.catch_warnings():  # torch.jit.script, which the package uses, is deprecated
+        warnings.simplefilter("ignore")
+        from concept_erasure import LeaceFitter
+
+    targets = targets.to(features.device)
+    known = F.one_hot(targets) if not targets.is_floating_point() and targets.ndim == 1 else targets
+    known = known.double().reshape(len(known), -1)
+    fitter = LeaceFitter(
+        features.shape[1], known.shape[1], dtype=torch.float64, device=features.device,
+        shrinkage=False, constrain_cov_trace=False, svd_tol=1e-8,
+    )  # fmt: skip
+    for rows, part in placed_blocks(features):
+        fitter.update(part.double(), known[rows])
+    return fitter.eraser
+
+
+def erased(features: Features, eraser: Any) -> Features:
+    """Features without the property: a new tensor, or rows that are erased as they are read.
+
+    Args:
+        features: The features; they are not changed.
+        eraser: The eraser.
+    """
+    if isinstance(features, AbstractRows):
+        return ErasedRows(features, eraser)
+    found = torch.empty_like(features)
+    for rows, part in placed_blocks(features):
+        found[rows] = eraser(part)
+    return found
+
+
+class ErasedRows(AbstractRows):
+    """Rows that are erased as they are read.
+
+    Args:
+        rows: Where they come from.
+        eraser: The eraser.
+    """
+
+    def __init__(self, rows: AbstractRows, eraser: Any) -> None:
+        self.rows, self.eraser = rows, eraser
+        self.shape, self.dtype, self.device = rows.shape, rows.dtype, rows.device
+
+    def __getitem__(self, rows: slice) -> Float[Tensor, "k d"]:
+        """See `AbstractRows.__getitem__`."""
+        found: Tensor = self.eraser(self.rows[rows])
+        return found
