@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from layerprobe.api.charts import compare as compare
     from layerprobe.api.charts import depth_curve as depth_curve
     from layerprobe.api.charts import heat_map as heat_map
+    from layerprobe.api.charts import position_map as position_map
     from layerprobe.api.head import ProbeHead as ProbeHead
     from layerprobe.api.layer_list import layers as layers
     from layerprobe.api.probe import probe as probe
@@ -44,7 +45,7 @@ _PUBLIC = {
     "api.layer_list": ["layers"],
     "api.head": ["ProbeHead"],
     "api.results": ["ProbeResults", "load"],
-    "api.charts": ["angle_map", "angles", "compare", "depth_curve", "heat_map"],
+    "api.charts": ["angle_map", "angles", "compare", "depth_curve", "heat_map", "position_map"],
     "probing.analyses.description_length": ["DescriptionLength"],
     "probing.analyses.erased": ["Erased"],
     "probing.analyses.few_shot": ["FewShot"],
@@ -60,7 +61,14 @@ _PUBLIC = {
     "probing.batches": ["inputs_of", "targets_of"],
     "probing.getters": ["Column", "Item", "Items", "Lookup", "Parity", "Tokens"],
     "probing.features.reducers": ["AveragePool", "ChannelMean", "Flatten", "RandomSubset"],
-    "probing.features.token_reducers": ["FirstToken", "LastToken", "MeanToken", "TokenIndex"],
+    "probing.features.token_reducers": [
+        "FirstToken",
+        "LastToken",
+        "MeanToken",
+        "SpanToken",
+        "TokenIndex",
+        "token_positions",
+    ],
     "probing.scikit_learn_c": ["ScikitLearnC"],
     "probing.solvers.logistic": ["Logistic"],
     "probing.solvers.ridge": ["Ridge"],

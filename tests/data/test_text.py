@@ -280,3 +280,59 @@ def test_the_concept_sets_have_the_papers_sizes(shared: Path, name: str, n: int,
     if cfg.data.group:
         groups = [set(data.examples(split).groups) for split in SPLITS]
         assert not groups[0] & groups[2]
+
+
+SPANS = {"number": "which", "verb": [-8, None], "all": [None, None]}
+
+
+def spanned(folder: Path, **options: Any) -> TextDataModule:
+    rows = [
+        {"said": f"text number {i} says {'yes' if i % 2 else 'no'}", "y": i % 2, "which": f"{i}"} for i in range(40)
+    ]
+    return module(folder, rows, spans=SPANS, limit=30, **options)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize(("template", "noise"), [("{text}", []), ("number number: {text} yes?", ["aaa ", "bbb bbb "])])
+def test_spans_are_the_tokens_of_their_words(tmp_path: Path, side: str, template: str, noise: list[str]) -> None:
+    data = spanned(tmp_path, template=template, noise=noise, tokenizer_options={"padding_side": side}, batch_size=50)
+    loader = data.train_dataloader()
+    assert loader is not None
+    words = data.tokenizer.tokenizer
+    seen = 0
+    for inputs, targets in loader:
+        for row, target in enumerate(targets):
+            tokens = {
+                name: words.convert_ids_to_tokens(inputs["input_ids"][row][inputs[f"span:{name}"][row].bool()])
+                for name in SPANS
+            }
+            answer = "yes" if target else "no"
+            assert tokens["number"] == ["<unk>"], "the number is no word of the tokenizer's"
+            assert tokens["verb"] == ["says", answer]
+            assert tokens["all"] == ["text", "number", "<unk>", "says", answer]
+            assert inputs["span:all"][row].sum() < inputs["attention_mask"][row].sum() or template == "{text}"
+            seen += 1
+    assert seen == 24
+
+
+def test_a_span_that_is_not_in_the_text_is_named_with_its_row(tmp_path: Path) -> None:
+    rows = [{"said": "text says yes", "y": i % 2, "which": "yes" if i != 7 else "maybe"} for i in range(20)]
+    wanted = (
+        r"span 'which' is not in row 7: its words 'maybe' are not in 'text says yes'.*data\.spans=\{which: COLUMN\}"
+    )
+    with pytest.raises(DataError, match=wanted):
+        module(tmp_path, rows, spans={"which": "which"})
+    with pytest.raises(DataError, match=r"'end' is not in row 0: the characters \[13, 20\] are not"):
+        module(tmp_path, rows, spans={"end": [13, 20]})
+    with pytest.raises(DataError, match=r"no column 'who': found said, y, which.*data\.spans\.NAME"):
+        module(tmp_path, rows, spans={"x": "who"})
+    with pytest.raises(DataError, match=r"span 'end', 'yes', has no token left in 'text says yes': it was cut off"):
+        options = {"truncation": True, "max_length": 2}
+        module(tmp_path, rows, spans={"end": [10, None]}, tokenizer_options=options)
+
+
+def test_spans_need_a_tokenizer_that_knows_its_characters(tmp_path: Path) -> None:
+    tokenizer = PretrainedTokenizer(word_level(tmp_path))
+    tokenizer.tokenizer.__class__ = type("Slow", (type(tokenizer.tokenizer),), {"is_fast": False})
+    with pytest.raises(DataError, match=r"does not say which characters.*spans need that \(all\).*fast tokenizer"):
+        module(tmp_path, spans={"all": [None, None]}, tokenizer=tokenizer)

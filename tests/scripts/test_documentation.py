@@ -125,6 +125,11 @@ WAYS = {
     "uv run scripts/probe.py model=hf_encoder model.name=NAME data=cities data.root=DIR": Way(
         [*NONE, *FAST, "data.per_class=30", "probe.layers=[encoder.layer.5]"], (("NAME", "ENCODER"), ("DIR", "TEXTS"))
     ),
+    "uv run scripts/probe.py model=hf_encoder model.name=NAME data=cities data.root=DIR reducer=[positions] "
+    "'data.spans={city: city, country: country}' 'reducer.positions.spans=[city,country]' "
+    "probe.each_reducer=true": Way(
+        composed="needs a column of countries; tests/probing/test_token_positions.py runs such"
+    ),
     "uv run scripts/probe.py -m experiment=concept_depth model.name=NAME data.root=DIR": Way(
         composed="48 jobs; tests/scripts/test_concept_depth.py runs four"
     ),

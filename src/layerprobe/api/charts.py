@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import altair as alt
 import numpy as np
@@ -17,6 +17,7 @@ from layerprobe.report.angles import HeadOf, Over, head_angles
 from layerprobe.report.charts import angle_map as angle_map_chart
 from layerprobe.report.charts import depth_curve as depth_curve_chart
 from layerprobe.report.charts import heat_map as heat_map_chart
+from layerprobe.report.charts import position_map as position_map_chart
 from layerprobe.report.depth_curve_options import DepthView
 from layerprobe.results.best import best_layer, last_checkpoint
 from layerprobe.results.reader import Run
@@ -62,6 +63,27 @@ def heat_map(results: Several) -> alt.LayerChart:
         ValueError: If no layer has a test error.
     """
     return heat_map_chart.heat_map(_joined(results))
+
+
+def position_map(
+    results: ProbeResults | str | Path, checkpoint: str | None = None, test_set: str | None = None
+) -> alt.LayerChart:
+    """Draw the test error of layers by token positions as colours.
+
+    Args:
+        results: What `probe` or `load` returns of a sweep with `each_reducer`, or the directory of a run.
+        checkpoint: Name of the checkpoint; by default the last one.
+        test_set: Name of the test set; by default the first.
+
+    Returns:
+        The chart.
+
+    Raises:
+        ValueError: If there are no errors by position.
+    """
+    source: Any = Run.read(Path(results).expanduser()) if isinstance(results, str | Path) else results
+    rows, metrics = (source.results, source.metrics()) if isinstance(source, Run) else (_frame(source), source.metrics)
+    return position_map_chart.position_map(rows, metrics, checkpoint, test_set)
 
 
 def compare(first: Results, second: Results) -> pd.DataFrame:

@@ -81,6 +81,7 @@ def probe(
     task: Named[AbstractTask] | None = None,
     mask: Taken | None = None,
     selection: str = "error",
+    each_reducer: bool = False,
     population: bool = False,
     progress: bool | None = None,
 ) -> ProbeResults:
@@ -131,6 +132,8 @@ def probe(
             and `decoder_attention_mask`. For several sequences, a mapping from the inputs' names to their masks.
         selection: What the selected head of a layer has the lowest of on validation: `error`, `loss`, `balanced_error`,
             or `auc` (the rest to 1); see `ProbeProtocol`.
+        each_reducer: Whether the test error of the best head of each reducer is read too, and not only of the best of
+            all: of each token position, say. They are in `ProbeResults.metrics`; `layerprobe.position_map` draws them.
         population: Whether the test split is all that there is and no sample of more, so that its errors are exact: no
             intervals. A data module says so by an attribute of this name.
         progress: Whether to show a progress bar; by default only on a terminal.
@@ -163,6 +166,7 @@ def probe(
         task=chosen,
         mask=None if mask is None else _taken(mask),
         selection=selection,
+        each_reducer=each_reducer,
         population=population,
     )
     resources = Resources(batch_size, max_memory, keep=keep)

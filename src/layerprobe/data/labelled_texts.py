@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -25,17 +25,20 @@ class Examples:
         targets: Class index of each.
         groups: What each belongs together with others by; None where each stands alone.
         classes: The label of each class index.
+        spans: By name, where a part of each text begins and ends, in characters `(n, 2)`.
     """
 
     texts: list[str]
     targets: np.ndarray
     groups: np.ndarray | None
     classes: tuple[str, ...]
+    spans: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def take(self, indices: np.ndarray) -> Examples:
         """Some of them, in the order given."""
         groups = None if self.groups is None else self.groups[indices]
-        return Examples([self.texts[i] for i in indices], self.targets[indices], groups, self.classes)
+        spans = {name: ends[indices] for name, ends in self.spans.items()}
+        return Examples([self.texts[i] for i in indices], self.targets[indices], groups, self.classes, spans)
 
 
 def examples_of(
@@ -45,6 +48,7 @@ def examples_of(
     classes: Sequence[object] | None = None,
     group: str | None = None,
     remove: str | None = None,
+    spans: Mapping[str, str | Sequence[int | None]] | None = None,
 ) -> Examples:
     """Choose columns and classes.
 
@@ -56,15 +60,21 @@ def examples_of(
             label, sorted.
         group: Column whose equal values belong together.
         remove: Regular expression; what it matches is taken out of each text column.
+        spans: By name, a part of each text: the column that holds its words, or the characters `[start, end]` as in a
+            Python slice.
 
     Returns:
         The examples.
 
     Raises:
-        DataError: If a column or a label is not there, or there are not two classes.
+        DataError: If a column or a label is not there, there are not two classes, or a span is not in a text.
     """
     columns = [text] if isinstance(text, str) else list(text)
-    for option, names in (("text", columns), ("label", [label]), ("group", [group] if group else [])):
+    spans = spans or {}
+    parts_of_text = [column for column in spans.values() if isinstance(column, str)]
+    for option, names in (
+        ("text", columns), ("label", [label]), ("group", [group] if group else []), ("spans.NAME", parts_of_text)
+    ):  # fmt: skip
         for name in names:
             if name not in table.columns:
                 found = ", ".join(map(str, table.columns))
@@ -80,9 +90,12 @@ def examples_of(
             f"The column {label!r} has {f'one class only, {named[0]!r}' if named else 'no label'}. A probe tells at "
             "least two classes apart: give a table or data.classes with more."
         )
-    parts = [table[name].fillna("").map(str) for name in columns]
-    if remove:
-        parts = [part.str.replace(remove, "", regex=True) for part in parts]
+
+    def words(column: str) -> pd.Series:
+        part = table[column].fillna("").map(str)
+        return part.str.replace(remove, "", regex=True) if remove else part
+
+    parts = [words(name) for name in columns]
     texts = np.array([" ".join(row).strip() for row in zip(*parts, strict=True)], dtype=object)
     rows = np.concatenate([np.flatnonzero((labels == name) & (texts != "")) for name in named])
     if len(rows) < len(labels):
@@ -93,7 +106,34 @@ def examples_of(
         np.array([place[name] for name in labels[rows]], dtype=np.int64),
         table[group].map(str).to_numpy()[rows] if group else None,
         named,
+        {
+            name: _ends(name, rows, texts, words(where) if isinstance(where, str) else where)
+            for name, where in spans.items()
+        },
     )
+
+
+def _ends(name: str, rows: np.ndarray, texts: np.ndarray, where: pd.Series | Sequence[int | None]) -> np.ndarray:
+    """Where a span begins and ends in the text of each of these rows."""
+    found = []
+    for row in rows:
+        text = texts[row]
+        if isinstance(where, pd.Series):
+            wanted = where.iloc[row].strip()
+            start = text.find(wanted) if wanted else -1
+            end = start + len(wanted)
+            what = f"its words {wanted!r} are"
+        else:
+            start, end, _ = slice(*where).indices(len(text))
+            what = f"the characters {list(where)} are"
+        if not 0 <= start < end:
+            raise DataError(
+                f"The span {name!r} is not in row {row}: {what} not in {text[:80]!r}. Choose a column whose words "
+                f"every text has, or characters: data.spans={{{name}: COLUMN}}, data.spans={{{name}: [START,END]}}; or "
+                "leave the row out of the table."
+            )
+        found.append((start, end))
+    return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 
 def limited(examples: Examples, per_class: int | None, balanced: bool, seed: int) -> Examples:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -79,18 +80,26 @@ class PretrainedTokenizer:
         own = self.tokenizer.model_max_length
         return self.max_length or (own if own < _UNLIMITED else None)
 
-    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+    def encode(self, texts: Sequence[str], spans: Mapping[str, np.ndarray] | None = None) -> list[Encoded]:
         """Turn texts into token ids.
 
         Args:
             texts: The texts.
+            spans: By name, where a part of each text begins and ends, in characters `(n, 2)`.
 
         Returns:
-            For each text the tokenizer's outputs, such as `input_ids`, one number for each token.
+            For each text the tokenizer's outputs, such as `input_ids`, one number for each token; and for each span
+            `span:NAME`, 1 for the tokens that have a character of it.
 
         Raises:
-            DataError: If a text is longer than the network takes, or has no token.
+            DataError: If a text is longer than the network takes, has no token, or a span has none; or the tokenizer
+                does not say which characters a token stands for.
         """
+        if spans and not self.tokenizer.is_fast:
+            raise DataError(
+                f"The tokenizer {self.name!r} does not say which characters a token stands for, and spans need that "
+                f"({', '.join(spans)}). Choose a network with a fast tokenizer (tokenizer.json), or data.spans=null."
+            )
         cut = self.truncation and self.longest is not None
         encoded = self.tokenizer(
             list(texts),
@@ -99,7 +108,9 @@ class PretrainedTokenizer:
             truncation=cut,
             max_length=self.longest if cut else None,
             verbose=False,
+            **({"return_offsets_mapping": True} if spans else {}),
         )
+        offsets = encoded.pop("offset_mapping", [])
         lengths = [len(ids) for ids in encoded["input_ids"]]
         if self.longest is not None and max(lengths, default=0) > self.longest:
             longer, worst = sum(n > self.longest for n in lengths), max(range(len(lengths)), key=lengths.__getitem__)
@@ -110,7 +121,11 @@ class PretrainedTokenizer:
             )
         if 0 in lengths:
             raise DataError(f"The text {texts[lengths.index(0)]!r} has no token. Leave it out of the table.")
-        return [{key: encoded[key][i] for key in encoded} for i in range(len(lengths))]
+        parts = {
+            f"span:{name}": [_tokens_of(name, *row) for row in zip(ends.tolist(), offsets, texts, strict=True)]
+            for name, ends in (spans or {}).items()
+        }
+        return [{key: values[i] for key, values in {**encoded, **parts}.items()} for i in range(len(lengths))]
 
     def pad(self, encoded: Sequence[Encoded]) -> dict[str, Int[Tensor, "n t"]]:
         """Fill texts up to the longest one.
@@ -139,3 +154,15 @@ class PretrainedTokenizer:
         """Language models often have no token for padding; the mask says that it does not count."""
         ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         return next(one for one in ids if one is not None)
+
+
+def _tokens_of(name: str, span: Sequence[int], offsets: Sequence[Sequence[int]], text: str) -> list[int]:
+    """Which tokens of a text have a character of a span; special ones stand for none."""
+    start, end = span
+    found = [int(first < end and last > start and last > first) for first, last in offsets]
+    if not any(found):
+        raise DataError(
+            f"The span {name!r}, {text[start:end]!r}, has no token left in {text[:80]!r}: it was cut off. Choose a "
+            "larger data.tokenizer.max_length, or another span."
+        )
+    return found

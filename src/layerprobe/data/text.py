@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int
@@ -78,6 +79,7 @@ class TextDataModule(pl.LightningDataModule):
         batch_size: int = 64,
         num_workers: int = 0,
         seed: int = 0,
+        spans: Mapping[str, str | Sequence[int | None]] | None = None,
     ) -> None:
         """Describe the data; they are read by `setup`.
 
@@ -103,6 +105,9 @@ class TextDataModule(pl.LightningDataModule):
             batch_size: Texts in a batch.
             num_workers: Worker processes of each loader.
             seed: Seed of the training order.
+            spans: By name, a part of each text whose tokens `SpanToken` finds: the column that holds its words, of
+                which the first occurrence counts; or characters `[start, end]` of the text without noise and template,
+                as in a Python slice, `[null, null]` for all of it.
 
         Raises:
             ValueError: If the template has no place for the text.
@@ -133,6 +138,7 @@ class TextDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.spans = dict(spans or {})
         self._read: list[_Read] = []
 
     def setup(self, stage: str | None = None) -> None:
@@ -147,11 +153,14 @@ class TextDataModule(pl.LightningDataModule):
         if self._read:
             return
         frame = self.table.read(self.root)
-        found = examples_of(frame, self.text, self.label, self.classes, self.group, self.remove)
+        found = examples_of(frame, self.text, self.label, self.classes, self.group, self.remove, self.spans)
         found = limited(found, self.per_class, self.balanced, self.split_seed)
         texts = noised(found.texts, self.noise, self.split_seed)
+        before = self.template.index("{text}")
+        moved = np.array([[before + len(text) - len(bare)] for text, bare in zip(texts, found.texts, strict=True)])
+        spans = {name: ends + moved for name, ends in found.spans.items()}
         found = Examples(texts, found.targets, found.groups, found.classes)
-        encoded = self.tokenizer.encode([self.template.replace("{text}", text) for text in texts])
+        encoded = self.tokenizer.encode([self.template.replace("{text}", text) for text in texts], spans)
         parts = divide(found, self.train_size, self.val_size, self.test_size, self.stratified, self.split_seed)
         datasets = {
             split: EncodedTexts([encoded[i] for i in part], found.targets[part].tolist())

@@ -27,7 +27,8 @@ class TextModel(pl.LightningModule):
         """Call the network.
 
         Args:
-            inputs: `input_ids` (n t) and what else the tokenizer makes.
+            inputs: `input_ids` (n t) and what else the tokenizer makes; entries `span:NAME` are for those who read the
+                network's layers.
 
         Raises:
             ValueError: If the sequences are longer than the network's context.
@@ -39,7 +40,7 @@ class TextModel(pl.LightningModule):
                 f"A sequence has {length:,} tokens, the network's context has {context:,}. "
                 f"Cut the texts: data.tokenizer.truncation=true data.tokenizer.max_length={context}"
             )
-        return self.model(**inputs)
+        return self.model(**{name: tensor for name, tensor in inputs.items() if not name.startswith("span:")})
 
 
 def encoder(

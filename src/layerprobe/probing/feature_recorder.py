@@ -16,7 +16,7 @@ from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.capture.row_order import REASONS, RowCheck
-from layerprobe.probing.capture.token_axes import no_mask, token_masks
+from layerprobe.probing.capture.token_axes import no_mask, span_masks, token_masks
 from layerprobe.probing.features.cache import AbstractSink, Key
 from layerprobe.probing.features.oom import first_line, free_cache, out_of_memory
 from layerprobe.probing.features.reducers import Reduction, shape_text
@@ -114,6 +114,7 @@ class Recorder:
         """
         inputs = self._reader(batch)
         self._masks = token_masks(inputs, self._protocol.mask_of(batch)) if self._by_tokens else {}
+        self._masks = {**self._masks, **span_masks(inputs)}
         arguments = Arguments.of(inputs)
         while (reason := self._no_room(arguments)) is not None:
             self._batch.clear()

@@ -32,6 +32,7 @@ from layerprobe.probing.layer_analyses import analyse
 from layerprobe.probing.parallel import layers_in_parallel, parallel
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.record_builder import LayerRecords
+from layerprobe.probing.reducer_heads import best_of_each, read_tests
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.selection import Path
 from layerprobe.probing.solvers.solution import Status
@@ -381,12 +382,15 @@ def probe_layer(
         paths, fitted = fit_layer(splits["train"], val, ways, labels, protocol, layer.name)
         if "none" not in fitted:
             return failed(_nothing_chosen(paths["none"]))
-        selected, of_way = fitted["none"], {each.head.way for each in fitted.values()}
+        selected = fitted["none"]
+        of_reducers = best_of_each(paths["none"]) if protocol.each_reducer else {}
+        of_way = {head.way for head in (*(each.head for each in fitted.values()), *of_reducers.values())}
         features = {name: {way: splits[name](way.reduction) for way in of_way} for name in tests}
         found: dict[Split, dict[str, Measured]] = {name: {} for name in tests}
         for (test_set, made), (name, each) in product(features.items(), fitted.items()):
             read = partial(measure, each.head, targets=labels[name].splits[test_set], task=protocol.task)
             found[test_set][name] = with_room(read, made[each.head.way], what=f"{layer.name}, {test_set}")
+        by_reducer = read_tests(of_reducers, features, labels["none"], protocol, layer.name)
     except (RuntimeError, ArithmeticError, MemoryError) as error:
         return failed(f"{type(error).__name__}: {error}")
     first = found[tests[0]]
@@ -397,7 +401,7 @@ def probe_layer(
     read_on = {
         name: (features[name][selected.head.way], labels["none"].splits[name], found[name]["none"]) for name in tests
     }
-    analyses = analyse(selected, read_on, labels["none"], protocol, layer.name)
+    analyses = {"": (by_reducer, ""), **analyse(selected, read_on, labels["none"], protocol, layer.name)}
     return records.measured(paths, selected.head, found, analyses, seconds)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -35,7 +35,8 @@ class ProbeProtocol:
         layers: Glob pattern(s) of the layers to probe.
         exclude: Glob pattern(s) of the layers to leave out.
         granularity: Which tensors count as layers; see `layers.discover`.
-        reducers: Ways to make features.
+        reducers: Ways to make features, each an `AbstractReducer`; a list among them, such as that of
+            `token_positions`, counts as its members.
         solvers: Ways to fit a head.
         l2: The path of every head, in any order: L2 values, or scikit-learn's `C`.
         seeds: Seeds of the random reducers; the first is that of the controls' labels too.
@@ -69,12 +70,14 @@ class ProbeProtocol:
         stream: Keep no training features: their moments add up while the samples pass by, which is all that least
             squares (ridge) needs. Validation and test are kept as ever.
         analyses: What else is asked of every layer's features beside the linear head, see `AbstractAnalysis`.
+        each_reducer: Read the test error of the best head of each reducer too, and not only of the best of all: of each
+            token position, say. Each is chosen by validation and reads test once; see `MetricRecord`.
     """
 
     layers: str | Sequence[str] = "*"
     exclude: str | Sequence[str] = ()
     granularity: Granularity = "modules"
-    reducers: Sequence[AbstractReducer] = field(default_factory=lambda: (AveragePool(),))
+    reducers: Sequence[Any] = field(default_factory=lambda: (AveragePool(),))
     solvers: Sequence[AbstractSolver] = field(default_factory=lambda: (Logistic(),))
     l2: Sequence[float] | ScikitLearnC = L2_GRID
     seeds: Sequence[int] = (0,)
@@ -93,6 +96,7 @@ class ProbeProtocol:
     selection: str = "error"
     population: bool = False
     analyses: Sequence[AbstractAnalysis] = ()
+    each_reducer: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a sweep with nothing in it, and values that cannot be.
@@ -100,6 +104,7 @@ class ProbeProtocol:
         Raises:
             ValueError: Naming the field.
         """
+        object.__setattr__(self, "reducers", tuple(_flat(self.reducers)))  # a set of them counts as its members
         for name in ("reducers", "solvers", "l2", "seeds"):
             if not len(getattr(self, name)):
                 raise ValueError(f"`{name}` of the probe is empty. Give at least one.")
@@ -173,6 +178,11 @@ class ProbeProtocol:
                 f"`seeds` holds {len(self.seeds)} seeds, but no reducer is random ({names}): one head would count for "
                 "all. Give one seed, or add reducer=[random_subset]; runs of several seeds are a sweep (-m seed=0,1,2)."
             )
+        if self.each_reducer and self.refit:
+            raise ValueError(
+                "`refit` fits the one head once more that is chosen of all reducers, `each_reducer` reads test for the "
+                "others beside it, which would not be. Leave out one of them."
+            )
         if self.stream and any(isinstance(solver, Ridge) and solver.leave_one_out for solver in self.solvers):
             raise ValueError("`leave_one_out` needs features that are kept. Leave it out, or set stream=false.")
 
@@ -219,7 +229,7 @@ class ProbeProtocol:
         """The same sweep for data whose inputs are features already, all of them used."""
         return replace(
             self, layers="*", exclude=(), granularity="ops", reducers=(Flatten(),),
-            inputs=inputs_of, targets=targets_of, mask=None,
+            inputs=inputs_of, targets=targets_of, mask=None, each_reducer=False,
         )  # fmt: skip
 
     def l2_values(self, n_train: int, n_classes: int) -> tuple[float, ...]:
@@ -248,3 +258,11 @@ class ProbeProtocol:
     def mask_of(self, batch: Any) -> Any:
         """Which places of a batch's sequences hold a token, not yet checked; nothing where nothing says so."""
         return attention_masks(self.inputs(batch)) if self.mask is None else self.mask(batch)
+
+
+def _flat(reducers: Any) -> Iterator[Any]:
+    for one in reducers:
+        if isinstance(one, list | tuple):
+            yield from _flat(one)
+        else:
+            yield one

@@ -12,6 +12,7 @@ from layerprobe.report.charts.angle_map import angle_map, heading
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.charts.heat_map import heat_map
 from layerprobe.report.charts.l2_path import path_curve
+from layerprobe.report.charts.position_map import has_positions, position_map
 from layerprobe.report.depth_curve_options import DepthView
 from layerprobe.report.picture_files import AnyChart, save
 from layerprobe.report.tidy import few_checkpoints
@@ -53,7 +54,8 @@ def write_figures(
 def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) -> list[Path]:
     """Write the figures of one run from its files.
 
-    Beside those of `write_figures` the maps of `angle_maps`; and `surface` and `hidden`, where their frames are kept.
+    Beside those of `write_figures` the maps of `angle_maps`; `position_map`, where several reducers were read; and
+    `surface` and `hidden`, where their frames are kept.
 
     Args:
         run: The run, with or without `surface.parquet`, `points.parquet`, `hidden.parquet`.
@@ -68,6 +70,8 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
     """
     files = write_figures(run.results, run.path(), directory, view)
     files += [file for name, chart in angle_maps(run).items() for file in save(chart, Path(directory) / name)]
+    if has_positions(metrics := run.metrics()):
+        files += save(position_map(run.results, metrics), Path(directory) / "position_map")
     kept = {name: few_checkpoints(frame) for name, frame in run.plane_frames().items()}
     if "surface" in kept and "points" in kept:
         files += save(decision_surface(kept["surface"], kept["points"]), Path(directory) / "surface")

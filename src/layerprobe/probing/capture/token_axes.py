@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 _MASK = "attention_mask"
 _DECODER = "decoder"
+SPAN = "span:"
+"""What the names of inputs begin with that say which tokens are a named part of the text, nonzero in `(n, t)`."""
 _ENDING = re.compile(r"_?(attention_mask|padding_mask|mask|input_ids|inputs_embeds|input_features|ids|tokens)$")
 """What the names of inputs and masks end in, after what says which sequence they are of."""
 
@@ -78,6 +80,12 @@ def masks_of_inputs(inputs: Any, given: Any) -> dict[str, Tensor]:
         for name, mask in of.items()
         if isinstance(mask, Tensor) and mask.ndim == 2 and found[name].shape[:2] == mask.shape
     }
+
+
+def span_masks(inputs: Any) -> dict[str, Bool[Tensor, "n t"]]:
+    """The entries of inputs that say where named parts of a text are, by their last names."""
+    found = {path[-1]: tensor for path, tensor in named_tensors(inputs, state=True) if path}
+    return {name: tensor.bool() for name, tensor in found.items() if name.startswith(SPAN)}
 
 
 def token_mask(mask: Any) -> Bool[Tensor, "n t"] | None:

@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from layerprobe.probing.capture.token_axes import SPAN
 from layerprobe.probing.features.reducers import AbstractReducer, Flatten, Masks, Reduction, Shape, TokenAxes
 
 
 class AbstractTokenReducer(AbstractReducer):
-    """Makes one vector of the tokens of a sample; padding, on whichever side, never counts."""
+    """Makes one vector of the tokens of a sample; padding, on whichever side, never counts.
+
+    Attributes:
+        span: Name of a part of each text, whose tokens alone count; empty for all tokens.
+    """
+
+    span: str = ""
 
     @property
     @abstractmethod
@@ -57,7 +64,8 @@ class AbstractTokenReducer(AbstractReducer):
             for axis, name in zip(axes, masks, strict=True):
                 x = x.movedim(axis + 1, 1)
                 mask = given.get(name) if isinstance(given, Mapping) else given
-                x = self.pick(x, _held(x, mask, name))
+                held = _held(x, mask, name)
+                x = self.pick(x, held & _held(x, _of_span(self.span, given), self.span) if self.span else held)
             return x
 
         description = f"{self.phrase} of {named} -> {kept}"
@@ -127,6 +135,68 @@ class TokenIndex(AbstractTokenReducer):
     def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
         """See `AbstractTokenReducer.pick`."""
         return _at(tokens, _places(mask, self.index))
+
+
+@dataclass(frozen=True)
+class SpanToken(AbstractTokenReducer):
+    """A token of a named part of each text, such as the last one of the subject of a statement.
+
+    Attributes:
+        span: The part's name, one of `data.spans`.
+        index: Which of its tokens, 0 for the first and -1 for the last.
+    """
+
+    span: str = field()
+    index: int = -1
+    name: ClassVar[str] = "span_token"
+    is_random: ClassVar[bool] = False
+
+    @property
+    def phrase(self) -> str:
+        """What is taken."""
+        return f"{_ENDS.get(self.index, f'token {self.index}')} of {self.span}"
+
+    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
+        """See `AbstractTokenReducer.pick`."""
+        return _at(tokens, _places(mask, self.index))
+
+
+_ENDS = {0: "first", -1: "last"}
+
+
+def token_positions(first: int = 1, last: int = 1, spans: Sequence[str] = ()) -> list[AbstractTokenReducer]:
+    """List token reducers in the order of the text: the first tokens, the last one of each span, the last tokens.
+
+    Args:
+        first: How many of the first tokens, each by itself.
+        last: How many of the last ones, likewise.
+        spans: Names of parts of each text.
+
+    Returns:
+        The reducers, for `reducers` of a protocol with `each_reducer`.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found: list[AbstractTokenReducer] = [
+        *[FirstToken() if i == 0 else TokenIndex(i) for i in range(first)],
+        *map(SpanToken, spans),
+        *[LastToken() if i == 1 else TokenIndex(-i) for i in range(last, 0, -1)],
+    ]
+    if not found:
+        raise ValueError("There is no token position. Give first, last or spans: reducer.positions.last=4")
+    return found
+
+
+def _of_span(span: str, given: Masks) -> Tensor:
+    known = given if isinstance(given, Mapping) else {}
+    if (found := known.get(SPAN + span)) is None:
+        there = ", ".join(name.removeprefix(SPAN) for name in known if name.startswith(SPAN)) or "none"
+        raise ValueError(
+            f"The data have no span {span!r}, there is {there}. Say where it is in each text: "
+            f"'data.spans={{{span}: COLUMN}}' or [START,END]; of your own inputs, an entry {SPAN + span!r}."
+        )
+    return found
 
 
 def _held(tokens: Float[Tensor, "n t *rest"], mask: Tensor | None, name: str) -> Bool[Tensor, "n t"]:

@@ -1,0 +1,78 @@
+"""Heads of each reducer of a layer: where several are asked for, the best of each, and not only the best of all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from layerprobe.probing.analyses.analysis import Metric
+from layerprobe.probing.features.oom import with_room
+from layerprobe.probing.features.reducers import AbstractReducer, FeatureWay
+from layerprobe.probing.features.row_blocks import Features
+from layerprobe.probing.features.token_reducers import AbstractTokenReducer
+from layerprobe.probing.fitting import measure
+from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.selection import Path, select
+from layerprobe.probing.targets import Labels
+from layerprobe.types import Split
+
+ERROR, VAL_ERROR = "reducer_error", "reducer_val_error"
+"""Metrics whose `head` is the name of a reducer: of its best head, on a test set and on validation."""
+
+
+def best_of_each(paths: Sequence[Path]) -> dict[str, Path]:
+    """Choose a head for each reducer, as `select` chooses one of all: by validation, before test is there.
+
+    Args:
+        paths: All paths of a layer.
+
+    Returns:
+        By the name of each reducer its best head, as a path of one; in the order of the reducers. A token reducer has
+        none on a layer without tokens, where it would stand for no place, nor has one whose heads all diverged.
+    """
+    found: dict[AbstractReducer, list[Path]] = {}
+    for path in paths:
+        if path.way.reduction.axes or not isinstance(path.way.reducer, AbstractTokenReducer):
+            found.setdefault(path.way.reducer, []).append(path)
+    heads: dict[str, Path] = {}
+    for own in found.values():
+        chosen = select(own)
+        if chosen is not None and chosen.best is not None:
+            name = named(chosen.way)
+            heads[f"{name}, {chosen.way.reduction.description}" if name in heads else name] = chosen[chosen.best]
+    return heads
+
+
+def named(way: FeatureWay) -> str:
+    """Which token a token reducer takes, such as "last token"; of any other reducer, its name."""
+    return way.reducer.phrase if isinstance(way.reducer, AbstractTokenReducer) else way.reducer.name
+
+
+def read_tests(
+    heads: Mapping[str, Path],
+    features: Mapping[Split, Mapping[FeatureWay, Features]],
+    labels: Labels,
+    protocol: ProbeProtocol,
+    what: str,
+) -> list[Metric]:
+    """Read each test set once for each reducer.
+
+    Args:
+        heads: The head of each reducer.
+        features: By test set and by the way that they are made, features that are not standardised.
+        labels: The true labels.
+        protocol: The sweep.
+        what: Name of the layer, for the log.
+
+    Returns:
+        For each reducer, which is their `head`, the error on validation and on each test set, with its interval.
+    """
+    metrics = [Metric(VAL_ERROR, head.val_error[0], head=name) for name, head in heads.items()]
+    for test_set, made in features.items():
+        for name, head in heads.items():
+            read = partial(measure, head, targets=labels.splits[test_set], task=protocol.task)
+            found = with_room(read, made[head.way], what=f"{what}, {name}, {test_set}")
+            low, high = (math.nan,) * 2 if protocol.population else (found.low, found.high)
+            metrics.append(Metric(ERROR, found.error, low, high, test_set=test_set, head=name))
+    return metrics
