@@ -35,6 +35,7 @@ def ends(patience: int, errors: list[float], losses: list[float]) -> int | None:
         (2, [0.5, 0.4, 0.3, 0.2, 0.1], [3, 4, 5, 6, 7], None),  # loss rises, error falls
         (2, [0.1, 0.2, 0.3, 0.4, 0.5], [7, 6, 5, 4, 3], None),  # error rises, loss falls
         (1, [0.1, 0.1], [1, 2], 2),
+        (2, [0.1, 0.0, 0.0, 0.0, 0.0], [5, 4, 3, 2, 1], 4),  # no head can err less
         (1, [0.5, 0.5], [math.inf, math.inf], None),  # a class that train does not have says nothing
     ],
 )

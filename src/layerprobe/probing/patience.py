@@ -17,11 +17,12 @@ PATIENCE = 2
 
 @dataclass
 class PastBest:
-    """True after `patience` heads in a row that validation likes less.
+    """True after `patience` heads in a row that validation likes less, or that do not err, as the best before them.
 
-    Each has more validation loss than the one before, and no lower error, or what else the head is chosen by, than the
-    best before it. Both are asked, because the error may go on falling where the loss has begun to rise: a head that
-    grows too sure of itself is not yet wrong more often.
+    Validation likes a head less that has more loss than the one before, and no lower error, or what else the head is
+    chosen by, than the best before it. Both are asked, because the error may go on falling where the loss has begun to
+    rise: a head that grows too sure of itself is not yet wrong more often. Where the best does not err at all there is
+    nothing to be gained, while the loss of separated classes falls as long as the penalty does.
 
     Attributes:
         patience: Heads in a row.
@@ -37,6 +38,6 @@ class PastBest:
     def __call__(self, weight: Float[Tensor, "c d"], bias: Float[Tensor, " c"]) -> bool:
         """Look at the next head, at a weaker penalty than the one before."""
         error, loss = (float(part[0]) for part in self.evaluate(Heads(weight[None], bias[None])))
-        self._worse = self._worse + 1 if error >= self._best and loss > self._last else 0
+        self._worse = self._worse + 1 if error >= self._best and (loss > self._last or error == 0) else 0
         self._best, self._last = min(error, self._best), loss
         return self._worse >= self.patience

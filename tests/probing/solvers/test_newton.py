@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from helpers.reference import made, softmax_objective, softmax_regression
 from layerprobe.probing.solvers import newton
 from layerprobe.probing.solvers.l2_path import Samples
 from layerprobe.probing.solvers.logistic import Logistic
-from layerprobe.probing.solvers.newton import LARGEST, HandedOver, Newton, newton_bytes, pays_at_once, possible
+from layerprobe.probing.solvers.newton import LARGEST, Newton, newton_bytes, possible
 from layerprobe.probing.solvers.solution import Status
+from layerprobe.probing.solvers.solver import of_mean_one
 
 L2 = torch.tensor([1e-12, 1e-6, 1e-3, 0.3, 10.0, 1e6], dtype=torch.float64)
 
@@ -79,45 +81,48 @@ def test_float64_features_to_many_digits(c: int) -> None:
         np.testing.assert_allclose(found.bias[i] - found.bias[i].mean(), bias - bias.mean(), atol=2e-4)
 
 
+@pytest.mark.parametrize("weights", [None, torch.tensor([2.0, 0.5, 1.0, 0.7])], ids=["equal", "weighted"])
 @pytest.mark.parametrize("c", [2, 4])
-def test_gradient_and_hessian_are_those_of_differences(c: int) -> None:
+def test_gradient_and_hessian_are_those_of_differences(c: int, weights: torch.Tensor | None) -> None:
     x, y = tensors(*made(60, 5, c, 1.0))
-    path, l2, width = Newton(Samples(x, y, c, torch.float64), 1e-6, 100), 0.1, 1e-5
-    head = torch.randn(c - 1, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    point = path._at(head[None], l2)[0]
-    full = path._basis @ head
-    expected = softmax_objective(full[:, :-1].numpy(), full[:, -1].numpy(), x.double().numpy(), y.numpy(), l2)
-    assert point.objective == pytest.approx(expected)
+    counts = None if weights is None else of_mean_one(weights[:c], y)
+    path, l2, width = Newton(Samples(x.double(), y, c, torch.float64, weights=counts), 1e-6, 100), 0.1, 1e-5
+    head = np.random.default_rng(0).normal(size=(c - 1, 6))
+    point = path._at(head[None], l2, torch.float64)[0]
+    if counts is None:
+        full = path._q @ head
+        expected = softmax_objective(full[:, :-1], full[:, -1], x.double().numpy(), y.numpy(), l2)
+        assert point.objective == pytest.approx(expected)
 
-    moves = width * torch.eye(head.numel(), dtype=torch.float64).view(-1, *head.shape)
-    ahead, behind = (path._at(head + sign * moves, l2) for sign in (1, -1))
-    differences = [a.objective - b.objective for a, b in zip(ahead, behind, strict=True)]
-    slopes = torch.tensor(differences, dtype=torch.float64) / (2 * width)
-    torch.testing.assert_close(point.gradient.flatten(), slopes, rtol=1e-6, atol=1e-7)
+    moves = width * np.eye(head.size).reshape(-1, *head.shape)
+    ahead, behind = (path._at(head + sign * moves, l2, torch.float64) for sign in (1, -1))
+    slopes = np.array([a.objective - b.objective for a, b in zip(ahead, behind, strict=True)]) / (2 * width)
+    np.testing.assert_allclose(point.gradient.ravel(), slopes, rtol=1e-6, atol=1e-7)
 
     path._make(point)
     assert path._hessian is not None
-    hessian = torch.stack([(a.gradient - b.gradient).flatten() for a, b in zip(ahead, behind, strict=True)]) / 2 / width
-    penalty = torch.diag(l2 * path._penalised.repeat(c - 1))
-    torch.testing.assert_close(path._hessian.tril() + penalty, hessian.tril(), rtol=1e-6, atol=1e-7)
-    vector = torch.randn(c - 1, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    product = path._product(path._curvature(point), vector, l2)
-    torch.testing.assert_close(product.flatten(), hessian @ vector.flatten(), rtol=1e-6, atol=1e-7)
+    hessian = np.stack([(a.gradient - b.gradient).ravel() for a, b in zip(ahead, behind, strict=True)]) / 2 / width
+    penalty = np.diag(np.tile(l2 * path._penalised, c - 1))
+    np.testing.assert_allclose(np.tril(path._hessian.numpy() + penalty), np.tril(hessian), rtol=1e-6, atol=1e-7)
+    vector = np.random.default_rng(1).normal(size=head.shape)
+    product = path._product(point.shares, vector, l2, torch.float64)
+    np.testing.assert_allclose(product.ravel(), hessian @ vector.ravel(), rtol=1e-6, atol=1e-7)
 
 
-def test_newton_takes_over_where_the_first_way_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hessian_is_made_where_products_have_cost_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = tensors(*made(300, 40, 2, 2.0, decay=1.0))
-    monkeypatch.setattr(newton, "_CHEAP", 0.0)
-    assert not pays_at_once(x, 2)
-    begun = []
-    second = HandedOver.__dict__["_second"].func
-    monkeypatch.setattr(HandedOver, "_second", property(lambda path: begun.append(path) or second(path)))
+    made_at: list[float] = []
+    make = Newton._make
+    monkeypatch.setattr(Newton, "_make", lambda path, point: made_at.append(point.gap) or make(path, point))
     found = Logistic().solve(x, y, 2, L2[1:4])
-    assert begun
-    assert set(found.status) == {Status.CONVERGED}
-    monkeypatch.undo()
-    assert pays_at_once(x, 2)
-    torch.testing.assert_close(found.objective, Logistic().solve(x, y, 2, L2[1:4]).objective, rtol=2e-5, atol=0)
+    assert made_at
+    made_at.clear()
+    monkeypatch.setattr(newton, "products_worth", lambda n, size, m: (math.inf, math.inf))
+    without = Logistic().solve(x, y, 2, L2[1:4])
+    assert not made_at
+    assert set(found.status) == set(without.status) == {Status.CONVERGED}
+    assert int(found.iterations.sum()) < int(without.iterations.sum())
+    torch.testing.assert_close(found.objective, without.objective, rtol=2e-5, atol=0)
 
 
 def test_no_penalty_is_left_to_the_first_way() -> None:

@@ -19,7 +19,7 @@ from layerprobe.probing.solvers.cpu_threads import evaluation_operations, thread
 from layerprobe.probing.solvers.duality_gap import certify
 from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.l2_path import AbstractContinuation, Continuation, Samples
-from layerprobe.probing.solvers.newton import HandedOver, Newton, pays_at_once, possible
+from layerprobe.probing.solvers.newton import Newton, possible
 from layerprobe.probing.solvers.softmax_objective import basis, log_odds
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop, of_mean_one
@@ -149,10 +149,10 @@ class Logistic(AbstractSolver):
         """The values of a path, none of them fitted yet; see `_Fits`."""
         span = None if spectrum is None else spectrum.span
         fitted, target = features if span is None else span.coordinates, 0.5 * self.tolerance
-        penalised = bool((l2 > 0).all())
-        if penalised and pays_at_once(fitted, n_classes):
-            samples = Samples(fitted, targets, n_classes, torch.float64, weights=weights)
-            newton = Newton(samples, target, self.max_iterations)
+        if bool((l2 > 0).all()) and possible(fitted, n_classes):
+            newton = Newton(
+                Samples(fitted, targets, n_classes, features.dtype, weights=weights), target, self.max_iterations
+            )
             return _Fits(self, features, targets, n_classes, l2, spectrum, newton)
         assert spectrum is not None
         vectors = spectrum.vectors
@@ -166,8 +166,7 @@ class Logistic(AbstractSolver):
             spectrum.rest,
             self.memory,
         )
-        over = penalised and possible(fitted, n_classes)
-        return _Fits(self, features, targets, n_classes, l2, spectrum, HandedOver(path) if over else path)
+        return _Fits(self, features, targets, n_classes, l2, spectrum, path)
 
     def _with_absent(
         self,
@@ -385,8 +384,7 @@ class _Fits:
 
 def _direct(features: Features, n_classes: int, l2: Tensor) -> bool:
     """Whether Newton's method fits the features as they are, which needs no spectrum."""
-    n, d = features.shape
-    direct = n_classes > 1 and d <= n and pays_at_once(features, n_classes) and bool((l2 > 0).all())
+    direct = n_classes > 1 and possible(features, n_classes) and bool((l2 > 0).all())
     return direct and math.isfinite(float(features[:].sum(dtype=torch.float64)))
 
 

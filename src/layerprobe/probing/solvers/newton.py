@@ -1,18 +1,18 @@
-"""Newton's method for logistic regression along a path of L2 values, where a Hessian costs little."""
+"""Newton's method for logistic regression along a path of L2 values, for heads whose Hessian can be held."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features, placed_blocks
-from layerprobe.probing.solvers.l2_path import AbstractContinuation, Continuation, Fit, Samples
+from layerprobe.probing.solvers.l2_path import AbstractContinuation, Fit, Samples
 from layerprobe.probing.solvers.softmax_objective import basis, covariance
 
 LARGEST = 1024
@@ -24,10 +24,7 @@ _SAMPLE_BYTES = 1 << 27
 _BLOCK = 1 << 20
 """Elements that are weighted at a time for the Hessian: 8 MiB."""
 
-_CHEAP = 10.0
-"""Products with a direction up to which a Hessian's cost is worth it from the start."""
-
-_SQUARE, _THIN, _EACH, _CALLS = 5e10, 5e9, 1e9, 2e-4
+_SQUARE, _THIN, _EACH, _CALLS = 1e11, 1e10, 1e9, 1e-4
 """Operations per second of products of two matrices, of a matrix and a vector, and of one element after the other, and
 seconds of a pass's calls: for their ratio alone."""
 
@@ -42,7 +39,7 @@ def products_worth(n: int, size: int, m: int) -> tuple[float, float]:
     """
     whole = m * size
     factor = whole**3 / 3 / _SQUARE
-    one = (4.0 * n * whole + 2 * whole**2) / _THIN + n * m**2 / _EACH + _CALLS
+    one = 4.0 * n * whole / _THIN + n * m**2 / _EACH + _CALLS
     made = m * (m + 1) * n * size**2 / _SQUARE + n * m**2 * (m + size) / _EACH
     return (made + factor) / one, factor / one
 
@@ -59,19 +56,8 @@ def possible(features: Features, n_classes: int) -> bool:
     return fits and features.device.type == "cpu"
 
 
-def pays_at_once(features: Features, n_classes: int) -> bool:
-    """Whether Newton's method is worth it from the start, and not only where L-BFGS has failed for long.
-
-    Args:
-        features: The samples, or their coordinates.
-        n_classes: Number of classes, at least 2.
-    """
-    dear, _ = products_worth(len(features), features.shape[1] + 1, n_classes - 1)
-    return possible(features, n_classes) and dear <= _CHEAP
-
-
 def newton_bytes(d: int, c: int, n: int | None = None) -> int:
-    """What the samples in float64, a Hessian, its factor and what they are made of take at most.
+    """What the samples in both precisions, a Hessian, its factor and what they are made of take at most.
 
     Args:
         d: Features.
@@ -82,7 +68,7 @@ def newton_bytes(d: int, c: int, n: int | None = None) -> int:
     if size > LARGEST:
         return 0
     samples = _SAMPLE_BYTES if n is None else min(_SAMPLE_BYTES, 8 * n * (d + 1))
-    return samples + 2 * min(8 * _BLOCK, samples) + 32 * size**2
+    return samples * 3 // 2 + 2 * min(8 * _BLOCK, samples) + 32 * size**2
 
 
 @dataclass(frozen=True)
@@ -93,32 +79,40 @@ class _Point:
         head: Weights and, last, bias, in the coordinates of `basis`.
         objective: Mean cross-entropy + ½·l2·‖W‖².
         gradient: Its gradient.
-        shares: Probability of each class for each sample.
-        trace: Trace of the mean over the samples of their losses' second derivatives by the scores.
+        shares: Probability of each class for each sample, in the precision of the products with the samples.
+        classes: Mean over the samples of their losses' second derivatives by the scores.
         gap: The duality gap's main term, and what the bias is worth; relative.
     """
 
-    head: Float[Tensor, "m e"]
+    head: Float[np.ndarray, "m e"]
     objective: float
-    gradient: Float[Tensor, "m e"]
-    shares: Float[Tensor, "c n"]
-    trace: float
+    gradient: Float[np.ndarray, "m e"]
+    shares: Float[np.ndarray, "c n"]
+    classes: Float[np.ndarray, "m m"]
     gap: float
+
+    @property
+    def trace(self) -> float:
+        """Trace of `classes`."""
+        return float(self.classes.trace())
 
 
 class Newton(AbstractContinuation):
-    r"""Follows the optimum with Newton's steps, in float64.
+    r"""Follows the optimum with Newton's steps: roughly in the samples' own precision, to the target in float64.
 
     With \(B_i = Q^\top (\mathrm{diag}(q_i) - q_i q_i^\top) Q\) for the probabilities \(q_i\) of a sample (times what
     it counts, where classes are weighted), a step solves
     \((\frac1n \sum_i B_i \otimes x_i x_i^\top + \mathrm{l2})\, p = -g\), where x has a last feature of ones that is not
-    penalised. It is solved by conjugate gradients with the factored matrix of an earlier head and penalty as
-    preconditioner, its part of the loss scaled by the trace of the mean of B: near that head a few products with the
-    samples do. When such products have cost as much as a factor, it is made anew for the penalty; as much as a Hessian,
-    that is made anew at the head. So neither is made much more often than if one knew.
+    penalised. It is solved by conjugate gradients: with the penalty alone as preconditioner, until products with the
+    samples have cost as much as a Hessian; then with the factored Hessian of an earlier head and penalty, its part of
+    the loss scaled by the trace of the mean of B. When further products have cost as much as a factor, it is made anew
+    for the penalty; as much as a Hessian, that is made anew at the head. So neither is made much more often than if one
+    knew.
+
+    What is computed of the classes' scores are some thirty calls on few numbers, in NumPy, whose calls cost the least.
 
     Args:
-        samples: The samples; kept in float64.
+        samples: The samples, in their own axes.
         target: The gap to reach.
         max_iterations: Passes over the samples, there and back, for each value at most.
     """
@@ -126,14 +120,11 @@ class Newton(AbstractContinuation):
     def __init__(self, samples: Samples, target: float, max_iterations: int) -> None:
         self.samples, self.target, self.max_iterations = samples, target, max_iterations
         n, d = samples.features.shape
-        self._x = torch.ones(n, d + 1, dtype=torch.float64)
-        axes = None if samples.axes is None else samples.axes.double()
-        for place, rows in placed_blocks(samples.features):
-            self._x[place, :-1] = rows if axes is None else rows.double() @ axes
-        self._basis = basis(samples.n_classes, torch.float64, self._x.device)
-        self._own = samples.targets[None, None]
-        self._counted = None if samples.weights is None else samples.weights.double()[samples.targets]
-        self._penalised = torch.ones(d + 1, dtype=torch.float64)
+        self._x: dict[torch.dtype, Tensor] = {}
+        self._q = basis(samples.n_classes, torch.float64, samples.features.device).numpy()
+        self._own = samples.targets.numpy(), np.arange(n)
+        self._counts = None if samples.weights is None else samples.weights.double()[samples.targets].numpy()
+        self._penalised = np.ones(d + 1)
         self._penalised[-1] = 0
         self._dear, self._factor_dear = products_worth(n, d + 1, samples.n_classes - 1)
         self._hessian: Tensor | None = None
@@ -142,13 +133,23 @@ class Newton(AbstractContinuation):
         self._factored = 0.0, 0.0
         self._owed = 0.0
 
+    def _rows(self, dtype: torch.dtype) -> Float[Tensor, "n e"]:
+        """The samples with a last feature of ones."""
+        if dtype not in self._x:
+            n, d = self.samples.features.shape
+            x = torch.ones(n, d + 1, dtype=dtype)
+            for place, rows in placed_blocks(self.samples.features):
+                x[place, :-1] = rows
+            self._x[dtype] = x
+        return self._x[dtype]
+
     def fitting(self) -> Fit:
         """See `AbstractContinuation.fitting`; the Hessian is kept."""
 
         def fit(starts: Tensor, value: float, target: float, allowed: int) -> tuple[Tensor, int]:
-            points = self._at(starts.double(), value)
-            end, spent = self._descend(min(points, key=lambda point: point.gap), value, target, allowed)
-            return end.head, spent
+            dtype = self.samples.dtype if target > self.target else torch.float64
+            points = self._at(starts.double().numpy(), value, dtype)
+            return self._descend(min(points, key=lambda point: point.gap), value, target, allowed, dtype)
 
         return fit
 
@@ -156,44 +157,65 @@ class Newton(AbstractContinuation):
         self, heads: Float[Tensor, "q m e"], l2: Float[Tensor, " q"], target: float
     ) -> tuple[Float[Tensor, "q m e"], Int[Tensor, " q"]]:
         """See `AbstractContinuation.refine`."""
-        fit = self.fitting()
-        found = [fit(head[None], v, target, self.max_iterations) for head, v in zip(heads, l2.tolist(), strict=True)]
+        found = []
+        for head, value in zip(heads.double(), l2.tolist(), strict=True):
+            start = self._at(head[None].numpy(), value, torch.float64)[0]
+            found.append(self._descend(start, value, target, self.max_iterations, torch.float64))
         return torch.stack([head for head, _ in found]), torch.tensor([spent for _, spent in found])
 
-    def _at(self, heads: Float[Tensor, "k m e"], l2: float) -> list[_Point]:
-        (k, m, e), n = heads.shape, len(self._x)
-        logs = (self._basis @ (heads.reshape(k * m, e) @ self._x.T).view(k, m, n)).log_softmax(1)
-        own = self._own.expand(k, 1, n)
-        own_log, shares = logs.gather(1, own), logs.exp()
-        residual = shares.scatter(1, own, 0.0)
-        others = residual.sum(1, keepdim=True)
-        # To all digits where the own class's share is near 1.
-        losses = torch.where(others < 0.5, torch.log1p(-others), own_log)
-        residual.scatter_(1, own, others.neg_())
-        weighted = shares
-        if self._counted is not None:
-            losses, residual, weighted = losses * self._counted, residual.mul_(self._counted), shares * self._counted
-        loss = losses.sum((1, 2)) / -n
-        penalty = l2 * self._penalised * heads
-        gradient = ((self._basis.T @ residual).view(k * m, n) @ self._x).view(k, m, e) / n + penalty
-        objective = loss + 0.5 * (penalty * heads).sum((1, 2))
-        curvature = self._basis.T @ covariance(weighted @ shares.mT / -n) @ self._basis
-        trace = curvature.diagonal(dim1=1, dim2=2).sum(1)
-        curvature.diagonal(dim1=1, dim2=2).add_(1e-12 * trace[:, None] + 1e-300)
-        slope = gradient[:, :, -1:]
-        worth = (slope * torch.linalg.solve_ex(curvature, slope)[0]).sum((1, 2))
-        gap = (gradient[:, :, :-1].square().sum((1, 2)) / (2 * l2) + worth) / objective.clamp_min(1e-300)
-        numbers = torch.stack([objective, trace, gap.nan_to_num(math.inf)], 1).tolist()
-        return [_Point(heads[i], f, gradient[i], shares[i], t, gap) for i, (f, t, gap) in enumerate(numbers)]
+    @np.errstate(over="ignore", invalid="ignore")
+    def _at(self, heads: Float[np.ndarray, "k m e"], l2: float, dtype: torch.dtype) -> list[_Point]:
+        x, own = self._rows(dtype), self._own
+        (k, m, e), n = heads.shape, len(x)
+        every = (torch.from_numpy((self._q @ heads).reshape(-1, e)).to(dtype) @ x.T).numpy().reshape(k, m + 1, n)
+        losses, shares = [], np.empty_like(every)
+        for margins, share in zip(every, shares, strict=True):
+            margins -= margins[own]
+            largest = margins.max(0)
+            np.exp(margins - largest, out=share)
+            mine = share[own]
+            share[own] = 0
+            others = share.sum(0)
+            total = others + mine
+            share /= total
+            # To all digits where the own class's share is near 1.
+            loss = self._counted(largest + np.log1p(others + np.expm1(-largest)))
+            losses.append(float(loss.sum(dtype=np.float64)) / n)
+            margins[:] = share
+            margins[own], share[own] = -others / total, mine / total
+            self._counted(margins)
+        gradients = (torch.from_numpy(every.reshape(-1, n)) @ x).numpy().reshape(k, m + 1, e)
+        return [self._point(*each, l2) for each in zip(heads, losses, gradients, shares, strict=True)]
 
-    def _descend(self, point: _Point, l2: float, target: float, allowed: int) -> tuple[_Point, int]:
+    def _counted(self, values: Float[np.ndarray, "*c n"]) -> Float[np.ndarray, "*c n"]:
+        """Multiply values of the samples, in place, with what each counts."""
+        if self._counts is not None:
+            values *= self._counts
+        return values
+
+    def _point(self, head: np.ndarray, loss: float, gradient: np.ndarray, shares: np.ndarray, l2: float) -> _Point:
+        n, q = shares.shape[1], self._q
+        penalty = l2 * self._penalised * head
+        objective = loss + 0.5 * float((penalty * head).sum())
+        gradient = q.T / n @ gradient + penalty
+        products = shares @ self._counted(shares.T.astype(np.float64).T).T / -n
+        classes = q.T @ covariance(torch.from_numpy(products)[None])[0].numpy() @ q
+        np.fill_diagonal(classes, classes.diagonal() * (1 + 1e-12) + 1e-300)
+        slope = gradient[:, -1]
+        gap = (gradient[:, :-1] ** 2).sum() / (2 * l2) + slope @ np.linalg.solve(classes, slope)
+        relative = float(gap) / max(objective, 1e-300) if math.isfinite(gap + objective) else math.inf
+        return _Point(head, objective, gradient, shares, classes, relative)
+
+    def _descend(
+        self, point: _Point, l2: float, target: float, allowed: int, dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "m e"], int]:
         spent = 1
         while point.gap > target and spent <= allowed:
-            step, spent = self._step(point, l2, target, spent, allowed)
+            step, spent = self._step(point, l2, target, spent, allowed, dtype)
             slope, length = float((point.gradient * step).sum()), 1.0
             better: _Point | None = None
             while better is None and slope < 0 and length > 1e-6 and spent <= allowed:
-                there, spent = self._at((point.head + length * step)[None], l2)[0], spent + 1
+                there, spent = self._at((point.head + length * step)[None], l2, dtype)[0], spent + 1
                 # Where the objective's digits run out, the gap tells what is better.
                 falls = there.objective <= point.objective + 1e-4 * length * slope
                 if falls or (there.objective <= point.objective * (1 + 1e-14) and there.gap < point.gap):
@@ -202,34 +224,34 @@ class Newton(AbstractContinuation):
             if better is None:
                 break
             point = better
-        return point, spent
+        return torch.from_numpy(point.head), spent
 
-    def _step(self, point: _Point, l2: float, target: float, spent: int, allowed: int) -> tuple[Tensor, int]:
+    def _step(
+        self, point: _Point, l2: float, target: float, spent: int, allowed: int, dtype: torch.dtype
+    ) -> tuple[Float[np.ndarray, "m e"], int]:
         """Newton's step, by preconditioned conjugate gradients."""
-        if self._hessian is None:
-            self._make(point)
-        curvature = self._curvature(point)
         residual = -point.gradient
-        first = float(residual.norm())
+        first = float(np.linalg.norm(residual))
         # Below this norm the residual does not stand in the certificate's way; far away, Newton's own error does.
-        enough = max(0.3 * math.sqrt(2 * l2 * target * point.objective), min(0.1, math.sqrt(point.gap)) * first)
-        step, solve, products = torch.zeros_like(residual), self._solver(point, l2, fresh=False), 0
+        enough = max(0.3 * math.sqrt(2 * l2 * target * point.objective), min(0.3, math.sqrt(point.gap)) * first)
+        step, solve, products = np.zeros_like(residual), self._solver(point, l2, fresh=False), 0
         z = solve(residual)
         direction, along = z, float((residual * z).sum())
         while along > 0 and spent <= allowed:
-            product = self._product(curvature, direction, l2)
+            product = self._product(point.shares, direction, l2, dtype)
             spent, products, self._owed = spent + 1, products + 1, self._owed + 1
             curved = float((direction * product).sum())
             if not curved > 0:
                 break
             step = step + along / curved * direction
             residual = residual - along / curved * product
-            if float(residual.norm()) <= enough:
+            if float(np.linalg.norm(residual)) <= enough:
                 break
             stale = self._owed > self._dear
             if stale:
                 self._make(point)
-            if stale or (products > self._factor_dear and self._factored != (l2, point.trace)):
+            known = self._hessian is not None and self._factored != (l2, point.trace)
+            if stale or (known and products > self._factor_dear):
                 solve = self._solver(point, l2, fresh=True)
                 z = solve(residual)
                 direction, along = z, float((residual * z).sum())
@@ -237,41 +259,50 @@ class Newton(AbstractContinuation):
             z = solve(residual)
             after = float((residual * z).sum())
             direction, along = z + after / along * direction, after
-        return (step if bool(step.any()) else z), spent
+        return (step if step.any() else z), spent
 
-    def _product(self, curvature: Float[Tensor, "m m n"], vector: Float[Tensor, "m e"], l2: float) -> Tensor:
-        along = vector @ self._x.T
-        along = curvature[0] * along if len(curvature) == 1 else (curvature * along).sum(1)
-        return along @ self._x / len(self._x) + l2 * self._penalised * vector
+    def _product(
+        self, shares: Float[np.ndarray, "c n"], vector: Float[np.ndarray, "m e"], l2: float, dtype: torch.dtype
+    ) -> Float[np.ndarray, "m e"]:
+        """The Hessian's with a vector."""
+        x = self._rows(dtype)
+        along = (torch.from_numpy(self._q @ vector).to(dtype) @ x.T).numpy()
+        # A shift of all classes changes nothing; this one loses no digit where the own class's share is near 1.
+        along -= along[self._own]
+        along -= (shares * along).sum(0)
+        along *= shares
+        self._counted(along)
+        return self._q.T / len(x) @ (torch.from_numpy(along) @ x).numpy() + l2 * self._penalised * vector
 
     def _make(self, point: _Point) -> None:
         """The loss's Hessian; its blocks of classes below the diagonal alone, since no more is read."""
-        (n, e), m = self._x.shape, len(point.head)
-        curvature = self._curvature(point) / n
-        found = torch.zeros(m * e, m * e, dtype=torch.float64)
+        x = self._rows(self.samples.dtype)
+        (n, e), m = x.shape, len(point.head)
+        away = self._q[:, :, None] - (self._q.T @ point.shares)[None]
+        # A sum of squares, which loses no digit.
+        each = (self._counted(point.shares / n)[:, None, None] * away[:, :, None] * away[:, None]).sum(0)
+        curvature = torch.from_numpy(each).to(x.dtype)
+        found = x.new_zeros(m * e, m * e)
         rows = max(1, _BLOCK // e)
         for start in range(0, n, rows):
-            x = self._x[start : start + rows]
+            some = x[start : start + rows]
             for a in range(m):
                 for b in range(a + 1):
-                    weighted = x * curvature[a, b, start : start + rows, None]
-                    found[a * e : (a + 1) * e, b * e : (b + 1) * e].addmm_(weighted.T, x)
+                    weighted = some * curvature[a, b, start : start + rows, None]
+                    found[a * e : (a + 1) * e, b * e : (b + 1) * e].addmm_(weighted.T, some)
         self._hessian, self._hessian_trace, self._factor, self._owed = found, point.trace, None, 0.0
 
-    def _curvature(self, point: _Point) -> Float[Tensor, "m m n"]:
-        """Second derivative of each sample's part of the loss by its scores: a sum of squares, which loses no digit."""
-        away = self._basis[:, :, None] - (self._basis.T @ point.shares)[None]
-        shares = point.shares if self._counted is None else point.shares * self._counted
-        return ((shares[:, None] * away)[:, :, None] * away[:, None]).sum(0)
-
-    def _solver(self, point: _Point, l2: float, *, fresh: bool) -> Callable[[Tensor], Tensor]:
+    def _solver(self, point: _Point, l2: float, *, fresh: bool) -> Callable[[np.ndarray], np.ndarray]:
         """The preconditioner: the factor that is there, or one of the Hessian that is there for this penalty."""
+        known = self._hessian
+        if known is None:
+            biases = np.linalg.inv(point.classes)
+            return lambda vector: np.concatenate([vector[:, :-1] / l2, biases @ vector[:, -1:]], 1)
         if self._factor is None or (fresh and self._factored != (l2, point.trace)):
-            assert self._hessian is not None
-            matrix = point.trace / self._hessian_trace * self._hessian
+            matrix = point.trace / self._hessian_trace * known
             diagonal = matrix.diagonal()
-            diagonal += l2 * self._penalised.repeat(len(point.head))
-            floor, failed = 1e-14, 1
+            diagonal += torch.from_numpy(l2 * self._penalised).to(matrix.dtype).repeat(len(point.head))
+            floor, failed = torch.finfo(matrix.dtype).eps, 1
             while failed and floor < 1:
                 diagonal += floor * float(diagonal.amax())
                 self._factor, info = torch.linalg.cholesky_ex(matrix)
@@ -279,45 +310,10 @@ class Newton(AbstractContinuation):
             self._factored = l2, point.trace
         factor = self._factor
         assert factor is not None
-        return lambda vector: torch.cholesky_solve(vector.reshape(-1, 1), factor).view_as(vector)
 
+        def solve(vector: np.ndarray) -> np.ndarray:
+            half = torch.from_numpy(vector.reshape(-1, 1)).to(factor.dtype)
+            half = torch.linalg.solve_triangular(factor, half, upper=False)
+            return torch.linalg.solve_triangular(factor.mT, half, upper=True).double().numpy().reshape(vector.shape)
 
-class HandedOver(AbstractContinuation):
-    """L-BFGS up to the first value that costs it as many evaluations as a Hessian would, then Newton's method.
-
-    Args:
-        first: L-BFGS.
-    """
-
-    def __init__(self, first: Continuation) -> None:
-        self.samples, self.target, self.max_iterations = first.samples, first.target, first.max_iterations
-        n, d = first.samples.features.shape
-        self._first, self._after = first, math.ceil(products_worth(n, d + 1, first.samples.n_classes - 1)[0])
-        self._over = False
-
-    @cached_property
-    def _second(self) -> Newton:
-        return Newton(self.samples, self.target, self.max_iterations)
-
-    def fitting(self) -> Fit:
-        """See `AbstractContinuation.fitting`."""
-        first = self._first.fitting()
-
-        def fit(starts: Tensor, value: float, target: float, allowed: int) -> tuple[Tensor, int]:
-            spent = 0
-            if not self._over:
-                head, spent = first(starts, value, target, min(allowed, self._after))
-                self._over = self._after < spent <= allowed
-                starts = head[None]
-            if self._over:
-                head, more = self._second.fitting()(starts, value, target, allowed - spent)
-                spent += more
-            return head.double(), spent
-
-        return fit
-
-    def refine(
-        self, heads: Float[Tensor, "q m e"], l2: Float[Tensor, " q"], target: float
-    ) -> tuple[Float[Tensor, "q m e"], Int[Tensor, " q"]]:
-        """See `AbstractContinuation.refine`."""
-        return self._second.refine(heads, l2, target)
+        return solve
