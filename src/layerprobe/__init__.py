@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from layerprobe.api.charts import depth_curve as depth_curve
     from layerprobe.api.charts import heat_map as heat_map
     from layerprobe.api.charts import position_map as position_map
+    from layerprobe.api.erasure import erasure as erasure
     from layerprobe.api.head import ProbeHead as ProbeHead
     from layerprobe.api.layer_list import layers as layers
     from layerprobe.api.probe import probe as probe
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "api.probe": ["probe"],
     "api.layer_list": ["layers"],
+    "api.erasure": ["erasure"],
     "api.head": ["ProbeHead"],
     "api.results": ["ProbeResults", "load"],
     "api.charts": ["angle_map", "angles", "compare", "depth_curve", "heat_map", "position_map"],

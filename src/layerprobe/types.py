@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Shaped
 
 Split: TypeAlias = str
 """`train`, `val`, or the name of a test set, which is `test` where there is one."""
@@ -246,6 +246,21 @@ class FeatureRecipe:
     autocast: str | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class SampleScores:
+    """What the selected head of a layer says of each sample of a test set.
+
+    Attributes:
+        ids: What names the samples: whole numbers, or text.
+        targets: What is true: class indices; or a row of labels, or of values, for each sample.
+        scores: The head's score of each class or label; of a regression the values that it predicts, in their units.
+    """
+
+    ids: Shaped[np.ndarray, " n"]
+    targets: Shaped[np.ndarray, "n ..."]
+    scores: Float[np.ndarray, "n c"]
+
+
 @dataclass(frozen=True)
 class Answers:
     """What the selected head of a layer answers on one test set.
@@ -276,6 +291,7 @@ class LayerResult:
         metrics: What else was measured, and what the analyses came to.
         test_set: Name of the primary test set.
         further: The same head's answers on the further test sets, by name.
+        scores: By test set, the selected head's scores of every sample; empty where they are not kept.
     """
 
     record: ProbeRecord
@@ -287,6 +303,7 @@ class LayerResult:
     metrics: tuple[MetricRecord, ...] = ()
     test_set: Split = "test"
     further: Mapping[Split, Answers] = field(default_factory=dict)
+    scores: Mapping[str, SampleScores] = field(default_factory=dict)
 
     @property
     def answers(self) -> dict[Split, Answers]:
@@ -295,6 +312,8 @@ class LayerResult:
 
     @property
     def sample_ids(self) -> np.ndarray:
-        """Places of the test samples in the test split, or in the data where these were divided."""
+        """Ids of the test samples: those of their scores, or their places in the test split or in the divided data."""
+        if self.scores:
+            return next(iter(self.scores.values())).ids
         rows = self.head.get("test_rows")
         return np.arange(self.record.n_test) if rows is None else rows

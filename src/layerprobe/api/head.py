@@ -16,9 +16,12 @@ from layerprobe.formatting import interval_text, nearest, percent_text
 from layerprobe.head_directions import directions, in_own_units
 from layerprobe.named_classes import named_classes
 from layerprobe.probing.capture.pytree import tensors
+from layerprobe.probing.capture.replacement import replaced
+from layerprobe.probing.capture.token_axes import attention_masks
+from layerprobe.probing.erasers import erased_activation, fit_eraser
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
-from layerprobe.probing.head_features import recorded_features, reduced_features
+from layerprobe.probing.head_features import fitted_reduction, layer_of, recorded_features, reduced_features
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.tf32 import full_precision
@@ -201,6 +204,50 @@ class ProbeHead:
             wide = scores.double()
             # A label's score is that of having it less that of not having it.
             return _like(given, wide.sigmoid() if self.record.task == MultiLabel.name else wide.softmax(1))
+
+    @contextmanager
+    def erased(
+        self, network: nn.Module, inputs: Any, targets: Any, *, batch_size: int | None = None
+    ) -> Iterator[nn.Module]:
+        """Let a network run without every linear trace of the property in this layer's features.
+
+        An eraser (LEACE, see `layerprobe.Erased`) is fitted to the features of training samples. Inside, the layer is
+        changed in every forward pass by as little as makes its features the erased ones; afterwards the network is as
+        it was, whatever happens. Where features are averages of the layer, what the averages do not show stays in it.
+
+        Args:
+            network: The network.
+            inputs: Training inputs, as for `features`.
+            targets: The property of these: classes, labels or numbers, in their order.
+            batch_size: As for `features`.
+
+        Yields:
+            The network.
+
+        Raises:
+            ValueError: The package is not installed; or the layer cannot be replaced, or its features not changed.
+        """
+        with recorded_features(network, inputs, self.record, self._recipe, batch_size=batch_size) as found:
+            eraser = fit_eraser(found, self._known(targets, len(found)))
+        layer = layer_of(network, inputs, self.record, self._recipe)
+        reduction = fitted_reduction(layer.shape, self.record, self._recipe)
+
+        def change(activation: Tensor, given: Mapping[str, Any]) -> Tensor:
+            masks = {name: mask != 0 for name, mask in attention_masks(given).items()} if reduction.axes else {}
+            with torch.autocast(activation.device.type, enabled=False):
+                return erased_activation(activation, reduction, eraser, masks)
+
+        with replaced(network, layer, change):
+            yield network
+
+    def _known(self, targets: Any, n: int) -> Tensor:
+        """Targets as an eraser takes them: classes by their place."""
+        values = np.asarray(targets.cpu() if isinstance(targets, Tensor) else targets)
+        if len(values) != n:
+            raise ValueError(f"There are {n} inputs and {len(values)} targets. Each input needs one target.")
+        if self.record.task == Classification.name:
+            return torch.from_numpy(np.unique(values, return_inverse=True)[1])
+        return torch.from_numpy(values.astype(np.float64))
 
     @contextmanager
     def _scored(

@@ -82,6 +82,9 @@ def probe(
     mask: Taken | None = None,
     selection: str = "error",
     each_reducer: bool = False,
+    metrics: Sequence[str] | str = (),
+    scores: bool = False,
+    sample_ids: Taken | None = None,
     population: bool = False,
     progress: bool | None = None,
 ) -> ProbeResults:
@@ -134,6 +137,12 @@ def probe(
             or `auc` (the rest to 1); see `ProbeProtocol`.
         each_reducer: Whether the test error of the best head of each reducer is read too, and not only of the best of
             all: of each token position, say. They are in `ProbeResults.metrics`; `layerprobe.position_map` draws them.
+        metrics: What else is measured of the selected heads on test, in `ProbeResults.metrics`: any of
+            `balanced_accuracy`, `macro_f1`, `weighted_f1`, `auc`, `average_precision`, `recall_at_1_fpr`, `brier` and
+            `calibration_error`, or `all`; see `score_metrics`.
+        scores: Whether the selected heads' scores of every test sample are kept, for `ProbeResults.scores` and
+            `ProbeResults.confusion`.
+        sample_ids: Takes out of a batch what names each test sample in these; by default, its place.
         population: Whether the test split is all that there is and no sample of more, so that its errors are exact: no
             intervals. A data module says so by an attribute of this name.
         progress: Whether to show a progress bar; by default only on a terminal.
@@ -167,6 +176,9 @@ def probe(
         mask=None if mask is None else _taken(mask),
         selection=selection,
         each_reducer=each_reducer,
+        metrics=metrics,
+        scores=scores,
+        sample_ids=None if sample_ids is None else _taken(sample_ids),
         population=population,
     )
     resources = Resources(batch_size, max_memory, keep=keep)
@@ -175,7 +187,13 @@ def probe(
     with ProbeProgress("Probing", progress) as bar:
         results = list(probe_checkpoint(network, splits, protocol, resources=resources, on_progress=bar))
     division = division_of(data, seed=int(seed))
-    return ProbeResults(_in_terms_of(results, class_words(data, tests) or (), division and division["test"].numpy()))
+    rows = None if division is None else division["test"].numpy()
+    if rows is not None and sample_ids is None:
+        results = [
+            replace(one, scores={**one.scores, "test": replace(one.scores["test"], ids=rows)}) if one.scores else one
+            for one in results
+        ]
+    return ProbeResults(_in_terms_of(results, class_words(data, tests) or (), rows))
 
 
 def _in_terms_of(results: Iterable[LayerResult], words: Sequence[str], test_rows: Any) -> Iterator[LayerResult]:

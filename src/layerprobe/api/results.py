@@ -15,9 +15,11 @@ import pandas as pd
 
 from layerprobe.formatting import nearest
 from layerprobe.results.best import last_checkpoint
+from layerprobe.results.confusion import confusion
 from layerprobe.results.heads import HeadFile, find_head, read_recipe
 from layerprobe.results.reader import Run, find_runs
 from layerprobe.results.record_schema import to_frame
+from layerprobe.results.scores import ScoreFile, score_frame
 from layerprobe.results.store import ProbeStore
 from layerprobe.types import Answers, LayerResult, MetricRecord, PathRecord, ProbeRecord
 
@@ -103,6 +105,51 @@ class ProbeResults(pd.DataFrame):
         columns = {layer: answers.correct for layer, answers in found.items() if len(answers.correct)}
         return pd.DataFrame(columns).rename_axis(index="sample")
 
+    def scores(self, layer: str) -> pd.DataFrame:
+        """The selected head's score of every test sample; `probe(…, scores=True)` keeps them.
+
+        Args:
+            layer: Name of the layer, or an alias.
+
+        Returns:
+            One row for each sample, by test set and id, with what is true (`target`), what the head answers
+            (`predicted`) and the score of each class (`score_<class>`); with several labels or values one of each,
+            `target_0`, …. A label's score is that of having it less that of not having it, and what a regression
+            predicts is in the targets' units.
+
+        Raises:
+            KeyError: If no such layer was probed, or it has no head.
+            ValueError: If scores were not kept.
+        """
+        head = self.heads[layer]
+        found = next(one for one in self._layers if one.record.layer == head.record.layer)
+        if not found.scores:
+            raise ValueError(f"No scores of {layer!r} are kept. Probe with scores=True (probe.scores=true in a run).")
+        outputs = found.head.get("classes", np.arange(len(found.head["bias"])))
+        return score_frame(found.scores, outputs, () if found.recipe is None else found.recipe.words)
+
+    def confusion(self, layer: str, test_set: str | None = None) -> pd.DataFrame:
+        """Count the test samples of each class by what the selected head answers; needs `probe(…, scores=True)`.
+
+        Args:
+            layer: Name of the layer, or an alias.
+            test_set: Name of the test set; by default the first.
+
+        Returns:
+            True classes by predicted ones, named as in the data.
+
+        Raises:
+            KeyError: If no such layer was probed, or it has no head, or there is no such test set.
+            ValueError: If scores were not kept, or it is not classes that are predicted.
+        """
+        return confusion(self.scores(layer), test_set)
+
+    def plot_confusion(self, layer: str, test_set: str | None = None) -> alt.LayerChart:
+        """Draw the confusion matrix of a layer, each row in shares of its class; as `confusion`."""
+        from layerprobe.report.charts.confusion import confusion_chart
+
+        return confusion_chart(self.confusion(layer, test_set), f"Answers at {layer}")
+
     def plot(  # type: ignore[override]
         self, error: Literal["test", "train"] = "test", reference: str | Path | None = None
     ) -> alt.LayerChart:
@@ -142,7 +189,9 @@ class ProbeResults(pd.DataFrame):
                     f"{directory} holds results of the checkpoint {checkpoint!r} already. Give another folder, or "
                     "overwrite=True."
                 )
-        held = [replace(layer, head=dict(layer.head)) for layer in self._layers]  # their files may be about to go
+        held = [
+            replace(one, head=dict(one.head), scores=dict(one.scores)) for one in self._layers
+        ]  # their files may be about to go
         for checkpoint in dict.fromkeys(layer.record.checkpoint for layer in held):
             if store.done(checkpoint):
                 store.forget(checkpoint)
@@ -242,7 +291,8 @@ def _layer(
         head = {}
     recipe = read_recipe(run.probes, record.checkpoint, record.layer)
     of_first = (first.correct, first.samples, recipe, tuple(metrics), name)
-    return LayerResult(record, tuple(path), head, *of_first, dict(further))
+    scores = ScoreFile(run.probes, record.checkpoint, record.layer)
+    return LayerResult(record, tuple(path), head, *of_first, dict(further), scores)
 
 
 def _nothing_at(run: Run) -> str:

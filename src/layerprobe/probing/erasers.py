@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from layerprobe.probing.features.reducers import Masks, Reduction
 from layerprobe.probing.features.row_blocks import AbstractRows, Features, placed_blocks
 
 
@@ -75,6 +76,43 @@ def erased(features: Features, eraser: Any) -> Features:
     for rows, part in placed_blocks(features):
         found[rows] = eraser(part)
     return found
+
+
+def erased_activation(
+    activation: Float[Tensor, " n *shape"], reduction: Reduction, eraser: Any, masks: Masks
+) -> Float[Tensor, " n *shape"]:
+    """Change activations as little as possible, so that their features are the erased ones.
+
+    With features z = R a of a linear reducer and δ the change that the eraser makes to z, the smallest change of a is
+    Rᵀ(RRᵀ)⁻¹δ. Reducers that choose units or average over disjoint groups of one size have RRᵀ = c·1 for each sample,
+    and so δ·δ / δ·RRᵀδ is 1/c. Rᵀδ is the gradient of δ·R a.
+
+    Args:
+        activation: The activations.
+        reduction: Makes the features.
+        eraser: The eraser of these features.
+        masks: Which tokens are no padding.
+
+    Returns:
+        Activations of the same type.
+
+    Raises:
+        ValueError: The reducer is not of this kind.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        wide = activation.detach().clone().to(torch.promote_types(activation.dtype, torch.float32)).requires_grad_()
+        features = reduction(wide, masks)
+        target = eraser(features.detach())
+        change = target - features.detach()
+        (step,) = torch.autograd.grad(features, wide, change)
+    with torch.no_grad():
+        back = reduction(step, masks)
+        size = change.square().sum(1) / (change * back).sum(1).clamp_min(torch.finfo(change.dtype).tiny)
+        found = wide.detach() + size.view(-1, *[1] * (wide.ndim - 1)) * step
+        left = (reduction(found, masks) - target).norm()
+        if left > 1e-3 * (target.norm() + change.norm()):
+            raise ValueError(f"features made by {reduction.description!r} cannot be changed one by one in the layer")
+        return found.to(activation.dtype)
 
 
 class ErasedRows(AbstractRows):

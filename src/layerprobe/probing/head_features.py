@@ -82,6 +82,26 @@ def recorded_features(
                 yield splits["test"](way.reduction)
 
 
+def layer_of(network: nn.Module, inputs: Any, record: ProbeRecord, recipe: FeatureRecipe) -> Layer:
+    """Find the layer of a head in a network.
+
+    Args:
+        network: The network; it is left exactly as it was.
+        inputs: As for `recorded_features`.
+        record: The layer's record.
+        recipe: How its features are made.
+
+    Raises:
+        ValueError: The network has no such layer, or another one under its name.
+    """
+    source, protocol = _source(network, inputs, record, recipe, None)
+    with freeze(network) as frozen:
+        with frozen.fresh(record.seed), closing(in_order(source, None, record.seed)) as batches:
+            first = next(batches)
+        with frozen.fresh(record.seed):
+            return _find(frozen, protocol.inputs(first), record, recipe)
+
+
 def reduced_features(
     given: Tensor, record: ProbeRecord, recipe: FeatureRecipe | None, mask: Any = None
 ) -> Float[Tensor, "n d"]:

@@ -27,6 +27,7 @@ from layerprobe.probing.features.oom import with_room
 from layerprobe.probing.features.reducers import FeatureWay
 from layerprobe.probing.fit_memory import Budget, feature_budget, host_budget, workspace
 from layerprobe.probing.fitting import Ways, features_of, fit_layer, measure
+from layerprobe.probing.head_scores import read_scores
 from layerprobe.probing.kept_features import DataChangedError, FeatureKeeper
 from layerprobe.probing.layer_analyses import analyse
 from layerprobe.probing.parallel import layers_in_parallel, parallel
@@ -401,8 +402,13 @@ def probe_layer(
     read_on = {
         name: (features[name][selected.head.way], labels["none"].splits[name], found[name]["none"]) for name in tests
     }
-    analyses = {"": (by_reducer, ""), **analyse(selected, read_on, labels["none"], protocol, layer.name)}
-    return records.measured(paths, selected.head, found, analyses, seconds)
+    metrics, scores = read_scores(selected.head, read_on, recordings, labels["none"], protocol, layer.name)
+    analyses = {
+        "": (by_reducer, ""),
+        "selected": (metrics, ""),
+        **analyse(selected, read_on, labels["none"], protocol, layer.name),
+    }
+    return replace(records.measured(paths, selected.head, found, analyses, seconds), scores=scores)
 
 
 def _nothing_chosen(paths: Sequence[Path]) -> str:

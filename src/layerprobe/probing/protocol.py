@@ -16,11 +16,12 @@ from layerprobe.probing.controls import CONTROLS, type_keys
 from layerprobe.probing.data_adapters import as_targets
 from layerprobe.probing.features.reducers import AbstractReducer, AveragePool, Flatten
 from layerprobe.probing.scikit_learn_c import ScikitLearnC
+from layerprobe.probing.score_metrics import SCORE_METRICS
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.tasks.classification import Classification
-from layerprobe.probing.tasks.task import AbstractTask
+from layerprobe.probing.tasks.task import AbstractScoredTask, AbstractTask
 from layerprobe.types import Split
 
 L2_GRID: tuple[float, ...] = tuple(float(f"{10 ** (-6 + 7 * i / 11):.3g}") for i in range(12))
@@ -65,6 +66,10 @@ class ProbeProtocol:
             (1 less the mean over the classes of the share of their samples that are right), or the rest of its `auc`
             to 1. Ties go to lower loss, then to larger l2. The path is walked by it, too. Without a validation split
             leave-one-out errors or losses choose.
+        metrics: What else is measured of the selected head on each test set: any of `SCORE_METRICS`, or `all`.
+        scores: Whether the selected head's scores of every test sample are kept.
+        sample_ids: Takes out of a batch what names each test sample in these: whole numbers or text, each once. By
+            default, its place in the test split.
         population: Whether the test split is all that there is and no sample of more: there are then no intervals.
         refit: Fit the selected head once more, to train and validation together.
         stream: Keep no training features: their moments add up while the samples pass by, which is all that least
@@ -94,6 +99,9 @@ class ProbeProtocol:
     patience: int | None = None
     refit: bool = False
     selection: str = "error"
+    metrics: Sequence[str] | str = ()
+    scores: bool = False
+    sample_ids: Take | None = None
     population: bool = False
     analyses: Sequence[AbstractAnalysis] = ()
     each_reducer: bool = False
@@ -135,6 +143,14 @@ class ProbeProtocol:
                 f"`selection` of the probe is {self.selection!r}. With the task {self.task.name} there is: "
                 f"{', '.join(known)}."
             )
+        possible = SCORE_METRICS if isinstance(self.task, AbstractScoredTask) else ()
+        if wrong := [name for name in self.metric_names if name not in possible]:
+            raise ValueError(
+                f"`metrics` of the probe holds {wrong[0]!r}. With the task {self.task.name} there is: "
+                f"{', '.join((*possible, 'all')) if possible else 'none but the errors of every record'}."
+            )
+        if self.sample_ids is not None and not self.scores:
+            raise ValueError("`sample_ids` names the samples whose scores are kept. Set scores=true as well.")
         if self.stream:
             self._check_stream()
         if unknown := set(self.controls) - set(CONTROLS):
@@ -243,6 +259,12 @@ class ProbeProtocol:
             L2 values, in the order given.
         """
         return self.l2.l2(n_train, n_classes) if isinstance(self.l2, ScikitLearnC) else tuple(self.l2)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """What else is measured of the selected head on each test set."""
+        given = (self.metrics,) if isinstance(self.metrics, str) else tuple(self.metrics)
+        return SCORE_METRICS if given == ("all",) else given
 
     def targets_of(self, batch: Any, split: Split) -> Tensor:
         """The property to be probed of each sample of a batch, checked, on the CPU."""

@@ -113,16 +113,17 @@ class LayerRecords:
             "scale": head.standardiser.scale,
             **self.labels.extra,
         }
+        rows = [self._metric("selected", metric) for metric in self._on_each(found_on)]
+        rows += [self._metric(name, metric) for name, (found_by, _) in analyses.items() for metric in found_by]
+        # What is asked for has an interval where what is there anyway has none.
+        metrics = {(row.head, row.test_set, row.metric, row.n_train): row for row in rows}
         return LayerResult(
             record,
             self._path_records(paths),
             {name: tensor.cpu().contiguous().numpy() for name, tensor in tensors.items()},
             found.correct.cpu().numpy(),
             recipe=_recipe(self.layer, head.way, self.protocol),
-            metrics=(
-                *(self._metric("selected", metric) for metric in self._on_each(found_on)),
-                *(self._metric(name, metric) for name, (metrics, _) in analyses.items() for metric in metrics),
-            ),
+            metrics=tuple(metrics.values()),
             test_set=self.tests[0],
             further={name: Answers(found_on[name]["none"].correct.cpu().numpy()) for name in self.tests[1:]},
         )

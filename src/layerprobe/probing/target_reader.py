@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
@@ -43,6 +44,7 @@ class Recording:
         keys: The type of each sample, where that was asked for.
         contents: What the network is called with, where that was asked for and can be told.
         first: Samples in the first batch.
+        ids: What names each sample, where that was asked for.
     """
 
     targets: Shaped[Tensor, "n ..."]
@@ -51,6 +53,7 @@ class Recording:
     keys: Int[Tensor, " n"] | None = None
     contents: Contents | None = None
     first: int = 0
+    ids: Shaped[np.ndarray, " n"] | None = None
 
     def beside(self, other: Recording) -> Recording:
         """The same pass, with what another one over the split left behind for other layers."""
@@ -71,6 +74,8 @@ class SplitReader:
         self._protocol, self._split = protocol, split
         self._targets: list[Tensor] = []
         self._keys: list[Tensor] = []
+        self._ids: list[np.ndarray] = []
+        self._named = protocol.sample_ids if split not in ("train", "val") else None
         self._inputs = Fingerprint(whole=True) if contents else None
         self._masks = Fingerprint(whole=True)
         self._masked = contents and by_tokens(protocol)
@@ -104,6 +109,13 @@ class SplitReader:
                     f"A batch of the {self._split} split has {len(targets)} targets and {len(self._keys[-1])} keys of "
                     "the control task. Each sample needs one: choose with `control_key` what has samples first."
                 )
+        if self._named is not None:
+            self._ids.append(_ids(self._named(batch)))
+            if len(self._ids[-1]) != len(targets):
+                raise ValueError(
+                    f"A batch of the {self._split} split has {len(targets)} targets and {len(self._ids[-1])} ids. Each "
+                    "sample needs one: choose with `sample_ids` what has samples first."
+                )
         inputs = self._protocol.inputs(batch)
         if self._inputs is not None:
             self._inputs.update(inputs)
@@ -135,6 +147,15 @@ class SplitReader:
         """
         if not sum(map(len, self._targets)):
             raise ValueError(f"The {self._split} split is empty. Probing needs samples in train, val and test.")
+        if self._ids:
+            found, first, times = np.unique(np.concatenate(self._ids), return_index=True, return_counts=True)
+            if len(again := np.flatnonzero(times > 1)):
+                i = again[first[again].argmin()]
+                raise ValueError(
+                    f"`sample_ids` gives {len(again):,} ids to several samples of the {self._split} split: "
+                    f"{found[i].item()!r} to {times[i]}. Choose what is different for each sample, or leave it out: "
+                    "the id is then the place in the split."
+                )
 
     def recording(self, problems: Mapping[LayerName, str], seconds: Mapping[LayerName, float]) -> Recording:
         """What is read by now.
@@ -147,7 +168,23 @@ class SplitReader:
         contents = None
         if self._inputs is not None and (inputs := self._inputs.digest()):
             contents = Contents(inputs, self._inputs.digest(padding=True), self._masks.digest())
-        return Recording(torch.cat(self._targets), problems, seconds, keys, contents, len(self._targets[0]))
+        ids = np.concatenate(self._ids) if self._ids else None
+        return Recording(torch.cat(self._targets), problems, seconds, keys, contents, len(self._targets[0]), ids)
+
+
+def _ids(given: Any) -> Shaped[np.ndarray, " k"]:
+    """Ids of a batch as whole numbers or text."""
+    found = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
+    if found.dtype.kind == "f" and np.array_equal(found, found.astype(np.int64)):
+        found = found.astype(np.int64)  # a table of metadata is often of one type
+    if found.dtype.kind == "O" and all(isinstance(one, str) for one in found.flat):
+        found = found.astype(str)
+    if found.ndim != 1 or found.dtype.kind not in "iuU":
+        raise TypeError(
+            f"`sample_ids` needs a whole number or text for each sample, found {found.dtype} of shape {found.shape}. "
+            "Choose a column of the batch, such as sample_ids=Column(0, path=1), or an item of it: Item('id')."
+        )
+    return found if found.dtype.kind == "U" else found.astype(np.int64)
 
 
 def by_tokens(protocol: ProbeProtocol) -> bool:

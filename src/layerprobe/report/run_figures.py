@@ -9,6 +9,7 @@ import pandas as pd
 
 from layerprobe.report.angles import Over, head_angles
 from layerprobe.report.charts.angle_map import angle_map, heading
+from layerprobe.report.charts.confusion import confusion_chart
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.charts.heat_map import heat_map
 from layerprobe.report.charts.l2_path import path_curve
@@ -20,6 +21,7 @@ from layerprobe.report.toy.decision_surface import decision_surface
 from layerprobe.report.toy.hidden_plane import hidden_plane
 from layerprobe.report.toy.projection import project
 from layerprobe.results.best import best_layer, last_checkpoint
+from layerprobe.results.confusion import confusion
 from layerprobe.results.reader import Run
 
 _MOST_CLASSES = 100
@@ -54,8 +56,8 @@ def write_figures(
 def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) -> list[Path]:
     """Write the figures of one run from its files.
 
-    Beside those of `write_figures` the maps of `angle_maps`; `position_map`, where several reducers were read; and
-    `surface` and `hidden`, where their frames are kept.
+    Beside those of `write_figures` the maps of `angle_maps`; the matrix of `confusion_charts`; `position_map`, where
+    several reducers were read; and `surface` and `hidden`, where their frames are kept.
 
     Args:
         run: The run, with or without `surface.parquet`, `points.parquet`, `hidden.parquet`.
@@ -69,7 +71,8 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
         OSError: If the figures cannot be written.
     """
     files = write_figures(run.results, run.path(), directory, view)
-    files += [file for name, chart in angle_maps(run).items() for file in save(chart, Path(directory) / name)]
+    charts = angle_maps(run) | confusion_charts(run)
+    files += [file for name, chart in charts.items() for file in save(chart, Path(directory) / name)]
     if has_positions(metrics := run.metrics()):
         files += save(position_map(run.results, metrics), Path(directory) / "position_map")
     kept = {name: few_checkpoints(frame) for name, frame in run.plane_frames().items()}
@@ -79,6 +82,24 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
         frame, lines = project(kept["hidden"], run.head)
         files += save(hidden_plane(frame, lines), Path(directory) / "hidden")
     return files
+
+
+def confusion_charts(run: Run) -> dict[str, AnyChart]:
+    """Draw `confusion` at the layer of the last checkpoint that validation prefers, where its scores are kept.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The chart by its name; none without scores of classes, or of more than 100 of them. `plot_confusion` of
+        `layerprobe.load` draws that of any layer.
+    """
+    last, best = last_checkpoint(run.results, run.unmerged), best_layer(run.results, run.unmerged).layer
+    rows = run.results[(run.results["checkpoint"] == last) & (run.results["layer"] == best)]
+    if len(rows) and rows["n_classes"].max() <= _MOST_CLASSES:
+        with suppress(KeyError, ValueError):
+            return {"confusion": confusion_chart(confusion(run.scores(last, best)), f"Answers at {best}, {last}")}
+    return {}
 
 
 def angle_maps(run: Run) -> dict[str, AnyChart]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from layerprobe.atomic import atomic
-from layerprobe.results.safe_names import safe_name
+from layerprobe.results.safe_names import files_of_layer, layer_file_name, safe_name
 from layerprobe.types import FeatureRecipe, LayerName, LayerResult
 
 _ABOUT = ("checkpoint", "layer", "solver", "l2", "reducer", "reduction")
@@ -125,7 +124,7 @@ def write_head(directory: Path, result: LayerResult) -> None:
     record = result.record
     stale = _heads_of(directory, record.checkpoint, record.layer)
     if result.head:
-        file = head_folder(directory, record.checkpoint) / f"{record.depth:03d}_{safe_name(record.layer)}.safetensors"
+        file = head_folder(directory, record.checkpoint) / layer_file_name(record.depth, record.layer, ".safetensors")
         arrays = {name: np.ascontiguousarray(values) for name, values in result.head.items()}
         about = {name: str(getattr(record, name)) for name in _ABOUT}
         if result.recipe is not None:
@@ -138,7 +137,4 @@ def write_head(directory: Path, result: LayerResult) -> None:
 
 
 def _heads_of(directory: Path, checkpoint: str, layer: LayerName) -> list[Path]:
-    name = re.compile(rf"\d+_{re.escape(safe_name(layer))}\.safetensors")
-    return sorted(
-        file for file in head_folder(directory, checkpoint).glob("*.safetensors") if name.fullmatch(file.name)
-    )
+    return files_of_layer(head_folder(directory, checkpoint), layer, ".safetensors")

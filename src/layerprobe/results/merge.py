@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from layerprobe.atomic import atomic
 from layerprobe.results.layer_file import LATER, MERGED, RESULTS, ROWS
 from layerprobe.results.record_schema import keys_of, read_table
+from layerprobe.results.scores import SCORES
 
 
 def merge_results(sources: Sequence[Path], target: Path) -> int:
@@ -22,7 +23,7 @@ def merge_results(sources: Sequence[Path], target: Path) -> int:
     Args:
         sources: Folders of results, each with `results.parquet`; where two hold the same checkpoint and layer, the
             later one's is taken.
-        target: The folder to write: `results.parquet`, `results.csv`, the files of `MERGED` and `heads/`.
+        target: The folder to write: `results.parquet`, `results.csv`, the files of `MERGED`, `heads/` and `scores/`.
 
     Returns:
         The number of results.
@@ -53,8 +54,9 @@ def merge_results(sources: Sequence[Path], target: Path) -> int:
     results = results.take(pa.array([i for *_, i in order], pa.int64()))
     rank = {key: i for i, key in enumerate(keys_of(results))}
     for source in sources:
-        if (source / "heads").exists():
-            shutil.copytree(source / "heads", target / "heads", dirs_exist_ok=True)
+        for folder in ("heads", SCORES):
+            if (source / folder).exists():
+                shutil.copytree(source / folder, target / folder, dirs_exist_ok=True)
     for name in MERGED:
         files = [source / f"{name}.parquet" for source in sources]
         if name in LATER and not any(file.exists() for file in files):

@@ -17,10 +17,11 @@ import yaml
 from layerprobe.results.any_version import no_rows, read_any_version, read_correct
 from layerprobe.results.config_identity import matters
 from layerprobe.results.decision_surface import read_plane_frames
-from layerprobe.results.heads import read_head
+from layerprobe.results.heads import read_head, read_recipe
 from layerprobe.results.record_schema import SchemaError
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.safe_names import printable, with_printable_names
+from layerprobe.results.scores import read_scores, score_frame
 from layerprobe.types import MetricRecord, PathRecord, ProbeRecord
 
 _PASSED_OVER = {"checkpoints", "wandb", "figures", "probes", "lightning_logs", "csv", "__pycache__", "previous"}
@@ -130,6 +131,26 @@ class Run:
             KeyError: Where there is none.
         """
         return read_head(self.probes, checkpoint, layer)
+
+    def scores(self, checkpoint: str, layer: str) -> pd.DataFrame:
+        """Read the selected head's scores of every test sample, as `score_frame` lays them out.
+
+        Args:
+            checkpoint: Name of the checkpoint.
+            layer: Name of the layer.
+
+        Raises:
+            KeyError: Where there are none.
+        """
+        found = read_scores(self.probes, checkpoint, layer)
+        if not found:
+            raise KeyError(
+                f"no scores of layer '{layer}' at checkpoint '{checkpoint}' are kept in {self.probes}. "
+                "Next step: probe with probe.scores=true."
+            )
+        recipe, head = read_recipe(self.probes, checkpoint, layer), self.head(checkpoint, layer)
+        outputs = head.get("classes", np.arange(len(head["bias"])))
+        return score_frame(found, outputs, () if recipe is None else recipe.words)
 
     def plane_frames(self) -> dict[str, pd.DataFrame]:
         """Read what a run of a small network keeps of the plane, as `read_plane_frames`."""

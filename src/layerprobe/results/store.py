@@ -6,6 +6,7 @@
     metrics.parquet                     what else was measured, where there is any
     answers.parquet                     where there are several test sets, what `correct.parquet` says of one, of each
     heads/<checkpoint>/<depth>_<layer>.safetensors
+    scores/<checkpoint>/<depth>_<layer>.parquet  the selected head's scores of every test sample, where they are kept
     parts/<checkpoint>/<layer>.parquet  one layer's result as it came in, until `merge`
 
 `results.parquet` is written again after each layer; the paths and the per-sample columns, which grow to a hundred
@@ -43,6 +44,7 @@ from layerprobe.results.record_schema import (
     to_table,
 )
 from layerprobe.results.safe_names import safe_name
+from layerprobe.results.scores import score_folder, write_scores
 from layerprobe.types import LayerName, LayerResult, ProbeRecord
 
 log = logging.getLogger("layerprobe")
@@ -121,6 +123,7 @@ class ProbeStore:
         record = result.record
         with self._explained():
             write_head(self.directory, result)
+            write_scores(self.directory, result)
             with atomic(self._part(record)) as temporary:
                 pq.write_table(to_part(result), temporary)
             self._records[record.checkpoint, record.layer] = record
@@ -168,7 +171,8 @@ class ProbeStore:
                     with atomic(file) as temporary:
                         pq.write_table(table.filter(keep), temporary)
             self.write_results()
-            shutil.rmtree(head_folder(self.directory, checkpoint), ignore_errors=True)
+            for folder in (head_folder, score_folder):
+                shutil.rmtree(folder(self.directory, checkpoint), ignore_errors=True)
 
     def done(self, checkpoint: str) -> set[LayerName]:
         """Tell which layers of a checkpoint have a result, failed ones included.

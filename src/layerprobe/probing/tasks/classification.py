@@ -18,11 +18,13 @@ from layerprobe.probing.controls import majority_error
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.metrics import balanced_accuracy, class_auc, f1_score
+from layerprobe.probing.score_metrics import Scored
+from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.class_weights import ClassWeight, check_class_weight, class_weights
-from layerprobe.probing.tasks.task import AbstractTask, Figure, Measured
+from layerprobe.probing.tasks.task import AbstractScoredTask, Figure, Measured
 from layerprobe.tango import tango_interval
 from layerprobe.types import Split
 from layerprobe.wilson import wilson_interval
@@ -30,7 +32,7 @@ from layerprobe.wilson import wilson_interval
 
 @final
 @dataclass(frozen=True)
-class Classification(AbstractTask):
+class Classification(AbstractScoredTask):
     """A class index for each sample; the error is the share of samples whose highest score is not their class.
 
     Its interval is Wilson's.
@@ -125,6 +127,12 @@ class Classification(AbstractTask):
     def predict(self, scores: Float[Tensor, "n c"], extra: Mapping[str, Tensor]) -> Int[Tensor, " n"]:
         """See `AbstractTask.predict`."""
         return extra["classes"][scores.argmax(1)]
+
+    def scored(self, solver: AbstractSolver, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> Scored:
+        """See `AbstractScoredTask.scored`."""
+        probabilities = scores.double().softmax(1).cpu().numpy() if isinstance(solver, Logistic) else None
+        ranking = solver.ranking(scores).double().cpu().numpy()
+        return Scored(targets.cpu().numpy(), scores.argmax(1).cpu().numpy(), ranking, probabilities)
 
     def constant_error(self, labels: Labels) -> float:
         """Test error of always answering the most frequent training class."""

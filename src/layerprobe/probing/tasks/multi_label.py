@@ -16,11 +16,13 @@ from torch import Tensor
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.metrics import balanced_accuracy, f1_score, mean_of_known, paired_interval, roc_auc
+from layerprobe.probing.score_metrics import Scored
+from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import LeftOut, Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.class_weights import ClassWeight, check_class_weight, class_weights
-from layerprobe.probing.tasks.task import AbstractTask, Figure, Measured
+from layerprobe.probing.tasks.task import AbstractScoredTask, Figure, Measured
 from layerprobe.types import Split
 from layerprobe.wilson import wilson_interval
 
@@ -30,7 +32,7 @@ _WORST = (Status.DIVERGED, Status.ROUGH, Status.STALLED, Status.CONVERGED)
 
 @final
 @dataclass(frozen=True)
-class MultiLabel(AbstractTask):
+class MultiLabel(AbstractScoredTask):
     """A row of zeros and ones for each sample, one head of two classes for each label, one L2 value for all of them.
 
     The error is the mean share of wrong labels (Hamming loss); `correct` is stricter: whether every label of a sample
@@ -172,6 +174,12 @@ class MultiLabel(AbstractTask):
     def predict(self, scores: Float[Tensor, "n c"], extra: Mapping[str, Tensor]) -> Int[Tensor, "n c"]:
         """See `AbstractTask.predict`."""
         return (scores > 0).long()
+
+    def scored(self, solver: AbstractSolver, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> Scored:
+        """See `AbstractScoredTask.scored`; a label's score is that of having it less that of not having it."""
+        wide = scores.double()
+        probabilities = wide.sigmoid().cpu().numpy() if isinstance(solver, Logistic) else None
+        return Scored(targets.cpu().numpy(), (wide > 0).long().cpu().numpy(), wide.cpu().numpy(), probabilities)
 
     def constant_error(self, labels: Labels) -> float:
         """Test error of always giving each label what most training samples have."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
+from layerprobe.probing.score_metrics import Scored
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 from layerprobe.probing.targets import Labels
@@ -241,4 +242,18 @@ class AbstractTask(ABC):
 
         Returns:
             The difference, the lower and the upper end.
+        """
+
+
+class AbstractScoredTask(AbstractTask):
+    """A task whose answers are right or wrong, of whose scores `score_metrics` makes metrics."""
+
+    @abstractmethod
+    def scored(self, solver: AbstractSolver, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> Scored:
+        """Lay out a head's answers on a test set.
+
+        Args:
+            solver: What fitted the head.
+            scores: Its scores.
+            targets: The targets, as in `Labels`.
         """
