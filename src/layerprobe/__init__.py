@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from layerprobe.api.charts import angles as angles
     from layerprobe.api.charts import compare as compare
     from layerprobe.api.charts import depth_curve as depth_curve
+    from layerprobe.api.charts import few_shot_map as few_shot_map
     from layerprobe.api.charts import heat_map as heat_map
+    from layerprobe.api.charts import information_curve as information_curve
     from layerprobe.api.charts import position_map as position_map
     from layerprobe.api.erasure import erasure as erasure
     from layerprobe.api.head import ProbeHead as ProbeHead
@@ -47,7 +49,16 @@ _PUBLIC = {
     "api.erasure": ["erasure"],
     "api.head": ["ProbeHead"],
     "api.results": ["ProbeResults", "load"],
-    "api.charts": ["angle_map", "angles", "compare", "depth_curve", "heat_map", "position_map"],
+    "api.charts": [
+        "angle_map",
+        "angles",
+        "compare",
+        "depth_curve",
+        "few_shot_map",
+        "heat_map",
+        "information_curve",
+        "position_map",
+    ],
     "probing.analyses.description_length": ["DescriptionLength"],
     "probing.analyses.erased": ["Erased"],
     "probing.analyses.few_shot": ["FewShot"],

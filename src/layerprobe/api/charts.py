@@ -16,7 +16,9 @@ from layerprobe.report import difference
 from layerprobe.report.angles import HeadOf, Over, head_angles
 from layerprobe.report.charts import angle_map as angle_map_chart
 from layerprobe.report.charts import depth_curve as depth_curve_chart
+from layerprobe.report.charts import few_shot as few_shot_chart
 from layerprobe.report.charts import heat_map as heat_map_chart
+from layerprobe.report.charts import information
 from layerprobe.report.charts import position_map as position_map_chart
 from layerprobe.report.depth_curve_options import DepthView
 from layerprobe.results.best import best_layer, last_checkpoint
@@ -84,6 +86,44 @@ def position_map(
     source: Any = Run.read(Path(results).expanduser()) if isinstance(results, str | Path) else results
     rows, metrics = (source.results, source.metrics()) if isinstance(source, Run) else (_frame(source), source.metrics)
     return position_map_chart.position_map(rows, metrics, checkpoint, test_set)
+
+
+def information_curve(
+    results: Several, figure: Literal["v_information", "compression"] = "v_information"
+) -> alt.LayerChart:
+    """Draw over depth what the analyses `v_information` or `description_length` came to.
+
+    Args:
+        results: As for `depth_curve`, with their metrics: what `probe` or `load` returns, or the directory of a run.
+        figure: The bits that heads read about the labels of test, or how much shorter those of train become.
+
+    Returns:
+        The chart.
+
+    Raises:
+        ValueError: If the analysis was not made, or the figure is neither.
+        TypeError: If the results have no metrics.
+    """
+    figures = {each.metric: each for each in (information.V_INFORMATION, information.COMPRESSION)}
+    if figure not in figures:
+        raise ValueError(f"`figure` is {figure!r}. There is: {', '.join(figures)}.")
+    return information.information_curve(_with_metrics(results)[1], figures[figure])
+
+
+def few_shot_map(results: Several) -> alt.HConcatChart:
+    """Draw the test error of layers by the number of labelled samples of each class, from the analysis `few_shot`.
+
+    Args:
+        results: As for `information_curve`.
+
+    Returns:
+        The chart.
+
+    Raises:
+        ValueError: If the analysis was not made.
+        TypeError: If the results have no metrics.
+    """
+    return few_shot_chart.few_shot_map(*_with_metrics(results))
 
 
 def compare(first: Results, second: Results) -> pd.DataFrame:
@@ -181,6 +221,36 @@ def _joined(results: Several) -> pd.DataFrame:
     if "test_error" not in joined or not joined["test_error"].notna().any():
         raise ValueError("There is nothing to draw: no layer has a test error. Give results of `layerprobe.probe`.")
     return joined
+
+
+def _with_metrics(results: Several) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All rows in one frame as `_joined`, and their metrics likewise."""
+    if isinstance(results, Mapping | list | tuple):
+        named = results.items() if isinstance(results, Mapping) else enumerate(results, 1)
+        pairs = [
+            (_named(str(name), rows), rows, metrics) for name, one in named for rows, metrics in [_with_metrics(one)]
+        ]
+        if not pairs:
+            raise ValueError("There are no results. Give at least one.")
+        measured = [
+            metrics.assign(
+                checkpoint=metrics["checkpoint"].map(dict(zip(old["checkpoint"], new["checkpoint"], strict=True))),
+                step=0,
+            )
+            for new, old, metrics in pairs
+        ]
+        return pd.concat([new for new, _, _ in pairs], ignore_index=True), pd.concat(measured, ignore_index=True)
+    if isinstance(results, str | Path):
+        run = Run.read(Path(results).expanduser())
+        if len(run.results):
+            return run.results, run.metrics()
+        results = load(results)  # which says what is wrong
+    if not isinstance(results, ProbeResults):
+        raise TypeError(
+            f"A {type(results).__name__} does not have the metrics of analyses. Give what `layerprobe.probe` or "
+            "`layerprobe.load` returns, or the directory of a run."
+        )
+    return pd.DataFrame(results), results.metrics
 
 
 def _with_heads(results: Several) -> tuple[pd.DataFrame, HeadOf]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from layerprobe.report.angles import Over, head_angles
 from layerprobe.report.charts.angle_map import angle_map, heading
 from layerprobe.report.charts.confusion import confusion_chart
 from layerprobe.report.charts.depth_curve import depth_curve
+from layerprobe.report.charts.few_shot import few_shot_map
 from layerprobe.report.charts.heat_map import heat_map
+from layerprobe.report.charts.information import COMPRESSION, V_INFORMATION, information_curve
 from layerprobe.report.charts.l2_path import path_curve
 from layerprobe.report.charts.position_map import has_positions, position_map
 from layerprobe.report.depth_curve_options import DepthView
@@ -56,8 +59,9 @@ def write_figures(
 def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) -> list[Path]:
     """Write the figures of one run from its files.
 
-    Beside those of `write_figures` the maps of `angle_maps`; the matrix of `confusion_charts`; `position_map`, where
-    several reducers were read; and `surface` and `hidden`, where their frames are kept.
+    Beside those of `write_figures` the maps of `angle_maps`; the matrix of `confusion_charts`; the charts of
+    `analysis_charts`; `position_map`, where several reducers were read; and `surface` and `hidden`, where their frames
+    are kept.
 
     Args:
         run: The run, with or without `surface.parquet`, `points.parquet`, `hidden.parquet`.
@@ -71,7 +75,7 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
         OSError: If the figures cannot be written.
     """
     files = write_figures(run.results, run.path(), directory, view)
-    charts = angle_maps(run) | confusion_charts(run)
+    charts = angle_maps(run) | confusion_charts(run) | analysis_charts(run)
     files += [file for name, chart in charts.items() for file in save(chart, Path(directory) / name)]
     if has_positions(metrics := run.metrics()):
         files += save(position_map(run.results, metrics), Path(directory) / "position_map")
@@ -124,3 +128,22 @@ def angle_maps(run: Run) -> dict[str, AnyChart]:
             with suppress(ValueError):
                 charts[name] = angle_map(head_angles(some, run.head, over), heading(over, last, best))
     return charts
+
+
+def analysis_charts(run: Run) -> dict[str, AnyChart]:
+    """Draw what analyses came to: `v_information`, `compression` and `few_shot`.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The charts by name; of an analysis that was not made there is none.
+    """
+    results, metrics = run.results, run.metrics()
+    known = set(metrics.loc[metrics["value"].notna(), "head"])
+    made: dict[str, tuple[str, Callable[[], AnyChart]]] = {
+        "v_information": (V_INFORMATION.analysis, lambda: information_curve(metrics, V_INFORMATION)),
+        "compression": (COMPRESSION.analysis, lambda: information_curve(metrics, COMPRESSION)),
+        "few_shot": ("few_shot", lambda: few_shot_map(results, metrics)),
+    }
+    return {name: draw() for name, (analysis, draw) in made.items() if analysis in known}

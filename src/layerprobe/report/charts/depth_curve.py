@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from layerprobe.report import style
 from layerprobe.report.charts.baselines import baseline_lines, baseline_rows, control_lines, name_places
+from layerprobe.report.charts.checkpoint_lines import CheckpointLines
 from layerprobe.report.charts.curves import MARKED, Y, curves, error_y
 from layerprobe.report.charts.layer_axis import layer_names, layer_step, layer_x
 from layerprobe.report.charts.tooltips import result_tooltip
@@ -48,8 +47,6 @@ def depth_curve(
     """
     frame = with_texts(tidy_results(without_baselines(results)))
     labels = layer_names(frame)
-    checkpoints = frame.drop_duplicates("checkpoint")
-    look = style.lines(checkpoints["untrained"].tolist())
     step = layer_step(labels)
     width = step * len(labels)
     baselines = {f"{name} {value:.1%}": value for name, values in baseline_errors(results).items() for value in values}
@@ -60,27 +57,17 @@ def depth_curve(
     top = _top(frame, highest, error, 0.0 if compared is None else float(compared["reference"].max()))
     beyond = [name for name, value in highest.items() if value > top]
 
-    captions = checkpoints["caption"].tolist()
-    scale = partial(alt.Scale, domain=captions)
-    legend = _legend(captions, width)
-    # Literal colours, without a scale, keep bands and lines out of the legend, which shows the points as they are.
-    frame["colour"] = frame["caption"].map(dict(zip(captions, look.colours, strict=True)))
-    literal = alt.Color("colour:N", scale=None)
+    told_apart = CheckpointLines.of(frame, width)
+    frame["colour"] = told_apart.colours
     x = layer_x(labels, step, shared_folder(frame["layer"].unique().tolist()))
     tooltip = result_tooltip("layer", "caption")
     y = error_y(error.title, alt.Scale(domain=[0, top], nice=False))
     base = alt.Chart(frame[_COLUMNS])
     layers = [
         *curves(
-            base, x, y, error.column, colour=literal, detail=["caption:N"], interval=error.interval,
+            base, x, y, error.column, colour=told_apart.colour, detail=["caption:N"], interval=error.interval,
             between=_compared_with(baselines, controls, top, x, y, width),
-            line={"strokeDash": _literal(captions, look.dashes)},
-            points={
-                "stroke": alt.Stroke("caption:N", scale=scale(range=look.colours), legend=legend),
-                "fill": alt.Fill("caption:N", scale=scale(range=look.fills), legend=legend),
-                "shape": alt.Shape("caption:N", scale=scale(range=look.shapes), legend=legend),
-                "tooltip": tooltip,
-            },
+            line=told_apart.line, points={**told_apart.points, "tooltip": tooltip},
             marked=f"datum.position % {max(1, len(labels) // MARKED)} == 0 && datum.{error.column} <= {top}",
             failed=bool(frame["test_error"].isna().any()),
         ),
@@ -161,29 +148,6 @@ def _beyond(base: alt.Chart, frame: pd.DataFrame, top: float, x: alt.X, y: Y, er
         triangles.encode(**at, tooltip=result_tooltip("layer", "caption")),
         *(side.encode(**at, text=figure) for side in sides),
     ]
-
-
-def _legend(captions: list[str], width: int) -> alt.Legend | None:
-    if len(captions) == 1:
-        return None
-    column = 6.0 * max(map(len, captions)) + 40
-    return alt.Legend(
-        title=None,
-        orient="top",
-        direction="horizontal",
-        columns=max(1, int(width // column)),
-        columnPadding=18,
-        offset=8,
-    )
-
-
-def _literal(captions: list[str], values: list[list[int]]) -> Any:
-    """One value for each line, without a scale and its legend."""
-    first, *others = zip(captions, values, strict=True)
-    chosen = alt.when(alt.datum.caption == first[0]).then(alt.value(first[1]))
-    for caption, value in others:
-        chosen = chosen.when(alt.datum.caption == caption).then(alt.value(value))
-    return chosen
 
 
 def _title(

@@ -1,0 +1,87 @@
+"""Few-shot map: the test error of every layer by the number of labelled samples as a colour."""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from layerprobe.formatting import interval_text, percent_text
+from layerprobe.report import style
+from layerprobe.report.charts.heat_map import cells
+from layerprobe.report.charts.information import rows_of
+from layerprobe.report.charts.layer_axis import layer_names, thinned
+from layerprobe.report.layer_labels import shared_folder
+from layerprobe.report.tidy import few_checkpoints, tidy_results
+from layerprobe.results.baselines import without_baselines
+
+_CELL, _TALLEST, _MOST = 48, 920, 3
+
+
+def few_shot_map(results: pd.DataFrame, metrics: pd.DataFrame) -> alt.HConcatChart:
+    """Draw layers by samples of each class, a panel for each checkpoint, dark for a high test error.
+
+    Args:
+        results: Results of one run, in the columns of `ProbeRecord`.
+        metrics: Its metrics, in the columns of `MetricRecord`; of several test sets the first one is drawn.
+
+    Returns:
+        The chart: of more than three checkpoints, the first, the last and one between. Its last column is the error of
+        the head of all training samples.
+
+    Raises:
+        ValueError: If the analysis was not made.
+    """
+    rows = without_baselines(rows_of(metrics, "few_shot", "error"))
+    keys = ["checkpoint", "layer"]
+    records = results[[*keys, "n_classes", "n_train", "test_error", "test_error_low", "test_error_high"]]
+    rows = rows.rename(columns={"n_train": "n_drawn"}).merge(records, on=keys)
+    rows["samples"] = (rows["n_drawn"] // rows["n_classes"]).map("{:,}".format)
+    order = list(dict.fromkeys(rows.sort_values("n_drawn", kind="stable")["samples"]))
+    whole = rows.drop_duplicates(keys).assign(samples="all")
+    for name, column in {"value": "test_error", "low": "test_error_low", "high": "test_error_high"}.items():
+        whole[name] = whole[column]
+    frame = few_checkpoints(tidy_results(pd.concat([rows, whole], ignore_index=True)), _MOST)
+    frame["text"] = [percent_text(error, 0) for error in frame["value"]]
+    frame["interval"] = [interval_text(*ends) or "–" for ends in zip(frame["low"], frame["high"], strict=True)]
+
+    names, captions = layer_names(frame), frame.drop_duplicates("checkpoint")["caption"].tolist()
+    height = max(5, min(26 if len(names) <= 16 else 18, _TALLEST // len(names)))
+    shared = shared_folder(frame["layer"].unique().tolist())
+    top, panels = max(float(frame["value"].max()), 0.005), []
+    tooltip = [
+        alt.Tooltip("caption:N", title="checkpoint"),
+        alt.Tooltip("layer:N"),
+        alt.Tooltip("samples:N", title="samples of each class"),
+        alt.Tooltip("text:N", title="test error"),
+        alt.Tooltip("interval:N", title="95% interval"),
+    ]
+    for i, caption in enumerate(captions):
+        part = frame.loc[
+            frame["caption"] == caption, ["position", "samples", "layer", "caption", "value", "text", "interval"]
+        ]
+        samples = alt.X(
+            "samples:N", sort=[*order, "all"], scale=alt.Scale(paddingInner=0.03, paddingOuter=0.015),
+            axis=alt.Axis(orient="top", title="samples of each class", domain=False, ticks=False, labelAngle=0),
+        )  # fmt: skip
+        named = thinned(names, height) if i == 0 else {"labels": False}
+        title = f"layers of {shared}" if shared and i == 0 else None
+        layer = alt.Y(
+            "position:O",
+            scale=alt.Scale(paddingInner=0.06 if height >= 12 else 0, paddingOuter=0.03),
+            axis=alt.Axis(**named, title=title, domain=False, ticks=False),
+        )
+        drawn = cells(
+            alt.Chart(part), samples, layer, "value", top, height * len(names), tooltip=tooltip,
+            text=alt.Text("text:N") if height >= 14 else None,
+        )  # fmt: skip
+        size = {"width": _CELL * (len(order) + 1), "height": height * len(names)}
+        heading = alt.TitleParams(caption, fontSize=12) if len(captions) > 1 else alt.Undefined
+        panels.append(alt.layer(*drawn).properties(**size, title=heading))
+    draws = "mean over draws of the training samples, L2 values chosen on all of validation"
+    whole_title = alt.TitleParams("Test error by layer and labelled samples", subtitle=draws)
+    return (
+        alt.hconcat(*panels, spacing=14)
+        .resolve_scale(color="shared")
+        .properties(title=whole_title)
+        .configure(**style.theme())
+    )

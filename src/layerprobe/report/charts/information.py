@@ -1,0 +1,120 @@
+"""Information over depth: the bits that a layer's features say about the labels, and how they compress them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import altair as alt
+import pandas as pd
+
+from layerprobe.formatting import number_text
+from layerprobe.report import style
+from layerprobe.report.charts.baselines import baseline_lines, baseline_rows
+from layerprobe.report.charts.checkpoint_lines import CheckpointLines
+from layerprobe.report.charts.curves import MARKED, curves, error_y
+from layerprobe.report.charts.layer_axis import layer_names, layer_step, layer_x
+from layerprobe.report.layer_labels import shared_folder
+from layerprobe.report.tidy import tidy_results
+from layerprobe.results.baselines import of_baselines, without_baselines
+
+_HEIGHT = 300
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a curve shows: the metric of an analysis, and the one that it is compared with."""
+
+    analysis: str
+    metric: str
+    title: str
+    axis: str
+    note: str
+    baseline: str
+    baseline_name: str
+
+
+V_INFORMATION = Figure(
+    "v_information", "v_information", "Bits that a linear head reads", "V-information, bits",
+    "H(Y) - H(Y | X) on test, 95% interval over its samples", "entropy", "all there are",
+)  # fmt: skip
+COMPRESSION = Figure(
+    "description_length", "compression", "Compression of the labels by the online code", "compression",
+    "training labels, coded block by block; 1: equal classes, no features", "prior_compression", "class frequencies",
+)  # fmt: skip
+
+
+def information_curve(metrics: pd.DataFrame, figure: Figure = V_INFORMATION) -> alt.LayerChart:
+    """Draw V-information, or how much shorter the labels become, over depth: a line for each checkpoint.
+
+    Args:
+        metrics: Metrics of one run, in the columns of `MetricRecord`; of several test sets the first one is drawn.
+        figure: Which.
+
+    Returns:
+        The chart, with thin lines at the bits that there are, or at what the frequencies of the classes reach alone,
+        and at what the baselines of the data come to.
+
+    Raises:
+        ValueError: If the analysis was not made.
+    """
+    rows = rows_of(metrics, figure.analysis, figure.metric)
+    frame = tidy_results(without_baselines(rows))
+    frame["text"] = [number_text(value, ".3f") for value in frame["value"]]
+    ends = zip(frame["low"], frame["high"], strict=True)
+    frame["interval"] = [_interval(low, high) for low, high in ends]
+    labels = layer_names(frame)
+    step = layer_step(labels)
+    width = step * len(labels)
+    lines = CheckpointLines.of(frame, width)
+    frame["colour"] = lines.colours
+
+    known = rows_of(metrics, figure.analysis, figure.baseline)["value"].round(4).unique().tolist()
+    beside = {f"{figure.baseline_name} {value:.2f}": value for value in sorted(known)}
+    alone = rows[of_baselines(rows)].set_index("checkpoint")["value"]
+    beside |= {f"{str(name).replace('_', ' ')} {value:.2f}": float(value) for name, value in alone.items()}
+    top = 1.05 * max([float(frame[["value", "high"]].max().max()), *beside.values()])
+    bottom = min([0.0, float(frame[["value", "low"]].min().min()), *beside.values()])
+    y = error_y(figure.axis, alt.Scale(domain=[bottom, top], nice=False, zero=False), format="~g")
+    x = layer_x(labels, step, shared_folder(frame["layer"].unique().tolist()))
+    tooltip = [
+        alt.Tooltip("caption:N", title="checkpoint"),
+        alt.Tooltip("layer:N"),
+        alt.Tooltip("depth:Q"),
+        alt.Tooltip("text:N", title=figure.axis),
+        alt.Tooltip("interval:N", title="95% interval"),
+    ]
+    columns = ["position", "caption", "colour", "layer", "depth", "value", "low", "high", "text", "interval"]
+    panel = alt.Chart(baseline_rows(beside, (bottom, top), _HEIGHT))
+    chart = alt.layer(
+        *curves(
+            alt.Chart(frame[columns]), x, y, "value", colour=lines.colour, detail=["caption:N"],
+            interval=("low", "high"), band="isValid(datum.low)", between=baseline_lines(panel, y, width),
+            line=lines.line, points={**lines.points, "tooltip": tooltip},
+            marked=f"datum.position % {max(1, len(labels) // MARKED)} == 0",
+        )
+    )  # fmt: skip
+    title = alt.TitleParams(figure.title, subtitle=style.packed([figure.note], width))
+    return chart.properties(width=width, height=_HEIGHT, title=title).configure(**style.theme())
+
+
+def rows_of(metrics: pd.DataFrame, analysis: str, metric: str) -> pd.DataFrame:
+    """Take the rows of one metric, of the first test set where there are several.
+
+    Args:
+        metrics: Rows in the columns of `MetricRecord`.
+        analysis: The analysis.
+        metric: The metric.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    rows = metrics[(metrics["head"] == analysis) & (metrics["metric"] == metric) & metrics["value"].notna()]
+    if rows.empty:
+        raise ValueError(
+            f"There is nothing to draw: no layer has the metric {metric!r}. Probe with analysis={analysis}."
+        )
+    return rows[rows["test_set"] == rows["test_set"].iloc[0]]
+
+
+def _interval(low: float, high: float) -> str:
+    return "–" if low != low else f"{low:.3f} to {high:.3f}"
