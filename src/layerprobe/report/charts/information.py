@@ -22,7 +22,7 @@ _HEIGHT = 300
 
 @dataclass(frozen=True)
 class Figure:
-    """What a curve shows: the metric of an analysis, and the one that it is compared with."""
+    """What a curve shows: the metric of an analysis, the one that it is compared with, and where its axis begins."""
 
     analysis: str
     metric: str
@@ -31,15 +31,16 @@ class Figure:
     note: str
     baseline: str
     baseline_name: str
+    floor: float
 
 
 V_INFORMATION = Figure(
     "v_information", "v_information", "Bits that a linear head reads", "V-information, bits",
-    "H(Y) - H(Y | X) on test, 95% interval over its samples", "entropy", "all there are",
+    "H(Y) - H(Y | X) on test, 95% interval over its samples", "entropy", "all there are", 0.0,
 )  # fmt: skip
 COMPRESSION = Figure(
     "description_length", "compression", "Compression of the labels by the online code", "compression",
-    "training labels, coded block by block; 1: equal classes, no features", "prior_compression", "class frequencies",
+    "training labels, coded block by block; 1: equal classes, no features", "prior_compression", "class frequencies", 0.95,
 )  # fmt: skip
 
 
@@ -73,7 +74,7 @@ def information_curve(metrics: pd.DataFrame, figure: Figure = V_INFORMATION) -> 
     alone = rows[of_baselines(rows)].set_index("checkpoint")["value"]
     beside |= {f"{str(name).replace('_', ' ')} {value:.2f}": float(value) for name, value in alone.items()}
     top = 1.05 * max([float(frame[["value", "high"]].max().max()), *beside.values()])
-    bottom = min([0.0, float(frame[["value", "low"]].min().min()), *beside.values()])
+    bottom = min([figure.floor, float(frame[["value", "low"]].min().min()), *beside.values()])
     y = error_y(figure.axis, alt.Scale(domain=[bottom, top], nice=False, zero=False), format="~g")
     x = layer_x(labels, step, shared_folder(frame["layer"].unique().tolist()))
     tooltip = [
