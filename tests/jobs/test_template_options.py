@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
+from helpers.command import call
 from layerprobe.config import CONF, register
 from layerprobe.jobs.extras import extras
 from layerprobe.results.run_name import run_name, run_tags
@@ -82,3 +84,17 @@ def test_extras(capsys: pytest.CaptureFixture[str]) -> None:
     assert "one that nobody wants" not in printed.err
     with pytest.warns(UserWarning, match="wanted again"), extras(composed()):
         warnings.warn("wanted again", stacklevel=1)
+
+
+@pytest.mark.slow
+def test_optuna_draws_values_and_finds_the_smallest_objective(tmp_path: Path) -> None:
+    words = ["experiment=xor_mlp", "hparams_search=optuna", "hydra.sweeper.n_trials=3", "logger=none"]
+    short = ["trainer.max_epochs=1", "++trainer.limit_train_batches=2", "probe.l2=[0.1]"]
+    code, output = call("train.py", *words, *short, "hydra.sweep.dir=search", cwd=tmp_path)
+    assert code == 0, output
+    found = OmegaConf.load(tmp_path / "search" / "optimization_results.yaml")
+    runs = [json.loads((tmp_path / "search" / str(i) / "run.json").read_text()) for i in range(3)]
+    rates = [OmegaConf.load(tmp_path / "search" / str(i) / ".hydra" / "config.yaml").optimizer.lr for i in range(3)]
+    assert len(set(rates)) == 3 and all(1e-4 <= rate <= 1e-1 for rate in rates)
+    assert found.best_value == min(run["objective"] for run in runs)
+    assert found.best_params["optimizer.lr"] in rates
