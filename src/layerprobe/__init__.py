@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from layerprobe.api.charts import angle_map as angle_map
     from layerprobe.api.charts import angles as angles
+    from layerprobe.api.charts import beyond_linear as beyond_linear
     from layerprobe.api.charts import compare as compare
     from layerprobe.api.charts import depth_curve as depth_curve
     from layerprobe.api.charts import few_shot_map as few_shot_map
@@ -52,6 +53,7 @@ _PUBLIC = {
     "api.charts": [
         "angle_map",
         "angles",
+        "beyond_linear",
         "compare",
         "depth_curve",
         "few_shot_map",

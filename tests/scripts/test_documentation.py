@@ -177,7 +177,7 @@ WAYS = {
     "uv run scripts/train.py analysis=nearest_mean": Way(SHORT),
     "uv run scripts/train.py experiment=xor_linear": Way(SHORT),
     "uv run scripts/train.py experiment=mnist 'analysis=[nearest_mean,knn,mlp]' analysis.knn.metric=cosine "
-    "analysis.mlp.width=256": Way([*MNIST, "analysis.mlp.epochs=2"]),
+    "analysis.mlp.width=256": Way([*MNIST, "analysis.mlp.steps=10"]),
     "uv run scripts/train.py experiment=xor_mlp": Way(SHORT),
     "uv run scripts/train.py experiment=alain_bengio_skip128 data.root=DIR data.train_size=5000 "
     "trainer.max_steps=500 callbacks.probe.steps=[500]": Way(

@@ -15,6 +15,7 @@ from layerprobe.formatting import nearest
 from layerprobe.report import difference
 from layerprobe.report.angles import HeadOf, Over, head_angles
 from layerprobe.report.charts import angle_map as angle_map_chart
+from layerprobe.report.charts import beyond_linear as beyond_linear_chart
 from layerprobe.report.charts import depth_curve as depth_curve_chart
 from layerprobe.report.charts import few_shot as few_shot_chart
 from layerprobe.report.charts import heat_map as heat_map_chart
@@ -23,6 +24,8 @@ from layerprobe.report.charts import position_map as position_map_chart
 from layerprobe.report.depth_curve_options import DepthView
 from layerprobe.results.best import best_layer, last_checkpoint
 from layerprobe.results.reader import Run
+from layerprobe.results.record_schema import to_frame
+from layerprobe.types import MetricRecord
 
 Results: TypeAlias = pd.DataFrame | str | Path
 """What `probe` or `load` returns, any frame in the columns of `ProbeRecord`, or the directory of a run."""
@@ -34,6 +37,8 @@ def depth_curve(
     results: Several, error: Literal["test", "train"] = "test", reference: str | Path | None = None
 ) -> alt.LayerChart:
     """Draw error over depth, a line for each network and checkpoint, with its 95 % interval as a band.
+
+    What analyses such as `knn` read besides is drawn as thin lines, for one network.
 
     Args:
         results: Results; or several, in a mapping by their names, or in a list. One that is named `untrained` is drawn
@@ -49,7 +54,23 @@ def depth_curve(
         ReferenceCurveError: If the reference cannot be read, or does not fit.
     """
     view = DepthView(error, reference)
-    return depth_curve_chart.depth_curve(_joined(results), view.error, view.reference)
+    return depth_curve_chart.depth_curve(_joined(results), view.error, view.reference, _metrics(results))
+
+
+def beyond_linear(results: Results) -> alt.LayerChart:
+    """Draw what other readers of each layer find that a linear head does not: differences of errors over depth.
+
+    Args:
+        results: Results of `probe` or `load` with analyses such as `nearest_mean`, `knn` or `mlp`; or the directory of
+            a run, of which the last checkpoint counts.
+
+    Returns:
+        The chart.
+
+    Raises:
+        ValueError: If there is no such analysis.
+    """
+    return beyond_linear_chart.beyond_linear(_joined(results), _metrics(results))
 
 
 def heat_map(results: Several) -> alt.LayerChart:
@@ -295,6 +316,13 @@ def _frame(results: Results) -> pd.DataFrame:
         rows = Run.read(Path(results).expanduser()).results
         return rows if len(rows) else load(results)  # which says what is wrong
     return pd.DataFrame(results)
+
+
+def _metrics(results: Several) -> pd.DataFrame:
+    """What was measured besides; no row for several networks, or where only a frame is left of the results."""
+    if isinstance(results, str | Path):
+        return Run.read(Path(results).expanduser()).metrics()
+    return results.metrics if isinstance(results, ProbeResults) else to_frame([], MetricRecord)
 
 
 def _tested(results: Results) -> dict[str, difference.Tested]:

@@ -153,7 +153,7 @@ class ProbeResults(pd.DataFrame):
     def plot(  # type: ignore[override]
         self, error: Literal["test", "train"] = "test", reference: str | Path | None = None
     ) -> alt.LayerChart:
-        """Draw error over depth, as the figures of a run do.
+        """Draw error over depth, as the figures of a run do, and what analyses such as `knn` read as thin lines.
 
         Args:
             error: `test`, or `train` for the samples that the heads were fitted to.

@@ -10,6 +10,7 @@ import pandas as pd
 
 from layerprobe.report.angles import Over, head_angles
 from layerprobe.report.charts.angle_map import angle_map, heading
+from layerprobe.report.charts.beyond_linear import DIFFERENCE, beyond_linear
 from layerprobe.report.charts.confusion import confusion_chart
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.charts.few_shot import few_shot_map
@@ -31,18 +32,23 @@ _MOST_CLASSES = 100
 
 
 def write_figures(
-    results: pd.DataFrame, path: pd.DataFrame, directory: Path, view: DepthView | None = None
+    results: pd.DataFrame,
+    path: pd.DataFrame,
+    directory: Path,
+    view: DepthView | None = None,
+    metrics: pd.DataFrame | None = None,
 ) -> list[Path]:
-    """Write the figures of one run: `depth_curve`, `heat_map` and `path_curve`, each as PNG and SVG.
+    """Write the figures of one run: `depth_curve`, `heat_map`, `path_curve` and `beyond_linear`, as PNG and SVG.
 
     Args:
         results: Results of the run, in the columns of `ProbeRecord`.
         path: Its swept heads, in the columns of `PathRecord`.
         directory: Where the files go; made if missing.
         view: What `depth_curve` shows; by default test error.
+        metrics: What was measured besides, in the columns of `MetricRecord`.
 
     Returns:
-        Paths of the files. What has no data (no layer probed, no path kept) is left out.
+        Paths of the files. What has no data (no layer probed, no path kept, no other reader) is left out.
 
     Raises:
         OSError: If they cannot be written.
@@ -50,7 +56,10 @@ def write_figures(
     view = view or DepthView()
     charts: dict[str, AnyChart] = {}
     if results["test_error"].notna().any():
-        charts = {"depth_curve": depth_curve(results, view.error, view.reference), "heat_map": heat_map(results)}
+        charts["depth_curve"] = depth_curve(results, view.error, view.reference, metrics)
+        charts["heat_map"] = heat_map(results)
+        if metrics is not None and metrics["metric"].eq(DIFFERENCE).any():
+            charts["beyond_linear"] = beyond_linear(results, metrics)
     if path["val_error"].notna().any():
         charts["path_curve"] = path_curve(path)
     return [file for name, chart in charts.items() for file in save(chart, Path(directory) / name)]
@@ -74,10 +83,11 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
     Raises:
         OSError: If the figures cannot be written.
     """
-    files = write_figures(run.results, run.path(), directory, view)
+    metrics = run.metrics()
+    files = write_figures(run.results, run.path(), directory, view, metrics)
     charts = angle_maps(run) | confusion_charts(run) | analysis_charts(run)
     files += [file for name, chart in charts.items() for file in save(chart, Path(directory) / name)]
-    if has_positions(metrics := run.metrics()):
+    if has_positions(metrics):
         files += save(position_map(run.results, metrics), Path(directory) / "position_map")
     kept = {name: few_checkpoints(frame) for name, frame in run.plane_frames().items()}
     if "surface" in kept and "points" in kept:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from layerprobe.probing.analyses import mlp
 from layerprobe.probing.analyses.mlp import MLP, Networks
 from layerprobe.probing.features.row_blocks import JoinedRows
 from layerprobe.probing.tasks.classification import Classification
@@ -41,23 +42,26 @@ def _plain(x, y, val, settings, loss, wrong):
             for parameter, drawn in zip(network.parameters(), weights, strict=True):
                 parameter.copy_(drawn[i].T.reshape(parameter.shape))
         optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate)
-        best, since, kept, at = (math.inf, math.inf), 0, None, 0
-        for epoch in range(1, settings.epochs + 1):
+        best, since, kept, at, step = (math.inf, math.inf), 0, None, 0, 0
+        while since < settings.patience and step < settings.steps:
             for rows in torch.randperm(len(x), generator=draws).split(settings.batch_size):
                 squares = sum(layer.weight.square().sum() for layer in (network[0], network[2]))
                 objective = loss(network(x[rows]), y[rows]) + settings.l2 / 2 * squares
                 optimizer.zero_grad()
                 objective.backward()
                 optimizer.step()
-            with torch.no_grad():
-                scores = network(x_val)
-                found = wrong(scores, y_val), float(loss(scores, y_val))
-            since += 1
-            if found < best:
-                best, since, at = found, 0, epoch
-                kept = [parameter.detach().clone() for parameter in network.parameters()]
-            if since >= settings.patience:
-                break
+                step += 1
+                if step % 10 and step < settings.steps:
+                    continue
+                with torch.no_grad():
+                    scores = network(x_val)
+                    found = wrong(scores, y_val), float(loss(scores, y_val))
+                since += 1
+                if found < best:
+                    best, since, at = found, 0, step
+                    kept = [parameter.detach().clone() for parameter in network.parameters()]
+                if since >= settings.patience or step == settings.steps:
+                    break
         results.append((best, at, kept))
     return results
 
@@ -86,16 +90,17 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_networks_are_those_of_a_plain_loop(name, layer_data):
+def test_networks_are_those_of_a_plain_loop(name, layer_data, monkeypatch):
+    monkeypatch.setattr(mlp, "_TRIED", 10)
     task, loss, wrong = CASES[name]
     x, y = _data(task)
-    settings = MLP(width=8, l2=0.01, learning_rate=0.02, batch_size=32, epochs=25, patience=3, seeds=3)
+    settings = MLP(width=8, l2=0.01, learning_rate=0.02, batch_size=32, steps=95, patience=3, seeds=3)
     layer = layer_data(task, (x[:100], y[:100]), (x[100:], y[100:]), seed=DRAWS)
-    networks, figures, epochs = settings.trained(layer)
-    assert len(set(epochs)) > 1, "networks that stop at different times are what is to be told apart"
+    networks, figures, steps = settings.trained(layer)
+    assert len(set(steps)) > 1, "networks that stop at different times are what is to be told apart"
     y, y_val = (layer.labels.splits[split] for split in ("train", "val"))
     for i, (best, at, kept) in enumerate(_plain(x[:100], y, (x[100:], y_val), settings, loss, wrong)):
-        assert epochs[i] == at
+        assert steps[i] == at
         assert figures[i] == pytest.approx(best)
         for ours, theirs in zip(networks.parts, kept, strict=True):
             torch.testing.assert_close(ours[i], theirs.view(-1, ours.shape[2]) if theirs.ndim == 1 else theirs.T)
@@ -104,7 +109,7 @@ def test_networks_are_those_of_a_plain_loop(name, layer_data):
 def test_again_and_from_rows_that_are_read_as_they_are_needed(layer_data):
     x, y = _data(Classification())
     x = x.float()
-    settings = MLP(width=8, epochs=3, seeds=2)
+    settings = MLP(width=8, steps=30, seeds=2)
     state = torch.get_rng_state()
     val = x[100:], y[100:]
     first = settings.trained(layer_data(Classification(), (x[:100], y[:100]), val))

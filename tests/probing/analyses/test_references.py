@@ -97,7 +97,7 @@ def test_labels_and_numbers(task):
 
 def test_features_on_disk_give_the_same(digits, monkeypatch):
     def values():
-        metrics = layerprobe.probe(nn.Identity(), digits, analyses=(*REFERENCES[:2], layerprobe.MLP(epochs=3))).metrics
+        metrics = layerprobe.probe(nn.Identity(), digits, analyses=(*REFERENCES[:2], layerprobe.MLP(steps=30))).metrics
         return metrics[metrics["metric"] != "seconds"]["value"].tolist()
 
     in_memory = values()

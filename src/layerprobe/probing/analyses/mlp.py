@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, TypeAlias, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
@@ -17,6 +18,9 @@ from layerprobe.probing.analyses.comparison import compared
 from layerprobe.probing.features.row_blocks import Features, blocks, gathered
 from layerprobe.probing.solvers.cpu_threads import threads_for
 from layerprobe.probing.tasks.task import AbstractTask
+
+_TRIED = 100
+"""Minibatches from one look at validation to the next."""
 
 Slopes: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -133,19 +137,20 @@ class MLP(AbstractAnalysis):
 
     It minimises what the linear head does with one matrix, the mean loss + ½·l2·(‖W₁‖² + ‖W₂‖²), where the loss is the
     cross-entropy of classes or labels, or half the squared error of numbers. Networks of several seeds are trained side
-    by side on the same minibatches. Each keeps the weights of its best epoch, by validation error and then loss, and is
-    given up after `patience` epochs without a better one. The best network is chosen likewise.
+    by side on the same minibatches. Every hundred of them they are tried on validation. Each keeps its best weights, by
+    validation error and then loss, and is given up after `patience` trials without better ones. The best network is
+    chosen likewise.
 
     Besides `error` and `error_difference` of that network it measures `error_over_seeds`, the mean over the networks
-    with the lowest and the highest, and `epochs`, after how many the chosen network's weights were taken.
+    with the lowest and the highest, and `steps`, after how many the chosen network's weights were taken.
 
     Attributes:
         width: Hidden units.
         l2: Weight of the penalty.
         learning_rate: Adam's step size.
         batch_size: Samples in a minibatch.
-        epochs: Passes over train, at most.
-        patience: Passes without a better one after which a network is given up.
+        steps: Minibatches, at most.
+        patience: Trials without better weights after which a network is given up.
         seeds: Networks, which differ in their first weights.
     """
 
@@ -155,8 +160,8 @@ class MLP(AbstractAnalysis):
     l2: float = 1e-3
     learning_rate: float = 1e-3
     batch_size: int = 128
-    epochs: int = 200
-    patience: int = 5
+    steps: int = 20_000
+    patience: int = 10
     seeds: int = 3
 
     def __post_init__(self) -> None:
@@ -165,7 +170,7 @@ class MLP(AbstractAnalysis):
         Raises:
             ValueError: Naming it.
         """
-        for name in ("width", "batch_size", "epochs", "patience", "seeds"):
+        for name in ("width", "batch_size", "steps", "patience", "seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` of `mlp` is {getattr(self, name)}. Give a number of at least 1.")
         if self.l2 < 0 or self.learning_rate <= 0:
@@ -180,7 +185,7 @@ class MLP(AbstractAnalysis):
     def fit(self, layer: LayerData) -> Reading:
         """See `AbstractAnalysis.fit`."""
         with threads_for(6.0 * self.batch_size * layer.train.shape[1] * self.width * self.seeds):
-            networks, figures, epochs = self.trained(layer)
+            networks, figures, steps = self.trained(layer)
         best = min(range(self.seeds), key=lambda i: figures[i])
 
         def read(test_sets: Mapping[str, TestSet]) -> Iterable[Metric]:
@@ -190,32 +195,45 @@ class MLP(AbstractAnalysis):
                 targets = test.targets.to(scores.device)
                 errors = [layer.task.error(each, targets) for each in scores]
                 yield Metric("error_over_seeds", sum(errors) / len(errors), min(errors), max(errors), test_set=name)
-            yield Metric("epochs", float(epochs[best]))
+            yield Metric("steps", float(steps[best]))
 
         return read
 
     def trained(self, layer: LayerData) -> tuple[Networks, list[tuple[float, float]], list[int]]:
-        """Train all networks; returns each one's best weights, their validation error and loss, and their epoch."""
+        """Train all networks.
+
+        Args:
+            layer: The layer, with a validation split.
+
+        Returns:
+            The best weights of each, their error and loss on validation, and after how many steps they were there.
+        """
         assert layer.val is not None
         task, device = layer.task, layer.train.device
         targets, truth = (layer.labels.splits[split].to(device) for split in ("train", "val"))
         draws = torch.Generator().manual_seed(layer.seed)
         shape = (layer.train.shape[1], self.width, len(layer.labels.outputs))
         networks = Networks.drawn(self.seeds, shape, layer.train, draws)
-        step = Adam(networks.parts, self.learning_rate)
-        best = networks.copy()
-        figures, epochs = [(math.inf, math.inf)] * self.seeds, [0] * self.seeds
-        for epoch in range(1, self.epochs + 1):
-            for rows in torch.randperm(len(targets), generator=draws).split(self.batch_size):
-                slopes = partial(task.slopes, targets=targets[rows.to(device)])
-                step(networks.gradients(gathered(layer.train, rows), slopes, self.l2))
-            going_on = [i for i in range(self.seeds) if epoch - epochs[i] <= self.patience]
+        best, descend = networks.copy(), Adam(networks.parts, self.learning_rate)
+        figures, found_at = [(math.inf, math.inf)] * self.seeds, [0] * self.seeds
+        going_on = list(range(self.seeds))
+        batches = itertools.islice(self._minibatches(len(targets), draws), self.steps)
+        for step, rows in enumerate(batches, 1):
+            slopes = partial(task.slopes, targets=targets[rows.to(device)])
+            descend(networks.gradients(gathered(layer.train, rows), slopes, self.l2))
+            if step % _TRIED and step < self.steps:
+                continue
             scores = networks.scores(layer.val)
             for i in going_on:
                 found = task.error(scores[i], truth), float(task.losses(scores[i], truth).double().mean())
                 if found < figures[i]:
-                    figures[i], epochs[i] = found, epoch
+                    figures[i], found_at[i] = found, step
                     best.take(i, networks)
-            if not any(epoch - epochs[i] < self.patience for i in going_on):
+            going_on = [i for i in going_on if step - found_at[i] < self.patience * _TRIED]
+            if not going_on:
                 break
-        return best, figures, epochs
+        return best, figures, found_at
+
+    def _minibatches(self, n: int, draws: torch.Generator) -> Iterator[Int[Tensor, " b"]]:
+        while True:
+            yield from torch.randperm(n, generator=draws).split(self.batch_size)

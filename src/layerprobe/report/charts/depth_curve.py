@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from layerprobe.report import style
 from layerprobe.report.charts.baselines import baseline_lines, baseline_rows, control_lines, name_places
+from layerprobe.report.charts.beyond_linear import reader_lines, reader_names, readers
 from layerprobe.report.charts.checkpoint_lines import CheckpointLines
 from layerprobe.report.charts.curves import MARKED, Y, curves, error_y
 from layerprobe.report.charts.layer_axis import layer_names, layer_step, layer_x
@@ -18,6 +20,8 @@ from layerprobe.report.layer_labels import shared_folder
 from layerprobe.report.papers.reference_curve import Reference
 from layerprobe.report.tidy import axis_top, tidy_results, with_texts
 from layerprobe.results.baselines import baseline_errors, without_baselines
+from layerprobe.results.record_schema import to_frame
+from layerprobe.types import MetricRecord
 
 _COLUMNS = [
     "position", "label", "caption", "colour", "checkpoint", "step", "layer", "depth", "kind", "shape", "features",
@@ -28,7 +32,10 @@ _HEIGHT = 300
 
 
 def depth_curve(
-    results: pd.DataFrame, error: ErrorColumn = TEST_ERROR, reference: Reference | None = None
+    results: pd.DataFrame,
+    error: ErrorColumn = TEST_ERROR,
+    reference: Reference | None = None,
+    metrics: pd.DataFrame | None = None,
 ) -> alt.LayerChart:
     """Draw error over depth: a line for each checkpoint, its 95% interval as a band, over a published curve.
 
@@ -36,6 +43,8 @@ def depth_curve(
         results: Results of one run, in the columns of `ProbeRecord`.
         error: Which error.
         reference: A curve to draw over, thin and black; layers correspond in the order of depth.
+        metrics: What was measured besides, in the columns of `MetricRecord`: the test errors of analyses that were
+            compared with the linear head are thin lines of the last checkpoint.
 
     Returns:
         The chart. A failed layer leaves a gap and a cross at its place. Baselines (the majority class, a bag of words)
@@ -51,11 +60,16 @@ def depth_curve(
     width = step * len(labels)
     baselines = {f"{name} {value:.1%}": value for name, values in baseline_errors(results).items() for value in values}
     controls = _controls(frame, error)
+    measured = to_frame([], MetricRecord) if metrics is None or error.column != "test_error" else metrics
+    others = readers(frame, measured, "error")
     compared = None if reference is None else reference.compared(without_baselines(results), error)
     ends = controls.groupby("control", sort=False)["value"].max()
     highest = {str(name): float(value) for name, value in ends.items()} | baselines
-    top = _top(frame, highest, error, 0.0 if compared is None else float(compared["reference"].max()))
-    beyond = [name for name, value in highest.items() if value > top]
+    least = others.groupby("reader", sort=False)["value"].min()
+    on_axis = highest | dict(enumerate(others["value"]))
+    top = _top(frame, on_axis, error, 0.0 if compared is None else float(compared["reference"].max()))
+    beyond = [str(name) for name, value in (highest | least.to_dict()).items() if value > top]
+    others = others[others["reader"].map(least) <= top]
 
     told_apart = CheckpointLines.of(frame, width)
     frame["colour"] = told_apart.colours
@@ -66,7 +80,7 @@ def depth_curve(
     layers = [
         *curves(
             base, x, y, error.column, colour=told_apart.colour, detail=["caption:N"], interval=error.interval,
-            between=_compared_with(baselines, controls, top, x, y, width),
+            between=_compared_with(baselines, controls, others, top, x, y, width),
             line=told_apart.line, points={**told_apart.points, "tooltip": tooltip},
             marked=f"datum.position % {max(1, len(labels) // MARKED)} == 0 && datum.{error.column} <= {top}",
             failed=bool(frame["test_error"].isna().any()),
@@ -76,12 +90,12 @@ def depth_curve(
     ]  # fmt: skip
     return (
         alt.layer(*layers)
-        .properties(width=width, height=_HEIGHT, title=_title(frame, beyond, top, width, error, reference))
+        .properties(width=width, height=_HEIGHT, title=_title(frame, others, beyond, top, width, error, reference))
         .configure(**style.theme())
     )
 
 
-def _top(frame: pd.DataFrame, compared_with: Mapping[str, float], error: ErrorColumn, reference: float) -> float:
+def _top(frame: pd.DataFrame, compared_with: Mapping[Any, float], error: ErrorColumn, reference: float) -> float:
     """End of the error axis: the curves fill it, and a line is on it that does not flatten them."""
     ends = frame[(error.interval or (error.column,))[-1]].fillna(frame[error.column])
     curves_end = max(axis_top(ends), reference)
@@ -101,18 +115,32 @@ def _controls(frame: pd.DataFrame, error: ErrorColumn) -> pd.DataFrame:
 
 
 def _compared_with(
-    baselines: Mapping[str, float], controls: pd.DataFrame, top: float, x: alt.X, y: Y, width: int
+    baselines: Mapping[str, float],
+    controls: pd.DataFrame,
+    others: pd.DataFrame,
+    top: float,
+    x: alt.X,
+    y: Y,
+    width: int,
 ) -> list[alt.Chart]:
-    """The lines of baselines and controls that are on the axis, with their names."""
+    """The lines of baselines, controls and other readers that are on the axis, with their names."""
     flat = {name: value for name, value in baselines.items() if value <= top}
     controls = controls[controls.groupby("control")["value"].transform("max") <= top]
     ends = controls.groupby("control", sort=False).tail(1)
-    places = name_places([*flat.values(), *ends["value"]], (0.0, top), _HEIGHT)
+    last = others.groupby("reader", sort=False).tail(1)
+    places = name_places([*flat.values(), *ends["value"], *last["value"]], (0.0, top), _HEIGHT)
     rows = baseline_rows(flat, (0.0, top), _HEIGHT).assign(baseline_place=places[: len(flat)])
     named = controls.assign(
-        baseline_name=controls["control"], baseline_place=pd.Series(places[len(flat) :], ends.index)
+        baseline_name=controls["control"],
+        baseline_place=pd.Series(places[len(flat) :][: len(ends)], ends.index),
     )
-    return [*(baseline_lines(alt.Chart(rows), y, width) if flat else []), *control_lines(named, x, y, width)]
+    last = last.assign(baseline_place=places[len(flat) + len(ends) :])
+    return [
+        *(baseline_lines(alt.Chart(rows), y, width) if flat else []),
+        *control_lines(named, x, y, width),
+        *reader_lines(others, x, y),
+        *(reader_names(last, y, (0.0, top), _HEIGHT, width) if len(last) else []),
+    ]
 
 
 def _reference_lines(compared: pd.DataFrame | None, x: alt.X, y: Y) -> list[alt.Chart]:
@@ -152,6 +180,7 @@ def _beyond(base: alt.Chart, frame: pd.DataFrame, top: float, x: alt.X, y: Y, er
 
 def _title(
     frame: pd.DataFrame,
+    others: pd.DataFrame,
     too_high: Sequence[str],
     top: float,
     width: int,
@@ -162,6 +191,9 @@ def _title(
     interval = ", 95% interval" if bounded else ""
     split = error.title.removesuffix(" error")
     notes = [f"one linear head per layer, {frame[error.samples].max():,} {split} samples{interval}"]
+    if len(others):
+        at = f" of {others['caption'].iloc[0]}" if frame["checkpoint"].nunique() > 1 else ""
+        notes.append(f"thin and coloured: other readers{at}")
     if reference is not None:
         notes.append(f"thin and black: {reference.name}")
     beyond = [*too_high]

@@ -1,0 +1,141 @@
+"""Difference over depth: what k nearest neighbours, a hidden layer or class means read that a linear head does not."""
+
+from __future__ import annotations
+
+import altair as alt
+import pandas as pd
+
+from layerprobe.report import style
+from layerprobe.report.charts.baselines import name_places
+from layerprobe.report.charts.curves import MARKED, Y, curves, error_y
+from layerprobe.report.charts.layer_axis import layer_names, layer_step, layer_x
+from layerprobe.report.layer_labels import shared_folder
+from layerprobe.report.tidy import tidy_results
+from layerprobe.results.baselines import without_baselines
+
+DIFFERENCE = "error_difference"
+_NAMES = {"knn": "nearest neighbours", "mlp": "hidden layer"}
+_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#D55E00")
+_SHAPES = ("square", "triangle-up", "diamond", "triangle-down", "cross")
+_HEIGHT = 220
+
+
+def beyond_linear(results: pd.DataFrame, metrics: pd.DataFrame) -> alt.LayerChart:
+    """Draw the linear head's error less that of each other reader over depth, with its 95 % interval in pairs.
+
+    Args:
+        results: Results of one run, in the columns of `ProbeRecord`; its last checkpoint is drawn.
+        metrics: What was measured besides, in the columns of `MetricRecord`.
+
+    Returns:
+        The chart: above 0 lies what the layer holds for the other reader and not for a linear head.
+
+    Raises:
+        ValueError: If no analysis was compared with the linear head.
+    """
+    frame = tidy_results(without_baselines(results))
+    rows = readers(frame, metrics, DIFFERENCE)
+    if rows.empty:
+        raise ValueError(
+            "There is nothing to draw: no analysis was compared with the linear head. Probe with analyses such as "
+            "nearest_mean, knn or mlp."
+        )
+    labels = layer_names(frame)
+    step = layer_step(labels)
+    width = step * len(labels)
+    ends = rows[["value", "low", "high"]].to_numpy(dtype=float)
+    low, high = float(pd.Series(ends.ravel()).min()), float(pd.Series(ends.ravel()).max())
+    margin = max(0.05 * (high - low), 0.0025)
+    domain = (min(low, 0.0) - margin, max(high, 0.0) + margin)
+    x = layer_x(labels, step, shared_folder(frame["layer"].unique().tolist()))
+    y = error_y("linear head's error less the other's", alt.Scale(domain=list(domain), nice=False), format="+~%")
+    base = alt.Chart(rows)
+    zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=style.INK, strokeWidth=1).encode(y=y("zero"))
+    layers = [
+        zero,
+        *curves(
+            base, x, y, "value", colour=alt.Color("colour:N", scale=None), detail=["reader:N"],
+            interval=("low", "high"),
+            points={"shape": alt.Shape("shape:N", scale=None), "tooltip": _tips(difference=True)},
+            marked=f"datum.position % {max(1, len(labels) // MARKED)} == 0",
+        ),
+        *reader_names(rows, y, domain, _HEIGHT, width),
+    ]  # fmt: skip
+    samples = frame.loc[frame["checkpoint"] == rows["checkpoint"].iloc[0], "n_test"].max()
+    notes = [
+        "above 0: the other reads what a linear head does not",
+        f"{samples:,} test samples of {rows['caption'].iloc[0]}, 95% interval in pairs",
+    ]
+    title = alt.TitleParams("What a linear head does not read", subtitle=style.packed(notes, width))
+    return alt.layer(*layers).properties(width=width, height=_HEIGHT, title=title).configure(**style.theme())
+
+
+def readers(frame: pd.DataFrame, metrics: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Lay out what the analyses that were compared with the linear head measure at the last checkpoint.
+
+    Args:
+        frame: Results from `tidy_results`.
+        metrics: What was measured besides, in the columns of `MetricRecord`.
+        metric: Which of their metrics, such as `error`; on the first of several test sets.
+
+    Returns:
+        One row for each reader and layer, in order of depth: `position`, `reader` (its name), `colour`, `shape`,
+        `value`, `low` and `high`; `baseline_place` is for its name.
+    """
+    last = frame[frame["checkpoint_order"] == frame["checkpoint_order"].max()]
+    at = last[["checkpoint", "layer", "position", "caption"]]
+    compared = metrics[metrics["metric"] == DIFFERENCE]
+    names = list(dict.fromkeys(compared["head"]))
+    known = metrics[metrics["test_set"].isin(compared["test_set"].head(1))]
+    rows = known[(known["metric"] == metric) & known["head"].isin(names)]
+    rows = rows[["checkpoint", "layer", "head", "value", "low", "high"]].merge(at, on=["checkpoint", "layer"])
+    look = {name: i % len(_COLOURS) for i, name in enumerate(names)}
+    return rows.assign(
+        reader=[_NAMES.get(name, name.replace("_", " ")) for name in rows["head"]],
+        colour=[_COLOURS[look[name]] for name in rows["head"]],
+        shape=[_SHAPES[look[name]] for name in rows["head"]],
+    ).sort_values(["reader", "position"], kind="stable", ignore_index=True)
+
+
+def reader_lines(rows: pd.DataFrame, x: alt.X, y: Y) -> list[alt.Chart]:
+    """Draw the errors of readers as thin lines.
+
+    Args:
+        rows: Rows of `readers`.
+        x: The horizontal encoding.
+        y: The vertical encoding.
+    """
+    if rows.empty:
+        return []
+    line = alt.Chart(rows).mark_line(strokeWidth=1, clip=True)
+    colour = alt.Color("colour:N", scale=None)
+    return [line.encode(x=x, y=y("value"), color=colour, detail="reader:N", tooltip=_tips())]
+
+
+def reader_names(rows: pd.DataFrame, y: Y, domain: tuple[float, float], height: int, width: int) -> list[alt.Chart]:
+    """Name readers at the right edge, where their lines end.
+
+    Args:
+        rows: Rows of `readers`; those with a `baseline_place` have it already.
+        y: The vertical encoding.
+        domain: Ends of the vertical axis.
+        height: Its height in pixels.
+        width: Width of the chart in pixels.
+    """
+    ends = rows.groupby("reader", sort=False).tail(1)
+    if "baseline_place" not in ends:
+        ends = ends.assign(baseline_place=name_places(ends["value"].tolist(), domain, height))
+    text = alt.Chart(ends).mark_text(align="left", baseline="middle", fontSize=10, aria=False)
+    at = {"x": alt.value(width + 5), "y": y("baseline_place"), "color": alt.Color("colour:N", scale=None)}
+    return [text.encode(**at, text="reader:N")]
+
+
+def _tips(*, difference: bool = False) -> list[alt.Tooltip]:
+    form, title = ("+.2%", "difference") if difference else (".2%", "test error")
+    return [
+        alt.Tooltip("layer:N"),
+        alt.Tooltip("reader:N"),
+        alt.Tooltip("value:Q", format=form, title=title),
+        alt.Tooltip("low:Q", format=form),
+        alt.Tooltip("high:Q", format=form),
+    ]
