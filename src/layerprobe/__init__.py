@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from layerprobe.api.charts import beyond_linear as beyond_linear
     from layerprobe.api.charts import compare as compare
     from layerprobe.api.charts import depth_curve as depth_curve
+    from layerprobe.api.charts import direction_curve as direction_curve
+    from layerprobe.api.charts import erasure_curve as erasure_curve
     from layerprobe.api.charts import few_shot_map as few_shot_map
     from layerprobe.api.charts import heat_map as heat_map
     from layerprobe.api.charts import information_curve as information_curve
@@ -56,6 +58,8 @@ _PUBLIC = {
         "beyond_linear",
         "compare",
         "depth_curve",
+        "direction_curve",
+        "erasure_curve",
         "few_shot_map",
         "heat_map",
         "information_curve",

@@ -17,6 +17,8 @@ from layerprobe.report.angles import HeadOf, Over, head_angles
 from layerprobe.report.charts import angle_map as angle_map_chart
 from layerprobe.report.charts import beyond_linear as beyond_linear_chart
 from layerprobe.report.charts import depth_curve as depth_curve_chart
+from layerprobe.report.charts import direction_curve as direction_curve_chart
+from layerprobe.report.charts import erasure_curve as erasure_curve_chart
 from layerprobe.report.charts import few_shot as few_shot_chart
 from layerprobe.report.charts import heat_map as heat_map_chart
 from layerprobe.report.charts import information
@@ -229,6 +231,39 @@ def angle_map(
         layer = layer or best_layer(rows).layer
     pairs = angles(results, over, checkpoint=checkpoint, layer=layer)
     return angle_map_chart.angle_map(pairs, angle_map_chart.heading(over, checkpoint or "", layer or ""))
+
+
+def direction_curve(results: Results) -> alt.LayerChart:
+    """Draw how heads lie to the difference of means over depth, and those of two halves of train to each other.
+
+    Args:
+        results: Results with the analyses `mean_difference` and `stability`, or one of them; or the directory of a run.
+
+    Returns:
+        The chart: cosines, or with more than two classes angles.
+
+    Raises:
+        ValueError: If neither was asked for.
+        TypeError: If the results have no metrics.
+    """
+    return direction_curve_chart.direction_curve(*_with_metrics(results))
+
+
+def erasure_curve(results: Results, own: pd.DataFrame | None = None) -> alt.LayerChart:
+    """Draw the test error of heads over depth before and after the property is erased.
+
+    Args:
+        results: Results with the analysis `erased`; or the directory of a run.
+        own: What `layerprobe.erasure` says of the network's own output, which is drawn, too.
+
+    Returns:
+        The chart.
+
+    Raises:
+        ValueError: If nothing was erased.
+        TypeError: If the results have no metrics.
+    """
+    return erasure_curve_chart.erasure_curve(*_with_metrics(results), own)
 
 
 def _joined(results: Several) -> pd.DataFrame:

@@ -13,6 +13,8 @@ from layerprobe.report.charts.angle_map import angle_map, heading
 from layerprobe.report.charts.beyond_linear import DIFFERENCE, beyond_linear
 from layerprobe.report.charts.confusion import confusion_chart
 from layerprobe.report.charts.depth_curve import depth_curve
+from layerprobe.report.charts.direction_curve import direction_curve
+from layerprobe.report.charts.erasure_curve import erasure_curve
 from layerprobe.report.charts.few_shot import few_shot_map
 from layerprobe.report.charts.heat_map import heat_map
 from layerprobe.report.charts.information import COMPRESSION, V_INFORMATION, information_curve
@@ -141,7 +143,7 @@ def angle_maps(run: Run) -> dict[str, AnyChart]:
 
 
 def analysis_charts(run: Run) -> dict[str, AnyChart]:
-    """Draw what analyses came to: `v_information`, `compression` and `few_shot`.
+    """Draw what analyses came to: `v_information`, `compression`, `few_shot`, `direction_curve`, `erasure_curve`.
 
     Args:
         run: The run.
@@ -151,9 +153,16 @@ def analysis_charts(run: Run) -> dict[str, AnyChart]:
     """
     results, metrics = run.results, run.metrics()
     known = set(metrics.loc[metrics["value"].notna(), "head"])
-    made: dict[str, tuple[str, Callable[[], AnyChart]]] = {
-        "v_information": (V_INFORMATION.analysis, lambda: information_curve(metrics, V_INFORMATION)),
-        "compression": (COMPRESSION.analysis, lambda: information_curve(metrics, COMPRESSION)),
-        "few_shot": ("few_shot", lambda: few_shot_map(results, metrics)),
+    made: dict[str, tuple[set[str], Callable[[], AnyChart]]] = {
+        "v_information": ({V_INFORMATION.analysis}, lambda: information_curve(metrics, V_INFORMATION)),
+        "compression": ({COMPRESSION.analysis}, lambda: information_curve(metrics, COMPRESSION)),
+        "few_shot": ({"few_shot"}, lambda: few_shot_map(results, metrics)),
+        "direction_curve": ({"mean_difference", "stability"}, lambda: direction_curve(results, metrics)),
+        "erasure_curve": ({"erased"}, lambda: erasure_curve(results, metrics)),
     }
-    return {name: draw() for name, (analysis, draw) in made.items() if analysis in known}
+    charts: dict[str, AnyChart] = {}
+    for name, (analyses, draw) in made.items():
+        if analyses & known:
+            with suppress(ValueError):  # the last checkpoint was probed without them
+                charts[name] = draw()
+    return charts
