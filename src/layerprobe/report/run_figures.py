@@ -10,7 +10,7 @@ import pandas as pd
 
 from layerprobe.report.angles import Over, head_angles
 from layerprobe.report.charts.angle_map import angle_map, heading
-from layerprobe.report.charts.beyond_linear import DIFFERENCE, beyond_linear
+from layerprobe.report.charts.beyond_linear import beyond_linear
 from layerprobe.report.charts.confusion import confusion_chart
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.charts.direction_curve import direction_curve
@@ -28,6 +28,7 @@ from layerprobe.report.toy.hidden_plane import hidden_plane
 from layerprobe.report.toy.projection import project
 from layerprobe.results.best import best_layer, last_checkpoint
 from layerprobe.results.confusion import confusion
+from layerprobe.results.layer_metrics import DIFFERENCE
 from layerprobe.results.reader import Run
 
 _MOST_CLASSES = 100

@@ -1,4 +1,4 @@
-"""The metrics that any logger gets: the test error of each layer."""
+"""The metrics that any logger gets: the test error of each layer, and of what is compared with its linear head."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import math
 
 import pandas as pd
 
+DIFFERENCE = "error_difference"
+"""Metric of an analysis that was compared with the linear head: the head's error less its own."""
 
-def layer_metrics(frame: pd.DataFrame) -> dict[str, float]:
+
+def layer_metrics(frame: pd.DataFrame, metrics: pd.DataFrame | None = None) -> dict[str, float]:
     """Name each layer's test error as it is logged.
 
     Args:
         frame: Results of one checkpoint, in the columns of `ProbeRecord`.
+        metrics: What was measured besides, in the columns of `MetricRecord`.
 
     Returns:
-        `probe/<layer>/test_error` as a share in [0, 1], in order of depth; failed layers are left out.
+        `probe/<layer>/test_error` as a share in [0, 1], in order of depth; failed layers are left out. After them
+        `probe/<layer>/<analysis>/test_error` of the analyses that were compared with the linear head.
 
     Raises:
         ValueError: If the frame holds several checkpoints.
@@ -27,4 +32,25 @@ def layer_metrics(frame: pd.DataFrame) -> dict[str, float]:
         )
     rows = frame.sort_values("depth", kind="stable")
     errors = zip(rows["layer"], rows["test_error"], strict=True)
-    return {f"probe/{layer}/test_error": float(error) for layer, error in errors if math.isfinite(error)}
+    found = {f"probe/{layer}/test_error": float(error) for layer, error in errors if math.isfinite(error)}
+    others = compared_errors(metrics) if metrics is not None else None
+    if found and others is not None:
+        others = others[others["checkpoint"].isin(checkpoints)].sort_values("depth", kind="stable")
+        for layer, head, error in zip(others["layer"], others["head"], others["value"], strict=True):
+            found[f"probe/{layer}/{head}/test_error"] = float(error)
+    return found
+
+
+def compared_errors(metrics: pd.DataFrame, metric: str = "error") -> pd.DataFrame:
+    """Choose what the analyses that were compared with the linear head measured, on the first of several test sets.
+
+    Args:
+        metrics: What was measured, in the columns of `MetricRecord`.
+        metric: Which of their metrics.
+
+    Returns:
+        The rows.
+    """
+    compared = metrics[metrics["metric"] == DIFFERENCE]
+    first = metrics["test_set"].isin(compared["test_set"].head(1))
+    return metrics[first & (metrics["metric"] == metric) & metrics["head"].isin(compared["head"])]

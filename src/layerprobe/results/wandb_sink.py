@@ -53,17 +53,19 @@ class WandbSink:
     def _run(self) -> Run:
         return self._history.run
 
-    def log_checkpoint(self, frame: pd.DataFrame) -> None:
+    def log_checkpoint(self, frame: pd.DataFrame, metrics: pd.DataFrame | None = None) -> None:
         """Log one checkpoint: its curve over depth, and each layer's test error at its training step.
 
         The curve is history rows of `probe/depth` and `probe/test_error/<checkpoint>`, so that runs overlay in one
-        chart; the layers are one row of `probe/<layer>/test_error`. Every row has its own `trainer/global_step`.
+        chart; the layers are one row of `probe/<layer>/test_error`, and of `probe/<layer>/<analysis>/test_error` where
+        an analysis was compared with the linear head. Every row has its own `trainer/global_step`.
 
         Args:
             frame: Results of one checkpoint, in the columns of `ProbeRecord`; failed layers are left out.
+            metrics: What was measured besides, in the columns of `MetricRecord`.
         """
         with self._guarded("log a checkpoint"):
-            points = layer_metrics(frame)
+            points = layer_metrics(frame, metrics)
             if not points:
                 return
             rows = frame[frame["test_error"].notna()].sort_values("depth", kind="stable")

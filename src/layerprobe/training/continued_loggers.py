@@ -219,19 +219,20 @@ class ProbeLog:
         ]
         self._others = [logger for logger in loggers if not isinstance(logger, WandbLogger)]
 
-    def checkpoint(self, frame: pd.DataFrame, *, new: bool = True) -> None:
+    def checkpoint(self, frame: pd.DataFrame, metrics: pd.DataFrame | None = None, *, new: bool = True) -> None:
         """Log each layer's test error at one checkpoint.
 
         Args:
             frame: Results of one checkpoint, in the columns of `ProbeRecord`.
+            metrics: What was measured besides, in the columns of `MetricRecord`.
             new: Whether it has never been logged; else it goes only to loggers that recognise what they have.
         """
         for sink in self._sinks:
-            sink.log_checkpoint(frame)
+            sink.log_checkpoint(frame, metrics)
         if not new:
             return
         for logger in self._others:
-            if points := layer_metrics(frame):
+            if points := layer_metrics(frame, metrics):
                 if isinstance(logger, MLFlowLogger):
                     # MLflow takes no "#": a second call of a layer is written `name-1`, which no module is called.
                     points = {key.replace("#", "-"): value for key, value in points.items()}

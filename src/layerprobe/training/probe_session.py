@@ -207,7 +207,7 @@ class ProbeSession:
             new: Whether it has never been logged; else it goes only to loggers that recognise what they have.
         """
         results = self.store.results()
-        self.log.checkpoint(results[results["checkpoint"] == name], new=new)
+        self.log.checkpoint(results[results["checkpoint"] == name], self.store.metrics(), new=new)
 
     def finish(self) -> None:
         """Log the whole."""

@@ -12,8 +12,8 @@ from layerprobe.report.charts.layer_axis import layer_names, layer_step, layer_x
 from layerprobe.report.layer_labels import shared_folder
 from layerprobe.report.tidy import tidy_results
 from layerprobe.results.baselines import without_baselines
+from layerprobe.results.layer_metrics import DIFFERENCE, compared_errors
 
-DIFFERENCE = "error_difference"
 _NAMES = {"knn": "nearest neighbours", "mlp": "hidden layer"}
 _COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#D55E00")
 _SHAPES = ("square", "triangle-up", "diamond", "triangle-down", "cross")
@@ -84,10 +84,8 @@ def readers(frame: pd.DataFrame, metrics: pd.DataFrame, metric: str) -> pd.DataF
     """
     last = frame[frame["checkpoint_order"] == frame["checkpoint_order"].max()]
     at = last[["checkpoint", "layer", "position", "caption"]]
-    compared = metrics[metrics["metric"] == DIFFERENCE]
-    names = list(dict.fromkeys(compared["head"]))
-    known = metrics[metrics["test_set"].isin(compared["test_set"].head(1))]
-    rows = known[(known["metric"] == metric) & known["head"].isin(names)]
+    rows = compared_errors(metrics, metric)
+    names = list(dict.fromkeys(rows["head"]))
     rows = rows[["checkpoint", "layer", "head", "value", "low", "high"]].merge(at, on=["checkpoint", "layer"])
     look = {name: i % len(_COLOURS) for i, name in enumerate(names)}
     return rows.assign(
