@@ -24,7 +24,7 @@ EXAMPLES = """
   features.py                                 what probes with probe.keep=true have kept, by network and data
   features.py keep=DIR                        what probes with probe.keep=DIR have kept
   features.py unused=30d                      remove what no probe has used for 30 days
-  features.py left=50GB                       remove what has not been used for longest, until 50 GB are left
+  features.py left=50GB                       remove the least recently used, until 50 GB are left
   features.py network=3fa9 left=0             remove what is kept of one network
 """
 
@@ -34,10 +34,10 @@ class Arguments:
     """List the features that probes have kept, and remove some.
 
     Attributes:
-        keep: Their folder.
+        keep: The folder of kept features.
         network: Which network, by the beginning of its hash; by default all.
         unused: Remove what no probe has used for so long: 12h, 30d.
-        left: Remove what has not been used for longest, until so much is left: 0, 500MB, 50GB.
+        left: Remove the least recently used, until so much is left: 0, 500MB, 50GB.
     """
 
     keep: str = "features"

@@ -33,7 +33,7 @@ EXAMPLES = f"""
 
 @dataclass
 class Arguments:
-    """Compare runs: a page that opens without a network, its views as PNG and SVG, the joined results, a summary.
+    """Compare runs: a page that needs no network connection, its views as PNG and SVG, the joined results, a summary.
 
     Attributes:
         runs: Directories, runs or quoted glob patterns: one, or a list.
@@ -44,8 +44,8 @@ class Arguments:
         watch: Whether to go on, and to write the page again whenever results have changed.
         interval: Seconds between two looks at the results.
         wandb: Whether to make or renew a workspace and a report on Weights & Biases.
-        project: The project there.
-        entity: Its user or team; by default whose account is logged in.
+        project: The project on Weights & Biases.
+        entity: The user or team that the project belongs to; by default the account that is logged in.
     """
 
     runs: Any = "outputs"

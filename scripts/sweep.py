@@ -27,7 +27,7 @@ EXAMPLES = f"""
   {NAME} status=multirun/NAME/DATE      each job: waiting, running and where, done, failed, lost
   {NAME} continue=multirun/NAME/DATE    wait for what runs, send again what is lost, leave alone what is done
   {NAME} merge=multirun/probe/DATE      put the results of jobs that each probed a part into DATE/probes
-  {NAME} continue=DIR rerun=failed      start the failed jobs over; rerun=all starts all over
+  {NAME} continue=DIR rerun=failed      start the failed jobs from the beginning; rerun=all: every job
 """
 
 
@@ -39,7 +39,7 @@ class Arguments:
         status: A sweep whose jobs are listed.
         continue_: A sweep to go on with.
         merge: A sweep whose results are put together.
-        rerun: With continue: which ended jobs start over, failed or all.
+        rerun: With continue: which ended jobs start from the beginning, failed or all.
     """
 
     status: str | None = None

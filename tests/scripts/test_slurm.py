@@ -103,7 +103,7 @@ def step(directory: Path) -> int:
 
 def probes(directory: Path) -> tuple[int, int]:
     """How many layers have been probed in all, and how many there are results of."""
-    counts = re.findall(r"Probed \S+ at step \d+: (\d+) layers", (directory / "train.log").read_text())
+    counts = re.findall(r"Probed \S+ at step \d+: (\d+) layers?", (directory / "train.log").read_text())
     return sum(map(int, counts)), len(pd.read_parquet(directory / "probes" / "results.parquet"))
 
 

@@ -28,6 +28,7 @@ TRAIN = [
     ("trainr.max_epochs=3", "There is no 'trainr'. Did you mean trainer.max_epochs?"),
     ("seed=x", "seed=x: Value 'x' of type 'str' could not be converted to Integer"),
     ("seed=${nothing}", "Interpolation key 'nothing' not found"),
+    ("optimizer.lr", "'optimizer.lr' gives no value. Write optimizer.lr=VALUE"),
     ("probe.l2=[1e-2", "'probe.l2=[1e-2' cannot be read"),
     ("trainer.max_epochs=abc", "trainer.max_epochs=abc: Value 'abc' of type 'str' could not be converted to Integer."),
     (

@@ -81,6 +81,8 @@ def _explain(error: Exception, words: list[str]) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_choice(str(error.missing_cfg_file), list(error.options or []))
     if isinstance(error, OverrideParseException):
+        if "=" not in str(error.override):
+            return f"{error.override!r} gives no value. Write {error.override}=VALUE; --help lists what can be chosen."
         return (
             f"{error.override!r} cannot be read: {plain.splitlines()[0]}. Close every bracket and quote; put a value "
             "with blanks, commas or = in quotes of its own, and the whole in those of the shell: 'KEY=\"VALUE\"'."

@@ -197,7 +197,9 @@ class ProbeSession:
             finally:
                 if ranks.is_first:
                     self.store.merge()
-                    log.info("Probed %s at step %d: %d layers, %d done before", info.name, info.step, new, len(done))
+                    before = f", {len(done)} done before" if done else ""
+                    layers = f"{new} layer{'s' if new != 1 else ''}"
+                    log.info("Probed %s at step %d: %s%s", info.name, info.step, layers, before)
 
     def log_checkpoint(self, name: str, *, new: bool = True) -> None:
         """Log what there is of a checkpoint.

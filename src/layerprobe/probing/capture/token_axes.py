@@ -265,7 +265,7 @@ def _shrinking(
         with frozen.fresh(seed=0):
             record(frozen, kwargs or args, layers, note, same_shape=False)
     except Exception as error:  # whatever a network raises that takes one length only
-        log.info("The network does not run on %d tokens of %s (%s)", other, sequence.name or "its input", error)
+        log.debug("The network does not run on %d tokens of %s (%s)", other, sequence.name or "its input", error)
         return None
     return {
         layer: [
