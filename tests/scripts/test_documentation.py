@@ -130,6 +130,10 @@ WAYS = {
     "probe.each_reducer=true": Way(
         composed="needs a column of countries; tests/probing/test_token_positions.py runs such"
     ),
+    "uv run scripts/probe.py model=hf_lm model.name=NAME data=cities data.root=DIR probe.granularity=sites "
+    '\'probe.layers=["*.resid_mid","*.resid_post","*.attn_out","*.mlp_out"]\'': Way(
+        composed="needs a language model; tests/probing/capture/test_block_sites.py runs such"
+    ),
     "uv run scripts/probe.py -m experiment=concept_depth model.name=NAME data.root=DIR": Way(
         composed="48 jobs; tests/scripts/test_concept_depth.py runs four"
     ),

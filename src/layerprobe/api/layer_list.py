@@ -67,7 +67,7 @@ def layers(network: nn.Module, inputs: NetworkInputs, *, granularity: Granularit
         inputs: A batch: a tensor, a tuple or list (called `network(*inputs)`) or a mapping (called
             `network(**inputs)`), with the samples along the first axis.
         granularity: `ops` for every intermediate tensor, `modules` for the outputs of modules, `blocks` for those of
-            repeated blocks.
+            repeated blocks, `sites` for the residual stream, attention, heads and MLP of transformer blocks.
 
     Returns:
         The list: `print` shows it, `.frame` is a DataFrame.

@@ -105,7 +105,7 @@ def probe(
         layers: Glob pattern(s) of the layers to probe.
         exclude: Glob pattern(s) of the layers to leave out.
         granularity: `ops` for every intermediate tensor, `modules` for the outputs of modules, `blocks` for those of
-            repeated blocks.
+            repeated blocks, `sites` for the residual stream, attention, heads and MLP of transformer blocks.
         reducer: How features are made of a layer, one way or several, as objects or by their names such as `flatten`;
             by default average-pooled to at most 1,024.
         solver: How a head is fitted, likewise; by default logistic regression, and least squares where the task is

@@ -14,6 +14,7 @@ from torch import Tensor
 from layerprobe.probing.capture.activations import LayerReader
 from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.freeze import Frozen
+from layerprobe.probing.capture.hooks import Site
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.capture.row_order import REASONS, RowCheck
 from layerprobe.probing.capture.token_axes import no_mask, span_masks, token_masks
@@ -69,8 +70,11 @@ class Recorder:
         self._seconds: dict[LayerName, float] = defaultdict(float)
         self._reductions, self._protocol, self._sink, self._split = reductions, protocol, sink, split
         self._read = LayerReader(frozen, reductions, same_shape=False)
-        self._layers = {layer.site: layer for layer in reductions if not layer.alone}
-        self._rows = RowCheck(frozen, {site: layer.rows.samples_first for site, layer in self._layers.items()})
+        self._layers: dict[Site, list[Layer]] = defaultdict(list)
+        for layer in reductions:
+            if not layer.alone:
+                self._layers[layer.site].append(layer)
+        self._rows = RowCheck(frozen, {site: layers[0].rows.samples_first for site, layers in self._layers.items()})
         self._by_tokens = any(reduction.axes for found in reductions.values() for reduction in found)
         self._reader = SplitReader(protocol, split, contents=contents)
         self._masks: Mapping[str, Tensor] = {}
@@ -141,7 +145,8 @@ class Recorder:
             # Not the error itself: its traceback would hold on to what did not fit.
             return first_line(error)
         for site, fault in faults.items():
-            self._give_up(self._layers[site].name, f"in a batch of the {self._split} split: {REASONS[fault]}")
+            for layer in self._layers[site]:  # parts of one tensor, where there are several
+                self._give_up(layer.name, f"in a batch of the {self._split} split: {REASONS[fault]}")
         for name in missing:
             self._give_up(name, f"not reached, or of another shape, in a batch of the {self._split} split")
         return None
@@ -153,7 +158,8 @@ class Recorder:
 
     def _reduce(self, layer: Layer, activation: Tensor) -> None:
         """Make features of a layer at the moment that it is made."""
-        self._rows.see(layer.taps[0].site, activation)
+        if layer.alone or layer is self._layers[layer.site][0]:
+            self._rows.see(layer.site, activation)
         if layer.name in self._problems:
             return
         start = time.perf_counter()

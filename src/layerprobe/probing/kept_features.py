@@ -365,9 +365,13 @@ def _layer(content: Mapping[str, Any]) -> Layer:
             Site(**{**tap["site"], "output": tuple(tap["site"]["output"])}),
             tap["kind"],
             tuple(tap["shape"]),
-            BatchAxis(*tap["rows"]),
+            _axis(*tap["rows"]),
             tap["channel_axis"],
         )
         for tap in content["taps"]
     )
     return Layer(**{**content, "shape": tuple(content["shape"]), "aliases": tuple(content["aliases"]), "taps": taps})
+
+
+def _axis(axis: int, fold: int, part: Sequence[int] | None = None) -> BatchAxis:
+    return BatchAxis(axis, fold, None if part is None else (part[0], part[1]))

@@ -24,10 +24,12 @@ class BatchAxis(NamedTuple):
     Attributes:
         axis: The axis that runs over samples.
         fold: How many entries of that axis belong to each sample, one sample after the other; 1 in the plain case.
+        part: Which entries of the last axis count, from where to where; None for all of them.
     """
 
     axis: int
     fold: int
+    part: tuple[int, int] | None = None
 
     def samples_first(self, tensor: Tensor, n_samples: int) -> Tensor:
         """A view with an axis over samples first; a folded axis is split, and the rest of it stays in place.
@@ -39,12 +41,14 @@ class BatchAxis(NamedTuple):
         Raises:
             ValueError: The axis does not hold that many samples.
         """
-        return split(tensor, self.axis, n_samples, folded=self.fold > 1)
+        found = split(tensor, self.axis, n_samples, folded=self.fold > 1)
+        return found if self.part is None else found[..., slice(*self.part)]
 
     def sample_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of one sample, of that of a batch."""
         folded = (self.fold,) if self.fold > 1 else ()
-        return (*shape[: self.axis], *folded, *shape[self.axis + 1 :])
+        found = (*shape[: self.axis], *folded, *shape[self.axis + 1 :])
+        return found if self.part is None else (*found[:-1], self.part[1] - self.part[0])
 
     def sample_axis(self, axis: int | None, n_axes: int) -> int | None:
         """Where an axis of a batch is in one sample; None for that over samples, and where a sample has one axis."""

@@ -1,4 +1,4 @@
-"""Granularity of the list of layers: every tensor, the outputs of modules, or those of repeated blocks."""
+"""Granularity of the list of layers: every tensor, outputs of modules, those of repeated blocks, or sites in these."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torch import nn
 
 from layerprobe.compat.torch import COMPILED, uncompiled
 
-Granularity: TypeAlias = Literal["ops", "modules", "blocks"]
+Granularity: TypeAlias = Literal["ops", "modules", "blocks", "sites"]
 GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
-"""`ops`: every tensor; `modules`: outputs of modules; `blocks`: outputs of the largest repeated parts.
+"""`ops`: every tensor; `modules`: outputs of modules; `blocks`: outputs of the largest repeated parts; `sites`: those
+of transformer blocks (see `block_sites`).
 
-All three list the input.
+All of them list the input.
 """
 
 

@@ -6,7 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from inspect import signature
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from layerprobe.probing.capture.batch_axis import BatchAxis, agree, batch_axis, excerpt
+from layerprobe.probing.capture.block_sites import block_sites
 from layerprobe.probing.capture.call_arguments import Arguments, NetworkInputs, device_of
 from layerprobe.probing.capture.freeze import Frozen, freeze, uninitialised
 from layerprobe.probing.capture.granularity import GRANULARITIES, Granularity, block_paths
@@ -300,6 +301,8 @@ def survey(frozen: Frozen, inputs: NetworkInputs, *, granularity: Granularity | 
             channel = axis.sample_axis(found.channel_axes.get(occurrence.site), len(shape))
             tap = Tap(occurrence.site, naming.kind(occurrence), shape, axis, channel)
             groups[occurrence.value].append((names[occurrence], tap))
+    if granularity == "sites":
+        return _survey_of_sites(network, found, naming, groups, {of.value: why for of, why in left_out.items()}, alone)
     reasons = {names[occurrence]: reason for occurrence, reason in left_out.items()}
     if granularity != "blocks":
         scripted = [path for path, module in network.named_modules() if isinstance(module, torch.jit.ScriptModule)]
@@ -312,6 +315,46 @@ def survey(frozen: Frozen, inputs: NetworkInputs, *, granularity: Granularity | 
             if naming.of_module(path) not in names.values()
         }
     return Survey(granularity, _in_order(list(groups.values()), alone), reasons)
+
+
+def _survey_of_sites(
+    network: nn.Module,
+    found: Trace,
+    naming: Names,
+    groups: Mapping[int, list[tuple[str, Tap]]],
+    left_out: Mapping[int, str],
+    alone: Container[Site],
+) -> Survey:
+    """The sites of blocks among all layers, under the names of the sites first; each head is a layer of its own."""
+    sites = block_sites(network, found)
+    if not sites:
+        raise ValueError(
+            "the network has no sites: no member of a ModuleList or Sequential computes attention (softmax or "
+            "scaled_dot_product_attention of torch). Choose granularity='blocks', 'modules' or 'ops'."
+        )
+    named: dict[int, list[tuple[str, Tap]]] = defaultdict(list)
+    heads: dict[int, list[tuple[str, Tap]]] = defaultdict(list)
+    reasons: dict[LayerName, str] = {}
+    for site in sites:
+        name = naming.of_module(site.block.module) + (f"#{site.block.index}" if site.block.index else "")
+        name = f"{name}.{site.name}"
+        tap = next((tap for _, tap in groups.get(site.value, ()) if tap.shape[-1:] == (site.width,)), None)
+        if tap is None:
+            reasons[name] = left_out.get(site.value, "is no tensor that a function or module made")
+        elif site.name == "head":
+            width = site.width // site.n_heads
+            for i in range(site.n_heads):
+                rows = tap.rows._replace(part=(i * width, (i + 1) * width))
+                head = replace(tap, rows=rows, shape=(*tap.shape[:-1], width))
+                heads[site.value].append((f"{name}.{i}", head))
+        else:
+            named[site.value].append((name, tap))
+    shown: list[list[tuple[str, Tap]]] = []
+    for value, group in groups.items():
+        if group[0][1].site.function == INPUT or value in named:
+            shown.append([*named.get(value, ()), *group])
+        shown += [[head] for head in heads.get(value, ())]
+    return Survey("sites", _in_order(shown, alone), reasons)
 
 
 def _never_called(network: nn.Module, called: Collection[str]) -> list[str]:
@@ -429,7 +472,7 @@ def _mixing(
 
 def _belongs(candidate: Candidate, granularity: Granularity, blocks: set[str]) -> bool:
     site = candidate.occurrence.site
-    if granularity == "ops":
+    if granularity in ("ops", "sites"):
         return True
     if granularity == "modules" or not candidate.of_module:
         return candidate.of_module

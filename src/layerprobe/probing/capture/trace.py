@@ -50,6 +50,8 @@ class Trace:
             hand its input to and whose output it returns.
         channel_axes: Which axis of a tensor the network treats as channels, the axis over samples counted, by where
             it appears; absent where nothing says so.
+        exchanges: What each call of a module was given and returned, in the order in which they ended.
+        sums: Additions of two tensors.
     """
 
     occurrences: tuple[Occurrence, ...]
@@ -57,6 +59,44 @@ class Trace:
     called: Collection[str]
     root: Call
     channel_axes: Mapping[Site, int]
+    exchanges: tuple[Exchange, ...]
+    sums: tuple[Sum, ...]
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What a module's call was given and what it returned: values with their shapes.
+
+    Attributes:
+        call: The call.
+        given: Tensors among its arguments, each as the number of its value and its shape.
+        returned: Tensors that it returned.
+        order: When it ended, among the occurrences.
+    """
+
+    call: Call
+    given: list[tuple[int, tuple[int, ...]]]
+    returned: list[tuple[int, tuple[int, ...]]]
+    order: int
+
+
+@dataclass(frozen=True)
+class Sum:
+    """An addition.
+
+    Attributes:
+        call: The module's call in which it was made.
+        operands: Numbers of the values that were added.
+        value: Number of their sum.
+        shape: Its shape.
+        order: When it was made, among the occurrences.
+    """
+
+    call: Call
+    operands: tuple[int, ...]
+    value: int
+    shape: tuple[int, ...]
+    order: int
 
 
 def trace(hooks: Hooks, arguments: Arguments, on_tensor: Callable[[Site, Tensor], None] | None = None) -> Trace:
@@ -72,16 +112,18 @@ def trace(hooks: Hooks, arguments: Arguments, on_tensor: Callable[[Site, Tensor]
     hooks.run(arguments, tracer, functions=True)
     called = {exchange.call.module for exchange in tracer.exchanges}
     root, axes = tracer.root(hooks.network), tracer.channel_axes()
-    return Trace(tuple(tracer.occurrences), tuple(tracer.objects), called, root, axes)
+    return Trace(
+        tuple(tracer.occurrences),
+        tuple(tracer.objects),
+        called,
+        root,
+        axes,
+        tuple(tracer.exchanges),
+        tuple(tracer.sums),
+    )
 
 
-@dataclass(frozen=True)
-class _Exchange:
-    """What a module's call was given and what it returned: values with their shapes."""
-
-    call: Call
-    given: list[tuple[int, tuple[int, ...]]]
-    returned: list[tuple[int, tuple[int, ...]]]
+_ADDITIONS = ("add", "iadd", "radd", "add_")
 
 
 class _Tracer(AbstractObserver):
@@ -95,7 +137,8 @@ class _Tracer(AbstractObserver):
         weights = chain(network.parameters(), network.buffers())
         self.constants: set[Key | None] = {self.identities.key(tensor) for tensor in weights}
         self.given: dict[Call, list[tuple[int, tuple[int, ...]]]] = {}
-        self.exchanges: list[_Exchange] = []
+        self.exchanges: list[Exchange] = []
+        self.sums: list[Sum] = []
         self.channels = ChannelEvidence(self.identities, self._is_constant)
         self.nodes: dict[Site, Node | None] = {}
 
@@ -108,7 +151,7 @@ class _Tracer(AbstractObserver):
         return True
 
     def leave(self, call: Call, output: object) -> None:
-        self.exchanges.append(_Exchange(call, self.given.pop(call), self._describe(output)))
+        self.exchanges.append(Exchange(call, self.given.pop(call), self._describe(output), len(self.occurrences)))
         found = named_tensors(output)
         if not found and output is not None:
             here = Occurrence(Site(call.module, call.index), -1, (), torch.bool, len(self.occurrences), call)
@@ -122,10 +165,11 @@ class _Tracer(AbstractObserver):
         constant = ignores_data(name) or (bool(given) and all(self._is_constant(tensor) for tensor in given))
         handed_on = None if constant else source(name, args, kwargs)
         of_channels = None if constant else self.channels.before(name, args, kwargs)
-        return constant, None if handed_on is None else (self._value(handed_on), handed_on.numel()), of_channels
+        added = tuple(map(self._value, given)) if name in _ADDITIONS and not constant else ()
+        return constant, None if handed_on is None else (self._value(handed_on), handed_on.numel()), of_channels, added
 
     def after(self, call: Call, name: str, index: int, given: Any, result: object) -> None:
-        constant, handed_on, of_channels = given
+        constant, handed_on, of_channels, added = given
         if of_channels is not None:
             self.channels.after(name, of_channels, result)
         for path, tensor in named_tensors(result):
@@ -140,6 +184,8 @@ class _Tracer(AbstractObserver):
             else:
                 value = self._value(tensor)
             self._note(Site(call.module, call.index, name, index, path), tensor, value, call)
+            if len(added) == 2:
+                self.sums.append(Sum(call, added, value, tuple(tensor.shape), len(self.occurrences)))
 
     def channel_axes(self) -> dict[Site, int]:
         """The channel axis of what appears at each site, where it is known."""
