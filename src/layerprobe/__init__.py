@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from layerprobe.api.charts import heat_map as heat_map
     from layerprobe.api.charts import information_curve as information_curve
     from layerprobe.api.charts import position_map as position_map
+    from layerprobe.api.charts import transfer as transfer
+    from layerprobe.api.charts import transfer_map as transfer_map
     from layerprobe.api.erasure import erasure as erasure
     from layerprobe.api.head import ProbeHead as ProbeHead
     from layerprobe.api.layer_list import layers as layers
@@ -64,6 +66,8 @@ _PUBLIC = {
         "heat_map",
         "information_curve",
         "position_map",
+        "transfer",
+        "transfer_map",
     ],
     "probing.analyses.description_length": ["DescriptionLength"],
     "probing.analyses.erased": ["Erased"],

@@ -23,10 +23,13 @@ from layerprobe.report.charts import few_shot as few_shot_chart
 from layerprobe.report.charts import heat_map as heat_map_chart
 from layerprobe.report.charts import information
 from layerprobe.report.charts import position_map as position_map_chart
+from layerprobe.report.charts import transfer_map as transfer_map_chart
 from layerprobe.report.depth_curve_options import DepthView
+from layerprobe.report.transfer import Trained, training_sets, transfer_table
 from layerprobe.results.best import best_layer, last_checkpoint
 from layerprobe.results.reader import Run
 from layerprobe.results.record_schema import to_frame
+from layerprobe.results.test_sets import lines_of_test_sets, on_each_test_set
 from layerprobe.types import MetricRecord
 
 Results: TypeAlias = pd.DataFrame | str | Path
@@ -41,6 +44,7 @@ def depth_curve(
     """Draw error over depth, a line for each network and checkpoint, with its 95 % interval as a band.
 
     What analyses such as `knn` read besides is drawn as thin lines, for one network.
+    Of one `ProbeResults` that were read on several test sets, a line for each of these.
 
     Args:
         results: Results; or several, in a mapping by their names, or in a list. One that is named `untrained` is drawn
@@ -55,8 +59,10 @@ def depth_curve(
         ValueError: If no layer has an error, or the error is neither.
         ReferenceCurveError: If the reference cannot be read, or does not fit.
     """
-    view = DepthView(error, reference)
-    return depth_curve_chart.depth_curve(_joined(results), view.error, view.reference, _metrics(results))
+    view, rows, metrics = DepthView(error, reference), _joined(results), _metrics(results)
+    if error == "test" and isinstance(results, ProbeResults) and len(results.test_sets) > 1:
+        rows, metrics = lines_of_test_sets(on_each_test_set(rows, metrics)), metrics.iloc[:0]
+    return depth_curve_chart.depth_curve(rows, view.error, view.reference, metrics)
 
 
 def beyond_linear(results: Results) -> alt.LayerChart:
@@ -147,6 +153,54 @@ def few_shot_map(results: Several) -> alt.HConcatChart:
         TypeError: If the results have no metrics.
     """
     return few_shot_chart.few_shot_map(*_with_metrics(results))
+
+
+def transfer(results: Sequence[Results] | Mapping[str, Results]) -> pd.DataFrame:
+    """Lay out what heads fitted on each of several training sets come to on each test set, layer by layer.
+
+    Args:
+        results: Results that were read on common test sets: in a mapping by the names of their training sets, or in a
+            list, where directories of runs go by what their data differ in. Of a run the last checkpoint counts.
+
+    Returns:
+        One row for each layer, training set and test set, as `layerprobe.report.transfer.transfer_table`.
+
+    Raises:
+        ValueError: If no two training sets have a test set in common.
+    """
+    if isinstance(results, Mapping):
+        trained = [_trained(str(name), one) for name, one in results.items()]
+    else:
+        runs = [Run.read(Path(one).expanduser()) for one in results if isinstance(one, str | Path)]
+        names = iter(training_sets(runs))
+        trained = [
+            _trained(next(names) if isinstance(one, str | Path) else str(i), one) for i, one in enumerate(results, 1)
+        ]
+    table = transfer_table(trained)
+    if table.empty:
+        raise ValueError(
+            f"No two of {len({one.train for one in trained})} training sets were read on a common test set. Read each "
+            'on the same ones: `"test": {NAME: …}`, or +data@data.tests.NAME=DATA.'
+        )
+    return table
+
+
+def transfer_map(
+    results: Sequence[Results] | Mapping[str, Results], layers: Sequence[str] | None = None
+) -> alt.FacetChart:
+    """Draw what heads fitted on each of several training sets come to on each test set, a map for each layer.
+
+    Args:
+        results: As for `transfer`.
+        layers: The layers that are drawn; by default up to twelve, evenly over the depth.
+
+    Returns:
+        The chart.
+
+    Raises:
+        ValueError: As `transfer`; or there is no such layer.
+    """
+    return transfer_map_chart.transfer_map(transfer(results), layers)
 
 
 def compare(first: Results, second: Results) -> pd.DataFrame:
@@ -339,6 +393,21 @@ def _with_heads(results: Several) -> tuple[pd.DataFrame, HeadOf]:
         )
     heads = {(layer.record.checkpoint, layer.record.layer): layer.head for layer in results.layers if layer.head}
     return pd.DataFrame(results), lambda checkpoint, layer: heads[checkpoint, layer]
+
+
+def _trained(name: str, results: Results) -> Trained:
+    if isinstance(results, str | Path):
+        run = Run.read(Path(results).expanduser())
+        if len(run.results):
+            return Trained.of(run, name)
+        results = load(results)  # which says what is wrong
+    if not isinstance(results, ProbeResults):
+        raise TypeError(
+            f"A {type(results).__name__} does not say what it was tested on. Give what `layerprobe.probe` or "
+            "`layerprobe.load` returns, or the directory of a run."
+        )
+    samples = {test_set: answers.samples for layer in results.layers for test_set, answers in layer.answers.items()}
+    return Trained(name, on_each_test_set(pd.DataFrame(results), results.metrics), samples)
 
 
 def _named(name: str, frame: pd.DataFrame) -> pd.DataFrame:

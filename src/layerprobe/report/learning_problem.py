@@ -8,7 +8,7 @@ from layerprobe.report.config_differences import SEED, differing_keys, short_key
 from layerprobe.results.config_identity import SAME_SAMPLES, matters
 from layerprobe.results.reader import Run
 
-_PARTS = ("data", "targets", "task", "inputs")
+PARTS = ("data", "targets", "task", "inputs")
 
 
 def problem_names(runs: Sequence[Run]) -> list[str]:
@@ -24,7 +24,7 @@ def problem_names(runs: Sequence[Run]) -> list[str]:
         For each run what tells its problem from the others'; empty where there is only one.
     """
     configs = [
-        {key: value for key, value in run.config.items() if key.split(".")[0] in _PARTS and matters(key, SAME_SAMPLES)}
+        {key: value for key, value in run.config.items() if key.split(".")[0] in PARTS and matters(key, SAME_SAMPLES)}
         for run in runs
     ]
     keys = [key for key in differing_keys(configs) if key != SEED]

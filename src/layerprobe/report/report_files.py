@@ -13,19 +13,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from layerprobe.atomic import write_bytes
+from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.charts.difference import difference_plot
+from layerprobe.report.charts.transfer_map import transfer_map
 from layerprobe.report.config_differences import value_text
 from layerprobe.report.difference import compare_runs, difference_sentence
 from layerprobe.report.markdown import markdown_summary
 from layerprobe.report.page.document import page
 from layerprobe.report.page.page_data import page_data
 from layerprobe.report.page.view_pictures import write_column_picture, write_views
+from layerprobe.report.picture_files import AnyChart, save
 from layerprobe.report.run_comparison import Comparison, ReportError
 from layerprobe.report.toy.animation import animation, write_gif
+from layerprobe.report.transfer import test_set_lines, transfers
 from layerprobe.results.best import last_checkpoint
 from layerprobe.results.safe_names import safe_name
 
 _MOST_ANIMATIONS = 4
+_MOST_CURVES = 6
 
 
 def write_report(
@@ -72,7 +77,16 @@ def write_report(
     for run, name in zip(comparison.runs, comparison.names, strict=True):
         if len(animations) < _MOST_ANIMATIONS and (spec := animation(run)) is not None:
             animations[name] = spec
-    write_bytes(out, page(comparison, list(animations.items()), renew).encode())
+    tables = transfers(comparison.runs)
+    carried: dict[str, AnyChart] = {
+        f"transfer_{safe_name(name)}" if name else "transfer": transfer_map(table) for name, table in tables.items()
+    }
+    if not carried:
+        lines = {name: test_set_lines(run) for run, name in zip(comparison.runs, comparison.names, strict=True)}
+        several = [(name, rows) for name, rows in lines.items() if rows is not None]
+        carried = {f"test_sets_{safe_name(name)}": depth_curve(rows) for name, rows in several[:_MOST_CURVES]}
+    on_page = [(name, chart.to_dict()) for name, chart in carried.items()]
+    write_bytes(out, page(comparison, list(animations.items()), renew, on_page).encode())
     yield out
     rows = comparison.joined()
     write_bytes(out.with_suffix(".csv"), rows.to_csv(index=False).encode())
@@ -86,6 +100,8 @@ def write_report(
     if figures:
         folder = out.with_name(f"{out.stem}_figures")
         yield from write_views(page_data(comparison), folder)
+        for name, chart in carried.items():
+            yield from save(chart, folder / name)
         for plot in plots:
             yield from write_column_picture(plot.to_dict(), folder / "difference")
         for run, name in zip(comparison.runs, comparison.names, strict=True):

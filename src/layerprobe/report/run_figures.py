@@ -26,6 +26,7 @@ from layerprobe.report.tidy import few_checkpoints
 from layerprobe.report.toy.decision_surface import decision_surface
 from layerprobe.report.toy.hidden_plane import hidden_plane
 from layerprobe.report.toy.projection import project
+from layerprobe.report.transfer import test_set_lines
 from layerprobe.results.best import best_layer, last_checkpoint
 from layerprobe.results.confusion import confusion
 from layerprobe.results.layer_metrics import DIFFERENCE
@@ -72,8 +73,8 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
     """Write the figures of one run from its files.
 
     Beside those of `write_figures` the maps of `angle_maps`; the matrix of `confusion_charts`; the charts of
-    `analysis_charts`; `position_map`, where several reducers were read; and `surface` and `hidden`, where their frames
-    are kept.
+    `analysis_charts`; `position_map`, where several reducers were read; `test_sets`, where the heads were read on
+    several: the last checkpoint's curve with a line for each; and `surface` and `hidden`, where their frames are kept.
 
     Args:
         run: The run, with or without `surface.parquet`, `points.parquet`, `hidden.parquet`.
@@ -92,6 +93,8 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
     files += [file for name, chart in charts.items() for file in save(chart, Path(directory) / name)]
     if has_positions(metrics):
         files += save(position_map(run.results, metrics), Path(directory) / "position_map")
+    if (lines := test_set_lines(run)) is not None:
+        files += save(depth_curve(lines), Path(directory) / "test_sets")
     kept = {name: few_checkpoints(frame) for name, frame in run.plane_frames().items()}
     if "surface" in kept and "points" in kept:
         files += save(decision_surface(kept["surface"], kept["points"]), Path(directory) / "surface")

@@ -14,11 +14,12 @@ def layer_metrics(frame: pd.DataFrame, metrics: pd.DataFrame | None = None) -> d
     """Name each layer's test error as it is logged.
 
     Args:
-        frame: Results of one checkpoint, in the columns of `ProbeRecord`.
+        frame: Results of one checkpoint, in the columns of `ProbeRecord`, or of `on_each_test_set`.
         metrics: What was measured besides, in the columns of `MetricRecord`.
 
     Returns:
-        `probe/<layer>/test_error` as a share in [0, 1], in order of depth; failed layers are left out. After them
+        `probe/<layer>/test_error` as a share in [0, 1], in order of depth; of further test sets
+        `probe/<layer>/<test set>/test_error`. Failed layers are left out. After them
         `probe/<layer>/<analysis>/test_error` of the analyses that were compared with the linear head.
 
     Raises:
@@ -31,8 +32,10 @@ def layer_metrics(frame: pd.DataFrame, metrics: pd.DataFrame | None = None) -> d
             f"Next step: call it for each group of frame.groupby('checkpoint')."
         )
     rows = frame.sort_values("depth", kind="stable")
-    errors = zip(rows["layer"], rows["test_error"], strict=True)
-    found = {f"probe/{layer}/test_error": float(error) for layer, error in errors if math.isfinite(error)}
+    names = rows["test_set"] if "test_set" in rows else pd.Series("test", index=rows.index)
+    among = ["" if name == names.iloc[0] else f"{name}/" for name in names]
+    errors = zip(rows["layer"], among, rows["test_error"], strict=True)
+    found = {f"probe/{layer}/{name}test_error": float(error) for layer, name, error in errors if math.isfinite(error)}
     others = compared_errors(metrics) if metrics is not None else None
     if found and others is not None:
         others = others[others["checkpoint"].isin(checkpoints)].sort_values("depth", kind="stable")

@@ -58,10 +58,11 @@ class WandbSink:
 
         The curve is history rows of `probe/depth` and `probe/test_error/<checkpoint>`, so that runs overlay in one
         chart; the layers are one row of `probe/<layer>/test_error`, and of `probe/<layer>/<analysis>/test_error` where
-        an analysis was compared with the linear head. Every row has its own `trainer/global_step`.
+        an analysis was compared with the linear head. Every row has its own `trainer/global_step`. The keys of further
+        test sets end in `<checkpoint>/<test set>` and `<layer>/<test set>/test_error`.
 
         Args:
-            frame: Results of one checkpoint, in the columns of `ProbeRecord`; failed layers are left out.
+            frame: Results of one checkpoint, as for `layer_metrics`; failed layers are left out.
             metrics: What was measured besides, in the columns of `MetricRecord`.
         """
         with self._guarded("log a checkpoint"):
@@ -70,11 +71,14 @@ class WandbSink:
                 return
             rows = frame[frame["test_error"].notna()].sort_values("depth", kind="stable")
             step = {_STEP: int(rows["step"].iloc[0])}
-            curve = f"probe/test_error/{rows['checkpoint'].iloc[0]}"
             self._history.define(_DEPTH, hidden=True, summary="none")
-            self._history.define(curve, step_metric=_DEPTH, step_sync=True, summary="last")
-            for depth, error in zip(rows["depth"], rows["test_error"], strict=True):
-                self._log({_DEPTH: int(depth), curve: float(error), **step})
+            names = rows["test_set"] if "test_set" in rows else pd.Series("test", index=rows.index)
+            for name, curve_rows in rows.groupby(names, sort=False):
+                further = "" if name == names.iloc[0] else f"/{name}"
+                curve = f"probe/test_error/{rows['checkpoint'].iloc[0]}{further}"
+                self._history.define(curve, step_metric=_DEPTH, step_sync=True, summary="last")
+                for depth, error in zip(curve_rows["depth"], curve_rows["test_error"], strict=True):
+                    self._log({_DEPTH: int(depth), curve: float(error), **step})
             for key in points:
                 self._history.define(key, step_metric=_STEP, step_sync=True)
             self._log({**points, **step})

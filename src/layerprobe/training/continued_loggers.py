@@ -223,7 +223,7 @@ class ProbeLog:
         """Log each layer's test error at one checkpoint.
 
         Args:
-            frame: Results of one checkpoint, in the columns of `ProbeRecord`.
+            frame: Results of one checkpoint, as for `layer_metrics`.
             metrics: What was measured besides, in the columns of `MetricRecord`.
             new: Whether it has never been logged; else it goes only to loggers that recognise what they have.
         """

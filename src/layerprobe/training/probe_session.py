@@ -25,6 +25,7 @@ from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.results.manifest import Entry, Ledger
 from layerprobe.results.progress import ProgressFile
 from layerprobe.results.store import ProbeStore
+from layerprobe.results.test_sets import on_each_test_set
 from layerprobe.training.collectives import Ranks
 from layerprobe.training.continued_loggers import ProbeLog
 from layerprobe.training.progress_bar import ProbeProgress
@@ -208,8 +209,9 @@ class ProbeSession:
             name: Its name.
             new: Whether it has never been logged; else it goes only to loggers that recognise what they have.
         """
-        results = self.store.results()
-        self.log.checkpoint(results[results["checkpoint"] == name], self.store.metrics(), new=new)
+        metrics = self.store.metrics()
+        results = on_each_test_set(self.store.results(), metrics)
+        self.log.checkpoint(results[results["checkpoint"] == name], metrics, new=new)
 
     def finish(self) -> None:
         """Log the whole."""

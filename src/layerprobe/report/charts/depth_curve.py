@@ -190,7 +190,9 @@ def _title(
     bounded = error.interval and frame[error.interval[-1]].notna().any()
     interval = ", 95% interval" if bounded else ""
     split = error.title.removesuffix(" error")
-    notes = [f"one linear head per layer, {frame[error.samples].max():,} {split} samples{interval}"]
+    fewest, most = frame[error.samples].min(), frame[error.samples].max()
+    samples = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
+    notes = [f"one linear head per layer, {samples} {split} samples{interval}"]
     if len(others):
         at = f" of {others['caption'].iloc[0]}" if frame["checkpoint"].nunique() > 1 else ""
         notes.append(f"thin and coloured: other readers{at}")

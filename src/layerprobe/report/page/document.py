@@ -43,7 +43,10 @@ class Cell(NamedTuple):
 
 
 def page(
-    comparison: Comparison, animations: Sequence[tuple[str, dict[str, Any]]] = (), renew: int | None = None
+    comparison: Comparison,
+    animations: Sequence[tuple[str, dict[str, Any]]] = (),
+    renew: int | None = None,
+    transfers: Sequence[tuple[str, dict[str, Any]]] = (),
 ) -> str:
     """Write the page.
 
@@ -51,6 +54,7 @@ def page(
         comparison: The runs.
         animations: Names and specifications of pictures over training.
         renew: Seconds after which a browser loads the page again; None for a page that stays as it is.
+        transfers: Names and specifications of what heads come to on several test sets.
 
     Returns:
         HTML that asks no other file and no host.
@@ -74,6 +78,7 @@ def page(
         "places": {k.field: (drawn.runs[f"{k.field}_place"] + drawn.runs["offset"]).tolist() for k in drawn.keys},
         "samples": packed,
         "animations": [animation for _, animation in animations],
+        "transfers": [transfer for _, transfer in transfers],
     }
     folder = files("layerprobe.report.page")
     template = Environment(autoescape=True).from_string((folder / "page.html.jinja").read_text())
@@ -88,6 +93,7 @@ def page(
         rows=_rows(comparison),
         words=[(name, depth_sentence(run)) for run, name in zip(comparison.runs, comparison.names, strict=True)],
         animations=[(name, animation.get("description", name)) for name, animation in animations],
+        transfers=[name for name, _ in transfers],
         renew=renew,
         css=Markup((folder / "page.css").read_text()),
         js=Markup((folder / "page.js").read_text()),

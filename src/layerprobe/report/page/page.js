@@ -262,6 +262,7 @@ function pickers() {
   await Promise.all(Object.keys(data.specs).map(draw));
   await chooser();
   await differences();
+  for (const [i, transfer] of data.transfers.entries()) await vegaEmbed(`#transfer-${i}`, transfer, embed);
   for (const [i, animation] of data.animations.entries()) await vegaEmbed(`#animation-${i}`, animation, { ...embed, renderer: "canvas" });
   window.report = { views, set, mcnemar, holm, pearson };
   document.documentElement.dataset.ready = Math.round(performance.now());
