@@ -40,7 +40,8 @@ V_INFORMATION = Figure(
 )  # fmt: skip
 COMPRESSION = Figure(
     "description_length", "compression", "Compression of the labels by the online code", "compression",
-    "training labels, coded block by block; 1: equal classes, no features", "prior_compression", "class frequencies", 0.95,
+    "training labels, coded block by block; 1: equal classes, no features", "prior_compression", "class frequencies",
+    0.95,
 )  # fmt: skip
 
 
