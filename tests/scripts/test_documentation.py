@@ -179,6 +179,7 @@ WAYS = {
     ),
     "train.py model=module model._target_=your_package.Net +model.width=128": Way(composed=OWN),
     "uv run scripts/train.py analysis=nearest_mean": Way(SHORT),
+    "uv run scripts/train.py experiment=digits probe.scores=true 'probe.metrics=[balanced_accuracy,brier]'": Way(SHORT),
     "uv run scripts/train.py experiment=xor_linear": Way(SHORT),
     "uv run scripts/train.py experiment=mnist 'analysis=[nearest_mean,knn,mlp]' analysis.knn.metric=cosine "
     "analysis.mlp.width=256": Way([*MNIST, "analysis.mlp.steps=10"]),

@@ -113,17 +113,18 @@ class LayerRecords:
             "scale": head.standardiser.scale,
             **self.labels.extra,
         }
-        rows = [self._metric("selected", metric) for metric in self._on_each(found_on)]
-        rows += [self._metric(name, metric) for name, (found_by, _) in analyses.items() for metric in found_by]
+        asked = {(metric.test_set, metric.metric) for metric in analyses.get("selected", ([], ""))[0]}
         # What is asked for has an interval where what is there anyway has none.
-        metrics = {(row.head, row.test_set, row.metric, row.n_train): row for row in rows}
+        there = (one for one in self._on_each(found_on) if (one.test_set, one.metric) not in asked)
+        metrics = [self._metric("selected", metric) for metric in there]
+        metrics += [self._metric(name, metric) for name, (found_by, _) in analyses.items() for metric in found_by]
         return LayerResult(
             record,
             self._path_records(paths),
             {name: tensor.cpu().contiguous().numpy() for name, tensor in tensors.items()},
             found.correct.cpu().numpy(),
             recipe=_recipe(self.layer, head.way, self.protocol),
-            metrics=tuple(metrics.values()),
+            metrics=tuple(metrics),
             test_set=self.tests[0],
             further={name: Answers(found_on[name]["none"].correct.cpu().numpy()) for name in self.tests[1:]},
         )

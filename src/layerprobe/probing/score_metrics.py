@@ -7,11 +7,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.sparse import csr_array
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 _RESAMPLES = 200
 """Enough for a standard error (Efron & Tibshirani, 1993, §6.4); quantiles would take thousands."""
@@ -251,6 +253,8 @@ def _resamples(n: int) -> Iterator[Float[np.ndarray, "r n"]]:
 
 def _indicators(scored: Scored) -> tuple[csr_array, csr_array, csr_array]:
     """Which samples are right in saying each class or label, which have it, and which are said to have it."""
+    from scipy.sparse import csr_array
+
     truth, predicted = scored.truth, scored.predicted
     if not scored.of_labels:
         n, c = scored.ranking.shape
