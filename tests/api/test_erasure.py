@@ -85,7 +85,7 @@ def test_the_features_are_the_erased_ones_in_every_pass(reducer: Any) -> None:
     data = made((2, 6, 6))
     net = trained(seeded(convolutional), data)
     x, y = data["train"]
-    results = layerprobe.probe(net, data, reducer=reducer, l2=[1e-2], progress=False)
+    results = layerprobe.probe(net, data, reducer=reducer, layers=["input", "0"], l2=[1e-2], progress=False)
     for head in results.heads.values():
         assert linear_traces(head.features(net, x), y) > 0.1
         with head.erased(net, x, y) as without:
@@ -175,7 +175,7 @@ def test_nothing_is_left_behind_whatever_happens() -> None:
     with torch.no_grad():
         before = net(x)
     net.train()
-    layerprobe.erasure(net, data, results)
+    layerprobe.erasure(net, data, results, ["0", "1"])
     with pytest.raises(RuntimeError, match="own"), results.heads["0"].erased(net, *data["train"]):
         raise RuntimeError("own")
     assert all(

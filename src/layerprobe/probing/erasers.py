@@ -102,7 +102,7 @@ def erased_activation(
     with torch.inference_mode(False), torch.enable_grad():
         wide = activation.detach().clone().to(torch.promote_types(activation.dtype, torch.float32)).requires_grad_()
         features = reduction(wide, masks)
-        target = eraser(features.detach())
+        target = eraser(features.detach().to(eraser.proj_left.device)).to(features.device)
         change = target - features.detach()
         (step,) = torch.autograd.grad(features, wide, change)
     with torch.no_grad():

@@ -102,7 +102,7 @@ def test_stability_over_several_divisions_has_an_interval_and_a_seed() -> None:
 
 
 def test_the_eraser_is_that_of_the_theorem() -> None:
-    pytest.importorskip("concept_erasure")
+    package = pytest.importorskip("concept_erasure")
     x, y = made(3)["train"]
     eraser = fit_eraser(x, y)
     wide = x.double().numpy() - x.double().numpy().mean(0)
@@ -111,6 +111,9 @@ def test_the_eraser_is_that_of_the_theorem() -> None:
     whiten, colour = (vectors * values**-0.5) @ vectors.T, (vectors * values**0.5) @ vectors.T
     u = np.linalg.svd(whiten @ wide.T @ z)[0][:, :2]
     np.testing.assert_allclose(eraser.P.numpy(), np.eye(12) - colour @ u @ u.T @ whiten, atol=1e-8)
+    exact = {"shrinkage": False, "constrain_cov_trace": False, "svd_tol": 1e-8}
+    own = package.LeaceEraser.fit(x.double(), torch.eye(3, dtype=torch.float64)[y], **exact)
+    torch.testing.assert_close(eraser.P, own.P)
     left = eraser(x.double()).numpy()
     assert np.abs((left - left.mean(0)).T @ z).max() < 1e-8 * np.abs(wide.T @ z).max()
     before = LogisticRegression(C=10, max_iter=5000).fit(wide, y)

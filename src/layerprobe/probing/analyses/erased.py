@@ -21,10 +21,10 @@ from layerprobe.probing.tasks.task import AbstractTask
 class Erased(AbstractAnalysis):
     """Erases the property from the features (LEACE), and fits and chooses heads once more.
 
-    The eraser is fitted to train and applied to all splits. On train, no head can then do better than the best constant
-    answer, which is what the new heads become: their test error is that of the majority class, unless classes are
-    equally frequent. So a layer where it is not has not been erased, and the property is in the layer's linear
-    directions alone as far as a linear head can tell. It says nothing of what a curved boundary still finds.
+    The eraser is fitted to train and applied to all splits. On train, no head can then have a lower loss than the best
+    constant answer, which is what the new heads become: their test error is that of the majority class, unless classes
+    are equally frequent. A layer where it is another has not been erased. It says nothing of what a curved boundary
+    still finds.
     """
 
     name: ClassVar[str] = "erased"
