@@ -69,7 +69,7 @@ def named_curves(
         layers.append(chance.mark_area(color=style.QUIET, opacity=0.16, aria=False).encode(y=y("low"), y2="high:Q"))
     lines = curves(
         alt.Chart(shown), x, y, "value", colour=alt.Color("colour:N", scale=None), detail=["line:N"],
-        interval=("low", "high"), band="isValid(datum.low)",
+        interval=("low", "high"),
         line={"strokeDash": pattern},
         points={
             "stroke": alt.Stroke("line:N", scale=scale(range=colours), legend=legend),
