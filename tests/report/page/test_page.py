@@ -4,10 +4,13 @@ import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
+from dataclasses import asdict
 from html import escape, unescape
 from itertools import combinations
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import vl_convert
 from markdown_it import MarkdownIt
@@ -19,11 +22,14 @@ from layerprobe.report.markdown import markdown_summary
 from layerprobe.report.page.correct_bits import correct_bits
 from layerprobe.report.page.document import page
 from layerprobe.report.page.layer_map import row_labels
-from layerprobe.report.page.linked_views import single_view
+from layerprobe.report.page.linked_views import single_view, view_names
 from layerprobe.report.page.page_data import page_data
 from layerprobe.report.report_files import write_report
 from layerprobe.report.run_comparison import ReportError, compare
+from layerprobe.results.reader import Run
+from layerprobe.results.record_schema import schema
 from layerprobe.results.safe_names import printable
+from layerprobe.types import MetricRecord
 
 
 @pytest.fixture(scope="module")
@@ -306,3 +312,20 @@ def test_seeds_that_are_all_alike_have_no_interval_and_the_others_stay_shares(tm
     assert "| lr same | 2 | 0.00% | – |" in text
     assert "| lr wide | 2 | 25.00% | 0.00% to 100.00% |" in text
     assert "-0" not in text
+
+
+def test_other_readers_have_a_view_where_a_run_has_them(tmp_path):
+    run = made_runs.write_run(tmp_path / "run")
+    assert "beyond_linear" not in view_names(page_data(compare([run])))
+    rows = Run.read(run).results
+    measured = [
+        MetricRecord(row["checkpoint"], row["step"], row["epoch"], row["depth"], row["layer"], "knn", "test", *numbers)
+        for row in rows.to_dict("records")
+        for numbers in (("error", 60, 0.3), ("error_difference", 60, row["test_error"] - 0.3, -0.5, 0.5))
+    ]
+    table = pa.Table.from_pylist([asdict(one) for one in measured], schema(MetricRecord))
+    pq.write_table(table, run / "probes" / "metrics.parquet")
+    drawn = page_data(compare([run]))
+    assert "beyond_linear" in view_names(drawn)
+    assert drawn.readers["difference"].tolist() == pytest.approx((drawn.rows["error"] - 0.3).tolist())
+    assert "nearest neighbours" in vl_convert.vegalite_to_svg(single_view(drawn, "beyond_linear", 600, 300))

@@ -15,7 +15,7 @@ from layerprobe.results.baselines import without_baselines
 from layerprobe.results.layer_metrics import DIFFERENCE, compared_errors
 
 _NAMES = {"knn": "nearest neighbours", "mlp": "hidden layer"}
-_COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#D55E00")
+COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#D55E00")
 _SHAPES = ("square", "triangle-up", "diamond", "triangle-down", "cross")
 _HEIGHT = 220
 
@@ -87,12 +87,17 @@ def readers(frame: pd.DataFrame, metrics: pd.DataFrame, metric: str) -> pd.DataF
     rows = compared_errors(metrics, metric)
     names = list(dict.fromkeys(rows["head"]))
     rows = rows[["checkpoint", "layer", "head", "value", "low", "high"]].merge(at, on=["checkpoint", "layer"])
-    look = {name: i % len(_COLOURS) for i, name in enumerate(names)}
+    look = {name: i % len(COLOURS) for i, name in enumerate(names)}
     return rows.assign(
-        reader=[_NAMES.get(name, name.replace("_", " ")) for name in rows["head"]],
-        colour=[_COLOURS[look[name]] for name in rows["head"]],
+        reader=[reader_name(name) for name in rows["head"]],
+        colour=[COLOURS[look[name]] for name in rows["head"]],
         shape=[_SHAPES[look[name]] for name in rows["head"]],
     ).sort_values(["reader", "position"], kind="stable", ignore_index=True)
+
+
+def reader_name(head: str) -> str:
+    """What an analysis is called in a chart."""
+    return _NAMES.get(head, head.replace("_", " "))
 
 
 def reader_lines(rows: pd.DataFrame, x: alt.X, y: Y) -> list[alt.Chart]:

@@ -9,6 +9,7 @@ import altair as alt
 
 from layerprobe.report import style
 from layerprobe.report.page.best_layer import best_layer
+from layerprobe.report.page.beyond_linear_curves import beyond_linear_curves
 from layerprobe.report.page.depth_curves import depth_curves
 from layerprobe.report.page.l2_path import l2_path
 from layerprobe.report.page.layer_map import layer_map
@@ -25,6 +26,7 @@ VIEWS: dict[str, View] = {
     "curves": depth_curves,
     "best_layer": best_layer,
     "seed_mean": seed_mean,
+    "beyond_linear": beyond_linear_curves,
     "reducers": reducer_curves,
     "l2_path": l2_path,
     "layer_map": layer_map,
@@ -39,7 +41,8 @@ def view_names(data: PageData) -> list[str]:
         data: What the page draws.
     """
     without = {"best_layer", "seed_mean"} if len(data.runs) == 1 else set()
-    without |= {name for name, rows in (("l2_path", data.paths), ("reducers", data.reducers)) if rows.empty}
+    needed = {"l2_path": data.paths, "reducers": data.reducers, "beyond_linear": data.readers}
+    without |= {name for name, rows in needed.items() if rows.empty}
     return [name for name in VIEWS if name not in without]
 
 

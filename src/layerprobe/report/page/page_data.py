@@ -15,11 +15,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from layerprobe.report.charts.beyond_linear import reader_name
 from layerprobe.report.config_differences import SEED, ordered_values, short_keys, value_text
 from layerprobe.report.networks import Network, networks
 from layerprobe.report.run_comparison import Comparison, error_bounds
 from layerprobe.report.tidy import UNTRAINED, features_texts
+from layerprobe.results.any_version import no_rows
 from layerprobe.results.best import last_checkpoint
+from layerprobe.results.layer_metrics import DIFFERENCE, compared_errors
+from layerprobe.types import MetricRecord
 
 _MOST_CHECKPOINTS = 12
 _WAY = ("reducer", "solver", "seed")
@@ -58,6 +62,8 @@ class PageData:
             spaces between), `selected` (place of the chosen one) and `way` (its reducer, solver and seed).
         reducers: Where a run chose between reducers, one row for each run, checkpoint, layer and `reducer`:
             `val_error`, the lowest on its path. The test split is read by the chosen head alone.
+        readers: One row for each run, checkpoint, layer and `reader` that was compared with the linear head: the head's
+            error less its own as `difference`, with `low` and `high`.
         keys: What runs can be coloured by, the most telling first.
         checkpoints: Names of the checkpoints, in the order of training.
         layer_names: Names of the layers, in order of depth.
@@ -72,6 +78,7 @@ class PageData:
     rows: pd.DataFrame
     paths: pd.DataFrame
     reducers: pd.DataFrame
+    readers: pd.DataFrame
     keys: tuple[ConfigKey, ...]
     checkpoints: tuple[str, ...]
     layer_names: tuple[str, ...]
@@ -122,6 +129,7 @@ def page_data(comparison: Comparison, path_budget: int = 1_000_000) -> PageData:
         rows=_rows(results),
         paths=paths,
         reducers=_reducers(reducers, results),
+        readers=_readers(comparison, checkpoints, results, names),
         keys=keys,
         checkpoints=tuple(checkpoints),
         layer_names=tuple(names),
@@ -213,6 +221,21 @@ def _reducers(paths: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
     lowest = paths.groupby(["run", "checkpoint", "layer_name", "reducer"], sort=False)["val_error"].min().reset_index()
     layers = results[["run", "checkpoint", "layer_name", "layer"]]
     return lowest.merge(layers, on=["run", "checkpoint", "layer_name"]).drop(columns="layer_name")
+
+
+def _readers(
+    comparison: Comparison, checkpoints: Sequence[str], results: pd.DataFrame, names: Sequence[str]
+) -> pd.DataFrame:
+    found = [compared_errors(run.metrics(), DIFFERENCE).assign(run=i) for i, run in enumerate(comparison.runs)]
+    rows = pd.concat(found, ignore_index=True) if found else no_rows(MetricRecord).assign(run=0)
+    rows = rows.assign(
+        checkpoint=rows["checkpoint"].map({name: i for i, name in enumerate(checkpoints)}),
+        layer_name=rows["layer"].map({name: i for i, name in enumerate(names)}),
+        reader=[reader_name(head) for head in rows["head"]],
+    ).rename(columns={"value": "difference"})
+    known = ["run", "checkpoint", "layer_name"]
+    rows = rows[[*known, "reader", "difference", "low", "high"]]
+    return rows.merge(results[[*known, "layer"]], on=known).drop(columns="layer_name")
 
 
 def _paths(

@@ -25,6 +25,7 @@ def datasets(data: PageData) -> dict[str, str]:
         "layers": data.layers,
         "paths": data.paths,
         "reducers": data.reducers,
+        "readers": data.readers,
         "checkpoints": checkpoints,
     }
     return {name: as_csv(frame) for name, frame in frames.items()}
@@ -35,7 +36,7 @@ def source(data: PageData, name: str) -> alt.NamedData:
 
     Args:
         data: What the page draws.
-        name: `rows`, `runs`, `layers`, `paths`, `reducers` or `checkpoints`.
+        name: `rows`, `runs`, `layers`, `paths`, `reducers`, `readers` or `checkpoints`.
     """
     texts = {
         "name",
@@ -48,6 +49,7 @@ def source(data: PageData, name: str) -> alt.NamedData:
         "shape",
         "features",
         "reducer",
+        "reader",
         "way",
     }
     frame = {"checkpoints": pd.DataFrame(columns=["checkpoint", "name"])}.get(name)
@@ -65,7 +67,7 @@ def chosen_rows(data: PageData, name: str, where: str = "true", *, every_checkpo
 
     Args:
         data: What the page draws.
-        name: `rows`, `paths` or `reducers`.
+        name: `rows`, `paths`, `reducers` or `readers`.
         where: Which rows are needed, as an expression of Vega.
         every_checkpoint: Whether to keep the checkpoints that are not shown.
 
