@@ -181,6 +181,12 @@ WAYS = {
     "uv run scripts/train.py analysis=nearest_mean": Way(SHORT),
     "uv run scripts/train.py experiment=digits probe.scores=true 'probe.metrics=[balanced_accuracy,brier]'": Way(SHORT),
     "uv run scripts/train.py experiment=xor_linear": Way(SHORT),
+    "uv run scripts/train.py +data@data.tests.noisy=corrupted data@data.tests.noisy.clean=digits "
+    "data.tests.noisy.corruption.severity=4": Way([*SHORT, "probe.layers=[input,logits]"]),
+    "uv run scripts/probe.py -m model=hf_encoder model.name=NAME data=cities,counterfact "
+    "+data@data.tests.cities=cities +data@data.tests.counterfact=counterfact": Way(
+        composed="needs two data sets; tests/report/test_transfer.py draws such"
+    ),
     "uv run scripts/train.py experiment=mnist 'analysis=[nearest_mean,knn,mlp]' analysis.knn.metric=cosine "
     "analysis.mlp.width=256": Way([*MNIST, "analysis.mlp.steps=10"]),
     "uv run scripts/train.py experiment=xor_mlp": Way(SHORT),
