@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from layerprobe.jobs.further_tests import without_tests
-from layerprobe.probing.batches import length, test_sets
+from layerprobe.probing import batches
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.training.callback import ProbeCallback
 from layerprobe.training.lightning_splits import splits_of_datamodule
@@ -56,6 +56,9 @@ class Net(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         return torch.nn.functional.cross_entropy(self(batch[0]), batch[1])
 
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", torch.nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
@@ -97,11 +100,11 @@ def test_several_loaders_of_a_data_module_may_be_test_sets() -> None:
     }
     for wanted, sizes in chosen.items():
         found = splits_of_datamodule(data, {"test": list(wanted) if isinstance(wanted, tuple) else wanted})
-        assert {name: length(found[name]) for name in test_sets(found)} == sizes
+        assert {name: batches.length(found[name]) for name in batches.test_sets(found)} == sizes
     by_name = splits_of_datamodule(data, {"test": {"clean": "near", "shifted": "other"}})
-    assert {name: length(by_name[name]) for name in test_sets(by_name)} == {"clean": 5, "shifted": 7}
+    assert {name: batches.length(by_name[name]) for name in batches.test_sets(by_name)} == {"clean": 5, "shifted": 7}
     listed = splits_of_datamodule(Data([loader(5, 2), loader(6, 3)]), {"test": [1, 0]})
-    assert {name: length(listed[name]) for name in test_sets(listed)} == {"1": 6, "0": 5}
+    assert {name: batches.length(listed[name]) for name in batches.test_sets(listed)} == {"1": 6, "0": 5}
     with pytest.raises(ValueError, match=r"no test loader 'mid'. Choose one of: near, far, other"):
         splits_of_datamodule(data, {"test": ["near", "mid"]})
     with pytest.raises(ValueError, match="called 'val', as a split is"):
