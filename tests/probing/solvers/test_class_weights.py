@@ -9,8 +9,10 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.linear_model import Ridge as ScikitLearnRidge
 from sklearn.utils.class_weight import compute_class_weight
-from torch import Tensor
+from torch import Tensor, nn
 
+from layerprobe.probing.features.reducers import Flatten
+from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.duality_gap import certify
 from layerprobe.probing.solvers.logistic import Logistic
@@ -181,3 +183,25 @@ def test_a_class_that_train_does_not_have_is_named() -> None:
 def test_a_stream_has_no_class_weights() -> None:
     with pytest.raises(ValueError, match="`class_weight` needs features that are kept"):
         ProbeProtocol(task=Classification(class_weight="balanced"), solvers=[Ridge()], stream=True)
+
+
+def test_refit_balances_train_and_validation_together() -> None:
+    x, y = made(600, 6, 3, 0.4)
+    data = {split: (x[i::3].float(), y[i::3]) for i, split in enumerate(("train", "val", "test"))}
+    solvers, task = (Logistic(tolerance=1e-8),), Classification(class_weight="balanced")
+    protocol = ProbeProtocol(layers="input", reducers=(Flatten(),), solvers=solvers, task=task, l2=(0.01,), refit=True)
+    (result,) = probe_checkpoint(nn.Identity(), data, protocol)
+    assert result.record.refit
+    both = torch.cat([data["train"][0], data["val"][0]]).double()
+    z = (both - torch.from_numpy(result.head["mean"])) / torch.from_numpy(result.head["scale"])
+    truth = torch.cat([data["train"][1], data["val"][1]])
+    weights = class_weights("balanced", truth, torch.arange(3))
+    assert weights is not None
+    mine, best = (
+        objective(z, truth, w.astype(np.float64), b, 0.01, weights.numpy())
+        for w, b in (
+            (result.head["weight"], result.head["bias"]),
+            scikit_learn(z, truth, 0.01, 3, "balanced", float(len(truth))),
+        )
+    )
+    assert mine == pytest.approx(best, rel=1e-6)
