@@ -198,8 +198,10 @@ class Newton(AbstractContinuation):
         penalty = l2 * self._penalised * head
         objective = loss + 0.5 * float((penalty * head).sum())
         gradient = q.T / n @ gradient + penalty
-        products = shares @ self._counted(shares.T.astype(np.float64).T).T / -n
-        classes = q.T @ covariance(torch.from_numpy(products)[None])[0].numpy() @ q
+        double = shares.astype(np.float64)
+        # By PyTorch, whose threads are those that a fit is worth.
+        products = torch.from_numpy(double) @ torch.from_numpy(self._counted(double / -n)).T
+        classes = q.T @ covariance(products[None])[0].numpy() @ q
         np.fill_diagonal(classes, classes.diagonal() * (1 + 1e-12) + 1e-300)
         slope = gradient[:, -1]
         gap = (gradient[:, :-1] ** 2).sum() / (2 * l2) + slope @ np.linalg.solve(classes, slope)
