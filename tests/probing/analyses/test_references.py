@@ -67,6 +67,9 @@ def test_what_a_linear_head_cannot_read():
         assert _measured(results, name, "error").value < 0.05
         assert _measured(results, name, "error_difference").low > 0.35
     assert _measured(results, "nearest_mean", "error").value > 0.4
+    seeds = [_measured(results, "mlp", f"{which}_error_of_seeds").value for which in ("lowest", "mean", "highest")]
+    assert seeds == sorted(seeds)
+    assert seeds[0] <= _measured(results, "mlp", "error").value <= seeds[2]
 
 
 def test_nothing_beats_the_linear_head_where_it_is_the_best_there_is():

@@ -141,8 +141,9 @@ class MLP(AbstractAnalysis):
     validation error and then loss, and is given up after `patience` trials without better ones. The best network is
     chosen likewise.
 
-    Besides `error` and `error_difference` of that network it measures `error_over_seeds`, the mean over the networks
-    with the lowest and the highest, and `steps`, after how many the chosen network's weights were taken.
+    Besides `error` and `error_difference` of that network it measures what all of them come to, `mean_error_of_seeds`,
+    `lowest_error_of_seeds` and `highest_error_of_seeds`, and `steps`, after how many the chosen network's weights were
+    taken.
 
     Attributes:
         width: Hidden units.
@@ -194,7 +195,9 @@ class MLP(AbstractAnalysis):
                 yield from compared(scores[best], layer, name, test)
                 targets = test.targets.to(scores.device)
                 errors = [layer.task.error(each, targets) for each in scores]
-                yield Metric("error_over_seeds", sum(errors) / len(errors), min(errors), max(errors), test_set=name)
+                yield Metric("mean_error_of_seeds", sum(errors) / len(errors), test_set=name)
+                yield Metric("lowest_error_of_seeds", min(errors), test_set=name)
+                yield Metric("highest_error_of_seeds", max(errors), test_set=name)
             yield Metric("steps", float(steps[best]))
 
         return read
