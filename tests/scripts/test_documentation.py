@@ -177,6 +177,8 @@ WAYS = {
     "probe.py model=hf_vision model.name=google/vit-base-patch16-224 data=flowers102 data.root=DIR": Way(
         composed=FETCHES
     ),
+    "uv run scripts/probe.py model=hf_lm model.name=EleutherAI/pythia-160m "
+    "'model.revision=[step0,step1000,step143000]' data=cities data.root=DIR": Way(composed=FETCHES),
     "train.py model=module model._target_=your_package.Net +model.width=128": Way(composed=OWN),
     "uv run scripts/train.py analysis=nearest_mean": Way(SHORT),
     "uv run scripts/train.py experiment=digits probe.scores=true 'probe.metrics=[balanced_accuracy,brier]'": Way(SHORT),

@@ -37,7 +37,7 @@ class PretrainedTokenizer:
 
         Args:
             name: Name or folder.
-            revision: Commit, tag or branch.
+            revision: Commit, tag or branch; of a folder, the folder in it that is called so, if it has a tokenizer.
             padding_side: Where shorter texts of a batch are filled up. On the left, batches have `position_ids` too,
                 which count tokens and not places, as in generation.
             max_length: Tokens of a text at most; by default what the tokenizer says.
@@ -64,6 +64,8 @@ class PretrainedTokenizer:
         except ImportError as error:
             raise ImportError("A tokenizer needs the package `transformers`: pip install 'layerprobe[text]'") from error
         local = Path(self.name).expanduser()
+        if self.revision is not None and (local / self.revision / "tokenizer_config.json").is_file():
+            local /= self.revision
         name = str(local) if local.is_dir() else self.name
         try:
             return AutoTokenizer.from_pretrained(name, revision=self.revision, local_files_only=local.is_dir())

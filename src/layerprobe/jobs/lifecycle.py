@@ -26,6 +26,7 @@ from layerprobe.formatting import nearest
 from layerprobe.jobs.config_check import wrong_values
 from layerprobe.jobs.extras import extras
 from layerprobe.jobs.quoting import command, override
+from layerprobe.jobs.revisions import revisions_of, with_revision
 from layerprobe.results.config_migration import migrated
 from layerprobe.results.mirrored_file import UnusableFileError
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
@@ -183,7 +184,12 @@ def checked(cfg: DictConfig, *, whole: bool = True) -> Any:
     config = plain(cfg, whole=whole)
     if config["rerun"] not in (None, *RERUNS):
         raise CompactHydraException(f"rerun is {config['rerun']!r}. {nearest(str(config['rerun']), RERUNS)}")
-    if wrong := wrong_values(config):
+    try:
+        revisions = revisions_of(cfg)
+    except ValueError as error:
+        raise CompactHydraException(str(error)) from None
+    of_one = config if not revisions else plain(with_revision(cfg, revisions[0]), whole=whole)
+    if wrong := wrong_values(of_one):
         said = [word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task]
         key = min(wrong, key=lambda path: (path not in said, path.count(".")))
         raise CompactHydraException(f"{key} {wrong[key]}")

@@ -23,6 +23,7 @@ from torch import nn
 from layerprobe.config import protocol_of, resources_of
 from layerprobe.jobs.further_tests import without_tests
 from layerprobe.jobs.lifecycle import checked, plain, reason
+from layerprobe.jobs.revisions import revisions_of, with_revision
 from layerprobe.jobs.run_report import report, summary
 from layerprobe.jobs.shard import share
 from layerprobe.jobs.trusted import BY_HAND, merged, plain_precision
@@ -112,6 +113,8 @@ def _asked_for(cfg: DictConfig) -> Sequence[Source]:
         )
     if cfg.checkpoint:
         return find_checkpoints(cfg.checkpoint, trust=cfg.trust_checkpoint)
+    if revisions := revisions_of(cfg):
+        return [(None, info) for info in revisions]
     model: Any = OmegaConf.to_container(cfg.model, resolve=True) if cfg.model else {}
     return [(None, as_built(model, hydra.utils.get_object))]
 
@@ -256,7 +259,7 @@ class Builder:
 
     def config(self, checkpoint: FrozenCheckpoint) -> dict[str, Any]:
         """What a result depends on besides the weights, of plain values."""
-        own, cfg = checkpoint.config, self.cfg
+        own, cfg = checkpoint.config, with_revision(self.cfg, checkpoint.info)
         config: dict[str, Any] = {}
         for name in ("model", "data"):
             part = plain(cfg[name])

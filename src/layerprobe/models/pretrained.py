@@ -35,7 +35,7 @@ def from_the_hub(
     Args:
         auto: The class that loads it, `AutoModel` or one with a head, such as `AutoModelForCausalLM`.
         name: Name on the hub, or a folder; a folder needs no network connection.
-        revision: Commit, tag or branch.
+        revision: Commit, tag or branch; of a folder, the folder in it that is called so.
         dtype: Precision of the weights; `int8` needs the package bitsandbytes.
         weights: `random` for an untrained network of the same architecture.
         device_map: Where the parts go, as `from_pretrained` takes it; needs the package accelerate.
@@ -63,6 +63,8 @@ def from_the_hub(
         raise ValueError(f"`dtype` is {dtype!r}. Give float32, bfloat16, float16, or int8 for pretrained weights.")
     options = _quantised(transformers) if dtype == "int8" else {"dtype": _FLOATING[dtype]}
     local = Path(name).expanduser()
+    if revision is not None and local.is_dir():
+        local = _of_revision(local, revision)
     source = str(local) if local.is_dir() else name
     place: dict[str, Any] = {
         "revision": revision, "local_files_only": local.is_dir(), "trust_remote_code": trust_remote_code,
@@ -85,6 +87,16 @@ def from_the_hub(
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(_reason(name, local, error)) from error
     return model
+
+
+def _of_revision(folder: Path, revision: str) -> Path:
+    if (folder / revision).is_dir():
+        return folder / revision
+    found = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or "none"
+    raise ModelError(
+        f"The folder {folder} has no revision {revision!r}: expected a folder of this name in it, found {found}. Give "
+        "one of these, or leave model.revision out."
+    )
 
 
 def _quantised(transformers: Any) -> dict[str, Any]:
