@@ -7,11 +7,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from layerprobe.probing.capture.hooks import INPUT, module_at, unwrap
 from layerprobe.probing.capture.layers import Layer
-from layerprobe.probing.capture.pytree import named_tensors
+from layerprobe.probing.capture.pytree import map_tensors, named_tensors
 
 Change: TypeAlias = Callable[[Tensor, Mapping[str, Any]], Tensor]
 """Makes another tensor of a layer's, and of the keyword arguments that the network was called with."""
@@ -42,7 +41,7 @@ def replaced(network: nn.Module, layer: Layer, change: Change) -> Iterator[None]
         if old is None:
             raise ValueError(f"the layer {layer.name!r} is not found where it was")
         made = change(old, given[0])
-        return tree_map_only(Tensor, lambda tensor: made if tensor is old else tensor, holder)
+        return map_tensors(holder, lambda tensor: made if tensor is old else tensor)
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         calls[0], given[0] = 0, kwargs
