@@ -100,12 +100,13 @@ def difference_sentence(table: pd.DataFrame, first: str, second: str) -> str:
         return f"{first} and {second} cannot be compared: they have no layer in common whose answers were kept."
     paired = (table["samples"] == "same").all()
     test = "McNemar's mid-p" if paired else "Pearson's test"
-    rule = f"{test}, Holm over {n} layer{'s' if n > 1 else ''}, {LEVEL:.0%}"
+    layers = "layers" if n > 1 else "layer"
+    rule = f"{test}, Holm over {n} {layers}, {LEVEL:.0%}"
     remark = "" if paired else f" {_REMARKS['other' if (table['samples'] == 'other').any() else 'unknown']}"
     found = table[table["differs"]]
     if found.empty:
         return (
-            f"{first} and {second}: no difference shown at any of {n} layers ({rule}); "
+            f"{first} and {second}: no difference shown at any of {n} {layers} ({rule}); "
             f"smallest p {table['p_holm'].min():.2g}.{remark}"
         )
     parts = [
@@ -113,7 +114,7 @@ def difference_sentence(table: pd.DataFrame, first: str, second: str) -> str:
         for row in found.to_dict("records")
     ]
     named = ", ".join(parts[:6]) + (f" and {len(parts) - 6} more" if len(parts) > 6 else "")
-    return f"{first} and {second} differ at {len(found)} of {n} layers ({rule}): {named}.{remark}"
+    return f"{first} and {second} differ at {len(found)} of {n} {layers} ({rule}): {named}.{remark}"
 
 
 _REMARKS = {

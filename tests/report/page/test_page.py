@@ -150,6 +150,18 @@ def test_names_of_controls_and_of_networks_can_be_read(tmp_path):
     assert ">convnet (data digits)<" in names and ">convnet (data words)<" in names
 
 
+def test_baselines_of_texts_come_first_and_are_no_choice_of_a_reducer(tmp_path):
+    folder = made_runs.write_run(tmp_path / "a", checkpoints=[("pretrained", 0)])
+    for file in (folder / "probes" / "results.parquet", folder / "probes" / "path.parquet"):
+        table = pq.read_table(file)
+        words = table.to_pandas().query("layer == 'input'").assign(checkpoint="bag_of_words", reducer="flatten")
+        pq.write_table(pa.concat_tables([table, pa.Table.from_pandas(words, table.schema, preserve_index=False)]), file)
+    comparison = compare([tmp_path])
+    drawn = page_data(comparison)
+    assert drawn.checkpoints == ("bag_of_words", "pretrained") and drawn.reducers.empty
+    assert '<button type="button">reducer</button>' not in page(comparison)
+
+
 @pytest.mark.slow
 def test_a_hundred_runs_stay_small(tmp_path):
     layers = [f"block{i // 6}.{i % 6}.conv" for i in range(24)]

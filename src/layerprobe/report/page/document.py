@@ -22,6 +22,7 @@ from layerprobe.report.page.page_data import page_data
 from layerprobe.report.page.pickers import pickers
 from layerprobe.report.page.vega_data import datasets
 from layerprobe.report.run_comparison import Comparison
+from layerprobe.results.baselines import without_baselines
 
 _DRAWN_AS_SVG = 4000
 """Rows up to which the page draws SVG, which prints sharply; a canvas is faster beyond."""
@@ -147,4 +148,5 @@ def _rows(comparison: Comparison) -> list[list[Cell]]:
 
 
 def _several_reducers(comparison: Comparison) -> bool:
-    return len({reducer for run in comparison.runs for reducer in run.results["reducer"].unique()}) > 1
+    names = (name for run in comparison.runs for name in without_baselines(run.results)["reducer"].unique())
+    return len(set(names)) > 1

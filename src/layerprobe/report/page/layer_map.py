@@ -63,8 +63,11 @@ def layer_map(data: PageData, *, linked: bool = True, width: Width = CONTAINER, 
     checkpoint = alt.X(
         "checkpoint_name:N",
         sort=list(data.checkpoints),
-        axis=alt.Axis(orient="top", title=None, labelAngle=0, domain=False, ticks=False),
-    )
+        axis=alt.Axis(
+            orient="top", title=None, labelAngle=0, domain=False, ticks=False,
+            labelLimit=alt.ExprRef(f"max(30, width / {max(1, len(data.checkpoints))} - 6)"),
+        ),
+    )  # fmt: skip
     tooltip = [
         *([alt.Tooltip("network_name:N", title="network")] if len(data.networks) > 1 else []),
         alt.Tooltip("layer_text:N", title="layer"),

@@ -136,16 +136,17 @@ async function differences() {
     const alone = found.filter((f) => !f.paired);
     const which = between ? [name(a, ca), name(b, cb)] : [data.layers[chosen], "the other layer"];
     const apart = found.map((f, i) => [f, p[i]]).filter(([, q]) => q < 0.05);
-    const rule = `${alone.length ? "Pearson's test" : "McNemar's mid-p"}, Holm over ${found.length} layers, 5%`;
+    const layersOf = found.length === 1 ? "layer" : "layers";
+    const rule = `${alone.length ? "Pearson's test" : "McNemar's mid-p"}, Holm over ${found.length} ${layersOf}, 5%`;
     const remark = alone.length === 0 ? ""
       : alone.some((f) => f.known) ? " They were tested on other samples, so they are compared as independent ones, not in pairs."
       : " Whether they were tested on the same samples cannot be known, since a run was written by a version that kept no fingerprint of them: they are compared as independent ones, not in pairs.";
     const subject = between ? `${which[0]} and ${which[1]}` : `In ${name(a, ca)}, ${which[0]}`;
     if (found.length === 0) words.textContent = `${subject}: no layer in common.`;
     else if (apart.length === 0)
-      words.textContent = `${subject}: no difference shown ${between ? "at" : "against"} any of ${found.length} ${between ? "" : "other "}layers (${rule}).`;
+      words.textContent = `${subject}: no difference shown ${between ? "at" : "against"} any of ${found.length} ${between ? "" : "other "}${layersOf} (${rule}).`;
     else words.textContent = `${subject} ${between ? "differ at" : "differs from"} ${apart.length} of ${found.length} `
-      + `${between ? "" : "other "}layers (${rule}): `
+      + `${between ? "" : "other "}${layersOf} (${rule}): `
       + apart.slice(0, 6).map(([f, q]) => `${f.text} (${percent(f.x / a.n)} against ${percent(f.y / b.n)}, p ${small(q)})`).join(", ")
       + (apart.length > 6 ? ` and ${apart.length - 6} more.` : ".");
     words.textContent += found.length ? remark : "";

@@ -21,6 +21,7 @@ from layerprobe.report.networks import Network, networks
 from layerprobe.report.run_comparison import Comparison, error_bounds
 from layerprobe.report.tidy import UNTRAINED, features_texts
 from layerprobe.results.any_version import no_rows
+from layerprobe.results.baselines import of_baselines
 from layerprobe.results.best import last_checkpoint
 from layerprobe.results.layer_metrics import DIFFERENCE, compared_errors
 from layerprobe.types import MetricRecord
@@ -141,9 +142,10 @@ def page_data(comparison: Comparison, path_budget: int = 1_000_000) -> PageData:
 
 
 def _checkpoints(results: pd.DataFrame) -> list[str]:
-    """In the order of training of all runs: untrained ones first, `final` last, the others by their usual step."""
+    """Baselines, then in the order of training of all runs: untrained, by their usual step, `final` last."""
     steps = results.groupby("checkpoint", sort=False)["step"].median()
-    ends = dict.fromkeys(UNTRAINED, -1) | {"final": 1}
+    baselines = results.loc[of_baselines(results), "checkpoint"].unique()
+    ends = dict.fromkeys(baselines, -2) | dict.fromkeys(UNTRAINED, -1) | {"final": 1}
     return sorted(steps.index, key=lambda name: (ends.get(name, 0), steps[name]))
 
 
@@ -216,8 +218,8 @@ def _runs(comparison: Comparison, keys: Sequence[ConfigKey]) -> pd.DataFrame:
 
 
 def _reducers(paths: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
-    several = paths.groupby("run")["reducer"].nunique()
-    paths = paths[paths["run"].isin(several[several > 1].index)]
+    several = paths.groupby(["run", "checkpoint"])["reducer"].nunique()
+    paths = paths[paths["run"].isin(several[several > 1].index.get_level_values("run"))]
     lowest = paths.groupby(["run", "checkpoint", "layer_name", "reducer"], sort=False)["val_error"].min().reset_index()
     layers = results[["run", "checkpoint", "layer_name", "layer"]]
     return lowest.merge(layers, on=["run", "checkpoint", "layer_name"]).drop(columns="layer_name")
