@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 import altair as alt
 
 from layerprobe.report import style
@@ -29,7 +32,7 @@ DESCRIPTION = (
 )
 
 _MOST_CONTROLS = 4
-_NAMED_AT = {
+_NAMED_AT: Mapping[str, tuple[Literal["left", "center", "right"], str]] = {
     "majority": ("right", "datum.last"),
     "shuffled": ("center", "round((2 * datum.first + datum.last) / 3)"),
     "control_task": ("center", "round((datum.first + 2 * datum.last) / 3)"),
