@@ -136,10 +136,8 @@ def _nodes(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every node that names what it builds; what is chosen of a group below it is one of its keys."""
     if isinstance(node, dict):
         if node.get("_target_", "???") != "???":
-            chosen = [
-                key.rpartition("@")[2] for one in node.get("defaults", []) if isinstance(one, dict) for key in one
-            ]
-            yield path, node | {key: None for key in chosen if " " not in key}
+            chosen = [key for one in node.get("defaults", []) if isinstance(one, dict) for key in one]
+            yield path, node | {key.rpartition("@")[2]: None for key in chosen if " " not in key}
         for key, value in node.items():
             yield from _nodes(value, f"{path} {key}")
 
