@@ -18,7 +18,7 @@ from layerprobe.report.style import lines
 from layerprobe.results.reader import Run
 from layerprobe.results.record_schema import to_frame
 from layerprobe.results.store import ProbeStore
-from layerprobe.types import PathRecord
+from layerprobe.types import MetricRecord, PathRecord
 
 LAYERS = ["input", "conv1", "layer1.0.add", "fc"]
 CHECKPOINTS = [("initial", 0), ("epoch_1", 50), ("final", 100)]
@@ -226,3 +226,33 @@ def test_errors_of_a_population_are_drawn_without_intervals(tmp_path):
     assert "95% interval" not in str(chart.to_dict()["title"])
     file = next(file for file in save(chart, tmp_path / "curve") if file.suffix == ".svg")
     assert "NaN" not in file.read_text()
+
+
+def test_what_cannot_be_drawn_takes_nothing_from_the_others(tmp_path, results, caplog, monkeypatch):
+    def broken(*_):
+        raise KeyError("no such thing\nand more")
+
+    monkeypatch.setattr("layerprobe.report.run_figures.heat_map", broken)
+    files = write_figures(results, made.paths(LAYERS, CHECKPOINTS, L2), tmp_path)
+    assert {file.stem for file in files} == {"depth_curve", "path_curve"}
+    assert "heat_map was not drawn: KeyError: 'no such thing" in caplog.text
+
+
+def test_a_network_whose_layers_all_failed_beside_baselines_has_no_figure(tmp_path, caplog):
+    rows = [made.record("bag_of_words", 0, 0, "input")]
+    rows += [made.failed("final", 100, depth, layer) for depth, layer in enumerate(LAYERS)]
+    assert write_figures(to_frame(rows), to_frame([], PathRecord), tmp_path) == []
+    assert not caplog.text
+
+
+def test_readers_of_a_checkpoint_before_one_that_failed_are_drawn(tmp_path, caplog):
+    rows = [made.record("epoch_1", 50, depth, layer) for depth, layer in enumerate(LAYERS)]
+    rows += [made.failed("final", 100, depth, layer) for depth, layer in enumerate(LAYERS)]
+    metrics = [
+        MetricRecord("epoch_1", 50, 1, depth, layer, "knn", "test", metric, 60, 0.1, 0.05, 0.2)
+        for depth, layer in enumerate(LAYERS)
+        for metric in ("error", "error_difference")
+    ]
+    files = write_figures(to_frame(rows), to_frame([], PathRecord), tmp_path, metrics=to_frame(metrics, MetricRecord))
+    assert {file.stem for file in files} == {"depth_curve", "heat_map", "beyond_linear"}
+    assert not caplog.text

@@ -155,3 +155,13 @@ def test_a_report_of_runs_that_differ_in_their_data_has_the_map(tmp_path: Path, 
     files = [path.name for path in write_report(comparison, tmp_path / "report.html")]
     assert {"transfer.png", "transfer.svg"} <= set(files)
     assert 'id="transfer-0"' in (tmp_path / "report.html").read_text()
+
+
+def test_names_that_are_short_alike_stay_apart() -> None:
+    long = "data.noise=0.{}, seed free, 20 newsgroups of the first and of the second kind"
+    names = [long.format(i) for i in (1, 2)]
+    samples = {name: name for name in names}
+    table = transfer_table([trained(name, {name: name, **samples}) for name in names])
+    spec = transfer_map(table, ["a"]).to_dict()
+    cells = pd.concat([pd.DataFrame(rows) for rows in spec["datasets"].values()])
+    assert cells["train"].nunique() == cells["test"].nunique() == 2

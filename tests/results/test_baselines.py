@@ -18,3 +18,8 @@ def test_a_checkpoint_of_which_only_the_input_was_probed_is_a_baseline_beside_ot
         "majority class": pytest.approx([frame["majority_error"].iloc[1]]),
         "bag of words": [0.3],
     }
+
+
+def test_a_step_of_training_is_no_baseline_though_only_its_input_is_done():
+    rows = [made.record("initial", 0, depth, name) for depth, name in enumerate(("input", "fc"))]
+    assert not of_baselines(to_frame([*rows, made.record("epoch_1", 50, 0, "input")])).any()

@@ -80,3 +80,15 @@ def test_every_reader_agrees(tmp_path):
     assert row["test_error"] == best_layer(frame).test_error == frame["test_error"].iloc[1]
     assert "validation prefers conv" in depth_sentence(run)
     assert isinstance(at_last_checkpoint(frame), pd.DataFrame)
+
+
+def test_a_baseline_is_no_last_checkpoint_of_a_network_that_failed():
+    rows = [made.record("bag_of_words", 0, 0, "input")]
+    rows += [made.failed("network", 0, i, name) for i, name in enumerate(LAYERS)]
+    assert last_checkpoint(to_frame(rows)) == ""
+    assert best_layer(to_frame(rows)).layer == ""
+
+
+def test_the_network_with_random_weights_is_not_the_last_though_probed_last():
+    assert last_checkpoint(results(("network", 0), ("untrained", 0))) == "network"
+    assert last_checkpoint(results(("untrained", 0))) == "untrained"

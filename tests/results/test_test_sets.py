@@ -84,3 +84,16 @@ def test_the_keys_of_further_test_sets_carry_their_names() -> None:
 def test_lines_of_test_sets_end_with_the_primary_one() -> None:
     found = on_each_test_set(to_frame(ROWS[1:]), to_frame(METRICS, MetricRecord))
     assert lines_of_test_sets(found)["checkpoint"].drop_duplicates().tolist() == ["far", "test"]
+
+
+def test_a_test_set_that_a_checkpoint_was_not_read_on_has_no_row_there() -> None:
+    rows = [made.record(name, step, 0, "input") for name, step in (("initial", 0), ("final", 100))]
+    read = [
+        metric("input", test_set, "error", 0.5, checkpoint)
+        for checkpoint, names in (("initial", ("test", "noisy")), ("final", ("test", "rot")))
+        for test_set in names
+    ]
+    found = on_each_test_set(to_frame(rows), to_frame(read, MetricRecord))
+    assert list(zip(found["checkpoint"], found["test_set"], strict=True)) == [
+        ("initial", "test"), ("initial", "noisy"), ("final", "test"), ("final", "rot"),
+    ]  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
+import numpy as np
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -68,7 +69,7 @@ def analyse(
             metrics = with_room(
                 partial(run, analysis), fitted.train, fitted.val, *tests.values(), what=f"{what}, {analysis.name}"
             )
-        except (RuntimeError, ArithmeticError, MemoryError) as error:
+        except (RuntimeError, ArithmeticError, MemoryError, np.linalg.LinAlgError) as error:
             found[analysis.name] = [], f"{analysis.name}: {type(error).__name__}: {error}"
         else:
             found[analysis.name] = [*metrics, Metric("seconds", time.perf_counter() - start)], ""

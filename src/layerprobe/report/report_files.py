@@ -22,7 +22,7 @@ from layerprobe.report.markdown import markdown_summary
 from layerprobe.report.page.document import page
 from layerprobe.report.page.page_data import page_data
 from layerprobe.report.page.view_pictures import write_column_picture, write_views
-from layerprobe.report.picture_files import AnyChart, save
+from layerprobe.report.picture_files import AnyChart, save, specification
 from layerprobe.report.run_comparison import Comparison, ReportError
 from layerprobe.report.toy.animation import animation, write_gif
 from layerprobe.report.transfer import test_set_lines, transfers
@@ -85,7 +85,7 @@ def write_report(
         lines = {name: test_set_lines(run) for run, name in zip(comparison.runs, comparison.names, strict=True)}
         several = [(name, rows) for name, rows in lines.items() if rows is not None]
         carried = {f"test_sets_{safe_name(name)}": depth_curve(rows) for name, rows in several[:_MOST_CURVES]}
-    on_page = [(name, chart.to_dict()) for name, chart in carried.items()]
+    on_page = [(name, specification(chart)) for name, chart in carried.items()]
     write_bytes(out, page(comparison, list(animations.items()), renew, on_page).encode())
     yield out
     rows = comparison.joined()

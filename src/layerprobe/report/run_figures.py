@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import pandas as pd
 
@@ -21,18 +24,27 @@ from layerprobe.report.charts.information import COMPRESSION, V_INFORMATION, inf
 from layerprobe.report.charts.l2_path import path_curve
 from layerprobe.report.charts.position_map import has_positions, position_map
 from layerprobe.report.depth_curve_options import DepthView
+from layerprobe.report.papers.reference_curve import ReferenceCurveError
 from layerprobe.report.picture_files import AnyChart, save
 from layerprobe.report.tidy import few_checkpoints
 from layerprobe.report.toy.decision_surface import decision_surface
 from layerprobe.report.toy.hidden_plane import hidden_plane
 from layerprobe.report.toy.projection import project
 from layerprobe.report.transfer import test_set_lines
+from layerprobe.results.baselines import without_baselines
 from layerprobe.results.best import best_layer, last_checkpoint
 from layerprobe.results.confusion import confusion
 from layerprobe.results.layer_metrics import DIFFERENCE
 from layerprobe.results.reader import Run
 
+log = logging.getLogger("layerprobe")
+
+Charts: TypeAlias = Mapping[str, Callable[[], AnyChart | None]]
+"""What draws each chart, by its name; nothing where there is nothing to draw."""
+
 _MOST_CLASSES = 100
+_MOST_PRODUCTS = 4e10
+"""Multiplications of a map of angles, some twenty seconds' worth; `layerprobe.angle_map` draws larger ones, too."""
 
 
 def write_figures(
@@ -52,21 +64,38 @@ def write_figures(
         metrics: What was measured besides, in the columns of `MetricRecord`.
 
     Returns:
-        Paths of the files. What has no data (no layer probed, no path kept, no other reader) is left out.
+        Paths of the files. What has no data (no layer probed, no path kept, no other reader) is left out, and so is
+        what cannot be drawn, with a warning.
 
     Raises:
         OSError: If they cannot be written.
+        ReferenceCurveError: If the published curve of the view cannot be read.
     """
     view = view or DepthView()
-    charts: dict[str, AnyChart] = {}
-    if results["test_error"].notna().any():
-        charts["depth_curve"] = depth_curve(results, view.error, view.reference, metrics)
-        charts["heat_map"] = heat_map(results)
+    charts: dict[str, Callable[[], AnyChart | None]] = {}
+    if without_baselines(results)["test_error"].notna().any():
+        charts["depth_curve"] = lambda: depth_curve(results, view.error, view.reference, metrics)
+        charts["heat_map"] = lambda: heat_map(results)
         if metrics is not None and metrics["metric"].eq(DIFFERENCE).any():
-            charts["beyond_linear"] = beyond_linear(results, metrics)
+            charts["beyond_linear"] = lambda: beyond_linear(results, metrics)
     if path["val_error"].notna().any():
-        charts["path_curve"] = path_curve(path)
-    return [file for name, chart in charts.items() for file in save(chart, Path(directory) / name)]
+        charts["path_curve"] = lambda: path_curve(path)
+    return _written(charts, directory)
+
+
+def _written(charts: Charts, directory: Path) -> list[Path]:
+    """Draw and save charts; one that cannot be drawn takes neither the others nor the run with it."""
+    files: list[Path] = []
+    for name, draw in charts.items():
+        try:
+            chart = draw()
+            files += [] if chart is None else save(chart, Path(directory) / name)
+        except (OSError, ReferenceCurveError):
+            raise
+        except Exception as error:  # whatever it is, the results of a finished run are there
+            reason = (str(error).splitlines() or [""])[0]
+            log.warning("%s was not drawn: %s: %s", Path(directory) / name, type(error).__name__, reason)
+    return files
 
 
 def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) -> list[Path]:
@@ -90,11 +119,10 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
     metrics = run.metrics()
     files = write_figures(run.results, run.path(), directory, view, metrics)
     charts = angle_maps(run) | confusion_charts(run) | analysis_charts(run)
-    files += [file for name, chart in charts.items() for file in save(chart, Path(directory) / name)]
     if has_positions(metrics):
-        files += save(position_map(run.results, metrics), Path(directory) / "position_map")
-    if (lines := test_set_lines(run)) is not None:
-        files += save(depth_curve(lines), Path(directory) / "test_sets")
+        charts["position_map"] = lambda: position_map(run.results, metrics)
+    charts["test_sets"] = lambda: None if (lines := test_set_lines(run)) is None else depth_curve(lines)
+    files += _written(charts, directory)
     kept = {name: few_checkpoints(frame) for name, frame in run.plane_frames().items()}
     if "surface" in kept and "points" in kept:
         files += save(decision_surface(kept["surface"], kept["points"]), Path(directory) / "surface")
@@ -104,56 +132,67 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
     return files
 
 
-def confusion_charts(run: Run) -> dict[str, AnyChart]:
+def confusion_charts(run: Run) -> dict[str, Callable[[], AnyChart | None]]:
     """Draw `confusion` at the layer of the last checkpoint that validation prefers, where its scores are kept.
 
     Args:
         run: The run.
 
     Returns:
-        The chart by its name; none without scores of classes, or of more than 100 of them. `plot_confusion` of
-        `layerprobe.load` draws that of any layer.
+        What draws the chart, by its name; none without scores of classes, or of more than 100 of them.
+        `plot_confusion` of `layerprobe.load` draws that of any layer.
     """
     last, best = last_checkpoint(run.results, run.unmerged), best_layer(run.results, run.unmerged).layer
     rows = run.results[(run.results["checkpoint"] == last) & (run.results["layer"] == best)]
-    if len(rows) and rows["n_classes"].max() <= _MOST_CLASSES:
+
+    def draw() -> AnyChart | None:
         with suppress(KeyError, ValueError):
-            return {"confusion": confusion_chart(confusion(run.scores(last, best)), f"Answers at {best}, {last}")}
-    return {}
+            return confusion_chart(confusion(run.scores(last, best)), f"Answers at {best}, {last}")
+        return None
+
+    return {"confusion": draw} if len(rows) and rows["n_classes"].max() <= _MOST_CLASSES else {}
 
 
-def angle_maps(run: Run) -> dict[str, AnyChart]:
+def angle_maps(run: Run) -> dict[str, Callable[[], AnyChart | None]]:
     """Draw how heads turn: `angles_layers` at the last checkpoint, `angles_checkpoints` at its best layer.
 
     Args:
         run: The run.
 
     Returns:
-        The charts by name, where there are heads to compare. Of more than 100 classes none, since every pair of heads
-        takes a singular value decomposition; `layerprobe.angle_map` draws these, too.
+        What draws the charts, by name, where there are heads to compare. Of more than 100 classes, or of many wide
+        layers, none, since every pair of heads takes a singular value decomposition; `layerprobe.angle_map` draws
+        these, too.
     """
     rows = run.results
-    charts: dict[str, AnyChart] = {}
+    charts: dict[str, Callable[[], AnyChart | None]] = {}
     last, best = last_checkpoint(rows, run.unmerged), best_layer(rows, run.unmerged).layer
+
+    def draw(some: pd.DataFrame, over: Over) -> AnyChart | None:
+        with suppress(ValueError):
+            return angle_map(head_angles(some, run.head, over), heading(over, last, best))
+        return None
+
     compared: tuple[tuple[str, Over, pd.DataFrame], ...] = (
         ("angles_layers", "layers", rows[rows["checkpoint"] == last]),
         ("angles_checkpoints", "checkpoints", rows[rows["layer"] == best]),
     )
     for name, over, some in compared:
         if len(some) > 1 and some["n_classes"].max() <= _MOST_CLASSES:
-            with suppress(ValueError):
-                charts[name] = angle_map(head_angles(some, run.head, over), heading(over, last, best))
+            products = len(some) ** 2 * float(some["n_classes"].max()) ** 2 * float(some["n_features"].max())
+            if products <= _MOST_PRODUCTS:
+                charts[name] = partial(draw, some, over)
     return charts
 
 
-def analysis_charts(run: Run) -> dict[str, AnyChart]:
+def analysis_charts(run: Run) -> dict[str, Callable[[], AnyChart | None]]:
     """Draw what analyses came to: `v_information`, `compression`, `few_shot`, `direction_curve`, `erasure_curve`.
 
     Args:
         run: The run.
 
     Returns:
-        The charts by name; of an analysis that was not made there is none.
+        What draws the charts, by name; of an analysis that was not made there is none.
     """
     results, metrics = run.results, run.metrics()
     known = set(metrics.loc[metrics["value"].notna(), "head"])
@@ -164,9 +203,4 @@ def analysis_charts(run: Run) -> dict[str, AnyChart]:
         "direction_curve": ({"mean_difference", "stability"}, lambda: direction_curve(results, metrics)),
         "erasure_curve": ({"erased"}, lambda: erasure_curve(results, metrics)),
     }
-    charts: dict[str, AnyChart] = {}
-    for name, (analyses, draw) in made.items():
-        if analyses & known:
-            with suppress(ValueError):  # the last checkpoint was probed without them
-                charts[name] = draw()
-    return charts
+    return {name: draw for name, (analyses, draw) in made.items() if analyses & known}

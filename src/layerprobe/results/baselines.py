@@ -12,10 +12,11 @@ def of_baselines(results: pd.DataFrame) -> pd.Series:
         results: Results of one run, in the columns of `ProbeRecord`.
 
     Returns:
-        True for the checkpoints of which the input is all that was probed, where others have layers behind theirs.
+        True for the checkpoints without a training step of which the input is all that was probed, where others have
+        layers behind theirs.
     """
     deepest = results.groupby("checkpoint")["depth"].transform("max")
-    return (deepest == 0) & bool((results["depth"] > 0).any())
+    return (deepest == 0) & (results["step"] == 0) & bool((results["depth"] > 0).any())
 
 
 def without_baselines(results: pd.DataFrame) -> pd.DataFrame:

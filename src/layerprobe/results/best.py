@@ -1,7 +1,7 @@
 """The last checkpoint of a run, and its best layer: what a run comes down to, wherever one number stands for it.
 
-The last checkpoint is the one with the most training steps; of several with as many, the one that was probed last. It
-counts from its first layer with a test error on, unless it is named as unfinished. The best layer is the one with the
+The last checkpoint is the one with the most training steps; of several with as many, the one that was probed last, but
+for `untrained`, the same network with random weights, and the data's baselines, which are no networks. It counts from its first layer with a test error on, unless it is named as unfinished. The best layer is the one with the
 lowest validation error there; of several, the first in order of depth.
 """
 
@@ -12,6 +12,8 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import pandas as pd
+
+from layerprobe.results.baselines import without_baselines
 
 
 class BestLayer(NamedTuple):
@@ -38,9 +40,12 @@ def last_checkpoint(results: pd.DataFrame, unfinished: Collection[str] = ()) -> 
         unfinished: Checkpoints that are passed over, since layers of them are missing; unless there is no other.
 
     Returns:
-        The name; empty where no layer has a test error.
+        The name; empty where no layer of the network has a test error.
     """
-    usable = results[results["test_error"].notna()].sort_values("step", kind="stable")
+    usable = without_baselines(results)
+    usable = usable[usable["test_error"].notna()]
+    trained = usable.assign(trained=usable["checkpoint"] != "untrained")
+    usable = trained.sort_values(["step", "trained"], kind="stable")
     names = usable["checkpoint"].unique().tolist()
     return next((name for name in reversed(names) if name not in unfinished), names[-1] if names else "")
 

@@ -50,6 +50,10 @@ def on_each_test_set(results: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFra
     wide = read.pivot_table("value", keys, "metric", aggfunc="first", dropna=False)
     ends = read[read["metric"] == "error"].drop_duplicates(keys).set_index(keys)[["low", "high"]]
     found = results.merge(pd.DataFrame({"test_set": names}), how="cross")
+    # Elsewhere read on one test set (a baseline), or not on this one; a layer that failed has a row for each.
+    one = ~found.set_index(["checkpoint", "layer"]).index.isin(read.set_index(["checkpoint", "layer"]).index)
+    there = pd.MultiIndex.from_frame(found[keys]).isin(ends.index) | (one & (found["test_set"] == names[0]))
+    found = found[there | (found["status"] == "failed")].reset_index(drop=True)
     places = pd.MultiIndex.from_frame(found[keys])
     probed = places.isin(ends.index)
     for column, metric in _COLUMNS.items():
@@ -58,6 +62,4 @@ def on_each_test_set(results: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFra
         found[column] = values.astype("int64" if column == "n_test" else "float64")
     for column, end in (("test_error_low", "low"), ("test_error_high", "high")):
         found[column] = ends[end].reindex(places).to_numpy()
-    one = ~found.set_index(["checkpoint", "layer"]).index.isin(read.set_index(["checkpoint", "layer"]).index)
-    elsewhere = one & (found["status"] != "failed")  # checkpoints that were read on one test set, such as baselines
-    return found[~elsewhere | (found["test_set"] == names[0])].reset_index(drop=True)
+    return found

@@ -77,3 +77,9 @@ def test_what_was_not_asked_for_is_not_drawn(run):
         information_curve(run[1].iloc[:0], V_INFORMATION)
     with pytest.raises(TypeError, match="does not have the metrics"):
         layerprobe.information_curve(run[0])
+
+
+def test_few_shot_errors_of_one_checkpoint(run):
+    results, metrics = (frame[frame["checkpoint"] == "final"] for frame in run)
+    rows = drawn(few_shot_map(results, metrics))
+    assert set(rows["caption"].dropna()) == {"final (step 9)"}

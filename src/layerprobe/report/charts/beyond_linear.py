@@ -82,7 +82,8 @@ def readers(frame: pd.DataFrame, metrics: pd.DataFrame, metric: str) -> pd.DataF
         One row for each reader and layer, in order of depth: `position`, `reader` (its name), `colour`, `shape`,
         `value`, `low` and `high`; `baseline_place` is for its name.
     """
-    last = frame[frame["checkpoint_order"] == frame["checkpoint_order"].max()]
+    order = frame.loc[frame["test_error"].notna(), "checkpoint_order"]
+    last = frame[frame["checkpoint_order"] == order.max()]
     at = last[["checkpoint", "layer", "position", "caption"]]
     rows = compared_errors(metrics, metric)
     names = list(dict.fromkeys(rows["head"]))

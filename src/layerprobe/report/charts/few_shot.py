@@ -75,8 +75,8 @@ def few_shot_map(results: pd.DataFrame, metrics: pd.DataFrame) -> alt.HConcatCha
             text=alt.Text("text:N") if height >= 14 else None,
         )  # fmt: skip
         size = {"width": _CELL * (len(order) + 1), "height": height * len(names)}
-        heading = alt.TitleParams(caption, fontSize=12) if len(captions) > 1 else alt.Undefined
-        panels.append(alt.layer(*drawn).properties(**size, title=heading))
+        panel = alt.layer(*drawn).properties(**size)
+        panels.append(panel.properties(title=alt.TitleParams(caption, fontSize=12)) if len(captions) > 1 else panel)
     draws = "mean over draws of the training samples, L2 values chosen on all of validation"
     whole_title = alt.TitleParams("Test error by layer and labelled samples", subtitle=draws)
     return (

@@ -35,7 +35,7 @@ def heat_map(results: pd.DataFrame) -> alt.LayerChart:
     frame = with_texts(tidy_results(without_baselines(results)))
     names = layer_names(frame)
     captions = frame.drop_duplicates("checkpoint")["caption"].tolist()
-    top = max(axis_top(frame["test_error"]), 0.005)
+    top = max(0.005, axis_top(frame["test_error"]))
     height = max(5, min(26 if len(names) <= 16 else 18, _TALLEST // len(names)))
     wide = max(78, min(150, 520 // len(captions)))
     shared = shared_folder(frame["layer"].unique().tolist())

@@ -65,9 +65,9 @@ def position_map(
         chosen_on[["layer", "head", "value"]].rename(columns={"value": "val_error"}), on=["layer", "head"], how="left"
     )
     heads, labels = list(dict.fromkeys(known["head"])), layer_names(layers)
-    top = max(axis_top(frame["value"]), 0.005)
+    top = max(0.005, axis_top(frame["value"]))
     digits = 2 if top < 0.05 else 1
-    frame["text"] = [f"{error:.{digits}%}" for error in frame["value"]]
+    frame["text"] = ["" if error != error else f"{error:.{digits}%}" for error in frame["value"]]
     frame["error_text"] = [percent_text(error) for error in frame["value"]]
     frame["interval"] = [interval_text(low, high) or "–" for low, high in zip(frame["low"], frame["high"], strict=True)]
     frame["val_text"] = [percent_text(error) for error in frame["val_error"]]

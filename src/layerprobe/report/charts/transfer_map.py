@@ -44,21 +44,23 @@ def transfer_map(table: pd.DataFrame, layers: Sequence[str] | None = None) -> al
         raise ValueError(f"There is no layer {missing[0]!r}. Choose among: {', '.join(known)}.")
     n = min(_PANELS, len(known))
     chosen = list(layers or [known[round(i * (len(known) - 1) / max(1, n - 1))] for i in range(n)])
-    labels = dict(zip(known, short_names(known), strict=True))
+    labels = _apart(dict(zip(known, short_names(known), strict=True)))
     trains, tests = table["train"].unique().tolist(), table["test"].unique().tolist()
-    names = {name: clipped(name, _LONGEST) for name in [*trains, *tests]}
+    names = _apart({name: clipped(name, _LONGEST) for name in [*trains, *tests]})
     rows = table[table["layer"].isin(chosen)]
     ends = zip(rows["low"], rows["high"], strict=True)
     frame = rows.assign(
         panel=rows["layer"].map(labels),
-        text=[f"{error:.0%}" if error >= 0.095 else f"{error:.1%}" for error in rows["error"]],
+        text=[
+            "" if error != error else f"{error:.0%}" if error >= 0.095 else f"{error:.1%}" for error in rows["error"]
+        ],
         error_text=[percent_text(error) for error in rows["error"]],
         interval=[interval_text(low, high) or "–" for low, high in ends],
         own=rows["train"] == rows["test"],
     )
     for column in ("train", "test"):
         frame[column] = frame[column].map(names)
-    top = max(axis_top(frame["error"]), 0.005)
+    top = max(0.005, axis_top(frame["error"]))
     wide, tall = _CELL[0] * len(tests), _CELL[1] * len(trains)
     slanted = LETTER * max(len(names[test]) for test in tests) > _CELL[0]
     scale = alt.Scale(paddingInner=0.05, paddingOuter=0.025)
@@ -98,6 +100,15 @@ def transfer_map(table: pd.DataFrame, layers: Sequence[str] | None = None) -> al
         .resolve_axis(x="independent", y="independent")
         .configure(**style.theme())
     )
+
+
+def _apart(names: dict[str, str]) -> dict[str, str]:
+    """Number the short names that several have."""
+    given = list(names.values())
+    return {
+        name: f"{short} #{given[: i + 1].count(short)}" if given.count(short) > 1 else short
+        for i, (name, short) in enumerate(names.items())
+    }
 
 
 def _notes(table: pd.DataFrame, known: Sequence[str], chosen: Sequence[str], top: float) -> list[str]:
