@@ -89,7 +89,8 @@ def test_lines_of_test_sets_end_with_the_primary_one() -> None:
 def test_a_test_set_that_a_checkpoint_was_not_read_on_has_no_row_there() -> None:
     rows = [made.record(name, step, 0, "input") for name, step in (("initial", 0), ("final", 100))]
     read = [
-        metric("input", test_set, "error", 0.5, checkpoint)
+        metric("input", test_set, name, value, checkpoint)
+        for name, value in (("error", 0.5), ("n_test", 20.0))
         for checkpoint, names in (("initial", ("test", "noisy")), ("final", ("test", "rot")))
         for test_set in names
     ]

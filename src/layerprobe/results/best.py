@@ -1,8 +1,9 @@
 """The last checkpoint of a run, and its best layer: what a run comes down to, wherever one number stands for it.
 
 The last checkpoint is the one with the most training steps; of several with as many, the one that was probed last, but
-for `untrained`, the same network with random weights, and the data's baselines, which are no networks. It counts from its first layer with a test error on, unless it is named as unfinished. The best layer is the one with the
-lowest validation error there; of several, the first in order of depth.
+for `untrained`, the same network with random weights, and the data's baselines, which are no networks. It counts from
+its first layer with a test error on, unless it is named as unfinished. The best layer is the one with the lowest
+validation error there; of several, the first in order of depth.
 """
 
 from __future__ import annotations
