@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import layerprobe
 from layerprobe.api.head import ProbeHead
@@ -129,6 +132,38 @@ def test_a_layer_that_the_output_needs_and_one_that_it_does_not() -> None:
     assert found.loc["used", "erased_error"] > 0.5
     assert found.loc["used", "erased_error_low"] < found.loc["used", "erased_error"]
     assert set(found["reason"]) <= {"", found.loc["add", "reason"] if "add" in found.index else ""}
+
+
+def test_data_are_what_probe_made_of_them() -> None:
+    splits = made()
+    net = trained(seeded(lambda: nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))), splits)
+    pair = tuple(torch.cat([splits[split][part] for split in splits]) for part in (0, 1))
+
+    def wrong(x: Tensor, y: Tensor) -> float:
+        with torch.no_grad():
+            return float((net(x).argmax(1) != y).double().mean())
+
+    results = layerprobe.probe(net, pair, l2=[1e-2], layers="0", seed=3, progress=False)
+    rows = results.correct.index.tolist()
+    found = layerprobe.erasure(net, pair, results)
+    assert found["error"][0] == wrong(pair[0][rows], pair[1][rows]), "divided by the same seed"
+    assert found["erased_error"][0] > found["error"][0]
+
+    module = pl.LightningDataModule()
+    for split, (x, y) in splits.items():
+        loader = DataLoader(TensorDataset(x, y), batch_size=64)
+        setattr(module, f"{split}_dataloader", lambda loader=loader: loader)
+    results = layerprobe.probe(net, splits, l2=[1e-2], layers="0", progress=False)
+    pd.testing.assert_frame_equal(
+        layerprobe.erasure(net, module, results), layerprobe.erasure(net, splits, results), rtol=1e-4
+    )
+
+    x, y = splits["test"]
+    several = {**splits, "test": {"in": (x[:40], y[:40]), "shifted": (x + 1, y)}}
+    results = layerprobe.probe(net, several, l2=[1e-2], layers="0", progress=False)
+    assert layerprobe.erasure(net, several, results)["error"][0] == wrong(x[:40], y[:40]), "of the primary test set"
+    with pytest.raises(ValueError, match="of the test set 'in'; the data have test"):
+        layerprobe.erasure(net, splits, results)
 
 
 def test_tokens_are_changed_where_they_are_read() -> None:

@@ -175,6 +175,35 @@ def test_validation_follows_the_split_seed_and_no_run_seed(tmp_path: Path) -> No
     assert len(held_out(val_size=0.5, train_size=20, test_size=5)) == 25
 
 
+def test_no_image_of_a_data_set_without_splits_is_in_two(tmp_path: Path) -> None:
+    for i in range(50):
+        folder = tmp_path / "eurosat" / "2750" / f"class {i % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (5 * i,) * 3).save(folder / f"{i}.png")
+    data = composed("torchvision", tmp_path, "data.name=EuroSAT")
+    data.prepare_data()
+    data.setup()
+    loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+    parts = [next(iter(loader)) for loader in loaders]
+    assert [len(targets) for _, targets in parts] == [30, 10, 10]
+    greys = torch.cat([images[:, 0, 0, 0] for images, _ in parts])
+    assert len(greys.unique()) == 50, "every image is in one split"
+    assert [targets.sum().item() for _, targets in parts] == [15, 5, 5], "the classes in their shares"
+
+
+@pytest.mark.parametrize(
+    ("name", "splits", "message"),
+    [
+        ("FashionMNIST", {"train": "train", "val": "val", "test": "test"}, "has the splits train and test, and .* val"),
+        ("FashionMNIST", {"train": "train", "test": "train"}, "names one split of FashionMNIST twice"),
+        ("SVHN", {"train": "train", "val": "test", "test": "test"}, "names one split of SVHN twice"),
+    ],
+)
+def test_splits_that_would_share_images_are_refused(name: str, splits: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TorchvisionDataModule(name, splits=splits)
+
+
 @pytest.mark.usefixtures("_any_content")
 def test_the_network_says_the_size_and_the_channels(tmp_path: Path) -> None:
     fashion_mnist(tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -12,15 +12,14 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from layerprobe.api.results import ProbeResults
-from layerprobe.probing.batches import in_order, inputs_of, targets_of
-from layerprobe.probing.capture.call_arguments import Arguments, floating_dtype
+from layerprobe.probing.batches import in_order, inputs_of, targets_of, test_sets
+from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.name_patterns import matches
 from layerprobe.probing.capture.pytree import tensors
-from layerprobe.probing.data_adapters import sources_of
 from layerprobe.probing.erasers import check_installed
 from layerprobe.probing.tasks.classification import Classification
-from layerprobe.types import Split
+from layerprobe.training.lightning_splits import splits_of
 from layerprobe.wilson import wilson_interval
 
 
@@ -35,13 +34,13 @@ def erasure(
     """Erase the probed classes from one layer after another, and count what the network itself gets wrong then.
 
     For classifiers whose output is a score for each class that was probed. The eraser of each layer is fitted to train
-    (see `ProbeHead.erased`), and the errors are those of the network's highest score on test. An error that stays says
-    that the output does not go by the linear trace that was erased, though a head can read it; one that rises to that
-    of the majority class, that it needs it.
+    (see `ProbeHead.erased`), and the errors are those of the network's highest score on test, of several test sets on
+    the primary one. An error that stays says that the output does not go by the linear trace that was erased, though a
+    head can read it; one that rises to that of the majority class, that it needs it.
 
     Args:
         network: The network that was probed; it is left exactly as it was.
-        data: As for `probe`.
+        data: As for `probe`; what it divided is divided in the same way.
         results: What `probe` said of it.
         layers: Glob pattern(s) of the layers.
         batch_size: Samples in one forward pass; by default what a loader has, or 256.
@@ -52,8 +51,9 @@ def erasure(
         and the `majority_error`; and `reason`, why a layer could not be changed.
 
     Raises:
-        ValueError: The package is not installed; no layer matches; the property is no class; or the network's output
-            is no score for each class.
+        TypeError: The network's output is no score for each sample and class.
+        ValueError: The package is not installed; no layer matches; the property is no class; or the data lack the test
+            set of the results.
     """
     check_installed("`erasure`")
     patterns = [layers] if isinstance(layers, str) else list(layers)
@@ -62,12 +62,15 @@ def erasure(
         raise ValueError(f"No layer with a head matches {layers!r}. There are: {', '.join(results.heads)}.")
     if (task := results.heads[chosen[0]].record.task) != Classification.name:
         raise ValueError(f"`erasure` needs classes, found the task {task}.")
-    sources = sources_of(data, dtype=floating_dtype(network))
-    train = sources["train"]
+    sources = splits_of(data, network, seed=int(results["seed"].iloc[0]))
+    train, primary = sources["train"], results.test_sets[0]
+    if primary not in sources:
+        there = ", ".join(test_sets(sources)) or "none"
+        raise ValueError(f"The results are of the test set {primary!r}; the data have {there}. Give those of `probe`.")
     learnt = torch.cat([targets_of(batch) for batch in _batches(train, batch_size)])
 
     def own_error(ending: str) -> dict[str, float]:
-        errors, n = _errors(network, sources, batch_size), int(results["n_test"].max())
+        errors, n = _errors(network, sources[primary], batch_size)
         low, high = wilson_interval(errors, n)
         return {f"{ending}error": errors / n, f"{ending}error_low": low, f"{ending}error_high": high}
 
@@ -92,16 +95,16 @@ def _batches(source: Any, batch_size: int | None) -> Any:
         yield from batches
 
 
-def _errors(network: nn.Module, sources: Mapping[Split, Any], batch_size: int | None) -> int:
-    """How many test samples the network gets wrong itself."""
-    wrong = 0
+def _errors(network: nn.Module, test: Any, batch_size: int | None) -> tuple[int, int]:
+    """How many test samples the network gets wrong itself, and how many there are."""
+    wrong = n = 0
     with freeze(network) as frozen, frozen.fresh(0):
-        for batch in _batches(sources["test"], batch_size):
+        for batch in _batches(test, batch_size):
             given = Arguments.of(inputs_of(batch)).copy_to(frozen.device)
             truth = torch.as_tensor(targets_of(batch))
             answers = _answers(network(*given.args, **given.kwargs), len(truth))
-            wrong += int((answers.cpu() != truth).sum())
-    return wrong
+            wrong, n = wrong + int((answers.cpu() != truth).sum()), n + len(truth)
+    return wrong, n
 
 
 def _answers(output: Any, n: int) -> Int[Tensor, " n"]:

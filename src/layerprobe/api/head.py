@@ -99,9 +99,10 @@ class ProbeHead:
 
     @property
     def wrong(self) -> np.ndarray:
-        """The test samples that it gets wrong (one label at least): their places in the test split.
+        """The test samples that it gets wrong (one label at least).
 
-        Where data without splits were divided, these are places in the data.
+        They are their ids where scores are kept, else their places in the test split, or in the data where these were
+        divided.
 
         Raises:
             ValueError: Of a regression, which is never right or wrong.

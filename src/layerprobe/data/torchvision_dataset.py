@@ -20,7 +20,8 @@ class TorchvisionDataModule(AbstractImageDataModule):
     """A data set of `torchvision.datasets`, in the layout in which torchvision keeps it.
 
     Validation is the data set's own where it has one, else held out of its training split, with the classes in their
-    shares and the same for every run seed.
+    shares and the same for every run seed. Of a data set that torchvision does not divide, such as EuroSAT, test is
+    held out likewise.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class TorchvisionDataModule(AbstractImageDataModule):
             root: The folder that this class takes.
             download: Whether to fetch the files if one is missing.
             splits: By our name of a split, the data set's own; `train` and `test` by default. Without `val`, validation
-                is held out of `train`; without `test`, so is the test split.
+                is held out of `train`; without `test`, so is the test split. Of a data set without splits, both are.
             transform: Makes the network's input of a PIL image; by default images are left as they are, with pixels
                 in [-0.5, 0.5].
             train_size: Training images, as a number or a share; by default all that are left.
@@ -57,11 +58,13 @@ class TorchvisionDataModule(AbstractImageDataModule):
             seed: Seed of the training order.
 
         Raises:
-            ValueError: If torchvision has no such data set, or `splits` names another split than ours.
+            ValueError: If torchvision has no such data set, or `splits` names another split than ours, one that the
+                data set cannot have, or one of its splits twice.
         """
         super().__init__(train_size, val_size, test_size, batch_size, num_workers, split_seed, seed)
         kind = getattr(datasets, name, None)
-        if not (isinstance(kind, type) and {"root", "download"} <= set(inspect.signature(kind).parameters)):
+        parameters = set(inspect.signature(kind).parameters) if isinstance(kind, type) else set()
+        if not {"root", "download"} <= parameters:
             raise ValueError(
                 f"torchvision has no data set {name!r} that is read from `root`. Give the name of a class of "
                 "torchvision.datasets, such as CIFAR10 or Flowers102: data.name=NAME"
@@ -74,6 +77,19 @@ class TorchvisionDataModule(AbstractImageDataModule):
             raise ValueError(
                 f"data.splits has {', '.join(self.splits) or 'nothing'}: expected train and, where the data set has "
                 "them, val and test, each with the data set's own name: data.splits={train: train, test: test}"
+            )
+        if not parameters & {"train", "split"}:  # one set of images: what is not train's is held out of it
+            self.splits = {"train": self.splits["train"]}
+        own = list(self.splits.values())
+        if "split" not in parameters and not set(own) <= {"train", "test"}:
+            raise ValueError(
+                f"{name} has the splits train and test, and data.splits names {', '.join(map(str, own))}. Leave val "
+                "out: it is then held out of train."
+            )
+        if len(set(own)) < len(own):
+            raise ValueError(
+                f"data.splits names one split of {name} twice: {', '.join(map(str, own))}. Give each once; where val "
+                "or test is left out, it is held out of train."
             )
         self._transform = transform or prescribed_transform(default_size=None)
         self._kind: Any = kind
