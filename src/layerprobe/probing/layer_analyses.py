@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -54,13 +56,13 @@ def analyse(
     tests = {name: standardiser.to(rows.device).applied(rows) for name, (rows, *_) in test.items()}
 
     def run(analysis: AbstractAnalysis, train: Any, val: Any, *each: Any) -> list[Metric]:
-        seed = fitted.chosen.way.seed
-        reading = analysis.fit(LayerData(train, val, learnt, fitted.chosen, protocol.task, l2, seed))
+        # The same seed at every layer, whichever of the seeds the way was chosen with: draws can be compared.
+        reading = analysis.fit(LayerData(train, val, learnt, fitted.chosen, protocol.task, l2, protocol.seeds[0]))
         sets = {
             name: TestSet(rows, targets, measured.correct)
             for (name, (_, targets, measured)), rows in zip(test.items(), each, strict=True)
         }
-        return list(reading(sets))
+        return [_exact(metric) if protocol.population else metric for metric in reading(sets)]
 
     found: dict[str, tuple[list[Metric], str]] = {}
     for analysis in protocol.analyses:
@@ -74,3 +76,9 @@ def analyse(
         else:
             found[analysis.name] = [*metrics, Metric("seconds", time.perf_counter() - start)], ""
     return found
+
+
+def _exact(metric: Metric) -> Metric:
+    """A metric of a whole population: its interval over test samples is left out, one over draws of train stays."""
+    over_tests = metric.test_set and metric.n_train is None
+    return replace(metric, low=math.nan, high=math.nan) if over_tests else metric

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import layerprobe
 from layerprobe.probing import pipeline
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
+from layerprobe.probing.features.reducers import RandomSubset
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.ridge import Ridge
@@ -120,6 +121,23 @@ def test_the_record_is_the_same_with_and_without(digits: Pairs, network: nn.Modu
         return [repr(replace(result.record, seconds=0.0)) for result in probe_checkpoint(network, digits, protocol)]
 
     assert records(ProbeProtocol()) == records(ProbeProtocol(analyses=(layerprobe.NearestMean(), Seen([]))))
+
+
+def test_a_population_has_no_intervals_but_those_over_draws(digits: Pairs, network: nn.Module) -> None:
+    analyses = (layerprobe.NearestMean(), layerprobe.FewShot(samples=(1,), draws=3))
+    protocol = ProbeProtocol(layers="0", analyses=analyses, population=True)
+    (result,) = probe_checkpoint(network, digits, protocol)
+    ends = {metric.head: (metric.low, metric.high) for metric in result.metrics if metric.metric == "error"}
+    assert np.isnan(ends["nearest_mean"]).all()
+    assert np.isfinite(ends["few_shot"]).all()
+
+
+def test_all_layers_draw_with_one_seed(digits: Pairs, network: nn.Module) -> None:
+    given: list[Any] = []
+    protocol = ProbeProtocol(reducers=(RandomSubset(8),), seeds=(3, 4, 5), analyses=(Seen(given),))
+    chosen = [result.record.seed for result in probe_checkpoint(network, digits, protocol)]
+    assert set(chosen) > {3}, "ways of other seeds are chosen"
+    assert [layer.seed for layer in given[::2]] == [3] * len(chosen)
 
 
 def test_one_that_fails(digits: Pairs, network: nn.Module) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,8 +14,11 @@ from torch import Tensor, nn
 
 import layerprobe
 from layerprobe.probing import erasers, pipeline
+from layerprobe.probing.analyses.stability import Stability
 from layerprobe.probing.erasers import fit_eraser
+from layerprobe.probing.features.row_blocks import JoinedRows
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.tasks.classification import Classification
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
 
@@ -101,6 +106,24 @@ def test_stability_over_several_divisions_has_an_interval_and_a_seed() -> None:
         layerprobe.Stability(0)
 
 
+def test_halves_of_features_on_disk_are_read_in_blocks(layer_data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kept(JoinedRows):
+        def __getitem__(self, rows: slice) -> Tensor:
+            read.append(len(range(*rows.indices(len(self)))))
+            return super().__getitem__(rows)
+
+    read: list[int] = []
+    monkeypatch.setattr("layerprobe.probing.features.row_blocks.BLOCK", 240)
+    (x, y), val = made(2)["train"], made(2)["val"]
+    half = torch.arange(0, 300, 2)
+    found = [
+        Stability._directions(half, layer_data(Classification(), (features, y), val))
+        for features in (x, Kept(x[:100], x[100:]))
+    ]
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+    assert 0 < max(read) <= 20
+
+
 def test_the_eraser_is_that_of_the_theorem() -> None:
     package = pytest.importorskip("concept_erasure")
     x, y = made(3)["train"]
@@ -121,6 +144,17 @@ def test_the_eraser_is_that_of_the_theorem() -> None:
     assert before.score(wide, y) > 0.8
     assert np.abs(after.coef_).max() < 1e-6
     assert 1 - after.score(left, y) == 1 - np.mean(y.numpy() == 0)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_weights_of_classes_do_not_tie_what_is_erased(several: bool) -> None:
+    pytest.importorskip("concept_erasure")
+    data = made(3)
+    if several:
+        data = {split: (x, torch.stack([y == 0, y == 1], 1).long()) for split, (x, y) in data.items()}
+    task = (layerprobe.MultiLabel if several else layerprobe.Classification)(class_weight="balanced")
+    results, found = asked(data, "erased", task=task, l2=[1e-2, 1e-1])
+    assert found.loc["error", "value"] == pytest.approx(results["majority_error"][0])
 
 
 @pytest.mark.parametrize("wide", [False, True])

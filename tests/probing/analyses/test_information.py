@@ -22,7 +22,7 @@ from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Me
 from layerprobe.probing.analyses.code_length import code_length
 from layerprobe.probing.analyses.description_length import DescriptionLength
 from layerprobe.probing.analyses.few_shot import FewShot
-from layerprobe.probing.analyses.v_information import VInformation
+from layerprobe.probing.analyses.v_information import VInformation, mean_interval
 from layerprobe.probing.features.row_blocks import AbstractRows, PickedRows
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.pipeline import probe_checkpoint
@@ -237,6 +237,25 @@ def test_without_validation_the_l2_value_is_that_of_the_head(digits: Pairs) -> N
     assert {block.l2 for block in DescriptionLength().code(given[0])[5:]} == {1e-2}
     assert values(FewShot(samples=(2,), draws=2), given)["error"] < 0.8
     assert values(VInformation(), given)["v_information"] > 0.5
+
+
+def test_without_validation_a_leave_one_out_error_that_is_not_known_chooses_nothing(digits: Pairs) -> None:
+    alone = {name: pair for name, pair in digits.items() if name != "val"}
+    given = layer_of(alone, l2=(1e-2,), solvers=(Ridge(leave_one_out=True),))
+    exact = replace(given[0], head=replace(given[0].head, l2=(0.0,)))
+    assert values(FewShot(samples=(1, 2), draws=1), (exact, given[1]))["error"] < 0.8
+
+
+def test_draws_of_a_class_that_is_too_small_say_so(layer: tuple[LayerData, Mapping[str, TestSet]]) -> None:
+    smallest = int(torch.bincount(layer[0].labels.splits["train"]).min())
+    with pytest.raises(ArithmeticError, match=f"the smallest class has {smallest} samples, fewer than {smallest + 1}"):
+        FewShot(samples=(smallest + 1, 500)).fit(layer[0])
+
+
+def test_values_that_agree_have_no_interval() -> None:
+    assert mean_interval(torch.full((5,), 0.1, dtype=torch.float64))[0] == 0.1
+    assert np.isnan(mean_interval(torch.full((5,), 0.1, dtype=torch.float64))[1:]).all()
+    assert mean_interval(torch.tensor([0.0, 0.1], dtype=torch.float64), 0.0, 0.5)[1:] == (0.0, 0.5)
 
 
 def test_layers_on_disk_and_records_and_least_squares(digits: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:

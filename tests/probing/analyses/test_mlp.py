@@ -119,6 +119,14 @@ def test_again_and_from_rows_that_are_read_as_they_are_needed(layer_data):
     assert torch.equal(state, torch.get_rng_state())
 
 
+def test_weights_of_no_finite_loss_are_never_the_best(layer_data):
+    x, y = _data(Classification())
+    lost = layer_data(Classification(), (x[:100], y[:100]), (torch.full_like(x[100:], math.nan), y[100:]))
+    assert set(MLP(width=8, steps=30).trained(lost)[1]) == {(math.inf, math.inf)}
+    with pytest.raises(ArithmeticError, match="no network has a finite loss on validation"):
+        MLP(width=8, steps=30).fit(lost)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"width": 0}, {"seeds": 0}, {"patience": 0}, {"l2": -1.0}, {"learning_rate": 0.0}], ids=str
 )

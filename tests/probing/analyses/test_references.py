@@ -98,6 +98,21 @@ def test_labels_and_numbers(task):
         assert 0.1 < difference.low < difference.value < difference.high
 
 
+@pytest.mark.parametrize(
+    ("options", "compared"),
+    [
+        ({"selection": "loss"}, True),
+        ({"selection": "balanced_error"}, False),
+        ({"task": layerprobe.Classification(class_weight="balanced")}, False),
+    ],
+)
+def test_a_head_of_another_aim_is_not_compared(digits, options, compared):
+    results = layerprobe.probe(nn.Identity(), digits, analyses=REFERENCES[:2], l2=[1e-2, 1e-1], **options)
+    found = results.metrics
+    assert set(found[found["metric"] == "error"]["head"]) == {"nearest_mean", "knn"}
+    assert found["metric"].eq("error_difference").any() == compared
+
+
 def test_features_on_disk_give_the_same(digits, monkeypatch):
     def values():
         metrics = layerprobe.probe(nn.Identity(), digits, analyses=(*REFERENCES[:2], layerprobe.MLP(steps=30))).metrics

@@ -44,6 +44,8 @@ def best_head(
     values, stop = torch.tensor(l2, dtype=torch.float64), None if evaluate is None else PastBest(PATIENCE, evaluate)
     rough = evaluate is not None and len(l2) > 1
     solution = solver.solve(features, targets, len(layer.labels.outputs), values, None, stop, rough)
+    if evaluate is None:  # there is one value and nothing to choose, whether or not its leave-one-out error is known
+        solution = replace(solution, left_out=None)
     path = replace(
         layer.head, solver=solver, l2=l2, solution=solution, validation=None, selection="error", figures=(),
         train_error=math.nan,

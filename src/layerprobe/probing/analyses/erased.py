@@ -13,6 +13,8 @@ from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Me
 from layerprobe.probing.erasers import check_installed, erased, fit_eraser
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.solvers.gram import Spectrum
+from layerprobe.probing.tasks.classification import Classification
+from layerprobe.probing.tasks.multi_label import MultiLabel
 from layerprobe.probing.tasks.task import AbstractTask
 
 
@@ -24,7 +26,8 @@ class Erased(AbstractAnalysis):
     The eraser is fitted to train and applied to all splits. On train, no head can then have a lower loss than the best
     constant answer, which is what the new heads become: their test error is that of the majority class, unless classes
     are equally frequent. A layer where it is another has not been erased. It says nothing of what a curved boundary
-    still finds.
+    still finds. Samples count alike, whatever weights the task gives their classes: with balanced ones, every class
+    would be as good a constant answer as any other.
     """
 
     name: ClassVar[str] = "erased"
@@ -35,18 +38,18 @@ class Erased(AbstractAnalysis):
 
     def fit(self, layer: LayerData) -> Reading:
         """See `AbstractAnalysis.fit`."""
+        task, solver = _unweighted(layer.task), layer.head.solver
         targets = layer.labels.splits["train"].to(layer.train.device)
         eraser = fit_eraser(layer.train, targets)
         train = erased(layer.train, eraser)
         l2 = torch.tensor(layer.l2, dtype=torch.float64)
-        solver, spectrum = layer.head.solver, partial(Spectrum.of, train)
-        solution = layer.task.fit(solver, train, targets, layer.labels, l2, spectrum)
+        spectrum = partial(Spectrum.of, train)
+        solution = task.fit(solver, train, targets, layer.labels, l2, spectrum)
         validation = None
         if layer.val is not None:
             truth = layer.labels.splits["val"].to(layer.val.device)
-            errors, losses = layer.task.evaluate(
-                Heads(solution.weight, solution.bias), erased(layer.val, eraser), truth, solver
-            )
+            heads = Heads(solution.weight, solution.bias)
+            errors, losses = task.evaluate(heads, erased(layer.val, eraser), truth, solver)
             validation = tuple(errors.tolist()), tuple(losses.tolist())
         path = replace(layer.head, l2=layer.l2, solution=solution, validation=validation, selection="error", figures=())
         if path.best is None:
@@ -56,7 +59,11 @@ class Erased(AbstractAnalysis):
         def read(test_sets: Mapping[str, TestSet]) -> Iterable[Metric]:
             for name, test in test_sets.items():
                 features = erased(test.features, eraser)
-                found = layer.task.measure(head.to(features.device), features, test.targets.to(features.device), solver)
+                found = task.measure(head.to(features.device), features, test.targets.to(features.device), solver)
                 yield Metric("error", found.error, found.low, found.high, test_set=name)
 
         return read
+
+
+def _unweighted(task: AbstractTask) -> AbstractTask:
+    return replace(task, class_weight=None) if isinstance(task, Classification | MultiLabel) else task

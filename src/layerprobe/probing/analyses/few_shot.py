@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -26,12 +25,14 @@ class FewShot(AbstractAnalysis):
     """Heads of a few samples of each class: the test error over how many, a mean over several draws.
 
     A draw is a seeded order of the training samples, of which the first 1, 2, 4, … of each class are taken: the same
-    at every layer and checkpoint, and each in the next. Heads are fitted by the selected head's solver and chosen like
-    it, on the whole validation split, so that the curve says how many samples a head needs and not how many it takes
-    to find its L2 value; features are standardised by all of train, without its labels.
+    at every layer and checkpoint, and each in the next. Heads are fitted by the selected head's solver, every sample
+    alike, since there are equally many of each class; and chosen by error, whatever `selection` says, on the whole
+    validation split, so that the curve says how many samples a head needs and not how many it takes to find its L2
+    value. Features are standardised by all of train, without its labels.
 
-    The interval is Student's for the mean over draws. It says how much hangs on which samples are drawn, and not how
-    much on which ones are tested.
+    The interval is Student's for the mean over draws, of two that differ at least. It says how much hangs on which
+    samples are drawn, and not how much on which ones are tested. Near the smallest class's size, the draws have nearly
+    the same samples of it, and the interval is too short.
 
     Attributes:
         samples: Samples of each class; numbers that the smallest class does not have are left out.
@@ -71,6 +72,8 @@ class FewShot(AbstractAnalysis):
             def evaluate(heads: Heads) -> tuple[Tensor, Tensor]:
                 return layer.task.evaluate(heads, val, truth, solver)
 
+        if not counts:
+            raise ArithmeticError(f"the smallest class has {smallest} samples, fewer than {min(self.samples)}")
         for draw in range(self.draws):
             order = self.draw(layer, draw)
             for count in counts:
@@ -86,8 +89,7 @@ class FewShot(AbstractAnalysis):
                 for count, several in heads.items():
                     moved = [each.to(truth.device) for each in several]
                     errors = [1 - float((h.scores(test.features).argmax(1) == truth).double().mean()) for h in moved]
-                    mean, low, high = mean_interval(torch.tensor(errors, dtype=torch.float64))
-                    low, high = (end if math.isnan(end) else min(max(end, 0.0), 1.0) for end in (low, high))
+                    mean, low, high = mean_interval(torch.tensor(errors, dtype=torch.float64), 0.0, 1.0)
                     yield Metric("error", mean, low, high, test_set=name, n_train=count * k)
             yield Metric("gap", gap)
 

@@ -139,7 +139,7 @@ class MLP(AbstractAnalysis):
     cross-entropy of classes or labels, or half the squared error of numbers. Networks of several seeds are trained side
     by side on the same minibatches. Every hundred of them they are tried on validation. Each keeps its best weights, by
     validation error and then loss, and is given up after `patience` trials without better ones. The best network is
-    chosen likewise.
+    chosen likewise. A network that never has a finite loss there counts as none.
 
     Besides `error` and `error_difference` of that network it measures what all of them come to, `mean_error_of_seeds`,
     `lowest_error_of_seeds` and `highest_error_of_seeds`, and `steps`, after how many the chosen network's weights were
@@ -187,14 +187,17 @@ class MLP(AbstractAnalysis):
         """See `AbstractAnalysis.fit`."""
         with threads_for(6.0 * self.batch_size * layer.train.shape[1] * self.width * self.seeds):
             networks, figures, steps = self.trained(layer)
-        best = min(range(self.seeds), key=lambda i: figures[i])
+        trained = [i for i, (_, loss) in enumerate(figures) if math.isfinite(loss)]
+        if not trained:
+            raise ArithmeticError("no network has a finite loss on validation; lower its learning_rate")
+        best = min(trained, key=lambda i: figures[i])
 
         def read(test_sets: Mapping[str, TestSet]) -> Iterable[Metric]:
             for name, test in test_sets.items():
                 scores = networks.scores(test.features)
                 yield from compared(scores[best], layer, name, test)
                 targets = test.targets.to(scores.device)
-                errors = [layer.task.error(each, targets) for each in scores]
+                errors = [layer.task.error(scores[i], targets) for i in trained]
                 yield Metric("mean_error_of_seeds", sum(errors) / len(errors), test_set=name)
                 yield Metric("lowest_error_of_seeds", min(errors), test_set=name)
                 yield Metric("highest_error_of_seeds", max(errors), test_set=name)
@@ -229,7 +232,7 @@ class MLP(AbstractAnalysis):
             scores = networks.scores(layer.val)
             for i in going_on:
                 found = task.error(scores[i], truth), float(task.losses(scores[i], truth).double().mean())
-                if found < figures[i]:
+                if math.isfinite(found[1]) and found < figures[i]:
                     figures[i], found_at[i] = found, step
                     best.take(i, networks)
             going_on = [i for i in going_on if step - found_at[i] < self.patience * _TRIED]

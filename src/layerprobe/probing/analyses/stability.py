@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
 from layerprobe.probing.analyses.direction_metrics import angles_between, head_directions, random_metric
-from layerprobe.probing.features.row_blocks import some_rows
+from layerprobe.probing.analyses.v_information import mean_interval
+from layerprobe.probing.features.row_blocks import picked_rows
 from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.tasks.task import AbstractTask
 
@@ -57,14 +57,15 @@ class Stability(AbstractAnalysis):
         def read(test_sets: Mapping[str, TestSet]) -> Iterable[Metric]:
             for name in drawn[0]:
                 bounds = (-1.0, 1.0) if name.endswith("cosine") else (0.0, 90.0)
-                yield _mean(name, [each[name] for each in drawn], bounds, n)
+                values = torch.tensor([each[name] for each in drawn], dtype=torch.float64)
+                yield Metric(name, *mean_interval(values, *bounds), n_train=n)
             yield Metric(random.metric, random.value, random.low, random.high, n_train=n)
 
         return read
 
     @staticmethod
     def _directions(half: Int[Tensor, " h"], layer: LayerData) -> Float[np.ndarray, "k d"]:
-        features = some_rows(layer.train, half)
+        features = picked_rows(layer.train, half)
         targets = layer.labels.splits["train"][half].to(features.device)
         l2 = torch.tensor(layer.head.l2, dtype=torch.float64)
         spectrum = partial(Spectrum.of, features)
@@ -79,13 +80,3 @@ def _halves(targets: Tensor, generator: torch.Generator) -> Iterator[Int[Tensor,
         order = order[targets[order].argsort(stable=True)]
     for start in (0, 1):
         yield order[start::2].sort().values
-
-
-def _mean(name: str, values: list[float], bounds: tuple[float, float], n: int) -> Metric:
-    mean, draws = float(np.mean(values)), len(values)
-    if draws < 2:
-        return Metric(name, mean, n_train=n)
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(draws - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(draws)
-    return Metric(name, mean, max(bounds[0], mean - half), min(bounds[1], mean + half), n_train=n)

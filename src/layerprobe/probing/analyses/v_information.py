@@ -72,19 +72,26 @@ class VInformation(AbstractAnalysis):
         return read
 
 
-def mean_interval(values: Float[Tensor, " n"]) -> tuple[float, float, float]:
+def mean_interval(
+    values: Float[Tensor, " n"], lowest: float = -math.inf, highest: float = math.inf
+) -> tuple[float, float, float]:
     """The mean of values and the ends of Student's 95 % interval for it.
 
     Args:
         values: Independent values, float64.
+        lowest: The interval goes no lower.
+        highest: Nor higher.
 
     Returns:
-        Mean, lower and upper end; NaN where there is no value, and ends where there is one only.
+        Mean, lower and upper end; NaN where there is no value, and ends where there is one only or all agree: such
+        values do not say how far others are apart.
     """
     n = len(values)
-    if n < 2:
-        return (float(values[0]) if n else math.nan), math.nan, math.nan
+    if n == 0:
+        return math.nan, math.nan, math.nan
+    if (values == values[0]).all():
+        return float(values[0]), math.nan, math.nan
     from scipy.special import stdtrit
 
     mean, half = float(values.mean()), float(stdtrit(n - 1, 0.975) * values.std() / math.sqrt(n))
-    return mean, mean - half, mean + half
+    return mean, max(mean - half, lowest), min(mean + half, highest)
