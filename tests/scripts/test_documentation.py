@@ -146,6 +146,8 @@ WAYS = {
     "uv run scripts/train.py experiment=mnist hydra.run.dir=outputs/mine": Way(MNIST),
     "uv sync --extra slurm": Way(left="installs"),
     "uv sync --extra optuna": Way(left="installs"),
+    "uv sync --extra erasure": Way(left="installs"),
+    "pip install 'layerprobe[erasure]'": Way(left="installs"),
     "uv sync --compile-bytecode": Way(left="installs"),
     "pip install 'layerprobe[text]'": Way(left="installs"),
     "pip install 'layerprobe[timm]'": Way(left="installs"),

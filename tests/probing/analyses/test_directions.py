@@ -151,7 +151,7 @@ def test_weights_of_classes_do_not_tie_what_is_erased(several: bool) -> None:
     pytest.importorskip("concept_erasure")
     data = made(3)
     if several:
-        data = {split: (x, torch.stack([y == 0, y == 1], 1).long()) for split, (x, y) in data.items()}
+        data = {split: (x, torch.stack([y == 0, y != 1], 1).long()) for split, (x, y) in data.items()}
     task = (layerprobe.MultiLabel if several else layerprobe.Classification)(class_weight="balanced")
     results, found = asked(data, "erased", task=task, l2=[1e-2, 1e-1])
     assert found.loc["error", "value"] == pytest.approx(results["majority_error"][0])
