@@ -45,6 +45,25 @@ def test_both_error_and_loss_have_to_be_past_their_best(
     assert ends(patience, errors, losses) == count
 
 
+def test_a_perfect_ranking_does_not_end_a_path_whose_loss_falls() -> None:
+    figures = iter([(0.0, loss) for loss in (0.69, 0.5, 0.3, 0.1, 0.2, 0.3)])
+    past = PastBest(2, lambda heads: tuple(torch.tensor([value]) for value in next(figures)), perfect=False)
+    assert [past(torch.zeros(2, 3), torch.zeros(2)) for _ in range(6)] == [False] * 5 + [True]
+
+
+def test_heads_that_rank_all_rightly_are_walked_until_their_loss_rises() -> None:
+    g = torch.Generator().manual_seed(0)
+    y = (torch.arange(600) % 10 == 0).long()
+    x = torch.randn(600, 5, generator=g) + 12 * y[:, None]
+    data = {split: [(x[i::3], y[i::3])] for i, split in enumerate(("train", "val", "test"))}
+    (found,) = probe_checkpoint(
+        nn.Identity(), data, ProbeProtocol(layers="input", selection="auc", l2=(1e-2, 1.0, 10.0, 30.0))
+    )
+    assert found.record.test_auc == 1
+    assert found.record.l2 == 1e-2
+    assert found.record.test_error == 0
+
+
 @pytest.mark.parametrize("absent", [False, True])
 @pytest.mark.parametrize(("n", "d"), [(120, 10), (40, 60)])
 def test_a_path_that_is_ended_has_the_same_heads_up_to_there(n: int, d: int, absent: bool) -> None:

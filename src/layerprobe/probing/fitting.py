@@ -172,7 +172,10 @@ def _fit_way(
                 evaluate = Validation(protocol, val_features, truth, solver)
             rough = protocol.path == "chosen" and evaluate is not None and len(l2) > 1
             patience = protocol.patience or (PATIENCE if rough else None)
-            stop = None if patience is None or evaluate is None else PastBest(patience, evaluate.chosen_by)
+            stop = None
+            if patience is not None and evaluate is not None:
+                perfect = protocol.selection in ("error", "balanced_error")
+                stop = PastBest(patience, evaluate.chosen_by, perfect)
             if isinstance(samples, ClassSums):
                 assert isinstance(solver, Ridge)
                 solution = solver.from_sums(samples, variant.outputs, l2)

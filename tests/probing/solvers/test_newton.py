@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -83,7 +84,10 @@ def test_float64_features_to_many_digits(c: int) -> None:
 
 @pytest.mark.parametrize("weights", [None, torch.tensor([2.0, 0.5, 1.0, 0.7])], ids=["equal", "weighted"])
 @pytest.mark.parametrize("c", [2, 4])
-def test_gradient_and_hessian_are_those_of_differences(c: int, weights: torch.Tensor | None) -> None:
+def test_gradient_and_hessian_are_those_of_differences(
+    c: int, weights: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newton, "_BLOCK", 150)  # several blocks of samples, and parts of them
     x, y = tensors(*made(60, 5, c, 1.0))
     counts = None if weights is None else of_mean_one(weights[:c], y)
     path, l2, width = Newton(Samples(x.double(), y, c, torch.float64, weights=counts), 1e-6, 100), 0.1, 1e-5
@@ -158,3 +162,28 @@ def test_no_hessian_where_it_is_too_large() -> None:
     assert not possible(x, 3)
     assert newton_bytes(LARGEST - 1, 3) == 0
     assert not possible(torch.zeros(1, 1).expand(1 << 20, 100), 2)
+    assert possible(x[:, :20], 32)
+    assert not possible(x[:, :20], 33)
+    assert newton_bytes(20, 33) == 0
+
+
+def test_a_hessian_is_made_in_the_room_that_is_told() -> None:
+    x, y = tensors(*made(60_000, 3, 10, 0.5))
+    path = Newton(Samples(x, y, 10, torch.float32), 1e-6, 100)
+    point = path._at(np.zeros((1, 9, 4)), 0.1, torch.float32)[0]
+    tracemalloc.start()
+    path._make(point)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * 8 * newton._BLOCK < newton_bytes(3, 10, 60_000)
+
+
+def test_features_far_from_their_mean_take_few_passes() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 20, generator=g) + 300
+    y = (x[:, 0] - 300 + torch.randn(2000, generator=g) > 0).long()
+    found = Logistic().solve(x, y, 2, L2[1:5])
+    assert set(found.status) == {Status.CONVERGED}
+    assert int(found.iterations.max()) < 50
+    exact = Logistic(tolerance=1e-10).solve(x.double() - x.double().mean(0), y, 2, L2[1:5])
+    torch.testing.assert_close(found.objective, exact.objective, rtol=1e-5, atol=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -23,6 +24,13 @@ _SAMPLE_BYTES = 1 << 27
 
 _BLOCK = 1 << 20
 """Elements that are weighted at a time for the Hessian: 8 MiB."""
+
+_CLASSES = 32
+"""Classes up to which a Hessian is made; with more, its blocks of classes take longer than L-BFGS does."""
+
+_FAR = 100
+"""Square of a feature's mean over its variance up to which a Hessian may be in float32, of whose seven digits it costs
+two."""
 
 _SQUARE, _THIN, _EACH, _CALLS = 1e11, 1e10, 1e9, 1e-4
 """Operations per second of products of two matrices, of a matrix and a vector, and of one element after the other, and
@@ -45,19 +53,19 @@ def products_worth(n: int, size: int, m: int) -> tuple[float, float]:
 
 
 def possible(features: Features, n_classes: int) -> bool:
-    """Whether a Hessian may be made: on a CPU, for samples that are few enough.
+    """Whether a Hessian may be made: on a CPU, for samples and classes that are few enough.
 
     Args:
         features: The samples, or their coordinates.
         n_classes: Number of classes, at least 2.
     """
     n, size = len(features), features.shape[1] + 1
-    fits = (n_classes - 1) * size <= LARGEST and 8 * n * size <= _SAMPLE_BYTES
+    fits = n_classes <= _CLASSES and (n_classes - 1) * size <= LARGEST and 8 * n * size <= _SAMPLE_BYTES
     return fits and features.device.type == "cpu"
 
 
 def newton_bytes(d: int, c: int, n: int | None = None) -> int:
-    """What the samples in both precisions, a Hessian, its factor and what they are made of take at most.
+    """What the samples in both precisions, a Hessian, its factor and what they are made of take at most, in float64.
 
     Args:
         d: Features.
@@ -65,10 +73,10 @@ def newton_bytes(d: int, c: int, n: int | None = None) -> int:
         n: Samples; by default, as many as there may be.
     """
     size = (c - 1) * (d + 1)
-    if size > LARGEST:
+    if c > _CLASSES or size > LARGEST:
         return 0
     samples = _SAMPLE_BYTES if n is None else min(_SAMPLE_BYTES, 8 * n * (d + 1))
-    return samples * 3 // 2 + 2 * min(8 * _BLOCK, samples) + 32 * size**2
+    return samples * 3 // 2 + 2 * min(8 * _BLOCK, samples) + 3 * 8 * _BLOCK + 32 * size**2
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,12 @@ class Newton(AbstractContinuation):
                 x[place, :-1] = rows
             self._x[dtype] = x
         return self._x[dtype]
+
+    @cached_property
+    def _precision(self) -> torch.dtype:
+        """Precision of the Hessian: float64 where a feature's mean is so far from 0 that float32 has no digits left."""
+        variance, mean = torch.var_mean(self._rows(self.samples.dtype)[:, :-1], 0, correction=0)
+        return torch.float64 if bool((mean.square() > _FAR * variance).any()) else self.samples.dtype
 
     def fitting(self) -> Fit:
         """See `AbstractContinuation.fitting`; the Hessian is kept."""
@@ -277,20 +291,26 @@ class Newton(AbstractContinuation):
         return self._q.T / len(x) @ (torch.from_numpy(along) @ x).numpy() + l2 * self._penalised * vector
 
     def _make(self, point: _Point) -> None:
-        """The loss's Hessian; its blocks of classes below the diagonal alone, since no more is read."""
-        x = self._rows(self.samples.dtype)
+        """The loss's Hessian, some samples at a time; no more is read than its blocks of classes below the diagonal."""
+        x = self._rows(self._precision)
         (n, e), m = x.shape, len(point.head)
-        away = self._q[:, :, None] - (self._q.T @ point.shares)[None]
-        # A sum of squares, which loses no digit.
-        each = (self._counted(point.shares / n)[:, None, None] * away[:, :, None] * away[:, None]).sum(0)
-        curvature = torch.from_numpy(each).to(x.dtype)
         found = x.new_zeros(m * e, m * e)
-        rows = max(1, _BLOCK // e)
+        rows, few = min(n, max(1, _BLOCK // max(e, m * m))), max(1, _BLOCK // ((m + 1) * m * m))
+        room = np.empty((m, m, rows))
         for start in range(0, n, rows):
             some = x[start : start + rows]
+            each = room[:, :, : len(some)]
+            for at in range(0, len(some), few):
+                here = slice(start + at, start + min(at + few, len(some)))
+                q = point.shares[:, here].astype(np.float64)
+                away = self._q[:, :, None] - (self._q.T @ q)[None]
+                counted = q / n if self._counts is None else q * (self._counts[here] / n)
+                # A sum of squares, which loses no digit.
+                each[:, :, at : at + few] = (counted[:, None, None] * away[:, :, None] * away[:, None]).sum(0)
+            curvature = torch.from_numpy(each).to(x.dtype)
             for a in range(m):
                 for b in range(a + 1):
-                    weighted = some * curvature[a, b, start : start + rows, None]
+                    weighted = some * curvature[a, b, :, None]
                     found[a * e : (a + 1) * e, b * e : (b + 1) * e].addmm_(weighted.T, some)
         self._hessian, self._hessian_trace, self._factor, self._owed = found, point.trace, None, 0.0
 
