@@ -125,3 +125,16 @@ def test_the_difference_is_that_of_both_fractions():
         return float(((predicted - y).square().mean(0) / y.var(0, correction=0)).mean())
 
     assert unexplained_difference(first, second, y)[0] == pytest.approx(unexplained(first) - unexplained(second))
+
+
+def test_constant_predictions_of_a_balanced_target_have_no_interval() -> None:
+    targets = (torch.arange(40) % 2).double()[:, None]
+    low, high = unexplained_interval(torch.full_like(targets, 0.5), targets)
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+def test_equal_differences_whose_mean_is_rounded_have_no_interval() -> None:
+    differences = torch.full((1001,), 0.1, dtype=torch.float64)
+    assert float(differences.std()) > 0
+    assert all(map(math.isnan, paired_interval(differences)[1:]))

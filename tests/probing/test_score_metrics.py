@@ -13,6 +13,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error,
 from layerprobe.probing.score_metrics import (
     SCORE_METRICS,
     Scored,
+    _interval,
     answers_of_resamples,
     rankings_of_resamples,
     score_metrics,
@@ -154,3 +155,13 @@ def test_a_class_that_train_does_not_have_counts_as_wrong(c: int) -> None:
         found["brier"]
         > score_metrics(["brier"], Scored(s.truth[known], s.predicted[known], s.ranking[known], p[known]))["brier"][0]
     )
+
+
+@pytest.mark.parametrize("value", [1e-9, 1 - 1e-9])
+def test_the_interval_of_a_share_near_its_end_is_the_whole_range(value: float) -> None:
+    low, high = _interval("auc", value, 0.01)
+    assert 0 <= low <= value <= high <= 1
+    assert high - low == pytest.approx(1, abs=1e-6)
+    odds, spread = math.log(0.7 / 0.3), 1.96 * 0.05 / (0.7 * 0.3)
+    expected = tuple(1 / (1 + math.exp(-(odds + side * spread))) for side in (-1, 1))
+    assert _interval("auc", 0.7, 0.05) == pytest.approx(expected, rel=1e-14)

@@ -10,9 +10,13 @@ from torch import Tensor, nn
 
 from layerprobe.api.probe import probe
 from layerprobe.api.results import ProbeResults
+from layerprobe.probing.analyses.stability import Stability
+from layerprobe.probing.heads import Heads
 from layerprobe.probing.metrics import balanced_accuracy
 from layerprobe.probing.patience import PastBest
+from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.tasks.classification import Classification
@@ -100,6 +104,7 @@ def test_walk_ends_past_the_best_figure_not_the_best_error() -> None:
         ({"selection": "accuracy"}, "there is: error, loss, balanced_error, auc"),
         ({"selection": "auc", "task": Regression(), "solvers": [Ridge()]}, "there is: error, loss"),
         ({"selection": "auc", "solvers": [Ridge(leave_one_out=True)]}, "leaving samples out does not give"),
+        ({"selection": "loss", "solvers": [Logistic(), Ridge()]}, "each of the solvers logistic, ridge"),
     ],
 )
 def test_what_cannot_choose_is_refused(arguments: dict[str, object], message: str) -> None:
@@ -111,3 +116,53 @@ def test_balanced_accuracy_counts_an_unknown_class_as_wrong() -> None:
     truth, predicted = torch.tensor([0, 0, 1, -1]), torch.tensor([0, 1, 1, 1])
     assert balanced_accuracy(predicted, truth) == pytest.approx((0.5 + 1 + 0) / 3)
     assert not math.isnan(balanced_accuracy(predicted[:1], truth[:1]))
+
+
+@pytest.mark.parametrize("kind", ["loss", "balanced_error", "auc"])
+def test_one_head_without_validation_is_the_best_by_any_figure(kind: str) -> None:
+    data = {"train": samples(150, 0), "test": samples(60, 1)}
+    assert probe(network(), data, l2=[0.1], selection=kind)["l2"].item() == 0.1
+
+
+def test_loss_chooses_among_samples_of_known_classes() -> None:
+    train, val, test = (samples(n, i) for i, n in enumerate((150, 120, 60)))
+    data = {"train": train, "val": val, "test": test}
+    more = {**data, "val": (torch.cat([val[0], val[0][:1]]), torch.cat([val[1], torch.tensor([7])]))}
+    known, unknown = (probe(network(), each, l2=L2, selection="loss") for each in (data, more))
+    assert known["l2"].item() == unknown["l2"].item() < max(L2)
+    assert unknown["val_loss"].item() == pytest.approx(known["val_loss"].item(), rel=1e-6)
+    assert unknown["val_error"].item() == pytest.approx((known["val_error"].item() * 120 + 1) / 121)
+
+
+def test_loss_where_no_class_or_not_each_is_known() -> None:
+    task, heads, x = Classification(), Heads(torch.zeros(1, 2, 1), torch.zeros(1, 2)), torch.zeros(2, 1)
+    targets = torch.tensor([0, -1])
+    errors, losses = task.evaluate(heads, x, targets, Logistic())
+    assert errors.item() == 0.5
+    assert losses.item() == pytest.approx(math.log(2))
+    assert task.measure(heads, x, targets, Logistic()).loss == math.inf
+    assert task.evaluate(heads, x, torch.full((2,), -1), Logistic())[1].isnan().all()
+
+
+def test_labels_share_one_spectrum_when_they_are_fitted_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    g, asked, of = torch.Generator().manual_seed(0), [], Spectrum.of
+    x, y = torch.randn(90, 1100, generator=g), torch.randint(2, (90, 3), generator=g)
+    monkeypatch.setattr(Spectrum, "of", staticmethod(lambda features: asked.append(len(features)) or of(features)))
+    data = {s: (x[i::3], y[i::3]) for i, s in enumerate(("train", "val", "test"))}
+    protocol = ProbeProtocol(
+        layers="input", task=MultiLabel(), l2=(0.1, 1.0), refit=True, analyses=[Stability(divisions=1)]
+    )
+    (result,) = probe_checkpoint(nn.Identity(), {split: [part] for split, part in data.items()}, protocol)
+    assert result.record.status == "converged"
+    assert sorted(asked) == [15, 15, 30, 60]
+
+
+def test_metrics_that_fail_are_told_of_the_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise OverflowError("math range error")
+
+    monkeypatch.setattr("layerprobe.probing.head_scores.score_metrics", fail)
+    data = {split: samples(n, i) for i, (split, n) in enumerate([("train", 150), ("val", 120), ("test", 60)])}
+    found = probe(network(), data, l2=L2, metrics=["auc"])
+    assert found["status"].item() == "failed"
+    assert found["message"].item() == "OverflowError: math range error"

@@ -264,7 +264,7 @@ def refit(
     second = Standardiser.fit(both) if protocol.standardise else Standardiser.none(both)
     both = second.applied(both)
     l2 = torch.tensor(chosen.l2, dtype=torch.float64)
-    solution = protocol.task.fit(chosen.solver, both, targets, labels, l2, partial(Spectrum.of, both))
+    solution = protocol.task.fit(chosen.solver, both, targets, labels, l2, cache(partial(Spectrum.of, both)))
     error, _ = protocol.task.evaluate(Heads(solution.weight, solution.bias), both, targets, chosen.solver)
     # Standardised twice: ((x - m₁)/s₁ - m₂)/s₂ = (x - (m₁ + s₁m₂))/(s₁s₂).
     first = chosen.standardiser.to(both.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -35,17 +36,23 @@ class Heads:
         return Heads(self.weight.to(device), self.bias.to(device))
 
     def evaluate(
-        self, features: Features, targets: Int[Tensor, " n"], losses: Losses, elements: int = _SCORES
+        self,
+        features: Features,
+        targets: Int[Tensor, " n"],
+        losses: Losses,
+        elements: int = _SCORES,
+        unknown: float = math.inf,
     ) -> tuple[Bool[Tensor, "p n"], Float[Tensor, " p"]]:
         """Apply every head to every sample.
 
-        A sample whose class the heads do not know (target -1) is wrong, and its loss is infinite.
+        A sample whose class the heads do not know (target -1) is wrong, and its loss is `unknown`.
 
         Args:
             features: Standardised features.
             targets: Class indices, -1 for a class unknown to the heads.
             losses: The solver's loss.
             elements: Scores computed at a time.
+            unknown: Loss of a sample whose class the heads do not know.
 
         Returns:
             Whether each head is right on each sample, and each head's mean loss, summed in float64.
@@ -58,7 +65,7 @@ class Heads:
             correct[:, rows] = (scores.argmax(2) == truth[:, None]).T
             for i in range(p):
                 loss = losses(scores[:, i], truth.clamp(min=0)).double()
-                total[i] += torch.where(truth < 0, torch.inf, loss).sum()
+                total[i] += torch.where(truth < 0, unknown, loss).sum()
         return correct, total / len(features)
 
     def blocks(self, features: Features, elements: int = _SCORES) -> Iterator[tuple[slice, Float[Tensor, "r p c"]]]:

@@ -41,7 +41,8 @@ def unexplained_interval(
         confidence: Coverage wanted.
 
     Returns:
-        Lower and upper end; NaN for fewer than ten samples.
+        Lower and upper end; NaN for fewer than ten samples, and where no resample has a t: where all errors are the
+        same part of the variance.
     """
     n = len(targets)
     if n < _FEWEST:
@@ -57,8 +58,11 @@ def unexplained_interval(
         found, deviation = _log_unexplained(squares[rows], spread[rows])
         t.append((found.log() - error.log()) / deviation)
     known = torch.cat(t)
+    known = known[known.isfinite()]
+    if not len(known):
+        return math.nan, math.nan
     tail = (1 - confidence) / 2
-    low, high = known[known.isfinite()].quantile(known.new_tensor([tail, 1 - tail])).tolist()
+    low, high = known.quantile(known.new_tensor([tail, 1 - tail])).tolist()
     value, own = float(error[0]), float(log_error[0])
     # Of a target that hardly varies, many a resample is constant: what is left may lie to one side.
     return value * math.exp(-own * max(high, 0.0)), value * math.exp(-own * min(low, 0.0))
@@ -112,8 +116,11 @@ def paired_interval(differences: Float[Tensor, " n"]) -> tuple[float, float, flo
     from scipy.special import stdtrit
 
     n, mean = len(differences), float(differences.mean())
-    half = stdtrit(n - 1, 0.975) * float(differences.std()) / math.sqrt(n) if n > 1 else 0.0
-    return (mean, mean - half, mean + half) if half else (mean, math.nan, math.nan)
+    # Of equal differences a standard deviation is not always 0: their mean is rounded.
+    if bool(differences.max() == differences.min()):
+        return mean, math.nan, math.nan
+    half = stdtrit(n - 1, 0.975) * float(differences.std()) / math.sqrt(n)
+    return mean, mean - half, mean + half
 
 
 def f1_score(predicted: Int[Tensor, " n"], targets: Int[Tensor, " n"], n_classes: int) -> float:

@@ -392,6 +392,11 @@ def probe_layer(
             read = partial(measure, each.head, targets=labels[name].splits[test_set], task=protocol.task)
             found[test_set][name] = with_room(read, made[each.head.way], what=f"{layer.name}, {test_set}")
         by_reducer = read_tests(of_reducers, features, labels["none"], protocol, layer.name)
+        read_on = {
+            name: (features[name][selected.head.way], labels["none"].splits[name], found[name]["none"])
+            for name in tests
+        }
+        metrics, scores = read_scores(selected.head, read_on, recordings, labels["none"], protocol, layer.name)
     except (RuntimeError, ArithmeticError, MemoryError) as error:
         return failed(f"{type(error).__name__}: {error}")
     first = found[tests[0]]
@@ -399,10 +404,6 @@ def probe_layer(
         note = f"selectivity: {seen:.0%} of the test samples are of a type that train has; see control_key"
         first["none"] = replace(first["none"], message="; ".join(filter(None, (first["none"].message, note))))
     seconds = time.perf_counter() - start
-    read_on = {
-        name: (features[name][selected.head.way], labels["none"].splits[name], found[name]["none"]) for name in tests
-    }
-    metrics, scores = read_scores(selected.head, read_on, recordings, labels["none"], protocol, layer.name)
     analyses = {
         "": (by_reducer, ""),
         "selected": (metrics, ""),

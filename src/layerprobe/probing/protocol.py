@@ -188,6 +188,12 @@ class ProbeProtocol:
                 f"`selection` is {self.selection}, which leaving samples out does not give: it gives error and loss. "
                 "Set selection=error or selection=loss, or leave_one_out=false and give a validation split."
             )
+        kinds = sorted({solver.name for solver in self.solvers})
+        if self.selection == "loss" and len(kinds) > 1:
+            raise ValueError(
+                f"`selection` is loss, which is another thing to each of the solvers {', '.join(kinds)}: cross-entropy "
+                "or half a squared error. Set selection=error, or give one kind of solver."
+            )
         if len(self.seeds) > 1 and not any(reducer.is_random for reducer in self.reducers):
             names = ", ".join(reducer.name for reducer in self.reducers)
             raise ValueError(

@@ -213,8 +213,10 @@ def _interval(name: str, value: float, error: float) -> tuple[float, float]:
         return max(value - 1.96 * error, 0.0), value + 1.96 * error
     if not (0 < value < 1 and error > 0):
         return math.nan, math.nan
-    odds, spread = math.log(value / (1 - value)), 1.96 * error / (value * (1 - value))
-    low, high = (1 / (1 + math.exp(-(odds + side * spread))) for side in (-1, 1))
+    from scipy.special import expit, logit
+
+    spread = 1.96 * error / (value * (1 - value))
+    low, high = (float(expit(logit(value) + side * spread)) for side in (-1, 1))
     return low, high
 
 

@@ -93,7 +93,8 @@ class Path:
             errors, losses = tuple(left_out.error.tolist()), tuple(left_out.loss.tolist())
         elif self.validation is None:
             errors = losses = self._of_fitted((0.0,) * len(self.l2))
-        figures = {"error": errors, "loss": self._of_fitted(losses)}.get(self.selection, self._of_fitted(self.figures))
+        own = self.figures if self.validation is not None else errors
+        figures = {"error": errors, "loss": self._of_fitted(losses)}.get(self.selection, self._of_fitted(own))
         return {
             i: (figure, math.inf if math.isnan(loss) else loss, -l2)
             for i, (figure, loss, l2) in enumerate(zip(figures, losses, self.l2, strict=True))

@@ -174,10 +174,15 @@ def test_weights_that_cannot_be_are_refused(given: object, message: str) -> None
 
 def test_a_class_that_train_does_not_have_is_named() -> None:
     task = Classification(class_weight={7: 2.0})
-    x, y = PROBLEMS["newton, two classes"]
-    labels = task.labels({"train": y + 3, "test": y + 3})
+    _, y = PROBLEMS["newton, two classes"]
     with pytest.raises(ValueError, match=r"class 7, which train does not have\. Its classes: 3, 4"):
-        task.fit(Logistic(), x, y, labels, L2, lambda: pytest.fail("no spectrum is needed"))
+        task.labels({"train": y + 3, "test": y + 3})
+
+
+def test_weights_of_labels_are_those_of_having_one_or_not() -> None:
+    assert MultiLabel(class_weight={0: 1.0, 1: 5.0}).class_weight == {0: 1.0, 1: 5.0}
+    with pytest.raises(ValueError, match="multi_label names 2"):
+        MultiLabel(class_weight={0: 1.0, 2: 5.0})
 
 
 def test_a_stream_has_no_class_weights() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import ClassVar, final
 
 import torch
@@ -43,7 +43,7 @@ class Erased(AbstractAnalysis):
         eraser = fit_eraser(layer.train, targets)
         train = erased(layer.train, eraser)
         l2 = torch.tensor(layer.l2, dtype=torch.float64)
-        spectrum = partial(Spectrum.of, train)
+        spectrum = cache(partial(Spectrum.of, train))
         solution = task.fit(solver, train, targets, layer.labels, l2, spectrum)
         validation = None
         if layer.val is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import ClassVar, final
 
 import numpy as np
@@ -68,7 +68,7 @@ class Stability(AbstractAnalysis):
         features = picked_rows(layer.train, half)
         targets = layer.labels.splits["train"][half].to(features.device)
         l2 = torch.tensor(layer.head.l2, dtype=torch.float64)
-        spectrum = partial(Spectrum.of, features)
+        spectrum = cache(partial(Spectrum.of, features))
         solution = layer.task.fit(layer.head.solver, features, targets, layer.labels, l2, spectrum)
         return head_directions(solution.weight[0], layer)
 

@@ -64,8 +64,14 @@ class Classification(AbstractScoredTask):
         return class_indices(targets, split)
 
     def labels(self, targets: Mapping[Split, Shaped[Tensor, "n ..."]]) -> Labels:
-        """Number the training classes; see `Labels.of`."""
-        return Labels.of(targets)
+        """Number the training classes; see `Labels.of`.
+
+        Raises:
+            ValueError: Where train holds one class only, or not one that `class_weight` names.
+        """
+        labels = Labels.of(targets)
+        class_weights(self.class_weight, labels.splits["train"], labels.outputs)
+        return labels
 
     def n_classes(self, labels: Labels) -> int:
         """See `AbstractTask.n_classes`."""
@@ -98,9 +104,13 @@ class Classification(AbstractScoredTask):
         targets: Shaped[Tensor, "n ..."],
         solver: AbstractSolver,
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
-        """See `AbstractTask.evaluate`; a class that train does not have counts as wrong, with an infinite loss."""
-        correct, loss = heads.evaluate(features, targets, solver.losses)
-        return 1 - correct.double().mean(1), loss
+        """See `AbstractTask.evaluate`; a class that train does not have counts as wrong, and the loss leaves it out.
+
+        The loss is NaN where no class is known. In `measure` it is infinite where one class is not.
+        """
+        correct, loss = heads.evaluate(features, targets, solver.losses, unknown=0.0)
+        known = int((targets >= 0).sum())
+        return 1 - correct.double().mean(1), loss * (len(targets) / known if known else math.nan)
 
     def measure(
         self,

@@ -60,8 +60,17 @@ class MultiLabel(AbstractScoredTask):
     )
 
     def __post_init__(self) -> None:
-        """Refuse weights that cannot be."""
+        """Refuse weights that cannot be.
+
+        Raises:
+            ValueError: Naming what is wrong.
+        """
         check_class_weight(self.class_weight)
+        if isinstance(self.class_weight, Mapping) and (other := sorted(set(self.class_weight) - {0, 1})):
+            raise ValueError(
+                f"`class_weight` of the task multi_label names {other[0]}. Give a weight for samples that do not have "
+                "a label (0), and for those that have it (1): {0: 1.0, 1: 5.0}."
+            )
 
     def check(self, solver: AbstractSolver) -> None:
         """Take every solver."""
