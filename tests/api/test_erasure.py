@@ -16,7 +16,6 @@ import layerprobe
 from layerprobe.api.head import ProbeHead
 from layerprobe.probing import erasers
 
-pytest.importorskip("concept_erasure")
 Pairs = dict[str, tuple[Tensor, Tensor]]
 
 

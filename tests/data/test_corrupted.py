@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
@@ -105,3 +106,35 @@ def test_what_is_no_image_is_refused() -> None:
     module = CorruptedDataModule(DigitsDataModule(), Noise())
     with pytest.raises(TypeError, match="no DataLoader over a data set with a length"):
         module._corrupted("test", [1, 2])
+
+
+def test_a_loader_that_lightning_makes_again_has_the_corrupted_images() -> None:
+    class Images(pl.LightningDataModule):
+        def train_dataloader(self) -> DataLoader[Any]:
+            data = TensorDataset(images(), torch.arange(6))
+            return pl.LightningDataModule.from_datasets(data, batch_size=2).train_dataloader()
+
+        val_dataloader = train_dataloader
+
+    seen: list[bool] = []
+
+    class Network(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(()))
+
+        def training_step(self, batch: Any) -> Tensor:
+            clean = images()[batch[1]]
+            seen.append(bool(torch.equal(batch[0], clean)))
+            return batch[0].sum() * self.scale
+
+        def validation_step(self, batch: Any) -> None:
+            """Look at nothing."""
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), 1e-6)
+
+    options: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(max_epochs=1, overfit_batches=1, enable_model_summary=False, **options)
+    trainer.fit(Network(), datamodule=CorruptedDataModule(Images(), Noise(3), 0))
+    assert seen == [False]

@@ -90,6 +90,9 @@ def test_one_revision_takes_the_place_of_all_wherever_it_is_used(folder: Path) -
     ("revision", "message"),
     [
         ("[step0,main]", r"'main' has no step in its name.*model\.revision=\{main: 143000\}"),
+        ("[9e2a0d7]", "'9e2a0d7' has no step"),
+        ("[v1.0]", "'v1.0' has no step"),
+        ("[1.4b-143k]", "'1.4b-143k' has no step"),
         ("{main: last}", "'main' has the step 'last'"),
         ("[step0,step0]", "give each revision once"),
         ("[]", "give each revision once"),

@@ -13,7 +13,14 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import (
+    CLIPConfig,
+    CLIPForImageClassification,
+    CLIPModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
 
 from helpers.command import ROOT
 from layerprobe.config import register
@@ -30,7 +37,10 @@ IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vit")
-    ViTForImageClassification(ViTConfig(**SMALL, image_size=32, patch_size=8, num_labels=5)).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(7)  # another than that of random weights
+        network = ViTForImageClassification(ViTConfig(**SMALL, image_size=32, patch_size=8, num_labels=5))
+    network.save_pretrained(folder)
     mean, deviation = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
     size = {"height": 32, "width": 32}
     ViTImageProcessor(size=size, image_mean=mean, image_std=deviation).save_pretrained(folder)
@@ -55,6 +65,14 @@ def test_of_images_and_texts_it_is_the_part_for_images(tmp_path: Path) -> None:
     with torch.no_grad():
         found = vision_model(str(tmp_path), head=False).eval()(IMAGES).last_hidden_state
         assert torch.equal(found, model.vision_model(IMAGES).last_hidden_state)
+
+
+def test_a_classifier_of_images_and_texts_keeps_its_classes(tmp_path: Path) -> None:
+    config = CLIPConfig(vision_config=SMALL | {"image_size": 32, "patch_size": 8}, num_labels=3)
+    model = CLIPForImageClassification(config).eval()
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(vision_model(str(tmp_path)).eval()(IMAGES), model(IMAGES).logits)
 
 
 def test_the_transform_is_that_of_the_image_processor(vit: Path, tmp_path: Path) -> None:

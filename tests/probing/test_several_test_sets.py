@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import layerprobe
 from layerprobe.api.results import ProbeResults
 from layerprobe.probing.cost.plan import make_plan
+from layerprobe.probing.data_adapters import sources_of
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.ridge import Ridge
@@ -221,3 +222,10 @@ def test_values_that_are_not_finite_name_the_test_set() -> None:
     assert set(found["status"]) == {"failed"}
     assert "first in few sample 4" in found["message"][0]
     assert found.test_sets == ()
+
+
+def test_words_of_a_test_set_need_those_of_train() -> None:
+    x, y = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2
+    train = DataLoader(TensorDataset(x, y), 5)
+    with pytest.raises(TypeError, match=r"are words \(ant, zebra, …\), and nothing says which class each is"):
+        sources_of({"train": train, "test": train}, tests={"more": (x, ["zebra", "ant"] * 10)})

@@ -40,6 +40,6 @@ def test_a_sweep_ends_in_one_picture_and_one_table(shared: Path, tmp_path: Path)
     assert len(pd.read_csv(sweep / "concept_depth.csv")) == 4
     assert (sweep / "concept_depth.png").stat().st_size > 10_000
     results = pd.read_parquet(sweep / "0" / "probes" / "results.parquet")
-    assert set(results["checkpoint"]) == {"bag_of_words", "pretrained"}
+    assert set(results["checkpoint"]) == {"bag_of_words", "text_length", "pretrained"}
     assert results["reducer"].tolist() == ["flatten", "mean_token", "mean_token"]
     assert "acc / AUC / F1 by depth" in said

@@ -64,7 +64,10 @@ def test_networks_of_others(model: dict, name: str) -> None:
     [
         ({"_target_": "layerprobe.encoder", "name": "x"}, {"weights": "random"}),
         ({"_target_": "torchvision.models.resnet18", "weights": "DEFAULT"}, {"weights": None}),
-        ({"_target_": "timm.create_model", "model_name": "x", "pretrained": True}, {"pretrained": False}),
+        (
+            {"_target_": "timm.create_model", "model_name": "x", "pretrained": True},
+            {"pretrained": False, "checkpoint_path": None},
+        ),
         ({"_target_": "layerprobe.encoder", "name": "x", "weights": "random"}, {}),
         (FOREIGN, {}),
     ],
@@ -74,6 +77,11 @@ def test_the_same_network_with_random_weights(model: dict, random: dict) -> None
     assert found == model | random
     outer = {"_target_": "layerprobe.models.classifier.Classifier", "network": model}
     assert with_random_weights(outer, get_object) == outer | {"network": found}
+
+
+def test_what_a_checkpoint_or_a_builder_would_say_otherwise_is_said() -> None:
+    model = {"_target_": "torchvision.models.get_model", "name": "fcn_resnet50"}
+    assert with_random_weights(model, get_object) == model | {"weights": None, "weights_backbone": None}
 
 
 def test_a_network_that_brings_its_weights_along_has_no_untrained_one() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -111,6 +110,14 @@ class CorruptedDataModule(pl.LightningDataModule):
                 f"The {split} split of {type(self.clean).__name__} is no DataLoader over a data set with a length, "
                 "which its images could be looked up in. Give one."
             )
-        found = copy.copy(loader)
-        vars(found)["dataset"] = CorruptedDataset(loader.dataset, self.corruption, [self.seed, SPLITS.index(split)])
-        return found
+        corrupted = CorruptedDataset(loader.dataset, self.corruption, [self.seed, SPLITS.index(split)])
+        # Made anew and not copied: a copy carries along the arguments from which Lightning makes loaders again.
+        kept = (
+            "num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "multiprocessing_context",
+            "generator", "persistent_workers", "prefetch_factor",
+        )  # fmt: skip
+        options = {name: getattr(loader, name) for name in kept}
+        if loader.batch_size is None:
+            return DataLoader(corrupted, batch_sampler=loader.batch_sampler, **options)
+        batches = {name: getattr(loader, name) for name in ("batch_size", "sampler", "drop_last")}
+        return DataLoader(corrupted, **batches, **options)

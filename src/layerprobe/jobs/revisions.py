@@ -57,7 +57,7 @@ def with_revision(cfg: DictConfig, info: CheckpointInfo) -> DictConfig:
 
 
 def _step(name: str, given: Any) -> int:
-    parsed = re.findall(r"step\D?(\d+)", name) or re.findall(r"\d+", name)
+    parsed = re.findall(r"step\D?(\d+)", name) or re.findall(r"^(?:[a-z]+[-_]?)?(\d+)$", name, re.IGNORECASE)
     step = given if given is not None else (int(parsed[-1]) if parsed else None)
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
         raise ValueError(

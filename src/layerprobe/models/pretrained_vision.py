@@ -14,17 +14,18 @@ from layerprobe.models.pretrained import from_the_hub
 class VisionModel(nn.Module):
     """A network of the package `transformers`, called with a batch of images.
 
-    Of a network for images and texts, such as CLIP, it is the part for images.
+    Of a network for images and texts, such as CLIP, it is the part for images, unless that has class scores of its own.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, whole: bool = False) -> None:
         """Take the network.
 
         Args:
             model: A `PreTrainedModel`.
+            whole: Whether all of it is called with images, as a classifier is.
         """
         super().__init__()
-        part = getattr(model, "vision_model", None)
+        part = None if whole else getattr(model, "vision_model", None)
         self.model: nn.Module = model if part is None else part
 
     def forward(self, images: Float[Tensor, "n channels height width"]) -> Any:
@@ -65,4 +66,4 @@ def vision_model(
     """
     auto = "AutoModelForImageClassification" if head else "AutoModel"
     network = from_the_hub(auto, name, revision, dtype, weights, device_map, seed, trust_remote_code)
-    return VisionModel(network).train()
+    return VisionModel(network, whole=head).train()

@@ -117,7 +117,13 @@ def class_words(data: Any, tests: Mapping[str, Any] | None = None) -> list[str] 
         tests: As for `sources_of`.
     """
     splits = _by_name(data if isinstance(data, Mapping) else {"train": data}, tests)
-    return _words({split: given for split, given in splits.items() if _is_pair(given)})
+    words = _words({split: given for split, given in splits.items() if _is_pair(given)})
+    if words is not None and not _is_pair(splits.get("train")):
+        raise TypeError(
+            f"The targets of a test set are words ({', '.join(words[:3])}, …), and nothing says which class each is. "
+            "Give class indices, numbered as those of train."
+        )
+    return words
 
 
 def as_targets(given: Any) -> Any:

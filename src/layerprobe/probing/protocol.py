@@ -251,7 +251,8 @@ class ProbeProtocol:
         """The same sweep for data whose inputs are features already, all of them used."""
         return replace(
             self, layers="*", exclude=(), granularity="ops", reducers=(Flatten(),),
-            inputs=inputs_of, targets=targets_of, mask=None, each_reducer=False,
+            inputs=inputs_of, targets=targets_of, mask=None, each_reducer=False, control_key=None, sample_ids=None,
+            controls=tuple(name for name in self.controls if name != "control_task" or self.control_key is None),
         )  # fmt: skip
 
     def l2_values(self, n_train: int, n_classes: int) -> tuple[float, ...]:

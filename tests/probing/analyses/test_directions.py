@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import concept_erasure
 import numpy as np
 import pandas as pd
 import pytest
@@ -125,7 +126,6 @@ def test_halves_of_features_on_disk_are_read_in_blocks(layer_data: Any, monkeypa
 
 
 def test_the_eraser_is_that_of_the_theorem() -> None:
-    package = pytest.importorskip("concept_erasure")
     x, y = made(3)["train"]
     eraser = fit_eraser(x, y)
     wide = x.double().numpy() - x.double().numpy().mean(0)
@@ -135,7 +135,7 @@ def test_the_eraser_is_that_of_the_theorem() -> None:
     u = np.linalg.svd(whiten @ wide.T @ z)[0][:, :2]
     np.testing.assert_allclose(eraser.P.numpy(), np.eye(12) - colour @ u @ u.T @ whiten, atol=1e-8)
     exact = {"shrinkage": False, "constrain_cov_trace": False, "svd_tol": 1e-8}
-    own = package.LeaceEraser.fit(x.double(), torch.eye(3, dtype=torch.float64)[y], **exact)
+    own = concept_erasure.LeaceEraser.fit(x.double(), torch.eye(3, dtype=torch.float64)[y], **exact)
     torch.testing.assert_close(eraser.P, own.P)
     left = eraser(x.double()).numpy()
     assert np.abs((left - left.mean(0)).T @ z).max() < 1e-8 * np.abs(wide.T @ z).max()
@@ -148,7 +148,6 @@ def test_the_eraser_is_that_of_the_theorem() -> None:
 
 @pytest.mark.parametrize("several", [False, True])
 def test_weights_of_classes_do_not_tie_what_is_erased(several: bool) -> None:
-    pytest.importorskip("concept_erasure")
     data = made(3)
     if several:
         data = {split: (x, torch.stack([y == 0, y != 1], 1).long()) for split, (x, y) in data.items()}
@@ -159,7 +158,6 @@ def test_weights_of_classes_do_not_tie_what_is_erased(several: bool) -> None:
 
 @pytest.mark.parametrize("wide", [False, True])
 def test_erased_features_leave_the_majority(wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("concept_erasure")
     data = made(3, d=400 if wide else 12)  # more features than samples, too
     results, found = asked(data, "erased")
     assert found.loc["error", "value"] == results["majority_error"][0]
@@ -171,7 +169,6 @@ def test_erased_features_leave_the_majority(wide: bool, monkeypatch: pytest.Monk
 
 
 def test_erased_numbers_are_not_explained_at_all() -> None:
-    pytest.importorskip("concept_erasure")
     data = {split: (x, x[:, :2] @ torch.tensor([[1.0, 0.5], [2.0, 1.0]])) for split, (x, _) in made(2).items()}
     results, found = asked(data, "erased", task="regression", solver="ridge")
     assert results["test_error"][0] < 0.01
