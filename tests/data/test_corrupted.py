@@ -108,6 +108,7 @@ def test_what_is_no_image_is_refused() -> None:
         module._corrupted("test", [1, 2])
 
 
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
 def test_a_loader_that_lightning_makes_again_has_the_corrupted_images() -> None:
     class Images(pl.LightningDataModule):
         def train_dataloader(self) -> DataLoader[Any]:

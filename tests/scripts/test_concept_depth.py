@@ -41,5 +41,5 @@ def test_a_sweep_ends_in_one_picture_and_one_table(shared: Path, tmp_path: Path)
     assert (sweep / "concept_depth.png").stat().st_size > 10_000
     results = pd.read_parquet(sweep / "0" / "probes" / "results.parquet")
     assert set(results["checkpoint"]) == {"bag_of_words", "text_length", "pretrained"}
-    assert results["reducer"].tolist() == ["flatten", "mean_token", "mean_token"]
+    assert results["reducer"].tolist() == ["flatten", "flatten", "mean_token", "mean_token"]
     assert "acc / AUC / F1 by depth" in said
