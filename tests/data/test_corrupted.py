@@ -112,8 +112,7 @@ def test_what_is_no_image_is_refused() -> None:
 def test_a_loader_that_lightning_makes_again_has_the_corrupted_images() -> None:
     class Images(pl.LightningDataModule):
         def train_dataloader(self) -> DataLoader[Any]:
-            data = TensorDataset(images(), torch.arange(6))
-            return pl.LightningDataModule.from_datasets(data, batch_size=2).train_dataloader()
+            return DataLoader(TensorDataset(images(), torch.arange(6)), batch_size=2)
 
         val_dataloader = train_dataloader
 
