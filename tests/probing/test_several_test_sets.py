@@ -229,3 +229,10 @@ def test_words_of_a_test_set_need_those_of_train() -> None:
     train = DataLoader(TensorDataset(x, y), 5)
     with pytest.raises(TypeError, match=r"are words \(ant, zebra, …\), and nothing says which class each is"):
         sources_of({"train": train, "test": train}, tests={"more": (x, ["zebra", "ant"] * 10)})
+
+
+def test_a_test_set_that_is_called_like_an_analysis_is_refused() -> None:
+    x, y = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2
+    data = {"train": (x, y), "val": (x, y), "test": {"test": (x, y), "nearest_mean": (x, y)}}
+    with pytest.raises(ValueError, match="'nearest_mean' is a test set and an analysis"):
+        layerprobe.probe(nn.Identity(), data, analyses="nearest_mean")

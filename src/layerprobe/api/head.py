@@ -17,7 +17,7 @@ from layerprobe.head_directions import directions, in_own_units
 from layerprobe.named_classes import named_classes
 from layerprobe.probing.capture.pytree import tensors
 from layerprobe.probing.capture.replacement import replaced
-from layerprobe.probing.capture.token_axes import attention_masks
+from layerprobe.probing.capture.token_axes import attention_masks, span_masks
 from layerprobe.probing.erasers import erased_activation, fit_eraser
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
@@ -234,7 +234,8 @@ class ProbeHead:
         reduction = fitted_reduction(layer.shape, self.record, self._recipe)
 
         def change(activation: Tensor, given: Mapping[str, Any]) -> Tensor:
-            masks = {name: mask != 0 for name, mask in attention_masks(given).items()} if reduction.axes else {}
+            masks = {name: mask != 0 for name, mask in attention_masks(given).items()} | span_masks(given)
+            masks = masks if reduction.axes else {}
             with torch.autocast(activation.device.type, enabled=False):
                 return erased_activation(activation, reduction, eraser, masks)
 

@@ -92,6 +92,10 @@ def probe_checkpoint(
         ValueError: Where a split is missing or empty, train has nothing to learn, or a pattern matches no layer.
     """
     check_splits(data, needs_val=protocol.needs_val)
+    if len(tests := test_sets(data)) > 1 and (both := set(tests) & {analysis.name for analysis in protocol.analyses}):
+        raise ValueError(
+            f"{min(both)!r} is a test set and an analysis, whose figures go by the same name. Rename the test set."
+        )
     info = checkpoint or CheckpointInfo()
     with ExitStack() as until_fitted:
         with freeze(network, context=context) as frozen:

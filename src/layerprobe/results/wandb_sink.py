@@ -202,4 +202,4 @@ def _plain_rows(frame: pd.DataFrame) -> list[Iterable[Any]]:
 
 def _files(directory: Path) -> list[Path]:
     found = (file for file in directory.rglob("*") if file.suffix in _KEPT and not file.name.startswith("."))
-    return sorted(file for file in found if file.relative_to(directory).parts[0] != "parts")
+    return sorted(file for file in found if file.relative_to(directory).parts[0] not in ("parts", "scores"))

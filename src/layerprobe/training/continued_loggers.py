@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import re
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -234,8 +235,8 @@ class ProbeLog:
         for logger in self._others:
             if points := layer_metrics(frame, metrics):
                 if isinstance(logger, MLFlowLogger):
-                    # MLflow takes no "#": a second call of a layer is written `name-1`, which no module is called.
-                    points = {key.replace("#", "-"): value for key, value in points.items()}
+                    # MLflow takes no "#": a second call of a layer is written `name-1`, as no module is called.
+                    points = {re.sub(r"[^\w.\- :/]", "-", key, flags=re.ASCII): value for key, value in points.items()}
                 logger.log_metrics(points, step=int(frame["step"].iloc[0]))
 
     def finish(self, store: ProbeStore) -> None:
