@@ -69,6 +69,7 @@ def test_networks_of_others(model: dict, name: str) -> None:
             {"pretrained": False, "checkpoint_path": None},
         ),
         ({"_target_": "layerprobe.encoder", "name": "x", "weights": "random"}, {}),
+        ({"_target_": "timm.create_model", "_args_": ["x", False]}, {}),
         (FOREIGN, {}),
     ],
 )

@@ -117,6 +117,8 @@ class CorruptedDataModule(pl.LightningDataModule):
             "generator", "persistent_workers", "prefetch_factor",
         )  # fmt: skip
         options = {name: getattr(loader, name) for name in kept}
+        if loader.batch_size is None and loader.batch_sampler is None:
+            return DataLoader(corrupted, batch_size=None, sampler=loader.sampler, **options)
         if loader.batch_size is None:
             return DataLoader(corrupted, batch_sampler=loader.batch_sampler, **options)
         batches = {name: getattr(loader, name) for name in ("batch_size", "sampler", "drop_last")}

@@ -194,7 +194,8 @@ def _random(node: Any, located: Callable[[str], Any]) -> Any:
         for name, value in _said(node, located).items():
             # Said also where the default says none: a checkpoint's own arguments may say otherwise.
             none = False if isinstance(value, bool) else "random" if ours else None
-            found[name] = value if _is_none(value) else none
+            if not _is_none(value) or "_args_" not in node:  # which may hold it already
+                found[name] = value if _is_none(value) else none
         if node["_target_"] == "torchvision.models.get_model":  # its builders have defaults of their own
             with suppress(Exception):  # a name that is not known is an error of building, which says so
                 builder = located("torchvision.models.get_model_builder")(node["name"])
