@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import altair as alt
 import numpy as np
@@ -112,9 +112,7 @@ def position_map(
     Raises:
         ValueError: If there are no errors by position.
     """
-    source: Any = Run.read(Path(results).expanduser()) if isinstance(results, str | Path) else results
-    rows, metrics = (source.results, source.metrics()) if isinstance(source, Run) else (_frame(source), source.metrics)
-    return position_map_chart.position_map(rows, metrics, checkpoint, test_set)
+    return position_map_chart.position_map(*_with_metrics(results), checkpoint, test_set)
 
 
 def information_curve(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -39,7 +39,7 @@ from layerprobe.results.reader import Run
 
 log = logging.getLogger("layerprobe")
 
-Charts: TypeAlias = Mapping[str, Callable[[], AnyChart | None]]
+Makers: TypeAlias = Mapping[str, Callable[[], AnyChart | None]]
 """What draws each chart, by its name; nothing where there is nothing to draw."""
 
 _MOST_CLASSES = 100
@@ -72,29 +72,42 @@ def write_figures(
         ReferenceCurveError: If the published curve of the view cannot be read.
     """
     view = view or DepthView()
-    charts: dict[str, Callable[[], AnyChart | None]] = {}
+    made: dict[str, Callable[[], AnyChart | None]] = {}
     if without_baselines(results)["test_error"].notna().any():
-        charts["depth_curve"] = lambda: depth_curve(results, view.error, view.reference, metrics)
-        charts["heat_map"] = lambda: heat_map(results)
+        made["depth_curve"] = lambda: depth_curve(results, view.error, view.reference, metrics)
+        made["heat_map"] = lambda: heat_map(results)
         if metrics is not None and metrics["metric"].eq(DIFFERENCE).any():
-            charts["beyond_linear"] = lambda: beyond_linear(results, metrics)
+            made["beyond_linear"] = lambda: beyond_linear(results, metrics)
     if path["val_error"].notna().any():
-        charts["path_curve"] = lambda: path_curve(path)
-    return _written(charts, directory)
+        made["path_curve"] = lambda: path_curve(path)
+    return _saved(_drawn(made), directory)
 
 
-def _written(charts: Charts, directory: Path) -> list[Path]:
-    """Draw and save charts; one that cannot be drawn takes neither the others nor the run with it."""
+@contextmanager
+def _by_itself(name: str) -> Iterator[None]:
+    """Let a chart that cannot be drawn take neither the others nor the run with it."""
+    try:
+        yield
+    except (OSError, ReferenceCurveError):
+        raise
+    except Exception as error:  # whatever it is, the results of a finished run are there
+        log.warning("%s was not drawn: %s: %s", name, type(error).__name__, (str(error).splitlines() or [""])[0])
+
+
+def _drawn(made: Makers) -> dict[str, AnyChart]:
+    charts: dict[str, AnyChart] = {}
+    for name, draw in made.items():
+        with _by_itself(name):
+            if (chart := draw()) is not None:
+                charts[name] = chart
+    return charts
+
+
+def _saved(charts: Mapping[str, AnyChart], directory: Path) -> list[Path]:
     files: list[Path] = []
-    for name, draw in charts.items():
-        try:
-            chart = draw()
-            files += [] if chart is None else save(chart, Path(directory) / name)
-        except (OSError, ReferenceCurveError):
-            raise
-        except Exception as error:  # whatever it is, the results of a finished run are there
-            reason = (str(error).splitlines() or [""])[0]
-            log.warning("%s was not drawn: %s: %s", Path(directory) / name, type(error).__name__, reason)
+    for name, chart in charts.items():
+        with _by_itself(name):
+            files += save(chart, Path(directory) / name)
     return files
 
 
@@ -118,28 +131,27 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
     """
     metrics = run.metrics()
     files = write_figures(run.results, run.path(), directory, view, metrics)
-    charts = angle_maps(run) | confusion_charts(run) | analysis_charts(run)
+    made: dict[str, Callable[[], AnyChart | None]] = {}
     if has_positions(metrics):
-        charts["position_map"] = lambda: position_map(run.results, metrics)
-    charts["test_sets"] = lambda: None if (lines := test_set_lines(run)) is None else depth_curve(lines)
-    files += _written(charts, directory)
+        made["position_map"] = lambda: position_map(run.results, metrics)
+    made["test_sets"] = lambda: None if (lines := test_set_lines(run)) is None else depth_curve(lines)
     kept = {name: few_checkpoints(frame) for name, frame in run.plane_frames().items()}
     if "surface" in kept and "points" in kept:
-        files += save(decision_surface(kept["surface"], kept["points"]), Path(directory) / "surface")
+        made["surface"] = lambda: decision_surface(kept["surface"], kept["points"])
     if "hidden" in kept:
-        frame, lines = project(kept["hidden"], run.head)
-        files += save(hidden_plane(frame, lines), Path(directory) / "hidden")
-    return files
+        made["hidden"] = lambda: hidden_plane(*project(kept["hidden"], run.head))
+    charts = angle_maps(run) | confusion_charts(run) | analysis_charts(run) | _drawn(made)
+    return [*files, *_saved(charts, directory)]
 
 
-def confusion_charts(run: Run) -> dict[str, Callable[[], AnyChart | None]]:
+def confusion_charts(run: Run) -> dict[str, AnyChart]:
     """Draw `confusion` at the layer of the last checkpoint that validation prefers, where its scores are kept.
 
     Args:
         run: The run.
 
     Returns:
-        What draws the chart, by its name; none without scores of classes, or of more than 100 of them.
+        The chart by its name; none without scores of classes, or of more than 100 of them.
         `plot_confusion` of `layerprobe.load` draws that of any layer.
     """
     last, best = last_checkpoint(run.results, run.unmerged), best_layer(run.results, run.unmerged).layer
@@ -150,22 +162,22 @@ def confusion_charts(run: Run) -> dict[str, Callable[[], AnyChart | None]]:
             return confusion_chart(confusion(run.scores(last, best)), f"Answers at {best}, {last}")
         return None
 
-    return {"confusion": draw} if len(rows) and rows["n_classes"].max() <= _MOST_CLASSES else {}
+    return _drawn({"confusion": draw}) if len(rows) and rows["n_classes"].max() <= _MOST_CLASSES else {}
 
 
-def angle_maps(run: Run) -> dict[str, Callable[[], AnyChart | None]]:
+def angle_maps(run: Run) -> dict[str, AnyChart]:
     """Draw how heads turn: `angles_layers` at the last checkpoint, `angles_checkpoints` at its best layer.
 
     Args:
         run: The run.
 
     Returns:
-        What draws the charts, by name, where there are heads to compare. Of more than 100 classes, or of many wide
+        The charts by name, where there are heads to compare. Of more than 100 classes, or of many wide
         layers, none, since every pair of heads takes a singular value decomposition; `layerprobe.angle_map` draws
         these, too.
     """
     rows = run.results
-    charts: dict[str, Callable[[], AnyChart | None]] = {}
+    made: dict[str, Callable[[], AnyChart | None]] = {}
     last, best = last_checkpoint(rows, run.unmerged), best_layer(rows, run.unmerged).layer
 
     def draw(some: pd.DataFrame, over: Over) -> AnyChart | None:
@@ -181,18 +193,18 @@ def angle_maps(run: Run) -> dict[str, Callable[[], AnyChart | None]]:
         if len(some) > 1 and some["n_classes"].max() <= _MOST_CLASSES:
             products = len(some) ** 2 * float(some["n_classes"].max()) ** 2 * float(some["n_features"].max())
             if products <= _MOST_PRODUCTS:
-                charts[name] = partial(draw, some, over)
-    return charts
+                made[name] = partial(draw, some, over)
+    return _drawn(made)
 
 
-def analysis_charts(run: Run) -> dict[str, Callable[[], AnyChart | None]]:
+def analysis_charts(run: Run) -> dict[str, AnyChart]:
     """Draw what analyses came to: `v_information`, `compression`, `few_shot`, `direction_curve`, `erasure_curve`.
 
     Args:
         run: The run.
 
     Returns:
-        What draws the charts, by name; of an analysis that was not made there is none.
+        The charts by name; of an analysis that was not made there is none.
     """
     results, metrics = run.results, run.metrics()
     known = set(metrics.loc[metrics["value"].notna(), "head"])
@@ -203,4 +215,4 @@ def analysis_charts(run: Run) -> dict[str, Callable[[], AnyChart | None]]:
         "direction_curve": ({"mean_difference", "stability"}, lambda: direction_curve(results, metrics)),
         "erasure_curve": ({"erased"}, lambda: erasure_curve(results, metrics)),
     }
-    return {name: draw for name, (analyses, draw) in made.items() if analyses & known}
+    return _drawn({name: draw for name, (analyses, draw) in made.items() if analyses & known})
