@@ -27,7 +27,7 @@ features *words:
 
 # Run the tests but the slow ones; pytest's own words follow
 test *words:
-    uv run pytest -m "not slow and not long" "$@"
+    uv run pytest "$@"
 
 # Format, lint, check types and imports
 check:

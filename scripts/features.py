@@ -48,22 +48,33 @@ class Arguments:
 
 def main() -> None:
     cfg = read_arguments(Arguments, EXAMPLES)
-    from layerprobe.formatting import n_bytes, size_text
+    from layerprobe.formatting import count_text, n_bytes, size_text
+
+    try:
+        before = time.time() - seconds(cfg.unused) if cfg.unused else 0.0
+        leave = math.inf if cfg.left is None else n_bytes(cfg.left)
+        if math.isnan(leave):
+            raise ValueError(f"left={cfg.left} is no size. Give bytes, or a size such as 500MB or 50GB.")
+    except ValueError as error:
+        raise SystemExit(f"{name()}: {error}") from None
+    if not Path(cfg.keep).is_dir():
+        print(f"There is no folder {cfg.keep}. Probes with probe.keep={cfg.keep} make it; to look at another: keep=DIR")
+        return
     from layerprobe.probing.features.feature_store import FeatureStore, StoreError
     from layerprobe.report.tables.feature_store_table import feature_table
 
     try:
         store = FeatureStore(Path(cfg.keep))
         entries = [entry for entry in store.entries() if entry.network.startswith(cfg.network)]
-        before = time.time() - seconds(cfg.unused) if cfg.unused else 0.0
-        leave = math.inf if cfg.left is None else n_bytes(cfg.left)
-        if math.isnan(leave):
-            raise ValueError(f"left={cfg.left} is no size. Give bytes, or a size such as 500MB or 50GB.")
+        if not entries:
+            which = f" of a network whose hash begins with {cfg.network}" if cfg.network else ""
+            print(f"Nothing{which} is kept in {cfg.keep}.")
+            return
         gone = leaving(entries, before, leave)
         if gone:
             store.remove(gone)
-            print(f"Removed {size_text(sum(entry.size for entry in gone))} in {len(gone)} files.")
-    except (StoreError, OSError, ValueError) as error:
+            print(f"Removed {size_text(sum(entry.size for entry in gone))} in {count_text(len(gone), 'file')}.")
+    except (StoreError, OSError) as error:
         raise SystemExit(f"{name()}: {error}") from None
     Console().print(feature_table(cfg.keep, [entry for entry in entries if entry not in gone]))
 

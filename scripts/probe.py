@@ -10,17 +10,24 @@ from omegaconf import DictConfig
 
 from layerprobe.config import as_typed, register
 from layerprobe.jobs.entry_point import run_script
-from layerprobe.jobs.lifecycle import run_job
+from layerprobe.jobs.lifecycle import Expected, Work, checked, run_job
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="probe")
 def main(cfg: DictConfig) -> float:
-    from layerprobe.jobs.probe import EXPECTED, plan, probe
-
     if cfg.plan:
+        checked(cfg, whole=False)
+        from layerprobe.jobs.probe import plan
+
         plan(cfg)
         return math.nan
-    return run_job(cfg, probe, EXPECTED, goes_on=True)
+    return run_job(cfg, work, goes_on=True)
+
+
+def work() -> tuple[Work, Expected]:
+    from layerprobe.jobs.probe import EXPECTED, probe
+
+    return probe, EXPECTED
 
 
 if __name__ == "__main__":

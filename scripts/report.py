@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from layerprobe.formatting import count_text
 from layerprobe.jobs.plain_arguments import read_arguments
 from layerprobe.jobs.program import name, to_install
 
@@ -62,9 +63,14 @@ class Arguments:
 
 def main() -> None:
     cfg = read_arguments(Arguments, EXAMPLES)
+    from layerprobe.files.atomic import check_writable
     from layerprobe.report.follow import follow
     from layerprobe.report.run_comparison import ReportError
 
+    try:
+        check_writable(Path(cfg.out))
+    except OSError as error:
+        raise SystemExit(f"{NAME}: out={cfg.out} cannot be written: {error.strerror}. Give a file elsewhere") from None
     roots = cfg.runs if isinstance(cfg.runs, list) else [cfg.runs]
     try:
         for _ in follow(roots, float(cfg.interval)):
@@ -72,8 +78,7 @@ def main() -> None:
             n = going_on(cfg, comparison)
             if n == 0:
                 break
-            runs = f"{n} run{'s' if n != 1 else ''}"
-            console.print(f"{time.strftime('%H:%M:%S')} {runs} going on; Ctrl-C stops watching")
+            console.print(f"{time.strftime('%H:%M:%S')} {count_text(n, 'run')} going on; Ctrl-C stops watching")
         if cfg.wandb:
             for address in upload(cfg, comparison):
                 console.print(address)

@@ -12,13 +12,13 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from layerprobe.files.mirrored_file import DamagedFileError
 from layerprobe.formatting import nearest
 from layerprobe.jobs.job_states import job_states
 from layerprobe.jobs.plain_arguments import read_arguments
 from layerprobe.jobs.program import name
 from layerprobe.jobs.quoting import command, override
 from layerprobe.report.tables.status_table import status_table
-from layerprobe.results.mirrored_file import DamagedFileError
 from layerprobe.results.run_summary import RERUNS, RunSummary
 from layerprobe.results.sweep_record import SweepRecord
 

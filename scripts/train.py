@@ -9,18 +9,18 @@ from omegaconf import DictConfig
 
 from layerprobe.config import as_typed, register
 from layerprobe.jobs.entry_point import run_script
-from layerprobe.jobs.lifecycle import run_job
+from layerprobe.jobs.lifecycle import Expected, Work, run_job
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(cfg: DictConfig) -> float:
-    from layerprobe.jobs.train import EXPECTED, train
-    from layerprobe.training.collectives import leave
+    return run_job(cfg, work)
 
-    try:
-        return run_job(cfg, train, EXPECTED)
-    finally:
-        leave()
+
+def work() -> tuple[Work, Expected]:
+    from layerprobe.jobs.train import EXPECTED, train
+
+    return train, EXPECTED
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,28 +14,28 @@ import pytest
 import torch
 from hypothesis import settings
 
+from helpers.checked_signatures import check_shapes_where_they_are_named
+
+check_shapes_where_they_are_named()
+
 # A shared machine is slow at times, and a run must give the same verdict every time.
 settings.register_profile("reproducible", deadline=None, derandomize=True, print_blob=False)
 settings.load_profile("reproducible")
 
 
-LONG = ("scripts", "launchers", "training")
-"""Folders of tests, the longest first."""
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """Take two processes for each core: half of the time goes by while servers, clusters and signals are waited for."""
-    return 2 * (os.cpu_count() or 1)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Take a process for each core, and two with the slow tests, which wait for servers, clusters and signals."""
+    each = 1 if "not slow" in config.option.markexpr else 2
+    return each * (os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that none is left alone at the end."""
-
-    def place(item: pytest.Item) -> int:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        return LONG.index(folder) if folder in LONG else len(LONG)
-
-    items.sort(key=place)
+    """Begin with the files whose slow tests take longest, so that none is left alone at the end."""
+    seconds: Counter[Path] = Counter()
+    for item in items:
+        if marker := item.get_closest_marker("slow"):
+            seconds[item.path] += marker.kwargs.get("seconds", 5)
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -50,8 +50,8 @@ from layerprobe.probing.features.scaler import Standardiser
 from layerprobe.probing.fitting import Validation, with_certified_best
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.parallel import is_small, parallel
-from layerprobe.probing.patience import PATIENCE, PastBest
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.selection import PATIENCE, PastBest
 from layerprobe.probing.selection import Path as Judged
 from layerprobe.probing.solvers.duality_gap import certify
 from layerprobe.probing.solvers.logistic import Logistic
@@ -289,7 +289,8 @@ class Ours:
         values = torch.tensor(l2s, dtype=torch.float64)
         solution = solver.solve(layer.x, layer.y, layer.c, values, stop=stop, rough=self.rough)
         errors, losses, _ = evaluate(Heads(solution.weight, solution.bias))
-        way, scaler = FeatureWay(Flatten(), Flatten().fit(layer.x.shape[1:], 0), 0), Standardiser.none(layer.x)
+        way, scale = FeatureWay(Flatten(), Flatten().fit(layer.x.shape[1:], 0), 0), layer.x.new_ones(layer.x.shape[1])
+        scaler = Standardiser(torch.zeros_like(scale), scale, torch.zeros_like(scale, dtype=torch.bool))
         judged = Judged(way, solver, scaler, tuple(l2s), solution, (tuple(errors.tolist()), tuple(losses.tolist())))
         solution = with_certified_best(judged, evaluate).solution
         known = [i for i, status in enumerate(solution.status) if status is not Status.SKIPPED]

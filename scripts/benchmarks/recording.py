@@ -37,7 +37,7 @@ from layerprobe.probing.features.reducers import AbstractReducer, Reduction
 def main(cfg: DictConfig) -> None:
     torch.manual_seed(cfg.seed)
     network: nn.Module = hydra.utils.instantiate(cfg.model)
-    (reducer,) = hydra.utils.instantiate(cfg.reducer, _convert_="all").values()
+    (reducer,) = hydra.utils.instantiate(cfg.probe.reducers, _convert_="all").values()
     x = torch.randn(cfg.batch_size, *cfg.shape)
     rows = [
         timed(network, x, granularity, reducer, cfg.repeats) | kept(network, x, granularity, reducer, cfg.n_batches)

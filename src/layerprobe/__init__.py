@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from layerprobe.api.probe import probe as probe
     from layerprobe.api.results import ProbeResults as ProbeResults
     from layerprobe.api.results import load as load
+    from layerprobe.probing.analyses.attention import Attention as Attention
     from layerprobe.probing.analyses.description_length import DescriptionLength as DescriptionLength
     from layerprobe.probing.analyses.erased import Erased as Erased
     from layerprobe.probing.analyses.few_shot import FewShot as FewShot
@@ -69,6 +70,7 @@ _PUBLIC = {
         "transfer",
         "transfer_map",
     ],
+    "probing.analyses.attention": ["Attention"],
     "probing.analyses.description_length": ["DescriptionLength"],
     "probing.analyses.erased": ["Erased"],
     "probing.analyses.few_shot": ["FewShot"],
@@ -92,7 +94,7 @@ _PUBLIC = {
         "TokenIndex",
         "token_positions",
     ],
-    "probing.scikit_learn_c": ["ScikitLearnC"],
+    "probing.solvers.scikit_learn_c": ["ScikitLearnC"],
     "probing.solvers.logistic": ["Logistic"],
     "probing.solvers.ridge": ["Ridge"],
     "probing.tasks.classification": ["Classification"],
@@ -115,7 +117,7 @@ _PUBLIC = {
     "models.timm_network": ["timm_network"],
     "models.xor": ["xor_mlp"],
     "data.corrupted": ["CorruptedDataModule", "CorruptedDataset"],
-    "data.corruptions": ["Blur", "Noise", "Rotation", "Translation"],
+    "data.corruptions": ["Blur", "Clean", "Noise", "Rotation", "Translation"],
     "data.digits": ["DigitsDataModule"],
     "data.image_folder": ["ImageFolderDataModule"],
     "data.prescribed_transform": ["prescribed_transform"],

@@ -16,13 +16,17 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, IntegerNode, OmegaConf
 
 from layerprobe.jobs import program
-from layerprobe.jobs.output_directories import short_path
+from layerprobe.jobs.output_directories import job_directory
 from layerprobe.jobs.quoting import quoted
+from layerprobe.results.config_migration import current_override
 from layerprobe.results.run_name import run_group, run_name, run_tags
 from layerprobe.results.wandb_mode import default_mode
 
 CONF = program.CONF
 """The folder of the configurations."""
+
+BY_NAME = ("reducers", "solvers", "analyses")
+"""Keys of the protocol of which a group chooses several."""
 
 
 def _trainer() -> Any:
@@ -67,13 +71,8 @@ class RunConfig:
         trainer: The Lightning trainer; `probe.py` takes its device and precision.
         logger: Loggers by name.
         callbacks: Callbacks by name; of no effect on `probe.py`.
-        reducer: Ways to make features, by name.
-        solver: Ways to fit a head, by name.
-        analysis: What else is asked of every layer, by name.
-        inputs: How the network is called.
-        targets: The property to be probed.
-        task: What kind of property that is.
-        probe: The probe protocol, and what it may take.
+        probe: The probe protocol, with what the groups `reducer`, `solver`, `analysis`, `inputs`, `targets` and `task`
+            choose, and what it may take.
         report: What the figure over depth shows.
     """
 
@@ -92,12 +91,6 @@ class RunConfig:
     trainer: dict[str, Any] = field(default_factory=_trainer)
     logger: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
-    reducer: dict[str, Any] = field(default_factory=dict)
-    solver: dict[str, Any] = field(default_factory=dict)
-    analysis: dict[str, Any] = field(default_factory=dict)
-    inputs: dict[str, Any] = field(default_factory=dict)
-    targets: dict[str, Any] = field(default_factory=dict)
-    task: dict[str, Any] = field(default_factory=dict)
     probe: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
 
@@ -150,13 +143,14 @@ def as_typed(arguments: Sequence[str]) -> list[str]:
     """Take values that are no sentence of Hydra's grammar as the text that they are: `checkpoint=epoch=1-step=2.ckpt`.
 
     With `-m` each part between commas is a value. What begins with a bracket or a quote is left for Hydra to refuse:
-    there a bracket or a quote is missing.
+    there a bracket or a quote is missing. A value of what a group chooses may be said by the group: `targets.path` is
+    `probe.targets.path`.
 
     Args:
         arguments: A script's arguments.
 
     Returns:
-        The same, with such values in quotes.
+        The same, with such values in quotes, and with the keys under which the configuration has them.
     """
     parser, many = OverridesParser.create(), {"-m", "--multirun"} & set(arguments)
 
@@ -170,6 +164,8 @@ def as_typed(arguments: Sequence[str]) -> list[str]:
     found = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
+        key = current_override(key)
+        argument = f"{key}{equals}{value}"
         if equals and value[:1] not in {*"'\"([{"} and parses(f"{key}=") and not parses(argument):
             parts = value.split(",") if many else [value]
             argument = f"{key}={','.join(part if parses(f'{key}={part}') else quoted(part) for part in parts)}"
@@ -196,7 +192,7 @@ def register(script: str = "train") -> None:
     OmegaConf.register_new_resolver("is_terminal", sys.stderr.isatty, replace=True)
     OmegaConf.register_new_resolver("wandb_mode", default_mode, replace=True)
     OmegaConf.register_new_resolver("program", program.name, replace=True)
-    for resolver in (run_name, run_group, short_path, protocol_of, resources_of):
+    for resolver in (run_name, run_group, job_directory, protocol_of, resources_of):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("run_tags", lambda *about: OmegaConf.create(run_tags(*about)), replace=True)
 
@@ -222,18 +218,20 @@ def config_groups(parent: str = "") -> str:
 
 def protocol_of(probe: DictConfig) -> DictConfig:
     """Take what is asked out of a node `probe`, which also says what the probe may take."""
-    return OmegaConf.create({key: value for key, value in _resolved(probe).items() if key not in _resources()})
+    return OmegaConf.create({key: value for key, value in plain_probe(probe).items() if key not in _resources()})
 
 
 def resources_of(probe: DictConfig) -> DictConfig:
     """Take what a probe may take out of its node."""
-    found = {key: value for key, value in _resolved(probe).items() if key in _resources()}
+    found = {key: value for key, value in plain_probe(probe).items() if key in _resources()}
     return OmegaConf.create({"_target_": "layerprobe.Resources"} | found)
 
 
-def _resolved(node: DictConfig) -> dict[str, Any]:
-    content: Any = OmegaConf.to_container(node, resolve=True)
-    return dict(content)
+def plain_probe(probe: DictConfig) -> dict[str, Any]:
+    """Resolve a node `probe`, with lists of what its groups choose by name, as the protocol takes them."""
+    content: Any = OmegaConf.to_container(probe, resolve=True)
+    named = {key: list(content[key].values()) for key in BY_NAME if isinstance(content.get(key), dict)}
+    return {**content, **named}
 
 
 def _resources() -> list[str]:

@@ -1,4 +1,4 @@
-"""Numbers as text: shares and intervals, bytes and seconds; and the names nearest to one that does not exist."""
+"""Messages: numbers as text, the names nearest to one that does not exist, and which errors are messages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from difflib import get_close_matches
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
+_MOST_NAMES = 20
+
 
 def size_text(n_bytes: int | float) -> str:
     """Write a number of bytes."""
@@ -16,6 +18,11 @@ def size_text(n_bytes: int | float) -> str:
             return f"{n_bytes:.3g} {unit}"
         n_bytes /= 1000
     return f"{n_bytes:.3g} TB"
+
+
+def count_text(n: int, noun: str) -> str:
+    """Write a number of things; `noun` is the word for one of them, whose plural ends in s."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def n_bytes(text: str) -> float:
@@ -75,10 +82,33 @@ def nearest(word: str, known: Iterable[str]) -> str:
         known: The names that there are.
 
     Returns:
-        A sentence with the nearest names, then all of them where they are few; empty where there are none.
+        A sentence with the nearest names, then all of them where they are few, or the first where they are many and
+        none is near; empty where there are none.
     """
     names = sorted(set(known))
     near = get_close_matches(word, names, n=3, cutoff=0.7)
     said = f"Did you mean {' or '.join(near)}? " if near else ""
-    few = f"Choose one of: {', '.join(names)}." if names and (len(names) <= 20 or not near) else ""
-    return (said + few).strip()
+    if not names or (near and len(names) > _MOST_NAMES):
+        return said.strip()
+    more = f", … ({len(names):,} in all)" if len(names) > _MOST_NAMES else ""
+    return f"{said}Choose one of: {', '.join(names[:_MOST_NAMES])}{more}."
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; the name of its class where it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def is_message(error: BaseException) -> bool:
+    """Whether an error is a message of this package: of a kind that carries one, and raised by its own code.
+
+    Args:
+        error: An error that has been raised.
+    """
+    if not isinstance(error, ValueError | TypeError | LookupError | RuntimeError | ImportError):
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    return module.partition(".")[0] == "layerprobe" and not isinstance(error, KeyError | IndexError)

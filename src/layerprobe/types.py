@@ -12,7 +12,7 @@ Axes, as they appear in the signatures of this package:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -29,6 +29,24 @@ LayerName: TypeAlias = str
 
 Config: TypeAlias = Mapping[str, Any]
 """A resolved configuration: nested mappings of plain values."""
+
+
+UNTRAINED = "untrained"
+"""Name of the checkpoint of a network with random weights."""
+
+
+def named_classes(kind: type) -> dict[str, Any]:
+    """The classes of a kind that have a `name`, however deep below it, as far as their modules are imported.
+
+    Args:
+        kind: An abstract class.
+    """
+    return {one.name: one for one in _below(kind) if "name" in vars(one)}
+
+
+def _below(kind: Any) -> Iterator[Any]:
+    for found in kind.__subclasses__():
+        yield from (found, *_below(found))
 
 
 @dataclass(frozen=True)

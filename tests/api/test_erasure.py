@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import layerprobe
 from layerprobe.api.head import ProbeHead
-from layerprobe.probing import erasers
+from layerprobe.probing.analyses import erasers
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
 

@@ -79,6 +79,17 @@ def test_it_errs_as_its_record_says(solver: str, standardise: bool, tmp_path: Pa
         np.testing.assert_allclose(own, scores, atol=1e-4)
     loader = DataLoader(TensorDataset(x, y), batch_size=7, shuffle=True)
     assert torch.equal(head.predict(net, loader), head.predict(net, x)), "read in the data set's order"
+    table = list(zip(x, y.tolist(), strict=True))
+
+    class Table:
+        """Gives samples by their numbers, as Hugging Face's data sets do."""
+
+        __len__, __getitem__ = table.__len__, table.__getitem__
+
+        def __getitems__(self, rows: list[int]) -> list[Any]:
+            return [table[row] for row in rows]
+
+    assert torch.equal(head.predict(net, Table()), head.predict(net, x))
     other = torch.randn(40, 5, generator=torch.Generator().manual_seed(9))
     assert errors(found, net, other, y) != found["test_error"].tolist(), "the negative control"
 

@@ -305,3 +305,38 @@ def test_arrays_of_any_byte_order_and_width() -> None:
 def test_values_that_cannot_be_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         layerprobe.probe(nn.Linear(3, 2), _pair(), **options)
+
+
+def test_pandas_rows_with_the_same_names_in_another_order_are_refused() -> None:
+    inputs = pd.DataFrame(np.eye(5, dtype=np.float32))
+    targets = pd.Series([0, 1, 0, 1, 0]).sample(frac=1, random_state=1)
+    with pytest.raises(ValueError, match=r"of the train split have the same index in different orders.*loc\["):
+        sources_of({"train": (inputs, targets)})
+    for given in (targets.loc[inputs.index], targets.to_numpy(), targets.reset_index(drop=True)):
+        assert len(sources_of({"train": (inputs, given)})["train"][1]) == 5
+    some, others = inputs.loc[[2, 0, 1]], targets.loc[[0, 1, 3]]
+    with pytest.raises(ValueError, match=r"of the train split have indices that differ, and rows are paired by their"):
+        sources_of({"train": (some, others)})
+    for part in (some.reset_index(drop=True), some.set_axis([7, 8, 9])):
+        assert len(sources_of({"train": (part, others)})["train"][1]) == 3, "an index that names nothing, or others"
+
+
+def test_a_data_set_need_not_be_of_torch_s_class() -> None:
+    class Table:
+        """Gives samples by their numbers, many at once, as Hugging Face's data sets do."""
+
+        def __len__(self) -> int:
+            return 20
+
+        def __getitem__(self, row: int) -> tuple[Tensor, int]:
+            return torch.full((3,), float(row)), row % 2
+
+        def __getitems__(self, rows: list[int]) -> list[tuple[Tensor, int]]:
+            return [self[row] for row in rows]
+
+        def __iter__(self) -> Any:
+            return map(self.__getitem__, range(20))
+
+    [(x, y)] = sources_of({"train": Table()})["train"]
+    assert (x.shape, y.tolist()) == ((20, 3), [0, 1] * 10)
+    assert [len(part.dataset) for part in sources_of(Table()).values()] == [12, 4, 4]

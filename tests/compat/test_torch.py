@@ -12,6 +12,7 @@ from layerprobe.compat.torch import (
     is_compiled,
     sparse_parts,
     storage_address,
+    transform_level,
     uncompiled,
     version,
     viewed,
@@ -26,6 +27,19 @@ def test_a_compiled_module_is_told_and_opened() -> None:
     assert uncompiled(compiled) is uncompiled(network) is network
     assert dict(compiled.named_modules())[COMPILED] is network
     assert list(compiled.state_dict()) == [f"{COMPILED}.0.weight", f"{COMPILED}.0.bias"]
+
+
+def test_a_transform_is_told_from_inside() -> None:
+    seen: list[bool] = []
+
+    def inside(x: Tensor) -> Tensor:
+        seen.append(transform_level() is not None)
+        return x.sum()
+
+    torch.vmap(inside)(torch.zeros(2, 3))
+    torch.func.grad(inside)(torch.zeros(3))
+    inside(torch.zeros(3))
+    assert seen == [True, True, False]
 
 
 def test_a_version_counts_what_is_written_in_place() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from layerprobe.data.corrupted import CorruptedDataModule, CorruptedDataset
-from layerprobe.data.corruptions import AbstractCorruption, Blur, Noise, Rotation, Translation
+from layerprobe.data.corruptions import AbstractCorruption, Blur, Clean, Noise, Rotation, Translation
 from layerprobe.data.digits import DigitsDataModule
 
 KINDS = [Noise, Blur, Rotation, Translation]
@@ -58,6 +58,10 @@ def test_noise_has_the_standard_deviation_that_its_severity_says() -> None:
     image[0, 0, 0], image[0, 0, 1] = -2.0, 2.0
     found = Noise(1)(image, np.random.default_rng(0))[0, 1:]
     assert float(found.std()) == pytest.approx(0.08 * 4, rel=0.02)
+
+
+def test_what_others_are_compared_with_is_left_as_it_is() -> None:
+    assert torch.equal(Clean(5)(images()[0], np.random.default_rng(0)), images()[0])
 
 
 @pytest.mark.parametrize("severity", [0, 6, True])

@@ -19,6 +19,7 @@ from scipy.io import savemat
 
 from helpers.command import ROOT
 from layerprobe.config import register
+from layerprobe.data import torchvision_dataset
 from layerprobe.data.errors import CorruptDataError, DataError, DataNotFoundError
 from layerprobe.data.torchvision_dataset import TorchvisionDataModule
 
@@ -68,20 +69,20 @@ def svhn(root: Path) -> Written:
     return made
 
 
-def fashion_mnist(root: Path) -> Written:
+def fashion_mnist(root: Path, name: str = "FashionMNIST", parts: tuple[str, str] = ("train", "t10k")) -> Written:
     made = _made(50, 20, (1, 28, 28), 10)
-    raw = root / "FashionMNIST" / "raw"
+    raw = root / name / "raw"
     raw.mkdir(parents=True)
-    for name, images, targets in (("train", *made[:2]), ("t10k", *made[2:])):
+    for part, images, targets in ((parts[0], *made[:2]), (parts[1], *made[2:])):
         header = struct.pack(">BBBB3I", 0, 0, 8, 3, len(images), 28, 28)
-        (raw / f"{name}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
         header = struct.pack(">BBBBI", 0, 0, 8, 1, len(images))
-        (raw / f"{name}-labels-idx1-ubyte").write_bytes(header + targets.astype(np.uint8).tobytes())
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + targets.astype(np.uint8).tobytes())
     return made
 
 
-def stl10(root: Path) -> Written:
-    made = _made(20, 10, (3, 96, 96), 10)
+def stl10(root: Path, n_train: int = 20) -> Written:
+    made = _made(n_train, 10, (3, 96, 96), 10)
     folder = root / "stl10_binary"
     folder.mkdir()
     for name, images, targets in (("train", *made[:2]), ("test", *made[2:])):
@@ -175,7 +176,8 @@ def test_validation_follows_the_split_seed_and_no_run_seed(tmp_path: Path) -> No
     assert len(held_out(val_size=0.5, train_size=20, test_size=5)) == 25
 
 
-def test_no_image_of_a_data_set_without_splits_is_in_two(tmp_path: Path) -> None:
+def test_no_image_of_a_data_set_without_splits_is_in_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision_dataset, "_names", pytest.fail)  # there is nothing to tell apart
     for i in range(50):
         folder = tmp_path / "eurosat" / "2750" / f"class {i % 2}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -205,6 +207,14 @@ def test_splits_that_would_share_images_are_refused(name: str, splits: dict[str,
 
 
 @pytest.mark.usefixtures("_any_content")
+def test_as_many_images_as_classes_are_not_taken_for_the_classes(tmp_path: Path) -> None:
+    stl10(tmp_path, 10)
+    data = TorchvisionDataModule("STL10", tmp_path, val_size=2)
+    data.setup()
+    assert len(data.test_dataloader().dataset) == 10
+
+
+@pytest.mark.usefixtures("_any_content")
 def test_the_network_says_the_size_and_the_channels(tmp_path: Path) -> None:
     fashion_mnist(tmp_path)
     for words, shape in (
@@ -215,6 +225,45 @@ def test_the_network_says_the_size_and_the_channels(tmp_path: Path) -> None:
         data = composed("fashion_mnist", tmp_path, *words.split())
         data.setup()
         assert data.test_dataloader().dataset[0][0].shape == shape, words
+
+
+@pytest.mark.usefixtures("_any_content")
+def test_relatives_of_mnist_whose_splits_go_by_other_words(tmp_path: Path) -> None:
+    written = fashion_mnist(tmp_path, "EMNIST", ("emnist-digits-train", "emnist-digits-test"))
+    _, _, _, kmnist_targets = fashion_mnist(tmp_path, "KMNIST")
+    emnist = composed("torchvision", tmp_path, "data.name=EMNIST", "data.options={split: digits}")
+    kmnist = composed("torchvision", tmp_path, "data.name=KMNIST")
+    for data, targets in ((emnist, written[3]), (kmnist, kmnist_targets)):
+        data.prepare_data()
+        data.setup()
+        assert next(iter(data.test_dataloader()))[1].tolist() == targets.tolist()
+    with pytest.raises(ValueError, match=r"EMNIST is several data sets.*data\.options=\{split: …\}, one of .*letters"):
+        TorchvisionDataModule("EMNIST")
+    with pytest.raises(ValueError, match=r"data\.options has 'kind', which is none of what EMNIST takes"):
+        TorchvisionDataModule("EMNIST", options={"kind": "letters"})
+    for name in ("QMNIST", "FER2013", "ImageNet"):
+        TorchvisionDataModule(name, splits={"train": "train", "test": "val"} if name == "ImageNet" else None)
+    with pytest.raises(ValueError, match="no data set 'Cityscapes'"):
+        TorchvisionDataModule("Cityscapes")
+
+
+@pytest.mark.usefixtures("_any_content")
+def test_splits_of_other_names_that_share_images_are_refused(tmp_path: Path) -> None:
+    """By the names of files, and by pixels where they are in memory."""
+    pets = tmp_path / "oxford-iiit-pet"
+    for folder in ("images", "annotations"):
+        (pets / folder).mkdir(parents=True)
+    for split in ("trainval", "test"):  # a copy of the published lists in which each has the other's images
+        (pets / "annotations" / f"{split}.txt").write_text("".join(f"cat_{i} {1 + i % 2} 1 1\n" for i in range(20)))
+    svhn(tmp_path)
+    for part in ("extra", "test"):
+        (tmp_path / f"{part}_32x32.mat").write_bytes((tmp_path / "train_32x32.mat").read_bytes())
+    for name, splits in (
+        ("OxfordIIITPet", {"train": "trainval", "test": "test"}),
+        ("SVHN", {"train": "train", "val": "extra", "test": "test"}),
+    ):
+        with pytest.raises(ValueError, match=rf"{name}, train.* share \d+ images.*data\.splits"):
+            TorchvisionDataModule(name, tmp_path, splits=splits).setup()
 
 
 def test_what_is_not_there_says_what_to_do(tmp_path: Path) -> None:

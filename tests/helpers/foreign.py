@@ -71,3 +71,11 @@ class ForeignNet(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+class Anything:
+    """What says of its arguments that they may be anything, or leaves out that one may be None."""
+
+    def __init__(self, value: Any, later: int = None) -> None:  # type: ignore[assignment]  # noqa: RUF013
+        self.value = value
+        self.later = later

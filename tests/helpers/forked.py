@@ -7,8 +7,10 @@ with a fresh interpreter.
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import os
+import resource
 import runpy
 import subprocess
 import sys
@@ -22,15 +24,21 @@ from typing import Any
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
-        "altair", "datasets", "hydra.main", "layerprobe.api.probe", "pandas", "pyarrow.csv", "pyarrow.parquet",
-        "pytorch_lightning", "rich.console", "sklearn.datasets", "tensorboard", "torch._dynamo", "torchvision.models",
-        "transformers", "transformers.models.auto.modeling_auto", "vl_convert",
+        "altair", "datasets", "hydra.main", "layerprobe.api.probe", "layerprobe.jobs.probe", "layerprobe.jobs.train",
+        "layerprobe.report.report_files", "pandas", "pyarrow.csv", "pyarrow.parquet", "pydantic", "pytorch_lightning",
+        "rich.console", "sklearn.datasets", "tensorboard", "torch._dynamo", "torchvision.models", "transformers",
+        "transformers.models.auto.modeling_auto", "vl_convert",
     ]
 )  # fmt: skip
 
 
 def run(
-    command: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = 300
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 600,
+    file_size: int | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python file as `subprocess.run` would, with what it prints captured.
 
@@ -39,6 +47,7 @@ def run(
         cwd: Where it runs.
         env: All of its environment, by default this process's; its `PYTHONPATH` comes before the other modules.
         timeout: Seconds; a script that takes longer is killed.
+        file_size: Bytes that a file may have, as `ulimit -f` sets it; by default as many as in this process.
 
     Raises:
         subprocess.TimeoutExpired: If it takes longer.
@@ -47,7 +56,8 @@ def run(
     assert interpreter == sys.executable, "another program has to be started by subprocess"
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("stdout", "stderr")]
-        about = (Path(cwd, script).absolute(), words, cwd, dict(os.environ if env is None else env), files)
+        environment = dict(os.environ if env is None else env)
+        about = (Path(cwd, script).absolute(), words, cwd, environment, files, file_size)
         process = _SERVER.Process(target=_become, args=about)
         process.start()
         process.join(timeout)
@@ -61,7 +71,13 @@ def run(
         return subprocess.CompletedProcess(command, process.exitcode or 0, stdout, stderr)
 
 
-def _become(script: Path, words: list[str], cwd: Path, environment: dict[str, str], files: list[Path]) -> None:
+def _become(
+    script: Path, words: list[str], cwd: Path, environment: dict[str, str], files: list[Path], file_size: int | None
+) -> None:
+    gc.freeze()  # half a million objects that came with the fork: a collection would write to each, and copy its page
+    if file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+        sys.dont_write_bytecode = True  # Python would keep a file that is cut short, and fail to read it ever after
     for stream, file in zip((1, 2), files, strict=True):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     os.environ.clear()

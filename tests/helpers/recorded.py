@@ -11,10 +11,10 @@ from torch import Tensor, nn
 import layerprobe
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.layers import Layer
-from layerprobe.probing.feature_recorder import Recorder
 from layerprobe.probing.features.cache import FeatureCache
 from layerprobe.probing.features.reducers import Reduction
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.recorder import Recorder
 from layerprobe.types import LayerName, Split
 
 

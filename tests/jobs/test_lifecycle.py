@@ -6,10 +6,16 @@ import signal
 from pathlib import Path
 
 import pytest
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
 
-from layerprobe.config import register
+from helpers import made_runs
+from layerprobe.config import as_typed, register
+from layerprobe.jobs.entry_point import run_script
 from layerprobe.jobs.job_states import job_states
 from layerprobe.jobs.lifecycle import times_stopped_at
+from layerprobe.jobs.sweep_callbacks import SweepCurves, SweepTable
+from layerprobe.report.run_comparison import compare
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.sweep_record import SweepRecord
@@ -63,6 +69,50 @@ def test_one_damaged_file_leaves_the_other_jobs_of_a_sweep_to_be_seen(tmp_path: 
     assert frame["status"].tolist() == ["done", "unreadable"]
     assert frame["seed"].tolist() == ["0", "1"]
     assert RunDirectory(tmp_path / "s" / "1").finished({}) is None, "so that `continue` does it again"
+
+
+def test_a_sweep_that_goes_on_across_versions_has_one_column_for_a_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = SweepRecord(tmp_path, ["train.py"], str(tmp_path))
+    keys = [("solver.ridge.largest", "solver"), ("probe.solvers.ridge.largest", "solver")]
+    for number, (key, group) in enumerate(keys):
+        made_runs.write_run(tmp_path / str(number), overrides={key: str(number), group: "x", "seed": "0"})
+        record.add({str(number): {"overrides": [f"{key}={number}"], "directory": str(tmp_path / str(number))}})
+    frame = sweep_jobs(record)
+    assert frame["probe.solvers.ridge.largest"].tolist() == ["0", "1"]
+    assert frame["solver"].tolist() == ["x", "x"], "a choice of a group"
+    assert "solver.ridge.largest" not in frame
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    SweepTable(over="solver.ridge.largest").on_multirun_end(config)
+    assert "Meanoverprobe.solvers.ridge.largest" in "".join(capsys.readouterr().out.split())
+    SweepCurves(row="solver", column="seed", line="solver.ridge.largest").on_multirun_end(config)
+    assert (tmp_path / "depth_curves.png").exists()
+    for where in ("solver.ridge.largest == '1'", "`solver.ridge.largest` == '1'"):
+        assert [run.directory.name for run in compare([tmp_path], where).runs] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("-m solver=logistic,ridge solver.ridge.largest=9", "Write an experiment for each solver of the sweep"),
+        ("-m targets=pair,lookup targets.values=[1]", "For each targets of the sweep: ++probe.targets.values=…"),
+        ("-m solver=[logistic,ridge] solver.ridge.larget=9", "Did you mean largest"),
+    ],
+)
+def test_a_value_for_one_choice_of_a_sweep(
+    words: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    register()
+    given = as_typed(words.split())
+    monkeypatch.setattr("sys.argv", ["train.py", *given])
+
+    def main() -> None:
+        raise ConfigCompositionException(f"Could not override '{given[-1].partition('=')[0]}'.")
+
+    with pytest.raises(SystemExit):
+        run_script(main)
+    assert said in capsys.readouterr().err
 
 
 def test_without_a_home_or_a_known_user_libraries_get_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

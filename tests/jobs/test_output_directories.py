@@ -7,9 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from helpers.command import call
-from layerprobe.jobs.output_directories import new_directory, short_path
+from layerprobe.config import CONF, as_typed, register
+from layerprobe.jobs.output_directories import Directories, new_directory, short_path
 from layerprobe.jobs.quoting import override
 
 SHORT = ("logger=none", "trainer.limit_train_batches=1", "callbacks=none")
@@ -32,6 +35,24 @@ def test_long_names_are_cut_in_a_way_that_tells_them_apart() -> None:
     assert [len(name.encode()) <= 255 for name in cut.split("/")] == [True] * 3
     assert cut.startswith("a/model.width=üü") and cut.endswith("/b")
     assert short_path("a/seed=3/b") == "a/seed=3/b"
+
+
+def test_a_sweep_of_before_goes_on_in_folders_that_are_named_by_former_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    register()
+    words = as_typed(["logger=none", "solver.logistic.tolerance=0.01", "seed=1", "hydra.sweep.dir=sweep"])
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        named = "hydra.sweep.subdir=s/${hydra.job.override_dirname}"
+        config = compose("train", [*words, named], return_hydra_config=True)
+        Directories().on_multirun_start(config)
+        named = OmegaConf.to_container(config.hydra.overrides.hydra, resolve=False)[-1]
+        job = compose("train", [*words, named], return_hydra_config=True)
+    assert job.hydra.sweep.subdir == "s/logger=none,probe.solvers.logistic.tolerance=0.01,seed=1"
+    before = "s/logger=none,seed=1,solver.logistic.tolerance=0.01"
+    (tmp_path / "sweep" / before).mkdir(parents=True)
+    assert job.hydra.sweep.subdir == before
 
 
 @pytest.mark.slow

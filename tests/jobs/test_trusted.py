@@ -33,7 +33,7 @@ HOSTILE = [
     "layerprobe.models.pretrained._reason",
     "layerprobe.data.text_table.pd.read_pickle",
     "layerprobe.data.mnist.MNIST",
-    "layerprobe.atomic.write_bytes",
+    "layerprobe.files.atomic.write_bytes",
     "layerprobe.training.checkpoints.load",
     "torch.load",
     "torch.nn.modules.module.torch.load",
@@ -150,7 +150,7 @@ def test_the_script_builds_nothing_of_a_hostile_file(tmp_path: Path, capsys: pyt
         "precision": config | {"trainer": {"precision": attack}},
     }
     for name, content in files.items():
-        freeze(network, tmp_path / f"{name}.ckpt", CheckpointInfo(name), content)
+        freeze(network.state_dict(), tmp_path / f"{name}.ckpt", CheckpointInfo(name), content)
     for name in files:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
             overrides = [f"run_dir={tmp_path}/run", "logger=none", "probe.l2=[1e-2]", "probe.layers=logits"]

@@ -17,7 +17,7 @@ from layerprobe.results.run_summary import RunSummary
 
 @hydra.main(version_base="1.3", config_path=None, config_name="app")
 def main(cfg: DictConfig) -> float:
-    return run_job(cfg, work)
+    return run_job(cfg, lambda: (work, ()))
 
 
 def work(cfg: DictConfig, run: RunDirectory) -> RunSummary:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 pytest.importorskip("submitit")
 
+from helpers import forked
 from hydra_plugins.layerprobe_launchers.slurm import SlurmLauncher
 
 APP = Path(__file__).with_name("app.py")
@@ -23,7 +23,7 @@ def test_a_machine_without_sbatch_is_told_once_and_nothing_is_left(launcher: str
         f"hydra.searchpath=[file://{APP.parents[2] / 'conf'}]", f"marks={tmp_path / 'marks'}",
     ]  # fmt: skip
     environment = os.environ | {"PATH": str(tmp_path)}
-    done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    done = forked.run(arguments, cwd=tmp_path, env=environment)
     output = done.stdout + done.stderr
     assert done.returncode == 1
     assert "sbatch is not on this machine" in output

@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 import layerprobe
-from layerprobe.config import register
+from layerprobe.config import as_typed, register
 from layerprobe.probing.resources import Resources
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -36,7 +36,7 @@ EXPERIMENTS = {
 def _compose(*overrides: str) -> DictConfig:
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", [*overrides], return_hydra_config=True)
+        return compose("train", as_typed(overrides), return_hydra_config=True)
 
 
 def _one_step(cfg: DictConfig, data: pl.LightningDataModule | torch.utils.data.DataLoader) -> pl.LightningModule:
@@ -140,6 +140,9 @@ def _nodes(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield path, node | {key.rpartition("@")[2]: None for key in chosen if " " not in key}
         for key, value in node.items():
             yield from _nodes(value, f"{path} {key}")
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from _nodes(value, f"{path} {i}")
 
 
 BUILT = [

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.init import xavier_normal_
@@ -33,6 +33,7 @@ def networks(draw: st.DrawFn) -> DeepMLP:
     return DeepMLP((2, 3), 3, depth, draw(st.integers(1, 5)), nn.LeakyReLU(0.5), skip, xavier_normal_)
 
 
+@settings(max_examples=25)
 @given(networks())
 def test_every_block_is_the_layer_of_that_number(network: DeepMLP) -> None:
     x = torch.randn(4, 2, 3)

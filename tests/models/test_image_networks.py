@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import builtins
+import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from safetensors.torch import save_file
 from transformers import (
     CLIPConfig,
     CLIPForImageClassification,
+    CLIPImageProcessor,
     CLIPModel,
     ViTConfig,
     ViTForImageClassification,
@@ -84,6 +87,39 @@ def test_the_transform_is_that_of_the_image_processor(vit: Path, tmp_path: Path)
     assert grey.shape == (3, 16, 16)
     with pytest.raises(DataError, match=r"has no image processor.*data\.transform\._target_"):
         prescribed_transform(network=str(tmp_path), builder="layerprobe.vision_model")
+
+
+def test_another_size_keeps_the_shape_as_the_image_processor_does(tmp_path: Path) -> None:
+    """The shortest edge of what is cropped afterwards stays in its proportion to the crop."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, size=(40, 80, 3), dtype=np.uint8))
+    for crop in (True, False):
+        folder = tmp_path / str(crop) / "step10"
+        given = {"size": {"shortest_edge": 64}, "crop_size": {"height": 32, "width": 32}, "do_center_crop": crop}
+        CLIPImageProcessor(**given).save_pretrained(folder)
+        own = CLIPImageProcessor(**given | {"size": {"shortest_edge": 32}, "crop_size": {"height": 16, "width": 16}})
+        own = own if crop else CLIPImageProcessor(**given | {"size": {"shortest_edge": 16}})
+        build = partial(prescribed_transform, builder="layerprobe.vision_model", size=16)
+        found = build(network=str(folder))(picture)
+        torch.testing.assert_close(found, own(picture, return_tensors="pt")["pixel_values"][0])
+        assert found.shape == (3, 16, 16 if crop else 32)
+        of_revision = build(network=str(tmp_path / str(crop)), revision="step10")(picture)
+        assert torch.equal(of_revision, found), "a folder of revisions takes that of the revision"
+
+
+def test_an_image_processor_without_a_size_says_that_it_has_none(tmp_path: Path) -> None:
+    images = {"input_size": [3, 64, 64], "mean": [0, 0, 0], "std": [1, 1, 1], "crop_pct": 0.9}
+    config = {"architecture": "resnet18", "num_classes": 10, "pretrained_cfg": images}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    build = partial(prescribed_transform, network=str(tmp_path), builder="layerprobe.vision_model")
+    assert build()(Image.new("RGB", (80, 80))).shape == (3, 64, 64)
+    with pytest.raises(ValueError, match=r"is TimmWrapperImageProcessor, which takes no size\. Leave out data\.trans"):
+        build(size=32)
+
+
+def test_half_precision_takes_images_as_they_are(vit: Path) -> None:
+    with torch.no_grad():
+        found = vision_model(str(vit), dtype="bfloat16", revision="main").eval()(IMAGES)
+    assert found.dtype == torch.bfloat16
 
 
 def test_any_network_of_timm_with_weights_of_a_file(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from layerprobe.probing.batches import check_splits, class_indices, in_order, inputs_of, length, n_samples, targets_of
+from layerprobe.probing.batches import check_splits, in_order, inputs_of, length, n_samples, targets_of
+from layerprobe.probing.tasks.classification import Classification
 
 
 def samples(source: object, **options: int) -> list[int]:
@@ -99,12 +100,12 @@ def test_a_batch_that_is_not_a_pair(batch: object, found: str) -> None:
 )
 def test_targets_that_are_not_class_indices(targets: object, found: str) -> None:
     with pytest.raises(TypeError, match=f"found {found} in the val split"):
-        class_indices(targets, "val")
+        Classification().read(targets, "val")
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])
 def test_any_integers_are_class_indices(dtype: torch.dtype) -> None:
-    assert class_indices(torch.tensor([0, 1], dtype=dtype), "train").dtype == torch.int64
+    assert Classification().read(torch.tensor([0, 1], dtype=dtype), "train").dtype == torch.int64
 
 
 class Endless(IterableDataset):  # type: ignore[type-arg]

@@ -184,7 +184,8 @@ def test_ids_that_name_no_sample_are_one_error(ids: Any, error: type[Exception],
     ("kwargs", "message"),
     [
         ({"metrics": ["accuracy"]}, "'accuracy'. With the task classification there is: balanced_accuracy"),
-        ({"metrics": "brier", "task": Regression()}, "there is: none"),
+        ({"metrics": "brier", "task": Regression()}, "holds 'brier'.* there is: none .* Leave `metrics` out"),
+        ({"metrics": "all", "task": Regression()}, "holds 'all'.* there is: none"),
         ({"sample_ids": 2}, "Set scores=true"),
     ],
 )

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 import layerprobe
+from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.features.reducers import AveragePool, RandomSubset
 from layerprobe.probing.features.token_reducers import LastToken, MeanToken
 from layerprobe.probing.kept_features import _numbers
@@ -281,6 +282,35 @@ def test_data_that_come_out_different_each_time_are_not_kept(tmp_path: Path, cap
     assert sorted((tmp_path / "kept").rglob("*")) == before
 
 
+READS = os.memfd_create("reads")
+
+
+class Moving(Dataset[tuple[Tensor, int]]):
+    """Gives other samples whenever it is read from the start, in a way that nothing puts back."""
+
+    def __len__(self) -> int:
+        return 30
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.at(os.lseek(READS, index == 0, os.SEEK_CUR), index)
+
+    @staticmethod
+    def at(read: int, index: int) -> tuple[Tensor, int]:
+        return torch.full((6,), 0.5 * read) + torch.arange(6) * index, index % 3
+
+
+def test_what_is_compared_elsewhere_are_the_samples_that_were_recorded(tmp_path: Path) -> None:
+    kept, read, expected = Resources(keep=tmp_path / "kept"), Fingerprint(), Fingerprint()
+    ask(Net(), splits(), kept.keep, layers="first")
+    data: dict[str, Any] = splits() | {"train": DataLoader(Moving(), 30)}
+    protocol = ProbeProtocol(solvers=(Ridge(),), l2=(1.0,))
+    assert len(list(probe_checkpoint(Net(), data, protocol, resources=kept, read=read))) == 3
+    last = os.lseek(READS, 0, os.SEEK_CUR)
+    for x, y in ((*zip(*(Moving.at(last, i) for i in range(30)), strict=True),), data["val"], data["test"]):
+        expected.update([torch.stack(x) if isinstance(x, tuple) else x, torch.as_tensor(y)])
+    assert read.digest() == expected.digest()
+
+
 @pytest.mark.parametrize(
     ("data", "asked", "message"),
     [
@@ -313,7 +343,7 @@ def other_folder(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (other_version, "were kept by another version of layerprobe (format 1; this one has format 2). They are left"),
+        (other_version, "were kept by another version of layerprobe (format 1; this one has format 3). They are left"),
         (damaged_mark, "were kept by another version of layerprobe (an unknown format"),
         (other_folder, "holds other files than kept features. Give a folder of its own"),
         (lambda folder: (folder.rmdir(), folder.write_text("")), "cannot be read (Not a directory)"),

@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import multiclass_auroc
 from layerprobe.probing.metrics import (
     class_auc,
     f1_score,
-    paired_interval,
+    mean_interval,
     roc_auc,
     unexplained_difference,
     unexplained_interval,
@@ -106,12 +106,12 @@ def test_intervals_of_differences_in_pairs_hold_the_truth_as_often_as_said(n):
     assert 0.92 < sum(inside) / len(inside) < 0.97
     difficulty = torch.rand(1500, n, 1, generator=draws, dtype=torch.float64)
     shares = [(torch.rand(1500, n, 5, generator=draws) < most * difficulty).double().mean(2) for most in (0.4, 0.3)]
-    found = [paired_interval(each) for each in shares[0] - shares[1]]
+    found = [mean_interval(each) for each in shares[0] - shares[1]]
     assert 0.93 < sum(low <= 0.05 <= high for _, low, high in found) / len(found) < 0.97
 
 
 def test_differences_that_are_all_the_same_have_no_interval():
-    value, low, high = paired_interval(torch.full((9,), 0.25, dtype=torch.float64))
+    value, low, high = mean_interval(torch.full((9,), 0.25, dtype=torch.float64))
     assert value == 0.25
     assert math.isnan(low)
     assert math.isnan(high)
@@ -137,4 +137,4 @@ def test_constant_predictions_of_a_balanced_target_have_no_interval() -> None:
 def test_equal_differences_whose_mean_is_rounded_have_no_interval() -> None:
     differences = torch.full((1001,), 0.1, dtype=torch.float64)
     assert float(differences.std()) > 0
-    assert all(map(math.isnan, paired_interval(differences)[1:]))
+    assert all(map(math.isnan, mean_interval(differences)[1:]))

@@ -242,6 +242,8 @@ def test_no_more_layers_together_than_there_is_room_for(three_threads: None) -> 
     for left in (0, 2 * each - largest - 1, 2 * each - largest, 9 * each):
         _, workers = layers_in_parallel(wide, samples, c, ProbeProtocol(), None, left)
         assert workers == min(3, max(1, (largest + left) // each))
+        _, fewer = layers_in_parallel(wide, samples, c, ProbeProtocol(), None, left, dict.fromkeys(wide, 20_000))
+        assert fewer == min(3, max(1, (largest + left) // (each + 4 * 6_000 * 20_000))), "each copies positions too"
     assert is_small(n, d, c, p)
     assert not is_small(50_000, 784, 10, p)
     assert not is_small(7_000, 7_000, 2, 1), "a decomposition of a minute fills the processor"

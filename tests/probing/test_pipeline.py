@@ -10,32 +10,28 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import layerprobe
+from helpers.digits import Pairs, shuffled_digits
 from layerprobe.data.xor import XorDataModule
 from layerprobe.probing.features.reducers import Flatten, RandomSubset
+from layerprobe.probing.fit_memory import Budget
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import DEFAULTS, Resources
-from layerprobe.probing.scikit_learn_c import ScikitLearnC
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
+from layerprobe.probing.solvers.scikit_learn_c import ScikitLearnC
 from layerprobe.probing.tasks.multi_label import MultiLabel
-
-Pairs = dict[str, tuple[Tensor, Tensor]]
 
 
 @pytest.fixture(scope="module")
 def digits() -> Pairs:
-    x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(x))
-    x, y = torch.tensor(x[order], dtype=torch.float32) / 16, torch.tensor(y[order])
-    return {"train": (x[:900], y[:900]), "val": (x[900:1300], y[900:1300]), "test": (x[1300:], y[1300:])}
+    return shuffled_digits(0, 900, 400)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +104,18 @@ def test_batch_size_workers_and_container_do_not_matter(digits: Pairs, network: 
         pd.testing.assert_frame_equal(
             first.drop(columns="seconds"), other.drop(columns="seconds"), rtol=1e-4, atol=1e-6
         )
+
+
+def test_batches_without_samples_do_not_matter(digits: Pairs, network: nn.Module) -> None:
+    options: dict[str, Any] = {"layers": "1", "l2": [1e-3, 1e-1], "controls": ["control_task"]}
+
+    whole = {split: list(zip(x.split(100), y.split(100), strict=True)) for split, (x, y) in digits.items()}
+    gaps = {split: [pair for x, y in found for pair in ((x[:0], y[:0]), (x, y))] for split, found in whole.items()}
+
+    first, other = (layerprobe.probe(network, data, **options) for data in (whole, gaps))
+    pd.testing.assert_frame_equal(first.drop(columns="seconds"), other.drop(columns="seconds"))
+    with pytest.raises(ValueError, match="train split is empty"):
+        layerprobe.probe(network, {**gaps, "train": gaps["train"][:1]})
 
 
 def test_sweep_over_reducers_solvers_and_seeds(digits: Pairs, network: nn.Module) -> None:
@@ -238,25 +246,24 @@ def test_a_second_fit_needs_a_validation_split(digits: Pairs, network: nn.Module
 
 @pytest.mark.parametrize("budget", [0, 200_000])
 def test_what_does_not_fit_in_memory_is_probed_from_disk(
-    digits: Pairs, network: nn.Module, budget: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    digits: Pairs, network: nn.Module, budget: int, tmp_path: Path
 ) -> None:
     protocol = ProbeProtocol(l2=[1e-3, 1e-1], controls=["shuffled"], solvers=[Logistic(), Ridge()])
     expected = layerprobe_frame(network, digits, protocol)
-    monkeypatch.setattr("layerprobe.probing.pipeline.feature_budget", lambda *_: budget)
-    found = layerprobe_frame(network, digits, protocol, Resources(spill_directory=str(tmp_path)))
+    allowed = Budget(0, budget, 0)
+    found = layerprobe_frame(network, digits, protocol, Resources(spill_directory=str(tmp_path)), allowed)
     pd.testing.assert_frame_equal(found, expected, rtol=1e-4)
-    rounded = layerprobe_frame(network, digits, replace(protocol, spill_dtype="bfloat16"))
+    rounded = layerprobe_frame(network, digits, replace(protocol, spill_dtype="bfloat16"), allowed=allowed)
     assert (rounded["test_error"] - expected["test_error"]).abs().max() < 0.02
     if budget == 0:
         assert not np.array_equal(rounded["val_loss"], expected["val_loss"]), "nothing was rounded, so nothing spilled"
 
 
 def test_a_layer_that_finds_no_room_on_disk_fails_and_the_others_go_on(
-    digits: Pairs, network: nn.Module, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    digits: Pairs, network: nn.Module, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("layerprobe.probing.pipeline.feature_budget", lambda *_: 550_000)
     resources = Resources(spill_directory=str(tmp_path / "none"))
-    frame = layerprobe_frame(network, digits, ProbeProtocol(l2=[1e-2]), resources)
+    frame = layerprobe_frame(network, digits, ProbeProtocol(l2=[1e-2]), resources, Budget(0, 550_000, 0))
     assert frame.set_index("layer")["status"].to_dict() == {
         "input": "failed",
         "0": "converged",
@@ -267,26 +274,29 @@ def test_a_layer_that_finds_no_room_on_disk_fails_and_the_others_go_on(
 
 
 def test_too_little_memory_is_said_before_anything_is_recorded(digits: Pairs, network: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"Probing needs .* GB: .* `max_memory` allows 0.01 GB. Raise it"):
+    with pytest.raises(ValueError, match=r"Probing needs .* [MG]B: .* `max_memory` allows 10 MB\. Raise it"):
         layerprobe.probe(network, digits, max_memory="10MB")
 
 
 def layerprobe_frame(
-    network: nn.Module, data: Pairs, protocol: ProbeProtocol, resources: Resources = DEFAULTS
+    network: nn.Module,
+    data: Pairs,
+    protocol: ProbeProtocol,
+    resources: Resources = DEFAULTS,
+    allowed: Budget | None = None,
 ) -> pd.DataFrame:
-    found = probe_checkpoint(network, data, protocol, resources=resources)
+    found = probe_checkpoint(network, data, protocol, resources=resources, allowed=allowed)
     return pd.DataFrame([vars(result.record) for result in found]).drop(columns="seconds")
 
 
 @pytest.mark.parametrize("budget", [None, 0])
 def test_the_selected_head_can_be_refitted_to_train_and_validation(
-    digits: Pairs, network: nn.Module, budget: int | None, monkeypatch: pytest.MonkeyPatch
+    digits: Pairs, network: nn.Module, budget: int | None
 ) -> None:
-    if budget is not None:
-        monkeypatch.setattr("layerprobe.probing.pipeline.feature_budget", lambda *_: budget)
+    allowed = None if budget is None else Budget(0, budget, 0)
     protocol = ProbeProtocol(l2=[1e-3, 1e-2, 1e-1], reducers=[Flatten()])
-    chosen = layerprobe_frame(network, digits, protocol).set_index("layer")
-    results = list(probe_checkpoint(network, digits, replace(protocol, refit=True)))
+    chosen = layerprobe_frame(network, digits, protocol, allowed=allowed).set_index("layer")
+    results = list(probe_checkpoint(network, digits, replace(protocol, refit=True), allowed=allowed))
     x = {split: by_hand(network, pair[0])["1"].detach().double().numpy() for split, pair in digits.items()}
     both = np.concatenate([x["train"], x["val"]])
     y = np.concatenate([digits["train"][1], digits["val"][1]])

@@ -13,9 +13,9 @@ from layerprobe.api.results import ProbeResults
 from layerprobe.probing.analyses.stability import Stability
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.metrics import balanced_accuracy
-from layerprobe.probing.patience import PastBest
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.selection import PastBest
 from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
@@ -84,12 +84,20 @@ def test_leave_one_out_chooses_by_loss() -> None:
     assert found["l2"].item() == found.path.loc[found.path["loo_loss"].idxmin(), "l2"]
 
 
-def test_auc_that_validation_does_not_have_is_said() -> None:
+@pytest.mark.parametrize("solver", ["logistic", "ridge"])
+def test_what_validation_does_not_give_is_refused_before_any_fit(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layerprobe.probing.fitting._fit_way", lambda *_, **__: pytest.fail("a head was fitted"))
     x, y = samples(200, 0, 2)
-    data = {"train": (x, y), "val": (x[y == 0], y[y == 0]), "test": (x, y)}
-    found = probe(network(), data, l2=L2, selection="auc")
-    assert found["status"].item() == "failed"
-    assert found["message"].item() == "no head has a validation auc"
+    one = {"train": (x, y), "val": (x[y == 0], y[y == 0]), "test": (x, y)}
+    with pytest.raises(ValueError, match=r"`selection` is auc.* all of one class\..* set selection=error"):
+        probe(network(), one, solver=solver, l2=L2, selection="auc")
+    labels = {split: (x, torch.stack([y, y], 1)) for split, (x, y) in one.items()}
+    with pytest.raises(ValueError, match=r"`selection` is auc.*of a label, some that have it"):
+        probe(network(), labels, task=MultiLabel(), solver=solver, l2=L2, selection="auc")
+    unknown = {**one, "val": (x, torch.full_like(y, 7))}
+    for selection in ("loss", "balanced_error"):
+        with pytest.raises(ValueError, match=rf"`selection` is {selection}.* no sample of a class that train has"):
+            probe(network(), unknown, solver=solver, l2=L2, selection=selection)
 
 
 def test_walk_ends_past_the_best_figure_not_the_best_error() -> None:

@@ -102,6 +102,8 @@ def test_the_test_sets_are_kept_and_read_back(tmp_path: Path) -> None:
     one.save(tmp_path / "one")
     assert not (tmp_path / "one" / "answers.parquet").exists()
     assert layerprobe.load(tmp_path / "one").test_sets == ("test",)
+    probed({**SPLITS, "test": {"in": TESTS["in"]}}).save(tmp_path / "named")
+    assert layerprobe.load(tmp_path / "named").test_sets == ("in",)
 
 
 class Module(pl.LightningDataModule):

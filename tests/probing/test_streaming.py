@@ -1,32 +1,36 @@
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from sklearn.linear_model import Ridge as RidgeOfSklearn
+from sklearn.utils.class_weight import compute_sample_weight
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from helpers.digits import shuffled_digits
 from layerprobe.probing.batches import reshuffled
 from layerprobe.probing.features.reducers import Flatten
+from layerprobe.probing.fit_memory import Budget
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
+from layerprobe.probing.tasks.class_weights import ClassWeight
+from layerprobe.probing.tasks.classification import Classification
 
 L2 = [1e-3, 1e-2, 1e-1, 1.0]
 
 
 @pytest.fixture(scope="module")
 def digits() -> dict[str, tuple[Tensor, Tensor]]:
-    x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(x))
-    x, y = torch.tensor(x[order], dtype=torch.float32) / 16, torch.tensor(y[order]) * 3
-    return {"train": (x[:900], y[:900]), "val": (x[900:1300], y[900:1300]), "test": (x[1300:], y[1300:])}
+    return {split: (x, 3 * y) for split, (x, y) in shuffled_digits(0, 900, 400).items()}
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +40,14 @@ def network() -> nn.Module:
         return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
 
 
-def frame(network: nn.Module, data: dict, protocol: ProbeProtocol, batch_size: int | None = None) -> pd.DataFrame:
-    results = probe_checkpoint(network, data, protocol, resources=Resources(batch_size))
+def frame(
+    network: nn.Module,
+    data: dict,
+    protocol: ProbeProtocol,
+    batch_size: int | None = None,
+    allowed: Budget | None = None,
+) -> pd.DataFrame:
+    results = probe_checkpoint(network, data, protocol, resources=Resources(batch_size), allowed=allowed)
     return pd.DataFrame([vars(result.record) for result in results])
 
 
@@ -49,14 +59,50 @@ def test_streamed_ridge_is_ridge(digits: dict, network: nn.Module) -> None:
     assert streamed["train_error"].isna().all()
 
 
+@pytest.mark.parametrize("class_weight", ["balanced", {0: 2.0, 9: 0.25}])
+def test_streamed_ridge_weighs_classes(digits: dict, network: nn.Module, class_weight: ClassWeight) -> None:
+    x, y = digits["train"]
+    keep = (y > 9) | (torch.arange(len(y)) % 5 == 0)  # four classes are rare
+    data = digits | {"train": (x[keep], y[keep])}
+    protocol = ProbeProtocol(solvers=[Ridge()], l2=L2, stream=True, task=Classification(class_weight))
+    (*_, result) = probe_checkpoint(network, data, protocol, resources=Resources(64))
+
+    inputs, targets = data["train"][0].double(), data["train"][1].numpy()
+    with torch.no_grad():
+        network = deepcopy(network).double()
+        features = network(inputs).numpy()
+    scaled = (features - features.mean(0)) / features.std(0)
+    weights = compute_sample_weight(dict(class_weight) if class_weight != "balanced" else "balanced", targets)
+    onehot = (targets[:, None] == np.arange(0, 30, 3)).astype(float)
+    alpha = result.record.l2 * weights.sum()
+    expected = RidgeOfSklearn(alpha=alpha).fit(scaled, onehot, sample_weight=weights)
+    np.testing.assert_allclose(result.head["weight"], expected.coef_, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(result.head["bias"], expected.intercept_, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(result.head["scale"], features.std(0), rtol=1e-5)
+    assert result.record.status == "converged" and result.record.gap <= 1e-5
+
+    unweighted = probe_checkpoint(network.float(), data, replace(protocol, task=Classification()))
+    assert not np.allclose(result.head["weight"], list(unweighted)[-1].head["weight"], rtol=0.05)
+
+
+def test_sums_of_each_class_that_no_memory_holds_are_refused(digits: dict, network: nn.Module) -> None:
+    protocol = ProbeProtocol(solvers=[Ridge()], l2=L2, stream=True, task=Classification("balanced"))
+    wide = nn.Sequential(nn.Linear(64, 5000), network[1], nn.Linear(5000, 10))
+    protocol = replace(protocol, reducers=[Flatten()])
+    data = {split: (x, y // 3) for split, (x, y) in digits.items()}
+    with pytest.raises(ValueError, match=r"each of 10 classes.*`max_memory` allows 1 GB.*stream=false"):
+        list(probe_checkpoint(wide, data, protocol, resources=Resources(max_memory="1GB")))
+    with pytest.raises(ValueError, match=r"Streaming keeps [\d.]+ [kM]B of sums.*`max_memory` allows 10 kB"):
+        list(probe_checkpoint(network, data, protocol, resources=Resources(max_memory="10kB")))
+
+
 def test_validation_and_test_of_a_stream_find_room_on_disk(
     digits: dict, network: nn.Module, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     protocol = ProbeProtocol(solvers=[Ridge()], l2=L2, stream=True)
     expected = frame(network, digits, protocol)
-    monkeypatch.setattr("layerprobe.probing.pipeline.feature_budget", lambda *_: 0)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    found = frame(network, digits, protocol)
+    found = frame(network, digits, protocol, allowed=Budget(0, 0, 0))
     pd.testing.assert_frame_equal(found.drop(columns="seconds"), expected.drop(columns="seconds"), rtol=1e-6)
 
 

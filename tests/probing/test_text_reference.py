@@ -21,9 +21,9 @@ from layerprobe.data.text import TextDataModule
 from layerprobe.data.text_table import AbstractTable, LabelledLines, TextFile
 from layerprobe.models.pretrained_text import encoder
 from layerprobe.probing.features.token_reducers import LastToken, MeanToken
-from layerprobe.probing.scikit_learn_c import ScikitLearnC
+from layerprobe.probing.solvers.scikit_learn_c import ScikitLearnC
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=80)
 
 
 def stsa(root: Path) -> tuple[AbstractTable, dict[str, object], list[str], np.ndarray]:
@@ -42,16 +42,19 @@ def cities(root: Path) -> tuple[AbstractTable, dict[str, object], list[str], np.
 
 
 def hidden_states(folder: Path, texts: list[str]) -> dict[str, np.ndarray]:
-    """The last token's and the mean token's states after each block, one text at a time, without padding."""
+    """The last token's and the mean token's states after each block, texts of one length together, without padding."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
-    last, mean = [], []
-    with torch.no_grad():
-        for text in texts:
-            ids = tokenizer(text, padding=False, return_tensors="pt")
-            states = torch.stack(model(**ids, output_hidden_states=True).hidden_states)[:, 0]
-            last.append(states[:, -1].double().numpy())
-            mean.append(states.double().mean(1).numpy())
-    return {"last": np.stack(last, 1), "mean": np.stack(mean, 1)}
+    encoded = [tokenizer(text, padding=False)["input_ids"] for text in texts]
+    shape = (len(texts), model.config.num_hidden_layers + 1, model.config.hidden_size)
+    last, mean = np.empty(shape), np.empty(shape)
+    for length in {len(ids) for ids in encoded}:
+        rows = [i for i, ids in enumerate(encoded) if len(ids) == length]
+        ids = torch.tensor([encoded[i] for i in rows])
+        with torch.no_grad():
+            states = model(ids, attention_mask=torch.ones_like(ids), output_hidden_states=True).hidden_states
+        states = torch.stack(states, 1).double()
+        last[rows], mean[rows] = states[:, :, -1].numpy(), states.mean(2).numpy()
+    return {"last": last.swapaxes(0, 1), "mean": mean.swapaxes(0, 1)}
 
 
 @pytest.mark.parametrize("read", [stsa, cities])
@@ -71,7 +74,7 @@ def test_every_layer_is_within_a_standard_error_of_scikit_learn(shared: Path, re
     ).set_index("layer")  # fmt: skip
     train, test = train_test_split(np.arange(600), test_size=0.4, random_state=42)
     for name, x in zip(names, features["last"], strict=True):
-        head = LogisticRegression(C=1.0, max_iter=5000, tol=1e-8).fit(x[train], targets[train])
+        head = LogisticRegression(C=1.0, solver="newton-cholesky", tol=1e-8).fit(x[train], targets[train])
         accuracy = head.score(x[test], targets[test])
         error = np.sqrt(accuracy * (1 - accuracy) / len(test))
         assert 1 - found.loc[name, "test_error"] == pytest.approx(accuracy, abs=error), name
@@ -95,7 +98,9 @@ def test_every_layer_is_within_a_standard_error_of_scikit_learn(shared: Path, re
         x = StandardScaler().fit(x[train]).transform(x)
         ranked = []
         for l2 in sorted(l2s, reverse=True):
-            head = LogisticRegression(C=2 / (l2 * len(train)), max_iter=5000, tol=1e-8).fit(x[train], targets[train])
+            head = LogisticRegression(C=2 / (l2 * len(train)), solver="newton-cholesky", tol=1e-8).fit(
+                x[train], targets[train]
+            )
             loss = -np.log(head.predict_proba(x[val])[np.arange(len(val)), targets[val]]).mean()
             ranked.append((1 - head.score(x[val], targets[val]), loss, -l2, head.score(x[test], targets[test])))
         accuracy = min(ranked)[-1]

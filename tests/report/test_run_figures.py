@@ -228,6 +228,11 @@ def test_errors_of_a_population_are_drawn_without_intervals(tmp_path):
     assert "NaN" not in file.read_text()
 
 
+def test_a_path_of_one_value_is_no_figure(tmp_path, results):
+    files = write_figures(results, made.paths(LAYERS, CHECKPOINTS, [1e-3]), tmp_path)
+    assert {file.stem for file in files} == {"depth_curve", "heat_map"}
+
+
 def test_what_cannot_be_drawn_takes_nothing_from_the_others(tmp_path, results, caplog, monkeypatch):
     def broken(*_):
         raise KeyError("no such thing\nand more")

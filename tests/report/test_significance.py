@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from layerprobe.report.significance import holm, mcnemar_p, newcombe_interval, two_sample_p
-from layerprobe.wilson import wilson_interval
+from layerprobe.statistics.intervals import wilson_interval
 
 
 @given(st.integers(0, 60), st.integers(0, 60))

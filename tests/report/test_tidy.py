@@ -1,12 +1,15 @@
 import math
+import xml.etree.ElementTree as ET
 
 import numpy as np
 import pandas as pd
 import pytest
+import vl_convert
 from scipy import stats
 
 from helpers import made_results as made
 from layerprobe.formatting import interval_text, number_text
+from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.layer_labels import shared_folder, short_names
 from layerprobe.report.monotonicity import monotonicity
 from layerprobe.report.tidy import axis_top, group_mean, tidy_results
@@ -29,6 +32,20 @@ def test_rows_are_ordered_by_training_then_depth_and_captioned():
     assert frame["layer"].tolist() == ["fc", "input", "input", "fc"]
     assert frame["position"].tolist() == [1, 0, 0, 1]
     assert frame["untrained"].tolist() == [True, False, False, False]
+
+
+def test_long_names_of_checkpoints_do_not_widen_a_picture():
+    stem = "runs/" + 12 * "a_long_folder_" + "step"
+    for names in ([f"{stem}{i}" for i in range(2)], [f"{i}{80 * 'x'}{i}{80 * 'y'}" for i in range(2)]):
+        frame = made.results(["input", "fc"], [(name, 10 * i + 10) for i, name in enumerate(names)])
+        short = tidy_results(frame)["caption"].unique()
+        assert len(short) == 2
+        assert max(map(len, short)) < 50
+        drawing = vl_convert.vegalite_to_svg(depth_curve(frame).to_dict())
+        assert float(ET.fromstring(drawing).get("width")) < 700
+    middle = [f"{40 * 'x'}{i}{40 * 'y'}" for i in range(2)]
+    frame = made.results(["input"], [(name, 10) for name in middle])
+    assert len(tidy_results(frame)["caption"].unique()) == 2, "names that differ in their middle stay whole"
 
 
 def test_a_network_that_was_only_built_is_called_untrained_once():

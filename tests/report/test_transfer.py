@@ -134,6 +134,21 @@ def test_results_are_laid_out_and_drawn_from_python(probed: dict[str, Any]) -> N
         layerprobe.transfer({"near": probed["near"]})
 
 
+def test_a_single_test_set_goes_by_its_own_name(tmp_path: Path) -> None:
+    sets = {"a": made(0.0, 0), "b": made(1.5, 1)}
+    tests = {name: data["test"] for name, data in sets.items()}
+    results = {
+        "a": layerprobe.probe(nn.Identity(), {**sets["a"], "test": tests}, progress=False),
+        "b": layerprobe.probe(nn.Identity(), {**sets["b"], "test": {"b": tests["b"]}}, progress=False),
+    }
+    for name, each in results.items():
+        each.save(tmp_path / name)
+    for given in (results, {name: tmp_path / name for name in results}):
+        table = layerprobe.transfer(given)
+        rows = table[table["depth"] == 0]
+        assert rows[["train", "test", "same_samples"]].to_numpy().tolist() == [["a", "b", True], ["b", "b", True]]
+
+
 def test_a_report_of_runs_that_differ_in_their_data_has_the_map(tmp_path: Path, probed: dict[str, Any]) -> None:
     for name, results in probed.items():
         for seed in (0, 1):

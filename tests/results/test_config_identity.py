@@ -133,3 +133,12 @@ def test_what_an_identity_is_made_of(tmp_path: Path) -> None:
     assert found == {"a.b": [1, 2], "a.c": "RUN/x", "probe": {}}
     assert differing({"a": 1}, {"b": None, "a": 2}) == {"a": (1, 2)}
     assert len(set(NO_PART)) == len(NO_PART)
+
+
+def test_the_order_of_test_sets_counts_and_runs_without_it_go_on() -> None:
+    """The first one is the primary one, whose errors are those of the results."""
+    one, other = (identity({"loaders": {"test": dict.fromkeys(names, 0)}}) for names in (("a", "b"), ("b", "a")))
+    assert differing(one, other) == {"loaders.test in order": (["a", "b"], ["b", "a"])}
+    before = {key: value for key, value in one.items() if "order" not in key}
+    assert differing(before, one) == {}
+    assert differing(before, identity({"loaders": {"test": {"a": 0, "b": 1}}})) == {"loaders.test.b": (0, 1)}

@@ -9,13 +9,14 @@ import hydra
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf
 
 import layerprobe
-from layerprobe.config import register
+from layerprobe.config import as_typed, register
 from layerprobe.jobs.config_check import wrong_values
 from layerprobe.jobs.lifecycle import checked
-from layerprobe.results.config_migration import PUBLIC_NAMES, migrated
+from layerprobe.results.config_migration import PACKAGES, PUBLIC_NAMES, current_key, migrated, with_current_keys
 from layerprobe.results.manifest import Entry, Ledger, OtherResultsError
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.training.checkpoints import freeze, load
@@ -30,7 +31,7 @@ WRITTEN = [
 def composed(script: str, *words: str) -> Any:
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(script, list(words))
+        return compose(script, as_typed(words))
 
 
 def test_every_former_name_leads_to_a_public_one() -> None:
@@ -84,7 +85,7 @@ def test_results_of_before_are_of_the_same_network_and_protocol(tmp_path: Path) 
 def test_a_checkpoint_of_before_is_built_by_public_names(tmp_path: Path) -> None:
     network = {"_target_": "layerprobe.models.digits_convnet.DigitsConvNet"}
     model = {"_target_": "layerprobe.models.classifier.Classifier", "network": network}
-    freeze(torch.nn.Linear(2, 2), tmp_path / "a.ckpt", CheckpointInfo("a"), {"model": model})
+    freeze(torch.nn.Linear(2, 2).state_dict(), tmp_path / "a.ckpt", CheckpointInfo("a"), {"model": model})
     config = load(tmp_path / "a.ckpt").config
     assert config == {
         "model": {"_target_": "layerprobe.Classifier", "network": {"_target_": "layerprobe.DigitsConvNet"}}
@@ -94,16 +95,54 @@ def test_a_checkpoint_of_before_is_built_by_public_names(tmp_path: Path) -> None
 def test_former_names_on_the_command_line_are_taken() -> None:
     target = "layerprobe.probing.solvers.ridge.Ridge"
     cfg = composed("train", f"solver.logistic._target_={target}", "run_dir=x", "name=x", "logger=none")
-    del cfg.solver.logistic.tolerance, cfg.solver.logistic.max_iterations, cfg.solver.logistic.memory
-    assert checked(cfg)["probe"]["solvers"][0]["_target_"] == "layerprobe.Ridge"
-    assert cfg.solver.logistic._target_ == "layerprobe.Ridge"
+    logistic = cfg.probe.solvers.logistic
+    del logistic.tolerance, logistic.max_iterations, logistic.memory
+    assert checked(cfg)["callbacks"]["probe"]["protocol"]["solvers"][0]["_target_"] == "layerprobe.Ridge"
+    assert logistic._target_ == "layerprobe.Ridge"
+
+
+@pytest.mark.parametrize("group", ["inputs", "targets", "task"])
+def test_what_the_protocol_needs_cannot_be_left_out(group: str) -> None:
+    with pytest.raises(CompactHydraException, match=rf"probe\.{group} is empty. Choose one of conf/{group}: {group}="):
+        checked(composed("train", f"~{group}", "run_dir=x", "name=x", "logger=none"))
+
+
+def test_a_reference_to_a_former_key_is_told_where_it_is() -> None:
+    for key, now in (("task", "probe.task"), ("solver.logistic.memory", "probe.solvers.logistic.memory")):
+        with pytest.raises(CompactHydraException, match=rf"'{key}' not found\. It is now under {now}: \$\{{{now}\}}$"):
+            checked(composed("train", f"name=${{{key}}}", "run_dir=x", "logger=none"))
+    with pytest.raises(CompactHydraException, match=r"'nothing' not found$"):
+        checked(composed("train", "name=${nothing}", "run_dir=x", "logger=none"))
+
+
+def test_what_a_group_chooses_may_be_said_by_the_group() -> None:
+    words = ["+reducer.flatten.x=1", "targets=lookup", "targets.values=[1,0]", "~solver.logistic.memory", "data.root=x"]
+    assert as_typed(words) == [
+        "+probe.reducers.flatten.x=1", "targets=lookup", "probe.targets.values=[1,0]",
+        "~probe.solvers.logistic.memory", "data.root=x",
+    ]  # fmt: skip
+    assert as_typed(["task.class_weight=a b"]) == ["probe.task.class_weight=a b"]
+
+
+def test_a_file_of_each_group_is_where_its_former_key_leads() -> None:
+    for group, package in PACKAGES.items():
+        heads = {file.read_text().splitlines()[0] for file in (CONF / group).glob("*.yaml")}
+        assert heads == {f"# @package {package}"}
+        assert current_key(group) == package
+
+
+def test_keys_of_before_are_those_of_today() -> None:
+    before = {"solver.ridge.largest": 9, "analysis": {}, "probe.solvers": [{}], "probe.analyses": [], "probe.l2": [1]}
+    assert with_current_keys(before) == {"probe.solvers.ridge.largest": 9, "probe.analyses": {}, "probe.l2": [1]}
+    ledger = {"probe.solvers": [{}], "probe.targets.path": 1}
+    assert with_current_keys(ledger) == ledger, "it has lists alone, and always had"
 
 
 def test_a_class_that_is_gone_is_named_with_what_to_choose_instead() -> None:
     target = "layerprobe.probing.solvers.sgd.SGD"
     cfg = composed("train", f"solver.logistic._target_={target}", "run_dir=x", "name=x", "logger=none")
     found = wrong_values(OmegaConf.to_container(cfg, resolve=True))
-    assert set(found) >= {"solver.logistic._target_"}
-    assert "is gone" in found["solver.logistic._target_"]
-    assert "kept on disk, and every head ends with its certificate" in found["solver.logistic._target_"]
+    assert set(found) >= {"probe.solvers.logistic._target_"}
+    assert "is gone" in found["probe.solvers.logistic._target_"]
+    assert "kept on disk, and every head ends with its certificate" in found["probe.solvers.logistic._target_"]
     assert migrated({"_target_": target}) == {"_target_": target}, "an older run is still read"

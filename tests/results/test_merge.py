@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from helpers import made_results as made
 from layerprobe.jobs.shard import share
+from layerprobe.results.heads import head_folder
 from layerprobe.results.merge import merge_results
+from layerprobe.results.scores import read_scores
 from layerprobe.results.store import ProbeStore
+from layerprobe.types import SampleScores
 
 CHECKPOINTS = [("initial", 0), ("epoch_1", 50), ("final", 100)]
 
@@ -47,6 +52,47 @@ def test_overlap_is_counted_once(tmp_path: Path) -> None:
     shares = [probed(tmp_path / "a", CHECKPOINTS, range(3)), probed(tmp_path / "b", CHECKPOINTS, range(1, 4))]
     assert merge_results(shares, tmp_path / "merged") == 12
     check_same(tmp_path / "merged", probed(tmp_path / "whole", CHECKPOINTS, range(4)))
+
+
+def test_what_a_later_share_did_not_keep_is_not_an_earlier_ones(tmp_path: Path) -> None:
+    scores = {"test": SampleScores(np.arange(20), np.arange(20) % 3, np.zeros((20, 3), np.float32))}
+    for name in ("a", "b"):
+        with ProbeStore(tmp_path / name) as store:
+            for layer in ("one", "two"):
+                kept = made.result("final", 100, 1, layer)
+                store.add(replace(kept, scores=scores if name == "a" else {}))
+    merge_results([tmp_path / "a", tmp_path / "b"], tmp_path / "merged")
+    assert not read_scores(tmp_path / "merged", "final", "one")
+    merge_results([tmp_path / "b", tmp_path / "a"], tmp_path / "turned")
+    assert read_scores(tmp_path / "turned", "final", "one"), "the negative control"
+
+
+def test_a_layer_that_failed_the_second_time_has_no_head(tmp_path: Path) -> None:
+    lost = made.of(made.failed(depth=1, layer="one"))
+    for name, first in (("a", made.result(depth=1, layer="one")), ("b", lost)):
+        with ProbeStore(tmp_path / name) as store:
+            store.add(first)
+            store.add(made.result(depth=2, layer="two"))
+    one, two = "001_one.safetensors", "002_two.safetensors"
+    for name, order, heads in (("merged", "ab", {two}), ("turned", "ba", {one, two})):
+        merge_results([tmp_path / source for source in order], tmp_path / name)
+        assert {file.name for file in head_folder(tmp_path / name, "final").iterdir()} == heads
+
+
+def test_a_second_merge_leaves_nothing_of_the_first(tmp_path: Path) -> None:
+    scores = {"test": SampleScores(np.arange(20), np.arange(20) % 3, np.zeros((20, 3), np.float32))}
+    for name, layer, kept in (("first", "one", scores), ("second", "two", {})):
+        with ProbeStore(tmp_path / name) as store:
+            made_up = made.result("final", 100, 1, layer)
+            store.add(replace(made_up, scores=kept, test_set="test" if name == "second" else "other"))
+    merged = tmp_path / "merged"
+    merge_results([tmp_path / "first"], merged)
+    assert (merged / "answers.parquet").exists(), "the negative control"
+    merge_results([tmp_path / "second"], merged)
+    again = tmp_path / "again"
+    merge_results([tmp_path / "second"], again)
+    names = [sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()) for folder in (merged, again)]
+    assert names[0] == names[1]
 
 
 def test_a_job_without_results(tmp_path: Path) -> None:

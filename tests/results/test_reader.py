@@ -1,7 +1,9 @@
 """Directories of runs, read whatever became of them."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -36,6 +38,13 @@ def test_a_finished_run(directory):
     assert len(run.correct()) == len(expected)
 
 
+def test_who_changes_the_metrics_changes_their_own(directory):
+    run = Run.read(directory)
+    metrics = run.metrics()
+    metrics["mine"] = 1
+    assert "mine" not in run.metrics()
+
+
 def test_a_run_that_was_killed_shows_what_it_had(tmp_path):
     store = ProbeStore(tmp_path / "probes")
     for depth, layer in enumerate(("input", "fc")):
@@ -53,6 +62,39 @@ def test_a_run_that_was_killed_shows_what_it_had(tmp_path):
     )
     assert len(run.correct()) == 3
     assert len(run.path()) == 9
+
+
+def test_a_run_that_goes_on_is_read_whole_whatever_it_merges_meanwhile(tmp_path):
+    store, layers = ProbeStore(tmp_path / "probes"), 60
+    store.add(made.result("initial", 0, 0, "layer_0"))
+
+    def go_on() -> None:
+        for i in range(1, layers):
+            store.add(made.result("initial", 0, i, f"layer_{i}"))
+            store.merge()
+
+    seen = [0]
+    with ThreadPoolExecutor(1) as other:
+        going_on = other.submit(go_on)
+        while not going_on.done():
+            run = Run.read(tmp_path)
+            counts = [len(run.results), run.path()["layer"].nunique(), run.correct()["layer"].nunique()]
+            assert counts == sorted(counts), "what is read later has fewer layers"
+            assert counts[0] >= seen[-1]
+            seen.append(counts[-1])
+        going_on.result()
+    assert len(set(seen)) > 2
+    assert len(Run.read(tmp_path).results) == layers
+
+
+def test_a_layer_s_file_that_leads_nowhere_is_named(tmp_path):
+    made_runs.write_run(tmp_path)
+    part = tmp_path / "probes" / "parts" / "initial" / "gone.parquet"
+    part.parent.mkdir(parents=True)
+    part.symlink_to(tmp_path / "nowhere")
+    run = Run.read(tmp_path)
+    assert "gone.parquet" in run.notes[0]
+    assert run.results.empty
 
 
 def test_older_and_newer_columns_are_filled_and_kept(directory):
@@ -92,7 +134,33 @@ def test_a_broken_file_is_named_and_leaves_the_other_runs_alone(directory, conte
     assert run.path().empty
     assert run.status == "unfinished"
     assert any("run.json is damaged" in note for note in run.notes)
-    assert any("results.parquet is not a readable Parquet file" in note for note in run.notes)
+    assert any("results.parquet is damaged (not a readable Parquet file" in note for note in run.notes)
+
+
+def test_text_that_is_not_utf_8_is_a_broken_file(directory):
+    file = directory / "probes" / "results.parquet"
+    pq.write_table(pq.read_table(file), file, compression="none", use_dictionary=False, write_statistics=False)
+    content = file.read_bytes()
+    assert b"initial" in content
+    file.write_bytes(content.replace(b"initial", b"\xff" * 7))
+    run = Run.read(directory)
+    assert run.results.empty
+    assert any("results.parquet is damaged (not a readable Parquet file" in note for note in run.notes)
+
+
+def test_whatever_bytes_are_damaged_nothing_but_the_file_is_blamed(directory):
+    file, random = directory / "probes" / "results.parquet", np.random.default_rng(0)
+    content, said = file.read_bytes(), []
+    for _ in range(400):
+        damaged = np.frombuffer(content, np.uint8).copy()
+        damaged[random.integers(len(content), size=random.choice([1, 3, 20]))] = random.integers(256)
+        file.write_bytes(damaged.tobytes())
+        try:
+            read_any_version(file, ProbeRecord)
+        except SchemaError as error:
+            said.append(str(error))
+    assert len(said) > 100
+    assert all(str(file) in one for one in said)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from layerprobe.results.mirrored_file import DamagedFileError
+from layerprobe.files.mirrored_file import DamagedFileError
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.sweep_record import SweepRecord
 

@@ -67,6 +67,11 @@ def test_one_test_set_changes_nothing() -> None:
         assert set(found["test_set"]) == {"test"}
 
 
+def test_one_test_set_goes_by_the_name_that_is_given() -> None:
+    found = on_each_test_set(to_frame(ROWS), to_frame(OTHERS, MetricRecord), "far")
+    assert set(found["test_set"]) == {"far"}
+
+
 def test_the_keys_of_further_test_sets_carry_their_names() -> None:
     found = on_each_test_set(to_frame(ROWS), to_frame(METRICS, MetricRecord))
     keys = layer_metrics(found[found["checkpoint"] == "final"])

@@ -64,13 +64,17 @@ def test_the_workspace_opens_on_the_views_of_the_page_and_on_runs_that_did_not_f
     for i in range(2):
         made_runs.write_run(tmp_path / str(i), overrides={"optimizer.lr": 0.1 * (1 + i)})
     drawn = page_data(compare([tmp_path]))
-    titles = [spec["title"]["text"] for spec in linked_views(drawn).values()]
+    views = linked_views(drawn)
+    titles = [spec["title"]["text"] for spec in views.values()]
+    chosen = {parameter["name"]: parameter.get("value") for parameter in views["curves"]["params"]}
+    assert chosen["measure_names"][chosen["measure"]] == "test error"
+    words = "upper(slice(measure_names[measure], 0, 1)) + slice(measure_names[measure], 1) + '"
     spec = spec_of(workspace("p", "e", drawn.checkpoints, drawn.layer_names, ["optimizer.lr"]))
     sections = spec["section"]["panelBankConfig"]["sections"]
     opened = [section["name"] for section in sections if section["isOpen"]]
     assert len(opened) == len(titles) == 5
     for name, title in zip(opened, titles, strict=True):
-        assert name in (title if isinstance(title, str) else title["expr"])
+        assert name in (title if isinstance(title, str) else title["expr"].replace(words, "'Test error"))
     (grouped,) = [p["config"] for p in panels(sections) if "groupBy" in p["config"]]
     assert (grouped["groupBy"], grouped["groupAgg"], grouped["xAxis"]) == ("group", "mean", "probe/depth")
     runs = json.dumps(spec)

@@ -23,6 +23,7 @@ class Arguments:
         class_: A word of Python's own.
         interval: Seconds.
         watch: Whether to wait.
+        compare: Two names.
     """
 
     runs: Any = "outputs"
@@ -30,6 +31,7 @@ class Arguments:
     class_: str | None = None
     interval: int = 10
     watch: bool = False
+    compare: list[str] | None = None
 
 
 def read(*words: str) -> Arguments:
@@ -43,6 +45,7 @@ def read(*words: str) -> Arguments:
         ("runs=multirun/*/2026*", "runs", "multirun/*/2026*"),
         ('runs="multirun/*/2026*"', "runs", "multirun/*/2026*"),
         ("runs=2026", "runs", "2026"),
+        ("runs=???", "runs", "???"),
         ("runs=[a, 'b, c',d/*]", "runs", ["a", "b, c", "d/*"]),
         ("runs=[]", "runs", []),
         ("where=model=='net' and lr<1", "where", "model=='net' and lr<1"),
@@ -64,6 +67,7 @@ def test_a_value_is_text_as_it_stands(word: str, key: str, value: object) -> Non
 @example("${seed}")
 @example("a\\${b}\\")
 @example("null")
+@example("???")
 @example("it's")
 def test_what_was_quoted_for_hydra_is_read_back(text: str) -> None:
     """Earlier versions print `sweep.py continue=…` so."""
@@ -78,6 +82,8 @@ def test_what_was_quoted_for_hydra_is_read_back(text: str) -> None:
         ("watch=maybe", "watch=maybe: Value 'maybe' is not a valid bool"),
         ("interval=null", "interval=null: "),
         ("class_=x", "There is no 'class_'. Did you mean class?"),
+        ("interval=???", "interval=???: Value '?' of type 'str'"),
+        ("compare=a", "not a ListConfig, list or tuple. Give a list: compare=[a]"),
         ("interval", "'interval' is no argument. Give KEY=VALUE"),
     ],
 )

@@ -80,7 +80,7 @@ def test_a_shell_is_told_what_completes_a_line(line: str, choices: set[str], tmp
     assert code == 0 and set(output.split()) == choices
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60)
 def test_a_project_of_ones_own_works_with_the_installed_package(tmp_path: Path) -> None:
     """The wheels of both are installed without their dependencies, which are those of this environment."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB_", "LAYERPROBE_"))}

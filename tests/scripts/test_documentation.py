@@ -31,14 +31,17 @@ from helpers.made_images import make_image_folder
 from layerprobe.config import as_typed, register
 
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WIDTH = 104
+"""Characters of a line of code that a page of the documentation has room for."""
 CODE = re.compile(r"^```([\w{}-]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# ([\w/]+\.(?:py|yaml))\n")  # a block that begins so is a part of that file
 INLINE = re.compile(r"`([^`\n]+)`")
 OWN_MODULES = "PYTHONPATH=."
-PROGRAMS = ("uv ", "pip ", "wandb ", "probe.py ", "train.py ", "sweep.py ", "report.py ", "scripts/")
+PROGRAMS = ("uv ", "pip ", "wandb ", "sweep.py ", "report.py ", "scripts/")
 
 NONE, FAST = ["logger=none"], ["probe.l2=[0.1]"]
 SHORT = [*NONE, *FAST, "trainer.max_epochs=1", "++trainer.limit_train_batches=2", "++trainer.limit_val_batches=1"]
+ONE = [*SHORT, "probe.layers=[input]"]  # where layers are not what the command is about
 MNIST = [*SHORT, "data.train_size=300", "data.val_size=100"]
 
 
@@ -77,7 +80,7 @@ WAYS = {
     "uv run scripts/train.py": Way(SHORT),
     "uv run pytest": Way(left="the suite itself"),
     "uv run scripts/train.py experiment=mnist data.root=DIR": Way(MNIST),
-    "uv run scripts/train.py experiment=mnist data.root=DIR data.download=true": Way(MNIST),
+    "uv run scripts/train.py experiment=mnist data.root=DIR data.download=true": Way([*MNIST, ONE[-1]]),
     "uv run scripts/train.py experiment=xor_linear model.bias=false": Way(SHORT),
     "uv run scripts/train.py -m experiment=xor_mlp model.width=2,3,4,8 'seed=range(10)'": Way(
         [*SHORT, "callbacks=none"]
@@ -96,10 +99,10 @@ WAYS = {
     ),
     "uv run scripts/train.py callbacks.probe.every_n_epochs=5 probe.controls=[shuffled] "
     "reducer=[flatten,channel_mean]": Way(SHORT),
-    "uv run scripts/probe.py checkpoint=outputs/digits/RUN/checkpoints targets=parity": Way([*NONE, *FAST]),
-    "uv run scripts/probe.py checkpoint=outputs/digits/RUN/checkpoints probe.keep=true": Way([*NONE, *FAST]),
+    "uv run scripts/probe.py checkpoint=outputs/digits/RUN/checkpoints targets=parity": Way([*NONE, *FAST, ONE[-1]]),
+    "uv run scripts/probe.py checkpoint=outputs/digits/RUN/checkpoints probe.keep=true": Way([*NONE, *FAST, ONE[-1]]),
     "uv run scripts/probe.py checkpoint=outputs/digits/RUN/checkpoints probe.keep=true targets=parity": Way(
-        [*NONE, *FAST]
+        [*NONE, *FAST, ONE[-1]]
     ),
     "uv run scripts/features.py": Way(),
     "uv run scripts/features.py unused=30d": Way(),
@@ -120,7 +123,7 @@ WAYS = {
     "uv run scripts/train.py experiment=alain_bengio_skip128 data.root=DIR report.reference=CURVE.json": Way(
         [*MNIST, "trainer.max_steps=1", "model.depth=4", "model.skip=[0,2]", "callbacks.probe.steps=[1]"]
     ),
-    "uv run scripts/probe.py 'checkpoint=\"RUN/checkpoints/*.ckpt\"' reducer=flatten probe.granularity=blocks "
+    "uv run scripts/probe.py checkpoint=RUN/checkpoints/initial.ckpt reducer=flatten probe.granularity=blocks "
     "probe.exclude=[input] 'probe.l2=[1e-5]' report.error=train": Way(NONE, MINE),
     "uv run scripts/probe.py model=hf_encoder model.name=NAME data=cities data.root=DIR": Way(
         [*NONE, *FAST, "data.per_class=30", "probe.layers=[encoder.layer.5]"], (("NAME", "ENCODER"), ("DIR", "TEXTS"))
@@ -141,9 +144,10 @@ WAYS = {
     "data.noise=[]": Way(composed="needs two language models; tests/probing/test_text_reference.py runs one"),
     "uv run scripts/probe.py model=digits_convnet data=digits plan=true": Way(),
     "uv run scripts/benchmarks/memory.py mnist=DIR budgets='[2GiB, 4GiB, 8GiB]'": Way(composed=HOURS),
-    "uv run scripts/benchmarks/plan.py mnist=DIR checkpoint=CHECKPOINT": Way(composed=HOURS),
-    "scripts/benchmarks/peers.py device=cuda": Way(composed=HOURS),
-    "uv run scripts/train.py experiment=mnist hydra.run.dir=outputs/mine": Way(MNIST),
+    "uv run scripts/benchmarks/plan.py mnist=DIR": Way(composed=HOURS),
+    "uv run scripts/benchmarks/peers.py device=cuda cases=[synthetic,imagenet,mnist] mnist=DIR checkpoint=CHECKPOINT "
+    "max_features=25088 peers_dir=PEERS": Way(composed=HOURS),
+    "uv run scripts/train.py experiment=mnist hydra.run.dir=outputs/mine": Way([*MNIST, ONE[-1]]),
     "uv sync --extra slurm": Way(left="installs"),
     "uv sync --extra optuna": Way(left="installs"),
     "uv sync --extra erasure": Way(left="installs"),
@@ -153,35 +157,32 @@ WAYS = {
     "pip install 'layerprobe[timm]'": Way(left="installs"),
     "uv run scripts/train.py -m hydra/launcher=slurm_gpu hydra.launcher.partition=gpu experiment=mnist "
     "seed='range(8)'": Way(composed=CLUSTER),
-    "uv run scripts/train.py callbacks.probe.when=end hydra.run.dir=outputs/mine": Way(SHORT),
+    "uv run scripts/train.py callbacks.probe.when=end hydra.run.dir=outputs/mine": Way(ONE),
     "uv run scripts/probe.py -m 'checkpoint=\"outputs/mine/checkpoints/*.ckpt\"' 'shard=1/4,2/4,3/4,4/4' "
     "hydra/launcher=slurm_gpu": Way(composed=CLUSTER),
     "uv run scripts/sweep.py merge=multirun/probe/DATE": Way(names=(("DATE", "done"),)),
     "uv run scripts/train.py -m hydra/sweeper=optuna hydra.sweeper.n_trials=20 "
     "'optimizer.lr=tag(log,interval(1e-4,1e-1))'": Way([*SHORT, "hydra.sweeper.n_trials=2"]),
     "wandb sync --yes RUN/wandb/offline-run-*": Way(left="needs an account"),
-    "probe.py checkpoint=RUN/checkpoints": Way([*NONE, *FAST], MINE),
-    "probe.py checkpoint=theirs.ckpt '+model._target_=their_package.Net' '+data._target_=their_package.Data'": Way(
-        composed=OWN
-    ),
-    "probe.py checkpoint=weights.pth model=torchvision model.name=resnet50 data=image_folder data.root=DIR": Way(
-        composed="a hundred megabytes of weights; tests/scripts/test_probe.py runs smaller ones"
-    ),
-    "probe.py model=torchvision model.name=resnet50 model.weights=DEFAULT data=image_folder data.root=DIR": Way(
-        composed=FETCHES
-    ),
-    "train.py model=torchvision model.name=resnet18 +model.num_classes=N data=image_folder data.root=DIR "
-    "data.transform.size=64": Way(
+    "uv run scripts/probe.py checkpoint=RUN/checkpoints": Way([*NONE, *FAST], MINE),
+    "uv run scripts/probe.py checkpoint=theirs.ckpt '+model._target_=their_package.Net' "
+    "'+data._target_=their_package.Data'": Way(composed=OWN),
+    "uv run scripts/probe.py checkpoint=weights.pth model=torchvision model.name=resnet50 data=image_folder "
+    "data.root=DIR": Way(composed="a hundred megabytes of weights; tests/scripts/test_probe.py runs smaller ones"),
+    "uv run scripts/probe.py model=torchvision model.name=resnet50 model.weights=DEFAULT data=image_folder "
+    "data.root=DIR": Way(composed=FETCHES),
+    "uv run scripts/train.py model=torchvision model.name=resnet18 +model.num_classes=N data=image_folder "
+    "data.root=DIR data.transform.size=64": Way(
         [*SHORT, *IMAGES, "data.test_size=3", "probe.layers=[fc]"], (("N", "3"), ("DIR", "IMAGENET"))
     ),
-    "probe.py model=timm model.name=vit_small_patch16_224.augreg_in1k data=cifar10 data.root=DIR "
+    "uv run scripts/probe.py model=timm model.name=vit_small_patch16_224.augreg_in1k data=cifar10 data.root=DIR "
     "data.download=true": Way(composed=FETCHES),
-    "probe.py model=hf_vision model.name=google/vit-base-patch16-224 data=flowers102 data.root=DIR": Way(
+    "uv run scripts/probe.py model=hf_vision model.name=google/vit-base-patch16-224 data=flowers102 data.root=DIR": Way(
         composed=FETCHES
     ),
     "uv run scripts/probe.py model=hf_lm model.name=EleutherAI/pythia-160m "
     "'model.revision=[step0,step1000,step143000]' data=cities data.root=DIR": Way(composed=FETCHES),
-    "train.py model=module model._target_=your_package.Net +model.width=128": Way(composed=OWN),
+    "uv run scripts/train.py model=module model._target_=your_package.Net +model.width=128": Way(composed=OWN),
     "uv run scripts/train.py analysis=nearest_mean": Way(SHORT),
     "uv run scripts/train.py experiment=digits probe.scores=true 'probe.metrics=[balanced_accuracy,brier]'": Way(SHORT),
     "uv run scripts/train.py experiment=xor_linear": Way(SHORT),
@@ -190,6 +191,11 @@ WAYS = {
     "uv run scripts/probe.py -m model=hf_encoder model.name=NAME data=cities,counterfact "
     "+data@data.tests.cities=cities +data@data.tests.counterfact=counterfact": Way(
         composed="needs two data sets; tests/report/test_transfer.py draws such"
+    ),
+    "uv run scripts/train.py -m data=corrupted data/corruption=clean,noise,rotation +data@data.tests.clean=mnist "
+    "+data@data.tests.noise=corrupted +data@data.tests.rotation=corrupted "
+    "data/corruption@data.tests.rotation.corruption=rotation model=mnist_convnet trainer.max_epochs=1": Way(
+        composed="20,000 corrupted images a job; tests/report/test_transfer.py draws such"
     ),
     "uv run scripts/train.py experiment=mnist 'analysis=[nearest_mean,knn,mlp]' analysis.knn.metric=cosine "
     "analysis.mlp.width=256": Way([*MNIST, "analysis.mlp.steps=10"]),
@@ -221,7 +227,7 @@ WAYS = {
     "model.dtype=float32 data.noise=[]": Way(composed="tests/scripts/test_concept_depth.py runs such"),
     f"uv run scripts/probe.py name=statements model=hf_encoder model.name=NAME {STATEMENTS_OF} "
     "probe.controls=[control_task]": Way(STATEMENTS, (("NAME", "ENCODER"),)),
-    f"uv run scripts/train.py -m {DIGITS_SWEEP}": Way([*SHORT, "probe.layers=[input]"]),
+    f"uv run scripts/train.py -m {DIGITS_SWEEP}": Way(ONE),
     f"uv run scripts/train.py -m hydra/launcher=gpu_box {DIGITS_SWEEP}": Way(
         composed="six processes; tests/launchers/test_gpu_box.py runs such"
     ),
@@ -241,17 +247,15 @@ WAYS = {
         left="needs an account; tests/results/test_wandb_views.py reads the views"
     ),
     "uv run scripts/train.py logger.wandb.project=my-project": Way([*FAST, *SHORT[2:]]),
-    "uv run scripts/train.py logger=none": Way(SHORT),
+    "uv run scripts/train.py logger=none": Way(ONE),
     "uv run wandb login": Way(left="needs an account"),
-    "uv run wandb sweep docs/wandb_sweep.yaml": Way(left="needs an account"),
-    "uv run wandb agent ENTITY/PROJECT/SWEEP": Way(left="needs an account"),
     "uv run wandb sync --yes outputs/digits/DATE/wandb/offline-run-*": Way(left="needs an account"),
     "pip install 'layerprobe[dashboard]'": Way(left="installs"),
     f"{OWN_MODULES} uv run scripts/train.py --config-dir my_conf experiment=rings": Way(SHORT),
     f"{OWN_MODULES} uv run scripts/train.py --config-dir my_conf experiment=rings reducer=[flatten,largest] "
     "solver=[logistic,nearest_mean]": Way(SHORT),
     f"{OWN_MODULES} uv run scripts/train.py --config-dir my_conf -m experiment=rings optimizer=rmsprop,sgd "
-    "model.network.width=4,16": Way([*SHORT, "probe.layers=[input]"]),
+    "model.network.width=4,16": Way(ONE),
 }
 WAYS |= dict.fromkeys(
     [
@@ -265,7 +269,7 @@ WAYS |= dict.fromkeys(
         "layerprobe train experiment=spirals model.width=32",
         "layerprobe probe checkpoint=outputs/spirals/RUN/checkpoints trust_checkpoint=true",
         'eval "$(layerprobe -sc install=bash)"',
-        "pip install layerprobe",
+        "pip install CLONE/dist/*.whl",
         "pip install dist/*.whl",
         "uv build",
     ],
@@ -291,6 +295,13 @@ def commands() -> dict[str, str]:
             if command := re.sub(r"\s+#.*$", "", line).replace(" …", "").strip():
                 found.setdefault(command, file.name)
     return found
+
+
+def test_comments_of_the_pages_stand_beside_their_commands():
+    """A comment that does not fit is broken on the site, and goes on below the command as if it were one."""
+    blocks = [(file.name, block) for file in FILES[1:] for _, block in CODE.findall(file.read_text())]
+    lines = [(name, line) for name, block in blocks for line in block.splitlines() if len(line) > WIDTH]
+    assert not [(name, line) for name, line in lines if len(re.sub(r"\s+#.*$", "", line)) <= WIDTH]
 
 
 def examples(kind: str) -> list[str]:
@@ -344,7 +355,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for script, words in (
         ("train.py", [*SHORT, "hydra.run.dir=outputs/digits/RUN"]),
         ("train.py", ["-m", "experiment=xor_mlp", "seed=0,1", *SHORT, "hydra.sweep.dir=multirun/xor_mlp/done"]),
-        ("probe.py", ["-m", "checkpoint=outputs/digits/RUN/checkpoints", "shard=1/2,2/2", *NONE, *FAST,
+        ("probe.py", ["-m", "checkpoint=outputs/digits/RUN/checkpoints", "shard=1/2,2/2", *NONE, *FAST, ONE[-1],
                       "hydra.sweep.dir=multirun/probe/done"]),
     ):  # fmt: skip
         code, output = call(script, *words, cwd=folder)
@@ -394,7 +405,7 @@ def check_composes(name: str, words: Sequence[str]) -> None:
             assert "hydra" in compose(name, list(job), return_hydra_config=True)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=10)
 @pytest.mark.parametrize("command", [command for command, way in WAYS.items() if not way.left])
 def test_a_command_does_what_it_says(command: str, given: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     way = WAYS[command]

@@ -11,16 +11,17 @@ import pandas as pd
 import pytest
 import torch
 
+from helpers import forked
 from helpers.command import ROOT
 from layerprobe.models.digits_convnet import DigitsConvNet
+
+pytestmark = pytest.mark.slow
 
 
 def run_within(kibibytes: int, script: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "scripts" / script), *words, "logger=none", "hydra.run.dir=run"]
-    return subprocess.run(
-        ["bash", "-c", 'ulimit -f "$0"; exec "$@"', str(kibibytes), *command],
-        cwd=cwd, env=os.environ | {"HOME": str(cwd), "COLUMNS": "160"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    environment = os.environ | {"HOME": str(cwd), "COLUMNS": "160"}
+    return forked.run(command, cwd=cwd, env=environment, file_size=1024 * kibibytes)
 
 
 @pytest.mark.parametrize("kibibytes", [20, 40])

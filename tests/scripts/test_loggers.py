@@ -13,6 +13,8 @@ from helpers import forked
 from layerprobe.results.record_schema import to_frame
 from layerprobe.training.continued_loggers import ProbeLog
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -11,7 +11,7 @@ import pytest
 from helpers.command import run
 from helpers.made_images import make_image_folder
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=40)
 
 
 def results(directory: Path) -> pd.DataFrame:
@@ -110,6 +110,7 @@ def test_resnet50_over_a_folder_of_images(images: Path, tmp_path: Path) -> None:
     run(
         "probe.py", "experiment=resnet50_imagenet", f"data.root={images}", "data.train_size=null", "data.val_size=12",
         "model.weights=null", "probe.l2=[1e-2]", "logger=none", "report.reference=curve.json", "hydra.run.dir=run",
+        "data.transform.size=64",
         cwd=tmp_path,
     )  # fmt: skip
     frame = results(tmp_path / "run")
@@ -121,10 +122,12 @@ def test_resnet50_over_a_folder_of_images(images: Path, tmp_path: Path) -> None:
     assert len(pd.read_csv(tmp_path / "run" / "figures" / "reference.csv")) == 17
 
 
-def test_inception_over_a_folder_of_images(images: Path, tmp_path: Path) -> None:
+def test_inception_over_a_folder_of_images(tmp_path: Path) -> None:
+    images = make_image_folder(tmp_path / "images", train=4, val=1)
     run(
-        "probe.py", "experiment=inception_imagenet", f"data.root={images}", "data.train_size=null", "data.val_size=12",
-        "model.network.weights=null", "probe.l2=[1e-2]", "logger=none", "hydra.run.dir=run", cwd=tmp_path,
+        "probe.py", "experiment=inception_imagenet", f"data.root={images}", "data.train_size=null", "data.val_size=3",
+        "model.network.weights=null", "probe.l2=[1e-2]", "logger=none", "hydra.run.dir=run",
+        cwd=tmp_path,
     )  # fmt: skip
     frame = results(tmp_path / "run").set_index("layer")
     assert len(frame) == 17

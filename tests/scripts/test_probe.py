@@ -60,6 +60,7 @@ def results(run_dir: Path) -> pd.DataFrame:
     return pd.read_parquet(run_dir / "probes" / "results.parquet")
 
 
+@pytest.mark.slow
 def test_a_folder_of_anyone_s_weights_some_of_them_no_good(tmp_path: Path) -> None:
     (tmp_path / "w").mkdir()
     for step in (10, 9):
@@ -90,6 +91,7 @@ def test_a_folder_of_anyone_s_weights_some_of_them_no_good(tmp_path: Path) -> No
     assert set(results(tmp_path / "run")["l2"]) == {0.1}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_layer_by_layer(tmp_path: Path) -> None:
     torch.save(DigitsConvNet(10, 0.5).state_dict(), tmp_path / "x.pt")
     solver = "solver.logistic._target_=helpers.interrupted.StopsOnce"
@@ -132,7 +134,7 @@ def test_a_terminated_call_keeps_what_it_had_and_goes_on(tmp_path: Path) -> None
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "done"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=100)
 def test_shares_of_a_trained_run_s_checkpoints_are_the_whole(tmp_path: Path) -> None:
     """Four checkpoints of a small run: probed by one job, and by five, one of which has nothing to do."""
     arguments = ("probe.l2=[1e-2,1e-1]", "reducer=channel_mean", "logger=none")
@@ -143,9 +145,9 @@ def test_shares_of_a_trained_run_s_checkpoints_are_the_whole(tmp_path: Path) -> 
     which = "checkpoint='trained/checkpoints/*.ckpt'"
     run("probe.py", which, *arguments, "hydra.run.dir=whole", cwd=tmp_path)
     shares = "shard=1/5,2/5,3/5,4/5,5/5"
-    box = ("hydra/launcher=gpu_box", "hydra.launcher.devices=[]", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=shares")
-    table = run("probe.py", "-m", which, shares, *arguments, *box, cwd=tmp_path).stdout
-    assert table.count(" done ") >= 5
+    run("probe.py", "-m", which, shares, *arguments, "hydra.sweep.dir=shares", cwd=tmp_path)
+    ended = [json.loads(file.read_text())["status"] for file in tmp_path.glob("shares/*/run.json")]
+    assert ended == ["done"] * 5
     assert "40 results" in run("sweep.py", "merge=shares", cwd=tmp_path).stdout
     for name in ("results", "path", "correct"):
         merged, whole = (

@@ -23,15 +23,16 @@ from helpers.slow_fits import fits
 from helpers.slurm_cluster import Cluster, missing_programs, wait_until
 from layerprobe.models.digits_convnet import DigitsConvNet
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm]
+pytestmark = [pytest.mark.slow(seconds=60), pytest.mark.slurm]
 
-STEPS = 6000
-# The same job each time: this value changes nothing about what is computed.
+STEPS = 1500
+# The same job each time: this value changes nothing about what is computed. It pauses at each step until it may hurry.
 SAME = "trainer.log_every_n_steps"
 JOB = [
     "experiment=xor_mlp", f"data.repeats={STEPS}", "seed=3", "callbacks.probe.steps=[100]", "logger=csv",
     "hydra/launcher=slurm_cpu", "hydra.launcher.mem_gb=1", "hydra.launcher.cpus_per_task=1",
     "+callbacks.count._target_=helpers.counted.CountsSteps", "+callbacks.count.path=${run_dir}/steps.txt",
+    "+callbacks.count.pause=0.1",
 ]  # fmt: skip
 
 # A launcher outlives the test that fails before its end, unless it is ended by the fixture.
@@ -161,6 +162,7 @@ def disturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tup
     launcher = script(cluster, "train.py", *words, cwd=cwd)
     wait_until(lambda: launcher.poll() is not None or len(sent(sweep)) == 5, "five jobs")
     assert launcher.poll() is None, launcher.communicate()[0]
+    (sweep / "0" / "hurry").touch()
     launcher.send_signal(signal.SIGKILL)
     launcher.communicate()
     first = sent(sweep)
@@ -168,9 +170,13 @@ def disturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tup
     cluster.run("scancel", "--signal=USR2", first[1])
     wait_until(lambda: step(sweep / "3") >= 0, "training in job 3")
     cluster.run("scancel", first[3])
+    for number in ("1", "3"):
+        (sweep / number / "hurry").touch()
     states = {"cancelled": ended(cluster, first[3]), "saved": str((sweep / "3" / "last.ckpt").exists())}
-    wait_until(lambda: (sweep / "4" / "last.ckpt").exists(), "a saving in job 4")
+    # Beyond the probing of step 100, whose end a process that is killed in it does not log.
+    wait_until(lambda: step(sweep / "4") > 110 and (sweep / "4" / "last.ckpt").exists(), "a saving in job 4")
     kill(sweep / "4")
+    (sweep / "4" / "hurry").touch()
     states |= {"killed": ended(cluster, first[4]), "failed": ended(cluster, first[2])}
     saved = torch.load(sweep / "4" / "last.ckpt", weights_only=True)["global_step"]
     (sweep / "killed.json").write_text(json.dumps([len(steps_in(sweep / "4")), saved]))
@@ -244,9 +250,12 @@ def test_two_tasks_leave_together_and_go_on(cluster: Cluster, tmp_path: Path) ->
         "logger=wandb",
     ]  # fmt: skip
     launcher = script(cluster, "train.py", *words, cwd=tmp_path)
+    wait_until(lambda: launcher.poll() is not None or len(sent(sweep)) == 2, "two jobs")
+    (sweep / "0" / "hurry").touch()
     wait_until(lambda: launcher.poll() is not None or step(sweep / "1") >= 0, "training", 900)
     assert launcher.poll() is None, launcher.communicate()[0]
     cluster.run("scancel", "--signal=USR2", sent(sweep)[1])
+    (sweep / "1" / "hurry").touch()
     output = launcher.communicate(timeout=900)[0]
     assert launcher.returncode == 0, output
     assert cluster.show(sent(sweep)[1])["Restarts"] == "1"
@@ -259,6 +268,21 @@ def test_two_tasks_leave_together_and_go_on(cluster: Cluster, tmp_path: Path) ->
     assert starts == [(sweep / "1" / "run_id").read_text().strip()] * 2, "not one run in the dashboard"
 
 
+def test_a_first_task_that_fails_at_its_start_ends_the_other_which_waits_for_it(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    words = [
+        "-m", *JOB, "trainer=ddp", "trainer.accelerator=cpu", "hydra.launcher.tasks_per_node=2",
+        'hydra.launcher.setup=["export MASTER_ADDR=127.0.0.1"]', "hydra.sweep.dir=sweep",
+        "+callbacks.first._target_=helpers.first_fails.FirstFails",
+    ]  # fmt: skip
+    launcher = script(cluster, "train.py", *words, cwd=tmp_path)
+    output = launcher.communicate(timeout=600)[0]
+    assert launcher.returncode == 1, output
+    assert summary(tmp_path / "sweep" / "0")["error"].endswith("the first task fails"), output
+    assert cluster.state_of(sent(tmp_path / "sweep")[0]) == "FAILED"
+
+
 def test_a_time_limit_again_and_again(cluster: Cluster, tmp_path: Path) -> None:
     """One job needs two starts and has them; one needs more than `max_num_timeout` allows.
 
@@ -267,7 +291,7 @@ def test_a_time_limit_again_and_again(cluster: Cluster, tmp_path: Path) -> None:
     alone, twice, too_often = range(3)
     sweep = tmp_path / "sweep"
     words = [
-        "-m", *JOB, "data.repeats=3000", "+callbacks.count.pause=0.1", "hydra.launcher.timeout_min=9",
+        "-m", *JOB, "data.repeats=3000", "hydra.launcher.timeout_min=9",
         "hydra.launcher.signal_delay_s=60", "hydra.launcher.max_num_timeout=1", f"{SAME}=50,51,52",
         "hydra.sweep.dir=sweep",
     ]  # fmt: skip
@@ -352,7 +376,8 @@ def test_every_disturbance(cluster: Cluster, tmp_path: Path) -> None:
     alone, no_grace, requeued, killed, grace, node_down, time_limit = range(7)
     sweep = tmp_path / "sweep"
     words = [
-        "-m", *JOB, "hydra.launcher.partition=preempt", "hydra.launcher.cpus_per_task=8",
+        "-m", *JOB, "data.repeats=6000", "callbacks.count.pause=0", "hydra.launcher.partition=preempt",
+        "hydra.launcher.cpus_per_task=8",
         "hydra.launcher.timeout_min=60", "callbacks.guard.every_n_seconds=1", f"{SAME}=range(50,57)",
         "hydra.sweep.dir=sweep", "logger=wandb",
     ]  # fmt: skip

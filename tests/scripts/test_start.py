@@ -44,6 +44,10 @@ def imported(cwd: Path, script: str, *words: str, code: int = 0) -> set[str]:
         ("sweep.py", ["--help"], 0),
         ("features.py", ["--help"], 0),
         ("sweep.py", [], 1),
+        ("sweep.py", ["status=nowhere"], 1),
+        ("features.py", [], 0),
+        ("probe.py", [], 1),
+        ("probe.py", ["plan=true", "model=digits_convnet"], 1),
     ],
 )
 def test_what_needs_nothing_heavy_imports_nothing_heavy(
@@ -58,6 +62,7 @@ def test_completion_imports_nothing_heavy(tmp_path: Path, monkeypatch: pytest.Mo
     assert imported(tmp_path, "train.py", "-sc", "query=bash").isdisjoint(HEAVY)
 
 
+@pytest.mark.slow
 def test_a_sweeps_state_needs_nothing_heavy_and_a_report_no_torch(tmp_path: Path) -> None:
     sweep = ["-m", "experiment=xor_linear", "seed=0,1", "logger=none", "callbacks=none", "hydra.sweep.dir=sweep"]
     assert forked.run([sys.executable, str(ROOT / "scripts" / "train.py"), *sweep], cwd=tmp_path).returncode == 0

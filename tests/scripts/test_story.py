@@ -43,7 +43,7 @@ def test_figures_are_told_apart() -> None:
     assert all(distance(picture(a), picture(b)) > 2 * TOLERANCE for a in SMALL for b in FIGURES if a != b)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=150)
 @pytest.mark.parametrize("stem", SMALL)
 def test_a_small_figure_is_what_its_command_makes(stem: str, tmp_path: Path) -> None:
     _, _, script, *words = shlex.split(FIGURES[stem]["command"])

@@ -59,6 +59,7 @@ def test_checkpoints_describe_themselves(digits: tuple[Path, str]) -> None:
     assert content["global_step"] == content["layerprobe"]["checkpoint"]["step"] > 0
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_probed_again_by_the_script_with_the_same_result(digits: tuple[Path, str]) -> None:
     directory, _ = digits
     run(
@@ -118,6 +119,7 @@ def test_missing_data_says_what_to_do_and_marks_the_run(tmp_path: Path) -> None:
     assert wandb_log.read_finished(log).exit_code == 1, "a failed run is shown as finished"
 
 
+@pytest.mark.slow
 def test_xor_sweep_ends_with_a_table_of_success_by_width(tmp_path: Path) -> None:
     result = run(
         "train.py", "-m", "experiment=xor_mlp", "model.width=2,8", "seed=range(2)", "data.repeats=300", "logger=none",
@@ -128,14 +130,13 @@ def test_xor_sweep_ends_with_a_table_of_success_by_width(tmp_path: Path) -> None
     assert "test/solved" in result.stdout
 
 
+@pytest.mark.slow
 def test_without_wandb_installed(tmp_path: Path) -> None:
     """`import wandb` fails for this run, as it does where it is not installed."""
     (tmp_path / "wandb.py").write_text("raise ModuleNotFoundError('No module named wandb', name='wandb')")
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "HOME": str(tmp_path)}
     overrides = ["experiment=xor_mlp", "data.repeats=10", "logger=none", "hydra.run.dir=run"]
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "train.py"), *overrides],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *overrides]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "run" / "probes" / "results.parquet").exists()

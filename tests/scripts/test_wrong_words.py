@@ -65,9 +65,16 @@ TRAIN = [
 ]
 OTHERS = [
     ("probe.py", "model=torchvision data=digits", "model.name has no value. Give one: model.name=VALUE"),
+    ("probe.py", "model=torchvision model.name=resnet5O data=digits", "does not know. Did you mean resnet50 or "),
+    (
+        "probe.py",
+        "-m model=hf_encoder data=cities,counterfact data.per_class=20",
+        "data has no 'per_class'. For each data of the sweep: ++data.per_class=…",
+    ),
     ("probe.py", "chekpoint=x", "There is no 'chekpoint'. Did you mean checkpoint"),
     ("probe.py", "model=digits_convnet data=digits loaders.test=two", "There is no test loader 'two', only one"),
     ("probe.py", "model=digits_convnet", "Nothing says what data to build"),
+    ("probe.py", "plan=true", "Nothing says what model to build. Choose one of conf/model: model=NAME, or the network"),
     ("probe.py", "plan=maybe", "plan=maybe: Value 'maybe' is not a valid bool"),
     ("probe.py", "checkpoint=nowhere.ckpt", "No checkpoint at nowhere.ckpt. Give a file"),
     ("probe.py", "prefix=teacher. model=digits_convnet data=digits", "prefix=teacher. is the part of a checkpoint"),
@@ -80,6 +87,7 @@ OTHERS = [
     ("report.py", "intervall=3", "There is no 'intervall'. Did you mean interval?"),
     ("report.py", "interval=soon", "interval=soon: Value 'soon' of type 'str'"),
     ("report.py", "runs=nowhere", "No runs in nowhere"),
+    ("report.py", "runs=nowhere out=/proc/x.html", "out=/proc/x.html cannot be written"),
     ("sweep.py", "state=x", "There is no 'state'. Did you mean status?"),
     ("sweep.py", "status=x rerun=fialed", "rerun is 'fialed'. Did you mean failed?"),
 ]
@@ -114,6 +122,28 @@ def test_the_error_of_a_network_of_ones_own_keeps_its_traceback(tmp_path: Path) 
     code, output = call("train.py", *words, "hydra.run.dir=run", cwd=tmp_path, path=tmp_path)
     assert code == 1
     assert "Traceback" in output, "the negative control: a mistake in the network is for who wrote it"
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("reducer=own", "reducer/own.yaml has values under 'reducer', which the configuration has under probe.red"),
+        ("experiment=own", "experiment/own.yaml has values under 'solver', which the configuration has under probe.so"),
+        ("data=own", "data/own.yaml: There is no 'trainr'. Did you mean trainer"),
+    ],
+)
+def test_a_file_of_ones_own_with_a_wrong_key_is_named(tmp_path: Path, word: str, said: str) -> None:
+    for group, text in {
+        "reducer": "own:\n  _target_: layerprobe.Flatten\n",
+        "experiment": "# @package _global_\nsolver:\n  logistic:\n    tolerance: 1e-3\n",
+        "data": "# @package _global_\ntrainr:\n  max_epochs: 1\n",
+    }.items():
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "own.yaml").write_text(text)
+    code, output = call("train.py", "--config-dir", str(tmp_path), word, cwd=tmp_path)
+    assert code == 1
+    assert said in output
+    assert "Traceback" not in output
 
 
 def test_a_choice_that_needs_a_package_says_which(tmp_path: Path) -> None:
@@ -154,12 +184,54 @@ def test_values_that_may_be_meant_are_left_alone() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("target", "values", "found"),
+    [
+        ("torch.optim.Adam", {"lr": None, "weight_decay": 0.0}, {"lr": "is null, expected a number or a Tensor."}),
+        ("torch.optim.Adam", {"lr": "fast"}, {"lr": "is 'fast', expected a number or a Tensor."}),
+        ("pytorch_lightning.Trainer", {"max_epochs": None, "limit_train_batches": None, "logger": None}, {}),
+        ("pytorch_lightning.Trainer", {"precision": 12}, {"precision": "is 12, expected one of a few words."}),
+        ("layerprobe.ProbeProtocol", {"seeds": [0, 1], "l2": [1, 1e-3], "layers": ["a"], "patience": None}, {}),
+        (
+            "layerprobe.ProbeProtocol",
+            {"seeds": [0, "x"]},
+            {"seeds": "expected a list whose items are each a whole num"},
+        ),
+        ("layerprobe.ProbeProtocol", {"l2": ["a"]}, {"l2": "is ['a'], expected a list whose items are each a number"}),
+        ("layerprobe.ProbeProtocol", {"standardise": {"a": 1}}, {"standardise": "expected true or false."}),
+        ("layerprobe.ProbeProtocol", {"selection": None}, {"selection": "is null, expected a word."}),
+        ("layerprobe.Column", {"index": "???"}, {"index": "has no value. Give one: a.index=VALUE"}),
+        ("helpers.foreign.Anything", {"value": "x"}, {}),
+        ("helpers.foreign.Anything", {"value": 1.5}, {}),
+        ("helpers.foreign.Anything", {"value": None, "later": None}, {}),
+        *(
+            ("helpers.loosely_typed.loosely_typed", dict.fromkeys(names, value), {})
+            for names in (["norm", "size", "sizes", "whatever"], ["sized"], ["options"])
+            for value in (None, 1, 1.5, "x", [1], {"a": 1})
+        ),
+        ("helpers.loosely_typed.loosely_typed", {"device": "cuda:0", "how": 3}, {}),
+        ("helpers.loosely_typed.loosely_typed", {"device": 1.5}, {"device": "is 1.5, expected a device or null."}),
+        ("helpers.loosely_typed.loosely_typed", {"shaped": 3}, {"shaped": "is 3, expected a Shaped or null."}),
+        ("helpers.loosely_typed.loosely_typed", {"how": "b"}, {"how": "Choose one of: a. Or a whole number."}),
+    ],
+)
+def test_a_value_is_held_against_what_its_parameter_takes(
+    target: str, values: dict[str, object], found: dict[str, str]
+) -> None:
+    wrong = wrong_values({"a": {"_target_": target, **values}})
+    assert wrong.keys() == {f"a.{name}" for name in found}
+    assert all(text in wrong[f"a.{name}"] for name, text in found.items())
+
+
 def test_near_names() -> None:
     assert nearest("relu", ["relu6", "tanh"]) == "Did you mean relu6? Choose one of: relu6, tanh."
     assert nearest("x", []) == ""
     assert nearest("layer1", [f"layer{i}" for i in range(30)]).count("layer") == 3
+    far = nearest("vgg", [f"layer{i:04d}" for i in range(1200)])
+    assert far.startswith("Choose one of: layer0000, ") and far.endswith("layer0019, … (1,200 in all).")
 
 
+@pytest.mark.slow
 def test_a_wrong_value_of_one_job_fails_that_job_and_the_sweep_goes_on(tmp_path: Path) -> None:
     words = ["-m", "experiment=xor_linear", "trainer.log_every_n_steps=broken,50", "callbacks=none", "logger=none"]
     code, output = call("train.py", *words, "hydra.sweep.dir=sweep", cwd=tmp_path)

@@ -42,7 +42,10 @@ def test_every_model_of_the_configuration(overrides: list[str], name: str) -> No
     ("model", "name"),
     [
         ({"_target_": "torchvision.models.resnet18"}, "untrained"),
-        ({"_target_": "torchvision.models.get_model", "name": "resnet18"}, "as_built"),
+        ({"_target_": "torchvision.models.get_model", "name": "resnet18"}, "untrained"),
+        ({"_target_": "torchvision.models.get_model", "name": "fcn_resnet50", "weights": None}, "pretrained"),
+        ({"_target_": "torchvision.models.segmentation.fcn_resnet50", "weights": None}, "pretrained"),
+        ({"_target_": "torchvision.models.get_model", "name": "no such"}, "as_built"),
         ({"_target_": "torchvision.models.resnet18", "weights": "DEFAULT"}, "pretrained"),
         ({"_target_": "timm.create_model", "model_name": "x", "pretrained": False}, "untrained"),
         ({"_target_": "timm.create_model", "model_name": "x", "pretrained": True}, "pretrained"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from argparse import Namespace
 from pathlib import Path
 
@@ -22,14 +23,14 @@ class Evil:
 
 def test_what_freeze_writes_is_read_back(tmp_path: Path) -> None:
     network, info = nn.Linear(3, 2), CheckpointInfo("epoch_3", 30, 3)
-    freeze(network, tmp_path / "x.ckpt", info, {"seed": 1})
+    freeze(network.state_dict(), tmp_path / "x.ckpt", info, {"seed": 1})
     found = load(tmp_path / "x.ckpt")
     assert (found.info, found.config) == (info, {"seed": 1})
     assert torch.equal(found.state_dict["weight"], network.weight)
 
 
 def test_a_training_goes_on_only_from_a_file_with_its_state(tmp_path: Path) -> None:
-    freeze(nn.Linear(3, 2), tmp_path / "frozen.ckpt", CheckpointInfo("final"), {})
+    freeze(nn.Linear(3, 2).state_dict(), tmp_path / "frozen.ckpt", CheckpointInfo("final"), {})
     with pytest.raises(CheckpointError, match=r"without the state of its training \(loops and optimizer_states\)"):
         check_goes_on(tmp_path / "frozen.ckpt")
     with pytest.raises(FileNotFoundError, match="No checkpoint at"):
@@ -111,3 +112,23 @@ def test_what_is_no_checkpoint(tmp_path: Path, content: object, found: str) -> N
         load(tmp_path / "x.txt")
     with pytest.raises(FileNotFoundError, match="No checkpoint"):
         load(tmp_path / "y.pt")
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*final\.ckpt'"):
+            freeze(nn.Linear(90, 90).state_dict(), tmp_path / "final.ckpt", CheckpointInfo("final", 1, 1), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_without_a_number_keeps_its_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no room for it")
+
+    monkeypatch.setattr(torch, "save", refuse)
+    with pytest.raises(OSError, match=r"final\.ckpt: no room for it$"):
+        freeze(nn.Linear(2, 2).state_dict(), tmp_path / "final.ckpt", CheckpointInfo("final", 1, 1), {})

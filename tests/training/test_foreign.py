@@ -11,10 +11,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from helpers.foreign import ForeignNet, Records, RecordsDataModule
+from helpers.small_module import Net
 from layerprobe.probing.capture.layers import discover
+from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.training.callback import ProbeCallback
 from layerprobe.training.lightning_splits import splits_of_datamodule
 
@@ -136,3 +139,46 @@ def test_loaders_are_found_without_a_data_module(tmp_path: Path) -> None:
     assert set(probe.results()["n_test"]) == {300}
     with pytest.raises(ValueError, match=r"found train, val\. Give a 'test' DataLoader"):
         fit(ForeignNet(8), callback(tmp_path / "none"))
+
+
+class LazyNet(Net):
+    """Its first training step makes its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.LazyLinear(6), nn.ReLU(), nn.LazyLinear(2))
+
+
+def small_fit(module: Net, *callbacks: ProbeCallback, epochs: int = 2) -> Net:
+    pl.seed_everything(0, verbose=False)
+    x = torch.randn(90, 4)
+    pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=list(callbacks),
+    ).fit(module, DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=30, shuffle=True))  # fmt: skip
+    return module
+
+
+def small_callback(directory: Path, **options: Any) -> ProbeCallback:
+    x = torch.randn(60, 4, generator=torch.Generator().manual_seed(2))
+    data = dict.fromkeys(("train", "val", "test"), (x, (x[:, 0] > 0).long()))
+    return ProbeCallback(ProbeProtocol(l2=(1e-2,)), directory=directory, data=data, progress=False, **options)
+
+
+def test_a_network_that_its_first_step_initialises_is_probed_from_there_on(tmp_path: Path) -> None:
+    alone = small_fit(LazyNet()).state_dict()
+    probe = small_callback(tmp_path / "later", before_training=False, every_n_epochs=1)
+    probed = small_fit(LazyNet(), probe).state_dict()
+    assert all(torch.equal(value, probed[name]) for name, value in alone.items())
+    assert set(probe.results()["checkpoint"]) == {"epoch_1", "final"}
+    with pytest.raises(ValueError, match=r"not initialised yet.*before_training=false"):
+        small_fit(LazyNet(), small_callback(tmp_path / "before"))
+
+
+def test_training_without_a_step_says_that_nothing_was_probed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    small_fit(Net(), small_callback(tmp_path / "none"), epochs=0)
+    assert "Nothing was probed" in caplog.text
+    assert "max_epochs=0" in caplog.text
+    caplog.clear()
+    small_fit(Net(), small_callback(tmp_path / "one"), epochs=1)
+    assert "Nothing was probed" not in caplog.text, "the control"

@@ -5,18 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from hydra import compose, initialize_config_dir
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from helpers.command import ROOT
+from layerprobe.config import register
 from layerprobe.jobs.further_tests import without_tests
+from layerprobe.jobs.probe import Builder
 from layerprobe.probing import batches
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.training.callback import ProbeCallback
-from layerprobe.training.lightning_splits import splits_of_datamodule
+from layerprobe.training.lightning_splits import splits_of_datamodule, with_tests
+from layerprobe.types import CheckpointInfo
 
 
 def made(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -121,3 +127,30 @@ def test_a_configuration_says_what_a_test_set_is() -> None:
             without_tests({**node, "tests": wrong})
     with pytest.raises(ValueError, match=r"Nothing says what the test set data\.tests\.far is: \{'size': 3\}"):
         without_tests({**node, "tests": {"far": {"size": 3}}})
+
+
+def pair(n: int) -> tuple[Tensor, Tensor]:
+    """What a function of a test set may return."""
+    return torch.rand(n, 2), torch.arange(n) % 2
+
+
+def test_a_function_may_return_the_pair_of_a_test_set() -> None:
+    """As a pair, and not as a list of the configuration, which nothing reads."""
+    words = [
+        f"+data.tests.far._target_={__name__}.pair",
+        "+data.tests.far.n=7",
+        "model=xor_mlp",
+        "data=xor",
+        "logger=none",
+    ]
+    register()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        probing = compose("probe", [*words, "trainer.default_root_dir=.", "trainer.callbacks=[]"])
+        training = compose("train", [*words, "callbacks=default", "run_dir=.", "trainer.default_root_dir=."])
+    builder, info = Builder(probing), CheckpointInfo()
+    checkpoint = builder.open((None, info))
+    found = builder.build(checkpoint, builder.config(checkpoint)).data
+    assert [len(part) for part in found["far"]] == [7, 7]
+    trainer = hydra.utils.instantiate(training.trainer)
+    callback = next(one for one in trainer.callbacks if isinstance(one, ProbeCallback))
+    assert [len(part) for part in with_tests({}, callback._tests)["far"]] == [7, 7]

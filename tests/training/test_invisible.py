@@ -101,14 +101,19 @@ class Learner(pl.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
 
 
-def train(tmp_path: Path, num_workers: int, *, processes: int = 1, **options: Any) -> dict[str, Any]:
+SOME = ("1", "6", "9")
+
+
+def train(
+    tmp_path: Path, num_workers: int, *, layers: str | tuple[str, ...] = "*", processes: int = 1, **options: Any
+) -> dict[str, Any]:
     pl.seed_everything(7, workers=True, verbose=False)
     learner, data = Learner(), NoisyData(num_workers)
     callbacks = []
     if options:
-        protocol = ProbeProtocol(l2=(1e-3, 1e-1), seeds=(3,), controls=("shuffled",))
+        protocol = ProbeProtocol(l2=(1e-3, 1e-1), layers=layers, seeds=(3,), controls=("shuffled",))
         if processes > 1:
-            protocol = replace(protocol, layers=("1", "6", "9"), solvers=(Ridge(),))
+            protocol = replace(protocol, layers=SOME, solvers=(Ridge(),))
         callbacks = [ProbeCallback(protocol, directory=tmp_path, **options)]
     trainer = pl.Trainer(
         max_epochs=3 if processes == 1 else 1,
@@ -150,10 +155,19 @@ def same(left: Any, right: Any) -> bool:
 WHOLE = {"every_n_epochs": 1, "every_n_steps": 4, "before_training": True, "at_end": True}
 
 
-@pytest.mark.parametrize(("workers", "when"), [(0, "now"), (0, "end"), (2, "now")])
-def test_training_is_bit_identical(tmp_path: Path, workers: int, when: str) -> None:
+@pytest.mark.parametrize(
+    ("workers", "when", "layers"),
+    [
+        (0, "now", "*"),
+        (0, "end", SOME),
+        (2, "now", SOME),
+        pytest.param(0, "end", "*", marks=pytest.mark.slow(seconds=20)),
+        pytest.param(2, "now", "*", marks=pytest.mark.slow(seconds=50)),
+    ],
+)
+def test_training_is_bit_identical(tmp_path: Path, workers: int, when: str, layers: str | tuple[str, ...]) -> None:
     alone = train(tmp_path, workers)
-    probed = train(tmp_path, workers, when=when, **WHOLE)
+    probed = train(tmp_path, workers, layers=layers, when=when, **WHOLE)
     order = ["initial", "step_4", "epoch_1", "step_8", "step_12", "epoch_2", "step_16", "final"]
     assert probed.pop("probed") == order
     alone.pop("probed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from layerprobe.files.mirrored_file import DamagedFileError
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.ridge import Ridge
-from layerprobe.results.mirrored_file import DamagedFileError
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.callback import ProbeCallback
 from layerprobe.training.checkpoints import damage, load
@@ -118,8 +119,15 @@ def killed(at: int) -> Callable[[int], None]:
     return disturb
 
 
-@pytest.mark.parametrize("when", ["now", "end"])
-@pytest.mark.parametrize("how", [signalled, killed])
+@pytest.mark.parametrize(
+    ("how", "when"),
+    [
+        (signalled, "now"),
+        (killed, "end"),
+        pytest.param(signalled, "end", marks=pytest.mark.slow),
+        pytest.param(killed, "now", marks=pytest.mark.slow),
+    ],
+)
 def test_stopped_after_any_layer(tmp_path: Path, when: str, how: Callable[[int], Callable[[int], None]]) -> None:
     expected = run(tmp_path / "whole", when, lambda count: None)
     reference = ProbeStore(tmp_path / "whole" / "probes").results().drop(columns="seconds")
@@ -144,10 +152,20 @@ def test_another_network_is_not_taken_for_the_one_that_was_probed(tmp_path: Path
     assert run(tmp_path, "now", lambda count: None)[:2] == expected
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that ended, `whole`, and one that was killed after two layers, `again`."""
+    folder = tmp_path_factory.mktemp("stopped")
+    run(folder / "whole", "now", lambda count: None)
+    run(folder / "again", "now", killed(2))
+    return folder
+
+
 @pytest.mark.parametrize("content", [b"", b"PK cut short", b"\xff" * 999])
-def test_a_damaged_checkpoint_is_made_again_where_its_network_is_there(tmp_path: Path, content: bytes) -> None:
-    run(tmp_path / "whole", "now", lambda count: None)
-    run(tmp_path / "again", "now", killed(2))
+def test_a_damaged_checkpoint_is_made_again_where_its_network_is_there(
+    stopped: Path, tmp_path: Path, content: bytes
+) -> None:
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     damaged = tmp_path / "again" / "checkpoints" / "initial.ckpt"
     assert damage(damaged) == ""
     damaged.write_bytes(content)

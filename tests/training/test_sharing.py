@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -19,14 +20,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 from helpers.ranks import together
+from layerprobe.probing.analyses.mean_difference import MeanDifference
+from layerprobe.probing.analyses.nearest_mean import NearestMean
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.discovery import discover_layers
+from layerprobe.probing.features.feature_store import FeatureStore
+from layerprobe.probing.features.reducers import AveragePool, RandomSubset
 from layerprobe.probing.fit_memory import feature_budget, processes_with_room
 from layerprobe.probing.pipeline import least_memory
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.recorder import Recorder
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.results.manifest import Entry
+from layerprobe.results.scores import read_scores
 from layerprobe.results.store import ProbeStore, StoreError
 from layerprobe.training import probe_session, sharing
 from layerprobe.training.collectives import Ranks
@@ -95,8 +102,10 @@ def counted() -> list[int]:
 
 def same(found: Path, expected: Path) -> None:
     stores = [ProbeStore(folder) for folder in (found, expected)]
-    for name in ("results", "path", "correct"):
+    for name in ("results", "path", "correct", "answers", "metrics"):
         left, right = (getattr(store, name)().drop(columns="seconds", errors="ignore") for store in stores)
+        if name == "metrics":
+            left, right = (table[table["metric"] != "seconds"].reset_index(drop=True) for table in (left, right))
         pd.testing.assert_frame_equal(left, right, check_exact=True)
 
 
@@ -129,13 +138,58 @@ def test_results_are_those_of_one_process(tmp_path: Path, size: int, layers: Any
     same(tmp_path / "several", tmp_path / "one")
 
 
+def asked() -> ProbeProtocol:
+    """Everything that one sweep may ask beside the error, by what is quick to fit."""
+    return ProbeProtocol(
+        layers=("input", "0", "1"),
+        reducers=(AveragePool(), RandomSubset(4)),
+        solvers=(Ridge(),),
+        l2=(1e-2, 1.0),
+        seeds=(0, 1),
+        controls=("shuffled", "control_task"),
+        control_key=lambda batch: (batch[0][:, 0] > 0).long(),
+        metrics=("auc", "brier"),
+        scores=True,
+        each_reducer=True,
+        analyses=(NearestMean(), MeanDifference()),
+    )
+
+
+def test_test_sets_scores_analyses_controls_and_kept_features_are_those_of_one_process(tmp_path: Path) -> None:
+    """Bit for bit; and the second question is answered from what both have kept, without the network."""
+    data = pairs() | {"far": pairs(3)["test"]}
+
+    def ask(folder: Path, keep: Path | None) -> None:
+        probe(session(folder, resources=Resources(None, "8GB", keep=keep)), data, protocol=asked())
+
+    ask(tmp_path / "one", None)
+
+    def work(rank: int) -> None:
+        ask(tmp_path / "several", tmp_path / "features")
+        Recorder.__call__ = recorded  # type: ignore[method-assign,assignment]
+        ask(tmp_path / "again", tmp_path / "features")
+
+    def recorded(self: Recorder, batch: Any) -> None:
+        raise AssertionError("features that are kept were recorded")
+
+    assert together(2, tmp_path / "ranks", work) == [None, None]
+    for folder in ("several", "again"):
+        same(tmp_path / folder, tmp_path / "one")
+        for layer in ("input", "0", "1"):
+            found, expected = (read_scores(tmp_path / name, "final", layer) for name in (folder, "one"))
+            assert list(found) == ["test", "far"]
+            assert all(np.array_equal(found[name].scores, expected[name].scores) for name in expected)
+    kept = [entry.about["layer"] for entry in FeatureStore(tmp_path / "features").entries()]
+    assert {layer: kept.count(layer) for layer in kept} == dict.fromkeys(("input", "0", "1"), 4 * 3)
+
+
 def test_memory_of_a_machine_is_shared_and_that_of_a_gpu_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert feature_budget(None, "1GiB", 0, 0, 2) == 2**29
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
     assert feature_budget(torch.device("cuda"), 1.0, 0, 0, 2) == 2**30
     assert processes_with_room(torch.device("cuda"), 1.0, 2**31, 0, 8) == 8
     assert [processes_with_room(None, "4GB", 10**9, 10**8, n) for n in (2, 8)] == [2, 3]
-    with pytest.raises(ValueError, match=r"`max_memory` allows 4\.00 GB"):
+    with pytest.raises(ValueError, match=r"`max_memory` allows 4 GB"):
         feature_budget(None, "4GB", 5 * 10**9, 0, 8)
 
 

@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from hydra_plugins.layerprobe_launchers.jobs import Job, jobs_of, returned, to_do
 from hydra_plugins.layerprobe_launchers.slots import Slot, Taken, gpu_slots, take
+from layerprobe.formatting import count_text
 from layerprobe.jobs.quoting import command, override
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,8 @@ class GpuBoxLauncher(Launcher):
         record.add({str(job.number): job.record for job in jobs})
         slots = self._slots()
         log.info(
-            "%d jobs, %d done before; %d at a time on %s", len(jobs), len(jobs) - len(waiting), len(slots),
+            "%s, %d done before; %d at a time on %s",
+            count_text(len(jobs), "job"), len(jobs) - len(waiting), len(slots),
             "GPUs " + " ".join(dict.fromkeys("+".join(slot.devices) for slot in slots)) if slots[0].devices else "CPUs",
         )  # fmt: skip
         _Box(slots, self._lock_dir, record.directory).run(waiting)
@@ -177,10 +179,8 @@ class _Box:
         """Have the jobs save and leave; a second interrupt, or two minutes, end them."""
         for process in self._running:
             process.terminate()
-        print(
-            f"\nStopping {len(self._running)} jobs: each saves what it has. Press Ctrl-C again to end them at once.",
-            flush=True,
-        )
+        stopping = f"Stopping {count_text(len(self._running), 'job')}"
+        print(f"\n{stopping}: each saves what it has. Press Ctrl-C again to end them at once.", flush=True)
         try:
             end = time.monotonic() + _PATIENCE
             while self._running and time.monotonic() < end:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import altair as alt
 import numpy as np
@@ -25,6 +25,7 @@ from layerprobe.report.charts import information
 from layerprobe.report.charts import position_map as position_map_chart
 from layerprobe.report.charts import transfer_map as transfer_map_chart
 from layerprobe.report.depth_curve_options import DepthView
+from layerprobe.report.picture_files import with_all_rows
 from layerprobe.report.transfer import Trained, training_sets, transfer_table
 from layerprobe.results.best import best_layer, last_checkpoint
 from layerprobe.results.reader import Run
@@ -35,6 +36,7 @@ from layerprobe.types import MetricRecord
 Results: TypeAlias = pd.DataFrame | str | Path
 """What `probe` or `load` returns, any frame in the columns of `ProbeRecord`, or the directory of a run."""
 
+Read = TypeVar("Read")
 Several: TypeAlias = Results | Sequence[Results] | Mapping[str, Results]
 
 
@@ -62,7 +64,7 @@ def depth_curve(
     view, rows, metrics = DepthView(error, reference), _joined(results), _metrics(results)
     if error == "test" and isinstance(results, ProbeResults) and len(results.test_sets) > 1:
         rows, metrics = lines_of_test_sets(on_each_test_set(rows, metrics)), metrics.iloc[:0]
-    return depth_curve_chart.depth_curve(rows, view.error, view.reference, metrics)
+    return with_all_rows(depth_curve_chart.depth_curve(rows, view.error, view.reference, metrics))
 
 
 def beyond_linear(results: Results) -> alt.LayerChart:
@@ -77,8 +79,14 @@ def beyond_linear(results: Results) -> alt.LayerChart:
 
     Raises:
         ValueError: If there is no such analysis.
+        TypeError: If there are results of several networks.
     """
-    return beyond_linear_chart.beyond_linear(_joined(results), _metrics(results))
+    if isinstance(results, Mapping | list | tuple):
+        raise TypeError(
+            f"The references are drawn for one network at a time, found a {type(results).__name__} of {len(results)}. "
+            "Give one of them."
+        )
+    return with_all_rows(beyond_linear_chart.beyond_linear(_joined(results), _metrics(results)))
 
 
 def heat_map(results: Several) -> alt.LayerChart:
@@ -93,7 +101,7 @@ def heat_map(results: Several) -> alt.LayerChart:
     Raises:
         ValueError: If no layer has a test error.
     """
-    return heat_map_chart.heat_map(_joined(results))
+    return with_all_rows(heat_map_chart.heat_map(_joined(results)))
 
 
 def position_map(
@@ -112,7 +120,7 @@ def position_map(
     Raises:
         ValueError: If there are no errors by position.
     """
-    return position_map_chart.position_map(*_with_metrics(results), checkpoint, test_set)
+    return with_all_rows(position_map_chart.position_map(*_with_metrics(results), checkpoint, test_set))
 
 
 def information_curve(
@@ -134,7 +142,7 @@ def information_curve(
     figures = {each.metric: each for each in (information.V_INFORMATION, information.COMPRESSION)}
     if figure not in figures:
         raise ValueError(f"`figure` is {figure!r}. There is: {', '.join(figures)}.")
-    return information.information_curve(_with_metrics(results)[1], figures[figure])
+    return with_all_rows(information.information_curve(_with_metrics(results)[1], figures[figure]))
 
 
 def few_shot_map(results: Several) -> alt.HConcatChart:
@@ -150,7 +158,7 @@ def few_shot_map(results: Several) -> alt.HConcatChart:
         ValueError: If the analysis was not made.
         TypeError: If the results have no metrics.
     """
-    return few_shot_chart.few_shot_map(*_with_metrics(results))
+    return with_all_rows(few_shot_chart.few_shot_map(*_with_metrics(results)))
 
 
 def transfer(results: Sequence[Results] | Mapping[str, Results]) -> pd.DataFrame:
@@ -174,6 +182,11 @@ def transfer(results: Sequence[Results] | Mapping[str, Results]) -> pd.DataFrame
         trained = [
             _trained(next(names) if isinstance(one, str | Path) else str(i), one) for i, one in enumerate(results, 1)
         ]
+    if len(trained) > 1 and len({one.train for one in trained}) == 1:
+        raise ValueError(
+            f"A transfer matrix is of several training sets, found {len(trained)} results whose configurations, where "
+            "they have one, differ in no data. Name their training sets: transfer({'NAME': results, …})."
+        )
     table = transfer_table(trained)
     if table.empty:
         raise ValueError(
@@ -198,7 +211,7 @@ def transfer_map(
     Raises:
         ValueError: As `transfer`; or there is no such layer.
     """
-    return transfer_map_chart.transfer_map(transfer(results), layers)
+    return with_all_rows(transfer_map_chart.transfer_map(transfer(results), layers))
 
 
 def compare(first: Results, second: Results) -> pd.DataFrame:
@@ -277,12 +290,15 @@ def angle_map(
         TypeError: As `angles`.
     """
     rows, _ = _with_heads(results)
+    if not rows["test_error"].notna().any():
+        failed = next(iter(rows["message"]), "") or "no layer was probed"
+        raise ValueError(f"There is nothing to draw: no layer has a head ({failed}).")
     if over == "layers":
         checkpoint = checkpoint or last_checkpoint(rows)
     else:
         layer = layer or best_layer(rows).layer
     pairs = angles(results, over, checkpoint=checkpoint, layer=layer)
-    return angle_map_chart.angle_map(pairs, angle_map_chart.heading(over, checkpoint or "", layer or ""))
+    return with_all_rows(angle_map_chart.angle_map(pairs, angle_map_chart.heading(over, checkpoint or "", layer or "")))
 
 
 def direction_curve(results: Results) -> alt.LayerChart:
@@ -298,7 +314,7 @@ def direction_curve(results: Results) -> alt.LayerChart:
         ValueError: If neither was asked for.
         TypeError: If the results have no metrics.
     """
-    return direction_curve_chart.direction_curve(*_with_metrics(results))
+    return with_all_rows(direction_curve_chart.direction_curve(*_with_metrics(results)))
 
 
 def erasure_curve(results: Results, own: pd.DataFrame | None = None) -> alt.LayerChart:
@@ -315,7 +331,7 @@ def erasure_curve(results: Results, own: pd.DataFrame | None = None) -> alt.Laye
         ValueError: If nothing was erased.
         TypeError: If the results have no metrics.
     """
-    return erasure_curve_chart.erasure_curve(*_with_metrics(results), own)
+    return with_all_rows(erasure_curve_chart.erasure_curve(*_with_metrics(results), own))
 
 
 def _joined(results: Several) -> pd.DataFrame:
@@ -334,78 +350,73 @@ def _joined(results: Several) -> pd.DataFrame:
 def _with_metrics(results: Several) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All rows in one frame as `_joined`, and their metrics likewise."""
     if isinstance(results, Mapping | list | tuple):
-        named = results.items() if isinstance(results, Mapping) else enumerate(results, 1)
-        pairs = [
-            (_named(str(name), rows), rows, metrics) for name, one in named for rows, metrics in [_with_metrics(one)]
-        ]
-        if not pairs:
-            raise ValueError("There are no results. Give at least one.")
+        parts = _several(results, _with_metrics)
         measured = [
             metrics.assign(
                 checkpoint=metrics["checkpoint"].map(dict(zip(old["checkpoint"], new["checkpoint"], strict=True))),
                 step=0,
             )
-            for new, old, metrics in pairs
+            for new, old, metrics in parts
         ]
-        return pd.concat([new for new, _, _ in pairs], ignore_index=True), pd.concat(measured, ignore_index=True)
-    if isinstance(results, str | Path):
-        run = Run.read(Path(results).expanduser())
-        if len(run.results):
-            return run.results, run.metrics()
-        results = load(results)  # which says what is wrong
-    if not isinstance(results, ProbeResults):
-        raise TypeError(
-            f"A {type(results).__name__} does not have the metrics of analyses. Give what `layerprobe.probe` or "
-            "`layerprobe.load` returns, or the directory of a run."
-        )
-    return pd.DataFrame(results), results.metrics
+        return pd.concat([new for new, _, _ in parts], ignore_index=True), pd.concat(measured, ignore_index=True)
+    found = _read(results, "have the metrics of analyses")
+    return (found.results, found.metrics()) if isinstance(found, Run) else (pd.DataFrame(found), found.metrics)
 
 
 def _with_heads(results: Several) -> tuple[pd.DataFrame, HeadOf]:
     """All rows in one frame as `_joined`, and what reads their heads."""
     if isinstance(results, Mapping | list | tuple):
-        named = results.items() if isinstance(results, Mapping) else enumerate(results, 1)
-        parts = [(_named(str(name), rows), rows, head) for name, one in named for rows, head in [_with_heads(one)]]
-        if not parts:
-            raise ValueError("There are no results. Give at least one.")
-        found = {
+        parts = _several(results, _with_heads)
+        places = {
             (new, layer): (head, old)
             for renamed, rows, head in parts
             for new, old, layer in zip(renamed["checkpoint"], rows["checkpoint"], rows["layer"], strict=True)
         }
 
         def read(checkpoint: str, layer: str) -> Mapping[str, np.ndarray]:
-            head, old = found[checkpoint, layer]
+            head, old = places[checkpoint, layer]
             return head(old, layer)
 
         return pd.concat([renamed for renamed, _, _ in parts], ignore_index=True), read
+    found = _read(results, "have the heads")
+    if isinstance(found, Run):
+        return found.results, found.head
+    heads = {(layer.record.checkpoint, layer.record.layer): layer.head for layer in found.layers if layer.head}
+    return pd.DataFrame(found), lambda checkpoint, layer: heads[checkpoint, layer]
+
+
+def _several(
+    results: Sequence[Results] | Mapping[str, Results], read: Callable[[Results], tuple[pd.DataFrame, Read]]
+) -> list[tuple[pd.DataFrame, pd.DataFrame, Read]]:
+    """Of each of several results the rows as `_joined` names them, the rows as they are, and what is read besides."""
+    named = results.items() if isinstance(results, Mapping) else enumerate(results, 1)
+    parts = [(_named(str(name), rows), rows, more) for name, one in named for rows, more in [read(one)]]
+    if not parts:
+        raise ValueError("There are no results. Give at least one.")
+    return parts
+
+
+def _read(results: Several, needed: str) -> Run | ProbeResults:
+    """A run at a path, or results in memory; not a frame, which does not have or say what is needed."""
     if isinstance(results, str | Path):
         run = Run.read(Path(results).expanduser())
         if len(run.results):
-            return run.results, run.head
+            return run
         results = load(results)  # which says what is wrong
     if not isinstance(results, ProbeResults):
         raise TypeError(
-            f"A {type(results).__name__} does not have the heads. Give what `layerprobe.probe` or `layerprobe.load` "
-            "returns, or the directory of a run."
+            f"A {type(results).__name__} does not {needed}. Give what `layerprobe.probe` or `layerprobe.load` returns, "
+            "or the directory of a run."
         )
-    heads = {(layer.record.checkpoint, layer.record.layer): layer.head for layer in results.layers if layer.head}
-    return pd.DataFrame(results), lambda checkpoint, layer: heads[checkpoint, layer]
+    return results
 
 
 def _trained(name: str, results: Results) -> Trained:
-    if isinstance(results, str | Path):
-        run = Run.read(Path(results).expanduser())
-        if len(run.results):
-            return Trained.of(run, name)
-        results = load(results)  # which says what is wrong
-    if not isinstance(results, ProbeResults):
-        raise TypeError(
-            f"A {type(results).__name__} does not say what it was tested on. Give what `layerprobe.probe` or "
-            "`layerprobe.load` returns, or the directory of a run."
-        )
-    samples = {test_set: answers.samples for layer in results.layers for test_set, answers in layer.answers.items()}
-    return Trained(name, on_each_test_set(pd.DataFrame(results), results.metrics), samples)
+    found = _read(results, "say what it was tested on")
+    if isinstance(found, Run):
+        return Trained.of(found, name)
+    samples = {test_set: answers.samples for layer in found.layers for test_set, answers in layer.answers.items()}
+    return Trained(name, on_each_test_set(pd.DataFrame(found), found.metrics, next(iter(samples), "test")), samples)
 
 
 def _named(name: str, frame: pd.DataFrame) -> pd.DataFrame:
@@ -428,16 +439,11 @@ def _metrics(results: Several) -> pd.DataFrame:
 
 
 def _tested(results: Results) -> dict[str, difference.Tested]:
-    if isinstance(results, str | Path):
-        results = load(results)
-    if not isinstance(results, ProbeResults):
-        raise TypeError(
-            f"A {type(results).__name__} does not say which samples a head gets right. Give what `layerprobe.probe` or "
-            "`layerprobe.load` returns, or the directory of a run."
-        )
+    found = _read(load(results) if isinstance(results, str | Path) else results, "say which samples a head gets right")
+    assert isinstance(found, ProbeResults)
     return {
         layer.record.layer: difference.Tested(layer.correct, layer.samples)
-        for layer in results.layers
+        for layer in found.layers
         if len(layer.correct)
     }
 

@@ -12,15 +12,15 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from layerprobe.api.results import ProbeResults
+from layerprobe.probing.analyses.erasers import check_installed
 from layerprobe.probing.batches import in_order, inputs_of, targets_of, test_sets
 from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.name_patterns import matches
 from layerprobe.probing.capture.pytree import tensors
-from layerprobe.probing.erasers import check_installed
 from layerprobe.probing.tasks.classification import Classification
+from layerprobe.statistics.intervals import wilson_interval
 from layerprobe.training.lightning_splits import splits_of
-from layerprobe.wilson import wilson_interval
 
 
 def erasure(

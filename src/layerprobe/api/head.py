@@ -10,26 +10,25 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from layerprobe.formatting import interval_text, nearest, percent_text
-from layerprobe.head_directions import directions, in_own_units
-from layerprobe.named_classes import named_classes
+from layerprobe.probing.analyses.erasers import erased_activation, fit_eraser
 from layerprobe.probing.capture.pytree import tensors
 from layerprobe.probing.capture.replacement import replaced
 from layerprobe.probing.capture.token_axes import attention_masks, span_masks
-from layerprobe.probing.erasers import erased_activation, fit_eraser
+from layerprobe.probing.data_adapters import is_source
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
 from layerprobe.probing.head_features import fitted_reduction, layer_of, recorded_features, reduced_features
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.solvers.logistic import Logistic
-from layerprobe.probing.solvers.tf32 import full_precision
+from layerprobe.probing.solvers.numerics import full_precision
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.multi_label import MultiLabel
 from layerprobe.probing.tasks.regression import Regression
 from layerprobe.probing.tasks.task import AbstractTask
-from layerprobe.types import FeatureRecipe, LayerName, LayerResult, ProbeRecord
+from layerprobe.statistics.directions import directions, in_own_units
+from layerprobe.types import FeatureRecipe, LayerName, LayerResult, ProbeRecord, named_classes
 
 Numbers: TypeAlias = Tensor | np.ndarray
 """A tensor where a tensor, or several, were given; else an array."""
@@ -156,13 +155,7 @@ class ProbeHead:
     def predict(
         self, network: nn.Module | Any, inputs: Any = None, *, mask: Any = None, batch_size: int | None = None
     ) -> Numbers:
-        """Predict as the head did when its test error was read.
-
-        Args:
-            network: As for `decision_function`.
-            inputs: As for `features`.
-            mask: As for `features`.
-            batch_size: As for `features`.
+        """Predict as the head did when its test error was read, from what `decision_function` takes.
 
         Returns:
             A class for each sample (n); with several labels zeros and ones (n c); numbers (n), or (n c) of several.
@@ -182,13 +175,7 @@ class ProbeHead:
     def predict_proba(
         self, network: nn.Module | Any, inputs: Any = None, *, mask: Any = None, batch_size: int | None = None
     ) -> Numbers:
-        """Predict probabilities.
-
-        Args:
-            network: As for `decision_function`.
-            inputs: As for `features`.
-            mask: As for `features`.
-            batch_size: As for `features`.
+        """Predict probabilities, from what `decision_function` takes.
 
         Returns:
             The probability of each class (n c), in the order of `classes`; or of each label.
@@ -352,7 +339,7 @@ class ProbeHeads(Mapping[LayerName, ProbeHead]):
 
 def _like(given: Any, numbers: Tensor) -> Numbers:
     """Numbers as a tensor where the given inputs hold tensors, on their device; else as an array."""
-    if isinstance(given, DataLoader | Dataset):
+    if is_source(given):
         return numbers.cpu()
     found = tensors(given)
     return numbers.to(found[0].device) if found else numbers.cpu().numpy()

@@ -13,8 +13,8 @@ from torch import nn
 
 from layerprobe.api.results import ProbeResults
 from layerprobe.formatting import nearest
-from layerprobe.named_classes import named_classes
 from layerprobe.probing.analyses.analysis import AbstractAnalysis
+from layerprobe.probing.analyses.attention import Attention as Attention
 from layerprobe.probing.analyses.description_length import DescriptionLength as DescriptionLength
 from layerprobe.probing.analyses.erased import Erased as Erased
 from layerprobe.probing.analyses.few_shot import FewShot as FewShot
@@ -32,9 +32,9 @@ from layerprobe.probing.getters import Item, Items
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import L2_GRID, ProbeProtocol
 from layerprobe.probing.resources import Resources
-from layerprobe.probing.scikit_learn_c import ScikitLearnC
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
+from layerprobe.probing.solvers.scikit_learn_c import ScikitLearnC
 from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.multi_label import MultiLabel as MultiLabel
@@ -42,7 +42,7 @@ from layerprobe.probing.tasks.regression import Regression
 from layerprobe.probing.tasks.task import AbstractTask
 from layerprobe.training.lightning_splits import of_population, splits_of
 from layerprobe.training.progress_bar import ProbeProgress
-from layerprobe.types import LayerResult
+from layerprobe.types import LayerResult, named_classes
 
 Kind = TypeVar("Kind")
 Named: TypeAlias = Kind | type[Kind] | str

@@ -15,11 +15,10 @@ import pandas as pd
 
 from layerprobe.formatting import nearest
 from layerprobe.results.best import last_checkpoint
-from layerprobe.results.confusion import confusion
 from layerprobe.results.heads import HeadFile, find_head, read_recipe
 from layerprobe.results.reader import Run, find_runs
 from layerprobe.results.record_schema import to_frame
-from layerprobe.results.scores import ScoreFile, score_frame
+from layerprobe.results.scores import ScoreFile, confusion, score_frame
 from layerprobe.results.store import ProbeStore
 from layerprobe.types import Answers, LayerResult, MetricRecord, PathRecord, ProbeRecord
 
@@ -147,8 +146,9 @@ class ProbeResults(pd.DataFrame):
     def plot_confusion(self, layer: str, test_set: str | None = None) -> alt.LayerChart:
         """Draw the confusion matrix of a layer, each row in shares of its class; as `confusion`."""
         from layerprobe.report.charts.confusion import confusion_chart
+        from layerprobe.report.picture_files import with_all_rows
 
-        return confusion_chart(self.confusion(layer, test_set), f"Answers at {layer}")
+        return with_all_rows(confusion_chart(self.confusion(layer, test_set), f"Answers at {layer}"))
 
     def plot(  # type: ignore[override]
         self, error: Literal["test", "train"] = "test", reference: str | Path | None = None
@@ -250,14 +250,13 @@ def load(path: str | Path, checkpoint: str | None = None) -> ProbeResults:
     name = checkpoint or last_checkpoint(run.results, run.unmerged) or known[-1]
     if name not in known:
         raise ValueError(f"{path} has no checkpoint {name!r}. {nearest(name, known)}")
-    tables = (run.path(), run.metrics(), run.correct().assign(test_set="test"), run.answers())
-    swept, measured, right, on_each = (frame[frame["checkpoint"] == name] for frame in tables)
+    tables = (run.path(), run.metrics(), run.answers())
+    swept, measured, right = (frame[frame["checkpoint"] == name] for frame in tables)
     points, metrics = _by_layer(swept, PathRecord), _by_layer(measured, MetricRecord)
     answers: dict[str, dict[str, Answers]] = {}
-    for rows in (on_each, right[~right["layer"].isin(on_each["layer"])]):
-        for row in rows.to_dict("records"):
-            of_layer = answers.setdefault(row["layer"], {})
-            of_layer[row["test_set"]] = Answers(np.asarray(row["correct"], dtype=bool), row["samples"] or "")
+    for row in right.to_dict("records"):
+        of_layer = answers.setdefault(row["layer"], {})
+        of_layer[row["test_set"]] = Answers(np.asarray(row["correct"], dtype=bool), row["samples"] or "")
     rows = run.results[run.results["checkpoint"] == name].sort_values("depth", kind="stable")
     return ProbeResults(
         _layer(run, record, points[record.layer], metrics[record.layer], answers.get(record.layer))

@@ -1,15 +1,21 @@
-"""Private names of torch: version counters, storages, what `torch.compile` wraps, sparse parts, pinned memory.
+"""Private names of torch: versions, storages, what `torch.compile` wraps, transforms, sparse parts, pinned memory.
 
 Known for torch 2.6 to 2.15.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 COMPILED = "_orig_mod"
 """The name, inside the module that `torch.compile` makes, of the module that it was made of."""
+
+transform_level: Callable[[], int | None] = torch._C._functorch.maybe_current_level
+"""The level of the transform of `torch.func` (vmap, grad, jvp) that is at work, whose tensors mean nothing outside of
+it; None where none is."""
 
 
 def uncompiled(module: nn.Module) -> nn.Module:

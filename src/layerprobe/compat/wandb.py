@@ -22,9 +22,6 @@ def artifacts_in_log(run: Run) -> Iterator[None]:
 
     An online run asks the server before it logs a table or an artifact and keeps neither in its log: where the server
     has died, both would be lost to `wandb sync`. From the log they are uploaded all the same.
-
-    Args:
-        run: The run.
     """
     live: Any = run
     settings = live._settings

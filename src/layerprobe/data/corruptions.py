@@ -50,6 +50,16 @@ class AbstractCorruption(ABC):
         """
 
 
+class Clean(AbstractCorruption):
+    """Images as they are, at any severity: what a sweep over corruptions compares the others with."""
+
+    strengths = (0.0, 0.0, 0.0, 0.0, 0.0)
+
+    def __call__(self, image: Float[Tensor, "c h w"], generator: np.random.Generator) -> Float[Tensor, "c h w"]:
+        """See `AbstractCorruption.__call__`."""
+        return image
+
+
 class Noise(AbstractCorruption):
     """Normal noise, with the standard deviations of Hendrycks & Dietterich (2019) as shares of the image's range."""
 

@@ -11,6 +11,7 @@ from torchvision.datasets import ImageFolder
 from layerprobe.data.divided_images import AbstractImageDataModule, Images
 from layerprobe.data.errors import DataNotFoundError
 from layerprobe.data.prescribed_transform import Transform, prescribed_transform
+from layerprobe.formatting import first_line
 from layerprobe.types import Split
 
 _VAL = ("val", "valid", "validation")
@@ -115,5 +116,5 @@ class ImageFolderDataModule(AbstractImageDataModule):
         try:
             return ImageFolder(str(path), self._transform)
         except FileNotFoundError as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise DataNotFoundError(f"{path.absolute()} cannot be used: {reason}\n{_LAYOUTS}") from error

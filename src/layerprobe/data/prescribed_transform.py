@@ -27,6 +27,7 @@ def prescribed_transform(
     size: int | None = None,
     builder: str | None = None,
     default_size: int | None = 224,
+    revision: str | None = None,
 ) -> Transform:
     """Give the transform that fits a network: size, crop and normalisation.
 
@@ -41,6 +42,8 @@ def prescribed_transform(
             configuration; for `layerprobe.vision_model` that of the image processor beside the weights.
         default_size: The size where nothing is prescribed; None leaves images as they are, with pixels in
             [-0.5, 0.5].
+        revision: That of a network of the hub; of a folder, the folder in it that is called so, if it says anything of
+            images.
 
     Returns:
         Maps a PIL image to the network's input. Where nothing is prescribed: the shorter side to 8/7 of the size, the
@@ -52,7 +55,7 @@ def prescribed_transform(
         ImportError: If the package that would know is missing.
     """
     if network and builder in _BUILDERS:
-        return Compose([_coloured, _BUILDERS[builder](network, size)])
+        return Compose([_coloured, _BUILDERS[builder](network, size, revision)])
     prescribed: Any = _of_torchvision(weights, network)
     if prescribed is None:
         if (size := size or default_size) is None:
@@ -62,10 +65,7 @@ def prescribed_transform(
         return Compose([_coloured, prescribed()])
     found = prescribed()
     if not isinstance(found, type(_IMAGENET())):
-        raise ValueError(
-            f"The transform of {network or weights} is {type(found).__name__}, which takes no size. Leave out "
-            "data.transform.size, or give a transform of your own: data.transform._target_=…"
-        )
+        raise _no_size(network or weights, found)
     resize = round(size * found.resize_size[0] / found.crop_size[0])
     return Compose([_coloured, prescribed(crop_size=size, resize_size=resize)])
 
@@ -87,7 +87,7 @@ def _of_torchvision(weights: str | None, network: str | None) -> Callable[..., T
         ) from error
 
 
-def _of_timm(network: str, size: int | None) -> Transform:
+def _of_timm(network: str, size: int | None, revision: str | None) -> Transform:
     try:
         import timm
     except ImportError as error:
@@ -107,7 +107,7 @@ def _of_timm(network: str, size: int | None) -> Transform:
     return timm.data.create_transform(**config)
 
 
-def _of_the_hub(network: str, size: int | None) -> Transform:
+def _of_the_hub(network: str, size: int | None, revision: str | None) -> Transform:
     try:
         import transformers
     except ImportError as error:
@@ -115,19 +115,41 @@ def _of_the_hub(network: str, size: int | None) -> Transform:
             "A network of the Hugging Face hub needs the package `transformers`: pip install 'layerprobe[text]'"
         ) from error
     folder = Path(network).expanduser()
-    sized = {} if size is None else {"size": {"height": size, "width": size}}
-    if size is not None:
-        sized["crop_size"] = {"height": size, "width": size}
+    local = folder.is_dir()
+    if revision is not None and (folder / revision / "preprocessor_config.json").is_file():
+        folder /= revision
+    place: dict[str, Any] = {"local_files_only": True} if local else {"revision": revision}
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(
-            str(folder) if folder.is_dir() else network, local_files_only=folder.is_dir(), **sized
-        )
+        read = partial(transformers.AutoImageProcessor.from_pretrained, str(folder) if local else network, **place)
+        processor = read()
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{network} has no image processor: {_one_line(error)} Put its preprocessor_config.json there, or give a "
             "transform: data.transform._target_=…"
         ) from error
+    if size is not None:
+        if not hasattr(processor, "size"):
+            raise _no_size(network, processor)
+        processor = read(**_sized(processor, size))
     return partial(_processed, processor)
+
+
+def _no_size(network: str | None, transform: Any) -> ValueError:
+    return ValueError(
+        f"The transform of {network} is {type(transform).__name__}, which takes no size. Leave out "
+        "data.transform.size, or give a transform of your own: data.transform._target_=…"
+    )
+
+
+def _sized(processor: Any, size: int) -> dict[str, dict[str, int]]:
+    """Options of an image processor for another size, which keep the shape of images as it does."""
+    square = {"height": size, "width": size}
+    given, crop = dict(processor.size or {}), dict(getattr(processor, "crop_size", None) or {})
+    if "shortest_edge" not in given:
+        return {"size": square} | ({"crop_size": square} if crop else {})
+    cropped = getattr(processor, "do_center_crop", False) and crop
+    shortest = round(size * given["shortest_edge"] / min(crop["height"], crop["width"])) if cropped else size
+    return {"size": given | {"shortest_edge": shortest}} | ({"crop_size": square} if crop else {})
 
 
 def _processed(processor: Any, image: Image) -> Tensor:
@@ -147,7 +169,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-_BUILDERS: Mapping[str | None, Callable[[str, int | None], Transform]] = {
+_BUILDERS: Mapping[str | None, Callable[[str, int | None, str | None], Transform]] = {
     "layerprobe.timm_network": _of_timm,
     "layerprobe.vision_model": _of_the_hub,
 }

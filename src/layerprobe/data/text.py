@@ -14,11 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 
-from layerprobe.data.bag_of_words import bag_of_words
 from layerprobe.data.labelled_texts import Examples, divide, examples_of, limited, noised
 from layerprobe.data.pretrained_tokenizer import Encoded, PretrainedTokenizer
 from layerprobe.data.samplers import ShuffledOrder
-from layerprobe.data.text_length import text_length
+from layerprobe.data.text_features import bag_of_words, text_length
 from layerprobe.data.text_table import AbstractTable
 from layerprobe.types import Split
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from layerprobe.data.errors import CorruptDataError, DataError, DataNotFoundError
+from layerprobe.formatting import first_line
 
 
 class AbstractTable(ABC):
@@ -58,7 +59,7 @@ class TextFile(AbstractTable):
         try:
             frame = reader(path)
         except (ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise CorruptDataError(f"{path} is no readable {path.suffix[1:].upper()}: {reason}. Replace it.") from error
         return frame
 

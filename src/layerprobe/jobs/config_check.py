@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from enum import Enum
+from itertools import chain, repeat
 from os import PathLike
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
 import hydra
 
@@ -17,10 +19,12 @@ from layerprobe.results.config_migration import GONE
 _SCALAR = (int, float, bool, str, types.NoneType)
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null", str: "a word"}
 _OWN = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
+_LISTED = {"torchvision.models.get_model": "torchvision.models.list_models"}
+"""What builds a thing by its `name`, in lower case, and what lists the names that there are."""
 
 
 def wrong_values(config: Mapping[str, Any]) -> dict[str, str]:
-    """Find words where numbers are wanted, fractions where whole numbers are, and words that are none of a few.
+    """Find words where numbers are wanted, fractions where whole numbers are, nothing where something is, and the like.
 
     Args:
         config: A resolved configuration.
@@ -33,13 +37,26 @@ def wrong_values(config: Mapping[str, Any]) -> dict[str, str]:
         for path, node in _targets(config, "")
         if node["_target_"] in GONE
     }
-    return gone | {
-        f"{path}.{name}": f"is {value!r}, expected {_expected(value, hints[name])}"
+    unknown = {
+        f"{path}.name": f"is {name!r}, which {node['_target_']} does not know. {nearest(name.lower(), known)}"
         for path, node in _targets(config, "")
-        for hints in [_hints(node["_target_"])]
-        for name, value in node.items()
-        if name in hints and name not in _OWN and not _fits(value, hints[name])
+        if node["_target_"] in _LISTED and isinstance(name := node.get("name"), str) and name != "???"
+        for known in [hydra.utils.get_method(_LISTED[node["_target_"]])()]
+        if name.lower() not in known
     }
+    return (
+        gone
+        | unknown
+        | {
+            f"{path}.{name}": f"has no value. Give one: {path}.{name}=VALUE"
+            if value == "???"
+            else f"is {'null' if value is None else repr(value)}, expected {_expected(value, hints[name])}"
+            for path, node in _targets(config, "")
+            for hints in [_hints(node["_target_"])]
+            for name, value in node.items()
+            if name in hints and name not in _OWN and not _fits(value, hints[name])
+        }
+    )
 
 
 def _targets(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -54,13 +71,21 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _hints(target: str) -> Mapping[str, Any]:
-    """What each parameter of the target takes; nothing where it does not say or cannot be found."""
+    """What each parameter of the target takes; nothing where it does not say or cannot be found.
+
+    One whose default is None takes None, whatever it says.
+    """
     try:
         found = hydra.utils.get_object(target)
-        hints = get_type_hints(found.__init__ if inspect.isclass(found) else found)
+        made = found.__init__ if inspect.isclass(found) else found
+        hints, parameters = get_type_hints(made), inspect.signature(made).parameters
     except Exception:  # finding a class imports its module, which may raise anything; building it says what is wrong
         return {}
-    return {name: hint for name, hint in hints.items() if name != "return"}
+    found = {}
+    for name in hints.keys() & parameters:
+        with suppress(TypeError):  # of what is no type, such as (int, float)
+            found[name] = Optional[hints[name]] if parameters[name].default is None else hints[name]  # noqa: UP045
+    return found
 
 
 def _members(hint: Any) -> Iterator[Any]:
@@ -72,7 +97,15 @@ def _members(hint: Any) -> Iterator[Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    return any(_is(value, member) for member in _members(hint))
+    """Whether a plain value may be meant for a type; in doubt it may, as where a protocol refuses to be asked."""
+    members = list(_members(hint))
+    lists = [one for one in members if inspect.isclass(get_origin(one)) and _takes_list(get_origin(one))]
+    if isinstance(value, list) and lists:  # what says which items it takes is asked, and no class beside it
+        members = lists
+    try:
+        return any(_is(value, member) for member in members)
+    except TypeError:
+        return True
 
 
 def _is(value: Any, hint: Any) -> bool:
@@ -80,31 +113,52 @@ def _is(value: Any, hint: Any) -> bool:
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     origin = get_origin(hint) or hint
-    if value is None or isinstance(value, Mapping) or not inspect.isclass(origin):
+    if hint is Any or not inspect.isclass(origin):
         return True
+    if isinstance(value, Mapping):
+        return "_target_" in value or not issubclass(origin, _SCALAR)
+    if value is None:
+        return issubclass(types.NoneType, origin)
     if isinstance(value, str):
-        if issubclass(origin, str | Enum | PathLike):
+        if issubclass(origin, str | Enum | PathLike) or f"{origin.__module__}.{origin.__name__}" == "torch.device":
             return True
         return issubclass(str, origin) and all(_fits(value, part) for part in get_args(hint))
     if isinstance(value, list):
-        return not issubclass(origin, _SCALAR)
+        return not issubclass(origin, _SCALAR) and all(map(_fits, value, _items(origin, get_args(hint))))
     if isinstance(value, float) and not value.is_integer():
         return issubclass(origin, float | str | PathLike) or isinstance(value, origin)
     return (issubclass(origin, (*_SCALAR, PathLike)) and origin is not type(None)) or isinstance(value, origin)
 
 
+def _items(origin: type, parts: Sequence[Any]) -> Iterable[Any]:
+    """What each item of a list may be, where a list or a tuple is taken."""
+    if not parts or not _takes_list(origin):
+        return repeat(Any)
+    return repeat(parts[0]) if len(parts) == 1 or parts[-1] is Ellipsis else chain(parts, repeat(Any))
+
+
+def _takes_list(origin: type) -> bool:
+    try:
+        return issubclass(list, origin) or issubclass(origin, list | tuple)
+    except TypeError:
+        return False
+
+
 def _expected(value: Any, hint: Any) -> str:
     members = list(_members(hint))
     words = [word for member in members if get_origin(member) is Literal for word in get_args(member)]
-    if words and isinstance(value, str):
-        return f"one of a few words. {nearest(value, map(str, words))}"
-    names = [_NAMES.get(get_origin(member) or member) or _called(member) for member in members]
-    return " or ".join(dict.fromkeys(names)) + "."
+    if not isinstance(value, str | int | float):
+        words = []
+    others = [member for member in members if not words or get_origin(member) is not Literal]
+    named = " or ".join(dict.fromkeys(_NAMES.get(get_origin(one) or one) or _called(one) for one in others))
+    if not words:
+        return f"{named}."
+    return f"one of a few words. {nearest(str(value), map(str, words))}" + (f" Or {named}." if named else "")
 
 
 def _called(hint: Any) -> str:
     origin = get_origin(hint) or hint
-    if inspect.isclass(origin) and (issubclass(list, origin) or issubclass(origin, list | tuple)):
+    if inspect.isclass(origin) and _takes_list(origin):
         parts = [_NAMES.get(part) or _called(part) for part in get_args(hint)[:1]]
         return "a list" + "".join(f" whose items are each {part}" for part in parts)
     if inspect.isclass(origin):

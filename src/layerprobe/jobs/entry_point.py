@@ -16,11 +16,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from layerprobe.compat.hydra import config_dir
-from layerprobe.config import CONF
-from layerprobe.formatting import nearest
+from layerprobe.config import BY_NAME, CONF
+from layerprobe.formatting import first_line, nearest
 from layerprobe.jobs import program
 from layerprobe.jobs.quoting import command, quoted
-from layerprobe.results.config_migration import GONE
+from layerprobe.results.config_migration import GONE, PACKAGES, former_override, with_what_moved
 
 _FULL = "HYDRA_FULL_ERROR"
 """With it, Hydra hands an error over and does not print it."""
@@ -38,9 +38,6 @@ def run_script(main: Callable[[], Any]) -> None:
 
     An error while the configuration is composed ends with a message: what there is not, which names are near, and the
     next step. `HYDRA_FULL_ERROR=1` shows tracebacks as ever.
-
-    Args:
-        main: The function.
 
     Raises:
         SystemExit: With code 1 after such a message.
@@ -97,11 +94,14 @@ def _explain(error: Exception, words: list[str]) -> str:
     match = re.match(r"Could not override '([^']+)'|Error merging override (\S+)", plain)
     if match is not None and match[1]:
         return _no_key(match[1], words)
+    if moved := re.match(r"In '(.+)/([^/]+)': .*\s+Key '(\w+)' not in ", plain):
+        return _no_key_of_file(moved[1], moved[2], moved[3], words)
     cause = error.__cause__
     if match is not None and match[2] and cause is not None:
-        return f"{match[2]}: {str(cause).splitlines()[0]}."
+        return f"{match[2]}: {first_line(cause)}."
     more = str(cause).strip() if isinstance(cause, OmegaConfBaseException) and str(cause).strip() not in plain else ""
     lines = [line for line in f"{plain}\n{more}".splitlines() if not re.match(r"\s*(object|reference)_type=", line)]
+    lines = list(map(with_what_moved, lines))
     return "\n".join(lines).strip() + "\n--help lists the groups, --cfg job every value."
 
 
@@ -143,8 +143,23 @@ def _no_key(path: str, words: list[str]) -> str:
         same = [full for full in _paths(found) if full.rpartition(".")[2] == steps[-1] and full != path]
         advice = f"Did you mean {' or '.join(same[:4])}?" if same else nearest(step, known)
         add = f"To add an argument that is not in the configuration: +{path}=…" if part else ""
+        group = former_override(path).partition(".")[0]
+        choices = [re.sub(r"\[[^]]*\]", "", word) for word in words if word.startswith(f"{group}=")]
+        if any("," in choice for choice in choices):  # Hydra composes a sweep without it
+            several = PACKAGES.get(group, "").removeprefix("probe.") in BY_NAME  # where ++ would add a part of a choice
+            each = f"Write an experiment for each {group} of the sweep, with its values: -m experiment=NAME,NAME"
+            advice, add = each if several else f"For each {group} of the sweep: ++{path}=…", ""
         return " ".join(filter(None, (f"{where}.", advice, add)))
     return f"{path!r} cannot be overridden. --cfg job shows every value."
+
+
+def _no_key_of_file(group: str, name: str, key: str, words: list[str]) -> str:
+    """Say where a file of a group is to put what it has under a key that is not there."""
+    file = f"{group}/{name}.yaml"
+    if key not in PACKAGES:
+        return f"{file}: {_no_key(key, [word for word in words if word.partition('=')[0] != group])}"
+    where = f"begin it with the line `# @package {PACKAGES[key]}`" if key == group else f"say {PACKAGES[key]} there"
+    return f"{file} has values under {key!r}, which the configuration has under {PACKAGES[key]}: {where}."
 
 
 def _base(words: list[str]) -> Any:

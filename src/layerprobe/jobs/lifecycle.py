@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,19 +21,18 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
-from layerprobe.atomic import write_bytes
 from layerprobe.compat.hydra import sweeper_learns
-from layerprobe.formatting import nearest
+from layerprobe.files.atomic import write_bytes
+from layerprobe.files.mirrored_file import UnusableFileError
+from layerprobe.formatting import first_line, is_message, nearest
 from layerprobe.jobs.config_check import wrong_values
 from layerprobe.jobs.extras import extras
 from layerprobe.jobs.quoting import command, override
 from layerprobe.jobs.revisions import revisions_of, with_revision
-from layerprobe.results.config_migration import migrated
-from layerprobe.results.mirrored_file import UnusableFileError
+from layerprobe.results.config_migration import migrated, with_what_moved
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
 from layerprobe.results.run_summary import RERUNS, RunSummary
 from layerprobe.training.signals import Stopped, leaving_on_sigterm
-from layerprobe.user_errors import is_message
 
 log = logging.getLogger("layerprobe")
 
@@ -50,13 +50,13 @@ _TOLD: Expected = (OSError, UnusableFileError)
 """Files that cannot be written or read."""
 
 
-def run_job(cfg: DictConfig, work: Work, expected: Expected = (), *, goes_on: bool = False) -> float:
+def run_job(cfg: DictConfig, load: Callable[[], tuple[Work, Expected]], *, goes_on: bool = False) -> float:
     """Do a job unless it is done, and write down how it ended.
 
     Args:
         cfg: Its configuration, with `run_dir`, `run_id` and `rerun`.
-        work: What there is to do.
-        expected: As for `attended`.
+        load: Imports what there is to do, and the errors that `attended` expects of it, after the configuration is
+            checked.
         goes_on: Whether the directory may hold results of other configurations: the work itself knows what is done,
             and its configuration may lack what the checkpoints say.
 
@@ -72,12 +72,18 @@ def run_job(cfg: DictConfig, work: Work, expected: Expected = (), *, goes_on: bo
         config = checked(cfg, whole=not goes_on)
     except CompactHydraException as error:
         return _refused(cfg, run, error)
+    work, expected = load()
     if goes_on:
         with extras(cfg), explained(), run.claimed():
             return attended(cfg, run, work, (*_TOLD, *expected))
     if getattr(rank_zero_only, "rank", 0) != 0:
         _be_quiet()
-        return math.nan if run.finished(config) else work(cfg, run).objective
+        if cfg.rerun != "all" and run.finished(config):
+            return math.nan
+        try:
+            return work(cfg, run).objective
+        except Stopped:  # what has started the processes ends the first, which writes, where another one fails
+            raise SystemExit(0) from None
     with extras(cfg), explained(), run.claimed():
         if cfg.rerun != "all" and (run.path / "probes").is_dir():
             from layerprobe.results.store import restore_results  # pandas and pyarrow: only for what is there
@@ -160,7 +166,7 @@ def plain(cfg: DictConfig, *, whole: bool = True) -> Any:
         key = error.full_key or "A key"
         raise CompactHydraException(f"{key} has no value. Give one: {key}=VALUE") from None
     except InterpolationResolutionError as error:
-        raise CompactHydraException(str(error).splitlines()[0]) from None
+        raise CompactHydraException(with_what_moved(first_line(error))) from None
 
 
 def checked(cfg: DictConfig, *, whole: bool = True) -> Any:
@@ -184,6 +190,16 @@ def checked(cfg: DictConfig, *, whole: bool = True) -> Any:
     config = plain(cfg, whole=whole)
     if config["rerun"] not in (None, *RERUNS):
         raise CompactHydraException(f"rerun is {config['rerun']!r}. {nearest(str(config['rerun']), RERUNS)}")
+    for name in ("model", "data", "trainer"):
+        empty = name in config and "_target_" not in (config[name] or {})  # a script of one's own may have none of it
+        if empty and not config.get("checkpoint"):
+            other = ", or the network that was trained: checkpoint=FILE" if "checkpoint" in config else ""
+            raise CompactHydraException(
+                f"Nothing says what {name} to build. Choose one of conf/{name}: {name}=NAME{other}"
+            )
+    for name in ("inputs", "targets", "task"):
+        if config.get("probe", {}).get(name) == {}:  # as the protocol's file leaves it
+            raise CompactHydraException(f"probe.{name} is empty. Choose one of conf/{name}: {name}=NAME")
     try:
         revisions = revisions_of(cfg)
     except ValueError as error:
@@ -236,13 +252,11 @@ def attended(cfg: DictConfig, run: RunDirectory, work: Work, expected: Expected 
         CompactHydraException: Where one of the expected errors has ended it.
         Stopped: Where a signal asked the job to stop; what it had is saved.
     """
-    from layerprobe.results.wandb_sink import finish_run  # likewise
-
     overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("rerun=")]
     try:
         summary = work(cfg, run)
     except Stopped as stop:
-        finish_run(exit_code=int(stop.code or 1), preempted=True)
+        _finish_run(exit_code=int(stop.code or 1), preempted=True)
         RunSummary("interrupted", overrides, error=str(stop)).write(run.path)
         log.warning("The run was %s\nTo go on: %s", stop, continue_command())
         if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and (times := times_stopped_at(run, stop)) > _MOST_IN_VAIN:
@@ -260,12 +274,12 @@ def attended(cfg: DictConfig, run: RunDirectory, work: Work, expected: Expected 
             raise
         raise
     except (KeyboardInterrupt, SystemExit):
-        finish_run(exit_code=1)
+        _finish_run(exit_code=1)
         RunSummary("interrupted", overrides, error="interrupted").write(run.path)
         log.warning("Interrupted. To go on: %s", continue_command())
         raise
     except BaseException as error:  # whatever ends a job is written down in its directory
-        finish_run(exit_code=1)
+        _finish_run(exit_code=1)
         cause = _cause(error)
         told = isinstance(error, expected) or isinstance(cause, expected) or is_message(cause)
         with suppress(OSError):  # a full disk must not hide the error
@@ -280,9 +294,16 @@ def attended(cfg: DictConfig, run: RunDirectory, work: Work, expected: Expected 
         if told:
             raise CompactHydraException(_advised(error, run) + _where_the_trace_is()) from None
         raise
-    finish_run()
+    _finish_run()
     summary.write(run.path)
     return summary.objective
+
+
+def _finish_run(exit_code: int = 0, *, preempted: bool = False) -> None:
+    if "wandb" in sys.modules:  # there may be a run
+        from layerprobe.results.wandb_sink import finish_run
+
+        finish_run(exit_code, preempted=preempted)
 
 
 def reason(error: BaseException) -> str:

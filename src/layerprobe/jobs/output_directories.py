@@ -13,6 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from layerprobe.jobs.quoting import expression, override
+from layerprobe.results.config_migration import former_override
 
 _LONGEST_NAME = 255
 """Bytes of a file's name, on every common file system."""
@@ -35,19 +36,19 @@ class Directories(Callback):
         """Settle `hydra.sweep.dir`, for the jobs too, and have the names in `hydra.sweep.subdir` shortened."""
         directory = _settle(config, "sweep")
         overrides = [override("hydra.sweep.dir", directory)]
-        subdir = _unresolved(config.hydra.sweep, "subdir")
+        subdir = str(_unresolved(config.hydra.sweep, "subdir"))
         if "${" in subdir and '"' not in subdir and subdir != "${hydra.job.num}":
-            overrides.append("hydra.sweep.subdir=" + expression('${short_path:"' + subdir + '"}'))
+            overrides.append("hydra.sweep.subdir=" + expression('${job_directory:"' + subdir + '"}'))
         with read_write(config.hydra):
             config.hydra.overrides.hydra += overrides
 
 
 def _settle(config: DictConfig, mode: str) -> str:
-    named = _unresolved(config.hydra[mode], "dir")
+    named = str(_unresolved(config.hydra[mode], "dir"))
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)  # which `${hydra:…}` in the name needs
     try:
-        directory = short_path(str(config.hydra[mode].dir))
+        directory = known_directory(str(config.hydra[mode].dir), config)
     finally:
         HydraConfig.instance().cfg = before
     absolute = os.path.abspath(directory)
@@ -68,16 +69,13 @@ def _settle(config: DictConfig, mode: str) -> str:
     return directory
 
 
-def _unresolved(config: DictConfig, key: str) -> str:
+def _unresolved(config: DictConfig, key: str) -> Any:
     content: Any = OmegaConf.to_container(config, resolve=False)
-    return str(content[key])
+    return content[key]
 
 
 def new_directory(path: str) -> str:
     """Make a directory that nobody else has.
-
-    Args:
-        path: Its path.
 
     Returns:
         The path, or with `-02`, `-03`, … behind it, the first that was not there.
@@ -93,11 +91,39 @@ def new_directory(path: str) -> str:
             name = f"{path}-{number:02d}"
 
 
-def short_path(path: str) -> str:
-    """Shorten names that no file system takes.
+def job_directory(path: str, *, _root_: DictConfig) -> str:
+    """Name the directory of a sweep's job, as `known_directory`.
+
+    Args:
+        path: Its path in the sweep's directory.
+    """
+    return known_directory(path, _root_, str(_root_.hydra.sweep.dir))
+
+
+def known_directory(path: str, config: DictConfig, where: str = "") -> str:
+    """Shorten names that no file system takes, and keep to what an earlier version has made.
 
     Args:
         path: A path.
+        config: A configuration with Hydra's part of it.
+        where: The directory that the path is in.
+
+    Returns:
+        The path, as `short_path`; where the overrides are a part of it, that with the former names of keys if it is
+        there.
+    """
+    options, task = config.hydra.job.config.override_dirname, _unresolved(config.hydra.overrides, "task")
+    words = [word for word in task if word.lstrip("+~").partition("=")[0] not in options.exclude_keys]
+    named, former = (
+        options.item_sep.join(sorted(those)).replace("=", options.kv_sep)
+        for those in (words, map(former_override, words))
+    )
+    before = short_path(path.replace(named, former))
+    return before if os.path.isdir(os.path.join(where, before)) else short_path(path)
+
+
+def short_path(path: str) -> str:
+    """Shorten names that no file system takes.
 
     Returns:
         The path; of each name of more than 255 bytes its beginning and a hash of the whole, which is always the same.

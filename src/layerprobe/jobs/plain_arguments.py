@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf, ValidationError
 
-from layerprobe.formatting import nearest
+from layerprobe.formatting import first_line, nearest
 from layerprobe.jobs import program
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ def read_arguments(kind: type[T], examples: str, words: Sequence[str] | None = N
     )
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
     keys = {one.name.rstrip("_"): one.name for one in fields(kind)}  # type: ignore[arg-type]
-    found = OmegaConf.structured(kind)
+    found, patterns = OmegaConf.structured(kind), dict[str, bool]()
     for word in parser.parse_args(words).words:
         key, equals, value = word.partition("=")
         if not equals:
@@ -54,10 +54,16 @@ def read_arguments(kind: type[T], examples: str, words: Sequence[str] | None = N
         if key not in keys:
             raise SystemExit(f"{script}: There is no {key!r}. {nearest(key, keys)}")
         try:
-            found[keys[key]] = _value(value)
+            said = _value(value)
+            found[keys[key]] = "?" if said == "???" else said  # which to OmegaConf is a value that is missing
         except ValidationError as error:
-            raise SystemExit(f"{script}: {word}: {str(error).splitlines()[0]}.") from None
+            why = first_line(error).rstrip(".")
+            advice = f" Give a list: {key}=[{value}]" if "is not a ListConfig" in why else ""
+            raise SystemExit(f"{script}: {word}: {why}.{advice}") from None
+        patterns[keys[key]] = said == "???"
     arguments: Any = OmegaConf.to_object(found)
+    for name in (name for name, asked in patterns.items() if asked):
+        setattr(arguments, name, "???")
     return arguments
 
 

@@ -20,9 +20,9 @@ from pytorch_lightning.plugins.precision import Precision
 from rich.console import Console
 from torch import nn
 
-from layerprobe.config import protocol_of, resources_of
+from layerprobe.config import plain_probe, protocol_of, resources_of
 from layerprobe.jobs.further_tests import without_tests
-from layerprobe.jobs.lifecycle import checked, plain, reason
+from layerprobe.jobs.lifecycle import plain, reason
 from layerprobe.jobs.revisions import revisions_of, with_revision
 from layerprobe.jobs.run_report import report, summary
 from layerprobe.jobs.shard import share
@@ -43,7 +43,7 @@ from layerprobe.training.lightning_splits import of_population, splits_of_datamo
 from layerprobe.training.probe_session import ProbeSession, ProbingStopped, with_converted_inputs
 from layerprobe.training.signals import StopSignals
 from layerprobe.training.weights import as_built, put_weights, with_random_weights
-from layerprobe.types import CheckpointInfo
+from layerprobe.types import UNTRAINED, CheckpointInfo
 
 log = logging.getLogger("layerprobe")
 
@@ -53,7 +53,7 @@ warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 warnings.filterwarnings("ignore", message="The .srun. command is available")
 
 Source = tuple[Path | None, CheckpointInfo]
-UNTRAINED = CheckpointInfo("untrained")
+_RANDOM = CheckpointInfo(UNTRAINED)
 """The network with random weights, which is probed beside the ones that are asked for."""
 
 EXPECTED = (ValueError, TypeError, LookupError, OSError, RuntimeError, InstantiationException)
@@ -63,13 +63,9 @@ EXPECTED = (ValueError, TypeError, LookupError, OSError, RuntimeError, Instantia
 def plan(cfg: DictConfig) -> None:
     """Print what would be probed at the first checkpoint, and what it would cost.
 
-    Args:
-        cfg: The configuration.
-
     Raises:
         CompactHydraException: Where there is nothing that could be probed; its message says why.
     """
-    checked(cfg, whole=False)
     try:
         source, builder = sources_of(cfg)[0], Builder(cfg)
         checkpoint = builder.open(source)
@@ -93,15 +89,12 @@ def plan(cfg: DictConfig) -> None:
 def sources_of(cfg: DictConfig) -> Sequence[Source]:
     """Find this job's share of the checkpoints; before them, where it is asked for, the network with random weights.
 
-    Args:
-        cfg: The configuration.
-
     Raises:
         ValueError: Where a part of a checkpoint is asked for and there is none.
     """
     found = _asked_for(cfg)
-    if cfg.untrained and UNTRAINED.name not in {info.name for _, info in found}:
-        found = [(found[0][0], UNTRAINED), *found]
+    if cfg.untrained and UNTRAINED not in {info.name for _, info in found}:
+        found = [(found[0][0], _RANDOM), *found]
     return share(found, cfg.shard)
 
 
@@ -247,7 +240,7 @@ class Builder:
 
     def is_fresh(self, info: CheckpointInfo) -> bool:
         """Whether a network is to have random weights, whatever its checkpoint or its configuration says."""
-        return bool(self.cfg.untrained) and info is UNTRAINED
+        return bool(self.cfg.untrained) and info is _RANDOM
 
     def open(self, source: Source) -> FrozenCheckpoint:
         """Read a checkpoint; a network that is probed as it is built has an empty one."""
@@ -277,7 +270,7 @@ class Builder:
         precision = cfg.trainer.get("precision") or plain_precision(own) or "32-true"
         if self.is_fresh(checkpoint.info):
             config["model"] = with_random_weights(config["model"], hydra.utils.get_object)
-        rest = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("probe", "loaders")}
+        rest = {"probe": plain_probe(cfg.probe), "loaders": OmegaConf.to_container(cfg.loaders, resolve=True)}
         return config | rest | {"precision": precision, "seed": cfg.seed, "prefix": cfg.prefix}
 
     def _read(self, config: Mapping[str, Any]) -> tuple[pl.LightningDataModule | None, Data]:
@@ -285,7 +278,7 @@ class Builder:
         wanted = (config["data"], config["loaders"])
         if self._data[0] != wanted:
             own, tests = without_tests(config["data"])
-            datamodule, further = hydra.utils.instantiate(own), hydra.utils.instantiate(dict(tests))
+            datamodule, further = hydra.utils.instantiate(own), hydra.utils.instantiate(dict(tests), _convert_="all")
             data = with_tests(splits_of_datamodule(datamodule, config["loaders"]), further)
             self._data = wanted, datamodule, data
         return self._data[1:]

@@ -62,6 +62,7 @@ def _step(name: str, given: Any) -> int:
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
         raise ValueError(
             f"The revision {name!r} has {'no step in its name' if given is None else f'the step {given!r}'}: expected "
-            f"a whole number. Say it: model.revision={{{name}: 143000}}, for all of them."
+            "a whole number, read from names such as step1000, checkpoint-1000 or 1000. Say it: "
+            f"model.revision={{{name}: 143000}}, for all of them."
         )
     return step

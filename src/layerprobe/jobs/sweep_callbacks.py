@@ -14,9 +14,10 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from layerprobe.files.mirrored_file import DamagedFileError
 from layerprobe.jobs.entry_point import composed
 from layerprobe.jobs.quoting import command
-from layerprobe.results.mirrored_file import DamagedFileError
+from layerprobe.results.config_migration import current_override
 from layerprobe.results.sweep_record import SweepRecord
 
 _MOST_JOBS = 60
@@ -35,7 +36,7 @@ class SweepTable(Callback):
             over: The key whose values are repetitions of one experiment.
             yes_or_no: As for `sweep_table`; by default what it takes.
         """
-        self._over = over
+        self._over = current_override(over)
         self._yes_or_no = yes_or_no
         self._claim = ExitStack()
         self._directory: Path | None = None
@@ -123,7 +124,7 @@ class SweepCurves(Callback):
             line: Key whose values are the lines of a panel, such as `model.depth`.
             title: What the picture is to show.
         """
-        self._keys = (row, column, line)
+        self._keys = (current_override(row), current_override(column), current_override(line))
         self._title = title
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

@@ -15,18 +15,19 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from layerprobe.files.mirrored_file import DamagedFileError, aside
 from layerprobe.formatting import nearest
 from layerprobe.jobs.further_tests import without_tests
 from layerprobe.jobs.lifecycle import continue_command
 from layerprobe.jobs.run_report import report, summary
 from layerprobe.models.classifier import trainable
 from layerprobe.report.depth_curve_options import DepthView
-from layerprobe.results.mirrored_file import DamagedFileError, aside
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.store import ProbeStore
 from layerprobe.training.callback import ProbeCallback
 from layerprobe.training.checkpoints import check_goes_on, damage, load
+from layerprobe.training.collectives import leaving
 from layerprobe.training.continued_loggers import ProbeLog, start_runs
 
 log = logging.getLogger("layerprobe")
@@ -47,6 +48,7 @@ EXPECTED = (ValueError, OSError, InstantiationException, MisconfigurationExcepti
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 
+@leaving()
 def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
     """Train, test, probe and report one run, from where it has got to.
 
@@ -58,9 +60,6 @@ def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
         How it ended: the network's metrics, the best layer and its test error.
     """
     config: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    for name in ("model", "data", "trainer"):
-        if "_target_" not in config[name]:
-            raise ValueError(f"Nothing says what {name} to build. Choose one of conf/{name}: {name}=NAME")
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     if cfg.matmul_precision not in MATMUL_PRECISIONS:
         raise ValueError(

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchvision.models import get_model, get_model_builder, list_models
 
+from layerprobe.formatting import first_line
 from layerprobe.training.checkpoints import CheckpointError
 
 log = logging.getLogger("layerprobe")
@@ -101,7 +102,7 @@ def _refused(node: Mapping[str, Any]) -> str | None:
     try:
         found = hydra.utils.get_object(target)
     except Exception as error:  # finding a class imports its module, which may raise anything
-        return f"which cannot be found ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        return f"which cannot be found ({first_line(error)})"
     module, own_name = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
     if not isinstance(found, type | FunctionType) or not isinstance(module, str) or not isinstance(own_name, str):
         return f"which is a {type(found).__name__}"

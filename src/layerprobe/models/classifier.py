@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from layerprobe.formatting import first_line
 from layerprobe.models.learner import AbstractLearner, OptimizerFactory, SchedulerFactory
 
 
@@ -67,7 +68,7 @@ class Classifier(AbstractLearner):
                 found = f"{str(targets.dtype).removeprefix('torch.')} of shape {tuple(targets.shape)}"
             raise TypeError(
                 f"Training a classifier needs one class index for each sample (int64, shape (n,)), found {found} "
-                f"({str(error).splitlines()[0]}). Let the data module give such targets, or write a LightningModule of "
+                f"({first_line(error)}). Let the data module give such targets, or write a LightningModule of "
                 "your own."
             ) from error
         except IndexError as error:

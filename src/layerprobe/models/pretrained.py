@@ -35,7 +35,7 @@ def from_the_hub(
     Args:
         auto: The class that loads it, `AutoModel` or one with a head, such as `AutoModelForCausalLM`.
         name: Name on the hub, or a folder; a folder needs no network connection.
-        revision: Commit, tag or branch; of a folder, the folder in it that is called so.
+        revision: Commit, tag or branch; of a folder, the folder in it that is called so, and `main` is itself.
         dtype: Precision of the weights; `int8` needs the package bitsandbytes.
         weights: `random` for an untrained network of the same architecture.
         device_map: Where the parts go, as `from_pretrained` takes it; needs the package accelerate.
@@ -92,6 +92,8 @@ def from_the_hub(
 def _of_revision(folder: Path, revision: str) -> Path:
     if (folder / revision).is_dir():
         return folder / revision
+    if revision == "main" and (folder / "config.json").is_file():
+        return folder
     found = ", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())) or "none"
     raise ModelError(
         f"The folder {folder} has no revision {revision!r}: expected a folder of this name in it, found {found}. Give "

@@ -83,16 +83,7 @@ def language_model(
     seed: int = 0,
     trust_remote_code: bool = False,
 ) -> TextModel:
-    """Load a network that predicts the next token, by `AutoModelForCausalLM`.
-
-    Args:
-        name: As for `encoder`.
-        revision: As for `encoder`.
-        dtype: As for `encoder`.
-        weights: As for `encoder`.
-        device_map: As for `encoder`.
-        seed: As for `encoder`.
-        trust_remote_code: As for `encoder`.
+    """Load a network that predicts the next token, by `AutoModelForCausalLM`, from what `encoder` takes.
 
     Returns:
         The network in eval mode, without its cache of keys and values.

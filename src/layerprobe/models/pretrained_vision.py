@@ -30,7 +30,7 @@ class VisionModel(nn.Module):
 
     def forward(self, images: Float[Tensor, "n channels height width"]) -> Any:
         """Compute one score for each class, where the network has them, or else its outputs."""
-        outputs = self.model(pixel_values=images)
+        outputs = self.model(pixel_values=images.to(getattr(self.model, "dtype", images.dtype)))
         scores = getattr(outputs, "logits", None)
         return outputs if scores is None else scores
 

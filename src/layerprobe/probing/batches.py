@@ -8,7 +8,6 @@ from copy import copy
 from typing import Any, TypeAlias, TypeGuard
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import (
     DataLoader,
@@ -127,9 +126,6 @@ def length(source: Source) -> int | None:
     """How many samples `in_order` gives, without reading any; None where nothing says so.
 
     Where a sampler draws some samples more than once, it is more than that.
-
-    Args:
-        source: The split.
     """
     if _is_pair(source):
         return len(source[1])
@@ -142,11 +138,7 @@ def length(source: Source) -> int | None:
 
 
 def n_samples(source: Source) -> int:
-    """Count the samples that `in_order` gives; what cannot be counted otherwise is read through.
-
-    Args:
-        source: The split.
-    """
+    """Count the samples that `in_order` gives; what cannot be counted otherwise is read through."""
     if _is_pair(source):
         return len(source[1])
     if isinstance(source, DataLoader) and not _as_it_is(source):
@@ -275,42 +267,6 @@ def _pair(batch: Any) -> Sequence[Any]:
     raise TypeError(
         f"Probing reads batches of (input, target), found {found}. "
         "Let the loader give such pairs, or say with `inputs` and `targets` how to take a batch apart."
-    )
-
-
-def class_indices(targets: Any, split: Split) -> Int[Tensor, " n"]:
-    """Check that targets are class indices.
-
-    Args:
-        targets: What the batch calls its targets.
-        split: Where they come from, for the error.
-
-    Returns:
-        The targets as int64 on the CPU; numbers such as 1.0 and a column (n, 1) are taken too.
-
-    Raises:
-        TypeError: Where they are not one non-negative integer for each sample.
-    """
-    found, example = f"a {type(targets).__name__}", ""
-    if isinstance(targets, Tensor):
-        found = f"{str(targets.dtype).removeprefix('torch.')} of shape {tuple(targets.shape)}"
-        values = targets.detach().cpu()
-        if values.ndim == 2 and values.shape[1] == 1:
-            values = values.squeeze(1)
-        if values.ndim == 1 and not values.is_complex():
-            indices = values.to(torch.int64)
-            if not len(indices) or (indices.min() >= 0 and torch.equal(indices.to(values.dtype), values)):
-                return indices
-            wrong = values[(indices < 0) | (indices.to(values.dtype) != values)][0].item()
-            if wrong < 0 or not values.is_floating_point():
-                found = f"the negative value {wrong}"
-            else:
-                example = f", such as {wrong:.6g}"
-    raise TypeError(
-        f"Probing needs class indices as targets (one integer >= 0 for each sample), found {found} in the {split} "
-        f"split{example}. Map the batch to its class with `targets=lambda batch: …`, or choose the task: "
-        "task=regression for numbers, task=multi_label for rows of zeros and ones. Words are taken of "
-        "(inputs, targets) pairs alone."
     )
 
 

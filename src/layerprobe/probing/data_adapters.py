@@ -104,7 +104,7 @@ def division_of(data: Any, *, seed: int = 0) -> dict[Split, Tensor] | None:
     if _is_pair(data):
         targets = _targets(data[1], class_words(data))
         return _fifths(len(targets), seed, targets)
-    if isinstance(data, Dataset) and hasattr(data, "__len__"):
+    if _is_dataset(data) and hasattr(data, "__len__"):
         return _fifths(len(data), seed, None)
     return None
 
@@ -126,9 +126,14 @@ def class_words(data: Any, tests: Mapping[str, Any] | None = None) -> list[str] 
     return words
 
 
+def is_source(given: Any) -> bool:
+    """Whether it is read batch by batch: a DataLoader, or what `sources_of` makes one of."""
+    return isinstance(given, DataLoader) or _is_dataset(given)
+
+
 def as_targets(given: Any) -> Any:
     """Turn an array or a list of numbers into a tensor, and leave anything else as it is."""
-    if isinstance(given, Tensor) or not _are_targets(given):
+    if not _are_targets(given):
         return given
     found = _array(given)
     return _tensor(found, torch.float64) if found.dtype.kind in "biuf" else given
@@ -142,6 +147,7 @@ def _unpacked(given: Any) -> Any:
 def _source(given: Any, split: Split, dtype: torch.dtype, words: Sequence[str] | None) -> Any:
     given = _unpacked(given)
     if _is_pair(given):
+        _check_index(given[0], given[1], split)
         inputs, targets = _inputs(given[0], len(given[1]), dtype), _targets(given[1], words)
         count = {len(part) for part in _parts(inputs)}
         if count != {len(targets)}:
@@ -150,12 +156,32 @@ def _source(given: Any, split: Split, dtype: torch.dtype, words: Sequence[str] |
                 "targets. Give one target for each sample, with the samples along the first axis."
             )
         return inputs, targets
-    if isinstance(given, Dataset):
+    if _is_dataset(given):
         return _loader(given)
     alone = isinstance(given, str | Mapping | Tensor) or _is_array(given)
     if isinstance(given, Iterable) and not alone:
         return given
     raise TypeError(f"The {split} split is {_described(given)}. Give {ACCEPTED}.")
+
+
+def _is_dataset(given: Any) -> bool:
+    """Whether it gives samples, not batches: by its class, or as DataLoaders tell, such as those of Hugging Face."""
+    return isinstance(given, Dataset) or hasattr(given, "__getitems__")
+
+
+def _check_index(inputs: Any, targets: Any, split: Split) -> None:
+    """Refuse pandas inputs and targets whose rows have names in common, and not one by one."""
+    names, of_targets = (getattr(part, "index", None) if hasattr(part, "iloc") else None for part in (inputs, targets))
+    if names is None or of_targets is None or names.equals(of_targets):
+        return
+    left, right = set(names), set(of_targets)
+    counted = any(index.tolist() == list(range(len(index))) for index in (names, of_targets))  # pandas' default
+    if left == right or not (counted or left.isdisjoint(right)):
+        differ = "the same index in different orders" if left == right else "indices that differ"
+        raise ValueError(
+            f"The inputs and targets of the {split} split have {differ}, and rows are paired by their place. Sort one "
+            "as the other, `targets.loc[inputs.index]`, or give `targets.to_numpy()` if their places are right."
+        )
 
 
 def _is_pair(given: Any) -> bool:
@@ -269,7 +295,7 @@ def _fifths(n: int, seed: int, targets: Tensor | None) -> dict[Split, Tensor]:
     return {"train": train.sort().values, "val": val.sort().values, "test": test.sort().values}
 
 
-def _loader(dataset: Dataset[Any]) -> DataLoader[Any]:
+def _loader(dataset: Any) -> DataLoader[Any]:
     return DataLoader(dataset, batch_size=_BATCH, generator=torch.Generator().manual_seed(0))
 
 

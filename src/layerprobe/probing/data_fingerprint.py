@@ -37,6 +37,10 @@ class Fingerprint:
 
     def __init__(self, *, whole: bool = False) -> None:
         self._whole = whole
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was taken in."""
         self._parts: dict[str, Any] = {}
         self._padding: dict[str, Any] = {}
         self._kinds: dict[str, str] = {}

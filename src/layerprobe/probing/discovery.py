@@ -15,12 +15,12 @@ from layerprobe.probing.batches import Data, in_order
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.layers import Layer, Survey, first_names, survey
 from layerprobe.probing.capture.name_patterns import SHOWN, select
-from layerprobe.probing.capture.token_axes import sequence_axes, token_masks
+from layerprobe.probing.capture.token_axes import sequence_axes
 from layerprobe.probing.features.reducers import AbstractChannelReducer, shape_text
-from layerprobe.probing.fitting import Ways, feature_ways
+from layerprobe.probing.fitting import Ways, feature_ways, fitted_features
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.recorder import by_tokens, first_batch, masks_of, targets_of
 from layerprobe.probing.resources import Resources
-from layerprobe.probing.target_reader import by_tokens
 from layerprobe.probing.targets import n_outputs
 from layerprobe.types import LayerName
 
@@ -51,7 +51,7 @@ class Discovery:
         return [way.reduction.n_features for found in self.ways.values() for way in found]
 
     def dealt(self, n: int) -> list[Discovery]:
-        """The layers in n parts of about as many features, whose fits take about as long.
+        """The layers in n parts of about as many features that heads are fitted to, whose fits take about as long.
 
         Layer by layer, from the one with the most features to the one with the fewest, each goes to the part that has
         the fewest so far. Neighbours of one size, which are about as hard, go to different parts.
@@ -59,7 +59,7 @@ class Discovery:
         Args:
             n: How many parts; some are empty where there are fewer layers.
         """
-        width = {layer: sum(way.reduction.n_features for way in found) for layer, found in self.ways.items()}
+        width = {layer: fitted_features(found) for layer, found in self.ways.items()}
         parts: list[list[Layer]] = [[] for _ in range(n)]
         for layer in sorted(width, key=lambda layer: -width[layer]):
             min(parts, key=lambda part: sum(width[other] for other in part)).append(layer)
@@ -73,7 +73,7 @@ def discover_layers(
     resources: Resources,
     done: Collection[LayerName] = (),
 ) -> Discovery:
-    """Find the layers of a network, on the first training batch.
+    """Find the layers of a network, on the first training batch that has samples.
 
     Args:
         frozen: The network.
@@ -87,7 +87,7 @@ def discover_layers(
     """
     seed = protocol.seeds[0]
     with frozen.fresh(seed), closing(in_order(data["train"], resources.batch_size, seed)) as batches:
-        batch = next(batches, None)
+        batch = first_batch(protocol, batches, "train")
     if batch is None:
         raise ValueError("The train split is empty. Probing needs samples in train, val and test.")
     inputs = protocol.inputs(batch)
@@ -96,8 +96,8 @@ def discover_layers(
         layers = _chosen(surveyed, protocol, done)
         sequence: Mapping[Layer, Mapping[int, str]] = {}
         if layers and by_tokens(protocol):
-            sequence = sequence_axes(frozen, inputs, token_masks(inputs, protocol.mask_of(batch)), layers)
-    targets = protocol.targets_of(batch, "train")
+            sequence = sequence_axes(frozen, inputs, masks_of(protocol, inputs, batch)[0], layers)
+    targets = targets_of(protocol, batch, "train")
     return _discovery(surveyed, {layer.name: axes for layer, axes in sequence.items()}, targets, layers, protocol)
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from layerprobe.formatting import size_text
 from layerprobe.probing.features.free_memory import memory_budget
 from layerprobe.probing.solvers.gram import decomposition_bytes
 from layerprobe.probing.solvers.l2_path import PAIR_BYTES
@@ -13,7 +14,7 @@ from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.newton import newton_bytes
 
 _FIXED = 600 * 2**20
-"""Scores that a certificate keeps, and blocks of rows in float64."""
+"""Scores that a certificate keeps or, when it does not, the samples of a Hessian; and blocks of rows in float64."""
 
 
 class Budget(NamedTuple):
@@ -59,6 +60,11 @@ def path_bytes(d: int, c: int, p: int) -> int:
     return min(PAIR_BYTES, 12 * Logistic.memory * c * d) + 24 * p * c * d
 
 
+def free_on(device: torch.device | None) -> int | None:
+    """Bytes that are free on a GPU; None where the device is none, and the machine's own memory counts."""
+    return torch.cuda.mem_get_info(device)[0] if device is not None and device.type == "cuda" else None
+
+
 def feature_budget(
     device: torch.device | None,
     max_memory: int | float | str | None,
@@ -81,12 +87,12 @@ def feature_budget(
     Raises:
         ValueError: Where the whole of `max_memory` holds no batch beside the work on a layer.
     """
-    free = torch.cuda.mem_get_info(device)[0] if device is not None and device.type == "cuda" else None
+    free = free_on(device)
     budget = memory_budget(max_memory, free)
     if max_memory is not None and budget < wanted + one_batch:
         raise ValueError(
-            f"Probing needs {(wanted + one_batch) / 1e9:.2f} GB: {wanted / 1e9:.2f} GB to fit the largest layer and "
-            f"{one_batch / 1e9:.2f} GB for the features of one batch. `max_memory` allows {budget / 1e9:.2f} GB. "
+            f"Probing needs {size_text(wanted + one_batch)}: {size_text(wanted)} to fit the largest layer and "
+            f"{size_text(one_batch)} for the features of one batch. `max_memory` allows {size_text(budget)}. "
             "Raise it, lower `batch_size`, reduce the layers to fewer features, or probe fewer layers at a time."
         )
     # Others may have taken a GPU's memory; what finds no room there moves away.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TypeAlias
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.features.oom import with_room
+from layerprobe.probing.features.positions import Positions
 from layerprobe.probing.features.reducers import (
     AbstractChannelReducer,
     AbstractReducer,
@@ -23,14 +24,14 @@ from layerprobe.probing.features.reducers import (
 from layerprobe.probing.features.row_blocks import AbstractRows, Features, JoinedRows
 from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.patience import PATIENCE, PastBest
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.selection import Path, select, with_certified_best
+from layerprobe.probing.selection import PATIENCE, PastBest, Path, select, with_certified_best
 from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.moments import ClassSums
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.targets import Labels
+from layerprobe.probing.tasks.class_weights import class_weights
 from layerprobe.probing.tasks.task import AbstractTask, Measured
 
 Ways: TypeAlias = Mapping[Layer, Sequence[FeatureWay]]
@@ -56,7 +57,17 @@ def feature_ways(layer: Layer, protocol: ProbeProtocol, sequence: TokenAxes = ()
         for reducer in protocol.reducers:
             reduction = reducer.fit(layer.shape, seed, sequence, channel_axis(reducer, layer))
             ways.setdefault(reduction.description, FeatureWay(reducer, reduction, seed))
-    return tuple(ways.values())
+    return (*ways.values(), *_positions_way(layer, protocol, sequence))
+
+
+def _positions_way(layer: Layer, protocol: ProbeProtocol, sequence: TokenAxes) -> Iterator[FeatureWay]:
+    """The positions of a layer, where an analysis asks for them and it has some."""
+    if protocol.positions:
+        own = (channel_axis(each, layer) for each in protocol.reducers if isinstance(each, AbstractChannelReducer))
+        reducer = Positions(protocol.positions)
+        reduction = reducer.fit(layer.shape, protocol.seeds[0], sequence, next(own, layer.channel_axis))
+        if not reduction.fitted:
+            yield FeatureWay(reducer, reduction, protocol.seeds[0])
 
 
 def channel_axis(reducer: AbstractReducer, layer: Layer) -> int | None:
@@ -64,9 +75,19 @@ def channel_axis(reducer: AbstractReducer, layer: Layer) -> int | None:
     return reducer.axis_of(layer.names, layer.channel_axis) if isinstance(reducer, AbstractChannelReducer) else None
 
 
+def fitted_features(ways: Sequence[FeatureWay]) -> int:
+    """Features that heads are fitted to, of all ways."""
+    return sum(way.reduction.n_features for way in ways if way.reduction.fitted)
+
+
+def unfitted_features(ways: Sequence[FeatureWay]) -> int:
+    """Features that analyses alone read."""
+    return sum(way.reduction.n_features for way in ways if not way.reduction.fitted)
+
+
 def features_of(ways: Sequence[FeatureWay]) -> int:
     """Features that are fitted at a time, at most."""
-    return max(way.reduction.n_features for way in ways)
+    return max(way.reduction.n_features for way in ways if way.reduction.fitted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +131,7 @@ def fit_layer(
     """
     paths: dict[str, list[Path]] = {name: [] for name in labels}
     kept: dict[str, tuple[Features, Features | None]] = {}
-    for way in ways:
+    for way in (way for way in ways if way.reduction.fitted):
         samples, standardiser = _standardised(train(way.reduction), protocol, what)
         val_features = None if val is None else standardiser.applied(val(way.reduction))
         fit = partial(_fit_way, way=way, standardiser=standardiser, labels=labels, protocol=protocol, earlier=paths)
@@ -178,7 +199,8 @@ def _fit_way(
                 stop = PastBest(patience, evaluate.chosen_by, perfect)
             if isinstance(samples, ClassSums):
                 assert isinstance(solver, Ridge)
-                solution = solver.from_sums(samples, variant.outputs, l2)
+                weights = class_weights(protocol.task.class_weight, variant.splits["train"], variant.outputs)
+                solution = solver.from_sums(samples, variant.outputs, l2, weights)
             else:
                 assert spectrum is not None
                 solution = protocol.task.fit(solver, samples, targets, variant, l2, spectrum, stop, rough)
@@ -231,6 +253,31 @@ class Validation:
         """What each head is chosen by, and its loss."""
         errors, losses, figures = self(heads)
         return {"error": errors, "loss": losses}.get(self.protocol.selection, figures), losses
+
+
+def check_selection(labels: Labels, protocol: ProbeProtocol) -> None:
+    """Refuse to choose heads by what the validation split does not give, whatever their scores are.
+
+    Args:
+        labels: The targets.
+        protocol: The sweep.
+
+    Raises:
+        ValueError: Where no head would have the figure that `selection` names.
+    """
+    if "val" not in labels.splits:
+        return
+    truth, c = labels.splits["val"], len(labels.outputs)
+    silent = Heads(torch.zeros(1, c, 1), torch.zeros(1, c))  # finite scores, the same for all samples
+    by, _ = Validation(protocol, torch.zeros(len(truth), 1), truth, protocol.solvers[0]).chosen_by(silent)
+    if bool(by.isnan().any()):
+        known = truth if truth.is_floating_point() else truth[truth >= 0]
+        found = "no sample of a class that train has" if not len(known) else "samples that are all of one class"
+        raise ValueError(
+            f"`selection` is {protocol.selection}, which the validation split does not give: it holds {found}. Give "
+            "validation samples of several classes (of a label, some that have it and some that do not), or set "
+            "selection=error."
+        )
 
 
 def refit(

@@ -10,25 +10,24 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from layerprobe.formatting import nearest
-from layerprobe.named_classes import named_classes
 from layerprobe.probing.batches import in_order, inputs_of
 from layerprobe.probing.capture.call_arguments import NetworkInputs, autocast_kind, device_of, floating_dtype
 from layerprobe.probing.capture.freeze import Frozen, freeze
 from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.capture.layers import Layer, survey
 from layerprobe.probing.capture.pytree import tensors
-from layerprobe.probing.data_adapters import sources_of
+from layerprobe.probing.data_adapters import is_source, sources_of
 from layerprobe.probing.features.cache import FeatureCache
 from layerprobe.probing.features.reducers import AbstractReducer, FeatureWay, Reduction, Shape, shape_text
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.fit_memory import feature_budget, host_budget
 from layerprobe.probing.pipeline import record_splits
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.recorder import first_batch
 from layerprobe.probing.resources import Resources
-from layerprobe.types import FeatureRecipe, ProbeRecord
+from layerprobe.types import FeatureRecipe, ProbeRecord, named_classes
 
 
 @contextmanager
@@ -65,7 +64,7 @@ def recorded_features(
         context = partial(torch.autocast, autocast_kind(device_of(network)), getattr(torch, recipe.autocast))
     with freeze(network, context=context) as frozen:
         with frozen.fresh(record.seed), closing(in_order(source, batch_size, record.seed)) as batches:
-            first = next(batches, None)
+            first = first_batch(protocol, batches, "test")
         if first is None:
             raise ValueError("There are no inputs. Give at least one sample.")
         with frozen.fresh(record.seed):
@@ -97,7 +96,7 @@ def layer_of(network: nn.Module, inputs: Any, record: ProbeRecord, recipe: Featu
     source, protocol = _source(network, inputs, record, recipe, None)
     with freeze(network) as frozen:
         with frozen.fresh(record.seed), closing(in_order(source, None, record.seed)) as batches:
-            first = next(batches)
+            first = first_batch(protocol, batches, "test")
         with frozen.fresh(record.seed):
             return _find(frozen, protocol.inputs(first), record, recipe)
 
@@ -190,7 +189,7 @@ def _source(
         )
     if mask is not None and not tokens:
         raise ValueError(f"The features of {record.layer!r} are not made of tokens: leave `mask` out.")
-    if isinstance(inputs, DataLoader | Dataset):
+    if is_source(inputs):
         if mask is not None:
             raise ValueError("A mask cannot be given beside a DataLoader or Dataset. Give the inputs themselves.")
         source = sources_of({"test": inputs}, dtype=floating_dtype(network))["test"]

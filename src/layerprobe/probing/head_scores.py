@@ -16,9 +16,9 @@ from layerprobe.probing.features.oom import with_room
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.features.scaler import StandardisedRows
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.recorder import Recording
 from layerprobe.probing.score_metrics import score_metrics
 from layerprobe.probing.selection import Path
-from layerprobe.probing.target_reader import Recording
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import AbstractScoredTask
 from layerprobe.types import SampleScores

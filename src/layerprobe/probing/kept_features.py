@@ -22,15 +22,14 @@ from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.hooks import Context, Site
 from layerprobe.probing.capture.layers import Layer, Survey, Tap
 from layerprobe.probing.discovery import Discovery, discovered
-from layerprobe.probing.feature_recorder import WITHOUT_DOUBLE, Recorder
 from layerprobe.probing.features.cache import FeatureCache
 from layerprobe.probing.features.feature_store import FeatureStore, StoreError
 from layerprobe.probing.features.reducers import FeatureWay, Reduction, shape_text
 from layerprobe.probing.features.row_blocks import placed_blocks
 from layerprobe.probing.fitting import Ways
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.recorder import WITHOUT_DOUBLE, Contents, Recorder, Recording
 from layerprobe.probing.resources import Resources
-from layerprobe.probing.target_reader import Contents, Recording
 from layerprobe.types import SPLITS, LayerName, Split
 
 log = logging.getLogger("layerprobe")
@@ -243,7 +242,8 @@ class FeatureKeeper:
             if reason := unsteady.get(layer.name):
                 self._say(f"Features are not kept of some layers, such as {layer.name}: {reason}.")
                 continue
-            for way in found if self._can_tell(found) else ():
+            wanted = [way for way in found if way.reduction.fitted or layer.name not in recording.no_positions]
+            for way in wanted if self._can_tell(found) else ():
                 problem = lasting.get(layer.name)
                 rows = cache.rows((layer.name, split, way.reduction.description))
                 if not self._writes or (rows is None and problem is None):
@@ -373,5 +373,5 @@ def _layer(content: Mapping[str, Any]) -> Layer:
     return Layer(**{**content, "shape": tuple(content["shape"]), "aliases": tuple(content["aliases"]), "taps": taps})
 
 
-def _axis(axis: int, fold: int, part: Sequence[int] | None = None) -> BatchAxis:
-    return BatchAxis(axis, fold, None if part is None else (part[0], part[1]))
+def _axis(axis: int, fold: int, part: Sequence[int] | None = None, inner: bool = False) -> BatchAxis:
+    return BatchAxis(axis, fold, None if part is None else (part[0], part[1]), inner)

@@ -13,21 +13,29 @@ import numpy as np
 from jaxtyping import Shaped
 from torch import Tensor
 
-from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, TestSet
+from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, LayerPositions, Metric, TestSet
 from layerprobe.probing.features.oom import with_room
-from layerprobe.probing.features.row_blocks import Features
+from layerprobe.probing.features.positions import standardiser_of
+from layerprobe.probing.features.row_blocks import AbstractRows, Features
 from layerprobe.probing.fitting import Fitted
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import Measured
+from layerprobe.types import Split
 
 Found: TypeAlias = Mapping[str, tuple[list[Metric], str]]
 """By the name of an analysis, its metrics and what went wrong; the latter is mostly empty."""
 
 
+_FAULTS = RuntimeError, ArithmeticError, MemoryError, np.linalg.LinAlgError
+"""What takes an analysis its figures, and nothing from the others."""
+
+
 def analyse(
     fitted: Fitted,
     test: Mapping[str, tuple[Features, Shaped[Tensor, "n ..."], Measured]],
+    positions: Mapping[int, Mapping[Split, Tensor | AbstractRows]],
+    lost: str,
     labels: Labels,
     protocol: ProbeProtocol,
     what: str,
@@ -40,6 +48,9 @@ def analyse(
         fitted: The selected head, and what it was fitted and chosen on.
         test: By name, each test set's features as the reducer made them, which are not needed afterwards; its targets;
             and what the selected head comes to there.
+        positions: By how many there are in a row, the positions of the layer's samples as `Positions` makes them, which
+            are not needed afterwards; nothing where there are none, or no analysis asks for them.
+        lost: Why there are none, of a layer that has some; empty otherwise.
         labels: The true labels.
         protocol: The sweep.
         what: Name of the layer, for the log.
@@ -53,29 +64,56 @@ def analyse(
     learnt = Labels(labels.outputs, {s: t for s, t in labels.splits.items() if s in ("train", "val")}, labels.extra)
     l2 = protocol.l2_values(len(labels.splits["train"]), protocol.task.n_classes(labels))
     standardiser = fitted.chosen.standardiser
-    tests = {name: standardiser.to(rows.device).applied(rows) for name, (rows, *_) in test.items()}
+    tests = [standardiser.to(rows.device).applied(rows) for rows, *_ in test.values()]
+    n_positions, of_split = next(iter(positions.items()), (0, {}))
+    if of_split:
+        try:
+            of_split = _standardised(of_split, n_positions, what)
+        except _FAULTS as error:
+            of_split, lost = {}, _said(error)
 
     def run(analysis: AbstractAnalysis, train: Any, val: Any, *each: Any) -> list[Metric]:
+        sets = [TestSet(rows, of, read.correct) for (_, of, read), rows in zip(test.values(), each, strict=False)]
         # The same seed at every layer, whichever of the seeds the way was chosen with: draws can be compared.
-        reading = analysis.fit(LayerData(train, val, learnt, fitted.chosen, protocol.task, l2, protocol.seeds[0]))
-        sets = {
-            name: TestSet(rows, targets, measured.correct)
-            for (name, (_, targets, measured)), rows in zip(test.items(), each, strict=True)
-        }
-        return [_exact(metric) if protocol.population else metric for metric in reading(sets)]
+        layer = LayerData(train, val, learnt, fitted.chosen, protocol.task, l2, protocol.seeds[0])
+        if analysis.positions:
+            train, val, *further = each[len(sets) :]
+            layer = replace(layer, positions=LayerPositions(train, val, n_positions))
+            sets = [replace(one, positions=rows) for one, rows in zip(sets, further, strict=True)]
+        reading = analysis.fit(layer)
+        return [
+            _exact(metric) if protocol.population else metric for metric in reading(dict(zip(test, sets, strict=True)))
+        ]
 
     found: dict[str, tuple[list[Metric], str]] = {}
     for analysis in protocol.analyses:
         start = time.perf_counter()
+        more = [of_split.get(split) for split in ("train", "val", *test)] if analysis.positions else []
+        if analysis.positions and not of_split:
+            found[analysis.name] = [], f"{analysis.name}: {lost}" if lost else ""
+            continue
         try:
             metrics = with_room(
-                partial(run, analysis), fitted.train, fitted.val, *tests.values(), what=f"{what}, {analysis.name}"
+                partial(run, analysis), fitted.train, fitted.val, *tests, *more, what=f"{what}, {analysis.name}"
             )
-        except (RuntimeError, ArithmeticError, MemoryError, np.linalg.LinAlgError) as error:
-            found[analysis.name] = [], f"{analysis.name}: {type(error).__name__}: {error}"
+        except _FAULTS as error:
+            found[analysis.name] = [], f"{analysis.name}: {_said(error)}"
         else:
             found[analysis.name] = [*metrics, Metric("seconds", time.perf_counter() - start)], ""
     return found
+
+
+def _standardised(
+    positions: Mapping[Split, Tensor | AbstractRows], n: int, what: str
+) -> dict[Split, Tensor | AbstractRows]:
+    """Positions of every split, each channel standardised over those of train."""
+    train = positions["train"]
+    standardiser = with_room(partial(standardiser_of, positions=n), train, what=f"{what}, positions").to(train.device)
+    return {split: standardiser.applied(rows) for split, rows in positions.items()}
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _exact(metric: Metric) -> Metric:

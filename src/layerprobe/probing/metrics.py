@@ -95,32 +95,37 @@ def unexplained_difference(
         targets: What is true; each value varies.
 
     Returns:
-        The difference, and the ends of `paired_interval`.
+        The difference, and the ends of `mean_interval`.
     """
     spread = (targets - targets.mean(0)).square()
     gain = (predicted - targets).square() - (other - targets).square()
     difference = gain.mean(0) / spread.mean(0)
-    return paired_interval(((gain - difference * spread) / spread.mean(0) + difference).mean(1))
+    return mean_interval(((gain - difference * spread) / spread.mean(0) + difference).mean(1))
 
 
-def paired_interval(differences: Float[Tensor, " n"]) -> tuple[float, float, float]:
-    """The mean of differences in pairs, with Student's 95 % interval.
+def mean_interval(
+    values: Float[Tensor, " n"], lowest: float = -math.inf, highest: float = math.inf
+) -> tuple[float, float, float]:
+    """The mean of values and the ends of Student's 95 % interval for it.
 
     Args:
-        differences: One for each sample, float64.
+        values: Independent values, float64.
+        lowest: The interval goes no lower.
+        highest: Nor higher.
 
     Returns:
-        The mean, the lower and the upper end; these are NaN where all differences are the same, which says nothing of
-        how others would vary.
+        Mean, lower and upper end; NaN where there is no value, and ends where there is one only or all agree: such
+        values do not say how far others are apart.
     """
+    n = len(values)
+    if n == 0:
+        return math.nan, math.nan, math.nan
+    if (values == values[0]).all():
+        return float(values[0]), math.nan, math.nan
     from scipy.special import stdtrit
 
-    n, mean = len(differences), float(differences.mean())
-    # Of equal differences a standard deviation is not always 0: their mean is rounded.
-    if bool(differences.max() == differences.min()):
-        return mean, math.nan, math.nan
-    half = stdtrit(n - 1, 0.975) * float(differences.std()) / math.sqrt(n)
-    return mean, mean - half, mean + half
+    mean, half = float(values.mean()), float(stdtrit(n - 1, 0.975) * values.std() / math.sqrt(n))
+    return mean, max(mean - half, lowest), min(mean + half, highest)
 
 
 def f1_score(predicted: Int[Tensor, " n"], targets: Int[Tensor, " n"], n_classes: int) -> float:

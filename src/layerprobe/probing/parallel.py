@@ -14,6 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from multiprocessing import get_context
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -21,9 +22,9 @@ import torch
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.fit_memory import path_bytes, workspace
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.solvers.cpu_threads import WORTH, evaluation_operations
 from layerprobe.probing.solvers.gram import LARGEST
 from layerprobe.probing.solvers.newton import newton_bytes
+from layerprobe.probing.solvers.numerics import WORTH, evaluation_operations
 from layerprobe.types import Split
 
 T = TypeVar("T")
@@ -135,6 +136,7 @@ def layers_in_parallel(
     protocol: ProbeProtocol,
     device: torch.device | None,
     left: int,
+    unfitted: Mapping[Layer, int] = MappingProxyType({}),
 ) -> tuple[Collection[Layer], int]:
     """Choose what is fitted at a time: layers that take little of the CPU, as many as there is memory for.
 
@@ -145,6 +147,7 @@ def layers_in_parallel(
         protocol: The sweep.
         device: Where the network is.
         left: Bytes that neither features nor the fit of the largest layer take.
+        unfitted: The number of features beside those, of which a process has a copy of its own too.
 
     Returns:
         The layers, and how many at a time.
@@ -159,7 +162,11 @@ def layers_in_parallel(
         small = [layer for layer, d in features.items() if is_small(n, d, columns, p)]
     if sum(evaluation_operations(n, features[layer], columns, p) for layer in small) < _WORTH_PROCESSES:
         return (), 1
-    each = max(small_workspace(n, features[layer], outputs, p) + 4 * others * features[layer] for layer in small)
+    each = max(
+        small_workspace(n, features[layer], outputs, p)
+        + 4 * (others * features[layer] + (n + others) * unfitted.get(layer, 0))
+        for layer in small
+    )
     room = (workspace(max(features.values()), outputs, p) + left) // each
     return small, max(1, min(threads, len(small), room))
 

@@ -14,32 +14,33 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from layerprobe.formatting import size_text
 from layerprobe.probing.batches import Data, Source, check_splits, in_order, length, split_names, test_sets
 from layerprobe.probing.capture.call_arguments import autocast_of, device_of
 from layerprobe.probing.capture.freeze import Frozen, freeze
-from layerprobe.probing.capture.hooks import Context
+from layerprobe.probing.capture.hooks import Context, Site, Way
 from layerprobe.probing.capture.layers import Layer, log_left_out
 from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import Discovery, discover_layers
-from layerprobe.probing.feature_recorder import Progress, Recorder
 from layerprobe.probing.features.cache import AbstractSink, FeatureCache, Splits
+from layerprobe.probing.features.free_memory import memory_budget
 from layerprobe.probing.features.oom import with_room
 from layerprobe.probing.features.reducers import FeatureWay
-from layerprobe.probing.fit_memory import Budget, feature_budget, host_budget, workspace
-from layerprobe.probing.fitting import Ways, features_of, fit_layer, measure
+from layerprobe.probing.fit_memory import Budget, feature_budget, free_on, host_budget, workspace
+from layerprobe.probing.fitting import Ways, check_selection, features_of, fit_layer, measure, unfitted_features
 from layerprobe.probing.head_scores import read_scores
 from layerprobe.probing.kept_features import DataChangedError, FeatureKeeper
 from layerprobe.probing.layer_analyses import analyse
 from layerprobe.probing.parallel import layers_in_parallel, parallel
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.record_builder import LayerRecords
+from layerprobe.probing.recorder import Progress, Recorder, Recording, SplitReader
 from layerprobe.probing.reducer_heads import best_of_each, read_tests
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.selection import Path
+from layerprobe.probing.solvers.numerics import full_precision
 from layerprobe.probing.solvers.solution import Status
-from layerprobe.probing.solvers.tf32 import full_precision
 from layerprobe.probing.streaming import TrainingMoments
-from layerprobe.probing.target_reader import Recording, SplitReader
 from layerprobe.probing.targets import Labels, n_outputs
 from layerprobe.probing.tasks.task import Measured
 from layerprobe.types import CheckpointInfo, LayerName, LayerResult, Split
@@ -62,6 +63,7 @@ def probe_checkpoint(
     context: Context = nullcontext,
     on_progress: Progress = lambda stage, i, total: None,
     read: Fingerprint | None = None,
+    allowed: Budget | None = None,
 ) -> Iterator[LayerResult]:
     """Probe every layer of one frozen network.
 
@@ -82,6 +84,9 @@ def probe_checkpoint(
         on_progress: Told how far the work is.
         read: Takes in the samples of all splits while they are recorded, if it is of interest whether they are the
             same elsewhere.
+        allowed: Bytes that features may take; by default what `resources` leave beside the fit of the largest layer.
+            Given where the features' room itself is to be set: `max_memory` counts the fit in, whose bytes hinge on
+            the layers.
 
     Yields:
         One result for each layer, in the order of depth. A layer that cannot be probed has the status `failed` and
@@ -104,28 +109,34 @@ def probe_checkpoint(
             keeper = FeatureKeeper.open(frozen, data, protocol, resources, context)
             taken_in: Mapping[Split, Fingerprint] = {name: Fingerprint() for name in test_sets(data)}
             if keeper is not None and keeper.knows_network:
-                keeper.known = read_splits(frozen, data, protocol, resources, on_progress, taken_in)
-            found = keeper.discovery(protocol, done) if keeper is not None else None
-            found = found or (discovery() if callable(discovery) else discovery)
+                keeper.known = read_splits(frozen, data, protocol, resources, on_progress, taken_in, read)
+            found = None if callable(discovery) else discovery
+            found = found or (keeper.discovery(protocol, done) if keeper is not None else None)
+            found = found or (discovery() if callable(discovery) else None)
             found = found or discover_layers(frozen, data, protocol, resources, done)
             ways = found.ways
-            log_left_out(found.survey.left_out)
+            log_left_out({**found.survey.left_out, **_without_positions(ways, protocol)})
             if not ways:
                 return
-            allowed = budget(frozen.device, protocol, resources, found)
+            allowed = allowed or budget(frozen.device, protocol, resources, found)
             kept = {split: length(data[split]) for split in split_names(data)}
             if protocol.stream:
                 kept.pop("train")
             cache = until_fitted.enter_context(closing(feature_cache(protocol, resources, allowed, kept)))
-            sink = TrainingMoments(cache, max(map(features_of, ways.values()))) if protocol.stream else cache
-            record = partial(record_splits, frozen, data, protocol, resources, on_progress=on_progress, read=read)
+            sink: AbstractSink = cache
+            if protocol.stream:
+                sink = TrainingMoments(cache, max(map(features_of, ways.values())), weighted=is_weighted(protocol))
+            record = partial(
+                record_splits, frozen, data, protocol, resources, on_progress=on_progress, samples=taken_in, read=read
+            )
             if keeper is None:
-                recordings: Mapping[Split, Recording] = record(ways, sink, samples=taken_in)
+                recordings: Mapping[Split, Recording] = record(ways, sink)
             else:
-                recordings, taken_in = found_or_recorded(keeper, found, cache, record, taken_in)
+                recordings = found_or_recorded(keeper, found, cache, record)
         targets = {split: recording.targets for split, recording in recordings.items()}
         check_test_sets(targets)
         labels = protocol.task.labels(targets)
+        check_selection(labels, protocol)
         fingerprints = {name: fingerprint.digest() for name, fingerprint in taken_in.items()}
         variants = labels_of_controls(labels, recordings, protocol)
         together, workers = layers_in_parallel(
@@ -135,6 +146,7 @@ def probe_checkpoint(
             protocol,
             device_of(network),
             cache.left,
+            {layer: unfitted_features(found) for layer, found in ways.items()},
         )
 
         def begun() -> Iterator[Layer]:
@@ -166,9 +178,20 @@ def budget(device: torch.device | None, protocol: ProbeProtocol, resources: Reso
         protocol: The sweep.
         resources: What is allowed in all.
         found: The layers, and how features are made of them.
+
+    Raises:
+        ValueError: Where `max_memory` has no room for what there has to be, or no memory has for streamed sums.
     """
     fit, one_batch = least_memory(protocol, found)
     allowed, processes = resources.max_memory, resources.processes
+    sums, room = moment_bytes(found, protocol) if protocol.stream else 0, memory_budget(allowed, free_on(device))
+    if sums > room:
+        each = f" and each of {found.n_outputs} classes, whose weights are known at the end" * is_weighted(protocol)
+        raise ValueError(
+            f"Streaming keeps {size_text(sums)} of sums, a matrix for each layer{each}; `max_memory` allows "
+            f"{size_text(room)}. Reduce the layers further, probe fewer at a time, or set stream=false: features "
+            "that do not fit are then kept on disk."
+        )
     features = feature_budget(device, allowed, fit, one_batch, processes)
     return Budget(fit, features, host_budget(device, allowed, processes))
 
@@ -180,8 +203,8 @@ def least_memory(protocol: ProbeProtocol, found: Discovery) -> tuple[int, int]:
         protocol: The sweep.
         found: The layers, and how features are made of them.
     """
-    fit = workspace(max(found.n_features, default=0), found.n_outputs, len(protocol.l2))
-    fit += moment_bytes(found.ways) if protocol.stream else 0
+    fit = workspace(max(map(features_of, found.ways.values()), default=0), found.n_outputs, len(protocol.l2))
+    fit += moment_bytes(found, protocol) if protocol.stream else 0
     return fit, 4 * found.batch_size * sum(found.n_features)
 
 
@@ -193,9 +216,18 @@ def feature_cache(
     return FeatureCache(allowed.features, resources.spill_path, kept_as, allowed.host, samples)
 
 
-def moment_bytes(ways: Ways) -> int:
-    """Bytes kept of train where its features are streamed: a matrix for each way to make features."""
-    return sum(8 * way.reduction.n_features**2 for found in ways.values() for way in found)
+def moment_bytes(found: Discovery, protocol: ProbeProtocol) -> int:
+    """Bytes kept of train where its features are streamed: a matrix for each way to make features.
+
+    There is one for each class where classes are weighted.
+    """
+    matrices = found.n_outputs if is_weighted(protocol) else 1
+    return sum(8 * matrices * way.reduction.n_features**2 for ways in found.ways.values() for way in ways)
+
+
+def is_weighted(protocol: ProbeProtocol) -> bool:
+    """Whether training samples count by their class."""
+    return protocol.task.class_weight is not None
 
 
 def record_splits(
@@ -220,14 +252,17 @@ def record_splits(
         ways: The layers, and how features are made of them.
         sink: Where these go.
         on_progress: Told how far the work is.
-        samples: Take in the samples of each test set.
+        samples: Take in the samples of each test set, and forget what they have taken in before.
         keep: Given each split when it is recorded.
-        read: Takes in the samples of all splits.
+        read: Takes in the samples of all splits, likewise.
     """
+    for fingerprint in (*samples.values(), *([] if read is None else [read])):
+        fingerprint.restart()
     reductions = {layer: [way.reduction for way in found] for layer, found in ways.items()}
     recordings: dict[Split, Recording] = {}
+    taken: dict[Site, Way] = {}
     for split in split_names(data):
-        record = Recorder(frozen, reductions, protocol, sink, split, contents=keep is not None)
+        record = Recorder(frozen, reductions, protocol, sink, split, contents=keep is not None, ways=taken)
         watching = [each for each in (samples.get(split), read) if each is not None]
         _pass(frozen, data[split], protocol, resources, record, watching, partial(on_progress, f"record {split}"))
         recordings[split] = record.recording
@@ -243,14 +278,15 @@ def read_splits(
     resources: Resources,
     on_progress: Progress,
     samples: Mapping[Split, Fingerprint],
+    read: Fingerprint | None = None,
 ) -> dict[Split, Recording]:
     """One pass over each split without the network, as `record_splits` makes it; hashes what would be recorded."""
     found: dict[Split, Recording] = {}
     for split in split_names(data):
-        read = SplitReader(protocol, split, contents=True)
-        watching = [samples[split]] if split in samples else []
-        _pass(frozen, data[split], protocol, resources, read, watching, partial(on_progress, f"read {split}"))
-        found[split] = read.recording({}, {})
+        reader = SplitReader(protocol, split, contents=True)
+        watching = [each for each in (samples.get(split), read) if each is not None]
+        _pass(frozen, data[split], protocol, resources, reader, watching, partial(on_progress, f"read {split}"))
+        found[split] = reader.recording({}, {})
     return found
 
 
@@ -278,26 +314,23 @@ def found_or_recorded(
     found: Discovery,
     cache: FeatureCache,
     record: Callable[..., dict[Split, Recording]],
-    samples: Mapping[Split, Fingerprint],
-) -> tuple[Mapping[Split, Recording], Mapping[Split, Fingerprint]]:
+) -> Mapping[Split, Recording]:
     """Find the features that are kept, record the others, and keep these.
 
     Args:
         keeper: Finds and keeps.
         found: The layers.
         cache: Where features wait for their fit.
-        record: `record_splits`, of which layers, cache, `samples` and `keep` are left open.
-        samples: Those of each test set, if the splits have been read.
+        record: `record_splits`, of which layers, cache and `keep` are left open.
 
     Returns:
-        What the passes leave behind, and the samples of each test set.
+        What the passes leave behind.
     """
-    again = {name: Fingerprint() for name in samples} if keeper.known else samples
     missing, known = keeper.load(found.ways, cache)
     try:
         recordings = known
         if missing:
-            recordings = record(missing, cache, samples=again, keep=partial(keeper.keep, missing, cache))
+            recordings = record(missing, cache, keep=partial(keeper.keep, missing, cache))
             if known:
                 recordings = {split: new.beside(known[split]) for split, new in recordings.items()}
         keeper.keep_discovery(found, recordings["train"].contents)
@@ -305,9 +338,14 @@ def found_or_recorded(
         log.warning("Features are not kept: %s.", change)
         for layer in found.ways:
             cache.drop(layer.name)
-        again = {name: Fingerprint() for name in samples}
-        recordings = record(found.ways, cache, samples=again)
-    return recordings, again if missing else samples
+        recordings = record(found.ways, cache)
+    return recordings
+
+
+def _without_positions(ways: Ways, protocol: ProbeProtocol) -> dict[LayerName, str]:
+    """Layers that have no positions, where an analysis asks for them."""
+    reason = f"has no positions for {', '.join(one.name for one in protocol.analyses if one.positions)}"
+    return {layer.name: reason for layer, found in ways.items() if protocol.positions and not unfitted_features(found)}
 
 
 def labels_of_controls(
@@ -400,6 +438,11 @@ def probe_layer(
             name: (features[name][selected.head.way], labels["none"].splits[name], found[name]["none"])
             for name in tests
         }
+        lost = next(filter(None, (each.no_positions.get(layer.name) for each in recordings.values())), "")
+        positions = {
+            way.reduction.positions: {split: splits[split](way.reduction) for split in recordings}
+            for way in ways if not (way.reduction.fitted or lost)
+        }  # fmt: skip
         metrics, scores = read_scores(selected.head, read_on, recordings, labels["none"], protocol, layer.name)
     except (RuntimeError, ArithmeticError, MemoryError) as error:
         return failed(f"{type(error).__name__}: {error}")
@@ -411,7 +454,7 @@ def probe_layer(
     analyses = {
         "": (by_reducer, ""),
         "selected": (metrics, ""),
-        **analyse(selected, read_on, labels["none"], protocol, layer.name),
+        **analyse(selected, read_on, positions, lost, labels["none"], protocol, layer.name),
     }
     return replace(records.measured(paths, selected.head, found, analyses, seconds), scores=scores)
 

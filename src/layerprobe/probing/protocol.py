@@ -13,16 +13,14 @@ from layerprobe.probing.batches import Take, inputs_of, targets_of
 from layerprobe.probing.capture.layers import Granularity
 from layerprobe.probing.capture.token_axes import attention_masks, masks_of_inputs
 from layerprobe.probing.controls import CONTROLS, type_keys
-from layerprobe.probing.data_adapters import as_targets
 from layerprobe.probing.features.reducers import AbstractReducer, AveragePool, Flatten
-from layerprobe.probing.scikit_learn_c import ScikitLearnC
 from layerprobe.probing.score_metrics import SCORE_METRICS
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
+from layerprobe.probing.solvers.scikit_learn_c import ScikitLearnC
 from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.task import AbstractScoredTask, AbstractTask
-from layerprobe.types import Split
 
 L2_GRID: tuple[float, ...] = tuple(float(f"{10 ** (-6 + 7 * i / 11):.3g}") for i in range(12))
 """Twelve values from 1e-6 to 1e1, evenly spaced on a log scale."""
@@ -143,11 +141,17 @@ class ProbeProtocol:
                 f"`selection` of the probe is {self.selection!r}. With the task {self.task.name} there is: "
                 f"{', '.join(known)}."
             )
-        possible = SCORE_METRICS if isinstance(self.task, AbstractScoredTask) else ()
+        possible = (*SCORE_METRICS, "all") if isinstance(self.task, AbstractScoredTask) else ()
+        given = (self.metrics,) if isinstance(self.metrics, str) else tuple(self.metrics)
+        if given and not possible:
+            raise ValueError(
+                f"`metrics` of the probe holds {given[0]!r}. With the task {self.task.name} there is: none besides "
+                "what every record has (test_error, test_r2). Leave `metrics` out."
+            )
         if wrong := [name for name in self.metric_names if name not in possible]:
             raise ValueError(
                 f"`metrics` of the probe holds {wrong[0]!r}. With the task {self.task.name} there is: "
-                f"{', '.join((*possible, 'all')) if possible else 'none but the errors of every record'}."
+                f"{', '.join(possible)}."
             )
         if self.sample_ids is not None and not self.scores:
             raise ValueError("`sample_ids` names the samples whose scores are kept. Set scores=true as well.")
@@ -226,7 +230,6 @@ class ProbeProtocol:
             "controls": self.controls,
             "analyses": self.analyses,
             "refit": self.refit,
-            "class_weight": self.task.class_weight is not None,
             "standardise=false": not self.standardise,
         }
         if name := next((name for name, value in given.items() if value), ""):
@@ -268,14 +271,15 @@ class ProbeProtocol:
         return self.l2.l2(n_train, n_classes) if isinstance(self.l2, ScikitLearnC) else tuple(self.l2)
 
     @property
+    def positions(self) -> int:
+        """How many positions of a layer its analyses read, at most; 0 for none."""
+        return max((analysis.positions for analysis in self.analyses), default=0)
+
+    @property
     def metric_names(self) -> tuple[str, ...]:
         """What else is measured of the selected head on each test set."""
         given = (self.metrics,) if isinstance(self.metrics, str) else tuple(self.metrics)
         return SCORE_METRICS if given == ("all",) else given
-
-    def targets_of(self, batch: Any, split: Split) -> Tensor:
-        """The property to be probed of each sample of a batch, checked, on the CPU."""
-        return self.task.read(as_targets(self.targets(batch)), split)
 
     def keys_of(self, batch: Any) -> Tensor:
         """The type of each sample of a batch, for the control task."""

@@ -18,17 +18,19 @@ class TrainingMoments(AbstractSink):
     """Keeps the moments of the training split in place of its features, and the features of the other splits.
 
     What is kept of train grows with the square of the features and not with the samples: 8·d² bytes for a layer of d
-    features. The sums are those of one pass, the same that every other probe makes.
+    features, and as many for each class where classes are weighted. The sums are those of one pass, the same that every
+    other probe makes.
 
     Args:
         cache: Where the features of validation and test go.
         widest: Features of the widest layer.
+        weighted: Whether training samples count by their class.
 
     Raises:
         ValueError: Where its matrix of features by features would be too large to decompose.
     """
 
-    def __init__(self, cache: FeatureCache, widest: int) -> None:
+    def __init__(self, cache: FeatureCache, widest: int, *, weighted: bool = False) -> None:
         if widest > LARGEST:
             raise ValueError(
                 f"Streaming ridge keeps a matrix of features by features, {widest} x {widest} here; it is made for at "
@@ -36,12 +38,13 @@ class TrainingMoments(AbstractSink):
                 "into `max_memory` are then kept on disk."
             )
         self.cache, self.problems = cache, cache.problems
+        self._weighted = weighted
         self._sums: dict[Key, ClassSums] = {}
 
     def append(self, key: Key, features: Float[Tensor, "k d"], targets: Shaped[Tensor, "k ..."]) -> None:
         """See `AbstractSink.append`."""
         if key[1] == "train":
-            self._sums.setdefault(key, ClassSums()).update(features, targets)
+            self._sums.setdefault(key, ClassSums(weighted=self._weighted)).update(features, targets)
         else:
             self.cache.append(key, features, targets)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -11,8 +12,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from layerprobe.head_directions import directions
-from layerprobe.principal_angles import principal_angles, random_angle, row_space
+from layerprobe.statistics.directions import directions, principal_angles, random_angle, row_space
+
+log = logging.getLogger("layerprobe")
 
 Over: TypeAlias = Literal["layers", "checkpoints"]
 """What is compared: the layers of each checkpoint, or the checkpoints at each layer."""
@@ -55,7 +57,7 @@ def head_angles(results: pd.DataFrame, head: HeadOf, over: Over = "layers") -> p
 
     Args:
         results: Results in the columns of `ProbeRecord`.
-        head: Reads their heads.
+        head: Reads their heads; one that is damaged is compared with none, and named in a warning.
         over: Which pairs.
 
     Returns:
@@ -76,25 +78,38 @@ def head_angles(results: pd.DataFrame, head: HeadOf, over: Over = "layers") -> p
     return pd.DataFrame(rows, columns=[*names, "n_features", "dimensions", "other_dimensions", *_FIGURES, "reason"])
 
 
-def _read(row: Mapping[Any, Any], head: HeadOf) -> _Head:
-    names, d = tuple(row[name] for name in _NAMES), int(row["n_features"])
-    where, rows, problem = f"{row['layer']} at {row['checkpoint']}", np.zeros((0, d)), ""
-    try:
-        rows = directions(head(str(row["checkpoint"]), str(row["layer"])), str(row["task"]))
-    except KeyError:
-        problem = f"{where} has no head"
-    basis = row_space(rows)
-    if not len(basis) and not problem:
-        problem = f"the head of {where} is constant"
-    line = rows[0] / np.linalg.norm(rows[0]) if len(rows) == len(basis) == 1 else None
-    return _Head(names, basis, np.asarray(rows.any(0)), line, _coordinates(row), problem)
+def coordinates(row: Mapping[Any, Any]) -> str:
+    """Say what the features of a head are coordinates of: heads can be compared where these are the same.
 
+    Args:
+        row: `n_features`, `n_features_full` and `reduction` of a `ProbeRecord`.
 
-def _coordinates(row: Mapping[Any, Any]) -> str:
-    """Layers share a random choice of units where they are of one size; other reducers say what they make."""
+    Returns:
+        It in words. Layers share a random choice of units where they are of one size; other reducers say what they
+        make.
+    """
     made = str(row["reduction"]).rsplit("-> ", 1)[-1].split(" (channel")[0]
     size = f" of {row['n_features_full']}" if "(seed " in made else ""
     return f"{made}{size} features"
+
+
+def _read(row: Mapping[Any, Any], head: HeadOf) -> _Head:
+    names, d = tuple(row[name] for name in _NAMES), int(row["n_features"])
+    where, rows, basis, problem = f"{row['layer']} at {row['checkpoint']}", np.zeros((0, d)), np.zeros((0, d)), ""
+    try:
+        found = directions(head(str(row["checkpoint"]), str(row["layer"])), str(row["task"]))
+        if found.shape[1] != d:
+            raise ValueError(f"it has {found.shape[1]} weights of each class, but its layer {d} features")
+        rows, basis = found, row_space(found)
+    except KeyError:
+        problem = f"{where} has no head"
+    except ValueError as error:  # of its file, its shape or its numbers
+        problem = f"the head of {where} is damaged"
+        log.warning("The head of %s cannot be compared: %s", where, error)
+    if not len(basis) and not problem:
+        problem = f"the head of {where} is constant"
+    line = rows[0] / np.linalg.norm(rows[0]) if len(rows) == len(basis) == 1 else None
+    return _Head(names, basis, np.asarray(rows.any(0)), line, coordinates(row), problem)
 
 
 def _pair(one: _Head, other: _Head) -> tuple[Any, ...]:

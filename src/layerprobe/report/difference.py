@@ -10,7 +10,7 @@ import pandas as pd
 
 from layerprobe.report.significance import holm, mcnemar_p, newcombe_interval, two_sample_p
 from layerprobe.results.reader import Run
-from layerprobe.tango import tango_interval
+from layerprobe.statistics.intervals import tango_interval
 
 LEVEL = 0.05
 """Probability of calling any of the layers different where none is."""

@@ -6,9 +6,15 @@ from collections.abc import Sequence
 
 from layerprobe.report.config_differences import SEED, differing_keys, short_keys, value_text
 from layerprobe.results.config_identity import SAME_SAMPLES, matters
+from layerprobe.results.config_migration import PACKAGES
 from layerprobe.results.reader import Run
 
-PARTS = ("data", "targets", "task", "inputs")
+_PARTS = ("data", *(part for group in ("targets", "task", "inputs") for part in (group, PACKAGES[group])))
+
+
+def of_problem(key: str) -> bool:
+    """Tell whether a dotted key of a configuration is a part of the learning problem."""
+    return any(f"{key}.".startswith(f"{part}.") for part in _PARTS)
 
 
 def problem_names(runs: Sequence[Run]) -> list[str]:
@@ -17,14 +23,11 @@ def problem_names(runs: Sequence[Run]) -> list[str]:
     Two runs have one problem where these parts of their configuration are equal, and their records have the same task,
     number of classes and number of test samples. Runs without results go by their configuration.
 
-    Args:
-        runs: The runs.
-
     Returns:
         For each run what tells its problem from the others'; empty where there is only one.
     """
     configs = [
-        {key: value for key, value in run.config.items() if key.split(".")[0] in PARTS and matters(key, SAME_SAMPLES)}
+        {key: value for key, value in run.config.items() if of_problem(key) and matters(key, SAME_SAMPLES)}
         for run in runs
     ]
     keys = [key for key in differing_keys(configs) if key != SEED]

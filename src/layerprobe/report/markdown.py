@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from layerprobe.formatting import interval_text, percent_text
+from layerprobe.formatting import count_text, interval_text, percent_text
 from layerprobe.report.config_differences import short_keys, value_text
 from layerprobe.report.monotonicity import depth_sentence
 from layerprobe.report.run_comparison import Comparison, error_bounds
@@ -28,7 +28,7 @@ def markdown_summary(comparison: Comparison, differences: Sequence[str] = ()) ->
     """
     table = comparison.table().assign(setting=comparison.settings)
     states = ", ".join(f"{count} {state}" for state, count in table["status"].value_counts().items())
-    parts = [f"## {len(table)} run{'s' if len(table) != 1 else ''} ({states})"]
+    parts = [f"## {count_text(len(table), 'run')} ({states})"]
     short = short_keys(comparison.keys)
     heads = ["run", "status", *(short[key] for key in comparison.keys), "best layer", "test error", "95% interval"]
     rows = [

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
+from layerprobe.files.safe_names import with_printable_names
 from layerprobe.formatting import percent_text
 from layerprobe.results.best import at_last_checkpoint, best_layer
 from layerprobe.results.reader import Run
-from layerprobe.results.safe_names import with_printable_names
 
 
 def monotonicity(results: pd.DataFrame) -> pd.DataFrame:
@@ -43,9 +43,6 @@ def monotonicity(results: pd.DataFrame) -> pd.DataFrame:
 
 def depth_sentence(run: Run) -> str:
     """Say how the test error goes over depth at a run's last whole checkpoint.
-
-    Args:
-        run: The run.
 
     Returns:
         Where it begins and ends, what it is at the layer that validation prefers, how often it rises, by how much at

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import altair as alt
+import pandas as pd
 import vl_convert
 from PIL import Image
 
-from layerprobe.atomic import write_bytes
+from layerprobe.files.atomic import write_bytes
 
 AnyChart: TypeAlias = (
     alt.Chart | alt.LayerChart | alt.FacetChart | alt.ConcatChart | alt.HConcatChart | alt.VConcatChart
 )
+C = TypeVar("C", bound=AnyChart)
 
 CONTAINER: Literal["container"] = "container"
 """The width of a chart that is as wide as its place on a page."""
@@ -25,6 +27,30 @@ def specification(chart: AnyChart) -> dict[str, Any]:
     """Return a chart as a Vega-Lite specification, however many rows it has."""
     with alt.data_transformers.enable("default", max_rows=None):
         return chart.to_dict()
+
+
+def with_all_rows(chart: C) -> C:
+    """Give a chart its rows as values, which Altair draws however many there are; a table ends at 5,000 rows.
+
+    Args:
+        chart: The chart, which is changed.
+
+    Returns:
+        The chart.
+    """
+    # Layers share tables, and Altair writes equal values once; a table that is kept leaves its id to no other.
+    values: dict[int, tuple[pd.DataFrame, Any]] = {}
+    parts: list[Any] = [chart]
+    while parts:
+        part = parts.pop()
+        if isinstance(table := part.data, pd.DataFrame):
+            if id(table) not in values:
+                values[id(table)] = table, alt.to_values(table)
+            part.data = values[id(table)][1]
+        for name in ("layer", "hconcat", "vconcat", "concat"):
+            parts += getattr(part, name, None) or []
+        parts += [part.spec] if isinstance(part, alt.FacetChart) else []
+    return chart
 
 
 def write_pictures(spec: dict[str, Any], stem: Path, scale: float) -> list[Path]:
@@ -42,10 +68,11 @@ def write_pictures(spec: dict[str, Any], stem: Path, scale: float) -> list[Path]
         OSError: If they cannot be written.
     """
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
-    drawn, small = io.BytesIO(vl_convert.vegalite_to_png(spec, scale=scale)), io.BytesIO()
-    Image.open(drawn).convert("RGB").save(small, "PNG", optimize=True)  # the same pixels in a third of the bytes
+    drawing = vl_convert.vegalite_to_svg(spec)
+    drawn, small = io.BytesIO(vl_convert.svg_to_png(drawing, scale=scale)), io.BytesIO()
+    Image.open(drawn).convert("RGB").save(small, "PNG")  # the same pixels in a third of the bytes
     write_bytes(png, small.getvalue())
-    write_bytes(svg, vl_convert.vegalite_to_svg(spec).encode())
+    write_bytes(svg, drawing.encode())
     return [png, svg]
 
 

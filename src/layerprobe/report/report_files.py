@@ -12,7 +12,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from layerprobe.atomic import write_bytes
+from layerprobe.files.atomic import write_bytes
+from layerprobe.files.safe_names import safe_name
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.charts.difference import difference_plot
 from layerprobe.report.charts.transfer_map import transfer_map
@@ -27,7 +28,6 @@ from layerprobe.report.run_comparison import Comparison, ReportError
 from layerprobe.report.toy.animation import animation, write_gif
 from layerprobe.report.transfer import test_set_lines, transfers
 from layerprobe.results.best import last_checkpoint
-from layerprobe.results.safe_names import safe_name
 
 _MOST_ANIMATIONS = 4
 _MOST_CURVES = 6

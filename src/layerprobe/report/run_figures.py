@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import pandas as pd
 
-from layerprobe.report.angles import Over, head_angles
-from layerprobe.report.charts.angle_map import angle_map, heading
 from layerprobe.report.charts.beyond_linear import beyond_linear
-from layerprobe.report.charts.confusion import confusion_chart
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.charts.direction_curve import direction_curve
 from layerprobe.report.charts.erasure_curve import erasure_curve
@@ -24,6 +21,7 @@ from layerprobe.report.charts.information import COMPRESSION, V_INFORMATION, inf
 from layerprobe.report.charts.l2_path import path_curve
 from layerprobe.report.charts.position_map import has_positions, position_map
 from layerprobe.report.depth_curve_options import DepthView
+from layerprobe.report.head_charts import angles_of, confusion_of
 from layerprobe.report.papers.reference_curve import ReferenceCurveError
 from layerprobe.report.picture_files import AnyChart, save
 from layerprobe.report.tidy import few_checkpoints
@@ -33,7 +31,6 @@ from layerprobe.report.toy.projection import project
 from layerprobe.report.transfer import test_set_lines
 from layerprobe.results.baselines import without_baselines
 from layerprobe.results.best import best_layer, last_checkpoint
-from layerprobe.results.confusion import confusion
 from layerprobe.results.layer_metrics import DIFFERENCE
 from layerprobe.results.reader import Run
 
@@ -41,10 +38,6 @@ log = logging.getLogger("layerprobe")
 
 Makers: TypeAlias = Mapping[str, Callable[[], AnyChart | None]]
 """What draws each chart, by its name; nothing where there is nothing to draw."""
-
-_MOST_CLASSES = 100
-_MOST_PRODUCTS = 4e10
-"""Multiplications of a map of angles, some twenty seconds' worth; `layerprobe.angle_map` draws larger ones, too."""
 
 
 def write_figures(
@@ -64,8 +57,8 @@ def write_figures(
         metrics: What was measured besides, in the columns of `MetricRecord`.
 
     Returns:
-        Paths of the files. What has no data (no layer probed, no path kept, no other reader) is left out, and so is
-        what cannot be drawn, with a warning.
+        Paths of the files. What has no data (no layer probed, no path of several values, no other reader) is left out,
+        and so is what cannot be drawn, with a warning.
 
     Raises:
         OSError: If they cannot be written.
@@ -78,7 +71,7 @@ def write_figures(
         made["heat_map"] = lambda: heat_map(results)
         if metrics is not None and metrics["metric"].eq(DIFFERENCE).any():
             made["beyond_linear"] = lambda: beyond_linear(results, metrics)
-    if path["val_error"].notna().any():
+    if path.loc[path["val_error"].notna(), "l2"].nunique() > 1:
         made["path_curve"] = lambda: path_curve(path)
     return _saved(_drawn(made), directory)
 
@@ -147,61 +140,32 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
 def confusion_charts(run: Run) -> dict[str, AnyChart]:
     """Draw `confusion` at the layer of the last checkpoint that validation prefers, where its scores are kept.
 
-    Args:
-        run: The run.
-
     Returns:
         The chart by its name; none without scores of classes, or of more than 100 of them.
         `plot_confusion` of `layerprobe.load` draws that of any layer.
     """
     last, best = last_checkpoint(run.results, run.unmerged), best_layer(run.results, run.unmerged).layer
-    rows = run.results[(run.results["checkpoint"] == last) & (run.results["layer"] == best)]
-
-    def draw() -> AnyChart | None:
-        with suppress(KeyError, ValueError):
-            return confusion_chart(confusion(run.scores(last, best)), f"Answers at {best}, {last}")
-        return None
-
-    return _drawn({"confusion": draw}) if len(rows) and rows["n_classes"].max() <= _MOST_CLASSES else {}
+    return _drawn({"confusion": partial(confusion_of, run, last, best)})
 
 
 def angle_maps(run: Run) -> dict[str, AnyChart]:
     """Draw how heads turn: `angles_layers` at the last checkpoint, `angles_checkpoints` at its best layer.
-
-    Args:
-        run: The run.
 
     Returns:
         The charts by name, where there are heads to compare. Of more than 100 classes, or of many wide
         layers, none, since every pair of heads takes a singular value decomposition; `layerprobe.angle_map` draws
         these, too.
     """
-    rows = run.results
-    made: dict[str, Callable[[], AnyChart | None]] = {}
-    last, best = last_checkpoint(rows, run.unmerged), best_layer(rows, run.unmerged).layer
-
-    def draw(some: pd.DataFrame, over: Over) -> AnyChart | None:
-        with suppress(ValueError):
-            return angle_map(head_angles(some, run.head, over), heading(over, last, best))
-        return None
-
-    compared: tuple[tuple[str, Over, pd.DataFrame], ...] = (
-        ("angles_layers", "layers", rows[rows["checkpoint"] == last]),
-        ("angles_checkpoints", "checkpoints", rows[rows["layer"] == best]),
-    )
-    for name, over, some in compared:
-        if len(some) > 1 and some["n_classes"].max() <= _MOST_CLASSES:
-            products = len(some) ** 2 * float(some["n_classes"].max()) ** 2 * float(some["n_features"].max())
-            if products <= _MOST_PRODUCTS:
-                made[name] = partial(draw, some, over)
+    last, best = last_checkpoint(run.results, run.unmerged), best_layer(run.results, run.unmerged).layer
+    made: Makers = {
+        "angles_layers": partial(angles_of, run, "layers", last),
+        "angles_checkpoints": partial(angles_of, run, "checkpoints", best),
+    }
     return _drawn(made)
 
 
 def analysis_charts(run: Run) -> dict[str, AnyChart]:
     """Draw what analyses came to: `v_information`, `compression`, `few_shot`, `direction_curve`, `erasure_curve`.
-
-    Args:
-        run: The run.
 
     Returns:
         The charts by name; of an analysis that was not made there is none.

@@ -12,6 +12,8 @@ import re
 import pandas as pd
 from pandas.api.types import is_bool_dtype
 
+from layerprobe.results.config_migration import current_override
+
 _TOKEN = re.compile(
     r"""(?P<text>'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")
     |   `(?P<quoted>[^`\n]*)`
@@ -68,6 +70,7 @@ def _with_plain_names(condition: str, columns: dict[str, str]) -> str:
             raise ConditionError(f"{condition[at]!r} has no meaning in it")
         at = found.end()
         name = found["quoted"] if found["quoted"] is not None else found["name"]
+        name = name if name is None or name in columns else current_override(name)
         if name is None or (name in _WORDS and found["quoted"] is None):
             parts.append(found[0])
         elif name in columns:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import binom
 
-from layerprobe.wilson import wilson_interval
+from layerprobe.statistics.intervals import wilson_interval
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:

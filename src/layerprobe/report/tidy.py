@@ -8,13 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from layerprobe.files.safe_names import with_printable_names
 from layerprobe.formatting import interval_text, number_text, percent_text
-from layerprobe.report.layer_labels import short_names
-from layerprobe.results.safe_names import with_printable_names
-from layerprobe.wilson import wilson_interval
+from layerprobe.report.layer_labels import clipped, short_names
+from layerprobe.statistics.intervals import wilson_interval
+from layerprobe.types import UNTRAINED
 
-UNTRAINED = ("initial", "untrained")
+AT_RANDOM = ("initial", UNTRAINED)
 """Checkpoints of a network before its training: of a run that trains it, and of one that only builds it."""
+_LONGEST = 36
+"""Letters of a checkpoint's name that a picture has room for."""
 
 
 def tidy_results(results: pd.DataFrame) -> pd.DataFrame:
@@ -79,12 +82,17 @@ def captions(frame: pd.DataFrame) -> dict[str, str]:
         frame: Any rows with the columns checkpoint and step.
 
     Returns:
-        The caption of each checkpoint, in the order of training.
+        The caption of each checkpoint, in the order of training. Long names lose their middle where their ends tell
+        them apart.
     """
     rows = frame.assign(untrained=_untrained(frame)).drop_duplicates("checkpoint").sort_values("step", kind="stable")
+    names = rows["checkpoint"].tolist()
+    short = [clipped(name, _LONGEST) for name in names]
     return {
-        name: _caption(name, step, untrained)
-        for name, step, untrained in zip(rows["checkpoint"], rows["step"], rows["untrained"], strict=True)
+        name: _caption(shown, step, untrained)
+        for name, shown, step, untrained in zip(
+            names, short if len(set(short)) == len(names) else names, rows["step"], rows["untrained"], strict=True
+        )
     }
 
 
@@ -159,12 +167,12 @@ def axis_top(errors: pd.Series) -> float:
 
 def _untrained(frame: pd.DataFrame) -> pd.Series:
     """A step of 0 says so only where other checkpoints have more: a file may not know its step."""
-    return frame["checkpoint"].isin(UNTRAINED) | ((frame["step"] == 0) & (frame["step"].max() > 0))
+    return frame["checkpoint"].isin(AT_RANDOM) | ((frame["step"] == 0) & (frame["step"].max() > 0))
 
 
 def _caption(checkpoint: str, step: int, untrained: bool) -> str:
     if untrained:
-        return checkpoint if checkpoint == "untrained" else f"{checkpoint} (untrained)"
+        return checkpoint if checkpoint == UNTRAINED else f"{checkpoint} (untrained)"
     return f"{checkpoint} (step {step:,})" if step else checkpoint
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from layerprobe.report.config_differences import SEED, differing_keys, value_text
-from layerprobe.report.learning_problem import PARTS
+from layerprobe.report.learning_problem import of_problem
 from layerprobe.results.best import last_checkpoint
 from layerprobe.results.config_identity import SAME_SAMPLES, matters
 from layerprobe.results.reader import Run
@@ -41,10 +41,10 @@ class Trained:
             train: Name of its training set.
         """
         checkpoint = last_checkpoint(run.results, run.unmerged)
-        answers = pd.concat([run.answers(), run.correct().assign(test_set="test")])
+        answers = run.answers()
         answers = answers[answers["checkpoint"] == checkpoint].drop_duplicates("test_set")
-        rows = on_each_test_set(run.results, run.metrics())
         samples = dict(zip(answers["test_set"], answers["samples"], strict=True))
+        rows = on_each_test_set(run.results, run.metrics(), next(iter(samples), "test"))
         return cls(train, rows[rows["checkpoint"] == checkpoint], samples)
 
 
@@ -96,14 +96,11 @@ def transfer_table(trained: Sequence[Trained]) -> pd.DataFrame:
 def transfers(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
     """Find the runs that differ in their data and were read on common test sets.
 
-    Args:
-        runs: The runs.
-
     Returns:
         A `transfer_table` for each setting of what is no part of the data, by its name, empty where there is one.
     """
     runs = [run for run in runs if run.results["test_error"].notna().any()]
-    others = [{key: value for key, value in run.config.items() if key.split(".")[0] not in PARTS} for run in runs]
+    others = [{key: value for key, value in run.config.items() if not of_problem(key)} for run in runs]
     settings, trains = _values(others), training_sets(runs)
     found = {
         setting: transfer_table(
@@ -123,16 +120,12 @@ def test_set_lines(run: Run) -> pd.DataFrame | None:
 
 
 def training_sets(runs: Sequence[Run]) -> list[str]:
-    """Name the training set of each run by what its data differ in from those of the others.
-
-    Args:
-        runs: The runs.
-    """
+    """Name the training set of each run by what its data differ in from those of the others."""
     data = [
         {
             key: value
             for key, value in run.config.items()
-            if key.split(".")[0] in PARTS and matters(key, SAME_SAMPLES) and not key.startswith(_TESTS)
+            if of_problem(key) and matters(key, SAME_SAMPLES) and not key.startswith(_TESTS)
         }
         for run in runs
     ]

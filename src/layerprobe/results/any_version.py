@@ -9,8 +9,9 @@ from typing import TypeAlias, get_type_hints
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from layerprobe.files.mirrored_file import DamagedFileError
+from layerprobe.files.parquet import read_parquet
 from layerprobe.results.layer_file import LATER
 from layerprobe.results.record_schema import SchemaError
 from layerprobe.types import MetricRecord, PathRecord, ProbeRecord
@@ -42,6 +43,7 @@ def read_any_version(file: Path, kind: Kind, parts: Iterable[Path] = ()) -> tupl
 
     Raises:
         SchemaError: If a file is no Parquet, or lacks what no row can do without.
+        FileNotFoundError: Where a part is gone, as when a process merges them.
     """
     column, read = _COLUMN[kind], [(part, _read(part)) for part in parts]
     tables = [_unfolded(table, column, part) for part, table in read if _has(table, column)]
@@ -92,6 +94,7 @@ def read_correct(file: Path, parts: Iterable[Path] = (), *, by_test_set: bool = 
 
     Raises:
         SchemaError: If a file is no Parquet, or lacks these columns.
+        FileNotFoundError: Where a part is gone, as when a process merges them.
     """
     name, keys = "answers" if by_test_set else "correct", ["checkpoint", "layer", *["test_set"] * by_test_set]
     columns, read = [*keys, "correct"], [(part, _read(part)) for part in parts]
@@ -111,11 +114,9 @@ def read_correct(file: Path, parts: Iterable[Path] = (), *, by_test_set: bool = 
 
 def _read(file: Path) -> pa.Table:
     try:
-        return pq.read_table(file, partitioning=None)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise SchemaError(
-            f"{file} is not a readable Parquet file ({str(error).splitlines()[0]}). Next step: move it away."
-        ) from error
+        return read_parquet(file)
+    except DamagedFileError as error:
+        raise SchemaError(f"{error} Next step: move it away.") from error
 
 
 def _with_todays_meaning(table: pa.Table) -> pa.Table:

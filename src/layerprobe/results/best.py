@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from layerprobe.results.baselines import without_baselines
+from layerprobe.types import UNTRAINED
 
 
 class BestLayer(NamedTuple):
@@ -45,7 +46,7 @@ def last_checkpoint(results: pd.DataFrame, unfinished: Collection[str] = ()) -> 
     """
     usable = without_baselines(results)
     usable = usable[usable["test_error"].notna()]
-    trained = usable.assign(trained=usable["checkpoint"] != "untrained")
+    trained = usable.assign(trained=usable["checkpoint"] != UNTRAINED)
     usable = trained.sort_values(["step", "trained"], kind="stable")
     names = usable["checkpoint"].unique().tolist()
     return next((name for name in reversed(names) if name not in unfinished), names[-1] if names else "")

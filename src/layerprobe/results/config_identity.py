@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from layerprobe.results.config_migration import migrated, without_unnamed
+from layerprobe.results.config_migration import migrated, with_current_keys, without_unnamed
 
 NO_PART = (
     # Where it writes, what it is called, who looks on, and what is done with its results.
@@ -27,13 +27,16 @@ NO_PART = (
 )  # fmt: skip
 """Keys that are no part of what a run is, with all below them; `*` stands for any part of a key."""
 
+_ORDER = " in order"
+
 LATER = (
     "probe.path", "callbacks*.protocol.path",  # whose values all lead to certified heads
-    "data*.transform.builder", "data*.transform.default_size",
+    "data*.transform.builder", "data*.transform.default_size", "data*.transform.revision",
+    f"*loaders.test{_ORDER}", f"*tests{_ORDER}",
 )  # fmt: skip
 """Keys that earlier versions did not have: runs without them go on."""
 
-WITHOUT = {"train": True, "test": True, "analysis": {}, "untrained": False}
+WITHOUT = {"train": True, "test": True, "probe.analyses": {}, "untrained": False}
 """Keys that earlier versions did not have, with the values that are like not having them."""
 
 SAME_SAMPLES = ("data*.batch_size", "data*.seed", "data*.root")
@@ -58,10 +61,11 @@ def identity(config: Mapping[str, Any], directory: Path | None = None) -> dict[s
         directory: The run's directory; values that lie in it are written relative to it.
 
     Returns:
-        Values by dotted key, as JSON gives them back; classes by their public names.
+        Values by the dotted keys of today, as JSON gives them back; classes by their public names.
     """
     here = () if directory is None else (str(directory), str(directory.absolute()))
-    kept = {key: value for key, value in _flat(migrated(config), "", here) if matters(key)}
+    flat = with_current_keys(dict(_flat(migrated(config), "", here)))
+    kept = {key: value for key, value in flat.items() if matters(key)}
     return without_unnamed(json.loads(json.dumps(kept, default=str)))
 
 
@@ -82,6 +86,8 @@ def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple
 
 def _flat(value: Any, key: str, here: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping) and value:
+        if key.endswith(("loaders.test", "tests")):  # the first test set is the primary one
+            yield f"{key}{_ORDER}", list(value)
         for name, inner in value.items():
             yield from _flat(inner, f"{key}.{name}" if key else str(name), here)
         return

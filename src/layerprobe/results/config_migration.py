@@ -1,7 +1,8 @@
-"""Migration of configurations: run directories and checkpoints of earlier versions name classes by their modules."""
+"""Migration of configurations: earlier versions name classes by their modules, and have some keys elsewhere."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,6 +73,15 @@ _UNNAMED: Mapping[str, Mapping[str, Any]] = {
 }
 """By class, arguments that not every configuration of 0.1 named, with the values that they had there."""
 
+PACKAGES: Mapping[str, str] = {
+    "reducer": "probe.reducers",
+    "solver": "probe.solvers",
+    "analysis": "probe.analyses",
+    "inputs": "probe.inputs",
+    "targets": "probe.targets",
+    "task": "probe.task",
+}
+"""By group, the key under which its choice is; once it was the group's name."""
 
 GONE: Mapping[str, str] = {
     "layerprobe.probing.solvers.sgd.SGD": "stochastic gradients ended without a certificate. Choose solver=[logistic] "
@@ -95,6 +105,67 @@ def migrated(config: Any) -> Any:
     if isinstance(config, list | tuple):
         return type(config)(migrated(value) for value in config)
     return PUBLIC_NAMES.get(config, config) if isinstance(config, str) else config
+
+
+def current_key(key: str) -> str:
+    """Put the key of today in place of a former one.
+
+    Args:
+        key: A dotted key, with any of Hydra's signs before it.
+
+    Returns:
+        The same key, elsewhere if what it is a part of has moved.
+    """
+    name = key.lstrip("+~")
+    group, dot, rest = name.partition(".")
+    return f"{key[: len(key) - len(name)]}{PACKAGES.get(group, group)}{dot}{rest}"
+
+
+def current_override(key: str) -> str:
+    """Put the key of today in place of a former one of a command line: one without a dot chooses of a group, and stays.
+
+    Args:
+        key: A key, with any of Hydra's signs before it and anything behind it.
+    """
+    return current_key(key) if "." in key.partition("=")[0] else key
+
+
+def former_override(key: str) -> str:
+    """Put the former key in place of that of today; the inverse of `current_override`.
+
+    Args:
+        key: Likewise.
+    """
+    name = key.lstrip("+~")
+    group = next((group for group, package in PACKAGES.items() if name.startswith(f"{package}.")), None)
+    return key if group is None else key.replace(PACKAGES[group], group, 1)
+
+
+def with_what_moved(message: str) -> str:
+    """Add to an error's message where the key is today that it does not find.
+
+    Args:
+        message: What OmegaConf says of an interpolation.
+    """
+    key = re.search(r"Interpolation key '([^']+)' not found", message)
+    if key is None or key[1] == current_key(key[1]):
+        return message
+    return f"{message}. It is now under {current_key(key[1])}: ${{{current_key(key[1])}}}"
+
+
+def with_current_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Put keys of today in place of former ones.
+
+    Args:
+        config: A configuration with dotted keys.
+
+    Returns:
+        The same; the lists that the protocol once had of what groups chose are left out, since what they chose is there
+        by name.
+    """
+    former = {current_key(key): value for key, value in config.items() if key.partition(".")[0] in PACKAGES}
+    lists = PACKAGES.values() if former else ()
+    return {key: value for key, value in config.items() if current_key(key) == key and key not in lists} | former
 
 
 def without_unnamed(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from layerprobe.files.mirrored_file import DamagedFileError
+from layerprobe.files.parquet import read_parquet
+
 NAMES = ("surface", "points", "hidden")
 """The output over a grid of the input's plane, at the samples, and the samples at each layer of two or three units."""
 
@@ -26,14 +29,13 @@ def read_plane_frames(directory: Path) -> dict[str, pd.DataFrame]:
     for name in NAMES:
         file = directory / f"{name}.parquet"
         try:
-            found[name] = pd.read_parquet(file)
+            found[name] = read_parquet(file).to_pandas()
         except FileNotFoundError:
             continue
-        except (OSError, ValueError) as error:  # Arrow's errors are of both kinds
+        except DamagedFileError as error:
             log.warning(
-                "%s is damaged (%s): it is left out of pictures and animations; the results are not affected. A run "
-                "that starts over with rerun=all writes it again.",
-                file,
-                str(error).splitlines()[0],
+                "%s It is left out of pictures and animations; the results are not affected. A run that starts over "
+                "with rerun=all writes it again.",
+                error,
             )
     return found

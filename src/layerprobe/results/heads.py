@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from layerprobe.atomic import atomic
-from layerprobe.results.safe_names import files_of_layer, layer_file_name, safe_name
+from layerprobe.files.atomic import atomic
+from layerprobe.files.mirrored_file import DamagedFileError, aside
+from layerprobe.files.safe_names import files_of_layer, layer_file_name, safe_name
 from layerprobe.types import FeatureRecipe, LayerName, LayerResult
 
+HEADS = "heads"
 _ABOUT = ("checkpoint", "layer", "solver", "l2", "reducer", "reduction")
 _RECIPE = "recipe"
 
@@ -28,7 +30,7 @@ def head_folder(directory: Path, checkpoint: str) -> Path:
         directory: The folder of the results.
         checkpoint: Name of the checkpoint.
     """
-    return directory / "heads" / safe_name(checkpoint)
+    return directory / HEADS / safe_name(checkpoint)
 
 
 def find_head(directory: Path, checkpoint: str, layer: LayerName) -> Path:
@@ -60,8 +62,9 @@ def read_head(directory: Path, checkpoint: str, layer: LayerName) -> dict[str, n
 
     Raises:
         KeyError: Where there is none.
+        DamagedFileError: Where its file is no whole Safetensors file.
     """
-    return load_file(find_head(directory, checkpoint, layer))
+    return dict(HeadFile(find_head(directory, checkpoint, layer)))
 
 
 def read_recipe(directory: Path, checkpoint: str, layer: LayerName) -> FeatureRecipe | None:
@@ -74,9 +77,12 @@ def read_recipe(directory: Path, checkpoint: str, layer: LayerName) -> FeatureRe
 
     Returns:
         The recipe; None where there is no head, or the version that wrote it kept none or another one.
+
+    Raises:
+        DamagedFileError: Where the head's file is no whole Safetensors file.
     """
     for file in _heads_of(directory, checkpoint, layer):
-        with safe_open(file, "numpy") as opened:
+        with _damage_named(file), safe_open(file, "numpy") as opened:
             written = (opened.metadata() or {}).get(_RECIPE)
         if written is not None:
             with suppress(ValueError, TypeError):
@@ -96,7 +102,8 @@ class HeadFile(Mapping[str, np.ndarray]):
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
-        return load_file(self.file)
+        with _damage_named(self.file):
+            return load_file(self.file)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._arrays[name]
@@ -134,6 +141,18 @@ def write_head(directory: Path, result: LayerResult) -> None:
         stale = [old for old in stale if old != file]
     for old in stale:
         old.unlink()
+
+
+@contextmanager
+def _damage_named(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise  # removed meanwhile
+    except (SafetensorError, LookupError, TypeError, ValueError, OSError) as error:
+        raise DamagedFileError(
+            file, str(error), f"Next step: move it away ({aside(file)}), and probe its checkpoint again."
+        ) from error
 
 
 def _heads_of(directory: Path, checkpoint: str, layer: LayerName) -> list[Path]:

@@ -50,7 +50,7 @@ def to_part(result: LayerResult) -> pa.Table:
         One row with a list for each of `ROWS`.
     """
     record, answers = result.record, result.answers
-    several = answers if len(answers) > 1 else {}
+    several = answers if len(answers) > 1 or result.test_set != "test" else {}
     rows = {
         "record": to_table([record], ProbeRecord),
         "path": to_table(result.path, PathRecord),

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from layerprobe.files.mirrored_file import DamagedFileError, aside, read_state, restore_state, write_state
 from layerprobe.results.config_identity import differing, identity
-from layerprobe.results.mirrored_file import DamagedFileError, aside, read_state, restore_state, write_state
 
 FILE = "checkpoints.json"
 

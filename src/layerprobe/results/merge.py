@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
-from layerprobe.atomic import atomic
+from layerprobe.files.atomic import atomic
+from layerprobe.files.safe_names import files_of_layer
+from layerprobe.results.heads import head_folder
 from layerprobe.results.layer_file import LATER, MERGED, RESULTS, ROWS
 from layerprobe.results.record_schema import keys_of, read_table
-from layerprobe.results.scores import SCORES
+from layerprobe.results.scores import SCORES, score_folder
 
 
 def merge_results(sources: Sequence[Path], target: Path) -> int:
@@ -23,7 +25,8 @@ def merge_results(sources: Sequence[Path], target: Path) -> int:
     Args:
         sources: Folders of results, each with `results.parquet`; where two hold the same checkpoint and layer, the
             later one's is taken.
-        target: The folder to write: `results.parquet`, `results.csv`, the files of `MERGED`, `heads/` and `scores/`.
+        target: The folder to write: `results.parquet`, `results.csv`, the files of `MERGED`, `heads/` and `scores/`;
+            what an earlier merge left there goes.
 
     Returns:
         The number of results.
@@ -53,13 +56,18 @@ def merge_results(sources: Sequence[Path], target: Path) -> int:
     )
     results = results.take(pa.array([i for *_, i in order], pa.int64()))
     rank = {key: i for i, key in enumerate(keys_of(results))}
-    for source in sources:
-        for folder in ("heads", SCORES):
-            if (source / folder).exists():
-                shutil.copytree(source / folder, target / folder, dirs_exist_ok=True)
+    before = {file for folder in ("heads", SCORES) for file in (target / folder).glob("*/*") if file.is_file()}
+    for (checkpoint, layer), i in owner.items():
+        for folder, suffix in ((head_folder, ".safetensors"), (score_folder, ".parquet")):
+            for file in files_of_layer(folder(sources[i], checkpoint), layer, suffix):
+                (to := folder(target, checkpoint)).mkdir(parents=True, exist_ok=True)
+                before.discard(Path(shutil.copy2(file, to)))
+    for file in before:  # of an earlier merge, and no longer in any job
+        file.unlink()
     for name in MERGED:
         files = [source / f"{name}.parquet" for source in sources]
         if name in LATER and not any(file.exists() for file in files):
+            (target / f"{name}.parquet").unlink(missing_ok=True)
             continue
         read = (
             ROWS[name].empty_table() if name in LATER and not f.exists() else read_table(f, ROWS[name]) for f in files

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from layerprobe.atomic import write_bytes
+from layerprobe.files.atomic import write_bytes
 
 FILE = "progress.json"
 
@@ -44,9 +44,6 @@ class ProgressFile:
 
 def read_progress(directory: Path) -> dict[str, Any]:
     """Read where a run is, or was.
-
-    Args:
-        directory: The run's directory.
 
     Returns:
         What was last written; empty where nothing was.

@@ -5,24 +5,28 @@ from __future__ import annotations
 import glob
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import yaml
 
+from layerprobe.files.safe_names import printable, with_printable_names
 from layerprobe.results.any_version import no_rows, read_any_version, read_correct
 from layerprobe.results.config_identity import matters
+from layerprobe.results.config_migration import current_key, current_override
 from layerprobe.results.decision_surface import read_plane_frames
 from layerprobe.results.heads import read_head, read_recipe
 from layerprobe.results.record_schema import SchemaError
 from layerprobe.results.run_summary import RunSummary
-from layerprobe.results.safe_names import printable, with_printable_names
 from layerprobe.results.scores import read_scores, score_frame
 from layerprobe.types import MetricRecord, PathRecord, ProbeRecord
+
+T = TypeVar("T")
 
 _PASSED_OVER = {"checkpoints", "wandb", "figures", "probes", "lightning_logs", "csv", "__pycache__", "previous"}
 
@@ -57,9 +61,6 @@ class Run:
     def read(cls, directory: Path) -> Run:
         """Read a run.
 
-        Args:
-            directory: The run's directory.
-
         Returns:
             The run. Files that cannot be read are named in `notes` and leave the results empty.
         """
@@ -69,15 +70,20 @@ class Run:
             notes.append(summary.error)
             summary = None
         probes = _probes(directory)
-        parts = _parts(probes)
+        unmerged: set[str] = set()
         try:
-            results, absent = read_any_version(probes / "results.parquet", ProbeRecord, parts)
+            (results, absent), unmerged = _read_with_parts(
+                probes,
+                lambda parts: (
+                    read_any_version(probes / "results.parquet", ProbeRecord, parts),
+                    {printable(checkpoint) for checkpoint in _checkpoints_of(parts)},
+                ),
+            )
         except SchemaError as error:
             results, absent = no_rows(ProbeRecord), []
             notes.append(str(error))
         if absent:
             notes.append(f"written by another version, without {', '.join(absent)}")
-        unmerged = {printable(checkpoint) for checkpoint, _ in _keys_of(parts)} if parts else set()
         config, overrides = _configuration(directory / ".hydra")
         return cls(
             directory,
@@ -96,11 +102,15 @@ class Run:
 
     def metrics(self) -> pd.DataFrame:
         """Return what else was measured, in the columns of `MetricRecord`; no row where the run kept none."""
+        return self._metrics.copy(deep=False)
+
+    @cached_property
+    def _metrics(self) -> pd.DataFrame:
         return self._rows("metrics.parquet", MetricRecord)
 
     def _rows(self, name: str, kind: type[PathRecord] | type[MetricRecord]) -> pd.DataFrame:
         try:
-            rows, _ = read_any_version(self.probes / name, kind, _parts(self.probes))
+            rows, _ = _read_with_parts(self.probes, partial(read_any_version, self.probes / name, kind))
         except SchemaError:
             rows = no_rows(kind)
         return with_printable_names(rows)
@@ -110,12 +120,16 @@ class Run:
         return self._right("correct.parquet")
 
     def answers(self) -> pd.DataFrame:
-        """Return the same of each test set by its name, `test_set`, the primary one first; no row where it is one."""
-        return self._right("answers.parquet", by_test_set=True)
+        """Return the same of each test set by its name, `test_set`, the primary one first; one alone may be `test`."""
+        several, first = self._right("answers.parquet", by_test_set=True), self.correct().assign(test_set="test")
+        keys = ["checkpoint", "layer"]
+        known = pd.MultiIndex.from_frame(first[keys]).isin(pd.MultiIndex.from_frame(several[keys]))
+        return pd.concat([several, first[~known]], ignore_index=True)
 
     def _right(self, name: str, *, by_test_set: bool = False) -> pd.DataFrame:
         try:
-            rows = read_correct(self.probes / name, _parts(self.probes), by_test_set=by_test_set)
+            read = partial(read_correct, self.probes / name, by_test_set=by_test_set)
+            rows = _read_with_parts(self.probes, read)
         except SchemaError:
             rows = read_correct(Path(os.devnull, "none"), by_test_set=by_test_set)
         return with_printable_names(rows)
@@ -220,8 +234,24 @@ def _has_results(probes: Path) -> bool:
     return (probes / "results.parquet").is_file() or (probes / "parts").is_dir()
 
 
+def _read_with_parts(probes: Path, read: Callable[[list[Path]], T]) -> T:
+    """Read the files of single layers beside the merged ones; once more where a process merges them meanwhile."""
+    while True:
+        parts = _parts(probes)
+        try:
+            return read(parts)
+        except FileNotFoundError as error:
+            if set(parts) <= set(_parts(probes)):
+                raise SchemaError(
+                    f"{error} cannot be read, though its folder names it. Next step: move it away."
+                ) from error
+
+
 def _parts(probes: Path) -> list[Path]:
-    return sorted((probes / "parts").glob("*/[!.]*.parquet"))
+    try:
+        return sorted((probes / "parts").glob("*/[!.]*.parquet"))
+    except FileNotFoundError:  # a folder that went while its files were listed
+        return _parts(probes)
 
 
 def _is_run(directory: Path) -> bool:
@@ -236,9 +266,9 @@ def _natural(path: Path) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in path.parts)
 
 
-def _keys_of(parts: Iterable[Path]) -> set[tuple[str, str]]:
+def _checkpoints_of(parts: Iterable[Path]) -> set[str]:
     rows, _ = read_any_version(Path(os.devnull, "none"), ProbeRecord, parts)
-    return set(zip(rows["checkpoint"], rows["layer"], strict=True))
+    return set(rows["checkpoint"])
 
 
 def _configuration(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -247,7 +277,7 @@ def _configuration(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     choices = runtime.get("runtime", {}).get("choices", {})
     output = str(runtime.get("runtime", {}).get("output_dir") or "\0")
     flat = {
-        key: value
+        current_key(key): value
         for key, value in _flat(config, ()).items()
         if matters(key) and not (isinstance(value, str) and ("${" in value or output in value))
     }
@@ -255,8 +285,8 @@ def _configuration(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
         if not group.startswith("hydra/") and choice is not None and matters(group):
             flat[group.replace("/", ".")] = printable(choice) if isinstance(choice, str) else choice
     task = runtime.get("overrides", {}).get("task", [])
-    overrides = tuple(item.lstrip("+~").split("=", 1)[0].replace("/", ".") for item in task if "=" in item)
-    return flat, overrides
+    keys = (item.lstrip("+~").split("=", 1)[0].replace("/", ".") for item in task if "=" in item)
+    return flat, tuple(map(current_override, keys))
 
 
 def _yaml(file: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from layerprobe.results.mirrored_file import UnusableFileError, aside
+from layerprobe.files.mirrored_file import UnusableFileError, aside
+from layerprobe.formatting import first_line
 from layerprobe.types import MetricRecord, PathRecord, ProbeRecord
 
 Record: TypeAlias = ProbeRecord | PathRecord | MetricRecord
@@ -146,7 +147,7 @@ def _opened(path: Path) -> pq.ParquetFile:
 
 
 def _damaged(path: Path, error: Exception) -> DamagedTableError:
-    reason = str(error).splitlines()[0].split(". ")[0].rstrip(".")
+    reason = first_line(error).split(". ")[0].rstrip(".")
     return DamagedTableError(
         f"{path} is not a readable Parquet file ({reason}). Next step: move it away ({aside(path)}); "
         "what else is in the directory is intact, and the same command goes on without it."

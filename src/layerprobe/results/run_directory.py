@@ -20,10 +20,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from layerprobe.atomic import remove_stray
-from layerprobe.results.config_identity import differing, identity
-from layerprobe.results.lock import HeldError, is_held, lock
-from layerprobe.results.mirrored_file import (
+from layerprobe.files.atomic import remove_stray
+from layerprobe.files.lock import HeldError, is_held, lock
+from layerprobe.files.mirrored_file import (
     COPIES,
     DamagedFileError,
     aside,
@@ -32,6 +31,7 @@ from layerprobe.results.mirrored_file import (
     restore_state,
     write_state,
 )
+from layerprobe.results.config_identity import differing, identity
 from layerprobe.results.run_summary import FILE, RunSummary
 
 log = logging.getLogger("layerprobe")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from layerprobe.results.mirrored_file import DamagedFileError, read_state, write_state
+from layerprobe.files.mirrored_file import DamagedFileError, read_state, write_state
 
 FILE = "run.json"
 
@@ -48,9 +48,6 @@ class RunSummary:
     def read(cls, directory: Path) -> RunSummary | None:
         """Read a run's summary.
 
-        Args:
-            directory: The run's directory.
-
         Returns:
             The summary; None where the run has not ended. One that is damaged, with its copy, has the status
             `unreadable`, and `error` names the file.
@@ -65,9 +62,6 @@ class RunSummary:
     @classmethod
     def parse(cls, content: bytes) -> RunSummary:
         """Read the content of a `run.json`.
-
-        Args:
-            content: The file's bytes.
 
         Raises:
             ValueError: Where they are no summary; `TypeError`, `KeyError` and `AttributeError` say the same.

@@ -7,6 +7,7 @@ written once, when its layer is done, and never again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +18,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from layerprobe.atomic import atomic
+from layerprobe.files.atomic import atomic
+from layerprobe.files.mirrored_file import DamagedFileError
+from layerprobe.files.parquet import read_parquet
+from layerprobe.files.safe_names import files_of_layer, layer_file_name, safe_name
 from layerprobe.results.record_schema import DamagedTableError
-from layerprobe.results.safe_names import files_of_layer, layer_file_name, safe_name
 from layerprobe.types import LayerName, LayerResult, SampleScores
 
 SCORES = "scores"
@@ -50,7 +53,10 @@ def write_scores(directory: Path, result: LayerResult) -> None:
     stale = files_of_layer(folder, record.layer, ".parquet")
     if result.scores:
         file = folder / layer_file_name(record.depth, record.layer, ".parquet")
-        tables = [_table(name, part, _outputs(result, part)) for name, part in result.scores.items()]
+        kind = str if any(part.ids.dtype.kind == "U" for part in result.scores.values()) else np.int64
+        tables = [
+            _table(name, part, part.ids.astype(kind), _outputs(result, part)) for name, part in result.scores.items()
+        ]
         table = pa.concat_tables(tables, promote_options="permissive")
         floats = [name for name in table.column_names if name.startswith(_SCORE)]
         words = [name for name in ("test_set", "sample") if pa.types.is_string(table.schema.field(name).type)]
@@ -77,12 +83,9 @@ def read_scores(directory: Path, checkpoint: str, layer: LayerName) -> dict[str,
     """
     for file in files_of_layer(score_folder(directory, checkpoint), layer, ".parquet"):
         try:
-            frame = pq.read_table(file, partitioning=None).to_pandas()
-        except (pa.ArrowException, OSError) as error:
-            raise DamagedTableError(
-                f"{file} is not a readable Parquet file ({str(error).splitlines()[0]}). Next step: move it away, and "
-                "probe its checkpoint again."
-            ) from error
+            frame = read_parquet(file).to_pandas()
+        except DamagedFileError as error:
+            raise DamagedTableError(f"{error} Next step: move it away, and probe its checkpoint again.") from error
         targets = [name for name in frame if name == _TARGET or name.startswith(f"{_TARGET}_")]
         scores = [name for name in frame if name.startswith(_SCORE)]
         found = {}
@@ -133,20 +136,22 @@ def score_frame(scores: Mapping[str, SampleScores], classes: np.ndarray, words: 
     Args:
         scores: The scores, by test set.
         classes: The class index, or the number of the label or value, of each score.
-        words: What the classes are called, by class index; empty where they are numbers.
+        words: What the classes are called, by class index; empty where they are numbers. Where several have one name,
+            each gets its index, as in `cat (0)` and `cat (3)`.
 
     Returns:
         One row for each sample, by test set and id, with what is true (`target`), what the head answers (`predicted`)
         and the score of each class (`score_<class>`); with several labels or values one of each, `target_0`, ….
     """
-    named = [words[one] for one in classes] if len(words) else classes.tolist()
+    words = _told_apart(words)
+    named = [words[one] for one in classes] if words else classes.tolist()
     frames = []
     for name, part in scores.items():
         columns: dict[str, np.ndarray] = {}
         if part.targets.ndim == 1:
             answers = classes[part.scores.argmax(1)]
             both = {_TARGET: part.targets, "predicted": answers}
-            columns = {key: np.array(words)[values] if len(words) else values for key, values in both.items()}
+            columns = {key: np.array(words)[values] if words else values for key, values in both.items()}
         else:
             columns = {f"{_TARGET}_{i}": values for i, values in enumerate(part.targets.T)}
             if part.targets.dtype.kind in "iu":
@@ -157,16 +162,57 @@ def score_frame(scores: Mapping[str, SampleScores], classes: np.ndarray, words: 
     return pd.concat(frames)
 
 
+def _told_apart(words: Sequence[str]) -> list[str]:
+    names = list(words)
+    while repeated := {name for name, n in Counter(names).items() if n > 1}:
+        names = [f"{name} ({i})".lstrip() if name in repeated else name for i, name in enumerate(names)]
+    return names
+
+
 def _outputs(result: LayerResult, part: SampleScores) -> np.ndarray:
     known = result.head.get("classes")
     return np.arange(part.scores.shape[1]) if known is None else known
 
 
-def _table(test_set: str, part: SampleScores, outputs: np.ndarray) -> pa.Table:
-    n, targets = len(part.ids), part.targets
-    columns = {"test_set": pa.array([test_set] * n, pa.string()), "sample": pa.array(part.ids.tolist())}
+def _table(test_set: str, part: SampleScores, ids: np.ndarray, outputs: np.ndarray) -> pa.Table:
+    n, targets = len(ids), part.targets
+    columns = {"test_set": pa.array([test_set] * n, pa.string()), "sample": pa.array(ids.tolist())}
     several = {_TARGET: targets} if targets.ndim == 1 else {f"{_TARGET}_{i}": t for i, t in enumerate(targets.T)}
     columns |= {name: pa.array(np.ascontiguousarray(values)) for name, values in several.items()}
     scores = zip(outputs.tolist(), part.scores.T, strict=True)
     columns |= {f"{_SCORE}{one}": pa.array(np.ascontiguousarray(values), pa.float32()) for one, values in scores}
     return pa.table(columns)
+
+
+def confusion(scores: pd.DataFrame, test_set: str | None = None) -> pd.DataFrame:
+    """Count the samples of each class by what a head answers.
+
+    Args:
+        scores: The head's scores, as `score_frame` lays them out.
+        test_set: Name of the test set; by default the first.
+
+    Returns:
+        True classes by predicted ones: those of the scores in their order, then those that only the test set has.
+
+    Raises:
+        KeyError: Where there is no such test set.
+        ValueError: Where it is not classes that are predicted.
+    """
+    from sklearn.metrics import confusion_matrix
+
+    if "target" not in scores:
+        raise ValueError(
+            "A confusion matrix is one of classes; these are several labels or numbers. Next step: take the scores."
+        )
+    sets = scores.index.get_level_values("test_set")
+    known = sets.unique().tolist()
+    name = known[0] if test_set is None else test_set
+    if name not in known:
+        raise KeyError(f"there is no test set '{name}'; its scores are kept of: {', '.join(known)}")
+    rows = scores[sets == name]
+    kind = rows["target"].dtype.type if rows["target"].dtype.kind in "iu" else str
+    columns = [str(column) for column in scores]
+    classes = [kind(column.removeprefix("score_")) for column in columns if column.startswith("score_")]
+    classes += sorted(set(rows["target"]) - set(classes))
+    counts = confusion_matrix(rows["target"], rows["predicted"], labels=np.array(classes))
+    return pd.DataFrame(counts, index=pd.Index(classes, name="target"), columns=pd.Index(classes, name="predicted"))

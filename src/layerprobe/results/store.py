@@ -4,7 +4,7 @@
     path.parquet                        every swept head
     correct.parquet                     for each checkpoint and layer, which test samples the selected head gets right
     metrics.parquet                     what else was measured, where there is any
-    answers.parquet                     where there are several test sets, what `correct.parquet` says of one, of each
+    answers.parquet                     of test sets with names, what `correct.parquet` says of the primary one, of each
     heads/<checkpoint>/<depth>_<layer>.safetensors
     scores/<checkpoint>/<depth>_<layer>.parquet  the selected head's scores of every test sample, where they are kept
     parts/<checkpoint>/<layer>.parquet  one layer's result as it came in, until `merge`
@@ -28,10 +28,10 @@ import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from layerprobe.atomic import atomic, remove_stray
-from layerprobe.results.heads import find_head, head_folder, write_head
+from layerprobe.files.atomic import atomic, remove_stray
+from layerprobe.files.safe_names import safe_name
+from layerprobe.results.heads import HeadFile, find_head, head_folder, write_head
 from layerprobe.results.layer_file import CORRECT, LATER, MERGED, RESULTS, ROWS, read_parts, to_part
 from layerprobe.results.record_schema import (
     DamagedTableError,
@@ -43,7 +43,6 @@ from layerprobe.results.record_schema import (
     to_frame,
     to_table,
 )
-from layerprobe.results.safe_names import safe_name
 from layerprobe.results.scores import score_folder, write_scores
 from layerprobe.types import LayerName, LayerResult, ProbeRecord
 
@@ -206,7 +205,7 @@ class ProbeStore:
         """Return which samples of each test set each selected head gets right, the primary one's first.
 
         Returns:
-            The columns of `correct` and `test_set`; no row where there is one test set.
+            The columns of `correct` and `test_set`; no row where there is one test set without a name of its own.
         """
         return self._combined("answers", read_parts(self._parts())).to_pandas()
 
@@ -227,7 +226,7 @@ class ProbeStore:
         Raises:
             KeyError: If there is no such result, or the layer failed and has no head.
         """
-        return load_file(self._head_of(checkpoint, layer))
+        return dict(HeadFile(self._head_of(checkpoint, layer)))
 
     @property
     def _results(self) -> Path:

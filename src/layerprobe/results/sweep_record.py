@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layerprobe.results.lock import HeldError, lock
-from layerprobe.results.mirrored_file import COPIES, read_state, write_state
+from layerprobe.files.lock import HeldError, lock
+from layerprobe.files.mirrored_file import COPIES, read_state, write_state
 
 FILE, _LOCK = "sweep.json", "sweep.lock"
 
@@ -37,9 +37,6 @@ class SweepRecord:
     @classmethod
     def read(cls, directory: str | Path) -> SweepRecord:
         """Read a sweep's record.
-
-        Args:
-            directory: The sweep's directory.
 
         Raises:
             FileNotFoundError: Where there is none.

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from layerprobe.results.best import at_last_checkpoint
+from layerprobe.results.config_migration import current_override
 from layerprobe.results.reader import Run
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.sweep_record import SweepRecord
@@ -14,9 +15,6 @@ from layerprobe.results.sweep_record import SweepRecord
 
 def sweep_results(record: SweepRecord) -> pd.DataFrame:
     """Collect the results of a sweep's jobs.
-
-    Args:
-        record: The sweep.
 
     Returns:
         The rows of the last checkpoint of every job that is done, in the columns of `ProbeRecord`, with `directory` and
@@ -34,9 +32,6 @@ def sweep_results(record: SweepRecord) -> pd.DataFrame:
 def sweep_jobs(record: SweepRecord) -> pd.DataFrame:
     """Collect what became of a sweep's jobs.
 
-    Args:
-        record: The sweep.
-
     Returns:
         One row for each job: directory, status, error, best_layer, a column for each overridden key and one for each
         metric. A job without a summary has the status `lost`.
@@ -46,7 +41,7 @@ def sweep_jobs(record: SweepRecord) -> pd.DataFrame:
     for folder in record.folders():
         summary = RunSummary.read(folder) or RunSummary("lost", known.get(folder, []), error="it has left no run.json")
         words = summary.overrides or known.get(folder, [])
-        overrides = dict(word.lstrip("+").split("=", 1) for word in words if "=" in word)
+        overrides = dict(current_override(word.lstrip("+")).split("=", 1) for word in words if "=" in word)
         rows.append(
             {"directory": str(folder), "status": summary.status, **overrides, **summary.metrics}
             | {"best_layer": summary.best_layer, "error": summary.error}

@@ -31,21 +31,22 @@ def lines_of_test_sets(frame: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(checkpoint=rows["test_set"])
 
 
-def on_each_test_set(results: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
+def on_each_test_set(results: pd.DataFrame, metrics: pd.DataFrame, alone: str = "test") -> pd.DataFrame:
     """Lay out results with a row for each test set: what the record would say, had it been the only one.
 
     Args:
         results: Results, in the columns of `ProbeRecord`.
         metrics: What else was measured, in the columns of `MetricRecord`.
+        alone: Name of the test set where there is one.
 
     Returns:
-        The rows in their order, the primary test set's first, with the column `test_set`; it is `test` where there is
-        one. A layer that failed has a row for each test set.
+        The rows in their order, the primary test set's first, with the column `test_set`. A layer that failed has a row
+        for each test set.
     """
     read = metrics[(metrics["head"] == SELECTED) & (metrics["test_set"] != "")]
     names = read["test_set"].unique().tolist() if read["metric"].eq("error").any() else []
     if len(names) < 2:
-        return results.assign(test_set="test")
+        return results.assign(test_set=alone)
     keys = ["checkpoint", "layer", "test_set"]
     wide = read.pivot_table("value", keys, "metric", aggfunc="first", dropna=False)
     ends = read[read["metric"] == "error"].drop_duplicates(keys).set_index(keys)[["low", "high"]]

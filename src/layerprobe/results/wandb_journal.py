@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from layerprobe.atomic import write_bytes
 from layerprobe.compat.wandb import service_died
+from layerprobe.files.atomic import write_bytes
 from layerprobe.results.wandb_log_file import mend
 
 if TYPE_CHECKING:

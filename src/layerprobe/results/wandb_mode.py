@@ -1,12 +1,20 @@
-"""The mode of Weights & Biases, online or offline, chosen without asking and without importing wandb."""
+"""The mode of Weights & Biases, online or offline: chosen without asking, and offline where the server takes no run."""
 
 from __future__ import annotations
 
 import configparser
+import logging
 import netrc
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+log = logging.getLogger("layerprobe")
 
 _CLOUD = "https://api.wandb.ai"
 
@@ -58,3 +66,32 @@ def _in_netrc(host: str) -> bool:
         except (OSError, netrc.NetrcParseError):
             continue
     return False
+
+
+def start_or_go_offline(start: Callable[[], Run], options: dict[str, Any]) -> Run:
+    """Start a run; where that fails, start it offline, say so, and let the training go on.
+
+    Args:
+        start: Starts the run from the options.
+        options: Those of `wandb.init`; `mode` becomes "offline" where the server cannot be used.
+
+    Returns:
+        The run.
+    """
+    import wandb
+
+    try:
+        return start()
+    except (wandb.errors.Error, OSError, TimeoutError) as error:
+        if options.get("mode") == "offline":
+            raise
+        reason = str(error).strip().splitlines()
+        log.warning(
+            "Weights & Biases cannot be reached or does not take this run (%s); it is logged offline instead. "
+            "Later: wandb sync %s",
+            reason[0] if reason else type(error).__name__,
+            f"{options.get('dir') or '.'}/wandb/offline-run-*",
+        )
+        wandb.teardown()
+        options["mode"] = "offline"
+        return start()

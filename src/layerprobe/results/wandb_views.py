@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layerprobe.atomic import write_bytes
 from layerprobe.compat.wandb import WORKSPACE_IDS
+from layerprobe.files.atomic import write_bytes
 
 if TYPE_CHECKING:
     from wandb_workspaces.reports.v2 import Report

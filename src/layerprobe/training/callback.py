@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,15 +15,16 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from layerprobe.files.mirrored_file import DamagedFileError, aside
 from layerprobe.probing.batches import Data, check_splits
+from layerprobe.probing.capture.freeze import check_initialised, random_states_kept
 from layerprobe.probing.capture.freeze import freeze as freeze_network
-from layerprobe.probing.capture.freeze import random_states_kept
 from layerprobe.probing.data_adapters import named_tests
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.results.config_identity import differing, identity
-from layerprobe.results.mirrored_file import DamagedFileError, aside
 from layerprobe.results.store import ProbeStore
+from layerprobe.training.callback_order import LateCallback
 from layerprobe.training.checkpoints import CONFIG_KEY, CheckpointError, FrozenCheckpoint, damage, freeze, load
 from layerprobe.training.collectives import Ranks
 from layerprobe.training.lightning_splits import Loaders, of_population, splits_of, splits_of_trainer, with_tests
@@ -36,7 +38,7 @@ log = logging.getLogger("layerprobe")
 When = Literal["now", "end"]
 
 
-class ProbeCallback(pl.Callback):
+class ProbeCallback(LateCallback):
     """Freezes the network at a schedule, probes every layer of it, and changes nothing about the run.
 
     Works with any trainer and module whose batches are (input, target). Weights, optimizer state, metrics, the order
@@ -44,6 +46,9 @@ class ProbeCallback(pl.Callback):
     a warning.
 
     The network is called as the trainer's precision calls it (bf16-mixed, …); features and heads are float32 at least.
+
+    It puts itself behind the callbacks of others: the final network is the averaged or pruned one where they leave it.
+    Where training goes on beyond its end, the network of then is no longer `final` but that of its epoch.
 
     Each checkpoint is written to `<directory>/checkpoints/<name>.ckpt` before it is probed; results go to
     `<directory>/probes`, layer by layer, and to the trainer's loggers.
@@ -108,6 +113,8 @@ class ProbeCallback(pl.Callback):
         self._probed: list[str] = []
         self._ended = False
         self._finished = False
+        self._restored = False
+        self._trained = False
         self._data: Data | None = None
         self._guard: Guard | None = None
         self._ranks = Ranks()
@@ -142,8 +149,10 @@ class ProbeCallback(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from where an earlier process saved the run; another run's checkpoints are none of this one's."""
-        if state_dict.get("run") not in (None, self.config.get("run_id")):
+        run = self.config.get("run_id")
+        if state_dict.get("run", run) != run:
             return
+        self._restored = True
         self._frozen = [CheckpointInfo(**info) for info in state_dict["frozen"]]
         self._probed = list(state_dict["probed"])
         self._ended = state_dict.get("ended", False)
@@ -172,6 +181,9 @@ class ProbeCallback(pl.Callback):
             where=self._guard.progress if self._guard else None,
             progress=self._progress,
         )
+        self._agree()
+        self._take_leave(of_another=not self._restored and trainer.global_step == 0)
+        self._restored = False
         if self._ranks.is_first:
             self._warn_of_damaged()
             for name in self._probed:  # by a process that may have been killed before it had logged them
@@ -185,7 +197,10 @@ class ProbeCallback(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freeze the untrained network; probe what a run that was stopped had frozen and not probed."""
+        self._trained = True
         self._find_data(trainer, pl_module)
+        if self._ended:
+            self._take_up()
         if self.when == "now":
             self._probe_waiting(trainer, pl_module)
         if self.schedule.starts and trainer.global_step == 0:
@@ -213,8 +228,77 @@ class ProbeCallback(pl.Callback):
         self._ended = True
         self._finish(trainer, pl_module)
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say where training had nothing to do, and so nothing was probed."""
+        if self._ranks.is_first and not self._frozen and not self._trained and not trainer.interrupted:
+            log.warning(
+                "Nothing was probed: training had no step to take (max_epochs=%s, max_steps=%s, "
+                "limit_train_batches=%s). Next step: train, or probe the network as it is with layerprobe.probe or "
+                "scripts/probe.py.",
+                trainer.max_epochs,
+                trainer.max_steps,
+                trainer.limit_train_batches,
+            )
+
+    def _agree(self) -> None:
+        """Know in every process what the first one knows: under SLURM only that one is told the run's id."""
+        known = (self._restored, self._frozen, self._probed, self._ended, self._finished)
+        self._restored, self._frozen, self._probed, self._ended, self._finished = self._ranks.from_first(known)
+
+    def _take_leave(self, *, of_another: bool) -> None:
+        """Part from what this callback knows of another training, or of a directory whose results are not here."""
+        kept = [info.name for info in self._frozen if self._ranks.is_first and self.store.done(info.name)]
+        kept = self._ranks.from_first(kept)
+        if not of_another:
+            files = self._ranks.from_first([info.name for info in self._frozen if self._path(info).exists()])
+            self._frozen = [info for info in self._frozen if info.name in {*kept, *files}]
+            self._probed = [name for name in self._probed if name in kept]
+            return
+        if self._ended and kept:
+            raise ValueError(
+                f"{self._root} holds what this callback has measured of another training ({', '.join(kept)}). Next "
+                "step: make a callback for each training, with a directory of its own."
+            )
+        for name in kept if self._ranks.is_first else ():  # of a training that broke off, and is begun again
+            self.store.forget(name)
+        self._frozen, self._probed, self._ended, self._finished = [], [], False, False
+
+    def _take_up(self) -> None:
+        """Training goes on beyond what was its end: the network of then is no longer the final one, but an epoch's.
+
+        It is probed again under that name. What is called `final` stays until the new end replaces it.
+        """
+        self._ended = self._finished = False
+        former = next((info for info in self._frozen if info.name == "final"), None)
+        if former is None:
+            return
+        now = replace(former, name=f"epoch_{former.epoch}")
+        self._frozen = [info for info in self._frozen if info != former]
+        self._probed = [name for name in self._probed if name != former.name]
+        if all(info.name != now.name for info in self._frozen) and self._ranks.from_first(self._copied(former, now)):
+            self._frozen.append(now)
+
+    def _copied(self, former: CheckpointInfo, now: CheckpointInfo) -> bool:
+        """Whether the network of then is there under its new name; it is not where a later end has replaced it."""
+        if not self._ranks.is_first:
+            return False
+        for info in (now, former):
+            with suppress(FileNotFoundError, CheckpointError):
+                kept = load(self._path(info))
+                if kept.info == info:
+                    if info == former:
+                        self._write(kept.state_dict, now)
+                    return True
+        return False
+
+    def _write(self, state_dict: Mapping[str, Any], info: CheckpointInfo) -> None:
+        """Keep a network; results of another one that was called so are no longer its own."""
+        if self.store.done(info.name):
+            self.store.forget(info.name)
+        freeze(state_dict, self._path(info), info, self.config)
+
     def _find_data(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        with freeze_network(pl_module):
+        with freeze_network(pl_module, runs=False):
             if self._given is None:
                 found = splits_of_trainer(trainer, pl_module, self._loaders)
                 self._data = with_tests(found, self._tests, pl_module)
@@ -241,10 +325,11 @@ class ProbeCallback(pl.Callback):
     def _freeze(self, trainer: pl.Trainer, pl_module: pl.LightningModule, info: CheckpointInfo) -> None:
         if any(known.name == info.name for known in self._frozen):
             return
+        check_initialised(pl_module)
         with random_states_kept():  # probing freezes the network for as long as it looks at it
             done = self._done(pl_module, info)
             if trainer.is_global_zero and not done:
-                freeze(pl_module, self._path(info), info, self.config)
+                self._write(pl_module.state_dict(), info)
             self._frozen.append(info)
             if self.when == "now":
                 self._probe(trainer, pl_module, info, done)

@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from layerprobe.atomic import atomic
+from layerprobe.files.atomic import atomic
+from layerprobe.files.mirrored_file import UnusableFileError
 from layerprobe.results.config_migration import migrated
-from layerprobe.results.mirrored_file import UnusableFileError
 from layerprobe.types import CheckpointInfo, Config
 
 CONFIG_KEY = "layerprobe"
@@ -54,35 +54,36 @@ class FrozenCheckpoint:
     hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
-def freeze(module: nn.Module, path: Path, info: CheckpointInfo, config: Config) -> None:
+def freeze(state_dict: Mapping[str, Any], path: Path, info: CheckpointInfo, config: Config) -> None:
     """Write a checkpoint, atomically.
 
     The file is in Lightning's layout, holds tensors and plain values only, and so loads with `weights_only=True`.
 
     Args:
-        module: The module whose `state_dict` is kept.
+        state_dict: A module's.
         path: The file to write.
         info: Name, step and epoch.
         config: Resolved configuration, of plain values.
 
     Raises:
-        OSError: Where it cannot be written; torch's own error would not tell that a disk is full.
+        OSError: Where it cannot be written, naming it; torch's own error would not tell that a disk is full.
     """
     content = {
-        "state_dict": {name: value.detach().cpu() for name, value in module.state_dict().items()},
+        "state_dict": {name: value.detach().cpu() for name, value in state_dict.items()},
         "epoch": info.epoch,
         "global_step": info.step,
         "pytorch-lightning_version": pl.__version__,
         CONFIG_KEY: {"checkpoint": asdict(info), "config": dict(config)},
     }
-    with atomic(path) as temporary:
-        try:
-            with open(temporary, "wb") as file:
-                torch.save(content, file)
-        except RuntimeError as error:
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
+    try:
+        with atomic(path) as temporary, open(temporary, "wb") as file:
+            torch.save(content, file)
+    except (RuntimeError, OSError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if isinstance(cause, OSError):
+            about = (f"{path}: {cause}",) if cause.errno is None else (cause.errno, cause.strerror, str(path))
+            raise OSError(*about) from None
+        raise
 
 
 def load(path: Path, *, trust: bool = False) -> FrozenCheckpoint:

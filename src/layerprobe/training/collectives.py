@@ -17,10 +17,14 @@ T = TypeVar("T")
 _PATIENCE = timedelta(days=30)
 
 
-def leave() -> None:
+@contextmanager
+def leaving() -> Iterator[None]:
     """Part from the other processes at the end: gloo's threads abort a process that ends with them still running."""
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
+    try:
+        yield
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
 
 
 class Ranks:
@@ -86,9 +90,6 @@ class Ranks:
 
     def receive(self, sender: int) -> Any:
         """The next value that another process sends.
-
-        Args:
-            sender: Its number.
 
         Raises:
             RuntimeError: Where that process has ended.

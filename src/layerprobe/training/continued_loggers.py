@@ -18,13 +18,13 @@ from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, WandbLogg
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from layerprobe.atomic import atomic
 from layerprobe.compat.lightning import KeptCsvWriter, forget_run, wandb_options
+from layerprobe.files.atomic import atomic
 from layerprobe.results.layer_metrics import layer_metrics
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.wandb_journal import WandbGuard, WandbHistory
+from layerprobe.results.wandb_mode import start_or_go_offline
 from layerprobe.results.wandb_sink import WandbSink
-from layerprobe.results.wandb_start import start_or_go_offline
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -191,11 +191,7 @@ class SteadyWandbLogger(WandbLogger):
 
 
 def start_runs(loggers: Sequence[Logger]) -> None:
-    """Start the runs of the loggers; one of Weights & Biases goes offline where its server cannot be used.
-
-    Args:
-        loggers: The trainer's loggers.
-    """
+    """Start the runs of the loggers; one of Weights & Biases goes offline where its server cannot be used."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             start_or_go_offline(partial(getattr, logger, "experiment"), wandb_options(logger))

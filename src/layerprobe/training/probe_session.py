@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.precision import Precision
 from torch import nn
 
+from layerprobe.formatting import count_text, is_message
 from layerprobe.probing.batches import Data, reads_again
 from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.cost.plan import make_plan
@@ -32,7 +33,6 @@ from layerprobe.training.progress_bar import ProbeProgress
 from layerprobe.training.sharing import ProbingStopped, Team, share
 from layerprobe.training.signals import StopSignals
 from layerprobe.types import CheckpointInfo, LayerName, LayerResult
-from layerprobe.user_errors import is_message
 
 log = logging.getLogger("layerprobe")
 
@@ -75,8 +75,6 @@ class ProbeSession:
             self.store.prepare()
         self._ledger = Ledger(directory)
         self.log = ProbeLog(loggers if self._ranks.is_first else ())  # elsewhere there is no run to log to
-        if self._ranks.size > 1:  # each records layers of its own, of which none alone could be looked up
-            resources = replace(resources, keep=None)
         self._resources = resources
         self._signals = signals
         self._where = where
@@ -156,7 +154,8 @@ class ProbeSession:
             discovery = partial(
                 announce, network, data, protocol, context, resources=resources, done=done, processes=ranks.size
             )
-            discovery = discovery if resources.keep else discovery()  # kept features need no plan
+            if not resources.keep or ranks.size > 1:  # kept features need no plan
+                discovery = discovery()
         if ranks.size > 1:
             assert not callable(discovery)
             discovery, processes = share(
@@ -199,7 +198,7 @@ class ProbeSession:
                 if ranks.is_first:
                     self.store.merge()
                     before = f", {len(done)} done before" if done else ""
-                    layers = f"{new} layer{'s' if new != 1 else ''}"
+                    layers = count_text(new, "layer")
                     log.info("Probed %s at step %d: %s%s", info.name, info.step, layers, before)
 
     def log_checkpoint(self, name: str, *, new: bool = True) -> None:

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 
-from layerprobe.atomic import atomic
 from layerprobe.compat.lightning import (
     OpenEpoch,
     as_before_epoch,
@@ -19,7 +18,9 @@ from layerprobe.compat.lightning import (
     log_training_step,
     logged_step,
 )
+from layerprobe.files.atomic import atomic
 from layerprobe.results.progress import ProgressFile
+from layerprobe.training.callback_order import SAVES, LateCallback
 from layerprobe.training.collectives import Ranks
 from layerprobe.training.continued_loggers import ContinuedCsvLogger
 from layerprobe.training.random_state import random_state, set_random_state
@@ -33,7 +34,7 @@ Moment = Literal["batch", "validation", "epoch", "end"]
 """Where a run is saved: after a batch of training, in a validation, before an epoch, after training."""
 
 
-class Guard(pl.Callback):
+class Guard(LateCallback):
     """Saves `last.ckpt` every few minutes, at the end of training, and on a signal, after which the run stops.
 
     A signal only raises a flag. The run stops after the next batch (training, validation or test) or before the next
@@ -46,6 +47,8 @@ class Guard(pl.Callback):
 
     It puts itself behind the other callbacks, and so sees each as it is once a batch or an epoch is over.
     """
+
+    place = SAVES
 
     def __init__(self, path: str | Path, every_n_seconds: float = 300.0) -> None:
         """Choose where and how often.
@@ -86,7 +89,7 @@ class Guard(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Go behind the others, start the clock; stop here where a signal came while the stage before was ending."""
-        trainer.callbacks = sorted(trainer.callbacks, key=lambda callback: callback is self)  # type: ignore[attr-defined]
+        super().setup(trainer, pl_module, stage)
         self._ranks = Ranks()
         self._saved = time.monotonic()
         if stage != "fit" and self._due(trainer) == _STOP:

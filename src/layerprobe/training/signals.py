@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -120,9 +119,8 @@ class Stopped(SystemExit):
         if os.environ.get("SUBMITIT_EXECUTOR") != "slurm" or not callable(self._handler):
             return
         if int(os.environ.get("SLURM_PROCID", "0")) != 0:
-            # The first task requeues, and SLURM then ends all; a task that leaves earlier could end the first.
-            time.sleep(60)
-        elif self.signal == signal.SIGUSR2 or _job_state() == "RUNNING":
+            raise SystemExit(0)  # the first task requeues; one that fails earlier would end it
+        if self.signal == signal.SIGUSR2 or _job_state() == "RUNNING":
             self._handler(signal.SIGUSR2, None)
 
 

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from layerprobe.compat.torch import COMPILED
 from layerprobe.training.checkpoints import CheckpointError
-from layerprobe.types import CheckpointInfo
+from layerprobe.types import UNTRAINED, CheckpointInfo
 
 _SHOWN = 3
 
@@ -158,7 +158,7 @@ def as_built(model: Mapping[str, Any], located: Callable[[str], Any]) -> Checkpo
     parts = [_begins(node, located) for node in _nodes(model)]
     if any(part == "pretrained" for part in parts):
         return CheckpointInfo("pretrained")
-    return CheckpointInfo("untrained" if parts and all(part == "untrained" for part in parts) else "as_built")
+    return CheckpointInfo(UNTRAINED if parts and all(part == UNTRAINED for part in parts) else "as_built")
 
 
 def with_random_weights(model: Any, located: Callable[[str], Any]) -> Any:
@@ -196,10 +196,6 @@ def _random(node: Any, located: Callable[[str], Any]) -> Any:
             none = False if isinstance(value, bool) else "random" if ours else None
             if not _is_none(value) or "_args_" not in node:  # which may hold it already
                 found[name] = value if _is_none(value) else none
-        if node["_target_"] == "torchvision.models.get_model":  # its builders have defaults of their own
-            with suppress(Exception):  # a name that is not known is an error of building, which says so
-                builder = located("torchvision.models.get_model_builder")(node["name"])
-                found |= {name: None for name in inspect.signature(builder).parameters if name.startswith("weights")}
     return found
 
 
@@ -219,14 +215,17 @@ def _begins(node: Mapping[str, Any], located: Callable[[str], Any]) -> str:
     if "pretrained" in target.rsplit(".", 1)[-1] or not all(_is_none(value) for value in said.values()):
         return "pretrained"
     random = said or (target.startswith(_RANDOM) and not target.startswith("torch.hub."))
-    return "untrained" if random else "as_built"
+    return UNTRAINED if random else "as_built"
 
 
 def _said(node: Mapping[str, Any], located: Callable[[str], Any]) -> dict[str, Any]:
     """What the arguments that name weights say, or their defaults."""
     parameters: Mapping[str, inspect.Parameter] = {}
     with suppress(Exception):  # a class that cannot be found or read is an error of building, which says so
-        parameters = inspect.signature(located(str(node["_target_"]))).parameters
+        built = located(str(node["_target_"]))
+        if node["_target_"] == "torchvision.models.get_model":  # what it builds has defaults of its own
+            built = located("torchvision.models.get_model_builder")(node["name"])
+        parameters = inspect.signature(built).parameters
     defaults = {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
     arguments = defaults | {str(name): value for name, value in node.items()}
     return {name: arguments[name] for name in _WEIGHTS if name in arguments}

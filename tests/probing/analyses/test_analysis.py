@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 import layerprobe
-from layerprobe.probing import pipeline
+from helpers.digits import Pairs, shuffled_digits
+from helpers.small_memory import ROOM, probed_with
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
 from layerprobe.probing.features.reducers import RandomSubset
 from layerprobe.probing.pipeline import probe_checkpoint
@@ -24,15 +24,10 @@ from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.tasks.regression import Regression
 from layerprobe.probing.tasks.task import AbstractTask
 
-Pairs = dict[str, tuple[Tensor, Tensor]]
-
 
 @pytest.fixture(scope="module")
 def digits() -> Pairs:
-    x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng(1).permutation(len(x))
-    x, y = torch.tensor(x[order], dtype=torch.float32) / 16, torch.tensor(y[order])
-    return {"train": (x[:600], y[:600]), "val": (x[600:800], y[600:800]), "test": (x[800:1100], y[800:1100])}
+    return shuffled_digits(1, 600, 200, 300)
 
 
 @pytest.fixture(scope="module")
@@ -148,16 +143,12 @@ def test_one_that_fails(digits: Pairs, network: nn.Module) -> None:
     assert {metric.head for metric in result.metrics} == {"nearest_mean"}
 
 
-def test_a_layer_on_disk_gives_the_same(digits: Pairs, network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    protocol = ProbeProtocol(analyses=(layerprobe.NearestMean(),))
+def test_a_layer_on_disk_gives_the_same(digits: Pairs, network: nn.Module) -> None:
+    def errors(room: int) -> list[float]:
+        metrics = probed_with(room, network, digits, analyses=(layerprobe.NearestMean(),)).metrics
+        return metrics[metrics["metric"] == "error"]["value"].tolist()
 
-    def errors() -> list[float]:
-        found = [result.metrics for result in probe_checkpoint(network, digits, protocol)]
-        return [metric.value for metrics in found for metric in metrics if metric.metric == "error"]
-
-    in_memory = errors()
-    monkeypatch.setattr(pipeline, "feature_budget", lambda *_, **__: 1 << 15)
-    assert errors() == in_memory
+    assert errors(1 << 15) == errors(ROOM)
 
 
 def test_what_is_refused(digits: Pairs, network: nn.Module) -> None:

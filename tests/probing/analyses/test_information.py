@@ -16,15 +16,15 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-import layerprobe
-from layerprobe.probing import pipeline
+from helpers.small_memory import ROOM, probed_with
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
 from layerprobe.probing.analyses.code_length import code_length
 from layerprobe.probing.analyses.description_length import DescriptionLength
 from layerprobe.probing.analyses.few_shot import FewShot
-from layerprobe.probing.analyses.v_information import VInformation, mean_interval
+from layerprobe.probing.analyses.v_information import VInformation
 from layerprobe.probing.features.row_blocks import AbstractRows, PickedRows
 from layerprobe.probing.heads import Heads
+from layerprobe.probing.metrics import mean_interval
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.logistic import Logistic
@@ -258,23 +258,22 @@ def test_values_that_agree_have_no_interval() -> None:
     assert mean_interval(torch.tensor([0.0, 0.1], dtype=torch.float64), 0.0, 0.5)[1:] == (0.0, 0.5)
 
 
-def test_layers_on_disk_and_records_and_least_squares(digits: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = [DescriptionLength(blocks=(0.1, 0.5)), "v_information", FewShot(samples=(1, 4), draws=2)]
+def test_layers_on_disk_and_records_and_least_squares(digits: Pairs) -> None:
+    asked = [DescriptionLength(blocks=(0.1, 0.5)), VInformation(), FewShot(samples=(1, 4), draws=2)]
     single = {name: (x.float(), y) for name, (x, y) in digits.items()}
 
-    def metrics(**options: object) -> dict[tuple[str, str, int], float]:
-        found = layerprobe.probe(nn.Identity(), single, analyses=asked, l2=L2, **options).metrics  # type: ignore[arg-type]
+    def metrics(room: int = ROOM, **options: object) -> dict[tuple[str, str, int], float]:
+        found = probed_with(room, nn.Identity(), single, analyses=asked, l2=L2, **options).metrics
         found = found[~found["metric"].isin(("seconds", "gap"))]
         return found.set_index(["head", "metric", "n_train"])["value"].dropna().to_dict()
 
     in_memory = metrics()
     assert {head for head, _, _ in in_memory} == {"description_length", "v_information", "few_shot"}
     assert {n for head, _, n in in_memory if head == "few_shot"} == {10, 40}
-    assert metrics(solver="ridge")["v_information", "v_information", 160] == pytest.approx(
+    assert metrics(solvers=[Ridge()])["v_information", "v_information", 160] == pytest.approx(
         in_memory["v_information", "v_information", 160], rel=1e-4
     )
-    monkeypatch.setattr(pipeline, "feature_budget", lambda *_, **__: 1 << 12)
-    assert metrics() == pytest.approx(in_memory, rel=1e-4)
+    assert metrics(1 << 12) == pytest.approx(in_memory, rel=1e-4)
 
 
 def test_rows_are_picked_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

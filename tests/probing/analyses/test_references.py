@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 import layerprobe
-from layerprobe.probing import pipeline
-from layerprobe.tango import tango_interval
+from helpers.digits import shuffled_digits
+from helpers.small_memory import ROOM, probed_with
+from layerprobe.statistics.intervals import tango_interval
 
 REFERENCES = (layerprobe.NearestMean(), layerprobe.NearestNeighbours(), layerprobe.MLP(seeds=2))
 
@@ -26,9 +26,7 @@ def _parts(x, y, sizes):
 
 @pytest.fixture(scope="module")
 def digits():
-    x, y = load_digits(return_X_y=True)
-    order = np.random.default_rng(1).permutation(len(x))
-    return _parts(torch.tensor(x[order], dtype=torch.float32) / 16, torch.tensor(y[order]), (600, 200, 300))
+    return shuffled_digits(1, 600, 200, 300)
 
 
 def _measured(results, head, metric, layer="input"):
@@ -113,14 +111,13 @@ def test_a_head_of_another_aim_is_not_compared(digits, options, compared):
     assert found["metric"].eq("error_difference").any() == compared
 
 
-def test_features_on_disk_give_the_same(digits, monkeypatch):
-    def values():
-        metrics = layerprobe.probe(nn.Identity(), digits, analyses=(*REFERENCES[:2], layerprobe.MLP(steps=30))).metrics
+def test_features_on_disk_give_the_same(digits):
+    def values(room):
+        asked = (*REFERENCES[:2], layerprobe.MLP(steps=30))
+        metrics = probed_with(room, nn.Identity(), digits, analyses=asked).metrics
         return metrics[metrics["metric"] != "seconds"]["value"].tolist()
 
-    in_memory = values()
-    monkeypatch.setattr(pipeline, "feature_budget", lambda *_, **__: 1 << 15)
-    assert values() == in_memory
+    assert values(1 << 15) == values(ROOM)
 
 
 def test_no_validation_split_is_refused_before_anything_is_probed(digits):

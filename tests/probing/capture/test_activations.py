@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from helpers.cases import Branch, Case, InPlace, LSTMClassifier, each_case, one_thread  # noqa: F401
 from layerprobe.probing.capture.activations import activations, record
 from layerprobe.probing.capture.freeze import freeze
-from layerprobe.probing.capture.layers import Layer, discover
+from layerprobe.probing.capture.layers import Layer, discover, survey
 
 
 def hook_counts(network: nn.Module) -> list[int]:
@@ -129,14 +129,85 @@ def test_folded_samples_are_unfolded() -> None:
     torch.testing.assert_close(found["fc"], network.fc(x.view(4, 3, 2)).detach())
 
 
-def test_samples_folded_the_other_way_are_no_layer() -> None:
+def test_samples_folded_the_other_way_are_unfolded() -> None:
     class Views(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             both = torch.cat([x, -x]) * 2
             return both[: len(x)] + both[len(x) :]
 
-    found = activations(Views(), torch.randn(4, 6))
-    assert list(found) == ["input", "neg", "getitem", "getitem#1", "add"]
+    x = torch.randn(4, 6)
+    found = activations(Views(), x)
+    assert list(found) == ["input", "neg", "cat", "mul", "getitem", "getitem#1", "add"]
+    torch.testing.assert_close(found["mul"], 2 * torch.stack([x, -x], 1))
+    torch.testing.assert_close(activations(Views(), x[:1])["mul"], found["mul"][:1])
+
+
+def test_a_batch_beside_what_is_the_same_for_all_is_unfolded() -> None:
+    class Padded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            beside = torch.cat([x, torch.zeros_like(x)]) + 1
+            between = torch.stack([x, torch.zeros_like(x)], 1).view(-1, x.shape[1]) + 2
+            return beside[: len(x)] + between[::2]
+
+    x = torch.randn(4, 6)
+    found = activations(Padded(), x)
+    rows = torch.stack([x, torch.zeros_like(x)], 1)
+    torch.testing.assert_close(found["add"], rows + 1)
+    torch.testing.assert_close(found["add#1"], rows + 2)
+
+
+def test_time_and_samples_merged_with_time_first_are_told_apart() -> None:
+    class TimeFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.gru = nn.Conv1d(3, 4, 1), nn.GRU(4, 5, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            merged = self.conv(x.transpose(0, 1).reshape(-1, 3, 1)).view(x.shape[1], len(x), 4).transpose(0, 1)
+            lengths = torch.full((len(x),), x.shape[1])
+            packed = nn.utils.rnn.pack_padded_sequence(merged, lengths, batch_first=True)
+            return self.gru(packed)[1][-1]
+
+    network, x = TimeFirst(), torch.randn(6, 5, 3)
+    found = activations(network, x)
+    tokens = network.conv(x.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(found["conv"], tokens.detach()[..., None])
+    torch.testing.assert_close(found["gru.0.data"], network.gru(tokens)[0].detach())
+
+
+def test_random_copies_of_a_batch_stay_with_their_samples() -> None:
+    class Draws(nn.Module):
+        """Monte Carlo dropout, all draws at once: one batch after the other along the axis over samples."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            drawn = nn.functional.dropout(x.repeat(8, 1), 0.3, training=True)
+            return drawn.view(8, len(x), -1).mean(0)
+
+    x = torch.arange(1.0, 8.0)[:, None].repeat(1, 40)
+    drawn = activations(Draws(), x)["dropout"]
+    assert drawn.shape == (7, 8, 40)
+    own = torch.arange(1.0, 8.0)[:, None, None].expand(drawn.shape)
+    torch.testing.assert_close(torch.where(drawn > 0, 0.7 * drawn, own), own.contiguous())
+
+
+def test_what_runs_in_a_transform_is_left_out() -> None:
+    class Ensemble(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weights, self.energy = nn.Parameter(torch.randn(3, 6, 4)), nn.Linear(4, 1)
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.vmap(lambda weight: torch.relu(x @ weight))(self.weights).mean(0)
+            return self.fc(h + torch.func.grad(lambda z: self.energy(z.tanh()).sum())(h))
+
+    network, x = Ensemble(), torch.randn(4, 6)
+    with freeze(network) as frozen:
+        found = survey(frozen, x)
+    assert [layer.name for layer in found.layers] == ["input", "mean", "add", "fc"]
+    assert list(found.left_out) == ["energy"]
+    assert "torch.func" in found.left_out["energy"]
+    torch.testing.assert_close(activations(network, x)["mean"], torch.relu(x @ network.weights).mean(0).detach())
 
 
 def test_names_what_a_batch_does_not_reach() -> None:

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
 from transformers import (
     BertConfig,
     BertModel,
@@ -155,6 +156,137 @@ def test_the_sites_are_those_of_hooks_written_by_hand(name: str) -> None:
         torch.testing.assert_close(recorded[site], value, msg=lambda text, site=site: f"{site}: {text}")
     values = {site: recorded[site] for site, value in wanted.items() if ".0." in site and value.shape[-1] == D}
     assert len({round(float(value.double().sum()), 6) for value in values.values()}) == len(values), "all different"
+
+
+def torch_attention(case: str) -> tuple[nn.Module, Tensor, list[nn.Module], str, str, dict[str, str]]:
+    """A network of torch's own attention, its blocks and their path, and by site the module that returns it.
+
+    With a slash behind it, it is what the module is given.
+    """
+    pre = {
+        "resid_pre_normalised": "norm1",
+        "resid_mid": "norm2/",
+        "resid_mid_normalised": "norm2",
+        "mlp_out": "linear2",
+    }
+    post = {"resid_mid": "norm1/", "resid_mid_normalised": "norm1", "mlp_out": "linear2", "resid_post": "norm2/"}
+    vit = {"resid_pre_normalised": "ln_1", "resid_mid": "ln_2/", "resid_mid_normalised": "ln_2", "mlp_out": "mlp.3"}
+    if case == "vit of torchvision":
+        network: nn.Module = VisionTransformer(16, 8, DEPTH, HEADS, D, 12)
+        blocks = network.get_submodule("encoder.layers")
+        return network, IMAGES["pixel_values"], list(blocks), "encoder.layers.encoder_layer_", "self_attention", vit
+    layer = nn.TransformerEncoderLayer(D, HEADS, 12, batch_first=True, norm_first=case == "norm first")
+    network = nn.TransformerEncoder(layer, DEPTH, enable_nested_tensor=False)
+    sites = pre if case == "norm first" else post
+    return network, torch.rand(4, 6, D), list(network.layers), "layers.", "self_attn", sites
+
+
+@pytest.mark.parametrize("case", ["vit of torchvision", "norm first", "norm last"])
+def test_attention_of_torch_is_split_into_its_heads(case: str) -> None:
+    """Its output projection is no call of a module, and the heads are what it computes from the weights by hand."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network, inputs, blocks, path, attention, sites = torch_attention(case)
+        network.eval()
+        for parameter in network.parameters():
+            nn.init.normal_(parameter, std=0.4)
+    operations = layerprobe.activations(network, inputs, granularity="ops")
+    recorded = layerprobe.activations(network, inputs, granularity="sites")
+    assert not any(name.endswith(f"{attention}.heads") for name in operations), "a layer of sites alone"
+    seen: dict[str, Tensor] = {}
+    for i, block in enumerate(blocks):
+        for site, module in sites.items():
+
+            def note(
+                _: nn.Module, args: Any, output: Tensor, site: str = f"{path}{i}.{site}", given: bool = "/" in module
+            ) -> None:
+                seen[site] = (args[0] if given else output).clone()
+
+            block.get_submodule(module.rstrip("/")).register_forward_hook(note)
+
+        def note_attention(module: nn.Module, args: Any, output: Any, i: int = i) -> None:
+            seen[f"{path}{i}.attn_out"] = output[0].clone()
+            q, k, v = nn.functional.linear(args[0], module.in_proj_weight, module.in_proj_bias).chunk(3, -1)
+            for head, (a, b, c) in enumerate(zip(*(part.chunk(HEADS, -1) for part in (q, k, v)), strict=True)):
+                mixed = (a @ b.transpose(1, 2) / (D // HEADS) ** 0.5).softmax(-1) @ c
+                seen[f"{path}{i}.head.{head}"] = mixed
+
+        block.get_submodule(attention).register_forward_hook(note_attention)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad():
+            network(inputs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    for site, value in seen.items():
+        torch.testing.assert_close(recorded[site], value, msg=lambda text, site=site: f"{site}: {text}")
+    assert {name for name in recorded if ".head." in name} == {name for name in seen if ".head." in name}
+
+
+def test_a_block_that_calls_torch_s_attention_itself_has_its_output() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_heads, self.norm = HEADS, nn.LayerNorm(D)
+            self.qkv, self.bias = nn.Parameter(torch.randn(3 * D, D)), nn.Parameter(torch.randn(3 * D))
+            self.out, self.mlp = nn.Linear(D, D), nn.Sequential(nn.Linear(D, 12), nn.GELU(), nn.Linear(12, D))
+
+        def attention(self, x: Tensor) -> Tensor:
+            found, _ = nn.functional.multi_head_attention_forward(
+                x, x, x, D, HEADS, self.qkv, self.bias, None, None, False, 0.0, self.out.weight, self.out.bias
+            )
+            return found
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x + self.attention(self.norm(x))
+            return x + self.mlp(x)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([Block(), Block()])
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.transpose(0, 1)
+            for block in self.blocks:
+                x = block(x)
+            return x.transpose(0, 1)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network, x = Net().eval(), torch.rand(4, 6, D)
+    found = layerprobe.activations(network, x, granularity="sites")
+    block, given = network.blocks[0], x.transpose(0, 1)
+    with torch.no_grad():
+        attention = block.attention(block.norm(given))
+        middle = given + attention
+        wanted = {"attn_out": attention, "resid_mid": middle, "mlp_out": block.mlp(middle), "resid_post": block(given)}
+    for site, value in wanted.items():
+        torch.testing.assert_close(found[f"blocks.0.{site}"], value.transpose(0, 1), msg=site)
+    assert found["blocks.0.head.1"].shape == (4, 6, D // HEADS)
+
+
+def test_a_linear_map_that_returns_something_else_is_no_projection() -> None:
+    class Gate(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).sum(-1, keepdim=True).expand(*x.shape[:-1], 5)
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.out = Gate(D, D), nn.Linear(D, D)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q = x.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+            mixed = nn.functional.scaled_dot_product_attention(q, q, q).transpose(1, 2).flatten(2)
+            return x + self.gate(mixed).mean(-1, keepdim=True) * self.out(mixed)
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network, x = nn.Sequential(Block()).eval(), torch.rand(4, 6, D)
+    found = layerprobe.activations(network, x, granularity="sites")
+    seen = layerprobe.activations(network, x, "0.out")
+    torch.testing.assert_close(found["0.attn_out"], seen["0.out"])
 
 
 def test_a_network_without_attention_says_so() -> None:

@@ -226,3 +226,30 @@ def test_state_in_a_buffer_is_put_back_too() -> None:
 def test_layers_are_equal_but_for_what_they_say() -> None:
     (layer,) = discover(nn.Identity(), samples(3, 0)[0])
     assert layer == Layer(layer.name, 0, "input", (8,), layer.aliases, layer.taps)
+
+
+class Routed(Grouped):
+    """A mixture of experts: each writes the rows of its samples, where there are any."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = x.new_zeros(len(x), 8)
+        for expert in range(3):
+            rows = x[:, 1:4].argmax(1) == expert
+            if rows.any():
+                hidden[rows] = (expert + 1) * x[rows]
+        return self.out(self.inner(hidden.relu()))
+
+
+def test_a_name_that_means_another_call_in_some_batches_is_given_up() -> None:
+    """Which expert writes first depends on who else is in the batch; what comes after them does not."""
+    network, (x, y) = Routed(), samples(60, 5)
+    some = torch.cat([torch.arange(60), (y == 1).nonzero()[:4, 0], (y == 2).nonzero()[:2, 0]])
+    found, problems = recorded(network, x[some], 60)
+    assert "another number of times" in problems["setitem"]
+    assert "setitem" not in found
+    chosen = x[some]
+    assert torch.equal(found["relu"], ((chosen[:, 1:4].argmax(1) + 1)[:, None] * chosen).relu())
+
+    every, none = recorded(network, x, 20)
+    assert "setitem" in every, "the control: all experts write in every batch"
+    assert "setitem" not in none

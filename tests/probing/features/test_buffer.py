@@ -50,7 +50,7 @@ def test_memory_is_taken_once_where_the_number_of_rows_is_known(
     expected: int | None, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[int] = []
-    empty, resized = torch.empty, buffer._resized
+    empty = torch.empty
 
     def made(*size: int, **options: Any) -> torch.Tensor:
         taken.append(size[0])
@@ -58,12 +58,10 @@ def test_memory_is_taken_once_where_the_number_of_rows_is_known(
 
     def mapped(pages: mmap.mmap | None, size: int) -> mmap.mmap:
         taken.append(size // 12)
-        return resized(pages, size)
+        return buffer.resized_pages(pages, size)
 
-    rows = Buffer(3, torch.float32, device, expected)
-    if device.type == "cpu":
-        monkeypatch.setattr(buffer, "_resized", mapped)
-    else:
+    rows = Buffer(3, torch.float32, device, expected, mapped)
+    if device.type != "cpu":
         monkeypatch.setattr(torch, "empty", made)
     for part in torch.zeros(100, 3, device=device).split(10):
         rows.append(part)

@@ -107,8 +107,8 @@ def features_py(kept: Path, *words: str) -> tuple[int, str]:
     [
         ((), ["0", "1", "2"], "kept: 301 kB in 3 files"),
         (("unused=90m",), ["2"], "Removed 200 kB in 2 files."),
-        (("left=210kB",), ["1", "2"], "Removed 100 kB in 1 files."),
-        (("network=bb", "left=0"), ["0", "1"], "Removed 100 kB in 1 files."),
+        (("left=210kB",), ["1", "2"], "Removed 100 kB in 1 file."),
+        (("network=bb", "left=0"), ["0", "1"], "Removed 100 kB in 1 file."),
         (("left=lots",), ["0", "1", "2"], "features.py: left=lots is no size. Give bytes, or a size such as 500MB"),
         (("unused=30",), ["0", "1", "2"], "features.py: unused=30 is no time. Give 12h or 30d."),
         (("unused=old",), ["0", "1", "2"], "features.py: unused=old is no time. Give 12h or 30d."),

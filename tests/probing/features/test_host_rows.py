@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from layerprobe.probing.features.cache import FeatureCache
-from layerprobe.probing.features.host_rows import HostRows
-from layerprobe.probing.features.pinned_memory import pinned
+from layerprobe.probing.features.host_rows import HostRows, pinned
 
 CPU = torch.device("cpu")
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

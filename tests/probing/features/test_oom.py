@@ -13,7 +13,6 @@ from torch import nn
 import layerprobe
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.layers import discover
-from layerprobe.probing.feature_recorder import Recorder
 from layerprobe.probing.features.cache import FeatureCache
 from layerprobe.probing.features.oom import OnCPU, with_room
 from layerprobe.probing.features.reducers import Flatten
@@ -21,6 +20,7 @@ from layerprobe.probing.features.row_blocks import AbstractRows, blocks
 from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.recorder import Recorder
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solver import AbstractSolver
 

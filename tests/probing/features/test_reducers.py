@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from layerprobe.probing.features.reducers import AveragePool, ChannelMean, Flatten, RandomSubset
+from layerprobe.probing.features.reducers import AveragePool, ChannelMean, Flatten, RandomSubset, average_along
 
 SHAPES = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
 
@@ -38,6 +38,19 @@ def test_average_pool_is_adaptive_average_pooling() -> None:
     reduction = AveragePool(1024).fit((32, 28, 28), 0)
     assert reduction.description == "average 32x28x28 -> 32x5x5"
     torch.testing.assert_close(reduction(x), F.adaptive_avg_pool2d(x, 5).flatten(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(shape=SHAPES, data=st.data())
+def test_several_averages_along_any_axis_are_to_the_bit_those_along_the_last(
+    shape: tuple[int, ...], data: st.DataObject, dtype: torch.dtype
+) -> None:
+    x = torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(math.prod(shape)))
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    size = data.draw(st.integers(min(2, shape[axis]), shape[axis]))
+    last = x.movedim(axis, -1).contiguous()
+    expected = F.adaptive_avg_pool1d(last.view(1, -1, shape[axis]), size).view(*last.shape[:-1], size)
+    assert torch.equal(average_along(x, axis, size), expected.movedim(-1, axis))
 
 
 def test_average_pool_leaves_what_fits() -> None:

@@ -185,11 +185,6 @@ def test_weights_of_labels_are_those_of_having_one_or_not() -> None:
         MultiLabel(class_weight={0: 1.0, 2: 5.0})
 
 
-def test_a_stream_has_no_class_weights() -> None:
-    with pytest.raises(ValueError, match="`class_weight` needs features that are kept"):
-        ProbeProtocol(task=Classification(class_weight="balanced"), solvers=[Ridge()], stream=True)
-
-
 def test_refit_balances_train_and_validation_together() -> None:
     x, y = made(600, 6, 3, 0.4)
     data = {split: (x[i::3].float(), y[i::3]) for i, split in enumerate(("train", "val", "test"))}

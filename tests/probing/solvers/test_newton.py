@@ -15,6 +15,7 @@ from layerprobe.probing.solvers import newton
 from layerprobe.probing.solvers.l2_path import Samples
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.newton import LARGEST, Newton, newton_bytes, possible
+from layerprobe.probing.solvers.softmax_objective import basis
 from layerprobe.probing.solvers.solution import Status
 from layerprobe.probing.solvers.solver import of_mean_one
 
@@ -94,7 +95,7 @@ def test_gradient_and_hessian_are_those_of_differences(
     head = np.random.default_rng(0).normal(size=(c - 1, 6))
     point = path._at(head[None], l2, torch.float64)[0]
     if counts is None:
-        full = path._q @ head
+        full = basis(c, torch.float64, torch.device("cpu")).numpy() @ head
         expected = softmax_objective(full[:, :-1], full[:, -1], x.double().numpy(), y.numpy(), l2)
         assert point.objective == pytest.approx(expected)
 
@@ -187,3 +188,38 @@ def test_features_far_from_their_mean_take_few_passes() -> None:
     assert int(found.iterations.max()) < 50
     exact = Logistic(tolerance=1e-10).solve(x.double() - x.double().mean(0), y, 2, L2[1:5])
     torch.testing.assert_close(found.objective, exact.objective, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e4])
+@pytest.mark.parametrize("d", [2, 10])
+def test_rough_fits_of_features_far_from_0_take_few_passes_too(d: int, offset: float) -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(300, d, generator=g)
+    y = (x[:, 0] + torch.randn(300, generator=g) > 0).long()
+    x[:, -1] = 0
+    rough = Logistic().solve(x + offset, y, 2, torch.logspace(-7, 1, 5, dtype=torch.float64), rough=True)
+    assert int(rough.iterations.max()) < 50
+    assert rough.certify is not None
+    certified = rough.certify([0, 2])
+    assert [certified.status[0], certified.status[2]] == [Status.CONVERGED] * 2
+
+
+def test_a_step_makes_one_hessian_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    made_in: list[int] = []
+    step, make = Newton._step, Newton._make
+    monkeypatch.setattr(Newton, "_make", lambda path, point: (made_in.append(made_in.pop() + 1), make(path, point))[1])
+    monkeypatch.setattr(Newton, "_step", lambda path, *args: (made_in.append(0), step(path, *args))[1])
+    x, y = tensors(*made(300, 10, 2, 0.5))
+    found = Logistic().solve(x + 1e4, y, 2, torch.logspace(-7, 1, 5, dtype=torch.float64))
+    assert max(made_in) == 1
+    assert int(found.iterations.max()) < 50
+
+
+@pytest.mark.parametrize("c", [2, 3])
+def test_goes_on_in_float64_where_the_samples_own_precision_stands_still(c: int) -> None:
+    x, y = tensors(*made(300, 15, c, 0.5))
+    path = Newton(Samples(x, y, c, torch.float32), 1e-13, 500)
+    head, _ = path.fitting()(path.zero[None], 1e-4, path.target, 500)
+    assert path._at(head[None].numpy(), 1e-4, torch.float64)[0].gap <= 1e-13
+    alone = path._at(head[None].numpy(), 1e-4, torch.float32)[0].gap
+    assert alone > 1e-13

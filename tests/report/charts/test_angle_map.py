@@ -12,6 +12,7 @@ from scipy.linalg import subspace_angles
 
 import layerprobe
 from helpers import made_results as made
+from layerprobe.files.mirrored_file import DamagedFileError
 from layerprobe.report.charts.angle_map import angle_map
 from layerprobe.report.run_figures import angle_maps
 from layerprobe.results.reader import Run
@@ -130,6 +131,35 @@ def test_a_map_shows_what_can_be_compared_and_says_what_it_leaves_out() -> None:
     subtitle = " ".join(chart.to_dict()["title"]["subtitle"])
     assert "left out, with none to compare: pool, fc" in subtitle
     assert f"random 2 of 64 dimensions: {found.random_angle:.0f}°" in subtitle
+
+
+def test_a_damaged_head_is_named_and_leaves_the_others_on_the_map(tmp_path: Path, caplog) -> None:
+    results().save(tmp_path / "probes")
+    whole = drawn(angle_maps(Run.read(tmp_path))["angles_layers"])
+    (file,) = (tmp_path / "probes" / "heads" / "final").glob("*_conv.*")
+    content = file.read_bytes()
+    for damaged in (b"", b"xx", content[: len(content) // 2], content.replace(b'"F32"', b'"Q32"')):
+        caplog.clear()
+        file.write_bytes(damaged)
+        run = Run.read(tmp_path)
+        with pytest.raises(DamagedFileError, match=r"001_conv\.safetensors is damaged .*Next step: move it away"):
+            run.head("final", "conv")
+        chart = angle_maps(run)["angles_layers"]
+        assert "001_conv.safetensors is damaged" in caplog.text
+        assert "the head of conv at final is damaged" in " ".join(chart.to_dict()["title"]["subtitle"])
+        kept = whole[~whole["layer"].eq("conv") & ~whole["other_layer"].eq("conv")]
+        assert drawn(chart)["value"].tolist() == kept["value"].tolist()
+        assert set(layerprobe.angles(tmp_path)["reason"]) >= {"the head of conv at final is damaged"}
+
+
+@pytest.mark.parametrize("weight", [np.full((3, 64), np.nan, np.float32), np.ones((3, 5), np.float32)])
+def test_a_head_of_damaged_numbers_leaves_the_others_on_the_map(weight: np.ndarray, caplog) -> None:
+    heads = given_heads()
+    heads[1] = replace(heads[1], head={**heads[1].head, "weight": weight})
+    chart = layerprobe.angle_map(layerprobe.ProbeResults(heads))
+    assert "the head of conv at final is damaged" in " ".join(chart.to_dict()["title"]["subtitle"])
+    assert "The head of conv at final cannot be compared" in caplog.text
+    assert {"input", "relu"} == set(drawn(chart)["layer"])
 
 
 def test_a_map_of_single_directions_shows_their_cosine() -> None:

@@ -1,9 +1,9 @@
 """Baselines and controls in the figures of a run."""
 
-import pandas as pd
 import pytest
 
 from helpers import made_results as made
+from helpers.drawn import drawn
 from layerprobe.report.charts.baselines import name_places
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.charts.heat_map import heat_map
@@ -27,10 +27,6 @@ def results():
         for i, name in enumerate(["embeddings", "layer0", "layer1"], 1)
     ]
     return to_frame(rows).assign(majority_error=0.33)
-
-
-def drawn(chart):
-    return pd.concat([pd.DataFrame(rows) for rows in chart.to_dict()["datasets"].values()])
 
 
 def test_a_baseline_is_a_line_across_the_curve_and_no_checkpoint(results):

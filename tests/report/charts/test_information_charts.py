@@ -7,6 +7,7 @@ import pytest
 
 import layerprobe
 from helpers import made_results as made
+from helpers.drawn import drawn
 from layerprobe.report.charts.few_shot import few_shot_map
 from layerprobe.report.charts.information import COMPRESSION, V_INFORMATION, information_curve
 from layerprobe.results.record_schema import to_frame
@@ -42,10 +43,6 @@ def metric(checkpoint, depth, layer, head, name, value, test_set="test", n_train
     return MetricRecord(
         checkpoint, CHECKPOINTS.get(checkpoint, 0), 0, depth, layer, head, test_set, name, n_train, value, low, high
     )
-
-
-def drawn(chart):
-    return pd.concat([pd.DataFrame(rows) for rows in chart.to_dict()["datasets"].values()])
 
 
 def test_bits_over_depth_with_what_there_is_and_what_words_alone_say(run):

@@ -110,6 +110,18 @@ def test_a_checkpoints_box_shows_and_hides_its_curves(shown):
     assert {tip["checkpoint"] for tip in drawn(shown)} == {"final"}
 
 
+def test_the_legend_of_checkpoints_names_those_that_are_drawn(shown):
+    named = """() => [...document.querySelectorAll('#curves .role-legend-label text')]
+        .map((text) => text.textContent).filter((text) => ['initial', 'epoch_1', 'final'].includes(text))"""
+    assert shown.page.evaluate(named) == ["final"]
+    shown.signal("checkpoint_0", True)
+    assert shown.page.evaluate(named) == ["initial", "final"]
+    for i in (0, 2):
+        shown.signal(f"checkpoint_{i}", False)
+    assert shown.page.evaluate(named) == []
+    assert shown.complaints == []
+
+
 def test_the_colour_picker_changes_the_colours(shown):
     colours = (
         "() => new Set([...document.querySelectorAll('svg .mark-line path')].map((p) => p.getAttribute('stroke'))).size"
@@ -344,7 +356,7 @@ def test_means_of_many_runs_with_bands_and_a_single_one_where_the_mouse_is(shown
     for tip in found[:5]:
         errors = rows.loc[(rows["layer"] == tip["layer"]) & (rows["width"] == int(tip["runs of"])), "test_error"]
         assert tip["number of runs"] == str(len(errors))
-        assert tip["mean test error"] == f"{errors.mean():.2%}"
+        assert tip["mean"] == f"test error {errors.mean():.2%}"
     points = "[...document.querySelectorAll('#curves .mark-symbol.role-mark path')]"
     opacity = tab.evaluate(f"() => {points}.map((point) => point.getAttribute('opacity'))")
     assert set(opacity) == {"0"}, "a long curve has no markers"

@@ -1,6 +1,7 @@
 """The page, its pictures and the files beside it, without a browser."""
 
 import json
+import math
 import re
 import shutil
 import xml.etree.ElementTree as ET
@@ -17,18 +18,19 @@ from markdown_it import MarkdownIt
 
 from helpers import made_results as made
 from helpers import made_runs
+from layerprobe.files.safe_names import printable
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.markdown import markdown_summary
 from layerprobe.report.page.correct_bits import correct_bits
 from layerprobe.report.page.document import page
 from layerprobe.report.page.layer_map import row_labels
-from layerprobe.report.page.linked_views import single_view, view_names
+from layerprobe.report.page.linked_views import linked_views, single_view, view_names
 from layerprobe.report.page.page_data import page_data
+from layerprobe.report.page.pickers import pickers
 from layerprobe.report.report_files import write_report
 from layerprobe.report.run_comparison import ReportError, compare
 from layerprobe.results.reader import Run
-from layerprobe.results.record_schema import schema
-from layerprobe.results.safe_names import printable
+from layerprobe.results.record_schema import schema, to_table
 from layerprobe.types import MetricRecord
 
 
@@ -116,6 +118,43 @@ def test_any_name_can_be_drawn(tmp_path, name):
     assert drawing.count("stroke-dasharray") >= 1
 
 
+def test_curves_can_be_of_another_measure(tmp_path):
+    run = made_runs.write_run(tmp_path / "a", columns={"test_auc": math.nan})
+    found = []
+    for row in Run.read(run).results.to_dict("records"):
+        at = (row["checkpoint"], row["step"], row["epoch"], row["depth"], row["layer"])
+        found += [
+            MetricRecord(*at, "selected", "test", "balanced_accuracy", 60, 0.75, 0.7, 0.8),
+            MetricRecord(*at, "selected", "shifted", "balanced_accuracy", 60, 0.1),
+            MetricRecord(*at, "v_information", "test", "v_information", 60, 1.25, 1.0, 1.5),
+            MetricRecord(*at, "description_length", "", "compression", 60, 3.0),
+            MetricRecord(*at, "few_shot", "test", "error", 8, 0.5),
+            MetricRecord(*at, "knn", "test", "error", 60, 0.3, 0.2, 0.4),
+            MetricRecord(*at, "knn", "test", "error_difference", 60, 0.02, -0.1, 0.1),
+        ]
+    pq.write_table(to_table(found, MetricRecord), run / "probes" / "metrics.parquet")
+    data = page_data(compare([run]))
+    named = {measure.name: measure for measure in data.measures}
+    values = {"balanced accuracy": 0.75, "V-information, bits": 1.25, "compression of the labels": 3.0}
+    assert {name: data.rows[named[name].field].unique().tolist() for name in values} == {
+        name: [value] for name, value in values.items()
+    }
+    assert data.rows[f"{named['balanced accuracy'].field}_high"].unique().tolist() == [0.8]
+    assert named["balanced accuracy"].share
+    assert not named["V-information, bits"].share
+    assert {"training error", "validation error", "test error from 8 labelled samples"} < set(named)
+    assert "AUC" not in named
+    assert data.readers["error"].unique().tolist() == [0.3]
+    assert len(data.rows) == len(found) / 7
+    spec = single_view(data, "curves", 500, 300)
+    assert "nearest neighbours" in vl_convert.vegalite_to_svg(spec)
+    (parameter,) = (one for one in spec["params"] if one["name"] == "measure")
+    parameter["value"] = named["V-information, bits"].field
+    drawn = vl_convert.vegalite_to_svg(spec)
+    assert "V-information, bits over depth" in drawn
+    assert "nearest neighbours" not in drawn
+
+
 def test_controls_of_many_problems_do_not_lie_upon_one_another(tmp_path):
     majorities = [0.45, 0.47, 0.48, 0.50, 0.51, 0.505, 0.9]
     for i, majority in enumerate(majorities):
@@ -150,6 +189,29 @@ def test_names_of_controls_and_of_networks_can_be_read(tmp_path):
     assert ">convnet (data digits)<" in names and ">convnet (data words)<" in names
 
 
+def test_many_runs_over_many_layers_can_be_read(tmp_path):
+    layers = [f"block{i}" for i in range(40)]
+    for i in range(14):
+        made_runs.write_run(
+            tmp_path / str(i), overrides={"data": f"set{i % 2}", "optimizer.lr": 0.1 + i // 2}, seed=i, layers=layers,
+            checkpoints=[("final", 9)], columns={"majority_error": 0.3},
+        )  # fmt: skip
+    drawn = page_data(compare([tmp_path]))
+    curves = ET.fromstring(vl_convert.vegalite_to_svg(single_view(drawn, "curves", 700, 330)))
+    places = {
+        element.text: float(re.findall(r"[-\d.]+", element.attrib["transform"])[0])
+        for element in curves.iter()
+        if element.tag.endswith("text") and element.text
+    }
+    assert places["majority · 2 problems"] > 600, (
+        "at the end of the line, not at the layer whose number is last as a text"
+    )
+    paths = vl_convert.vegalite_to_svg(single_view(drawn, "l2_path", 300, 200))
+    assert paths.count('stroke-width="1.8"') == 2, "a mean for each colour, not a line for each run"
+    rows = list(row_labels(drawn).values())
+    assert [rows.index("block0"), len(rows)] == [2, 84], "a network's name has room"
+
+
 def test_baselines_of_texts_come_first_and_are_no_choice_of_a_reducer(tmp_path):
     folder = made_runs.write_run(tmp_path / "a", checkpoints=[("pretrained", 0)])
     for file in (folder / "probes" / "results.parquet", folder / "probes" / "path.parquet"):
@@ -172,6 +234,15 @@ def test_a_hundred_runs_stay_small(tmp_path):
     assert len(html.encode()) < 4e6
     rows = content_of(html)["datasets"]["rows"].splitlines()
     assert len(rows) == 1 + 100 * 5 * 24
+
+
+def test_rows_are_looked_up_once_for_neighbours_in_the_order_of_drawing(comparison):
+    passes = {}
+    for name, spec in linked_views(page_data(comparison)).items():
+        compiled = vl_convert.vegalite_to_vega(spec | {"width": 500})["data"]
+        passes[name] = sum(any(t["type"] == "lookup" for t in data.get("transform", [])) for data in compiled)
+    # Of the curves: the means' band, the controls of the shown checkpoints and the untrained one, the means, the runs.
+    assert passes == {"curves": 5, "best_layer": 0, "seed_mean": 1, "l2_path": 1, "layer_map": 1}
 
 
 def test_what_does_not_fit_is_left_out_and_named(comparison):
@@ -236,6 +307,14 @@ def test_the_heat_map_has_one_network_below_the_other(tmp_path):
     assert list(row_labels(found).values()) == ["", "input", "conv1", "conv2", "fc", "", "input", "fc1", "fc2"]
     alone = page_data(compare([tmp_path / "b", tmp_path / "c"]))
     assert list(row_labels(alone).values()) == ["input", "fc1", "fc2"]
+
+
+def test_layers_whose_names_are_numbers_have_rows_of_their_own(tmp_path):
+    layers = [str(i) for i in range(40)]
+    for name, own in (("a", layers), ("b", [*layers, "40"][1:])):
+        made_runs.write_run(tmp_path / name, overrides={"model": name}, layers=own, checkpoints=[("final", 9)])
+    rows = row_labels(page_data(compare([tmp_path])))
+    assert list(rows.values()) == ["", "", *layers, "", "", *layers[1:], "40"]
 
 
 def test_networks_of_one_name_are_told_apart(tmp_path):
@@ -341,3 +420,40 @@ def test_other_readers_have_a_view_where_a_run_has_them(tmp_path):
     assert "beyond_linear" in view_names(drawn)
     assert drawn.readers["difference"].tolist() == pytest.approx((drawn.rows["error"] - 0.3).tolist())
     assert "nearest neighbours" in vl_convert.vegalite_to_svg(single_view(drawn, "beyond_linear", 600, 300))
+
+
+def test_a_reader_that_lacks_layers_has_its_name_at_the_nearest(tmp_path):
+    run = made_runs.write_run(tmp_path / "run", layers=[f"block{i}" for i in range(9)])
+    measured = [
+        MetricRecord(row["checkpoint"], row["step"], row["epoch"], row["depth"], row["layer"], "knn", "test", *numbers)
+        for row in Run.read(run).results.to_dict("records")
+        for numbers in (("error", 60, 0.3), ("error_difference", 60, 0.1, -0.5, 0.5))
+        if row["depth"] in (0, 5, 8)
+    ]
+    pq.write_table(to_table(measured, MetricRecord), run / "probes" / "metrics.parquet")
+    drawing = vl_convert.vegalite_to_svg(single_view(page_data(compare([run])), "curves", 600, 300))
+    assert drawing.count(">nearest neighbours<") == 1
+
+
+def test_means_say_what_they_are_means_of(tmp_path):
+    spec = json.dumps(single_view(page_data(compare([made_runs.write_sweep(tmp_path, 15)])), "curves", 600, 300))
+    assert '"mean test error"' not in spec, "whatever is drawn"
+    assert '"field": "mean_text", "title": "mean"' in spec
+    assert "measure_names[measure] + ' ' + datum.error_text" in spec
+
+
+def test_a_layer_is_chosen_only_where_its_path_is_drawn(tmp_path):
+    for name, l2 in (("one", [1e-3]), ("several", [1e-4, 1e-3])):
+        data = page_data(compare([made_runs.write_run(tmp_path / name, l2=l2)]))
+        shown = "l2_path" in view_names(data)
+        assert shown == (name == "several")
+        assert shown == ("layer" in {picker.name for picker in pickers(data)})
+
+
+@pytest.mark.parametrize("others", [(), [("final", 100)]])
+def test_a_run_that_has_not_been_trained_does_not_show_all_runs_untrained(tmp_path, others):
+    made_runs.write_run(tmp_path / "begun", checkpoints=[("initial", 0)])
+    made_runs.write_run(tmp_path / "other", checkpoints=[("initial", 0), *others], overrides={"seed": 1})
+    ticked = {picker.label: picker.value for picker in pickers(page_data(compare([tmp_path])))}
+    names = [name for name in ("initial", "final") if ticked.get(name)]
+    assert names == (["final"] if others else ["initial"])

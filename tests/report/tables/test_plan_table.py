@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from layerprobe.formatting import size_text, time_text
+from layerprobe.formatting import count_text, size_text, time_text
 from layerprobe.report.tables.plan_table import plan_table
 
 
@@ -22,6 +22,10 @@ def test_durations_read_easily(seconds: float, text: str) -> None:
 @pytest.mark.parametrize(("n_bytes", "text"), [(12, "12 B"), (71_900, "71.9 kB"), (5e9, "5 GB"), (2.6e14, "260 TB")])
 def test_sizes_read_easily(n_bytes: float, text: str) -> None:
     assert size_text(n_bytes) == text
+
+
+def test_one_thing_is_no_plural() -> None:
+    assert [count_text(n, "job") for n in (0, 1, 2, 1000)] == ["0 jobs", "1 job", "2 jobs", "1,000 jobs"]
 
 
 def test_every_layer_has_a_whole_line_in_a_terminal_of_80_columns() -> None:

@@ -6,6 +6,7 @@ from rich.console import Console
 from helpers import made_results as made
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.picture_files import save
+from layerprobe.report.tables.jobs_table import jobs_table
 from layerprobe.report.tables.results_table import results_table
 from layerprobe.report.tables.sweep_table import sweep_table
 from layerprobe.results.record_schema import to_frame
@@ -121,6 +122,21 @@ def test_a_sweep_is_averaged_over_seeds():
     assert line_with(text, " 8 ") == ["8", "10", "1", "100%", "[70%,", "100%]", "0.4", "±0.21"]
 
 
+def test_a_narrow_terminal_breaks_names_and_no_value():
+    metrics = {"test/loss": 2.2813, "test/error": 0.86174, "probe/best_layer_test_error": 0.0375}
+    jobs = pd.DataFrame(
+        [
+            {"model.width": str(width), "optimizer.lr": "0.001", "seed": str(seed), "status": "done"}
+            | {name: value + 0.01 * seed for name, value in metrics.items()}
+            for width in (64, 128)
+            for seed in range(3)
+        ]
+    )
+    text = printed(sweep_table(jobs), width=72)
+    assert "…" not in text
+    assert line_with(text, " 128 ") == ["128", "3", "2.291", "±0.025", "0.8717", "±0.025", "0.0475", "±0.025"]
+
+
 def test_the_columns_can_be_chosen_and_one_job_has_no_interval():
     frame = jobs().iloc[[0, 10]]
     text = printed(sweep_table(frame, overrides=["model.width", "seed"], metrics=["val_loss"]))
@@ -185,3 +201,18 @@ def test_each_checkpoint_with_data_of_its_own_has_its_majority(tmp_path):
     assert "majority class 30.0% and 40.0%" in printed(results_table(frame))
     drawing = save(depth_curve(frame), tmp_path / "curve")[1].read_text()
     assert drawing.count(">majority class 30.0%<") == drawing.count(">majority class 40.0%<") == 1
+
+
+def test_jobs_are_lines_of_a_terminal_and_name_their_folder_once():
+    jobs = [
+        {
+            "directory": f"/somewhere/multirun/digits/2026-01-02_03-04-05/{i}", "status": "done",
+            "best_layer": "conv1_postpool", "error": "", "seed": str(i), "probe/best_layer_test_error": 0.0125,
+        }
+        for i in range(3)
+    ]  # fmt: skip
+    lines = [line.split() for line in printed(jobs_table(pd.DataFrame(jobs)), width=80).splitlines()]
+    assert [line for line in lines if line and line[0].startswith("seed=")] == [
+        [f"seed={i}", "done", "conv1_postpool", "0.0125", str(i)] for i in range(3)
+    ]
+    assert ["Jobs", "in", "/somewhere/multirun/digits/2026-01-02_03-04-05"] in lines

@@ -14,6 +14,7 @@ from torch import Tensor
 from layerprobe.probing.features.row_blocks import AbstractRows, Features
 from layerprobe.probing.selection import Path
 from layerprobe.probing.targets import Labels
+from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.task import AbstractTask
 
 
@@ -41,6 +42,21 @@ class Metric:
 
 
 @dataclass(frozen=True, eq=False)
+class LayerPositions:
+    """The positions of a layer, such as its tokens, one after the other in each row; see `Positions`.
+
+    Attributes:
+        train: Those of training samples, each channel standardised over all positions; never written to.
+        val: Those of validation samples, likewise; None where there is no validation split.
+        n: Positions in a row, each of which has the channels and 1, or 0 where the sample has no such position.
+    """
+
+    train: Features
+    val: Float[Tensor, "v k"] | AbstractRows | None
+    n: int
+
+
+@dataclass(frozen=True, eq=False)
 class LayerData:
     """What an analysis may learn from: training and validation samples, never those of test.
 
@@ -52,6 +68,7 @@ class LayerData:
         task: What kind of property the targets are.
         l2: L2 values of the sweep, in any order.
         seed: Seed of whatever the analysis draws, from a generator of its own.
+        positions: The layer's positions; None where the analysis does not ask for them.
     """
 
     train: Features
@@ -61,6 +78,7 @@ class LayerData:
     task: AbstractTask
     l2: tuple[float, ...]
     seed: int
+    positions: LayerPositions | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +89,7 @@ class TestSet:
         features: Its features, standardised as the selected head sees them; never written to.
         targets: Its targets, as in `Labels.splits`.
         correct: Whether the selected head is right, for each sample; empty where a prediction is not right or wrong.
+        positions: Its positions, as in `LayerPositions`; None where the analysis does not ask for them.
     """
 
     __test__ = False  # no class of tests, whatever pytest makes of the name
@@ -78,6 +97,7 @@ class TestSet:
     features: Features
     targets: Shaped[Tensor, "n ..."]
     correct: Bool[Tensor, " _"]
+    positions: Float[Tensor, "n k"] | AbstractRows | None = None
 
 
 Reading: TypeAlias = Callable[[Mapping[str, TestSet]], Iterable[Metric]]
@@ -90,6 +110,8 @@ class AbstractAnalysis(ABC):
     name: ClassVar[str]
     needs_val: ClassVar[bool] = False
     """Whether it chooses by validation, and so cannot do without."""
+    positions: int = 0
+    """How many positions of a layer, such as tokens, it reads beside the linear head's features; 0 for none."""
 
     @abstractmethod
     def check(self, task: AbstractTask) -> None:
@@ -109,3 +131,17 @@ class AbstractAnalysis(ABC):
         Returns:
             What reads the test sets.
         """
+
+
+def check_classes(analysis: str, task: AbstractTask) -> None:
+    """Refuse a task that is not of classes.
+
+    Args:
+        analysis: Name of the analysis that needs them.
+        task: The task.
+
+    Raises:
+        ValueError: Naming both.
+    """
+    if not isinstance(task, Classification):
+        raise ValueError(f"`{analysis}` needs classes, found the task {task.name}. Leave it out of `analyses`.")

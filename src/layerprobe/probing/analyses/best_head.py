@@ -14,8 +14,7 @@ from torch import Tensor
 from layerprobe.probing.analyses.analysis import LayerData
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.patience import PATIENCE, PastBest
-from layerprobe.probing.selection import Path, with_certified_best
+from layerprobe.probing.selection import PATIENCE, PastBest, Path, with_certified_best
 from layerprobe.probing.solvers.solver import AbstractSolver
 
 Evaluate: TypeAlias = Callable[[Heads], tuple[Float[Tensor, " p"], Float[Tensor, " p"]]]

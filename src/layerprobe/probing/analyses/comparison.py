@@ -8,8 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from layerprobe.probing.analyses.analysis import LayerData, Metric, TestSet
-from layerprobe.probing.tasks.classification import Classification
-from layerprobe.probing.tasks.multi_label import MultiLabel
 
 
 def compared(scores: Float[Tensor, "n c"], layer: LayerData, name: str, test: TestSet) -> Iterator[Metric]:
@@ -31,8 +29,7 @@ def compared(scores: Float[Tensor, "n c"], layer: LayerData, name: str, test: Te
     task, targets = layer.task, test.targets.to(scores.device)
     low, high = task.interval(scores, targets)
     yield Metric("error", task.error(scores, targets), low, high, test_set=name)
-    weighted = isinstance(task, Classification | MultiLabel) and task.class_weight is not None
-    if weighted or layer.head.selection not in ("error", "loss"):
+    if task.class_weight is not None or layer.head.selection not in ("error", "loss"):
         return
     linear = layer.head.heads.to(test.features.device).scores(test.features).to(scores.device)
     value, low, high = task.difference(linear, scores, targets)

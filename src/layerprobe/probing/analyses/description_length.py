@@ -11,11 +11,10 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
+from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet, check_classes
 from layerprobe.probing.analyses.best_head import best_head
 from layerprobe.probing.analyses.code_length import by_code_length, code_length, unweighted_logistic
 from layerprobe.probing.features.row_blocks import picked_rows
-from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.task import AbstractTask
 
 
@@ -81,10 +80,7 @@ class DescriptionLength(AbstractAnalysis):
 
     def check(self, task: AbstractTask) -> None:
         """See `AbstractAnalysis.check`."""
-        if not isinstance(task, Classification):
-            raise ValueError(
-                f"`description_length` codes classes, found the task {task.name}. Leave it out of `analyses`."
-            )
+        check_classes(self.name, task)
 
     def fit(self, layer: LayerData) -> Reading:
         """See `AbstractAnalysis.fit`; no test set is read."""
@@ -113,9 +109,6 @@ class DescriptionLength(AbstractAnalysis):
 
     def code(self, layer: LayerData) -> list[Block]:
         """Code the training labels of a layer.
-
-        Args:
-            layer: The layer.
 
         Returns:
             The blocks, in order.

@@ -7,19 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from layerprobe.head_directions import contrasts
-from layerprobe.principal_angles import principal_angles, random_angle, row_space
 from layerprobe.probing.analyses.analysis import LayerData, Metric
 from layerprobe.probing.features.row_blocks import blocks
+from layerprobe.statistics.directions import contrasts, principal_angles, random_angle, row_space
 
 
 def head_directions(weight: Float[Tensor, "c d"], layer: LayerData) -> Float[np.ndarray, "k d"]:
-    """Where weights for standardised features look, in the features' own units.
-
-    Args:
-        weight: The weights.
-        layer: The layer.
-    """
+    """Where weights for standardised features look, in the features' own units."""
     own = weight.double().cpu() / layer.head.standardiser.scale.double().cpu()
     return contrasts(own.numpy(), layer.task.name)
 

@@ -10,12 +10,10 @@ from typing import ClassVar, final
 import torch
 
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
-from layerprobe.probing.erasers import check_installed, erased, fit_eraser
+from layerprobe.probing.analyses.erasers import check_installed, erased, fit_eraser
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.solvers.gram import Spectrum
-from layerprobe.probing.tasks.classification import Classification
-from layerprobe.probing.tasks.multi_label import MultiLabel
-from layerprobe.probing.tasks.task import AbstractTask
+from layerprobe.probing.tasks.task import AbstractTask, unweighted
 
 
 @final
@@ -38,7 +36,7 @@ class Erased(AbstractAnalysis):
 
     def fit(self, layer: LayerData) -> Reading:
         """See `AbstractAnalysis.fit`."""
-        task, solver = _unweighted(layer.task), layer.head.solver
+        task, solver = unweighted(layer.task), layer.head.solver
         targets = layer.labels.splits["train"].to(layer.train.device)
         eraser = fit_eraser(layer.train, targets)
         train = erased(layer.train, eraser)
@@ -63,7 +61,3 @@ class Erased(AbstractAnalysis):
                 yield Metric("error", found.error, found.low, found.high, test_set=name)
 
         return read
-
-
-def _unweighted(task: AbstractTask) -> AbstractTask:
-    return replace(task, class_weight=None) if isinstance(task, Classification | MultiLabel) else task

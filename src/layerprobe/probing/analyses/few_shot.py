@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
+from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet, check_classes
 from layerprobe.probing.analyses.best_head import best_head
-from layerprobe.probing.analyses.v_information import mean_interval
 from layerprobe.probing.features.row_blocks import picked_rows
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.tasks.classification import Classification
+from layerprobe.probing.metrics import mean_interval
 from layerprobe.probing.tasks.task import AbstractTask
 
 
@@ -56,8 +55,7 @@ class FewShot(AbstractAnalysis):
 
     def check(self, task: AbstractTask) -> None:
         """See `AbstractAnalysis.check`."""
-        if not isinstance(task, Classification):
-            raise ValueError(f"`few_shot` counts classes, found the task {task.name}. Leave it out of `analyses`.")
+        check_classes(self.name, task)
 
     def fit(self, layer: LayerData) -> Reading:
         """See `AbstractAnalysis.fit`."""

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from layerprobe.head_directions import contrasts
-from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
-from layerprobe.probing.analyses.class_means import class_means
+from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet, check_classes
 from layerprobe.probing.analyses.direction_metrics import angles_between, head_directions, random_metric
-from layerprobe.probing.tasks.classification import Classification
+from layerprobe.probing.analyses.nearest_mean import class_means
 from layerprobe.probing.tasks.task import AbstractTask
+from layerprobe.statistics.directions import contrasts
 
 
 @final
@@ -27,10 +26,7 @@ class MeanDifference(AbstractAnalysis):
 
     def check(self, task: AbstractTask) -> None:
         """See `AbstractAnalysis.check`."""
-        if not isinstance(task, Classification):
-            raise ValueError(
-                f"`mean_difference` needs classes, found the task {task.name}. Leave it out of `analyses`."
-            )
+        check_classes(self.name, task)
 
     def fit(self, layer: LayerData) -> Reading:
         """See `AbstractAnalysis.fit`."""

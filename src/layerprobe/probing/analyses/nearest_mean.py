@@ -6,11 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
-from layerprobe.probing.analyses.class_means import class_means
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet, check_classes
 from layerprobe.probing.analyses.comparison import compared
+from layerprobe.probing.features.row_blocks import placed_blocks
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.task import AbstractTask
 
 
@@ -27,8 +30,7 @@ class NearestMean(AbstractAnalysis):
 
     def check(self, task: AbstractTask) -> None:
         """See `AbstractAnalysis.check`."""
-        if not isinstance(task, Classification):
-            raise ValueError(f"`nearest_mean` needs classes, found the task {task.name}. Leave it out of `analyses`.")
+        check_classes(self.name, task)
 
     def fit(self, layer: LayerData) -> Reading:
         """See `AbstractAnalysis.fit`."""
@@ -41,3 +43,16 @@ class NearestMean(AbstractAnalysis):
                 yield from compared(heads.to(test.features.device).scores(test.features), layer, name, test)
 
         return read
+
+
+def class_means(layer: LayerData) -> Float[Tensor, "c d"]:
+    """Average the standardised training features of each class, in float64.
+
+    Args:
+        layer: The layer; its targets are classes.
+    """
+    targets, c = layer.labels.splits["train"].to(layer.train.device), len(layer.labels.outputs)
+    sums = torch.zeros(c, layer.train.shape[1], dtype=torch.float64, device=targets.device)
+    for rows, part in placed_blocks(layer.train):
+        sums.index_add_(0, targets[rows], part.double())
+    return sums / torch.bincount(targets, minlength=c)[:, None]

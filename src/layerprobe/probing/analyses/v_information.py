@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
+from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet, check_classes
 from layerprobe.probing.analyses.best_head import best_head
 from layerprobe.probing.analyses.code_length import by_code_length, code_length, unweighted_logistic
 from layerprobe.probing.features.row_blocks import picked_rows
-from layerprobe.probing.tasks.classification import Classification
+from layerprobe.probing.metrics import mean_interval
 from layerprobe.probing.tasks.task import AbstractTask
 
 
@@ -40,15 +37,13 @@ class VInformation(AbstractAnalysis):
 
     def check(self, task: AbstractTask) -> None:
         """See `AbstractAnalysis.check`."""
-        if not isinstance(task, Classification):
-            raise ValueError(f"`v_information` is of classes, found the task {task.name}. Leave it out of `analyses`.")
+        check_classes(self.name, task)
 
     def fit(self, layer: LayerData) -> Reading:
         """See `AbstractAnalysis.fit`."""
         targets, k = layer.labels.splits["train"].to(layer.train.device), len(layer.labels.outputs)
         seen, solver, head = torch.ones(k, dtype=torch.bool), unweighted_logistic(layer), layer.head
-        weighted = isinstance(layer.task, Classification) and layer.task.class_weight is not None
-        if weighted or head.selection != "loss" or head.solver is not solver:
+        if layer.task.class_weight is not None or head.selection != "loss" or head.solver is not solver:
             head = best_head(layer, solver, layer.train, targets, by_code_length(layer, seen))
         constant = -(torch.bincount(targets.cpu(), minlength=k).double() / len(targets)).log2()
 
@@ -70,28 +65,3 @@ class VInformation(AbstractAnalysis):
             yield Metric("gap", float(head.solution.gap[0]))
 
         return read
-
-
-def mean_interval(
-    values: Float[Tensor, " n"], lowest: float = -math.inf, highest: float = math.inf
-) -> tuple[float, float, float]:
-    """The mean of values and the ends of Student's 95 % interval for it.
-
-    Args:
-        values: Independent values, float64.
-        lowest: The interval goes no lower.
-        highest: Nor higher.
-
-    Returns:
-        Mean, lower and upper end; NaN where there is no value, and ends where there is one only or all agree: such
-        values do not say how far others are apart.
-    """
-    n = len(values)
-    if n == 0:
-        return math.nan, math.nan, math.nan
-    if (values == values[0]).all():
-        return float(values[0]), math.nan, math.nan
-    from scipy.special import stdtrit
-
-    mean, half = float(values.mean()), float(stdtrit(n - 1, 0.975) * values.std() / math.sqrt(n))
-    return mean, max(mean - half, lowest), min(mean + half, highest)

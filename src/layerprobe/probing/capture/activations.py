@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,18 @@ from layerprobe.probing.capture.batch_axis import BatchAxis
 from layerprobe.probing.capture.call_arguments import Arguments, NetworkInputs
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.granularity import Granularity
-from layerprobe.probing.capture.hooks import Site, SiteReader, same_way
+from layerprobe.probing.capture.hooks import Site, SiteReader, Way, Ways, same_way
 from layerprobe.probing.capture.layers import Layer, freeze_initialised, log_left_out, survey
 from layerprobe.types import LayerName
 
 OnActivation = Callable[[Layer, Tensor], object]
 """Gets each layer with its activation, samples first, at the moment the layer made it."""
+
+_MISSING = "not reached, or of another shape"
+_OTHER_WAY = (
+    "the network calls the function another number of times than in the first batch, so that its name may mean "
+    "another call. Probe the outputs of modules (granularity=modules), or give batches of other sizes"
+)
 
 
 class LayerReader:
@@ -27,7 +34,14 @@ class LayerReader:
     runs on copies of the inputs, on its own device.
     """
 
-    def __init__(self, frozen: Frozen, layers: Iterable[Layer], *, same_shape: bool = True) -> None:
+    def __init__(
+        self,
+        frozen: Frozen,
+        layers: Iterable[Layer],
+        *,
+        same_shape: bool = True,
+        ways: dict[Site, Way] | None = None,
+    ) -> None:
         """Choose the layers.
 
         Args:
@@ -35,23 +49,26 @@ class LayerReader:
             layers: What to read.
             same_shape: Whether a layer whose shape is not the one discovered is withheld. Without it, only the axis
                 over samples has to hold: sequences of another length are handed out as they are.
+            ways: The way to each function in the first batch, shared by the readers of a network's splits.
         """
         self._frozen, self._same_shape = frozen, same_shape
+        self._ways = {} if ways is None else ways
         self._layers: dict[Site, list[tuple[Layer, BatchAxis]]] = defaultdict(list)
         for layer in layers:
             self._layers[layer.site].append((layer, layer.rows))
         every = [layer for found in self._layers.values() for layer, _ in found]
         self._names = [layer.name for layer in every]
+        self._functional = [(layer.site, layer.name) for layer in every if layer.site.function and not layer.alone]
         self._of_batch = SiteReader(frozen.hooks, {layer.site for layer in every if not layer.alone})
         self._of_sample = SiteReader(frozen.hooks, {layer.site for layer in every if layer.alone})
         self._runs_batch = not all(layer.alone for layer in every) or not every
         self._runs_samples = any(layer.alone for layer in every)
         self._on_activation: OnActivation = _nothing
         self._batch_size = 0
-        self._missing: dict[LayerName, None] = {}
+        self._missing: dict[LayerName, str] = {}
         self._samples: dict[Layer, list[Tensor]] = defaultdict(list)
 
-    def __call__(self, given: Arguments, on_activation: OnActivation) -> list[LayerName]:
+    def __call__(self, given: Arguments, on_activation: OnActivation) -> Mapping[LayerName, str]:
         """Read one batch.
 
         Args:
@@ -61,48 +78,53 @@ class LayerReader:
                 or copy it at once.
 
         Returns:
-            Names of the layers that were not handed out: not reached by this batch, or made in another shape.
+            Why a layer has no activation in this batch: it was not reached, or made in another shape, and was not
+            handed out; or what was handed out may be another function's.
         """
         self._on_activation, self._batch_size = on_activation, given.batch_size
-        self._missing = dict.fromkeys(self._names)
+        self._missing = dict.fromkeys(self._names, _MISSING)
         try:
             if self._runs_batch:
-                self._of_batch(given.copy_to(self._frozen.device), self._see_batch)
+                self._compare(self._of_batch(given.copy_to(self._frozen.device), self._see))
             if self._runs_samples:
                 self._read_samples(given)
-            return list(self._missing)
+            return dict(self._missing)
         finally:
             self._on_activation = _nothing
             self._samples.clear()
 
+    def _compare(self, ways: Ways) -> None:
+        """Find the layers whose name may mean another call of a function than in the first batch."""
+        for place, way in ways.items():
+            self._ways.setdefault(place, way)
+        for site, name in self._functional:
+            if not same_way(site, ways, self._ways):
+                self._missing.setdefault(name, _OTHER_WAY)
+
     def _read_samples(self, given: Arguments) -> None:
         device = self._frozen.device
-        ways = [self._of_sample(given.take([row]).copy_to(device), self._see_sample) for row in range(given.batch_size)]
+        see = partial(self._see, alone=True)
+        ways = [self._of_sample(given.take([row]).copy_to(device), see) for row in range(given.batch_size)]
         for layer, found in self._samples.items():
             same = all(same_way(layer.site, ways[0], other) for other in ways)
             if same and len(found) == given.batch_size and len({part.shape for part in found}) == 1:
                 self._hand_out(layer, torch.cat(found))
 
-    def _see_batch(self, site: Site, tensor: Tensor) -> None:
+    def _see(self, site: Site, tensor: Tensor, *, alone: bool = False) -> None:
+        """Take the layers of a site that are read from whole batches, or from one sample at a time."""
         for layer, rows in self._layers[site]:
-            if layer.alone:
+            if layer.alone is not alone:
                 continue
-            if (activation := self._samples_first(layer, rows, tensor, self._batch_size)) is not None:
-                self._hand_out(layer, activation)
-
-    def _see_sample(self, site: Site, tensor: Tensor) -> None:
-        for layer, rows in self._layers[site]:
-            if layer.alone and (activation := self._samples_first(layer, rows, tensor, 1)) is not None:
+            activation = rows.samples_first(tensor, 1 if alone else self._batch_size)
+            if activation is None:
+                continue
+            shape = tuple(activation.shape)[1:]
+            if shape != layer.shape and (self._same_shape or len(shape) != len(layer.shape)):
+                continue
+            if alone:
                 self._samples[layer].append(activation.clone())
-
-    def _samples_first(self, layer: Layer, rows: BatchAxis, tensor: Tensor, n_samples: int) -> Tensor | None:
-        try:
-            activation = rows.samples_first(tensor, n_samples)
-        except ValueError:
-            return None
-        shape = tuple(activation.shape)[1:]
-        fits = shape == layer.shape or (not self._same_shape and len(shape) == len(layer.shape))
-        return activation if fits else None
+            else:
+                self._hand_out(layer, activation)
 
     def _hand_out(self, layer: Layer, activation: Tensor) -> None:
         self._missing.pop(layer.name, None)
@@ -131,7 +153,7 @@ def record(
     Returns:
         Names of the layers that were not handed out.
     """
-    return LayerReader(frozen, layers, same_shape=same_shape)(Arguments.of(inputs), on_activation)
+    return list(LayerReader(frozen, layers, same_shape=same_shape)(Arguments.of(inputs), on_activation))
 
 
 def activations(

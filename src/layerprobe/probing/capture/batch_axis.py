@@ -25,23 +25,33 @@ class BatchAxis(NamedTuple):
         axis: The axis that runs over samples.
         fold: How many entries of that axis belong to each sample, one sample after the other; 1 in the plain case.
         part: Which entries of the last axis count, from where to where; None for all of them.
+        inner: Whether a folded axis holds the first entry of every sample, then the second of every sample, and so on,
+            as where two views of a batch are concatenated, or time and samples are merged with time first.
     """
 
     axis: int
     fold: int
     part: tuple[int, int] | None = None
+    inner: bool = False
 
-    def samples_first(self, tensor: Tensor, n_samples: int) -> Tensor:
+    def samples_first(self, tensor: Tensor, n_samples: int) -> Tensor | None:
         """A view with an axis over samples first; a folded axis is split, and the rest of it stays in place.
 
         Args:
             tensor: What was found, in its own layout.
             n_samples: Number of samples in the batch.
 
-        Raises:
-            ValueError: The axis does not hold that many samples.
+        Returns:
+            The view; None where the axis does not hold that many samples.
         """
-        found = split(tensor, self.axis, n_samples, folded=self.fold > 1)
+        size = tensor.shape[self.axis] if self.axis < tensor.ndim else 0
+        if not size or (size % n_samples if self.fold > 1 else size != n_samples):
+            return None
+        if self.inner:
+            found = tensor.unflatten(self.axis, (-1, n_samples)).movedim(self.axis + 1, 0)
+        else:
+            tensor = tensor.unflatten(self.axis, (n_samples, -1)) if self.fold > 1 else tensor
+            found = tensor.movedim(self.axis, 0) if self.axis else tensor
         return found if self.part is None else found[..., slice(*self.part)]
 
     def sample_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -77,30 +87,17 @@ def batch_axis(two: tuple[int, ...], three: tuple[int, ...]) -> BatchAxis | None
     return BatchAxis(axis, fold) if not rest and three[axis] == 3 * fold else None
 
 
-def split(tensor: Tensor, axis: int, n_samples: int, *, folded: bool) -> Tensor:
-    """A view with an axis over samples first; a folded axis is split, and the rest of it stays in place.
-
-    Raises:
-        ValueError: The axis does not hold that many samples.
-    """
-    shape = tuple(tensor.shape)
-    size = shape[axis] if axis < len(shape) else 0
-    if not size or (size % n_samples if folded else size != n_samples):
-        raise ValueError(f"axis {axis} of shape {shape} does not hold {n_samples} samples")
-    if folded:
-        tensor = tensor.unflatten(axis, (n_samples, -1))
-    return tensor.movedim(axis, 0) if axis else tensor
-
-
-def excerpt(tensor: Tensor, axis: int, n_samples: int) -> Tensor:
-    """Elements of the second sample, the same ones for every batch, as a copy on the CPU.
+def excerpt(tensor: Tensor, rows: BatchAxis, n_samples: int) -> Tensor | None:
+    """Elements of the second sample, the same ones for every batch, as a copy on the CPU; None if there is none.
 
     Args:
         tensor: Floating point.
-        axis: Its axis over samples, folded or not.
+        rows: How the samples lie in it.
         n_samples: Number of samples in the batch.
     """
-    sample = split(tensor, axis, n_samples, folded=True)[1].flatten()
+    if (found := rows.samples_first(tensor, n_samples)) is None:
+        return None
+    sample = found[1].flatten()
     if len(sample) > _COMPARED:
         sample = sample.index_select(0, _elements(len(sample)).to(sample.device))
     return sample.detach().cpu().clone()

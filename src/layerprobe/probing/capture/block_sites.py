@@ -2,7 +2,8 @@
 
 Nothing is known of any architecture. What counts is what happens in a pass: a block is a member of a ModuleList or
 Sequential in which attention is computed. Its output projection is the first linear map after that, the MLP's the
-last linear map of the block; the residual stream is what these are added to.
+last linear map of the block; the residual stream is what these are added to. `torch.nn.MultiheadAttention` is both:
+attention and its projection.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from layerprobe.probing.capture.hooks import Call
+from layerprobe.probing.capture.hooks import HEADS, Call
 from layerprobe.probing.capture.trace import Exchange, Occurrence, Trace
 
 SITES = "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "head"
 """The residual stream before, within and after a block (each also `…_normalised`), what is added to it, the heads."""
 
 _ATTENTION = ("scaled_dot_product_attention", "softmax")
+_OF_TORCH = "multi_head_attention_forward"
 _CONTAINERS = (nn.ModuleList, nn.Sequential)
 
 
@@ -54,7 +56,8 @@ def block_sites(network: nn.Module, found: Trace) -> list[BlockSite]:
     modules = dict(network.named_modules(remove_duplicate=False))
     cores: dict[Call, Occurrence] = {}
     for occurrence in found.occurrences:
-        if occurrence.site.function in _ATTENTION and len(occurrence.shape) == 4:
+        function = occurrence.site.function
+        if function == HEADS or (function in _ATTENTION and len(occurrence.shape) == 4):
             block = next((call for call in _callers(occurrence.call) if _is_member(modules, call.module)), None)
             if block is not None:
                 cores.setdefault(block, occurrence)
@@ -64,17 +67,21 @@ def block_sites(network: nn.Module, found: Trace) -> list[BlockSite]:
 def _sites(modules: dict[str, nn.Module], found: Trace, block: Call, core: Occurrence) -> Iterator[BlockSite]:
     inside = [exchange for exchange in found.exchanges if block in _callers(exchange.call.parent)]
     own = next(exchange for exchange in found.exchanges if exchange.call is block)
-    linear = [one for one in inside if _is_linear(modules[one.call.module]) and one.given and one.returned]
+    linear = [one for one in inside if _is_linear(modules[one.call.module], one)]
     after = [one for one in linear if one.order > core.order]
+    if core.site.function == HEADS:  # of torch's function, which projects them itself
+        after = [*_projection(modules, found, core), *after]
     if not after:
         return
     projection, last = after[0], after[-1]
     attention, shape = projection.returned[0]
     stream = next((value for value, of in own.given if of == shape), None)
     yield BlockSite(block, "attn_out", attention, shape[-1])
-    heads, width = core.shape[1], projection.given[0][1][-1]
-    if width % heads == 0:
-        yield BlockSite(block, "head", projection.given[0][0], width, heads)
+    heads, (value, of_value) = core.shape[1], projection.given[0]
+    if core.site.function == HEADS:
+        heads = getattr(modules[core.site.module], "num_heads", 0)
+    if heads and of_value[-1] % heads == 0:
+        yield BlockSite(block, "head", value, of_value[-1], heads)
     if last is not projection and last.returned[0][1] == shape:
         yield BlockSite(block, "mlp_out", last.returned[0][0], shape[-1])
     if stream is None:
@@ -92,6 +99,17 @@ def _sites(modules: dict[str, nn.Module], found: Trace, block: Call, core: Occur
         yield BlockSite(block, name, value, shape[-1])
         if (normalised := _normalised(modules, inside, value)) is not None:
             yield BlockSite(block, f"{name}_normalised", normalised, shape[-1])
+
+
+def _projection(modules: dict[str, nn.Module], found: Trace, core: Occurrence) -> Iterator[Exchange]:
+    """The output projection inside torch's function of attention: what its module returns, or whoever calls it gets."""
+    if isinstance(modules[core.site.module], nn.MultiheadAttention):
+        returned = [one.returned[0] for one in found.exchanges if one.call is core.call]
+    else:
+        calls = (one for one in found.occurrences if one.call is core.call and one.order > core.order)
+        returned = [(one.value, one.shape) for one in calls if one.site.function == _OF_TORCH]
+    for output in returned[:1]:
+        yield Exchange(core.call or found.root, [(core.value, core.shape)], [output], core.order)
 
 
 def _normalised(modules: dict[str, nn.Module], inside: Sequence[Exchange], value: int) -> int | None:
@@ -120,6 +138,10 @@ def _is_member(modules: dict[str, nn.Module], path: str) -> bool:
     return bool(path) and isinstance(modules.get(above), _CONTAINERS)
 
 
-def _is_linear(module: nn.Module) -> bool:
+def _is_linear(module: nn.Module, exchange: Exchange) -> bool:
+    """Whether a module with a matrix of weights has made a tensor of as many features as that has."""
     weight = getattr(module, "weight", None)
-    return isinstance(weight, nn.Parameter) and weight.ndim == 2 and not isinstance(module, nn.Embedding)
+    if not isinstance(weight, nn.Parameter) or weight.ndim != 2 or isinstance(module, nn.Embedding):
+        return False
+    made = exchange.returned[0][1][-1:] if exchange.given and exchange.returned else ()
+    return any(size in weight.shape for size in made)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from layerprobe.probing.capture.pytree import Path, map_tensors, named_tensors, sealed
+from layerprobe.probing.capture.pytree import Path, is_plain, leaves, map_tensors, named_tensors
 
 NetworkInputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any] | Any
 """A tensor, positional arguments (`network(*inputs)`) or keyword arguments (`network(**inputs)`); any other object that
@@ -57,19 +56,22 @@ class Arguments:
                 "a tuple or list of positional arguments, a mapping of keyword arguments, or an object that holds "
                 "tensors."
             )
-        if closed := sealed((args, kwargs)):
-            path, part = closed[0]
+        found = list(leaves((args, kwargs)))
+        for path, part in found:
+            if is_plain(part):
+                continue
             raise TypeError(
                 f"the network's inputs hold a {type(part).__name__} at {'.'.join(path[1:])!r}, which cannot be looked "
                 "into: its samples can be neither chosen nor copied. Give tensors instead, also inside tuples, lists, "
                 "mappings, dataclasses or other objects with attributes, or leave it out with `inputs`."
             )
-        if any(tensor.is_nested for _, tensor in named_tensors((args, kwargs), state=True)):
+        tensors = [part for _, part in found if isinstance(part, Tensor)]
+        if any(tensor.is_nested for tensor in tensors):
             raise ValueError(
                 "the network's inputs hold a jagged (nested) tensor, whose samples cannot be cut along axis 0. "
                 "Pass what can be with `inputs`: `torch.nested.to_padded_tensor(batch, 0.0)`, with a mask of padding."
             )
-        sizes = [tensor.shape[0] for _, tensor in named_tensors((args, kwargs), state=True) if tensor.ndim]
+        sizes = [tensor.shape[0] for tensor in tensors if tensor.ndim]
         if not sizes:
             raise ValueError(
                 "the network's inputs hold no tensor with a batch axis. "
@@ -81,20 +83,24 @@ class Arguments:
 
     def take(self, rows: Sequence[int]) -> Arguments:
         """The same call on copies of some of its samples."""
-        return self._mapped(partial(self._picked, rows=rows), len(rows))
+
+        def picked(tensor: Tensor) -> Tensor:
+            if not self.holds_batch(tensor):
+                return tensor.detach().clone()
+            return tensor.detach().index_select(0, torch.tensor(rows, device=tensor.device))
+
+        args, kwargs = map_tensors((self.args, self.kwargs), picked)
+        return Arguments(args, kwargs, len(rows))
 
     def copy_to(self, device: torch.device | None) -> Arguments:
         """The same call on copies, on a device: a network that works in place on its input leaves the given one."""
-        return self._mapped(partial(_copied, device=device), self.batch_size)
 
-    def _picked(self, tensor: Tensor, rows: Sequence[int]) -> Tensor:
-        if not self.holds_batch(tensor):
-            return tensor.detach().clone()
-        return tensor.detach().index_select(0, torch.tensor(rows, device=tensor.device))
+        def copied(tensor: Tensor) -> Tensor:
+            moved = tensor.detach() if device is None else tensor.detach().to(device)
+            return moved.clone() if moved.device == tensor.device else moved
 
-    def _mapped(self, function: Callable[[Tensor], Tensor], batch_size: int) -> Arguments:
-        args, kwargs = map_tensors((self.args, self.kwargs), function)
-        return Arguments(args, kwargs, batch_size)
+        args, kwargs = map_tensors((self.args, self.kwargs), copied)
+        return Arguments(args, kwargs, self.batch_size)
 
     def named(self) -> list[tuple[Path, Tensor]]:
         """Every tensor with its key or index; the path is `()` if there is one tensor only."""
@@ -104,11 +110,6 @@ class Arguments:
     def holds_batch(self, tensor: Tensor) -> bool:
         """Whether the first axis of one of the tensors runs over samples."""
         return tensor.ndim > 0 and tensor.shape[0] == self.batch_size
-
-
-def _copied(tensor: Tensor, device: torch.device | None) -> Tensor:
-    moved = tensor.detach() if device is None else tensor.detach().to(device)
-    return moved.clone() if moved.device == tensor.device else moved
 
 
 def device_of(network: nn.Module) -> torch.device | None:

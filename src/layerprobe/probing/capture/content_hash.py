@@ -14,10 +14,10 @@ import re
 import sys
 import weakref
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from importlib.util import find_spec, resolve_name
 from pathlib import Path, PurePath
@@ -331,7 +331,7 @@ def _named_by(value: FunctionType, path: str) -> Iterator[tuple[str, Any]]:
     Raises:
         NoContentHashError: It runs code that is not seen, or imports what cannot be found.
     """
-    steps = list(_instructions(value.__code__))
+    steps = _instructions(value.__code__)
     imported = _imports(steps, value, path)
     for i, (step, name) in enumerate(steps):
         if not step.startswith(_LOADS) or _is_dunder(str(name)):
@@ -352,7 +352,7 @@ def _named_by(value: FunctionType, path: str) -> Iterator[tuple[str, Any]]:
             yield called, part
 
 
-def _imports(steps: list[tuple[str, Any]], value: FunctionType, path: str) -> Mapping[str, list[Any]]:
+def _imports(steps: Sequence[tuple[str, Any]], value: FunctionType, path: str) -> Mapping[str, list[Any]]:
     """What code imports as it runs, by the name that it gives it."""
     bound: defaultdict[str, list[Any]] = defaultdict(list)
     waiting: list[Any] = []
@@ -412,17 +412,20 @@ def _is_dunder(name: str) -> bool:
     return name[:2] == name[-2:] == "__"
 
 
-def _instructions(code: CodeType) -> Iterator[tuple[str, Any]]:
-    """What code does, with names or constants, the functions inside it too."""
+@lru_cache(maxsize=4096)
+def _instructions(code: CodeType) -> tuple[tuple[str, Any], ...]:
+    """What code does, with names or constants, the functions inside it too; code that is asked for again is known."""
+    found: list[tuple[str, Any]] = []
     for step in dis.get_instructions(code):
         if isinstance(step.argval, tuple) and "_FAST_" in step.opname:  # two in one
             both = re.findall("(?:LOAD|STORE)_FAST", step.opname)
-            yield from zip(both, step.argval, strict=False)
+            found += zip(both, step.argval, strict=False)
         elif step.opname not in ("EXTENDED_ARG", "CACHE", "NOP"):
-            yield step.opname, step.argval
+            found.append((step.opname, step.argval))
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _instructions(constant)
+            found += _instructions(constant)
+    return tuple(found)
 
 
 def _as_tuple(names: Any) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ class Frozen:
     Attributes:
         hooks: The hooks, through which its passes run.
         network: The network, without wrappers.
+        device: Where it is; see `device_of`.
     """
 
     def __init__(self, network: nn.Module, hooks: Hooks) -> None:
@@ -57,13 +58,9 @@ class Frozen:
             hooks: Hooks on its modules.
         """
         self.hooks, self.network = hooks, hooks.network
+        self.device = device_of(self.network)
         self._given = network
         self._snapshot = Snapshot(network)
-
-    @property
-    def device(self) -> torch.device | None:
-        """Where the network is; see `device_of`."""
-        return device_of(self.network)
 
     @contextmanager
     def fresh(self, seed: int | None = None) -> Iterator[None]:
@@ -76,7 +73,7 @@ class Frozen:
             seed: Where every random generator starts inside; they go on from where they are otherwise.
         """
         with ExitStack() as restore:
-            _keep_random_states(restore)
+            restore.enter_context(random_states_kept())
             _keep_flags(restore)
             restore.callback(self.reset)
             _still(self.network, restore, seed)
@@ -101,7 +98,9 @@ class Frozen:
 
 
 @contextmanager
-def freeze(network: nn.Module, *, seed: int | None = None, context: Context = nullcontext) -> Iterator[Frozen]:
+def freeze(
+    network: nn.Module, *, seed: int | None = None, context: Context = nullcontext, runs: bool = True
+) -> Iterator[Frozen]:
     """Freeze a network: inside, it is in eval mode without gradients, compiled code is eager, and nothing is logged.
 
     Afterwards, whatever happened inside, these are as before, bit for bit: the train/eval flag of every submodule
@@ -115,6 +114,7 @@ def freeze(network: nn.Module, *, seed: int | None = None, context: Context = nu
         network: Any module.
         seed: Where every random generator starts inside; they go on from where they are otherwise.
         context: Makes what the passes that are made through the hooks run in.
+        runs: Whether it is called inside; one that is not may have parameters that are not initialised yet.
 
     Yields:
         The frozen network.
@@ -123,14 +123,9 @@ def freeze(network: nn.Module, *, seed: int | None = None, context: Context = nu
         ValueError: A parameter is not initialised yet (lazy modules).
     """
     with ExitStack() as restore:
-        _keep_random_states(restore)  # before anything else: run-time type checkers draw random numbers
-        lazy = uninitialised(network)
-        if lazy:
-            raise ValueError(
-                f"the network cannot be frozen: {len(lazy)} of its parameters and buffers are not initialised yet "
-                f"({', '.join(lazy[:3])}{', …' if len(lazy) > 3 else ''}). "
-                "Call the network once on a batch before freezing it, and before its optimizer is made."
-            )
+        restore.enter_context(random_states_kept())  # before anything else: run-time type checkers draw random numbers
+        if runs:
+            check_initialised(network)
         _keep_flags(restore)
         hooks = restore.enter_context(Hooks(network, context))
         _silence(network, restore)
@@ -146,10 +141,38 @@ def freeze(network: nn.Module, *, seed: int | None = None, context: Context = nu
 def random_states_kept(*, seed: int | None = None) -> Iterator[None]:
     """Let every random generator go on afterwards from where it was; inside, it may start from a seed."""
     with ExitStack() as restore:
-        _keep_random_states(restore)
+        restore.callback(random.setstate, random.getstate())
+        restore.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002 (the global generator is what counts)
+        restore.callback(torch.set_rng_state, torch.get_rng_state())
+        for accelerator in (torch.cuda, torch.xpu):
+            if accelerator.is_available():
+                if accelerator.is_initialized():
+                    restore.callback(accelerator.set_rng_state_all, accelerator.get_rng_state_all())
+                else:
+                    restore.callback(_rewind, accelerator)
+        if torch.backends.mps.is_available():
+            restore.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
         if seed is not None:
             _seed_everything(seed)
         yield
+
+
+def check_initialised(network: nn.Module) -> None:
+    """Refuse a network that cannot be called before a first call has made its parameters.
+
+    Args:
+        network: Any module.
+
+    Raises:
+        ValueError: A parameter is not initialised yet (lazy modules).
+    """
+    if lazy := uninitialised(network):
+        raise ValueError(
+            f"the network cannot be frozen: {len(lazy)} of its parameters and buffers are not initialised yet "
+            f"({', '.join(lazy[:3])}{', …' if len(lazy) > 3 else ''}). "
+            "Call the network once on a batch before freezing it, and before its optimizer is made. Where the first "
+            "training step is to initialise it, leave the untrained network out: before_training=false of the callback."
+        )
 
 
 def uninitialised(network: nn.Module) -> list[str]:
@@ -176,20 +199,6 @@ def _set_training(flags: dict[nn.Module, bool]) -> None:
     for module, flag in flags.items():
         if module.training is not flag:
             module.training = flag
-
-
-def _keep_random_states(restore: ExitStack) -> None:
-    restore.callback(random.setstate, random.getstate())
-    restore.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002 (the global generator is what counts)
-    restore.callback(torch.set_rng_state, torch.get_rng_state())
-    for accelerator in (torch.cuda, torch.xpu):
-        if accelerator.is_available():
-            if accelerator.is_initialized():
-                restore.callback(accelerator.set_rng_state_all, accelerator.get_rng_state_all())
-            else:
-                restore.callback(_rewind, accelerator)
-    if torch.backends.mps.is_available():
-        restore.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
 
 
 def _rewind(accelerator: Any) -> None:

@@ -6,27 +6,25 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Any, TypeAlias, no_type_check
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear, multi_head_attention_forward
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
-from layerprobe.compat.torch import is_compiled, uncompiled
+from layerprobe.compat.torch import is_compiled, transform_level, uncompiled
 from layerprobe.probing.capture.aliasing import function_name
 from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.pytree import Path, named_tensors
 
 Context: TypeAlias = Callable[[], AbstractContextManager[Any]]
 """Makes what the network's passes run in, such as `torch.autocast`; fitting never does."""
-
-Ways: TypeAlias = Mapping[tuple[str, int], Mapping[str, int]]
-"""The way that a pass took through calls of modules, as counts of functions."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,16 @@ class Site:
     output: Path = ()
 
 
+Way: TypeAlias = tuple[int, Mapping[str, int]]
+"""The way to a function: a hash of all that was called up to it in the same call of its module, and how often that call
+called each function in all."""
+
+Ways: TypeAlias = Mapping[Site, Way]
+"""The ways that a pass took to functions."""
+
 INPUT = "input"
+HEADS = "heads"
+"""Function of the site where the heads of `torch.nn.MultiheadAttention` stand side by side, before its projection."""
 
 
 @dataclass(eq=False)
@@ -61,6 +68,7 @@ class Call:
         parent: The call that it was made from.
         functions: How often each torch function was called directly in it.
         watched: Whether the observer wants its functions.
+        way: Hash of the functions and modules that were called directly in it, in their order.
     """
 
     module: str
@@ -68,6 +76,14 @@ class Call:
     parent: Call | None
     functions: Counter[str] = field(default_factory=Counter)
     watched: bool = False
+    way: int = 0
+
+    def count(self, function: str) -> int:
+        """Count a function that is called, and say how often it was called before."""
+        index = self.functions[function]
+        self.functions[function] += 1
+        self.way = hash((self.way, function))
+        return index
 
 
 class AbstractObserver(ABC):
@@ -117,6 +133,8 @@ class Hooks:
         calls: The modules that are being called, the innermost last.
         paused: Whether it is the observer that is at work.
         function_names: What the torch functions that were seen are called.
+        transformed: Paths of the modules that were called inside a transform of `torch.func` (vmap, grad, jvp), where
+            there is nothing to observe: a tensor in there stands for many, and is of no use outside.
     """
 
     def __init__(self, network: nn.Module, context: Context = nullcontext) -> None:
@@ -135,6 +153,7 @@ class Hooks:
         self.calls: list[Call] = []
         self.paused = False
         self.function_names: dict[Any, str] = {}
+        self.transformed: set[str] = set()
 
     def __enter__(self) -> Hooks:
         with ExitStack() as stack:
@@ -189,8 +208,13 @@ class Hooks:
         """A module's hook before its forward pass."""
         if self.observer is None or not (self._modules is None or path in self._modules):
             return
+        if transform_level() is not None:
+            self.transformed.add(path)
+            return
         call = Call(path, self._counts[path], self.calls[-1] if self.calls else None)
         self._counts[path] += 1
+        if call.parent is not None:
+            call.parent.way = hash((call.parent.way, path))
         self.calls.append(call)
         self.paused, before = True, self.paused  # functions called meanwhile are the observer's own
         try:
@@ -243,19 +267,42 @@ class _Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         hooks = self._hooks
         call = hooks.calls[-1] if hooks.calls else None
-        if hooks.paused or call is None or not call.watched:
+        if hooks.paused or call is None or not call.watched or transform_level() is not None:
             return func(*args, **kwargs)
         name = hooks.function_names.get(func)
         if name is None:
             hooks.function_names[func] = name = function_name(func)
         given = hooks.observer.before(name, args, kwargs)
+        if func is multi_head_attention_forward:
+            func = _showing_heads(partial(self._show, call, HEADS))
         result = func(*args, **kwargs)
         made = args[0] if name == "setitem" else result
         if isinstance(made, torch.Tensor | tuple | list | dict) and not isinstance(made, torch.Size):
-            index = call.functions[name]
-            call.functions[name] += 1
-            hooks.observer.after(call, name, index, given, made)
+            hooks.observer.after(call, name, call.count(name), given, made)
         return result
+
+    def _show(self, call: Call, name: str, found: torch.Tensor) -> None:
+        """Tell the observer of a tensor that no function hands out."""
+        observer, index = self._hooks.observer, call.count(name)
+        if observer is not None:
+            observer.after(call, name, index, observer.before(name, (found,), {}), found)
+
+
+def _showing_heads(show: Callable[[torch.Tensor], None]) -> Callable[..., Any]:
+    """Torch's own attention, whose one call of `linear`, that of the output projection, shows what it is given."""
+
+    def attention(query: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        n = query.shape[1] if query.ndim > 2 else 1
+
+        def projection(heads: torch.Tensor, *weights: Any) -> torch.Tensor:
+            show(heads.unflatten(0, (-1, n)))
+            return linear(heads, *weights)
+
+        own = multi_head_attention_forward
+        here = {**own.__globals__, "linear": projection}
+        return FunctionType(own.__code__, here, own.__name__, own.__defaults__)(query, *args, **kwargs)
+
+    return attention
 
 
 class SiteReader(AbstractObserver):
@@ -270,13 +317,14 @@ class SiteReader(AbstractObserver):
         """
         self._hooks = hooks
         self._sites = frozenset(sites)
+        self._reads_input = any(site.function == INPUT for site in sites)
         self._modules = {(site.module, site.call) for site in sites if not site.function}
         self._functions: dict[tuple[str, int], set[tuple[str, int]]] = {}
         for site in sites:
             if site.function and site.function != INPUT:
                 self._functions.setdefault((site.module, site.call), set()).add((site.function, site.index))
         self._paths = None if self._functions else {module for module, _ in self._modules}
-        self._ways: dict[tuple[str, int], Counter[str]] = {}
+        self._ways: dict[Site, Way] = {}
         self._on_tensor: Callable[[Site, Tensor], None] = _nothing
 
     def __call__(self, arguments: Arguments, on_tensor: Callable[[Site, Tensor], None]) -> Ways:
@@ -288,12 +336,11 @@ class SiteReader(AbstractObserver):
                 overwrite the tensor right afterwards.
 
         Returns:
-            How often each function was called in the calls of modules whose functions were asked for: where these
-            numbers differ from those of another pass, a function's number in it may mean another one.
+            The way to each function that was asked for; see `same_way`.
         """
         self._on_tensor, self._ways = on_tensor, {}
         try:
-            for path, tensor in arguments.named():
+            for path, tensor in arguments.named() if self._reads_input else ():
                 site = Site("", function=INPUT, output=path)
                 if site in self._sites:
                     on_tensor(site, tensor)
@@ -308,8 +355,6 @@ class SiteReader(AbstractObserver):
 
     def leave(self, call: Call, output: object) -> None:
         """See `AbstractObserver.leave`."""
-        if call.watched:
-            self._ways[call.module, call.index] = call.functions
         if (call.module, call.index) in self._modules:
             self._hand_out(Site(call.module, call.index), output)
 
@@ -320,7 +365,9 @@ class SiteReader(AbstractObserver):
     def after(self, call: Call, name: str, index: int, given: object, result: object) -> None:
         """See `AbstractObserver.after`."""
         if (name, index) in self._functions[call.module, call.index]:
-            self._hand_out(Site(call.module, call.index, name, index), result)
+            place = Site(call.module, call.index, name, index)
+            self._ways[place] = call.way, call.functions
+            self._hand_out(place, result)
 
     def _hand_out(self, place: Site, value: object) -> None:
         for path, tensor in named_tensors(value):
@@ -330,9 +377,18 @@ class SiteReader(AbstractObserver):
 
 
 def same_way(site: Site, one: Ways, other: Ways) -> bool:
-    """Whether a site means the same function in two passes; a module's output always does."""
-    place = (site.module, site.call)
-    return not site.function or one.get(place) == other.get(place)
+    """Whether a site means the same function in two passes; a module's output always does.
+
+    It does where all that was called before is the same, as in a loop that goes on for longer, or where the module
+    called the function as often, as behind a loop.
+    """
+    if not site.function:
+        return True
+    place = replace(site, output=())
+    if place not in one or place not in other:
+        return place not in one and place not in other
+    (here, functions), (there, others) = one[place], other[place]
+    return here == there or functions[site.function] == others[site.function]
 
 
 def _nothing(site: Site, tensor: Tensor) -> None:

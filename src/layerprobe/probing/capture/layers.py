@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from inspect import signature
@@ -18,7 +18,7 @@ from layerprobe.probing.capture.block_sites import block_sites
 from layerprobe.probing.capture.call_arguments import Arguments, NetworkInputs, device_of
 from layerprobe.probing.capture.freeze import Frozen, freeze, uninitialised
 from layerprobe.probing.capture.granularity import GRANULARITIES, Granularity, block_paths
-from layerprobe.probing.capture.hooks import INPUT, Site, SiteReader, module_at, unwrap
+from layerprobe.probing.capture.hooks import HEADS, INPUT, Site, SiteReader, module_at, unwrap
 from layerprobe.probing.capture.name_patterns import select
 from layerprobe.probing.capture.naming import Candidate, Names, candidates
 from layerprobe.probing.capture.row_order import REASONS, check_rows
@@ -250,14 +250,21 @@ def survey(frozen: Frozen, inputs: NetworkInputs, *, granularity: Granularity | 
     shapes = {occurrence.site: occurrence.shape for occurrence in found.occurrences}
     axes: dict[Site, BatchAxis | None] = {}
     excerpts: dict[Site, Tensor] = {}
+    of_inner: dict[Site, Tensor] = {}
 
     def compare(site: Site, tensor: Tensor) -> None:
         axes[site] = axis = batch_axis(shapes.get(site, ()), tuple(tensor.shape))
         if axis is not None and tensor.is_floating_point():
-            excerpts[site] = excerpt(tensor, axis.axis, 3)
+            for kept, rows in ((excerpts, axis), (of_inner, axis._replace(inner=True)))[: 1 + (axis.fold > 1)]:
+                if (values := excerpt(tensor, rows, 3)) is not None:
+                    kept[site] = values
 
     _run(frozen, three, compare)
-    mixing = _mixing(frozen, (twice, two), excerpts, axes)
+    folded = {site: axis for site in of_inner if (axis := axes[site])}
+    inner, neither = _folded(frozen, two, twice, folded, of_inner)
+    axes |= inner
+    excerpts |= {site: of_inner[site] for site in inner}
+    mixing = _mixing(frozen, (twice, two), excerpts, axes) | neither
 
     rows = {site: axis.samples_first for site, axis in axes.items() if site in excerpts and axis}
     faults = check_rows(frozen, given.copy_to(frozen.device), rows).faults
@@ -308,7 +315,12 @@ def survey(frozen: Frozen, inputs: NetworkInputs, *, granularity: Granularity | 
         scripted = [path for path, module in network.named_modules() if isinstance(module, torch.jit.ScriptModule)]
         inside = [path for path in scripted if path and any(other in _parents(path) for other in scripted)]
         hidden = "is inside TorchScript, which shows nothing but what the outermost scripted module returns"
-        idle = dict.fromkeys(_never_called(network, found.called), "is never called")
+        idle = {
+            path: "is called inside a transform of torch.func, in which there is nothing to read"
+            if any(inner == path or path in _parents(inner) for inner in frozen.hooks.transformed)
+            else "is never called"
+            for path in _never_called(network, found.called)
+        }
         reasons |= {
             naming.of_module(path): reason
             for path, reason in (idle | dict.fromkeys(inside, hidden)).items()
@@ -430,6 +442,62 @@ def _initialise(network: nn.Module, arguments: Arguments) -> None:
             module.training = flag
 
 
+def _folded(
+    frozen: Frozen,
+    two: Arguments,
+    twice: Arguments,
+    axes: Mapping[Site, BatchAxis],
+    expected: Mapping[Site, Tensor],
+) -> tuple[dict[Site, BatchAxis], set[Site]]:
+    """Tell sites whose folded axis holds the samples one after the other from those where they are inside.
+
+    When another sample takes the place of the first one, what changes is the first one's: these entries say how samples
+    lie, also in layers with random values, since both passes draw the same. Where they may be of either layout, as
+    where there is one sample only, what stays the same in a batch of three says it.
+
+    Args:
+        frozen: The network.
+        two: Two samples.
+        twice: The second of them twice.
+        axes: The folded axes.
+        expected: What the second of three samples is where samples are inside.
+
+    Returns:
+        The axes of those where samples are inside, and the sites that have neither layout.
+    """
+    if not axes:
+        return {}, set()
+    found: list[dict[Site, Tensor]] = []
+    for company in (two, twice):
+        kept: dict[Site, Tensor] = {}
+
+        def keep(site: Site, tensor: Tensor, kept: dict[Site, Tensor] = kept) -> None:
+            kept[site] = tensor.movedim(axes[site].axis, 0).clone()
+
+        with frozen.fresh(seed=0):
+            SiteReader(frozen.hooks, axes.keys())(company.copy_to(None), keep)
+        found.append(kept)
+    inner: dict[Site, BatchAxis] = {}
+    neither: set[Site] = set()
+    for site, axis in axes.items():
+        one, other = (kept.get(site, torch.empty(0)) for kept in found)
+        if one.shape != other.shape or len(one) != 2 * axis.fold:
+            continue
+        changed = [not agree(*pair) for pair in zip(one, other, strict=True)]
+        later, odd = any(changed[axis.fold :]), any(changed[1::2])
+        if later and odd:
+            neither.add(site)
+        elif later:
+            inner[site] = axis._replace(inner=True)
+        elif not odd:
+            entries = one.movedim(0, axis.axis)
+            within, after = (excerpt(entries, axis._replace(inner=flag), 2) for flag in (True, False))
+            apart = within is not None and after is not None and not agree(within, after)
+            if apart and within is not None and agree(within, expected[site]):
+                inner[site] = axis._replace(inner=True)
+    return inner, neither
+
+
 def _mixing(
     frozen: Frozen,
     companies: Sequence[Arguments],
@@ -452,8 +520,9 @@ def _mixing(
 
         def keep(site: Site, tensor: Tensor) -> None:
             axis = axes[site] or BatchAxis(0, 1)
-            with suppress(ValueError):  # another way through the network, such as without a mask of no padding
-                found[site] = excerpt(tensor, axis.axis, arguments.batch_size)
+            values = excerpt(tensor, axis, arguments.batch_size)
+            if values is not None:  # or another way through the network, such as without a mask of no padding
+                found[site] = values
 
         with frozen.fresh(seed):
             SiteReader(frozen.hooks, sites)(arguments.copy_to(None), keep)
@@ -473,7 +542,7 @@ def _mixing(
 def _belongs(candidate: Candidate, granularity: Granularity, blocks: set[str]) -> bool:
     site = candidate.occurrence.site
     if granularity in ("ops", "sites"):
-        return True
+        return granularity == "sites" or site.function != HEADS
     if granularity == "modules" or not candidate.of_module:
         return candidate.of_module
     return bool(site.function) or site.module in blocks or site.module == ""

@@ -1,7 +1,7 @@
 """Tensors inside the nested values that networks take and return.
 
 Looked into are tuples, lists and deques, named tuples, mappings (also those of a class of their own), dataclasses, and
-any other object with attributes. One table, `_parts`, says what there is inside a value, for whoever reads the tensors
+any other object with attributes. One table, `parts`, says what there is inside a value, for whoever reads the tensors
 and for whoever replaces them.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from types import ModuleType
-from typing import Any, TypeAlias, no_type_check
+from typing import Any, TypeAlias, TypeGuard, no_type_check
 
 import numpy as np
 import torch
@@ -49,11 +49,6 @@ def named_tensors(value: object, *, state: bool = False) -> list[tuple[Path, Ten
     return [((), found[0][1])] if len(found) == 1 else found
 
 
-def parts(value: object) -> list[tuple[object, object]] | None:
-    """What there is inside a value, by key, index or name of an attribute; None where it cannot be looked into."""
-    return _parts(value)
-
-
 def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """A copy of a value, to any depth, with every tensor replaced, and every NumPy array of numbers as if it were one.
 
@@ -65,9 +60,13 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return function(value)
     made: dict[int, Any] = {}
-    for _, part in _leaves(value, (), {}):
-        if type(part) not in _PLAIN and id(part) not in made:
-            made[id(part)] = _replaced(part, function)
+    for _, part in leaves(value):
+        if type(part) in _PLAIN or id(part) in made:
+            continue
+        if isinstance(part, Tensor):
+            made[id(part)] = function(part)
+        else:
+            made[id(part)] = function(torch.from_numpy(part.copy())).cpu().numpy() if _is_array(part) else part
     try:
         return copy.deepcopy(value, made)
     except Exception as error:  # objects of others may refuse a copy in any way
@@ -77,34 +76,23 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
         ) from error
 
 
-def _replaced(part: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(part, Tensor):
-        return function(part)
-    return function(torch.from_numpy(part.copy())).cpu().numpy() if _is_array(part) else part
-
-
-def sealed(value: object) -> list[tuple[Path, object]]:
-    """The parts of a value that may hold data but cannot be looked into, with their paths."""
-    return [(path, part) for path, part in _leaves(value, (), {}) if not _is_plain(part)]
-
-
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
     """Whether a value without parts is a tensor, an array of numbers, or known to hold no data of a batch."""
     if isinstance(value, _CLOSED) or callable(value) or _is_array(value):
         return True
     if isinstance(value, set | frozenset):
-        return all(_is_plain(item) and not isinstance(item, Tensor) for item in value)
+        return all(is_plain(item) and not isinstance(item, Tensor) for item in value)
     if isinstance(value, Iterator | memoryview | bytearray) or hasattr(value, "__array__"):
         return False
     return type(value).__module__.split(".")[0] in sys.stdlib_module_names | {"numpy", "torch"}
 
 
-def _is_array(value: object) -> bool:
+def _is_array(value: object) -> TypeGuard[np.ndarray]:
     return isinstance(value, np.ndarray) and value.dtype.kind in "biufc"
 
 
 @no_type_check  # called for every argument and result
-def _parts(value: object) -> list[tuple[object, object]] | None:
+def parts(value: object) -> list[tuple[object, object]] | None:
     """What there is inside a value, by key, index or name; None where there is nothing to look into."""
     if type(value) in _PLAIN:
         return None
@@ -114,16 +102,7 @@ def _parts(value: object) -> list[tuple[object, object]] | None:
         return list(zip(value._fields, value, strict=True))
     if isinstance(value, tuple | list | deque) and not isinstance(value, torch.Size):
         return list(enumerate(value))
-    return _attributes(value) if _has_attributes(value) else None
-
-
-def _has_attributes(value: object) -> bool:
-    """Whether a value is an object with attributes of its own, a dataclass among them."""
-    if isinstance(value, _CLOSED) or hasattr(value, "__array__"):
-        return False
-    if isinstance(value, Iterator) or callable(value):
-        return is_dataclass(value)
-    return hasattr(value, "__dict__") or bool(_slots(value)) or is_dataclass(value)
+    return _attributes(value)
 
 
 def _slots(value: object) -> list[str]:
@@ -136,9 +115,17 @@ def _slots(value: object) -> list[str]:
     return [name for name in names if name not in ("__dict__", "__weakref__")]
 
 
-def _attributes(value: Any) -> list[tuple[object, object]]:
+def _attributes(value: Any) -> list[tuple[object, object]] | None:
+    """Those of an object that has attributes of its own, a dataclass among them."""
+    if isinstance(value, _CLOSED) or hasattr(value, "__array__"):
+        return None
     declared = [field.name for field in fields(value)] if is_dataclass(value) else []
-    names = dict.fromkeys([*declared, *_slots(value), *getattr(value, "__dict__", ())])
+    if (isinstance(value, Iterator) or callable(value)) and not is_dataclass(value):
+        return None
+    slots = _slots(value)
+    if not (hasattr(value, "__dict__") or slots or is_dataclass(value)):
+        return None
+    names = dict.fromkeys([*declared, *slots, *getattr(value, "__dict__", ())])
     return [(name, getattr(value, name)) for name in names if hasattr(value, name)]
 
 
@@ -152,18 +139,24 @@ def _walk(value: object, path: Path, *, state: bool = False, above: tuple[int, .
     is_object = not isinstance(value, Mapping | tuple | list | deque) and not is_dataclass(value)
     if is_object and inside and not state:
         return
-    parts = _parts(value)
-    if parts:
-        above = (*above, id(value))
-        for key, part in parts:
-            yield from _walk(part, (*path, str(key)), state=state, above=above, inside=inside or is_object)
+    above = (*above, id(value))
+    for key, part in parts(value) or ():
+        yield from _walk(part, (*path, str(key)), state=state, above=above, inside=inside or is_object)
 
 
-def _leaves(value: object, path: Path, seen: dict[int, object]) -> Iterator[tuple[Path, object]]:
-    parts = _parts(value)
-    if parts is None:
+def leaves(value: object, path: Path = (), seen: dict[int, object] | None = None) -> Iterator[tuple[Path, object]]:
+    """The parts of a value that have none themselves, with their paths; of what appears twice, those of the first.
+
+    Args:
+        value: Anything.
+        path: Where it is.
+        seen: What has been looked into.
+    """
+    seen = {} if seen is None else seen
+    inside = parts(value)
+    if inside is None:
         yield path, value
     elif id(value) not in seen:
         seen[id(value)] = value
-        for key, part in parts:
-            yield from _leaves(part, (*path, str(key)), seen)
+        for key, part in inside:
+            yield from leaves(part, (*path, str(key)), seen)

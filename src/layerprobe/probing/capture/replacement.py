@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from layerprobe.probing.capture.hooks import INPUT, module_at, unwrap
@@ -40,7 +41,7 @@ def replaced(network: nn.Module, layer: Layer, change: Change) -> Iterator[None]
         old = found.get(site.output) if site.output else next(iter(found.values()), None)
         if old is None:
             raise ValueError(f"the layer {layer.name!r} is not found where it was")
-        made = change(old, given[0])
+        made = _changed(old, layer.rows.part, change, given[0])
         return map_tensors(holder, lambda tensor: made if tensor is old else tensor)
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -58,3 +59,11 @@ def replaced(network: nn.Module, layer: Layer, change: Change) -> Iterator[None]
         if site.function != INPUT:
             hooks.callback(module_at(inner, site.module).register_forward_hook(leave).remove)
         yield
+
+
+def _changed(old: Tensor, part: tuple[int, int] | None, change: Change, given: Mapping[str, Any]) -> Tensor:
+    """What a tensor becomes: changed as a whole, or in the part of its last axis that is the layer."""
+    if part is None:
+        return change(old, given)
+    start, end = part
+    return torch.cat([old[..., :start], change(old[..., start:end], given), old[..., end:]], dim=-1)

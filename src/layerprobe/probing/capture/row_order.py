@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,8 +19,8 @@ from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.freeze import Frozen, random_states_kept
 from layerprobe.probing.capture.hooks import INPUT, Site, SiteReader, Ways, same_way
 
-SamplesFirst: TypeAlias = Callable[[Tensor, int], Tensor]
-"""Turns what is found at a site, and a number of samples, into a view with the samples first; else a ValueError."""
+SamplesFirst: TypeAlias = Callable[[Tensor, int], Tensor | None]
+"""Turns what is found at a site, and a number of samples, into a view with the samples first; None if it cannot."""
 
 Fault: TypeAlias = Literal["reordered", "mixed", "moved"]
 """Why a row is not its sample's: it holds another one's values, or those of none, or does not follow the sample."""
@@ -62,7 +62,7 @@ class Alone:
 
     def keep(self, site: Site, tensor: Tensor) -> None:
         """Copy what it is at a site."""
-        if (values := _read(self.readers[site], tensor, 1)) is not None:
+        if (values := self.readers[site](tensor, 1)) is not None:
             self.values[site] = values.detach().clone()
 
 
@@ -193,7 +193,7 @@ class _Rows:
         }
 
     def _keep(self, site: Site, tensor: Tensor) -> None:
-        values = _read(self._readers[site], tensor, self._n)
+        values = self._readers[site](tensor, self._n)
         if values is not None:
             self.found[site] = _sketch(values).cpu()
             self.shapes[site], self.dtypes[site] = values.shape[1:], values.dtype
@@ -245,9 +245,6 @@ class RowCheck:
     def batch(self, given: Arguments) -> Iterator[dict[Site, Fault]]:
         """Check the batch that is recorded inside, and put the network's state back after it if it has one.
 
-        Args:
-            given: The batch.
-
         Yields:
             The sites whose rows are not the samples', to be read afterwards.
         """
@@ -263,7 +260,10 @@ class RowCheck:
             try:
                 if due:
                     self._unchecked = 0
-                    self._begin(arguments)
+                    self._rows = torch.randint(given.batch_size, (1 + _OTHERS,), generator=self._generator)
+                    with random_states_kept():
+                        self._alone = one_sample(self._read, arguments, int(self._rows[0]), self._readers)
+                    self._picked = {site: _pick(values) for site, values in self._alone.values.items()}
                     if here is not None:
                         here.reset()
                 yield faults
@@ -296,21 +296,19 @@ class RowCheck:
         elif (pair := _overlap(rows, alone)) is not None:
             self._seen[site] = torch.cat([_pick(part) for part in pair])
 
-    def _begin(self, arguments: Arguments) -> None:
-        """Draw a sample and run it alone; before the batch, in the same state of the network."""
-        self._rows = torch.randint(arguments.batch_size, (1 + _OTHERS,), generator=self._generator)
-        with random_states_kept():
-            self._alone = one_sample(self._read, arguments, int(self._rows[0]), self._readers)
-        self._picked = {site: _pick(values) for site, values in self._alone.values.items()}
-
     def _found(self, arguments: Arguments, random: frozenset[Site]) -> Mapping[Site, Fault]:
         """The sites at which the sample's row does not hold its values; in doubt, the batch is run again."""
         if not self._seen:
             return {}
+        # A sample that is not clearly closer to itself alone than others are.
+        rows = _plain(torch.stack([values.float() for values in self._seen.values()]).cpu())
+        distance = (rows[:, :-1] - rows[:, -1:]).abs().mean(2)
+        scale = rows[:, -1].abs().mean(1)
+        suspicious = (distance[:, 0] > 0.1 * distance.amax(1)) & (distance[:, 0] > _ROUNDING * scale)
         doubtful = [
             site
-            for site, suspicious in zip(self._seen, _suspicious(list(self._seen.values())), strict=True)
-            if suspicious and self._blurred[site] < _PATIENCE
+            for site, suspected in zip(self._seen, suspicious.tolist(), strict=True)
+            if suspected and self._blurred[site] < _PATIENCE
         ]
         if not doubtful:
             return {}
@@ -354,7 +352,7 @@ def _places(
     places: dict[Site, int | None] = {}
 
     def compare(site: Site, tensor: Tensor) -> None:
-        values = _read(readers[site], tensor, arguments.batch_size)
+        values = readers[site](tensor, arguments.batch_size)
         if values is None:
             return
         place, own_values = None, alone.values[site]
@@ -391,18 +389,6 @@ def _place(
     return row if random or agree(own.to(dtype), rows[row].to(dtype)) else None
 
 
-def _suspicious(seen: Sequence[Float[Tensor, "m k"]]) -> list[bool]:
-    """Whether a sample is not clearly closer to itself alone than others are.
-
-    Args:
-        seen: For each layer, the sample's row, other rows, and the sample alone.
-    """
-    stacked = _plain(torch.stack([values.float() for values in seen]).cpu())
-    distance = (stacked[:, :-1] - stacked[:, -1:]).abs().mean(2)
-    scale = stacked[:, -1].abs().mean(1)
-    return ((distance[:, 0] > 0.1 * distance.amax(1)) & (distance[:, 0] > _ROUNDING * scale)).tolist()
-
-
 def _apart(left: Float[Tensor, "n k"], right: Float[Tensor, "n k"], order: Tensor) -> list[int]:
     """The samples whose rows differ between a batch and the permuted one by more than rounding."""
     scale = left.abs().mean()
@@ -414,13 +400,6 @@ def _apart(left: Float[Tensor, "n k"], right: Float[Tensor, "n k"], order: Tenso
 def _same(left: Tensor, right: Tensor) -> bool:
     """Whether the values of two passes over the same sample are the same, but for what atomic sums may change."""
     return left.shape == right.shape and torch.allclose(left.double(), right.double(), rtol=1e-4, equal_nan=True)
-
-
-def _read(reader: SamplesFirst, tensor: Tensor, n_samples: int) -> Tensor | None:
-    try:
-        return reader(tensor, n_samples)
-    except ValueError:
-        return None
 
 
 def _overlap(rows: Tensor, alone: Tensor, *, at_end: bool = False) -> tuple[Tensor, Tensor] | None:

@@ -18,13 +18,13 @@ from torch import Tensor
 from layerprobe.probing.batches import Data, reshuffled
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.layers import Layer
-from layerprobe.probing.feature_recorder import Recorder, Recording
 from layerprobe.probing.features.cache import FeatureCache, Key
 from layerprobe.probing.features.row_blocks import blocks
 from layerprobe.probing.fit_memory import Budget
-from layerprobe.probing.fitting import Ways
+from layerprobe.probing.fitting import Ways, fitted_features
 from layerprobe.probing.pipeline import feature_cache, labels_of_controls, probe_layer
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.probing.recorder import Recorder, Recording
 from layerprobe.probing.resources import Resources
 from layerprobe.probing.targets import Labels
 from layerprobe.types import CheckpointInfo, LayerName, Split
@@ -98,6 +98,7 @@ def record_sample(frozen: Frozen, data: Data, protocol: ProbeProtocol, resources
             for layer, found in reductions.items()
             if layer.name not in recording.problems
             for reduction in found
+            if reduction.fitted
         ]
         features = {key: torch.cat(list(blocks(cache.take(key)))) for key in keys}
     # The first batch also pays for what happens once, and the last may be short.
@@ -123,7 +124,7 @@ def fit_seconds(
     on_disk: Collection[LayerName],
     threads: Callable[[Layer, int], int],
 ) -> dict[Layer, float]:
-    """Say how long it takes to fit and measure the heads of each layer, from a few small fits.
+    """Say how long it takes to fit and measure the heads of each layer, without analyses, from a few small fits.
 
     A few layers, of every width, are fitted to few samples and to twice as many. The time of one evaluation of the
     heads, over the n samples and d features of a layer, is taken to be a + b·n + c·n·d, with a, b and c of all these
@@ -142,7 +143,7 @@ def fit_seconds(
     Returns:
         Seconds of each layer.
     """
-    width = {layer: sum(way.reduction.n_features for way in found) for layer, found in ways.items()}
+    width = {layer: fitted_features(found) for layer, found in ways.items()}
     by_width = sorted((layer for layer in ways if layer.name not in sample.problems), key=lambda layer: -width[layer])
     spread = [by_width[i] for i in sorted(range(len(by_width)), key=lambda i: i * _GOLDEN % 1)]
     most = min(_FITTED, len(sample.targets))
@@ -183,7 +184,8 @@ class _Small:
     def __init__(
         self, sample: Sample, protocol: ProbeProtocol, resources: Resources, samples: Mapping[Split, int], n: int
     ) -> None:
-        self.sample, self.protocol, self.resources, self.n = sample, replace(protocol, stream=False), resources, n
+        self.sample, self.resources, self.n = sample, resources, n
+        self.protocol = replace(protocol, stream=False, analyses=())
         self.sizes = {split: min(n, max(2, n * size // samples["train"])) for split, size in samples.items()}
         self.labels = self._labels()
 
@@ -193,11 +195,12 @@ class _Small:
         Returns:
             The seconds and the evaluations that it took; no evaluation where it failed.
         """
+        fitted = [way for way in ways[layer] if way.reduction.fitted]
         allowed = Budget(0, 0 if layer.name in on_disk else sys.maxsize, 0)
         with closing(feature_cache(self.protocol, self.resources, allowed, self.sizes)) as cache:
             recordings: dict[Split, Recording] = {}
             for split, n in self.sizes.items():
-                for way in ways[layer]:
+                for way in fitted:
                     what = way.reduction.description
                     cache.append((layer.name, split, what), self.sample.features[layer.name, "train", what][:n].clone())
                 keys = None if self.sample.keys is None else self.sample.keys[:n]
@@ -205,7 +208,7 @@ class _Small:
             labels = labels_of_controls(self.labels, recordings, self.protocol)
             start = time.perf_counter()
             with cache.layer(layer.name) as splits:
-                found = probe_layer(layer, ways[layer], splits, recordings, labels, self.protocol, CheckpointInfo())
+                found = probe_layer(layer, fitted, splits, recordings, labels, self.protocol, CheckpointInfo())
             return time.perf_counter() - start, sum(head.iterations for head in found.path)
 
     def _labels(self) -> Labels:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from layerprobe.formatting import size_text, time_text
+from layerprobe.formatting import count_text, size_text, time_text
 from layerprobe.probing.batches import Data, check_splits, n_samples
 from layerprobe.probing.capture.call_arguments import device_of
 from layerprobe.probing.capture.freeze import freeze
@@ -18,12 +18,12 @@ from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.cost.pilot import fit_seconds, record_sample
 from layerprobe.probing.discovery import Discovery, discover_layers
 from layerprobe.probing.features.cache import Place, places
-from layerprobe.probing.fitting import features_of
+from layerprobe.probing.fitting import features_of, fitted_features, unfitted_features
 from layerprobe.probing.parallel import layers_in_parallel
 from layerprobe.probing.pipeline import budget
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import DEFAULTS, Resources
-from layerprobe.probing.solvers.cpu_threads import evaluation_operations, threads
+from layerprobe.probing.solvers.numerics import evaluation_operations, threads
 from layerprobe.probing.targets import n_outputs
 from layerprobe.types import LayerName, Split
 
@@ -80,6 +80,7 @@ class Plan:
         stream: Whether no training feature is kept.
         discovery: What was found out about the network, which probing it need not find out once more.
         processes: Processes that the layers are dealt out to.
+        analyses: Whether there are analyses besides, whose time nothing says: it may be that of many paths.
     """
 
     layers: tuple[PlannedLayer, ...]
@@ -93,6 +94,7 @@ class Plan:
     stream: bool
     discovery: Discovery
     processes: int = 1
+    analyses: bool = False
 
     @property
     def fit_seconds(self) -> float:
@@ -118,11 +120,13 @@ class Plan:
         streamed = "train streamed, " if self.stream else ""
         disk = f", disk {size_text(self.disk)}" if self.disk else ""
         return (
-            f"{len(self.layers)} layers, {sum(self.samples.values()):,} samples, one pass; "
+            f"{count_text(len(self.layers), 'layer')}, {count_text(sum(self.samples.values()), 'sample')}, one pass; "
             f"features: {streamed}{', '.join(kept)}; "
             f"memory {size_text(self.memory)}{disk}",
             f"about {time_text(self.seconds)}: {time_text(self.pass_seconds)} to record, "
-            f"{time_text(self.fit_seconds)} to fit" + (f" by {self.processes} processes" if self.processes > 1 else ""),
+            f"{time_text(self.fit_seconds)} to fit"
+            + (f" by {self.processes} processes" if self.processes > 1 else "")
+            + (", and the analyses" if self.analyses else ""),
         )
 
 
@@ -174,7 +178,8 @@ def make_plan(
     place = places(sizes, allowed.features, allowed.host)
     left = allowed.features - sum(size for layer, size in sizes.items() if place[layer] == "memory")
     near = {layer: features_of(found) for layer, found in ways.items() if place[layer.name] != "disk"}
-    together, workers = layers_in_parallel(near, samples, outputs, protocol, device, left)
+    unfitted = {layer: unfitted_features(ways[layer]) for layer in near}
+    together, workers = layers_in_parallel(near, samples, outputs, protocol, device, left, unfitted)
 
     def threads_of(layer: Layer, n: int) -> int:
         _, columns = protocol.task.fits(outputs)
@@ -190,13 +195,13 @@ def make_plan(
             layer.kind,
             layer.shape,
             math.prod(layer.shape),
-            width,
+            fitted_features(ways[layer]),
             sizes[layer.name],
             place[layer.name],
             sample.reduce_seconds[layer.name] * every,
             fit[layer],
         )
-        for layer, width in widths.items()
+        for layer in widths
     )
     half = 0.5 if protocol.spill_dtype == "bfloat16" else 1.0
     return Plan(
@@ -210,6 +215,7 @@ def make_plan(
         int(half * sum(layer.bytes for layer in layers if layer.place == "disk")),
         protocol.stream,
         discovery,
+        analyses=bool(protocol.analyses),
     )
 
 

@@ -3,14 +3,42 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from layerprobe.formatting import size_text
+
 _PIECE = 1 << 22
 """Elements handed out at a time."""
+
+
+Resize: TypeAlias = Callable[[mmap.mmap | None, int], mmap.mmap]
+
+
+def resized_pages(pages: mmap.mmap | None, size: int) -> mmap.mmap:
+    """Map pages of this process' own, or make them larger: by a move, or by a copy where the system knows no other way.
+
+    Args:
+        pages: Those that there are.
+        size: Bytes.
+
+    Raises:
+        OSError: Where there is no memory for them.
+    """
+    if pages is not None:
+        try:
+            pages.resize(size)
+            return pages
+        except SystemError:  # a system without mremap
+            pass
+    found = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if pages is not None:
+        found[: len(pages)] = pages[:]
+    return found
 
 
 class Buffer:
@@ -28,6 +56,8 @@ class Buffer:
         dtype: Precision.
         device: Where the rows are made.
         expected: How many rows there will be; None where that is not known.
+        resized: Makes room for so many bytes on the CPU, with what the pages hold that there are. Given where the
+            system is to answer as another one would: one that grants no more than is needed, or nothing at all.
     """
 
     def __init__(
@@ -36,8 +66,10 @@ class Buffer:
         dtype: torch.dtype,
         device: torch.device = torch.device("cpu"),  # noqa: B008 (never changed)
         expected: int | None = None,
+        resized: Resize = resized_pages,
     ) -> None:
         self.n_features, self.dtype, self.device, self.expected = n_features, dtype, device, expected
+        self._resized, self._row = resized, n_features * dtype.itemsize
         self._n, self._mapped = 0, device.type == "cpu"
         self._pages: mmap.mmap | None = None
         self._values: Tensor | None = None
@@ -80,10 +112,6 @@ class Buffer:
         for start in range(0, self._n, step):
             yield self._view(start, min(start + step, self._n))
 
-    @property
-    def _row(self) -> int:
-        return self.n_features * self.dtype.itemsize
-
     def _view(self, start: int, stop: int) -> Tensor:
         if self._values is not None:
             return self._values[start:stop]
@@ -111,22 +139,9 @@ class Buffer:
         # Where the system promises no memory that it has not, just enough.
         wanted, least = self._sizes(needed)
         try:
-            self._pages = _resized(self._pages, wanted * self._row)
+            self._pages = self._resized(self._pages, wanted * self._row)
         except OSError:
             try:
-                self._pages = _resized(self._pages, least * self._row)
+                self._pages = self._resized(self._pages, least * self._row)
             except OSError:
-                raise MemoryError(f"There is no memory for {least * self._row / 1e9:.2f} GB of features.") from None
-
-
-def _resized(pages: mmap.mmap | None, size: int) -> mmap.mmap:
-    if pages is not None:
-        try:
-            pages.resize(size)
-            return pages
-        except SystemError:  # a system without mremap
-            pass
-    found = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if pages is not None:
-        found[: len(pages)] = pages[:]
-    return found
+                raise MemoryError(f"There is no memory for {size_text(least * self._row)} of features.") from None

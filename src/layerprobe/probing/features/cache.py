@@ -16,8 +16,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from layerprobe.probing.features.buffer import Buffer
-from layerprobe.probing.features.host_rows import HostRows
-from layerprobe.probing.features.pinned_memory import give_back
+from layerprobe.probing.features.host_rows import HostRows, give_back
 from layerprobe.probing.features.reducers import Reduction
 from layerprobe.probing.features.row_blocks import Features, placed_blocks
 from layerprobe.probing.features.spill_file import SpilledRows, SpillError, SpillFile
@@ -146,10 +145,12 @@ class FeatureCache(AbstractSink):
         layer = key[0]
         if layer in self.problems:
             return
-        if not self._away(layer) and key not in self._held:
+        away = layer in self._in_ram or layer in self._on_disk
+        if not away and key not in self._held:
             self._reserve(key, features)
             self._settle()
-        if self._away(layer):
+            away = layer in self._in_ram or layer in self._on_disk
+        if away:
             self._write(key, [features])
         else:
             self._hold(key, features)
@@ -164,7 +165,7 @@ class FeatureCache(AbstractSink):
         held = {layer: size for layer, size in self._bytes.items() if size}
         if not held:
             return False
-        layer = _largest(held)
+        layer = max(held, key=held.__getitem__)
         self._move(layer)
         self.budget = sum(self._bytes.values())
         self._settle()
@@ -232,9 +233,6 @@ class FeatureCache(AbstractSink):
             self._file.close()
             self._file = None
         give_back()
-
-    def _away(self, layer: LayerName) -> bool:
-        return layer in self._in_ram or layer in self._on_disk
 
     def _reserve(self, key: Key, like: Tensor) -> None:
         """Set memory aside for all splits whose size is known, so that a layer moves before it is there or never."""
@@ -329,7 +327,7 @@ def leaving(sizes: Mapping[LayerName, int], budget: int) -> list[LayerName]:
         budget: Bytes for all of them.
     """
     found, total = [], sum(sizes.values())
-    for layer in sorted(sizes, key=lambda layer: -sizes[layer]):
+    for layer in sorted(sizes, key=sizes.__getitem__, reverse=True):
         if total <= budget:
             break
         found.append(layer)
@@ -348,10 +346,6 @@ def places(sizes: Mapping[LayerName, int], budget: int, host: int) -> dict[Layer
     moved = leaving(sizes, budget)
     sunk = leaving({layer: sizes[layer] for layer in moved}, host)
     return {layer: "memory" if layer not in moved else "disk" if layer in sunk else "host" for layer in sizes}
-
-
-def _largest(sizes: dict[LayerName, int]) -> LayerName:
-    return max(sizes, key=lambda name: sizes[name])
 
 
 def _whole(rows: HostRows | SpilledRows) -> Features:

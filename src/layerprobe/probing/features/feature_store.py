@@ -32,10 +32,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from layerprobe.atomic import atomic, remove_stray, write_bytes
+from layerprobe.files.atomic import atomic, remove_stray, write_bytes
 from layerprobe.probing.features.row_blocks import AbstractRows, Features, placed_blocks
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout, of the metadata, and of what an address is made of."""
 
 _MARK = "features.json"
@@ -113,11 +113,7 @@ class FeatureStore:
         return True
 
     def knows(self, network: str) -> bool:
-        """Whether anything is kept of a network.
-
-        Args:
-            network: Its hash.
-        """
+        """Whether anything is kept of a network, by its hash."""
         return (self.directory / network).is_dir()
 
     def file(self, network: str, *address: str, kind: str = "safetensors") -> Path:

@@ -1,4 +1,4 @@
-"""Rows of features that a GPU made, in the machine's own memory."""
+"""Rows of features that a GPU made, in the machine's own memory, pinned so that a GPU reads and writes it by itself."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from layerprobe.probing.features.pinned_memory import pinned
+from layerprobe.compat.torch import empty_host_cache
 from layerprobe.probing.features.row_blocks import AbstractRows
 
 _LARGEST = 1 << 26
@@ -104,3 +104,29 @@ class HostRows(AbstractRows):
 def _copies(device: torch.device) -> torch.cuda.Stream | None:
     """The stream in which a GPU's copies run."""
     return torch.cuda.Stream(device) if device.type == "cuda" else None
+
+
+def pinned(elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory for what a device is sent or sends.
+
+    Args:
+        elements: How many numbers; torch takes the next power of two of their bytes.
+        dtype: Their precision.
+        device: The device.
+
+    Returns:
+        A vector with nothing in it: pinned where the device is a GPU and the machine has such memory left.
+    """
+    for again in (True, False) if device.type == "cuda" else ():
+        try:
+            return torch.empty(elements, dtype=dtype, pin_memory=True)
+        except RuntimeError:
+            if again:
+                give_back()
+    return torch.empty(elements, dtype=dtype)
+
+
+def give_back() -> None:
+    """Return pinned memory that is no longer used to the system; torch keeps it for later otherwise."""
+    if torch.cuda.is_available():
+        empty_host_cache()

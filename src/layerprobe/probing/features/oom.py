@@ -65,7 +65,7 @@ def with_room(work: Callable[..., T], *features: Tensor | AbstractRows | None, w
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        reason = first_line(error)
+        reason = without_advice(error)
     # Outside of the handler: the exception's traceback would hold on to what did not fit.
     log.warning("%s: fitted on the CPU, since the GPU's memory is full. %s", what, reason)
     free_cache()
@@ -88,11 +88,8 @@ def free_cache() -> None:
             torch.cuda.empty_cache()
 
 
-def first_line(error: BaseException) -> str:
+def without_advice(error: BaseException) -> str:
     """What an error says, without the advice that torch gives on its allocator.
-
-    Args:
-        error: The error.
 
     Returns:
         Up to its first two sentences.

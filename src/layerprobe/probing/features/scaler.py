@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +10,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from layerprobe.probing.features.row_blocks import AbstractRows, Features, blocks
+from layerprobe.probing.features.row_blocks import BLOCK, AbstractRows, Features, blocks
+
+_CACHED = 1 << 18
+"""Elements that a processor works on at a time: its cache holds them, in float64 too."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,10 @@ class Standardiser:
         """
         n, d = features.shape
         mean = torch.zeros(d, dtype=torch.float64, device=features.device)
-        for chunk in blocks(features):
+        for chunk in _parts(features):
             mean += chunk.sum(0, dtype=torch.float64) / n
         variance = torch.zeros_like(mean)
-        for chunk in blocks(features):
+        for chunk in _parts(features):
             variance += (chunk.double() - mean).square_().sum(0) / n
         return cls.of(mean, variance, features.dtype)
 
@@ -89,7 +93,8 @@ class Standardiser:
 
     def apply_(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Standardise features in place and return them."""
-        features.sub_(self.mean).div_(self.scale)
+        for chunk in _parts(features):
+            chunk.sub_(self.mean).div_(self.scale)
         if self._some_constant:
             features[:, self.constant] = 0
         return features
@@ -97,6 +102,12 @@ class Standardiser:
     def applied(self, features: Features) -> Features:
         """Standardised features: a tensor is changed in place, anything else whenever it is read."""
         return self.apply_(features) if isinstance(features, Tensor) else StandardisedRows(features, self)
+
+
+def _parts(features: Features) -> Iterator[Float[Tensor, "k d"]]:
+    """All rows in order: of what a processor has in memory as many at a time as its cache holds."""
+    in_memory = isinstance(features, Tensor) and features.device.type == "cpu"
+    return blocks(features, _CACHED if in_memory else BLOCK)
 
 
 class StandardisedRows(AbstractRows):

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from layerprobe.probing.features.pinned_memory import pinned
+from layerprobe.formatting import size_text
+from layerprobe.probing.features.host_rows import pinned
 from layerprobe.probing.features.row_blocks import AbstractRows
 
 _AS_BYTES = {2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -67,7 +68,7 @@ class SpillFile:
                 written += os.pwrite(self._file, content[written:], start + written)
         except OSError as error:
             raise SpillError(
-                f"Writing features to {self.directory} failed after {start / 1e9:.1f} GB: {error.strerror}. Give "
+                f"Writing features to {self.directory} failed after {size_text(start)}: {error.strerror}. Give "
                 "`spill_directory` a disk with more space, raise `max_memory`, or reduce the layers further."
             ) from error
         self._end += len(content)

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from layerprobe.formatting import count_text
 from layerprobe.probing.capture.token_axes import SPAN
 from layerprobe.probing.features.reducers import AbstractReducer, Flatten, Masks, Reduction, Shape, TokenAxes
 
@@ -64,8 +65,8 @@ class AbstractTokenReducer(AbstractReducer):
             for axis, name in zip(axes, masks, strict=True):
                 x = x.movedim(axis + 1, 1)
                 mask = given.get(name) if isinstance(given, Mapping) else given
-                held = _held(x, mask, name)
-                x = self.pick(x, held & _held(x, _of_span(self.span, given), self.span) if self.span else held)
+                held = held_tokens(x, mask, name)
+                x = self.pick(x, held & held_tokens(x, _of_span(self.span, given), self.span) if self.span else held)
             return x
 
         description = f"{self.phrase} of {named} -> {kept}"
@@ -199,7 +200,17 @@ def _of_span(span: str, given: Masks) -> Tensor:
     return found
 
 
-def _held(tokens: Float[Tensor, "n t *rest"], mask: Tensor | None, name: str) -> Bool[Tensor, "n t"]:
+def held_tokens(tokens: Float[Tensor, "n t *rest"], mask: Tensor | None, name: str) -> Bool[Tensor, "n t"]:
+    """Which places hold a token: all, where there is no mask.
+
+    Args:
+        tokens: A layer, its tokens second.
+        mask: Its mask.
+        name: What the mask is called.
+
+    Raises:
+        ValueError: The mask is of another sequence.
+    """
     if mask is None:
         return tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
     if mask.shape != tokens.shape[:2]:
@@ -222,7 +233,7 @@ def _places(mask: Bool[Tensor, "n t"], index: int) -> Int[Tensor, " n"]:
     if not found.any(1).all():
         shortest = int(length.min())
         raise ValueError(
-            f"There is no token {index} in a sample of {shortest} token{'' if shortest == 1 else 's'}. "
+            f"There is no token {index} in a sample of {count_text(shortest, 'token')}. "
             "Choose an index that every sample has, or reducer=last_token."
         )
     return found.int().argmax(1)

@@ -63,9 +63,6 @@ class Centred:
     def of(cls, features: Features) -> Centred | None:
         """Decompose samples.
 
-        Args:
-            features: The samples.
-
         Returns:
             The decomposition; None where the features are of one scale about zero, as standardised ones are, which need
             none, or too many for one.

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features, blocks, some_rows
+from layerprobe.probing.solvers.numerics import full_precision
 from layerprobe.probing.solvers.range_finder import low_rank
 from layerprobe.probing.solvers.subspace import AbstractSpan, SampleSpan
-from layerprobe.probing.solvers.tf32 import full_precision
 
 LARGEST = 6144
 """Largest matrix that is decomposed, about a minute on two cores; beyond it a sample of the rows is."""

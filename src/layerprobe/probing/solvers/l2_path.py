@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -18,6 +19,14 @@ from layerprobe.probing.solvers.binary_objective import BinaryObjective
 from layerprobe.probing.solvers.change_of_basis import ChangedBasis
 from layerprobe.probing.solvers.cuda_graphs import Graphed
 from layerprobe.probing.solvers.lbfgs import ClassAxes, Measured, Metric, Pair, Pairs, Point, Try, minimise, tried
+from layerprobe.probing.solvers.sampled_hessian import (
+    SampledHessian,
+    doubts,
+    sample_sizes,
+    solved,
+    square_lengths,
+    worth_sampling,
+)
 from layerprobe.probing.solvers.softmax_objective import Evaluation, SoftmaxObjective, basis
 
 _PATIENCE = 150
@@ -31,6 +40,15 @@ _LOWEST = 1e-12
 
 ROUGH = 0.03
 """The gap to which such a value is solved, and every value of a path that is walked to find the best."""
+
+_SLOW = 0.3
+"""What a Newton step with a Hessian of some samples leaves of the gap at most, else more of them are taken."""
+
+_FORCE = 0.1
+"""What such a step leaves of the gradient at least: the Hessian is not known any better."""
+
+_SHORTEST = 0.25
+"""Share of such a step that is tried at least where it leads upwards: the sample has missed some of the curvature."""
 
 PAIR_BYTES = 1 << 29
 """What curvature pairs may take."""
@@ -57,6 +75,11 @@ class Samples:
     dtype: torch.dtype
     axes: Float[Tensor, "d d"] | None = None
     weights: Float[Tensor, " c"] | None = None
+
+    @cached_property
+    def squares(self) -> Float[Tensor, " n"]:
+        """Squared length of each sample."""
+        return square_lengths(self.features, self.dtype)
 
     def objective(self, dtype: torch.dtype) -> Objective:
         """What is minimised.
@@ -220,6 +243,11 @@ class Continuation(AbstractContinuation):
     Measured against all values stacked in one product from a cold start, this takes a quarter of the evaluations, which
     outweighs the wider product's better use of the processor.
 
+    **Many samples.** On a CPU, where they are enough to draw from, Newton's steps go before: each is solved by
+    conjugate gradients with the same metric and a Hessian of a tenth of the samples (`SampledHessian`), and evaluated
+    on all of them. L-BFGS takes over where such a step leads upwards, as it does where a feature is large in few
+    samples, and from there on.
+
     Attributes:
         values: Eigenvalues of the Gram matrix.
         axes: Its leading eigenvectors; None where the heads are given in all of them.
@@ -240,20 +268,29 @@ class Continuation(AbstractContinuation):
     def fitting(self) -> Fit:
         """See `AbstractContinuation.fitting`; the pairs are kept from value to value."""
         objective, pairs, attempt = self._tools(self.samples.dtype)
-        trace = 0.0
+        trace, trusted = 0.0, True
 
         def fit(starts: Tensor, value: float, target: float, allowed: int) -> tuple[Tensor, int]:
-            nonlocal trace
+            nonlocal trace, trusted
             starts = starts.to(self.samples.dtype)
             l2 = torch.full((1,), value, dtype=torch.float64, device=starts.device)
             first = objective(starts, l2.repeat(len(starts)), with_curvature=True)
             points = [self._point(start, first, i, value) for i, start in enumerate(starts)]
-            points.sort(key=lambda point: point.gap)
-            now = float(points[0].curvature.values.sum())
+            sampling = trusted and self._sampling(value)
+            # Far away the gap bounds nothing; L-BFGS, whose curvature is that of where it has been, starts by it.
+            points.sort(key=lambda point: point.objective if sampling and math.isfinite(point.gap) else point.gap)
+            point, spent = points[0], 0
+            if sampling:
+                point, spent = self._newton(objective, point, value, target, allowed)
+                trusted = point.gap <= target
+            if point.gap <= target:
+                return point.head, spent + 1
+            now = float(point.curvature.values.sum())
             pairs.move(l2, now / trace if trace > 0 and now > 0 else 1.0)
             for other in points[1:]:
-                self._add(pairs, points[0], other, value)
-            end, spent = self._descend(attempt, points[0], pairs, value, target, allowed)
+                self._add(pairs, point, other, value)
+            end, more = self._descend(attempt, point, pairs, value, target, max(allowed - spent, 0))
+            spent += more
             trace = float(end.curvature.values.sum())
             return end.head, spent + 1
 
@@ -267,8 +304,12 @@ class Continuation(AbstractContinuation):
         for head, value in zip(heads.double(), l2.tolist(), strict=True):
             objective, pairs, attempt = self._tools(torch.float64)
             first = objective(head[None], l2.new_full((1,), value), with_curvature=True)
+            start, newton = self._point(head, first, 0, value), 0
+            if self._sampling(value):
+                start, newton = self._newton(objective, start, value, target, self.max_iterations)
             pairs.move(l2.new_full((1,), value))
-            end, count = self._descend(attempt, self._point(head, first, 0, value), pairs, value, target)
+            end, count = self._descend(attempt, start, pairs, value, target, max(self.max_iterations - newton, 0))
+            count += newton
             refined.append(end.head)
             spent.append(count + 1)
         return torch.stack(refined), torch.tensor(spent)
@@ -283,11 +324,14 @@ class Continuation(AbstractContinuation):
             return Graphed(objective), pairs, Graphed(attempt)
         return objective, pairs, attempt
 
-    def _point(self, head: Tensor, evaluation: Evaluation, i: int, l2: float) -> Point:
+    def _point(
+        self, head: Tensor, evaluation: Evaluation, i: int, l2: float, curvature: ClassAxes | None = None
+    ) -> Point:
         found = Measured.of(evaluation, i)
-        assert found.curvature is not None
-        gap = self._gap(l2, found, found.curvature)
-        return Point(head, found.objective, evaluation.gradient[i].clone(), found.curvature, gap)
+        curvature = found.curvature or curvature
+        assert curvature is not None
+        gap = self._gap(l2, found, curvature)
+        return Point(head, found.objective, evaluation.gradient[i].clone(), curvature, gap)
 
     def _add(self, pairs: Pairs, start: Point, other: Point, l2: float) -> None:
         value = torch.full((1,), l2, dtype=torch.float64, device=start.head.device)
@@ -306,6 +350,101 @@ class Continuation(AbstractContinuation):
         worth = float((turned.square() / a.clamp_min(1e-12 * float(a[-1]) + 1e-300)).sum())
         return (found.square / (2 * l2) + worth) / max(found.objective, torch.finfo(torch.float64).tiny)
 
+    def _sampling(self, l2: float) -> bool:
+        """Whether Newton's steps are taken before L-BFGS: on a CPU, where samples are many enough to draw from."""
+        return self.samples.features.device.type == "cpu" and l2 > 0 and worth_sampling(*self._sizes)
+
+    @property
+    def _sizes(self) -> tuple[int, int, int, int]:
+        """Samples, features, classes, and bytes of a number in the first fit's products."""
+        return *self.samples.features.shape, self.samples.n_classes, self.samples.dtype.itemsize
+
+    def _newton(
+        self, objective: Callable[..., Evaluation], start: Point, l2: float, target: float, allowed: int
+    ) -> tuple[Point, int]:
+        """Newton's steps with a Hessian of some samples, as long as they lead downwards; see `SampledHessian`.
+
+        Each is solved in the samples' own precision, and counts by the share of the samples that its products read.
+        All draw their rows by the doubts at the start.
+        """
+        now, spent, rounding = start, 0.0, 50 * torch.finfo(start.head.dtype).eps
+        size, most = sample_sizes(*self._sizes)
+        generator, value = torch.Generator().manual_seed(0), torch.full((1,), l2, dtype=torch.float64)
+        drawn_by: Tensor | None = None
+        for count in itertools.count(1):
+            if not (target < now.gap < math.inf and spent < allowed):
+                break
+            if drawn_by is None:
+                s = self.samples
+                drawn_by = doubts(s.features, s.targets, self._every_class(now.head), s.squares, s.weights)
+                spent += 0.5 if isinstance(s.features, Tensor) else 1.0
+            step, cost = self._newton_step(now, l2, target, drawn_by, size, generator, allowed - spent)
+            spent += cost
+            new, length = None, 1.0
+            while new is None and length >= _SHORTEST and spent < allowed:
+                head = now.head + length * step.to(now.head.dtype)
+                evaluation = objective(head[None], value, with_curvature=self._refreshed(count))
+                there, spent = self._point(head, evaluation, 0, l2, now.curvature), spent + 1
+                falls = there.objective < now.objective * (1 - rounding)
+                # Where the objective's digits run out, the gap tells what is better.
+                falls |= there.objective <= now.objective * (1 + rounding) and there.gap < now.gap
+                new, length = there if falls and math.isfinite(there.gap) else None, 0.5 * length
+            if new is None:
+                break
+            slow, now = new.gap > _SLOW * now.gap, new
+            if slow and size >= most:
+                break
+            size = min(most, 2 * size) if slow else size
+        return now, math.ceil(spent)
+
+    def _every_class(self, head: Float[Tensor, "m e"]) -> Float[Tensor, "c e"]:
+        """Weights and biases of every class on the features, in the precision of the samples' products."""
+        s = self.samples
+        return basis(s.n_classes, s.dtype, head.device) @ _turned(
+            head.to(s.dtype), None if s.axes is None else s.axes.T.to(s.dtype)
+        )
+
+    def _newton_step(
+        self,
+        now: Point,
+        l2: float,
+        target: float,
+        drawn_by: Float[Tensor, " n"],
+        size: int,
+        generator: torch.Generator,
+        allowed: float,
+    ) -> tuple[Tensor, float]:
+        """A step from a point, and what it costs: the Hessian, which is not kept, takes as much memory as is allowed.
+
+        To draw its rows costs nothing where they are in memory, and a reading where they are not.
+        """
+        s = self.samples
+        every, axes = basis(s.n_classes, s.dtype, now.head.device), None if s.axes is None else s.axes.to(s.dtype)
+        hessian = SampledHessian(
+            s.features, s.targets, self._every_class(now.head), drawn_by, size, s.weights, generator
+        )
+
+        def product(v: Tensor) -> Tensor:
+            found = _turned(every.T @ (hessian @ self._every_class(v)), axes)
+            found[:, :-1] += l2 * v[:, :-1]
+            return found
+
+        value = torch.full((1,), l2, dtype=torch.float64)
+        apply = self._metric(s.dtype)(now.curvature.values, now.curvature.vectors, value)
+        right, share = -now.gradient.to(s.dtype), hessian.size / len(s.features)
+        enough = max(
+            0.3 * math.sqrt(2 * l2 * target * now.objective),
+            min(0.3, max(math.sqrt(now.gap), _FORCE)) * float(right.norm()),
+        )
+        drawn = 0.0 if isinstance(s.features, Tensor) else 1.0
+        step, products = solved(product, apply, right, enough, max(1, int((allowed - drawn) / share)))
+        return step, drawn + share * products
+
+    def _refreshed(self, i: int) -> bool:
+        """Whether an iteration evaluates the class curvature."""
+        # It costs c²·n, and its decomposition c³: nothing for few classes, much for a thousand.
+        return self.samples.n_classes <= 64 or i in (1, 2, 4, 8) or i % 16 == 0
+
     def _descend(
         self, attempt: Try, start: Point, pairs: Pairs, l2: float, target: float, allowed: int | None = None
     ) -> tuple[Point, int]:
@@ -318,8 +457,7 @@ class Continuation(AbstractContinuation):
             target,
             self.max_iterations if allowed is None else allowed,
             _PATIENCE if start.head.dtype != torch.float64 else self.max_iterations,
-            # The curvature costs c²·n, and its decomposition c³: nothing for few classes, much for a thousand.
-            lambda i: self.samples.n_classes <= 64 or i in (1, 2, 4, 8) or i % 16 == 0,
+            self._refreshed,
         )
 
     def _metric(self, dtype: torch.dtype) -> Callable[[Tensor, Tensor, Tensor], Metric]:
@@ -342,6 +480,11 @@ class Continuation(AbstractContinuation):
             return apply
 
         return metric
+
+
+def _turned(heads: Float[Tensor, "q e"], axes: Float[Tensor, "d r"] | None) -> Tensor:
+    """Heads whose weights are given along axes; their biases stay."""
+    return heads if axes is None else torch.cat([heads[:, :-1] @ axes, heads[:, -1:]], 1)
 
 
 def _rungs(values: list[float]) -> list[tuple[float, bool]]:

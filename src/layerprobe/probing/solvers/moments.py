@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -200,12 +200,17 @@ class ClassSums:
     """The sums that moments of features and one-hot classes are made of, while the samples pass by.
 
     They grow with the square of the features and with the classes, not with the samples. Classes need not be known
-    beforehand.
+    beforehand. How often each is there is known at the end only, and so is what a sample counts where classes are
+    weighted by that: then XᵀX is summed for each class by itself, Σ_j w_j (XᵀX)_j is that of weighted samples.
+
+    Args:
+        weighted: Whether samples are to count by their class.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, weighted: bool = False) -> None:
         self._sums: Sums | None = None
-        self._of_class: dict[int, tuple[int, Tensor]] = {}
+        self._of_class: dict[int, Sums] = {}
+        self._weighted = weighted
         self.dtype = torch.float32
 
     def update(self, features: Float[Tensor, "b d"], targets: Int[Tensor, " b"]) -> None:
@@ -217,13 +222,17 @@ class ClassSums:
         """
         x = features.double()
         if self._sums is None:
-            self._sums, self.dtype = Sums(x.shape[1], 0, x.device, x.mean(0)), features.dtype
+            self._sums, self.dtype = self._empty(x.mean(0), squares=not self._weighted), features.dtype
         self._sums.add(x, x.new_empty(len(x), 0))
-        centred = x - self._sums.origin
         for value in targets.unique().tolist():
-            rows = centred[(targets == value).to(x.device)]
-            n, total = self._of_class.get(value, (0, torch.zeros_like(self._sums.x)))
-            self._of_class[value] = (n + len(rows), total + rows.sum(0))
+            rows = x[(targets == value).to(x.device)]
+            if value not in self._of_class:
+                self._of_class[value] = self._empty(self._sums.origin, squares=self._weighted)
+            self._of_class[value].add(rows, rows.new_empty(len(rows), 0))
+
+    @staticmethod
+    def _empty(origin: Float[Tensor, " d"], *, squares: bool) -> Sums:
+        return Sums(len(origin), 0, origin.device, origin, squares=squares)
 
     @property
     def device(self) -> torch.device:
@@ -232,23 +241,47 @@ class ClassSums:
 
     @cached_property
     def standardiser(self) -> Standardiser:
-        """The features' statistics, once all samples have been seen."""
+        """The features' statistics, once all samples have been seen; each counts once."""
         raw = self._seen.moments()
         return Standardiser.of(raw.feature_mean, raw.covariance.diagonal(), self.dtype)
 
-    def moments(self, classes: Int[Tensor, " c"]) -> Moments:
+    def moments(self, classes: Int[Tensor, " c"], weights: Float[Tensor, " c"] | None = None) -> Moments:
         """The moments of standardised features and one-hot targets.
 
         Args:
             classes: Class indices, in the order of the targets' columns.
+            weights: What a sample of each class counts, float64; 1 by default.
+
+        Returns:
+            The moments.
         """
-        sums, none = copy(self._seen), (0, torch.zeros_like(self._seen.x))
-        counts, totals = zip(*(self._of_class.get(int(value), none) for value in classes), strict=True)
-        sums.y = sums.y_square = torch.tensor(counts, dtype=torch.float64, device=self.device)
-        sums.cross = torch.stack(totals, 1)
+        none = self._empty(self._seen.origin, squares=self._weighted)
+        each = [self._of_class.get(int(value), none) for value in classes]
+        counts = torch.tensor([sums.n for sums in each], dtype=torch.float64, device=self.device)
+        cross = torch.stack([sums.x for sums in each], 1)
+        sums = copy(self._seen)
+        if weights is not None:
+            weights = weights.to(self.device)
+            counts, cross = counts * weights, cross * weights
+            sums.n, sums.x, sums.gram = float(counts.sum()), cross.sum(1), _total(each, weights.tolist())
+        sums.y = sums.y_square = counts
+        sums.cross = cross
         return sums.moments().standardised(self.standardiser)
 
-    @property
+    @cached_property
     def _seen(self) -> Sums:
         assert self._sums is not None
-        return self._sums
+        found = copy(self._sums)
+        if self._weighted:
+            found.gram = _total(list(self._of_class.values()))
+        return found
+
+
+def _total(each: Sequence[Sums], weights: Sequence[float] | None = None) -> Float[Tensor, "d d"]:
+    """Σ_j w_j (XᵀX)_j."""
+    d = len(each[0].origin)
+    total = torch.zeros(d, d, dtype=torch.float64, device=each[0].origin.device)
+    for sums, weight in zip(each, weights or [1.0] * len(each), strict=True):
+        assert sums.gram is not None, "XᵀX was not summed for each class"
+        total.add_(sums.gram, alpha=weight)
+    return total

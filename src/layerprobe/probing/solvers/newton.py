@@ -14,7 +14,7 @@ from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features, placed_blocks
 from layerprobe.probing.solvers.l2_path import AbstractContinuation, Fit, Samples
-from layerprobe.probing.solvers.softmax_objective import basis, covariance
+from layerprobe.probing.solvers.score_losses import AbstractScoreLoss, BinaryLoss, ScoreDerivatives, SoftmaxLoss
 
 LARGEST = 1024
 """Parameters of a head up to which a Hessian is made."""
@@ -32,9 +32,12 @@ _FAR = 100
 """Square of a feature's mean over its variance up to which a Hessian may be in float32, of whose seven digits it costs
 two."""
 
-_SQUARE, _THIN, _EACH, _CALLS = 1e11, 1e10, 1e9, 1e-4
-"""Operations per second of products of two matrices, of a matrix and a vector, and of one element after the other, and
-seconds of a pass's calls: for their ratio alone."""
+_SQUARE, _FACTOR, _THIN, _EACH, _CALLS = 7e10, 2.5e10, 1.5e10, 1e9, 1e-4
+"""Operations per second of products of two matrices, of a factor, of a product of a matrix and a vector, and of one
+element after the other, and seconds of a pass's calls: for their ratio alone."""
+
+_PANEL = 256
+"""Columns of a Hessian that are made at a time, so that little is made above its diagonal."""
 
 
 def products_worth(n: int, size: int, m: int) -> tuple[float, float]:
@@ -46,7 +49,7 @@ def products_worth(n: int, size: int, m: int) -> tuple[float, float]:
         m: Classes but one.
     """
     whole = m * size
-    factor = whole**3 / 3 / _SQUARE
+    factor = whole**3 / 3 / _FACTOR
     one = 4.0 * n * whole / _THIN + n * m**2 / _EACH + _CALLS
     made = m * (m + 1) * n * size**2 / _SQUARE + n * m**2 * (m + size) / _EACH
     return (made + factor) / one, factor / one
@@ -87,7 +90,7 @@ class _Point:
         head: Weights and, last, bias, in the coordinates of `basis`.
         objective: Mean cross-entropy + ½·l2·‖W‖².
         gradient: Its gradient.
-        shares: Probability of each class for each sample, in the precision of the products with the samples.
+        shares: What second derivatives by the scores are made of, in the precision of the products with the samples.
         classes: Mean over the samples of their losses' second derivatives by the scores.
         gap: The duality gap's main term, and what the bias is worth; relative.
     """
@@ -95,7 +98,7 @@ class _Point:
     head: Float[np.ndarray, "m e"]
     objective: float
     gradient: Float[np.ndarray, "m e"]
-    shares: Float[np.ndarray, "c n"]
+    shares: Float[np.ndarray, "r n"]
     classes: Float[np.ndarray, "m m"]
     gap: float
 
@@ -106,7 +109,7 @@ class _Point:
 
 
 class Newton(AbstractContinuation):
-    r"""Follows the optimum with Newton's steps: roughly in the samples' own precision, to the target in float64.
+    r"""Follows the optimum with Newton's steps: in the samples' own precision, in float64 from where that stands still.
 
     With \(B_i = Q^\top (\mathrm{diag}(q_i) - q_i q_i^\top) Q\) for the probabilities \(q_i\) of a sample (times what
     it counts, where classes are weighted), a step solves
@@ -129,9 +132,12 @@ class Newton(AbstractContinuation):
         self.samples, self.target, self.max_iterations = samples, target, max_iterations
         n, d = samples.features.shape
         self._x: dict[torch.dtype, Tensor] = {}
-        self._q = basis(samples.n_classes, torch.float64, samples.features.device).numpy()
-        self._own = samples.targets.numpy(), np.arange(n)
-        self._counts = None if samples.weights is None else samples.weights.double()[samples.targets].numpy()
+        counts = None if samples.weights is None else samples.weights.double()[samples.targets].numpy()
+        self.loss: AbstractScoreLoss = (
+            BinaryLoss(samples.targets, counts)
+            if samples.n_classes == 2
+            else SoftmaxLoss(samples.targets, samples.n_classes, counts)
+        )
         self._penalised = np.ones(d + 1)
         self._penalised[-1] = 0
         self._dear, self._factor_dear = products_worth(n, d + 1, samples.n_classes - 1)
@@ -153,17 +159,22 @@ class Newton(AbstractContinuation):
 
     @cached_property
     def _precision(self) -> torch.dtype:
-        """Precision of the Hessian: float64 where a feature's mean is so far from 0 that float32 has no digits left."""
-        variance, mean = torch.var_mean(self._rows(self.samples.dtype)[:, :-1], 0, correction=0)
-        return torch.float64 if bool((mean.square() > _FAR * variance).any()) else self.samples.dtype
+        """Precision of the Hessian and of a fit's first steps.
+
+        Float64 where a feature's mean is so far from 0 that float32 has no digits left.
+        """
+        x = self._rows(self.samples.dtype)[:, :-1]
+        mean, square = x.mean(0), torch.linalg.vector_norm(x, dim=0) ** 2 / len(x)
+        # Square of the mean over what is left of the mean square, each to float32's digits.
+        far = (1 + 1 / _FAR) * mean.square() > square
+        return torch.float64 if bool((far & (mean != 0)).any()) else self.samples.dtype
 
     def fitting(self) -> Fit:
         """See `AbstractContinuation.fitting`; the Hessian is kept."""
 
         def fit(starts: Tensor, value: float, target: float, allowed: int) -> tuple[Tensor, int]:
-            dtype = self.samples.dtype if target > self.target else torch.float64
-            points = self._at(starts.double().numpy(), value, dtype)
-            return self._descend(min(points, key=lambda point: point.gap), value, target, allowed, dtype)
+            points = self._at(starts.double().numpy(), value, self._precision)
+            return self._descend(min(points, key=lambda point: point.gap), value, target, allowed, self._precision)
 
         return fit
 
@@ -177,55 +188,31 @@ class Newton(AbstractContinuation):
             found.append(self._descend(start, value, target, self.max_iterations, torch.float64))
         return torch.stack([head for head, _ in found]), torch.tensor([spent for _, spent in found])
 
-    @np.errstate(over="ignore", invalid="ignore")
+    @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def _at(self, heads: Float[np.ndarray, "k m e"], l2: float, dtype: torch.dtype) -> list[_Point]:
-        x, own = self._rows(dtype), self._own
-        (k, m, e), n = heads.shape, len(x)
-        every = (torch.from_numpy((self._q @ heads).reshape(-1, e)).to(dtype) @ x.T).numpy().reshape(k, m + 1, n)
-        losses, shares = [], np.empty_like(every)
-        for margins, share in zip(every, shares, strict=True):
-            margins -= margins[own]
-            largest = margins.max(0)
-            np.exp(margins - largest, out=share)
-            mine = share[own]
-            share[own] = 0
-            others = share.sum(0)
-            total = others + mine
-            share /= total
-            # To all digits where the own class's share is near 1.
-            loss = self._counted(largest + np.log1p(others + np.expm1(-largest)))
-            losses.append(float(loss.sum(dtype=np.float64)) / n)
-            margins[:] = share
-            margins[own], share[own] = -others / total, mine / total
-            self._counted(margins)
-        gradients = (torch.from_numpy(every.reshape(-1, n)) @ x).numpy().reshape(k, m + 1, e)
-        return [self._point(*each, l2) for each in zip(heads, losses, gradients, shares, strict=True)]
+        x, rows = self._rows(dtype), self.loss.expand(heads)
+        k, r, e = rows.shape
+        scores = (torch.from_numpy(rows.reshape(-1, e)).to(dtype) @ x.T).numpy().reshape(k, r, len(x))
+        found = [self.loss(each) for each in scores]
+        residuals = found[0].residual if k == 1 else np.concatenate([each.residual for each in found])
+        products = (torch.from_numpy(residuals) @ x).numpy().reshape(k, r, e)
+        return [self._point(*each, l2) for each in zip(heads, found, products, strict=True)]
 
-    def _counted(self, values: Float[np.ndarray, "*c n"]) -> Float[np.ndarray, "*c n"]:
-        """Multiply values of the samples, in place, with what each counts."""
-        if self._counts is not None:
-            values *= self._counts
-        return values
-
-    def _point(self, head: np.ndarray, loss: float, gradient: np.ndarray, shares: np.ndarray, l2: float) -> _Point:
-        n, q = shares.shape[1], self._q
+    def _point(self, head: np.ndarray, found: ScoreDerivatives, products: np.ndarray, l2: float) -> _Point:
+        n = len(self.samples.targets)
         penalty = l2 * self._penalised * head
-        objective = loss + 0.5 * float((penalty * head).sum())
-        gradient = q.T / n @ gradient + penalty
-        double = shares.astype(np.float64)
-        # By PyTorch, whose threads are those that a fit is worth.
-        products = torch.from_numpy(double) @ torch.from_numpy(self._counted(double / -n)).T
-        classes = q.T @ covariance(products[None])[0].numpy() @ q
-        np.fill_diagonal(classes, classes.diagonal() * (1 + 1e-12) + 1e-300)
+        objective = found.loss / n + 0.5 * float((penalty * head).sum())
+        gradient = self.loss.reduce(products) / n + penalty
         slope = gradient[:, -1]
-        gap = (gradient[:, :-1] ** 2).sum() / (2 * l2) + slope @ np.linalg.solve(classes, slope)
-        relative = float(gap) / max(objective, 1e-300) if math.isfinite(gap + objective) else math.inf
-        return _Point(head, objective, gradient, shares, classes, relative)
+        worth = slope @ np.linalg.solve(found.classes, slope) if len(head) > 1 else slope[0] ** 2 / found.classes[0, 0]
+        gap = float((gradient[:, :-1] ** 2).sum() / (2 * l2) + worth)
+        relative = gap / max(objective, 1e-300) if math.isfinite(gap + objective) else math.inf
+        return _Point(head, objective, gradient, found.shares, found.classes, relative)
 
     def _descend(
         self, point: _Point, l2: float, target: float, allowed: int, dtype: torch.dtype
     ) -> tuple[Float[Tensor, "m e"], int]:
-        spent = 1
+        spent, rounding = 1, 50 * torch.finfo(dtype).eps
         while point.gap > target and spent <= allowed:
             step, spent = self._step(point, l2, target, spent, allowed, dtype)
             slope, length = float((point.gradient * step).sum()), 1.0
@@ -234,11 +221,14 @@ class Newton(AbstractContinuation):
                 there, spent = self._at((point.head + length * step)[None], l2, dtype)[0], spent + 1
                 # Where the objective's digits run out, the gap tells what is better.
                 falls = there.objective <= point.objective + 1e-4 * length * slope
-                if falls or (there.objective <= point.objective * (1 + 1e-14) and there.gap < point.gap):
+                if falls or (there.objective <= point.objective * (1 + rounding) and there.gap < point.gap):
                     better = there
                 length *= 0.5 if length > 0.2 else 0.2
-            if better is None:
+            if better is None and (dtype == torch.float64 or spent > allowed):
                 break
+            if better is None:
+                dtype, rounding = torch.float64, 50 * torch.finfo(torch.float64).eps
+                better, spent = self._at(point.head[None], l2, dtype)[0], spent + 1
             point = better
         return torch.from_numpy(point.head), spent
 
@@ -252,7 +242,7 @@ class Newton(AbstractContinuation):
         enough = max(0.3 * math.sqrt(2 * l2 * target * point.objective), min(0.3, math.sqrt(point.gap)) * first)
         step, solve, products = np.zeros_like(residual), self._solver(point, l2, fresh=False), 0
         z = solve(residual)
-        direction, along = z, float((residual * z).sum())
+        direction, along, made = z, float((residual * z).sum()), False
         while along > 0 and spent <= allowed:
             product = self._product(point.shares, direction, l2, dtype)
             spent, products, self._owed = spent + 1, products + 1, self._owed + 1
@@ -263,9 +253,10 @@ class Newton(AbstractContinuation):
             residual = residual - along / curved * product
             if float(np.linalg.norm(residual)) <= enough:
                 break
-            stale = self._owed > self._dear
+            stale = self._owed > self._dear and not made
             if stale:
                 self._make(point)
+                made = True
             known = self._hessian is not None and self._factored != (l2, point.trace)
             if stale or (known and products > self._factor_dear):
                 solve = self._solver(point, l2, fresh=True)
@@ -278,17 +269,13 @@ class Newton(AbstractContinuation):
         return (step if step.any() else z), spent
 
     def _product(
-        self, shares: Float[np.ndarray, "c n"], vector: Float[np.ndarray, "m e"], l2: float, dtype: torch.dtype
+        self, shares: Float[np.ndarray, "r n"], vector: Float[np.ndarray, "m e"], l2: float, dtype: torch.dtype
     ) -> Float[np.ndarray, "m e"]:
         """The Hessian's with a vector."""
         x = self._rows(dtype)
-        along = (torch.from_numpy(self._q @ vector).to(dtype) @ x.T).numpy()
-        # A shift of all classes changes nothing; this one loses no digit where the own class's share is near 1.
-        along -= along[self._own]
-        along -= (shares * along).sum(0)
-        along *= shares
-        self._counted(along)
-        return self._q.T / len(x) @ (torch.from_numpy(along) @ x).numpy() + l2 * self._penalised * vector
+        along = (torch.from_numpy(self.loss.expand(vector)).to(dtype) @ x.T).numpy()
+        along = self.loss.curved(shares, along)
+        return self.loss.reduce((torch.from_numpy(along) @ x).numpy()) / len(x) + l2 * self._penalised * vector
 
     def _make(self, point: _Point) -> None:
         """The loss's Hessian, some samples at a time; no more is read than its blocks of classes below the diagonal."""
@@ -302,16 +289,15 @@ class Newton(AbstractContinuation):
             each = room[:, :, : len(some)]
             for at in range(0, len(some), few):
                 here = slice(start + at, start + min(at + few, len(some)))
-                q = point.shares[:, here].astype(np.float64)
-                away = self._q[:, :, None] - (self._q.T @ q)[None]
-                counted = q / n if self._counts is None else q * (self._counts[here] / n)
-                # A sum of squares, which loses no digit.
-                each[:, :, at : at + few] = (counted[:, None, None] * away[:, :, None] * away[:, None]).sum(0)
+                each[:, :, at : at + few] = self.loss.second(point.shares, here) / n
             curvature = torch.from_numpy(each).to(x.dtype)
             for a in range(m):
                 for b in range(a + 1):
                     weighted = some * curvature[a, b, :, None]
-                    found[a * e : (a + 1) * e, b * e : (b + 1) * e].addmm_(weighted.T, some)
+                    block = found[a * e : (a + 1) * e, b * e : (b + 1) * e]
+                    for left in range(0, e, _PANEL):
+                        top, right = left if a == b else 0, left + _PANEL
+                        block[top:, left:right].addmm_(weighted[:, top:].T, some[:, left:right])
         self._hessian, self._hessian_trace, self._factor, self._owed = found, point.trace, None, 0.0
 
     def _solver(self, point: _Point, l2: float, *, fresh: bool) -> Callable[[np.ndarray], np.ndarray]:

@@ -17,6 +17,9 @@ _SHARE = 3
 _DIMENSIONS = 1536
 """Dimensions that are looked for, at most."""
 
+_ROWS = 4
+"""Rows for each of these that are looked at first."""
+
 _TESTS = 64
 """Mixtures of samples that must lie in them."""
 
@@ -57,16 +60,19 @@ def low_rank(features: Features, room: int) -> AxesSpan | None:
     m = min(d // _SHARE, _DIMENSIONS)
     if d < _FEWEST:
         return None
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(1))[: m + _TESTS]
-    some = some_rows(features, order).double()
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(1))
+    some = some_rows(features, order[: m + _TESTS]).double()
     if not some.isfinite().all() or _share_beside(_axes(some[:-_TESTS]), some[-_TESTS:]) > _CLOSE:
         return None
-    sketch, tests = _heaps(features, m)
-    if not (sketch.isfinite().all() and tests.isfinite().all()):
-        return None
-    axes = _axes(sketch)
-    if not _share_beside(axes, tests) <= _NOISE:
-        return None
+    # Some rows have no more dimensions than all, and show sooner that these are too many.
+    fewer = [some_rows(features, order[: _ROWS * m])] if n > 2 * _ROWS * m else []
+    for rows in (*fewer, features):
+        sketch, tests = _heaps(rows, m)
+        if not (sketch.isfinite().all() and tests.isfinite().all()):
+            return None
+        axes = _axes(sketch)
+        if not _share_beside(axes, tests) <= _NOISE:
+            return None
     values, turn = torch.linalg.eigh(_moments(sketch @ axes))
     kept = values > _NOISE / m * float(values.sum())
     r = int(kept.sum())

@@ -153,18 +153,25 @@ class Ridge(AbstractSolver):
         status = tuple(Status.CONVERGED if value <= self.tolerance else Status.STALLED for value in gap.tolist())
         return Solution(weight.to(features.dtype), bias.to(features.dtype), objective, gap, passes, status)
 
-    def from_sums(self, sums: ClassSums, classes: Int[Tensor, " c"], l2: Float[Tensor, " p"]) -> Solution:
+    def from_sums(
+        self,
+        sums: ClassSums,
+        classes: Int[Tensor, " c"],
+        l2: Float[Tensor, " p"],
+        weights: Float[Tensor, " c"] | None = None,
+    ) -> Solution:
         """Fit samples of which only the sums are known.
 
         Args:
             sums: What has been seen of them.
             classes: The class indices, in the order of the heads' outputs.
             l2: L2 values, in any order; the solution has the same order.
+            weights: What a sample of each class counts, as for `solve`.
 
         Returns:
             The heads for standardised features, with a status for each.
         """
-        moments, l2 = sums.moments(classes), l2.to(sums.device, torch.float64)
+        moments, l2 = sums.moments(classes, weights), l2.to(sums.device, torch.float64)
         if not torch.isfinite(moments.covariance).all():
             d, c = moments.cross.shape
             return _nothing(len(l2), c, d, sums.dtype, sums.device)

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from layerprobe.probing.batches import class_indices
 from layerprobe.probing.controls import majority_error
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
@@ -25,9 +24,8 @@ from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.class_weights import ClassWeight, check_class_weight, class_weights
 from layerprobe.probing.tasks.task import AbstractScoredTask, Figure, Measured
-from layerprobe.tango import tango_interval
+from layerprobe.statistics.intervals import tango_interval, wilson_interval
 from layerprobe.types import Split
-from layerprobe.wilson import wilson_interval
 
 
 @final
@@ -47,7 +45,7 @@ class Classification(AbstractScoredTask):
     name: ClassVar[str] = "classification"
     figures: ClassVar[Mapping[str, Figure]] = MappingProxyType(
         {
-            "balanced_error": lambda solver, scores, targets: 1 - balanced_accuracy(scores.argmax(1), targets),
+            "balanced_error": lambda solver, scores, targets: _balanced_error(scores, targets),
             "auc": lambda solver, scores, targets: 1 - class_auc(solver.ranking(scores), targets),
         }
     )
@@ -60,8 +58,39 @@ class Classification(AbstractScoredTask):
         """Take every solver."""
 
     def read(self, targets: Any, split: Split) -> Int[Tensor, " n"]:
-        """See `AbstractTask.read`."""
-        return class_indices(targets, split)
+        """Check that targets are class indices; numbers such as 1.0 and a column (n, 1) are taken too.
+
+        Args:
+            targets: What the batch calls its targets.
+            split: Where they come from, for the error.
+
+        Returns:
+            The targets as int64 on the CPU.
+
+        Raises:
+            TypeError: Where they are not one non-negative integer for each sample.
+        """
+        found, example = f"a {type(targets).__name__}", ""
+        if isinstance(targets, Tensor):
+            found = f"{str(targets.dtype).removeprefix('torch.')} of shape {tuple(targets.shape)}"
+            values = targets.detach().cpu()
+            if values.ndim == 2 and values.shape[1] == 1:
+                values = values.squeeze(1)
+            if values.ndim == 1 and not values.is_complex():
+                indices = values.to(torch.int64)
+                if not len(indices) or (indices.min() >= 0 and torch.equal(indices.to(values.dtype), values)):
+                    return indices
+                wrong = values[(indices < 0) | (indices.to(values.dtype) != values)][0].item()
+                if wrong < 0 or not values.is_floating_point():
+                    found = f"the negative value {wrong}"
+                else:
+                    example = f", such as {wrong:.6g}"
+        raise TypeError(
+            f"Probing needs class indices as targets (one integer >= 0 for each sample), found {found} in the {split} "
+            f"split{example}. Map the batch to its class with `targets=lambda batch: …`, or choose the task: "
+            "task=regression for numbers, task=multi_label for rows of zeros and ones. Words are taken of "
+            "(inputs, targets) pairs alone."
+        )
 
     def labels(self, targets: Mapping[Split, Shaped[Tensor, "n ..."]]) -> Labels:
         """Number the training classes; see `Labels.of`.
@@ -181,3 +210,8 @@ class Classification(AbstractScoredTask):
         only_other, only_first, n = int((other_right & ~right).sum()), int((right & ~other_right).sum()), len(targets)
         low, high = tango_interval(only_other, only_first, n)
         return (only_other - only_first) / n, float(low), float(high)
+
+
+def _balanced_error(scores: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> float:
+    """Mean over the true classes of the share of their samples that are wrong; NaN where train has none of them."""
+    return 1 - balanced_accuracy(scores.argmax(1), targets) if bool((targets >= 0).any()) else math.nan

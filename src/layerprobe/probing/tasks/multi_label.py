@@ -15,7 +15,7 @@ from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.metrics import balanced_accuracy, f1_score, mean_of_known, paired_interval, roc_auc
+from layerprobe.probing.metrics import balanced_accuracy, f1_score, mean_interval, mean_of_known, roc_auc
 from layerprobe.probing.score_metrics import Scored
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import LeftOut, Solution, Status
@@ -23,8 +23,8 @@ from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.class_weights import ClassWeight, check_class_weight, class_weights
 from layerprobe.probing.tasks.task import AbstractScoredTask, Figure, Measured
+from layerprobe.statistics.intervals import wilson_interval
 from layerprobe.types import Split
-from layerprobe.wilson import wilson_interval
 
 _WORST = (Status.DIVERGED, Status.ROUGH, Status.STALLED, Status.CONVERGED)
 """What becomes the status of all labels, first of all; while one is rough, all can be brought further."""
@@ -226,7 +226,7 @@ class MultiLabel(AbstractScoredTask):
         self, scores: Float[Tensor, "n c"], other: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]
     ) -> tuple[float, float, float]:
         """See `AbstractTask.difference`: Student's interval of the samples' differences."""
-        return paired_interval(_wrong(scores, targets) - _wrong(other, targets))
+        return mean_interval(_wrong(scores, targets) - _wrong(other, targets))
 
 
 def _wrong(scores: Float[Tensor, "n c"], targets: Int[Tensor, "n c"]) -> Float[Tensor, " n"]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, cast
 
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
@@ -17,6 +17,7 @@ from layerprobe.probing.score_metrics import Scored
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
 from layerprobe.probing.targets import Labels
+from layerprobe.probing.tasks.class_weights import ClassWeight
 from layerprobe.types import Split
 
 Figure: TypeAlias = Callable[[AbstractSolver, Float[Tensor, "n c"], Shaped[Tensor, "n ..."]], float]
@@ -56,6 +57,8 @@ class AbstractTask(ABC):
     name: ClassVar[str]
     figures: ClassVar[Mapping[str, Figure]] = MappingProxyType({})
     """What a head may be chosen by besides error and loss."""
+    class_weight: ClassWeight | None = None
+    """What a training sample counts in the fit, by its class; None where all count alike."""
 
     @abstractmethod
     def check(self, solver: AbstractSolver) -> None:
@@ -243,6 +246,15 @@ class AbstractTask(ABC):
         Returns:
             The difference, the lower and the upper end.
         """
+
+
+def unweighted(task: AbstractTask) -> AbstractTask:
+    """The same task, every training sample of which counts alike.
+
+    Args:
+        task: The task.
+    """
+    return task if task.class_weight is None else replace(cast(Any, task), class_weight=None)
 
 
 class AbstractScoredTask(AbstractTask):

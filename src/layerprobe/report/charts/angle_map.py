@@ -32,7 +32,7 @@ def angle_map(pairs: pd.DataFrame, heading: str) -> alt.LayerChart:
 
     Returns:
         The chart. Heads that cannot be compared have a white cell with a rim, whose tooltip says why; one that can be
-        compared with no other is left out.
+        compared with no other is left out, and the title says why.
 
     Raises:
         ValueError: If no two heads can be compared.
@@ -46,6 +46,8 @@ def angle_map(pairs: pd.DataFrame, heading: str) -> alt.LayerChart:
     by = "layer" if over_layers else "checkpoint"
     kept = different.loc[different["angle"].notna(), by].unique()
     left_out = [name for name in pairs[by].unique() if name not in kept]
+    alone = pairs[pairs[by].isin(left_out)].drop(different.index, errors="ignore")
+    reasons = [reason for reason in alone["reason"] if reason]
     pairs = pairs[pairs[by].isin(kept) & pairs[f"other_{by}"].isin(kept)]
     names, labels, title = _places(pairs, over_layers)
     known = pairs[pairs["angle"].notna()]
@@ -91,7 +93,9 @@ def angle_map(pairs: pd.DataFrame, heading: str) -> alt.LayerChart:
             .otherwise(alt.value(style.INK))
         )
         layers.append(base.mark_text(fontSize=10.5, aria=False).encode(text="text:N", color=ink))
-    subtitle = style.packed(_notes(known, signed, bool(frame["value"].isna().any()), step, left_out), max(side, 330))
+    subtitle = style.packed(
+        [*_notes(known, signed, bool(frame["value"].isna().any()), step, left_out), *reasons[:3]], max(side, 330)
+    )
     return (
         alt.layer(*layers)
         .properties(width=side, height=side, title=alt.TitleParams(heading, subtitle=subtitle))

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Literal
 
 import altair as alt
 
 from layerprobe.report import style
+from layerprobe.report.charts.beyond_linear import COLOURS
 from layerprobe.report.charts.curves import Y, curves, error_y
 from layerprobe.report.charts.tooltips import result_tooltip
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import (
-    MOST_LINES,
     NARROW,
     POINTED,
     checkpoint_shape,
     group_legend,
     group_scale,
+    in_percent,
     long,
     marker,
     means,
+    of_many,
     shown_names,
 )
 from layerprobe.report.page.vega_data import chosen_rows, layers_x, with_layers, with_texts
 from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (
-    "Line chart: test error on the vertical axis over the depth of the layer, one line for each run and shown "
-    "checkpoint, or of many runs a mean with a band, and the controls as thin lines."
+    "Line chart: test error, or another measure that is chosen, on the vertical axis over the depth of the layer, one "
+    "line for each run and shown checkpoint, or of many runs a mean with a band, and the controls as thin grey lines, "
+    "other readers of the layers as thin coloured ones."
 )
 
 _MOST_CONTROLS = 4
+_CONTROLS = "controls && measure == 'error'"
 _NAMED_AT: Mapping[str, tuple[Literal["left", "center", "right"], str]] = {
     "majority": ("right", "datum.last"),
     "shuffled": ("center", "round((2 * datum.first + datum.last) / 3)"),
@@ -57,33 +62,40 @@ def depth_curves(data: PageData, *, linked: bool = True, width: Width = CONTAINE
         over them. A cross on the axis is a failed layer; thin lines are the controls. Curves have points unless they
         are long.
     """
-    x, y = layers_x(data), error_y("test error", alt.Scale(domainMin=0, nice=True))
+    share = in_percent(data)
+    from_zero = alt.ExprRef("indexof(measure_names[measure], 'error') >= 0 ? 0 : null")
+    scale = alt.Scale(zero=False, nice=True, domainMin=from_zero)
+    y = error_y(None, scale, format="", labelExpr=f"{share} ? format(datum.value, '~%') : datum.label")
+    x = layers_x(data)
     scales, legend, mean = group_scale(), group_legend(), means(data)
     colour = alt.Color("group:N", scale=scales["color"], legend=legend)
     dash = alt.StrokeDash("group:N", scale=scales["dash"], legend=legend)
     shape = checkpoint_shape(data, legend=not long(data))
     by: list[str | alt.FieldName] = ["group", "problem", "network", "checkpoint", "checkpoint_name", "position"]
     together = (
-        with_layers(chosen_rows(data, "rows", mean), data)
-        .transform_filter("isValid(datum.error)")
+        with_layers(_measured(data, mean), data)
+        .transform_filter("isValid(datum.shown)")
         .transform_aggregate(
-            mean="mean(error)", low="q1(error)", high="q3(error)", runs="distinct(run)",
+            mean="mean(shown)", low="q1(shown)", high="q3(shown)", runs="distinct(run)",
             layer_text="min(layer_text)", groupby=by,
         )
     )  # fmt: skip
-    rows = with_layers(chosen_rows(data, "rows", f"!{mean} || {POINTED}"), data)
-    rows = with_texts(rows, "error", "low", "high")
+    together = with_texts(together, "mean", "low", "high", share)
+    together = together.transform_calculate(mean_text="measure_names[measure] + ' ' + datum.error_text")
+    rows = with_layers(_measured(data, f"!{mean} || {POINTED}"), data)
+    drawn = f"measure_names[measure] + ' ' + format(datum.shown, {share} ? '.2%' : '.3f')"
+    rows = with_texts(rows, "error", "low", "high").transform_calculate(shown_text=drawn)
     rows = rows.transform_calculate(l2_text="isValid(datum.l2) ? format(datum.l2, '.2e') : '–'")
     layers = [
         *curves(
-            with_texts(together, "mean", "low", "high"), x, y, "mean", colour=colour,
+            together, x, y, "mean", colour=colour,
             detail=["problem:N", "network:N", "checkpoint:N"], interval=("low", "high"),
-            between=controls(data, x, y), line={"strokeDash": dash},
+            between=[*controls(data, x, y), *reader_lines(data, x, y)], line={"strokeDash": dash},
             points={"shape": shape, "tooltip": _mean_tooltip(data), "opacity": marker(data)},
         ),
         *curves(
-            rows, x, y, "error", colour=colour, detail=["run:N", "checkpoint:N"], interval=("low", "high"),
-            band="intervals", failed=True,
+            rows, x, y, "shown", colour=colour, detail=["run:N", "checkpoint:N"],
+            interval=("shown_low", "shown_high"), band="intervals", failed=True,
             line={
                 "strokeDash": dash,
                 "strokeWidth": alt.when(POINTED).then(alt.value(4)).otherwise(alt.value(1.8)),
@@ -95,17 +107,64 @@ def depth_curves(data: PageData, *, linked: bool = True, width: Width = CONTAINE
         ),
     ]  # fmt: skip
     which = f"'at ' + {shown_names(data)}" + (" + ', by ' + names_of[colour]" if len(data.runs) > 1 else "")
-    title = f"{NARROW} ? ['Test error over depth', {which}] : 'Test error over depth ' + {which}"
-    many = len(data.runs) > MOST_LINES
+    what = "upper(slice(measure_names[measure], 0, 1)) + slice(measure_names[measure], 1) + ' over depth'"
+    title = f"{NARROW} ? [{what}, {which}] : {what} + ' ' + {which}"
     return alt.layer(*layers).properties(
         width=width,
         height=height,
         description=DESCRIPTION,
-        title=alt.TitleParams(
-            alt.ExprRef(title),
-            subtitle=f"of more than {MOST_LINES} runs: mean and middle half" if many else "",
-        ),
+        title=alt.TitleParams(alt.ExprRef(title), subtitle=of_many(data)),
     )
+
+
+def _measured(data: PageData, where: str) -> alt.Chart:
+    """The chosen rows with what is drawn of them, `shown`, `shown_low` and `shown_high`; all of them for the error."""
+    rows = chosen_rows(data, "rows", where)
+    ends = {f"shown_{end}": f"measure == 'error' ? datum.{end} : datum[measure + '_{end}']" for end in ("low", "high")}
+    rows = rows.transform_calculate(shown="measure == 'error' ? datum.error : datum[measure]", **ends)
+    return rows.transform_filter("measure == 'error' || isValid(datum.shown)")
+
+
+def reader_lines(data: PageData, x: alt.X, y: Y) -> list[alt.Chart]:
+    """Draw the test errors of other readers of the layers as thin coloured lines, each a mean over the chosen runs."""
+    if data.readers.empty:
+        return []
+    names = list(dict.fromkeys(data.readers["reader"]))
+    by: list[str | alt.FieldName] = ["reader", "problem", "network", "checkpoint", "checkpoint_name", "position"]
+    rows = with_layers(chosen_rows(data, "readers", "readers && measure == 'error'"), data)
+    rows = rows.transform_filter("isValid(datum.error)").transform_aggregate(
+        value="mean(error)", runs="distinct(run)", layer_text="min(layer_text)", groupby=by
+    )
+    colours = [COLOURS[i % len(COLOURS)] for i in range(len(names))]
+    colour = alt.Color("of_reader:N", scale=None)
+    rows = rows.transform_calculate(of_reader=f"{json.dumps(colours)}[indexof({json.dumps(names)}, datum.reader)]")
+    tooltip = [
+        alt.Tooltip("reader:N"),
+        alt.Tooltip("checkpoint_name:N", title="checkpoint"),
+        alt.Tooltip("layer_text:N", title="layer"),
+        alt.Tooltip("value:Q", title="test error", format=".2%"),
+        alt.Tooltip("runs:Q", title="mean of runs"),
+    ]
+    apart = ["reader", "problem", "network", "checkpoint"]
+    line = rows.mark_line(strokeWidth=1, clip=True, aria=False).encode(
+        x=x, y=y("value"), color=colour, detail=[f"{field}:N" for field in apart], tooltip=tooltip
+    )
+    # Each reader has its name once, at a layer of its own or the nearest that it has, so that names do not meet.
+    share = f"(indexof({json.dumps(names)}, datum.reader) + 0.5) / {len(names)}"
+    place = f"datum.first + {share} * (datum.last - datum.first) + 1e-6"  # halfway it is the later one
+    name = (
+        rows.transform_joinaggregate(
+            first="min(position)", last="max(position)", latest="max(checkpoint)", groupby=["reader"]
+        )
+        .transform_filter("datum.checkpoint == datum.latest")
+        .transform_calculate(away=f"abs(datum.position - ({place}))")
+        .transform_joinaggregate(nearest="min(away)", groupby=["reader"])
+        .transform_filter("datum.away == datum.nearest")
+        .transform_aggregate(value="max(value)", groupby=["reader", "of_reader", "position"])
+        .mark_text(baseline="bottom", dy=-2, fontSize=10, aria=False)
+        .encode(x=x, y=y("value"), color=colour, text="reader:N")
+    )
+    return [line, name]
 
 
 def controls(data: PageData, x: alt.X, y: Y) -> list[alt.Chart]:
@@ -117,8 +176,8 @@ def controls(data: PageData, x: alt.X, y: Y) -> list[alt.Chart]:
     """
     marks = []
     kept: list[str | alt.FieldName] = ["setting"] if data.runs["setting"].nunique() <= _MOST_CONTROLS else []
-    everywhere = with_layers(chosen_rows(data, "rows", "controls", every_checkpoint=True), data)
-    here = with_layers(chosen_rows(data, "rows", "controls"), data)
+    everywhere = with_layers(chosen_rows(data, "rows", _CONTROLS, every_checkpoint=True), data)
+    here = with_layers(chosen_rows(data, "rows", _CONTROLS), data)
     sources: list[tuple[alt.Chart, str, list[str | alt.FieldName], list[int]]] = [
         (here, "majority", ["problem"], [1, 0]),
         (here, "shuffled", ["problem", *kept, "network", "checkpoint"], [2, 2]),
@@ -184,7 +243,7 @@ def _mean_tooltip(data: PageData) -> list[alt.Tooltip]:
         alt.Tooltip("checkpoint_name:N", title="checkpoint"),
         alt.Tooltip("layer_text:N", title="layer"),
         alt.Tooltip("runs:Q", title="number of runs"),
-        alt.Tooltip("error_text:N", title="mean test error"),
+        alt.Tooltip("mean_text:N", title="mean"),
         alt.Tooltip("interval:N", title="middle half"),
     ]
 
@@ -192,4 +251,5 @@ def _mean_tooltip(data: PageData) -> list[alt.Tooltip]:
 def tooltip(data: PageData) -> list[alt.Tooltip]:
     """Return what a point says when it is pointed at."""
     keys = [alt.Tooltip(f"{k.field}:N", title=k.name) for k in data.keys if k.field not in ("name", "setting")]
-    return [alt.Tooltip("run_name:N", title="run"), *keys, *result_tooltip("layer_text", "checkpoint_name")]
+    drawn = [alt.Tooltip("shown_text:N", title="drawn")] if data.measures else []
+    return [alt.Tooltip("run_name:N", title="run"), *keys, *result_tooltip("layer_text", "checkpoint_name"), *drawn]

@@ -13,10 +13,11 @@ import vl_convert
 from jinja2 import Environment
 from markupsafe import Markup
 
-from layerprobe.formatting import interval_text, percent_text
+from layerprobe.formatting import count_text, interval_text, percent_text
 from layerprobe.report.config_differences import short_keys, value_text
 from layerprobe.report.monotonicity import depth_sentence
 from layerprobe.report.page.correct_bits import correct_bits
+from layerprobe.report.page.head_maps import head_maps
 from layerprobe.report.page.linked_views import linked_views
 from layerprobe.report.page.page_data import page_data
 from layerprobe.report.page.pickers import pickers
@@ -62,11 +63,10 @@ def page(
     """
     drawn = page_data(comparison)
     packed, left_out = correct_bits(comparison, drawn)
+    heads, heads_left_out = head_maps(comparison, drawn)
     specs = linked_views(drawn)
-    n = len(comparison.runs)
-    title = (
-        f"layerprobe: {n} run{'s' if n != 1 else ''}, {len(drawn.checkpoints)} checkpoints, {len(drawn.rows):,} probes"
-    )
+    counts = {"run": len(comparison.runs), "checkpoint": len(drawn.checkpoints), "probe": len(drawn.rows)}
+    title = f"layerprobe: {', '.join(count_text(n, noun) for noun, n in counts.items())}"
     states = comparison.table()["status"].value_counts()
     content = {
         "specs": specs,
@@ -78,6 +78,7 @@ def page(
         "best": [None if math.isnan(v) else float(f"{v:.6g}") for v in drawn.runs["best_error"]],
         "places": {k.field: (drawn.runs[f"{k.field}_place"] + drawn.runs["offset"]).tolist() for k in drawn.keys},
         "samples": packed,
+        "heads": heads,
         "animations": [animation for _, animation in animations],
         "transfers": [transfer for _, transfer in transfers],
     }
@@ -89,7 +90,8 @@ def page(
         views=[(name, spec["description"]) for name, spec in specs.items()],
         pickers=pickers(drawn),
         wholes=[run.status not in _ENDED_BADLY or set(states.index) <= _ENDED_BADLY for run in comparison.runs],
-        notes=[*drawn.left_out, *left_out],
+        notes=[*drawn.left_out, *left_out, *heads_left_out],
+        of_heads=sorted({one["kind"] for one in heads["maps"]}, reverse=True),
         heads=_heads(comparison),
         rows=_rows(comparison),
         words=[(name, depth_sentence(run)) for run, name in zip(comparison.runs, comparison.names, strict=True)],

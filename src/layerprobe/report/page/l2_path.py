@@ -6,16 +6,16 @@ import json
 
 import altair as alt
 
-from layerprobe.report.charts.curves import error_y
+from layerprobe.report.charts.curves import curves, error_y
 from layerprobe.report.charts.l2_path import path_lines
 from layerprobe.report.page.page_data import PageData
-from layerprobe.report.page.pickers import POINTED, faint, group_legend, group_scale
+from layerprobe.report.page.pickers import POINTED, faint, group_legend, group_scale, means, of_many
 from layerprobe.report.page.vega_data import chosen_rows
 from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (
-    "Line chart: validation error over L2 of the chosen layer, one line for each run and shown checkpoint; a point "
-    "marks the head that validation chose."
+    "Line chart: validation error over L2 of the chosen layer, one line for each run and shown checkpoint, or of many "
+    "runs a mean with a band; a point marks the head that validation chose."
 )
 
 _POWER = "log(datum.value) / LN10"
@@ -32,7 +32,8 @@ def l2_path(data: PageData, *, linked: bool = True, width: Width = CONTAINER, he
         height: Pixels.
 
     Returns:
-        The chart; L2 = 0 stands a decade below 1e-8.
+        The chart; L2 = 0 stands a decade below 1e-8. Of many runs, each colour has the mean with a band that holds the
+        middle half, and the run that the mouse is on is drawn over them.
     """
     x = alt.X(
         "place:Q",
@@ -40,6 +41,7 @@ def l2_path(data: PageData, *, linked: bool = True, width: Width = CONTAINER, he
         axis=alt.Axis(title="L2", grid=False, labelOverlap=True, labelExpr=_POWERS),
     )
     y = error_y("validation error", alt.Scale(zero=False, padding=6))
+    mean = means(data)
     base = (
         chosen_rows(data, "paths", "datum.layer_name == layer")
         .transform_calculate(heads_l2="split(datum.l2, ' ')", heads_error="split(datum.val_error, ' ')")
@@ -59,8 +61,23 @@ def l2_path(data: PageData, *, linked: bool = True, width: Width = CONTAINER, he
         alt.Tooltip("heads_l2:Q", title="l2", format=".2e"),
         alt.Tooltip("heads_error:Q", title="validation error", format=".2%"),
     ]
-    layers = path_lines(
-        base, x, y, "heads_error", colour=colour, detail=["run:N", "checkpoint:N", "way:N"],
+    together = base.transform_filter(mean).transform_aggregate(
+        mean="mean(heads_error)", low="q1(heads_error)", high="q3(heads_error)", runs="distinct(run)",
+        groupby=["group", "problem", "checkpoint", "checkpoint_name", "place"],
+    )  # fmt: skip
+    layers = [] if len(data.runs) == 1 else curves(
+        together, x, y, "mean", colour=colour, detail=["problem:N", "checkpoint:N"], interval=("low", "high"),
+        line={"strokeDash": dash}, points={"opacity": alt.value(0), "tooltip": [
+            alt.Tooltip("group:N", title="runs of"),
+            alt.Tooltip("checkpoint_name:N", title="checkpoint"),
+            alt.Tooltip("runs:Q", title="number of runs"),
+            alt.Tooltip("place:Q", title="l2", format=".2e"),
+            alt.Tooltip("mean:Q", title="mean validation error", format=".2%"),
+        ]},
+    )  # fmt: skip
+    layers += path_lines(
+        base.transform_filter(f"!{mean} || {POINTED}"), x, y, "heads_error", colour=colour,
+        detail=["run:N", "checkpoint:N", "way:N"],
         line={"strokeDash": dash, "strokeWidth": alt.when(POINTED).then(alt.value(4)).otherwise(alt.value(1.8)),
               "opacity": faint(data)},
         chosen="datum.place_in_path == datum.selected", tooltip=tooltip,
@@ -69,5 +86,7 @@ def l2_path(data: PageData, *, linked: bool = True, width: Width = CONTAINER, he
         width=width,
         height=height,
         description=DESCRIPTION,
-        title=alt.TitleParams(alt.ExprRef(f"'L2 path of ' + {json.dumps(data.layer_names)}[layer]")),
+        title=alt.TitleParams(
+            alt.ExprRef(f"'L2 path of ' + {json.dumps(data.layer_names)}[layer]"), subtitle=of_many(data)
+        ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import altair as alt
 
@@ -19,6 +20,9 @@ DESCRIPTION = (
     "is high."
 )
 
+_TALLEST = 700
+_HEADING = 14
+"""Pixels that the name of a network takes."""
 _NARROW = 240
 """Pixels that the cells have on the narrowest screen."""
 
@@ -39,7 +43,7 @@ def layer_map(data: PageData, *, linked: bool = True, width: Width = CONTAINER, 
     labels = row_labels(data)
     n = max(1, len(labels))
     top = max(0.005, 0.0 if data.rows["error"].isna().all() else axis_top(data.rows["error"]))
-    height = height or max(120, min(20 * n, 700))
+    height = height or max(120, min(20 * n, _TALLEST))
     chart = (
         with_layers(chosen_rows(data, "rows", every_checkpoint=True), data)
         .transform_filter("isValid(datum.error)")
@@ -87,9 +91,7 @@ def layer_map(data: PageData, *, linked: bool = True, width: Width = CONTAINER, 
         layers += [
             begins.mark_rule(color=style.INK, strokeWidth=1.5, aria=False).encode(y=top_of_row),
             begins.transform_aggregate(groupby=["row", "network_name"])
-            .mark_text(
-                align="left", baseline="top", dx=2, dy=2, fontSize=min(11, height / n), fontWeight="bold", aria=False
-            )
+            .mark_text(align="left", baseline="top", dx=2, dy=2, fontSize=11, fontWeight="bold", aria=False)
             .encode(x=alt.value(0), y=top_of_row, text="network_name:N"),
         ]
     return alt.layer(*layers).properties(
@@ -110,11 +112,14 @@ def row_labels(data: PageData) -> dict[str, str]:
         data: What the page draws.
 
     Returns:
-        The label of each row in order. Above the rows of each of several networks is a row without a label.
+        The label of each row in order. Above the rows of each of several networks are rows without a label, as many as
+        its name needs.
     """
     labels: dict[str, str] = {}
+    n = sum(len(network.layers) + 1 for network in data.networks)
+    above = math.ceil(_HEADING / min(20, _TALLEST / max(1, n)))
     for i, network in enumerate(data.networks):
         if len(data.networks) > 1 and network.layers:
-            labels[str(i)] = ""
+            labels |= {str(i): ""} | {f"{i}/{j}": "" for j in range(1, above)}  # no layer's row
         labels |= {f"{i} {layer}": layer for layer in network.layers}
     return labels

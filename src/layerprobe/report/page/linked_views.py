@@ -17,7 +17,7 @@ from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import parameters
 from layerprobe.report.page.reducer_curves import reducer_curves
 from layerprobe.report.page.seed_mean import seed_mean
-from layerprobe.report.page.vega_data import datasets
+from layerprobe.report.page.vega_data import datasets, share_transforms
 from layerprobe.report.picture_files import AnyChart
 
 View: TypeAlias = Callable[..., AnyChart]
@@ -41,7 +41,11 @@ def view_names(data: PageData) -> list[str]:
         data: What the page draws.
     """
     without = {"best_layer", "seed_mean"} if len(data.runs) == 1 else set()
-    needed = {"l2_path": data.paths, "reducers": data.reducers, "beyond_linear": data.readers}
+    needed = {
+        "l2_path": data.swept_paths,
+        "reducers": data.reducers,
+        "beyond_linear": data.readers,
+    }
     without |= {name for name, rows in needed.items() if rows.empty}
     return [name for name in VIEWS if name not in without]
 
@@ -80,4 +84,4 @@ def _finished(chart: AnyChart, data: PageData) -> dict[str, Any]:
     """Add the parameters and the look."""
     theme = style.theme()
     theme["title"] |= {"frame": "bounds", "fontSize": 14}
-    return chart.add_params(*parameters(data)).configure(**theme).to_dict()
+    return share_transforms(chart.add_params(*parameters(data)).configure(**theme).to_dict())

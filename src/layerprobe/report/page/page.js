@@ -159,6 +159,47 @@ async function differences() {
   await show();
 }
 
+// What the head of a run, a checkpoint and a layer answers by class, and where it looks: ready charts.
+const ofHead = { run: $("head-run"), checkpoint: $("head-at"), layer: $("head-layer") };
+
+function mapsOf(head) {
+  return data.heads.maps.filter((map) => Object.keys(head).every((key) => map[key] === null || map[key] === head[key]));
+}
+
+let mapsShown = 0;
+async function showHead() {
+  const turn = ++mapsShown, maps = data.heads.maps, { run, checkpoint, layer } = ofHead;
+  const known = (key, some) => [...new Set(some.map((map) => map[key]).filter((place) => place !== null))].sort((a, b) => a - b);
+  const fill = (select, places, names, value) => options(select, places.map((place) => [place, names[place]]), select.value || value);
+  fill(run, known("run", maps), data.names, maps[0].run);
+  const own = maps.filter((map) => map.run === Number(run.value)), first = own.find((map) => map.kind === "confusion") ?? {};
+  const all = (key) => own.find((map) => map[key] !== null)?.[key];
+  fill(checkpoint, known("checkpoint", own), data.checkpoints, first.checkpoint ?? all("checkpoint"));
+  fill(layer, known("layer", own), data.layers, first.layer ?? all("layer"));
+  for (const select of [checkpoint, layer]) select.parentElement.hidden = select.options.length === 0;
+  const chosen = mapsOf({ run: Number(run.value), checkpoint: Number(checkpoint.value), layer: Number(layer.value) });
+  for (const figure of document.querySelectorAll("#head-maps figure")) {
+    const map = chosen.find((one) => one.kind === figure.id);
+    const spec = map && JSON.parse(new TextDecoder().decode(await inflate(map.spec)));
+    if (turn !== mapsShown) return; // another choice has been made meanwhile
+    figure.hidden = !map;
+    if (map) await vegaEmbed(figure.firstElementChild, { ...data.heads.look, ...spec }, { ...embed, renderer: "svg" });
+  }
+  $("no-head-map").textContent = chosen.length ? "" : "This page has no chart of this head.";
+}
+
+// The head of a point that is clicked, where the page has something of it.
+function chooseHead(datum) {
+  const places = { run: datum?.run, checkpoint: datum?.checkpoint, layer: data.layers.indexOf(datum?.layer_text) };
+  if (!ofHead.run || Object.values(places).some((place) => place === undefined || place < 0) || !mapsOf(places).length) return;
+  for (const [key, select] of Object.entries(ofHead)) {
+    const place = String(places[key]);
+    if (![...select.options].some((option) => option.value === place)) select.add(new Option("", place));
+    select.value = place;
+  }
+  showHead().then(() => { for (const select of Object.values(ofHead)) keep(select.name, chosenText(select)); });
+}
+
 function sortable(table) {
   const value = (tr, i) => tr.cells[i].dataset.sort ?? tr.cells[i].textContent;
   const compare = (x, y) => (x === "" || y === "" ? (x === "") - (y === "") : isNaN(x) || isNaN(y) ? x.localeCompare(y, "en", { numeric: true }) : x - y);
@@ -186,6 +227,7 @@ async function draw(name) {
   const { view } = await vegaEmbed($(name).firstElementChild.firstElementChild, spec, embed);
   views[name] = view;
   view.addEventListener("pointerover", (_, item) => point(item?.datum?.run ?? -1));
+  view.addEventListener("click", (_, item) => chooseHead(item?.datum));
   $(name).querySelector(".copy").addEventListener("click", (event) => copy(view, name, event.currentTarget));
 }
 
@@ -200,6 +242,11 @@ async function copy(view, name, button) {
   }
   setTimeout(() => { button.textContent = "copy picture"; }, 2000);
 }
+
+// On paper each view is as wide as the page, so that its letters are as large as the others'.
+const PAPER = 680;
+addEventListener("beforeprint", () => { for (const view of Object.values(views)) view.width(PAPER).run(); });
+addEventListener("afterprint", () => dispatchEvent(new Event("resize")));
 
 // A run that the mouse is on, in a view or in the table, stands out in all views.
 let pointed = -1;
@@ -263,6 +310,10 @@ function pickers() {
   await Promise.all(Object.keys(data.specs).map(draw));
   await chooser();
   await differences();
+  if (ofHead.run) {
+    for (const select of Object.values(ofHead)) select.addEventListener("change", () => { keep(select.name, chosenText(select)); showHead(); });
+    await showHead();
+  }
   for (const [i, transfer] of data.transfers.entries()) await vegaEmbed(`#transfer-${i}`, transfer, embed);
   for (const [i, animation] of data.animations.entries()) await vegaEmbed(`#animation-${i}`, animation, { ...embed, renderer: "canvas" });
   window.report = { views, set, mcnemar, holm, pearson };

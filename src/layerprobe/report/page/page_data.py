@@ -18,8 +18,9 @@ import pandas as pd
 from layerprobe.report.charts.beyond_linear import reader_name
 from layerprobe.report.config_differences import SEED, ordered_values, short_keys, value_text
 from layerprobe.report.networks import Network, networks
+from layerprobe.report.page.measures import Measure, measures
 from layerprobe.report.run_comparison import Comparison, error_bounds
-from layerprobe.report.tidy import UNTRAINED, features_texts
+from layerprobe.report.tidy import AT_RANDOM, features_texts
 from layerprobe.results.any_version import no_rows
 from layerprobe.results.baselines import of_baselines
 from layerprobe.results.best import last_checkpoint
@@ -58,13 +59,14 @@ class PageData:
         layers: One row for each layer: `layer` (number), `layer_name` (number), `name`, `depth`,
             `position` (its place on an axis), `kind`, `shape`, `features`.
         rows: One row for each run, checkpoint and layer, as numbers; with `step`, `error`, `low`, `high`, `l2`,
-            `status`, `majority`, `shuffled` and `control_task`.
+            `status`, `majority`, `shuffled` and `control_task`, and the columns of `measures`.
         paths: One row for each path: `run`, `checkpoint`, `layer_name`, `l2` and `val_error` (numbers, with
             spaces between), `selected` (place of the chosen one) and `way` (its reducer, solver and seed).
         reducers: Where a run chose between reducers, one row for each run, checkpoint, layer and `reducer`:
             `val_error`, the lowest on its path. The test split is read by the chosen head alone.
-        readers: One row for each run, checkpoint, layer and `reader` that was compared with the linear head: the head's
-            error less its own as `difference`, with `low` and `high`.
+        readers: One row for each run, checkpoint, layer and `reader` that was compared with the linear head: its
+            `error`, and the head's less its own as `difference`, with `low` and `high`.
+        measures: What can be drawn in place of the test error.
         keys: What runs can be coloured by, the most telling first.
         checkpoints: Names of the checkpoints, in the order of training.
         layer_names: Names of the layers, in order of depth.
@@ -80,6 +82,7 @@ class PageData:
     paths: pd.DataFrame
     reducers: pd.DataFrame
     readers: pd.DataFrame
+    measures: tuple[Measure, ...]
     keys: tuple[ConfigKey, ...]
     checkpoints: tuple[str, ...]
     layer_names: tuple[str, ...]
@@ -87,6 +90,11 @@ class PageData:
     same_layers: bool
     left_out: tuple[str, ...]
     highest_error: float
+
+    @property
+    def swept_paths(self) -> pd.DataFrame:
+        """The paths of more than one L2 value."""
+        return self.paths[self.paths["l2"].str.contains(" ")]
 
 
 def page_data(comparison: Comparison, path_budget: int = 1_000_000) -> PageData:
@@ -123,14 +131,16 @@ def page_data(comparison: Comparison, path_budget: int = 1_000_000) -> PageData:
     same = bool(layers.groupby("depth")["name"].nunique().max() == 1) if len(layers) else True
     depths = {depth: place for place, depth in enumerate(sorted(set(layers["depth"])))}
     layers.insert(4, "position", layers["depth"].map(depths) if same else layers["depth"])
+    known, measured = measures(comparison, results, checkpoints, names)
     different, network = networks(comparison.runs, comparison.problems)
     return PageData(
         runs=_runs(comparison, keys).assign(network=network),
         layers=layers,
-        rows=_rows(results),
+        rows=_rows(results).merge(measured, on=["run", "checkpoint", "layer_name"]).drop(columns="layer_name"),
         paths=paths,
         reducers=_reducers(reducers, results),
         readers=_readers(comparison, checkpoints, results, names),
+        measures=known,
         keys=keys,
         checkpoints=tuple(checkpoints),
         layer_names=tuple(names),
@@ -145,7 +155,7 @@ def _checkpoints(results: pd.DataFrame) -> list[str]:
     """Baselines, then in the order of training of all runs: untrained, by their usual step, `final` last."""
     steps = results.groupby("checkpoint", sort=False)["step"].median()
     baselines = results.loc[of_baselines(results), "checkpoint"].unique()
-    ends = dict.fromkeys(baselines, -2) | dict.fromkeys(UNTRAINED, -1) | {"final": 1}
+    ends = dict.fromkeys(baselines, -2) | dict.fromkeys(AT_RANDOM, -1) | {"final": 1}
     return sorted(steps.index, key=lambda name: (ends.get(name, 0), steps[name]))
 
 
@@ -175,7 +185,7 @@ def _rows(results: pd.DataFrame) -> pd.DataFrame:
         "run": "run", "checkpoint": "checkpoint", "layer": "layer", "step": "step", "error": "test_error",
         "low": "test_error_low", "high": "test_error_high", "l2": "l2", "status": "status",
         "majority": "majority_error", "shuffled": "shuffled_error",
-        "control_task": "control_error",
+        "control_task": "control_error", "layer_name": "layer_name",
     }  # fmt: skip
     return pd.DataFrame({name: results[column] for name, column in columns.items()})
 
@@ -228,15 +238,20 @@ def _reducers(paths: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
 def _readers(
     comparison: Comparison, checkpoints: Sequence[str], results: pd.DataFrame, names: Sequence[str]
 ) -> pd.DataFrame:
-    found = [compared_errors(run.metrics(), DIFFERENCE).assign(run=i) for i, run in enumerate(comparison.runs)]
-    rows = pd.concat(found, ignore_index=True) if found else no_rows(MetricRecord).assign(run=0)
+    at = ["checkpoint", "layer", "head"]
+    found = []
+    for i, run in enumerate(comparison.runs):
+        metrics = run.metrics()
+        errors = compared_errors(metrics)[[*at, "value"]].rename(columns={"value": "error"})
+        found.append(compared_errors(metrics, DIFFERENCE).merge(errors, on=at, how="left").assign(run=i))
+    rows = pd.concat(found, ignore_index=True) if found else no_rows(MetricRecord).assign(run=0, error=0.0)
     rows = rows.assign(
         checkpoint=rows["checkpoint"].map({name: i for i, name in enumerate(checkpoints)}),
         layer_name=rows["layer"].map({name: i for i, name in enumerate(names)}),
         reader=[reader_name(head) for head in rows["head"]],
     ).rename(columns={"value": "difference"})
     known = ["run", "checkpoint", "layer_name"]
-    rows = rows[[*known, "reader", "difference", "low", "high"]]
+    rows = rows[[*known, "reader", "error", "difference", "low", "high"]]
     return rows.merge(results[[*known, "layer"]], on=known).drop(columns="layer_name")
 
 

@@ -12,6 +12,7 @@ from layerprobe.report import style
 from layerprobe.report.charts.curves import MARKED
 from layerprobe.report.config_differences import SEED
 from layerprobe.report.page.page_data import ConfigKey, PageData
+from layerprobe.report.tidy import AT_RANDOM
 
 MOST_LINES = 12
 """Runs, or settings, up to which each has a line of its own; more are means with a band."""
@@ -48,26 +49,33 @@ def pickers(data: PageData) -> list[Picker]:
 
     Returns:
         `colour` and `swept` (fields of a key), `layer` (a number), `problem` (its name; empty for all), `lines`
-        (`runs`, `means`, or `few` for means of more than a dozen runs), `checkpoint_<i>` (whether it is shown),
-        `intervals` and `controls` (whether they are drawn). What leaves no choice is left out.
+        (`runs`, `means`, or `few` for means of more than a dozen runs), `measure` (`error`, or the field of what is
+        drawn over depth in its place), `checkpoint_<i>` (whether it is shown), `intervals`, `controls` and `readers`
+        (whether they are drawn). What leaves no choice is left out.
     """
     keys = tuple((key.field, key.name) for key in data.keys)
     swept = next((key.field for key in data.keys if key.name != SEED and len(key.values) > 1), keys[-1][0])
-    # What each run came to; where that is not among the checkpoints, the last of all.
+    # What each run came to, beyond its start if any did; where that is not among the checkpoints, the last of all.
     ends = set(data.runs["last"]) & set(data.checkpoints) or set(data.checkpoints[-1:])
+    ends = ends - set(AT_RANDOM) or ends
     problems = tuple((name, name) for name in dict.fromkeys(data.runs["problem"]))
     found = [
         Picker("colour", "colour", keys[0][0], keys),
         Picker("swept", "best layer over", swept, keys),
         Picker("problem", "data", "", (("", "all"), *problems)),
+        Picker("measure", "curves of", "error", (("error", "test error"), *((m.field, m.name) for m in data.measures))),
         Picker("layer", "L2 path of layer", _layer(data), tuple(enumerate(data.layer_names))),
         Picker("lines", "lines", "few", _LINES),
         *(Picker(f"checkpoint_{i}", name, name in ends) for i, name in enumerate(data.checkpoints)),
         Picker("intervals", "95% intervals", len(data.runs) <= MOST_BANDS),
         Picker("controls", "controls (majority, shuffled, control task, untrained)", _fits(data)),
+        Picker("readers", "references (other readers of the layers)", len(data.runs) <= MOST_BANDS),
     ]  # fmt: skip
     one = {"colour", "swept", "lines"} if len(data.runs) == 1 else set()
     one |= {"problem"} if len(problems) < 2 else set()
+    one |= {"readers"} if data.readers.empty else set()
+    one |= {"layer"} if data.swept_paths.empty else set()
+    one |= {"measure"} if not data.measures else set()
     return [picker for picker in found if picker.name not in one]
 
 
@@ -79,16 +87,18 @@ def parameters(data: PageData) -> list[alt.Parameter]:
 
     Returns:
         The pickers; `chosen` (numbers of runs; none stands for all) and `pointed` (the run that the mouse is on, or
-        -1); and as constants `values_of`, `colours_of`, `names_of` and `letters_of`, by the field of a key.
+        -1); and as constants `values_of`, `colours_of`, `names_of` and `letters_of`, by the field of a key, and
+        `measure_names`, by that of a measure.
     """
     keys = data.keys
-    first = {"colour": keys[0].field, "swept": keys[-1].field, "problem": "", "lines": "few"}
+    first = {"colour": keys[0].field, "swept": keys[-1].field, "problem": "", "lines": "few", "measure": "error"}
     first |= {picker.name: picker.value for picker in pickers(data)}
     return [
         alt.param(name="values_of", value={key.field: list(key.values) for key in keys}),
         alt.param(name="colours_of", value={key.field: _colours(key) for key in keys}),
         alt.param(name="names_of", value={key.field: key.name for key in keys}),
         alt.param(name="letters_of", value={key.field: max(map(len, key.values), default=0) for key in keys}),
+        alt.param(name="measure_names", value={"error": "test error"} | {m.field: m.name for m in data.measures}),
         alt.param(name="chosen", value=[]),
         alt.param(name="pointed", value=-1),
         *(alt.param(name=name, value=value) for name, value in first.items()),
@@ -101,16 +111,31 @@ def means(data: PageData) -> str:
     return f"(lines == 'means' || (lines == 'few' && {n} > {MOST_LINES}))"
 
 
+def of_many(data: PageData) -> str:
+    """Return the subtitle of a view that draws means where there are many runs."""
+    return f"of more than {MOST_LINES} runs: mean and middle half" if len(data.runs) > MOST_LINES else ""
+
+
+def in_percent(data: PageData) -> str:
+    """Return the condition that the measure that is drawn is written in percent."""
+    return f"indexof({json.dumps(['error', *(m.field for m in data.measures if m.share)])}, measure) >= 0"
+
+
 def shown(data: PageData) -> str:
     """Return the condition that a row's checkpoint is one of those that are shown."""
     flags = ", ".join(f"checkpoint_{i}" for i in range(len(data.checkpoints)))
     return f"[{flags}][datum.checkpoint]"
 
 
-def shown_names(data: PageData) -> str:
-    """Return an expression of the names of the checkpoints that are shown."""
-    names = " + ".join(f"(checkpoint_{i} ? {json.dumps(', ' + name)} : '')" for i, name in enumerate(data.checkpoints))
-    return f"slice({names or repr('')}, 2)"
+def shown_names(data: PageData, between: str = ", ") -> str:
+    """Return an expression of the names of the checkpoints that are shown, as one text.
+
+    Args:
+        data: What the page draws.
+        between: What stands between two names.
+    """
+    names = (f"(checkpoint_{i} ? {json.dumps(between + name)} : '')" for i, name in enumerate(data.checkpoints))
+    return f"slice({' + '.join(names) or repr('')}, {len(between)})"
 
 
 CHOSEN = "!length(chosen) || indexof(chosen, datum.run) >= 0"
@@ -174,12 +199,15 @@ def checkpoint_shape(data: PageData, *, legend: bool) -> alt.Shape:
 
     Args:
         data: What the page draws.
-        legend: Whether the view has a legend of the shapes, where there are several checkpoints.
+        legend: Whether the view has a legend of the shapes, where there are several checkpoints: those that are shown.
     """
     # Not below, where the colours are: two legends side by side are wider than a narrow screen.
-    column = 7 * max(map(len, data.checkpoints), default=0) + 30
+    column = min(170, 7 * max(map(len, data.checkpoints), default=0)) + 30
+    names = shown_names(data, "\n")
     shapes = alt.Legend(
-        title=None, orient="top", symbolFillColor=style.QUIET, symbolStrokeColor=style.QUIET, symbolSize=50,
+        title=None, orient="top", offset=18,  # names of lines at the upper end of the axis stand below it
+        values=alt.ExprRef(f"split({names}, '\\n')"), symbolOpacity=alt.ExprRef(f"{names} ? 1 : 0"),
+        symbolFillColor=style.QUIET, symbolStrokeColor=style.QUIET, symbolSize=50, labelLimit=170,
         columns=alt.ExprRef(f"max(1, floor(width / {column}))"),
     )  # fmt: skip
     return alt.Shape(

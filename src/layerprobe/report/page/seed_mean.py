@@ -81,6 +81,11 @@ def seed_mean(data: PageData, *, linked: bool = True, width: Width = CONTAINER, 
         height=height,
         description=DESCRIPTION,
         title=alt.TitleParams(
-            "Mean over seeds", subtitle="a line for each setting" if many else "95% interval of the mean (Student)"
+            "Mean over seeds",
+            subtitle="there is one run of each setting"
+            if settings == len(data.runs)
+            else "a line for each setting"
+            if many
+            else "95% interval of the mean (Student)",
         ),
     )

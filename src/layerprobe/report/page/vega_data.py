@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from itertools import takewhile
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -12,7 +14,7 @@ from layerprobe.report.layer_labels import shared_folder, short_names
 from layerprobe.report.page.page_data import PageData, as_csv
 from layerprobe.report.page.pickers import CHOSEN, OF_PROBLEM, shown
 
-_RUN = ["name", "status", "setting", "problem", "network", "best_layer", "best_error", "offset"]
+_RUN = ["name", "status", "setting", "problem", "network", "best_layer", "best_error"]
 _LAYER = ["name", "position", "depth", "kind", "shape", "features"]
 
 
@@ -73,10 +75,9 @@ def chosen_rows(data: PageData, name: str, where: str = "true", *, every_checkpo
 
     Returns:
         A chart with the columns of the source, and `run_name`, `setting`, `problem`, `network`, `run_status`,
-        `best_error`, `checkpoint_name`, `group` (text of the key that colours) and `swept_place`.
+        `best_error`, `checkpoint_name` and `group` (text of the key that colours).
     """
-    places = [f"{key.field}_place" for key in data.keys]
-    fields = list(dict.fromkeys([*_RUN, *(key.field for key in data.keys), *places]))
+    fields = list(dict.fromkeys([*_RUN, *(key.field for key in data.keys)]))
     renamed = {"name": "run_name", "status": "run_status"}
     chart = alt.Chart(source(data, name)).transform_filter(where)
     if not every_checkpoint:
@@ -90,7 +91,7 @@ def chosen_rows(data: PageData, name: str, where: str = "true", *, every_checkpo
         )
         .transform_filter(OF_PROBLEM)
         .transform_calculate(name="datum.run_name")
-        .transform_calculate(group="datum[colour]", swept_place="datum[swept + '_place'] + datum.offset")
+        .transform_calculate(group="datum[colour]")
         .transform_lookup(
             lookup="checkpoint",
             from_=alt.LookupData(data=source(data, "checkpoints"), key="checkpoint", fields=["name"]),
@@ -105,10 +106,11 @@ def with_layers(chart: alt.Chart, data: PageData) -> alt.Chart:
         lookup="layer",
         from_=alt.LookupData(data=source(data, "layers"), key="layer", fields=_LAYER),
         as_=["layer_text", *_LAYER[1:]],
-    )
+        # Vega-Lite does not parse what is looked up, and of texts "9" is the last place of a dozen.
+    ).transform_calculate(position="toNumber(datum.position)", depth="toNumber(datum.depth)")
 
 
-def with_texts(chart: alt.Chart, error: str, low: str, high: str) -> alt.Chart:
+def with_texts(chart: alt.Chart, error: str, low: str, high: str, share: str = "true") -> alt.Chart:
     """Add an error and its interval as texts, `error_text` and `interval`: a format makes "0.00%" of a missing number.
 
     Args:
@@ -116,13 +118,14 @@ def with_texts(chart: alt.Chart, error: str, low: str, high: str) -> alt.Chart:
         error: Field of the error.
         low: Field of the lower end of its 95 % interval.
         high: Field of the upper end.
+        share: Whether they are written in percent, as an expression of Vega.
 
     Returns:
         The view; the texts are "–" where there is nothing to say.
     """
 
     def text(field: str) -> str:
-        return f"format(datum.{field}, '.2%')"
+        return f"format(datum.{field}, {share} ? '.2%' : '.3f')"
 
     return chart.transform_calculate(
         error_text=f"isValid(datum.{error}) ? {text(error)} : '–'",
@@ -156,3 +159,39 @@ def layers_x(data: PageData) -> alt.X:
         labelBaseline=alt.ExprRef(f"{level} ? 'top' : 'middle'"),
     )  # fmt: skip
     return alt.X("position:Q", axis=axis, scale=place_scale(n))
+
+
+def share_transforms(spec: dict[str, Any]) -> dict[str, Any]:
+    """Look rows up once for the layers of a chart that begin with the same transforms.
+
+    Vega-Lite merges equal filters and formulas of layers, but no lookup and nothing behind one: each layer would look
+    up, filter and aggregate all rows by itself. Transforms of a group of layers are computed once.
+
+    Args:
+        spec: A Vega-Lite specification.
+
+    Returns:
+        The same picture: neighbours in the order of drawing that share a lookup are layers of one group, which has the
+        transforms that they begin with.
+    """
+    if "layer" not in spec:
+        return spec
+    groups: list[tuple[list[dict[str, Any]], list[Any]]] = []
+    for layer in map(share_transforms, spec["layer"]):
+        own = layer.get("transform", [])
+        if groups:
+            members, shared = groups[-1]
+            both = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(shared, own, strict=False))]
+            if layer.get("data") == members[0].get("data") and any("lookup" in transform for transform in both):
+                groups[-1] = ([*members, layer], both)
+                continue
+        groups.append(([layer], own))
+    return spec | {"layer": [_group(members, shared) for members, shared in groups]}
+
+
+def _group(layers: list[dict[str, Any]], shared: list[Any]) -> dict[str, Any]:
+    if len(layers) == 1:
+        return layers[0]
+    apart = [layer | {"transform": layer["transform"][len(shared) :]} for layer in layers]
+    source = {"data": layers[0]["data"]} if "data" in layers[0] else {}
+    return {**source, "transform": shared, "layer": [{k: v for k, v in one.items() if k != "data"} for one in apart]}

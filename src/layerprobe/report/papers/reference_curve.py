@@ -41,9 +41,6 @@ class Reference:
         `{"0": [0.107, …], "500": [0.102, …]}` has a curve for each training step; `{"layers": ["input", …], "error":
         [0.99, …]}` has one, of a trained network, and perhaps its "source".
 
-        Args:
-            path: The file.
-
         Raises:
             ReferenceCurveError: If there is no such file, or it has neither layout.
         """

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from layerprobe.formatting import size_text
+from layerprobe.formatting import count_text, size_text
 
 
 class _Entry(Protocol):
@@ -40,7 +40,7 @@ def feature_table(place: str, entries: Sequence[_Entry]) -> Table:
         about = entry.about
         groups[entry.network, about["network"], about["split"], about["samples"], about["inputs"]].append(entry)
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    table.title = f"{place}: {size_text(sum(entry.size for entry in entries))} in {len(entries)} files"
+    table.title = f"{place}: {size_text(sum(entry.size for entry in entries))} in {count_text(len(entries), 'file')}"
     for name in ("network", "class", "split", "samples", "layers", "size", "last used"):
         table.add_column(name, justify="right" if name in ("samples", "layers", "size") else "left")
     for (network, kind, split, samples, _), found in groups.items():

@@ -24,12 +24,14 @@ def jobs_table(jobs: pd.DataFrame) -> Table:
             (text) and each metric (numbers).
 
     Returns:
-        The table: what tells the jobs apart, status, best layer, its test error, where it lies, and the first line of
-        what went wrong.
+        The table: what tells the jobs apart, status, best layer, its test error, its directory in the folder that the
+        title names, and the first line of what went wrong.
     """
     keys = [name for name in jobs.columns if name not in _ABOUT and not pd.api.types.is_numeric_dtype(jobs[name])]
     varied = [name for name in keys if jobs[name].nunique(dropna=False) > 1]
-    table = Table(box=box.SIMPLE_HEAD, title="Jobs", title_justify="left", pad_edge=False)
+    folder = os.path.commonpath([Path(one).parent for one in jobs["directory"]]) if len(jobs) else "."
+    title = Text(f"Jobs in {_short(folder)}")
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     table.add_column("job", overflow="fold")
     table.add_column("status", no_wrap=True)
     table.add_column("best layer", overflow="fold")
@@ -45,12 +47,12 @@ def jobs_table(jobs: pd.DataFrame) -> Table:
             Text(row["status"], style=STATUS_STYLE.get(row["status"], "")),
             Text(row["best_layer"] or "–"),
             Text("–" if error != error else f"{error:.4g}"),
-            Text(_short(row["directory"])),
+            Text(os.path.relpath(row["directory"], folder)),
         ]
         table.add_row(*cells, *([Text(row["error"])] if jobs["error"].ne("").any() else []))
     return table
 
 
 def _short(directory: str) -> str:
-    """A path relative to where we are, if that is shorter."""
+    """A path relative to the current folder, if that is shorter."""
     return min(directory, os.path.relpath(Path(directory)), key=len)

@@ -11,6 +11,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from layerprobe.formatting import count_text
+
 STATUS_STYLE = {
     "done": "green",
     "running": "cyan",
@@ -46,7 +48,7 @@ def status_table(states: Sequence[_State]) -> Table:
     """
     counts = Counter(state.state for state in states)
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    table.title = f"{len(states)} jobs: " + ", ".join(f"{n} {name}" for name, n in counts.items())
+    table.title = f"{count_text(len(states), 'job')}: " + ", ".join(f"{n} {name}" for name, n in counts.items())
     table.add_column("job", overflow="fold")
     table.add_column("state", no_wrap=True)
     table.add_column("progress", overflow="fold")

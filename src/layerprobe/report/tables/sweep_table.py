@@ -19,6 +19,8 @@ _ORDER = ("test", "probe", "val")
 _MOST_METRICS = 5
 YES_OR_NO = ("solved", "success")
 """Last parts of the names of metrics that are one draw of 0 or 1 in each job."""
+_LONGEST = 16
+"""Letters of a value that are never broken, in a terminal of any width."""
 
 
 def sweep_table(
@@ -50,16 +52,17 @@ def sweep_table(
 
     table = Table(box=box.SIMPLE_HEAD, title=f"Mean over {over}, 95% interval", title_justify="left", pad_edge=False)
     for name in by:
-        table.add_column(Text(name), justify="right")
+        longest = max(jobs[name].astype(str).map(len))  # on a narrow terminal names fold, values do not
+        table.add_column(Text(name), justify="right", overflow="fold", min_width=min(longest, _LONGEST))
     table.add_column("jobs", justify="right")
     if failed.any():
         table.add_column("failed", justify="right", style="red")
     columns = []
     for name in shown:
-        table.add_column(Text(name), justify="right", no_wrap=True)
         values = jobs.assign(**{name: jobs[name].astype(float)})
         rate = name.rsplit("/", 1)[-1] in yes_or_no and bool(values[name].dropna().isin((0.0, 1.0)).all())
         columns.append([_mean(row, rate) for row in group_mean(values, name, by, yes_or_no=rate).to_dict("records")])
+        table.add_column(Text(name), justify="right", overflow="fold", min_width=max(map(len, columns[-1])))
     groups = list(jobs.groupby(by, sort=False, dropna=False)) if by else [((), jobs)]
     for i, (key, group) in enumerate(groups):
         line = [*map(str, key), str(len(group))]

@@ -12,7 +12,7 @@ import pandas as pd
 import vl_convert
 from PIL import Image
 
-from layerprobe.atomic import write_bytes
+from layerprobe.files.atomic import write_bytes
 from layerprobe.report import style
 from layerprobe.report.picture_files import specification
 from layerprobe.report.tidy import captions

@@ -1,0 +1,77 @@
+"""Charts of the heads of one run: what one answers by class, and where several look."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+
+import pandas as pd
+
+from layerprobe.files.mirrored_file import UnusableFileError
+from layerprobe.report.angles import Over, head_angles
+from layerprobe.report.charts.angle_map import angle_map, heading
+from layerprobe.report.charts.confusion import confusion_chart
+from layerprobe.report.picture_files import AnyChart
+from layerprobe.results.reader import Run
+from layerprobe.results.scores import confusion
+
+log = logging.getLogger("layerprobe")
+
+MOST_CLASSES = 100
+"""Of more, neither is drawn."""
+_MOST_PRODUCTS = 4e10
+
+
+def confusion_of(run: Run, checkpoint: str, layer: str) -> AnyChart | None:
+    """Draw the confusion matrix of a layer.
+
+    Args:
+        run: The run.
+        checkpoint: Name of the checkpoint.
+        layer: Name of the layer.
+
+    Returns:
+        The chart; None without scores of classes, or of more than 100 of them.
+    """
+    rows = run.results[(run.results["checkpoint"] == checkpoint) & (run.results["layer"] == layer)]
+    if rows.empty or rows["n_classes"].max() > MOST_CLASSES:
+        return None
+    try:
+        return confusion_chart(confusion(run.scores(checkpoint, layer)), f"Answers at {layer}, {checkpoint}")
+    except UnusableFileError as error:
+        log.warning("%s", error)
+    except (KeyError, ValueError):
+        pass  # none are kept, or they are of no classes
+    return None
+
+
+def angles_of(run: Run, over: Over, at: str, most: float = _MOST_PRODUCTS) -> AnyChart | None:
+    """Draw where heads look, against one another.
+
+    Args:
+        run: The run.
+        over: What is compared.
+        at: The checkpoint whose layers, or the layer whose checkpoints.
+        most: Multiplications at most; by default some twenty seconds' worth.
+
+    Returns:
+        The chart; None where there is nothing to compare, of more than 100 classes, or where it would take longer;
+        `layerprobe.angle_map` draws these, too.
+    """
+    heads = run.results[run.results["checkpoint" if over == "layers" else "layer"] == at]
+    if len(heads) < 2 or heads["n_classes"].max() > MOST_CLASSES:
+        return None
+    if angle_products(heads) > most:
+        return None
+    with suppress(ValueError):
+        return angle_map(head_angles(heads, run.head, over), heading(over, at, at))
+    return None
+
+
+def angle_products(heads: pd.DataFrame) -> float:
+    """Multiplications that a map of angles takes: a singular value decomposition for every pair of heads.
+
+    Args:
+        heads: Their results, in the columns of `ProbeRecord`.
+    """
+    return len(heads) ** 2 * float(heads["n_classes"].max()) ** 2 * float(heads["n_features"].max())

@@ -1,0 +1,57 @@
+"""The certificate of two classes against its formula, sample by sample, and what bounds an optimum."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.reference import made
+from layerprobe.probing.solvers import duality_gap
+from layerprobe.probing.solvers.duality_gap import certify
+from layerprobe.probing.solvers.logistic import Logistic
+from layerprobe.probing.solvers.solver import of_mean_one
+
+
+def slow_bound(
+    x: np.ndarray, y: np.ndarray, weight: np.ndarray, bias: np.ndarray, l2: float, counts: np.ndarray
+) -> float:
+    """D(q') of `certify`, for any number of classes; 0 where a factor is too small."""
+    scores = x @ weight.T + bias
+    q = np.exp(scores - scores.max(1, keepdims=True))
+    q /= q.sum(1, keepdims=True)
+    share = counts[:, None] / len(x)
+    curvature = np.diag((share * q).sum(0)) - (share * q).T @ q
+    slope = (share * (q - np.eye(2)[y])).sum(0)
+    delta = -np.linalg.pinv(curvature, rcond=1e-10) @ slope
+    factor = 1 + delta - q @ delta[:, None]
+    tilted = q * factor
+    moment = (share * (tilted - np.eye(2)[y])).T @ x
+    entropy = -(share * tilted * np.log(tilted)).sum() if factor.min() > 0.5 else math.nan
+    return 0.0 if math.isnan(entropy) else max(0.0, entropy - (moment**2).sum() / (2 * l2))
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([2.0, 0.5])], ids=["equal", "weighted"])
+@pytest.mark.parametrize("elements", [None, 1000], ids=["one block", "blocks"])
+def test_two_classes_have_the_bound_of_the_formula(
+    weights: torch.Tensor | None, elements: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if elements is not None:
+        monkeypatch.setattr(duality_gap, "_ELEMENTS", elements)
+    x, y = (torch.as_tensor(part) for part in made(700, 6, 2, 1.0))
+    l2 = torch.tensor([1e-3, 1e-1, 10.0], dtype=torch.float64)
+    counts = None if weights is None else of_mean_one(weights, y)
+    best = Logistic().solve(x, y, 2, l2, weights=weights)
+    each = np.ones(700) if counts is None else counts[y].numpy()
+    for away in (0.0, 0.1, 30.0):
+        noise = torch.Generator().manual_seed(0)
+        weight = best.weight.double() + away * torch.randn(best.weight.shape, generator=noise).double()
+        bias = best.bias.double() + away * torch.randn(best.bias.shape, generator=noise).double()
+        found = certify(x, y, weight, bias, l2, counts)
+        for i in range(3):
+            slow = slow_bound(x.double().numpy(), y.numpy(), weight[i].numpy(), bias[i].numpy(), float(l2[i]), each)
+            assert float(found.bound[i]) == pytest.approx(slow, abs=1e-9)
+        assert (found.bound <= best.objective + 1e-9).all()
+        assert (found.objective >= best.objective * (1 - 1e-5)).all()
