@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch and NumPy count the cores, which the workers share
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before torch and NumPy count the cores: workers share them, and the last digits of a product depend on the threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -145,9 +145,9 @@ def test_shares_of_a_trained_run_s_checkpoints_are_the_whole(tmp_path: Path) -> 
     which = "checkpoint='trained/checkpoints/*.ckpt'"
     run("probe.py", which, *arguments, "hydra.run.dir=whole", cwd=tmp_path)
     shares = "shard=1/5,2/5,3/5,4/5,5/5"
-    run("probe.py", "-m", which, shares, *arguments, "hydra.sweep.dir=shares", cwd=tmp_path)
-    ended = [json.loads(file.read_text())["status"] for file in tmp_path.glob("shares/*/run.json")]
-    assert ended == ["done"] * 5
+    box = ("hydra/launcher=gpu_box", "hydra.launcher.devices=[]", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=shares")
+    table = run("probe.py", "-m", which, shares, *arguments, *box, cwd=tmp_path).stdout
+    assert table.count(" done ") >= 5
     assert "40 results" in run("sweep.py", "merge=shares", cwd=tmp_path).stdout
     for name in ("results", "path", "correct"):
         merged, whole = (

@@ -286,7 +286,7 @@ def test_a_first_task_that_fails_at_its_start_ends_the_other_which_waits_for_it(
 def test_a_time_limit_again_and_again(cluster: Cluster, tmp_path: Path) -> None:
     """One job needs two starts and has them; one needs more than `max_num_timeout` allows.
 
-    The limit, two minutes where the machine is quick, is set when the jobs train: SLURM looks twice a minute.
+    The limit is set when a job trains, at each start that is to be ended by it: SLURM looks twice a minute.
     """
     alone, twice, too_often = range(3)
     sweep = tmp_path / "sweep"
@@ -296,25 +296,32 @@ def test_a_time_limit_again_and_again(cluster: Cluster, tmp_path: Path) -> None:
         "hydra.sweep.dir=sweep",
     ]  # fmt: skip
 
-    def limit(slurm_job: str, minutes: int) -> None:
-        cluster.run("scontrol", "update", f"jobid={slurm_job}", f"TimeLimit={minutes}")
+    def limit(number: int, minutes: int) -> None:
+        cluster.run("scontrol", "update", f"jobid={jobs[number]}", f"TimeLimit={minutes}")
+
+    def limit_once_it_trains(number: int, trained: int = 0) -> None:
+        file = sweep / str(number) / "steps.txt"
+        wait_until(lambda: file.exists() and len(steps_in(file.parent)) > trained, f"training in job {number}")
+        hours, minutes, _ = cluster.show(jobs[number])["RunTime"].split(":")
+        limit(number, 60 * int(hours) + int(minutes) + 2)
 
     launcher = script(cluster, "train.py", *words, cwd=tmp_path)
     wait_until(lambda: launcher.poll() is not None or len(sent(sweep)) == 3, "three jobs")
     assert launcher.poll() is None, launcher.communicate()[0]
     jobs = sent(sweep)
     (sweep / str(alone) / "hurry").touch()
+    first = {}
     for number in (twice, too_often):
-        wait_until(lambda number=number: step(sweep / str(number)) >= 0, f"training in job {number}")
-        hours, minutes, _ = cluster.show(jobs[number])["RunTime"].split(":")
-        limit(jobs[number], 60 * int(hours) + int(minutes) + 2)
-    wait_until(lambda: cluster.show(jobs[twice])["Restarts"] == "1", "the first time limit")
-    first = steps_in(sweep / str(twice))
+        limit_once_it_trains(number)
+    for number in (twice, too_often):
+        wait_until(lambda number=number: cluster.show(jobs[number])["Restarts"] == "1", "the first time limit")
+        limit(number, 60)
+        first[number] = len(steps_in(sweep / str(number)))
     (sweep / str(twice) / "hurry").touch()
-    limit(jobs[twice], 60)
+    limit_once_it_trains(too_often, first[too_often])
     output = launcher.communicate(timeout=600)[0]
     assert [summary(sweep / str(number))["status"] for number in jobs] == ["done", "done", "interrupted"], output
-    assert 0 < len(first) < 3000
+    assert 0 < first[twice] < 3000
     check_like(sweep / str(twice), sweep / str(alone))
     assert cluster.show(jobs[twice])["Restarts"] == "1"
     assert "timed-out too many times" in summary(sweep / str(too_often))["error"]
