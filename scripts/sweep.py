@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from layerprobe.files.mirrored_file import DamagedFileError
+from layerprobe.files.errors import DamagedFileError
 from layerprobe.formatting import nearest
 from layerprobe.jobs.job_states import job_states
 from layerprobe.jobs.plain_arguments import read_arguments

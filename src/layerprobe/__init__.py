@@ -131,7 +131,7 @@ _PUBLIC = {
     "results.objectives": ["area_under_depth_curve", "best_validation_error"],
     "jobs.output_directories": ["Directories"],
     "jobs.sweep_callbacks": ["SweepCurves", "SweepTable"],
-    "jobs.concept_report": ["ConceptDepthReport"],
+    "jobs.concept_callback": ["ConceptDepthReport"],
 }
 """By module, the names that programs and configurations use: `_target_: layerprobe.Logistic`."""
 

@@ -113,7 +113,7 @@ def captured(network: nn.Module, head: ProbeHead, x: Tensor) -> Tensor:
 
 
 def activation_features(head: ProbeHead, activation: Tensor) -> Tensor:
-    from layerprobe.probing.head_features import reduced_features
+    from layerprobe.probing.inference_features import reduced_features
 
     return reduced_features(activation, head.record, head._recipe)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from layerprobe.files.atomic import atomic, remove_stray
-from layerprobe.results.manifest import Entry, Ledger, OtherResultsError
+from layerprobe.results.checkpoint_ledger import Entry, Ledger, OtherResultsError
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
 from layerprobe.results.run_summary import RunSummary
 

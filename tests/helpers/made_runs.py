@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from helpers import made_results as made
-from layerprobe.results.layer_file import CORRECT
 from layerprobe.results.record_schema import to_table
 from layerprobe.results.run_summary import RunSummary
+from layerprobe.results.table_schemas import CORRECT
 from layerprobe.types import PathRecord, ProbeRecord
 
 LAYERS = ("input", "conv1", "conv2", "fc")

@@ -16,9 +16,9 @@ from layerprobe.probing.metrics import balanced_accuracy
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.selection import PastBest
-from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
+from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.multi_label import MultiLabel
 from layerprobe.probing.tasks.regression import Regression

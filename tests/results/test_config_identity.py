@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from layerprobe.results.checkpoint_ledger import Entry, Ledger, OtherResultsError
 from layerprobe.results.config_identity import NO_PART, differing, identity, matters
-from layerprobe.results.manifest import Entry, Ledger, OtherResultsError
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
 from layerprobe.results.run_name import run_name
 from layerprobe.results.run_summary import RunSummary

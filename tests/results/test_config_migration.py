@@ -16,8 +16,8 @@ import layerprobe
 from layerprobe.config import as_typed, register
 from layerprobe.jobs.config_check import wrong_values
 from layerprobe.jobs.lifecycle import checked
+from layerprobe.results.checkpoint_ledger import Entry, Ledger, OtherResultsError
 from layerprobe.results.config_migration import PACKAGES, PUBLIC_NAMES, current_key, migrated, with_current_keys
-from layerprobe.results.manifest import Entry, Ledger, OtherResultsError
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.training.checkpoints import freeze, load
 from layerprobe.types import CheckpointInfo

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from layerprobe.files.mirrored_file import DamagedFileError
+from layerprobe.files.errors import DamagedFileError
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.sweep_record import SweepRecord
 

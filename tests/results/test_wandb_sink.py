@@ -174,7 +174,7 @@ def test_everything_else_works_without_wandb(tmp_path):
     code = (
         "import sys; sys.modules['wandb'] = None\n"
         "from helpers import made_results as made\n"
-        "from layerprobe.results.layer_metrics import layer_metrics\n"
+        "from layerprobe.results.logged_metrics import layer_metrics\n"
         "from layerprobe.results.store import ProbeStore\n"
         "from layerprobe.results.wandb_mode import default_mode\n"
         "from layerprobe.results.wandb_sink import finish_run\n"

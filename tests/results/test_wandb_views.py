@@ -6,8 +6,8 @@ import pytest
 
 from helpers import made_runs
 from helpers.wandb_server import ENTITY, serving
-from layerprobe.report.page.linked_views import linked_views
 from layerprobe.report.page.page_data import page_data
+from layerprobe.report.page.views import linked_views
 from layerprobe.report.run_comparison import compare
 from layerprobe.results.wandb_views import NAME, report, save, workspace
 

@@ -301,7 +301,7 @@ def careless(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Switches off that anything is put back."""
 
     def switch_off() -> None:
-        monkeypatch.setattr("layerprobe.probing.capture.snapshot.Snapshot.restore", lambda snapshot: [])
+        monkeypatch.setattr("layerprobe.probing.capture.side_effects.Snapshot.restore", lambda snapshot: [])
 
     return switch_off
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from layerprobe.models.classifier import Classifier
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.results.manifest import Entry, OtherResultsError
+from layerprobe.results.checkpoint_ledger import Entry, OtherResultsError
 from layerprobe.results.progress import ProgressFile, read_progress
 from layerprobe.training.callback import ProbeCallback
 from layerprobe.training.probe_session import ProbeSession, ProbingStopped, announce

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from layerprobe.files.mirrored_file import DamagedFileError
+from layerprobe.files.errors import DamagedFileError
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.results.store import ProbeStore

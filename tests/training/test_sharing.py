@@ -32,7 +32,7 @@ from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recorder import Recorder
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.solvers.ridge import Ridge
-from layerprobe.results.manifest import Entry
+from layerprobe.results.checkpoint_ledger import Entry
 from layerprobe.results.scores import read_scores
 from layerprobe.results.store import ProbeStore, StoreError
 from layerprobe.training import probe_session, sharing

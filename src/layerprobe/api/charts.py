@@ -19,14 +19,14 @@ from layerprobe.report.charts import beyond_linear as beyond_linear_chart
 from layerprobe.report.charts import depth_curve as depth_curve_chart
 from layerprobe.report.charts import direction_curve as direction_curve_chart
 from layerprobe.report.charts import erasure_curve as erasure_curve_chart
-from layerprobe.report.charts import few_shot as few_shot_chart
+from layerprobe.report.charts import few_shot_map as few_shot_chart
 from layerprobe.report.charts import heat_map as heat_map_chart
 from layerprobe.report.charts import information
 from layerprobe.report.charts import position_map as position_map_chart
 from layerprobe.report.charts import transfer_map as transfer_map_chart
+from layerprobe.report.dataset_transfer import Trained, training_sets, transfer_table
 from layerprobe.report.depth_curve_options import DepthView
 from layerprobe.report.picture_files import with_all_rows
-from layerprobe.report.transfer import Trained, training_sets, transfer_table
 from layerprobe.results.best import best_layer, last_checkpoint
 from layerprobe.results.reader import Run
 from layerprobe.results.record_schema import to_frame
@@ -169,7 +169,7 @@ def transfer(results: Sequence[Results] | Mapping[str, Results]) -> pd.DataFrame
             list, where directories of runs go by what their data differ in. Of a run the last checkpoint counts.
 
     Returns:
-        One row for each layer, training set and test set, as `layerprobe.report.transfer.transfer_table`.
+        One row for each layer, training set and test set, as `layerprobe.report.dataset_transfer.transfer_table`.
 
     Raises:
         ValueError: If no two training sets have a test set in common.

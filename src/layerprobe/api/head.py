@@ -19,10 +19,10 @@ from layerprobe.probing.capture.token_axes import attention_masks, span_masks
 from layerprobe.probing.data_adapters import is_source
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
-from layerprobe.probing.head_features import fitted_reduction, layer_of, recorded_features, reduced_features
 from layerprobe.probing.heads import Heads
+from layerprobe.probing.inference_features import fitted_reduction, layer_of, recorded_features, reduced_features
 from layerprobe.probing.solvers.logistic import Logistic
-from layerprobe.probing.solvers.numerics import full_precision
+from layerprobe.probing.solvers.precision import full_precision
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.multi_label import MultiLabel
 from layerprobe.probing.tasks.regression import Regression

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from layerprobe.files.atomic import write_bytes
+from layerprobe.files.errors import DamagedFileError
 
 COPIES = ".copies"
 """The folder beside the files that holds the second copies."""
@@ -16,29 +16,6 @@ COPIES = ".copies"
 Content = TypeVar("Content")
 
 log = logging.getLogger("layerprobe")
-
-
-class UnusableFileError(ValueError):
-    """A file that cannot be read or gone on from; the message ends with the next step."""
-
-
-class DamagedFileError(UnusableFileError):
-    """A file that holds something else than it should.
-
-    Attributes:
-        path: The file.
-    """
-
-    def __init__(self, path: Path, problem: str, next_step: str = "") -> None:
-        """Name the file and what to do about it.
-
-        Args:
-            path: The file.
-            problem: What was wanted and what was found.
-            next_step: What to do, where moving the file away is not all.
-        """
-        super().__init__(f"{path} is damaged ({problem}).{f' {next_step}' if next_step else ''}")
-        self.path = path
 
 
 def write_state(path: Path, content: bytes) -> None:
@@ -112,11 +89,6 @@ def remove_state(path: Path) -> None:
     """
     path.unlink(missing_ok=True)
     _copy(path).unlink(missing_ok=True)
-
-
-def aside(path: Path) -> str:
-    """The command that moves a file out of the way, for a message."""
-    return shlex.join(["mv", "--", str(path), f"{path}.damaged"])
 
 
 _WRONG = (ValueError, TypeError, KeyError, AttributeError)

@@ -23,12 +23,12 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from layerprobe.compat.hydra import sweeper_learns
 from layerprobe.files.atomic import write_bytes
-from layerprobe.files.mirrored_file import UnusableFileError
+from layerprobe.files.errors import UnusableFileError
 from layerprobe.formatting import first_line, is_message, nearest
 from layerprobe.jobs.config_check import wrong_values
-from layerprobe.jobs.extras import extras
 from layerprobe.jobs.quoting import command, override
 from layerprobe.jobs.revisions import revisions_of, with_revision
+from layerprobe.jobs.template_options import extras
 from layerprobe.results.config_migration import migrated, with_what_moved
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
 from layerprobe.results.run_summary import RERUNS, RunSummary

@@ -21,11 +21,11 @@ from rich.console import Console
 from torch import nn
 
 from layerprobe.config import plain_probe, protocol_of, resources_of
-from layerprobe.jobs.further_tests import without_tests
 from layerprobe.jobs.lifecycle import plain, reason
 from layerprobe.jobs.revisions import revisions_of, with_revision
-from layerprobe.jobs.run_report import report, summary
+from layerprobe.jobs.run_ending import report, summary
 from layerprobe.jobs.shard import share
+from layerprobe.jobs.test_set_config import without_tests
 from layerprobe.jobs.trusted import BY_HAND, merged, plain_precision
 from layerprobe.probing.batches import Data
 from layerprobe.probing.capture.layers import left_out_lines
@@ -34,7 +34,7 @@ from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.report.depth_curve_options import DepthView
 from layerprobe.report.tables.plan_table import plan_table
-from layerprobe.results.manifest import Entry
+from layerprobe.results.checkpoint_ledger import Entry
 from layerprobe.results.progress import ProgressFile
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary

@@ -14,7 +14,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from layerprobe.files.mirrored_file import DamagedFileError
+from layerprobe.files.errors import DamagedFileError
 from layerprobe.jobs.entry_point import composed
 from layerprobe.jobs.quoting import command
 from layerprobe.results.config_migration import current_override

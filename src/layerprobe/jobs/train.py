@@ -15,11 +15,11 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from layerprobe.files.mirrored_file import DamagedFileError, aside
+from layerprobe.files.errors import DamagedFileError, aside
 from layerprobe.formatting import nearest
-from layerprobe.jobs.further_tests import without_tests
 from layerprobe.jobs.lifecycle import continue_command
-from layerprobe.jobs.run_report import report, summary
+from layerprobe.jobs.run_ending import report, summary
+from layerprobe.jobs.test_set_config import without_tests
 from layerprobe.models.classifier import trainable
 from layerprobe.report.depth_curve_options import DepthView
 from layerprobe.results.run_directory import RunDirectory

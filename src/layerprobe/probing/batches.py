@@ -19,7 +19,7 @@ from torch.utils.data import (
 )
 
 from layerprobe.probing.capture.pytree import map_tensors, tensors
-from layerprobe.probing.capture.snapshot import Snapshot, put_back
+from layerprobe.probing.capture.side_effects import Snapshot, put_back
 from layerprobe.types import SPLITS, Split
 
 Source: TypeAlias = "DataLoader[Any] | tuple[Any, Tensor] | Iterable[Any]"

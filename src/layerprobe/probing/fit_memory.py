@@ -8,10 +8,10 @@ import torch
 
 from layerprobe.formatting import size_text
 from layerprobe.probing.features.free_memory import memory_budget
-from layerprobe.probing.solvers.gram import decomposition_bytes
 from layerprobe.probing.solvers.l2_path import PAIR_BYTES
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.newton import newton_bytes
+from layerprobe.probing.solvers.spectrum import decomposition_bytes
 
 _FIXED = 600 * 2**20
 """Scores that a certificate keeps or, when it does not, the samples of a Hessian; and blocks of rows in float64."""

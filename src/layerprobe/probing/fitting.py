@@ -26,10 +26,10 @@ from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.selection import PATIENCE, PastBest, Path, select, with_certified_best
-from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.moments import ClassSums
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.class_weights import class_weights
 from layerprobe.probing.tasks.task import AbstractTask, Measured

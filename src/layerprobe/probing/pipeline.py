@@ -31,14 +31,14 @@ from layerprobe.probing.fitting import Ways, check_selection, features_of, fit_l
 from layerprobe.probing.head_scores import read_scores
 from layerprobe.probing.kept_features import DataChangedError, FeatureKeeper
 from layerprobe.probing.layer_analyses import analyse
-from layerprobe.probing.parallel import layers_in_parallel, parallel
+from layerprobe.probing.process_pool import layers_in_parallel, parallel
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.record_builder import LayerRecords
 from layerprobe.probing.recorder import Progress, Recorder, Recording, SplitReader
 from layerprobe.probing.reducer_heads import best_of_each, read_tests
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.selection import Path
-from layerprobe.probing.solvers.numerics import full_precision
+from layerprobe.probing.solvers.precision import full_precision
 from layerprobe.probing.solvers.solution import Status
 from layerprobe.probing.streaming import TrainingMoments
 from layerprobe.probing.targets import Labels, n_outputs

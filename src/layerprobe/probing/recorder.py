@@ -19,7 +19,7 @@ from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.hooks import Site, Way
 from layerprobe.probing.capture.layers import Layer
-from layerprobe.probing.capture.row_order import REASONS, RowCheck
+from layerprobe.probing.capture.sample_independence import REASONS, RowCheck
 from layerprobe.probing.capture.token_axes import no_mask, span_masks, token_masks
 from layerprobe.probing.data_adapters import as_targets
 from layerprobe.probing.data_fingerprint import Fingerprint

@@ -9,8 +9,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from layerprobe.probing.features.cache import AbstractSink, FeatureCache, Key, Splits
-from layerprobe.probing.solvers.gram import LARGEST
 from layerprobe.probing.solvers.moments import ClassSums
+from layerprobe.probing.solvers.spectrum import LARGEST
 from layerprobe.types import LayerName
 
 

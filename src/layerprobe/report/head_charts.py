@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pandas as pd
 
-from layerprobe.files.mirrored_file import UnusableFileError
+from layerprobe.files.errors import UnusableFileError
 from layerprobe.report.angles import Over, head_angles
 from layerprobe.report.charts.angle_map import angle_map, heading
 from layerprobe.report.charts.confusion import confusion_chart

@@ -18,6 +18,7 @@ from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.charts.difference import difference_plot
 from layerprobe.report.charts.transfer_map import transfer_map
 from layerprobe.report.config_differences import value_text
+from layerprobe.report.dataset_transfer import test_set_lines, transfers
 from layerprobe.report.difference import compare_runs, difference_sentence
 from layerprobe.report.markdown import markdown_summary
 from layerprobe.report.page.document import page
@@ -26,7 +27,6 @@ from layerprobe.report.page.view_pictures import write_column_picture, write_vie
 from layerprobe.report.picture_files import AnyChart, save, specification
 from layerprobe.report.run_comparison import Comparison, ReportError
 from layerprobe.report.toy.animation import animation, write_gif
-from layerprobe.report.transfer import test_set_lines, transfers
 from layerprobe.results.best import last_checkpoint
 
 _MOST_ANIMATIONS = 4

@@ -15,7 +15,7 @@ import pandas as pd
 
 from layerprobe.files.safe_names import printable
 from layerprobe.report.config_differences import SEED, differing_keys, short_keys, value_text
-from layerprobe.report.learning_problem import problem_names, sample_counts, told_apart
+from layerprobe.report.dataset_identity import problem_names, sample_counts, told_apart
 from layerprobe.report.networks import networks
 from layerprobe.report.run_filter import ConditionError, rows_where
 from layerprobe.results.best import BestLayer, best_layer, last_checkpoint

@@ -15,23 +15,23 @@ from layerprobe.report.charts.beyond_linear import beyond_linear
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.charts.direction_curve import direction_curve
 from layerprobe.report.charts.erasure_curve import erasure_curve
-from layerprobe.report.charts.few_shot import few_shot_map
+from layerprobe.report.charts.few_shot_map import few_shot_map
 from layerprobe.report.charts.heat_map import heat_map
 from layerprobe.report.charts.information import COMPRESSION, V_INFORMATION, information_curve
 from layerprobe.report.charts.l2_path import path_curve
 from layerprobe.report.charts.position_map import has_positions, position_map
+from layerprobe.report.dataset_transfer import test_set_lines
 from layerprobe.report.depth_curve_options import DepthView
 from layerprobe.report.head_charts import angles_of, confusion_of
 from layerprobe.report.papers.reference_curve import ReferenceCurveError
 from layerprobe.report.picture_files import AnyChart, save
 from layerprobe.report.tidy import few_checkpoints
+from layerprobe.report.toy.boundary_plane import project
 from layerprobe.report.toy.decision_surface import decision_surface
 from layerprobe.report.toy.hidden_plane import hidden_plane
-from layerprobe.report.toy.projection import project
-from layerprobe.report.transfer import test_set_lines
 from layerprobe.results.baselines import without_baselines
 from layerprobe.results.best import best_layer, last_checkpoint
-from layerprobe.results.layer_metrics import DIFFERENCE
+from layerprobe.results.logged_metrics import DIFFERENCE
 from layerprobe.results.reader import Run
 
 log = logging.getLogger("layerprobe")

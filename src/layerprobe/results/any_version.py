@@ -10,10 +10,10 @@ from typing import TypeAlias, get_type_hints
 import pandas as pd
 import pyarrow as pa
 
-from layerprobe.files.mirrored_file import DamagedFileError
+from layerprobe.files.errors import DamagedFileError
 from layerprobe.files.parquet import read_parquet
-from layerprobe.results.layer_file import LATER
 from layerprobe.results.record_schema import SchemaError
+from layerprobe.results.table_schemas import LATER
 from layerprobe.types import MetricRecord, PathRecord, ProbeRecord
 
 Kind: TypeAlias = type[ProbeRecord] | type[PathRecord] | type[MetricRecord]

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from layerprobe.files.atomic import atomic
-from layerprobe.files.mirrored_file import DamagedFileError, aside
+from layerprobe.files.errors import DamagedFileError, aside
 from layerprobe.files.safe_names import files_of_layer, layer_file_name, safe_name
 from layerprobe.types import FeatureRecipe, LayerName, LayerResult
 

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from layerprobe.files.atomic import atomic
 from layerprobe.files.safe_names import files_of_layer
 from layerprobe.results.heads import head_folder
-from layerprobe.results.layer_file import LATER, MERGED, RESULTS, ROWS
 from layerprobe.results.record_schema import keys_of, read_table
 from layerprobe.results.scores import SCORES, score_folder
+from layerprobe.results.table_schemas import LATER, MERGED, RESULTS, ROWS
 
 
 def merge_results(sources: Sequence[Path], target: Path) -> int:

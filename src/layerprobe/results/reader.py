@@ -19,8 +19,8 @@ from layerprobe.files.safe_names import printable, with_printable_names
 from layerprobe.results.any_version import no_rows, read_any_version, read_correct
 from layerprobe.results.config_identity import matters
 from layerprobe.results.config_migration import current_key, current_override
-from layerprobe.results.decision_surface import read_plane_frames
 from layerprobe.results.heads import read_head, read_recipe
+from layerprobe.results.plane_frames import read_plane_frames
 from layerprobe.results.record_schema import SchemaError
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.scores import read_scores, score_frame

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from layerprobe.files.mirrored_file import UnusableFileError, aside
+from layerprobe.files.errors import UnusableFileError, aside
 from layerprobe.formatting import first_line
 from layerprobe.types import MetricRecord, PathRecord, ProbeRecord
 

@@ -21,16 +21,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from layerprobe.files.atomic import remove_stray
+from layerprobe.files.errors import DamagedFileError, aside
 from layerprobe.files.lock import HeldError, is_held, lock
-from layerprobe.files.mirrored_file import (
-    COPIES,
-    DamagedFileError,
-    aside,
-    read_state,
-    remove_state,
-    restore_state,
-    write_state,
-)
+from layerprobe.files.mirrored_file import COPIES, read_state, remove_state, restore_state, write_state
 from layerprobe.results.config_identity import differing, identity
 from layerprobe.results.run_summary import FILE, RunSummary
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from layerprobe.files.mirrored_file import DamagedFileError, read_state, write_state
+from layerprobe.files.errors import DamagedFileError
+from layerprobe.files.mirrored_file import read_state, write_state
 
 FILE = "run.json"
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from layerprobe.files.atomic import atomic
-from layerprobe.files.mirrored_file import DamagedFileError
+from layerprobe.files.errors import DamagedFileError
 from layerprobe.files.parquet import read_parquet
 from layerprobe.files.safe_names import files_of_layer, layer_file_name, safe_name
 from layerprobe.results.record_schema import DamagedTableError

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from layerprobe.files.mirrored_file import DamagedFileError, aside
+from layerprobe.files.errors import DamagedFileError, aside
 from layerprobe.probing.batches import Data, check_splits
 from layerprobe.probing.capture.freeze import check_initialised, random_states_kept
 from layerprobe.probing.capture.freeze import freeze as freeze_network

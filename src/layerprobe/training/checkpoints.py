@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from layerprobe.files.atomic import atomic
-from layerprobe.files.mirrored_file import UnusableFileError
+from layerprobe.files.errors import UnusableFileError
 from layerprobe.results.config_migration import migrated
 from layerprobe.types import CheckpointInfo, Config
 

@@ -20,7 +20,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from layerprobe.compat.lightning import KeptCsvWriter, forget_run, wandb_options
 from layerprobe.files.atomic import atomic
-from layerprobe.results.layer_metrics import layer_metrics
+from layerprobe.results.logged_metrics import layer_metrics
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.wandb_journal import WandbGuard, WandbHistory
 from layerprobe.results.wandb_mode import start_or_go_offline

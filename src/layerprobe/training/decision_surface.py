@@ -16,7 +16,7 @@ from layerprobe.probing.batches import in_order, inputs_of, targets_of
 from layerprobe.probing.capture.activations import record
 from layerprobe.probing.capture.freeze import Frozen, freeze
 from layerprobe.probing.capture.layers import Layer, first_names, survey
-from layerprobe.results.decision_surface import read_plane_frames
+from layerprobe.results.plane_frames import read_plane_frames
 from layerprobe.training.callback_order import LateCallback
 from layerprobe.training.lightning_splits import splits_of_trainer
 from layerprobe.training.schedule import Schedule
@@ -25,7 +25,7 @@ from layerprobe.training.schedule import Schedule
 class PlaneCallback(LateCallback):
     """Writes the output over a grid of the input, and the samples at the output and at layers of two or three units.
 
-    The frames are `surface.parquet`, `points.parquet` and `hidden.parquet`; `results.decision_surface` says what
+    The frames are `surface.parquet`, `points.parquet` and `hidden.parquet`; `report.toy.decision_surface` says what
     their columns are. The run is not changed.
     """
 

@@ -23,7 +23,7 @@ from layerprobe.probing.discovery import Discovery
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import DEFAULTS, Resources
-from layerprobe.results.manifest import Entry, Ledger
+from layerprobe.results.checkpoint_ledger import Entry, Ledger
 from layerprobe.results.progress import ProgressFile
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.test_sets import on_each_test_set

@@ -11,9 +11,9 @@ from torch import Tensor
 from helpers.reference import made, ridge, ridge_objective
 from layerprobe.probing.features.row_blocks import AbstractRows
 from layerprobe.probing.solvers.conjugate_gradient import Centred, descend
-from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Status
+from layerprobe.probing.solvers.spectrum import Spectrum
 
 L2 = torch.tensor([1e-6, 1e-3, 10.0, 1e-1], dtype=torch.float64)
 SHAPES = [(300, 60, 4), (60, 200, 4), (80, 80, 2)]

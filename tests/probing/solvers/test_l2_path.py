@@ -14,9 +14,9 @@ from sklearn.linear_model import LogisticRegression
 
 from helpers.reference import L2, made, softmax_objective, softmax_regression, standardise
 from layerprobe.probing.solvers import newton
-from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import Solution, Status
+from layerprobe.probing.solvers.spectrum import Spectrum
 
 SAMPLES = {
     "wine": lambda: _loaded(load_wine),

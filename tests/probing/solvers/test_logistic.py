@@ -15,9 +15,9 @@ from torch import Tensor
 from helpers.reference import logistic_objective, logistic_optimum
 from layerprobe.probing.features.scaler import Standardiser
 from layerprobe.probing.solvers import newton
-from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import Solution, Status
+from layerprobe.probing.solvers.spectrum import Spectrum
 
 L2 = torch.logspace(-6, 1, 12, dtype=torch.float64)
 

@@ -12,8 +12,8 @@ from torch import nn
 import layerprobe
 from layerprobe.probing.features.row_blocks import AbstractRows
 from layerprobe.probing.solvers.cuda_graphs import Graphed
-from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.logistic import Logistic
+from layerprobe.probing.solvers.spectrum import Spectrum
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -7,11 +7,11 @@ import torch
 
 from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
 from layerprobe.probing.solvers.duality_gap import certify
-from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.range_finder import low_rank
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Status
+from layerprobe.probing.solvers.spectrum import Spectrum
 
 ROOM = 1 << 30
 L2 = torch.tensor([1e-4, 1e-2, 1.0], dtype=torch.float64)

@@ -10,9 +10,9 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from helpers.reference import L2, made, ridge, ridge_objective, standardise
-from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Status
+from layerprobe.probing.solvers.spectrum import Spectrum
 
 
 def samples(name):

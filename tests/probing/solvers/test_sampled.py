@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from layerprobe.probing.features.scaler import Standardiser
-from layerprobe.probing.solvers.gram import LARGEST, SAMPLE, WIDEST, Spectrum, sampled
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import Status
+from layerprobe.probing.solvers.spectrum import LARGEST, SAMPLE, WIDEST, Spectrum, sampled
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from sklearn.linear_model import LogisticRegression
 from layerprobe.probing.features.row_blocks import AbstractRows
 from layerprobe.probing.features.scaler import Standardiser
 from layerprobe.probing.solvers import l2_path, newton, sampled_hessian
-from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.l2_path import Continuation, Samples
 from layerprobe.probing.solvers.lbfgs import Point
 from layerprobe.probing.solvers.logistic import Logistic
@@ -29,6 +28,7 @@ from layerprobe.probing.solvers.sampled_hessian import (
 from layerprobe.probing.solvers.softmax_objective import SoftmaxObjective
 from layerprobe.probing.solvers.solution import Status
 from layerprobe.probing.solvers.solver import of_mean_one
+from layerprobe.probing.solvers.spectrum import Spectrum
 
 WEIGHTS = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64)
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 import layerprobe
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
+from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.tasks.multi_label import MultiLabel
 
 L2 = torch.tensor([1e-3, 1e-1], dtype=torch.float64)

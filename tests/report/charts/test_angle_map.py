@@ -12,7 +12,7 @@ from scipy.linalg import subspace_angles
 
 import layerprobe
 from helpers import made_results as made
-from layerprobe.files.mirrored_file import DamagedFileError
+from layerprobe.files.errors import DamagedFileError
 from layerprobe.report.charts.angle_map import angle_map
 from layerprobe.report.run_figures import angle_maps
 from layerprobe.results.reader import Run

@@ -6,8 +6,8 @@ from helpers import made_runs
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.charts.heat_map import heat_map
 from layerprobe.report.charts.l2_path import path_curve
-from layerprobe.report.page.linked_views import single_view
 from layerprobe.report.page.page_data import page_data
+from layerprobe.report.page.views import single_view
 from layerprobe.report.run_comparison import compare
 
 

@@ -12,7 +12,7 @@ import torch
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
 from layerprobe.probing.analyses.erasers import check_installed, erased, fit_eraser
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.solvers.gram import Spectrum
+from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.tasks.task import AbstractTask, unweighted
 
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from layerprobe.probing.analyses.against_linear_head import compared
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet, check_classes
-from layerprobe.probing.analyses.comparison import compared
 from layerprobe.probing.features.row_blocks import placed_blocks
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.tasks.task import AbstractTask

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final, get_args
 
+from layerprobe.probing.analyses.against_linear_head import compared
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
-from layerprobe.probing.analyses.comparison import compared
 from layerprobe.probing.analyses.neighbours import Distance, nearest_neighbours
 from layerprobe.probing.tasks.task import AbstractTask
 

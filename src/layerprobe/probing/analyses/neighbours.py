@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import BLOCK, AbstractRows, Features, placed_blocks
-from layerprobe.probing.solvers.numerics import threads_for
+from layerprobe.probing.solvers.threads import threads_for
 
 Distance: TypeAlias = Literal["euclidean", "cosine"]
 

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from layerprobe.probing.analyses.against_linear_head import compared
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
-from layerprobe.probing.analyses.comparison import compared
 from layerprobe.probing.features.row_blocks import Features, blocks, gathered
-from layerprobe.probing.solvers.numerics import threads_for
+from layerprobe.probing.solvers.threads import threads_for
 from layerprobe.probing.tasks.task import AbstractTask
 
 TRIED = 100

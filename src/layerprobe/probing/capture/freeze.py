@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from layerprobe.probing.capture.call_arguments import device_of
 from layerprobe.probing.capture.hooks import Context, Hooks
-from layerprobe.probing.capture.snapshot import Snapshot, put_back
+from layerprobe.probing.capture.side_effects import Snapshot, put_back
 
 _OF_BACKENDS = (
     "fp32_precision",

@@ -21,7 +21,7 @@ from layerprobe.probing.capture.granularity import GRANULARITIES, Granularity, b
 from layerprobe.probing.capture.hooks import HEADS, INPUT, Site, SiteReader, module_at, unwrap
 from layerprobe.probing.capture.name_patterns import select
 from layerprobe.probing.capture.naming import Candidate, Names, candidates
-from layerprobe.probing.capture.row_order import REASONS, check_rows
+from layerprobe.probing.capture.sample_independence import REASONS, check_rows
 from layerprobe.probing.capture.trace import Occurrence, Trace, trace
 from layerprobe.types import LayerName
 

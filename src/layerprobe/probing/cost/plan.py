@@ -19,11 +19,11 @@ from layerprobe.probing.cost.pilot import fit_seconds, record_sample
 from layerprobe.probing.discovery import Discovery, discover_layers
 from layerprobe.probing.features.cache import Place, places
 from layerprobe.probing.fitting import features_of, fitted_features, unfitted_features
-from layerprobe.probing.parallel import layers_in_parallel
 from layerprobe.probing.pipeline import budget
+from layerprobe.probing.process_pool import layers_in_parallel
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import DEFAULTS, Resources
-from layerprobe.probing.solvers.numerics import evaluation_operations, threads
+from layerprobe.probing.solvers.threads import evaluation_operations, threads
 from layerprobe.probing.targets import n_outputs
 from layerprobe.types import LayerName, Split
 

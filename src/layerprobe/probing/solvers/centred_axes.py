@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import AbstractRows, Features, blocks
-from layerprobe.probing.solvers.gram import LARGEST
+from layerprobe.probing.solvers.spectrum import LARGEST
 
 FLOOR = 1e-14
 """Least eigenvalue of a covariance that is told from rounding, over the largest."""

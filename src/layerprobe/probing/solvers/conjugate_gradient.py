@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features, placed_blocks
-from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.moments import CrossMoments, Rows
+from layerprobe.probing.solvers.spectrum import Spectrum
 
 _BLOCK = 1 << 22
 """32 MiB in float64."""

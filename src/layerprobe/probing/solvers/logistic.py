@@ -16,13 +16,14 @@ from torch import Tensor
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.solvers.centred_axes import FLOOR, Centred
 from layerprobe.probing.solvers.duality_gap import certify
-from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.l2_path import AbstractContinuation, Continuation, Samples
 from layerprobe.probing.solvers.newton import Newton, possible
-from layerprobe.probing.solvers.numerics import evaluation_operations, full_precision, threads_for
+from layerprobe.probing.solvers.precision import full_precision
 from layerprobe.probing.solvers.softmax_objective import basis, log_odds
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop, of_mean_one
+from layerprobe.probing.solvers.spectrum import Spectrum
+from layerprobe.probing.solvers.threads import evaluation_operations, threads_for
 
 _ABSENT = -60.0
 """Score of a class without a training sample, below the lowest bias: its probability is beneath rounding."""

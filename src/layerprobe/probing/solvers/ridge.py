@@ -12,11 +12,11 @@ from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.solvers.conjugate_gradient import NOTHING, Centred, descend
-from layerprobe.probing.solvers.gram import LARGEST, Spectrum
 from layerprobe.probing.solvers.leave_one_out import leave_one_out
 from layerprobe.probing.solvers.moments import Axes, ClassSums, Moments, Rows
 from layerprobe.probing.solvers.solution import LeftOut, Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop, of_mean_one
+from layerprobe.probing.solvers.spectrum import LARGEST, Spectrum
 
 
 @dataclass(frozen=True)

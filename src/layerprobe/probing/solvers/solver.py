@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features
-from layerprobe.probing.solvers.gram import Spectrum
 from layerprobe.probing.solvers.solution import Solution
+from layerprobe.probing.solvers.spectrum import Spectrum
 
 Stop: TypeAlias = Callable[[Float[Tensor, "c d"], Float[Tensor, " c"]], bool]
 """Shown each head, from the strongest penalty to the weakest; true where the values that are left are not wanted."""

@@ -12,7 +12,7 @@ from layerprobe.report.charts.layer_axis import layer_names, layer_step, layer_x
 from layerprobe.report.layer_labels import shared_folder
 from layerprobe.report.tidy import tidy_results
 from layerprobe.results.baselines import without_baselines
-from layerprobe.results.layer_metrics import DIFFERENCE, compared_errors
+from layerprobe.results.logged_metrics import DIFFERENCE, compared_errors
 
 _NAMES = {"knn": "nearest neighbours", "mlp": "hidden layer"}
 COLOURS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#D55E00")

@@ -18,10 +18,10 @@ from layerprobe.report.config_differences import short_keys, value_text
 from layerprobe.report.monotonicity import depth_sentence
 from layerprobe.report.page.correct_bits import correct_bits
 from layerprobe.report.page.head_maps import head_maps
-from layerprobe.report.page.linked_views import linked_views
 from layerprobe.report.page.page_data import page_data
 from layerprobe.report.page.pickers import pickers
 from layerprobe.report.page.vega_data import datasets
+from layerprobe.report.page.views import linked_views
 from layerprobe.report.run_comparison import Comparison
 from layerprobe.results.baselines import without_baselines
 

@@ -24,7 +24,7 @@ from layerprobe.report.tidy import AT_RANDOM, features_texts
 from layerprobe.results.any_version import no_rows
 from layerprobe.results.baselines import of_baselines
 from layerprobe.results.best import last_checkpoint
-from layerprobe.results.layer_metrics import DIFFERENCE, compared_errors
+from layerprobe.results.logged_metrics import DIFFERENCE, compared_errors
 from layerprobe.types import MetricRecord
 
 _MOST_CHECKPOINTS = 12

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from layerprobe.report.page.layer_map import row_labels
-from layerprobe.report.page.linked_views import single_view, view_names
 from layerprobe.report.page.page_data import PageData
+from layerprobe.report.page.views import single_view, view_names
 from layerprobe.report.picture_files import write_pictures
 
 COLUMN = 3.4

@@ -16,9 +16,9 @@ from layerprobe.files.atomic import write_bytes
 from layerprobe.report import style
 from layerprobe.report.picture_files import specification
 from layerprobe.report.tidy import captions
+from layerprobe.report.toy.boundary_plane import project
 from layerprobe.report.toy.decision_surface import surface_panel
 from layerprobe.report.toy.hidden_plane import hidden_panel
-from layerprobe.report.toy.projection import project
 from layerprobe.results.reader import Run
 
 _GIF_SECONDS, _LAST_SECONDS = 0.6, 2.0

@@ -1,4 +1,4 @@
-"""Code length of labels: the bits that a head's probabilities give them."""
+"""Log loss of labels in bits, their code length under a head's probabilities, and the heads chosen by it."""
 
 from __future__ import annotations
 

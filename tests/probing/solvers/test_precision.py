@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from layerprobe.probing.solvers.numerics import full_precision
+from layerprobe.probing.solvers.precision import full_precision
 
 
 def tf32() -> bool:

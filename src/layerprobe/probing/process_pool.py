@@ -1,4 +1,4 @@
-"""Parallel fits: several layers at a time, where one does not fill the processor."""
+"""Pool of processes: several layers are fitted at a time, where one does not fill the processor."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ import torch
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.fit_memory import path_bytes, workspace
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.solvers.gram import LARGEST
 from layerprobe.probing.solvers.newton import newton_bytes
-from layerprobe.probing.solvers.numerics import WORTH, evaluation_operations
+from layerprobe.probing.solvers.spectrum import LARGEST
+from layerprobe.probing.solvers.threads import WORTH, evaluation_operations
 from layerprobe.types import Split
 
 T = TypeVar("T")

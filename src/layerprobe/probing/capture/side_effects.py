@@ -1,4 +1,4 @@
-"""Snapshot of all that running a network or reading data could change, but for the values of parameters."""
+"""Side effects of running a network or reading data: a snapshot of all that changes, but for parameters' values."""
 
 from __future__ import annotations
 

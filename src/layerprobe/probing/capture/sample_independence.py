@@ -1,4 +1,4 @@
-"""Rows of activations: whether each holds the values of its own sample, whatever else is in the batch."""
+"""Independence of samples: whether each row of activations is its own sample's, whatever else is in the batch."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from layerprobe.probing.capture.freeze import freeze
-from layerprobe.probing.capture.snapshot import Snapshot, put_back
+from layerprobe.probing.capture.side_effects import Snapshot, put_back
 
 TABLE: dict[str, int] = {}
 COUNTED = 0

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import layerprobe
 from layerprobe.report.charts.transfer_map import transfer_map
+from layerprobe.report.dataset_transfer import Trained, transfer_table, transfers
 from layerprobe.report.report_files import write_report
 from layerprobe.report.run_comparison import compare
-from layerprobe.report.transfer import Trained, transfer_table, transfers
 
 LAYERS = ("input", "a", "b")
 

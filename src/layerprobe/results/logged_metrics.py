@@ -1,4 +1,4 @@
-"""The metrics that any logger gets: the test error of each layer, and of what is compared with its linear head."""
+"""Logged metrics, the same for any logger: the test error of each layer, and of what its head is compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gram matrix of the features, decomposed: the preconditioner of every L2 value at once."""
+"""Spectrum of the features' Gram matrix: the preconditioner of every L2 value at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features, blocks, some_rows
-from layerprobe.probing.solvers.numerics import full_precision
+from layerprobe.probing.solvers.precision import full_precision
 from layerprobe.probing.solvers.range_finder import low_rank
 from layerprobe.probing.solvers.subspace import AbstractSpan, SampleSpan
 

@@ -1,4 +1,4 @@
-"""The manifest of a results folder: which network and which protocol each checkpoint's results belong to."""
+"""Ledger of probed checkpoints: the network and the protocol that the results of each belong to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from layerprobe.files.mirrored_file import DamagedFileError, aside, read_state, restore_state, write_state
+from layerprobe.files.errors import DamagedFileError, aside
+from layerprobe.files.mirrored_file import read_state, restore_state, write_state
 from layerprobe.results.config_identity import differing, identity
 
 FILE = "checkpoints.json"

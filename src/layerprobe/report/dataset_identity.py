@@ -1,4 +1,4 @@
-"""The learning problem of a run: its data and targets. Only runs of one problem are averaged or share a control."""
+"""Identity of the data sets of runs: only runs of the same data and targets are averaged or share a control."""
 
 from __future__ import annotations
 

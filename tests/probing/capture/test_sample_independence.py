@@ -11,7 +11,7 @@ from helpers.recorded import surveyed
 from layerprobe.probing.capture.activations import activations
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.layers import Layer, discover
-from layerprobe.probing.capture.row_order import REASONS
+from layerprobe.probing.capture.sample_independence import REASONS
 from layerprobe.probing.features.reducers import Flatten
 
 

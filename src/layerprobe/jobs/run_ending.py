@@ -1,4 +1,4 @@
-"""The report of a run: its figures, its table, and the summary that it leaves."""
+"""The ending of a run: its figures and its table, and the summary that it leaves."""
 
 from __future__ import annotations
 

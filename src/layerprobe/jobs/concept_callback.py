@@ -1,4 +1,4 @@
-"""Report of a sweep over concepts: one picture, and the tables of concept depth."""
+"""Hydra callback of a sweep over concepts: one picture, and the tables of concept depth."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from layerprobe.results.decision_surface import NAMES, read_plane_frames
+from layerprobe.results.plane_frames import NAMES, read_plane_frames
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,4 +1,4 @@
-"""What is done around a job and changes nothing of it: its configuration printed, its tags asked for, no warnings."""
+"""Options of Lightning-Hydra-Template, `extras`: a configuration printed, tags asked for, warnings ignored."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from layerprobe.results.manifest import Entry, Ledger, OtherResultsError
+from layerprobe.results.checkpoint_ledger import Entry, Ledger, OtherResultsError
 
 ENTRY = Entry("a.ckpt", "123", {"probe": {"l2": (0.1, 1.0)}, "seed": 0})
 

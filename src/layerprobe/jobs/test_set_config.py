@@ -1,4 +1,4 @@
-"""Further test sets of a configuration: the node `tests` of the data, each a data module or a data set by its name."""
+"""Test sets in a configuration: the node `tests` of the data, each a data module or a data set by its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The projection of layers of two or three units to a plane in which the probe's boundary is a straight line."""
+"""The plane in which the boundary of a probe is a straight line, and layers of two or three units projected to it."""
 
 from __future__ import annotations
 

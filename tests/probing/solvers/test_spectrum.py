@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from helpers.reference import made
-from layerprobe.probing.solvers.gram import Spectrum
+from layerprobe.probing.solvers.spectrum import Spectrum
 
 
 @pytest.mark.parametrize(("n", "d", "within"), [(300, 12, 1e-5), (300, 300, 1e-5)])

@@ -1,4 +1,4 @@
-"""Features of one layer for a head that is fitted already: a network's own, or what was recorded of it before."""
+"""Features for inference with a fitted head: from its network, or from what was recorded of the layer before."""
 
 from __future__ import annotations
 

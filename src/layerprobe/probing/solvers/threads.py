@@ -1,4 +1,4 @@
-"""Numerics of a fit: float32 products without TF32, and as many CPU threads as a problem is worth."""
+"""Threads of a fit: as many of the CPU's as a problem is worth."""
 
 from __future__ import annotations
 
@@ -6,31 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-
-_LEGACY = ("allow_tf32", False, False)
-"""Before torch 2.9: the flag, its exact value, and the one it has if nobody sets it."""
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Keep a GPU from rounding float32 products to TF32, whatever the user allows networks to do.
-
-    With 11 bits of each number a fit comes to a stand about 1e-3 above its optimum and has to be finished in float64:
-    on an H100, 1,000 classes × 2,048 features × 50,000 samples took twice as long. The product itself is faster there,
-    but little else of an evaluation is.
-    """
-    matmul = torch.backends.cuda.matmul
-    name, full, unset = ("fp32_precision", "ieee", "none") if hasattr(matmul, "fp32_precision") else _LEGACY
-    before = getattr(matmul, name)
-    setattr(matmul, name, full)
-    try:
-        yield
-    finally:
-        # What was taken over from `torch.backends.fp32_precision` has to follow that again.
-        setattr(matmul, name, unset)
-        if getattr(matmul, name) != before:
-            setattr(matmul, name, before)
-
 
 WORTH = 1e9
 """Floating-point operations of one evaluation below which a second thread costs more in waiting than it brings."""

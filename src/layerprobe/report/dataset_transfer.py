@@ -1,4 +1,4 @@
-"""Transfer: what heads come to on several test sets, those of other training sets among them."""
+"""Transfer between data sets: the errors of heads on several test sets, those of other training sets among them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from layerprobe.report.config_differences import SEED, differing_keys, value_text
-from layerprobe.report.learning_problem import of_problem
+from layerprobe.report.dataset_identity import of_problem
 from layerprobe.results.best import last_checkpoint
 from layerprobe.results.config_identity import SAME_SAMPLES, matters
 from layerprobe.results.reader import Run

@@ -1,4 +1,4 @@
-"""One layer's result as one file: its record, its path and its per-sample column become visible together."""
+"""Parts: one layer's result as one file, so that its record, path and per-sample column become visible together."""
 
 from __future__ import annotations
 
@@ -7,33 +7,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from layerprobe.results.record_schema import read_table, schema, stamp, to_table
+from layerprobe.results.record_schema import read_table, stamp, to_table
+from layerprobe.results.table_schemas import ANSWERS, CORRECT, LATER, ROWS
 from layerprobe.types import Answers, LayerResult, MetricRecord, PathRecord, ProbeRecord
-
-RESULTS = schema(ProbeRecord)
-PATH = schema(PathRecord)
-CORRECT = stamp(
-    pa.schema(
-        [
-            pa.field("checkpoint", pa.string()),
-            pa.field("step", pa.int64()),
-            pa.field("depth", pa.int64()),
-            pa.field("layer", pa.string()),
-            pa.field("seed", pa.int64()),
-            pa.field("samples", pa.string()),
-            pa.field("correct", pa.list_(pa.bool_())),
-        ]
-    ),
-    "Correct",
-)
-METRICS = schema(MetricRecord)
-ANSWERS = stamp(pa.schema([*CORRECT, pa.field("test_set", pa.string())]), "Answers")
-ROWS = {"record": RESULTS, "path": PATH, "correct": CORRECT, "metrics": METRICS, "answers": ANSWERS}
-MERGED = ("path", "correct", "metrics", "answers")
-"""Tables that grow too large to be written again after each layer."""
-
-LATER = ("metrics", "answers")
-"""Tables that earlier versions did not know; their files are written where there are rows."""
 
 _PART = stamp(
     pa.schema([pa.field(name, pa.list_(pa.struct(list(columns)))) for name, columns in ROWS.items()]), "LayerResult"

@@ -1,4 +1,4 @@
-"""The decision surface that a run of a small network keeps at each checkpoint: `surface`, `points` and `hidden`."""
+"""Frames of the input's plane that a run of a small network keeps at each checkpoint: `surface`, `points`, `hidden`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from layerprobe.files.mirrored_file import DamagedFileError
+from layerprobe.files.errors import DamagedFileError
 from layerprobe.files.parquet import read_parquet
 
 NAMES = ("surface", "points", "hidden")
