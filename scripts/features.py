@@ -18,7 +18,7 @@ from layerprobe.jobs.program import name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from layerprobe.probing.features.feature_store import Entry
+    from layerprobe.probing.features.feature_store import StoredFeatures
 
 EXAMPLES = """
   features.py                                 what probes with probe.keep=true have kept, by network and data
@@ -60,7 +60,7 @@ def main() -> None:
     if not Path(cfg.keep).is_dir():
         print(f"There is no folder {cfg.keep}. Probes with probe.keep={cfg.keep} make it; to look at another: keep=DIR")
         return
-    from layerprobe.probing.features.feature_store import FeatureStore, StoreError
+    from layerprobe.probing.features.feature_store import FeatureStore, FeatureStoreError
     from layerprobe.report.tables.feature_store_table import feature_table
 
     try:
@@ -74,7 +74,7 @@ def main() -> None:
         if gone:
             store.remove(gone)
             print(f"Removed {size_text(sum(entry.size for entry in gone))} in {count_text(len(gone), 'file')}.")
-    except (StoreError, OSError) as error:
+    except (FeatureStoreError, OSError) as error:
         raise SystemExit(f"{name()}: {error}") from None
     Console().print(feature_table(cfg.keep, [entry for entry in entries if entry not in gone]))
 
@@ -92,7 +92,7 @@ def seconds(text: str) -> float:
     return found
 
 
-def leaving(entries: Sequence[Entry], before: float, leave: float) -> list[Entry]:
+def leaving(entries: Sequence[StoredFeatures], before: float, leave: float) -> list[StoredFeatures]:
     """What is to be removed.
 
     Args:

@@ -51,8 +51,7 @@ from layerprobe.probing.fitting import Validation, with_certified_best
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.process_pool import is_small, parallel
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.selection import PATIENCE, PastBest
-from layerprobe.probing.selection import Path as Judged
+from layerprobe.probing.selection import PATIENCE, HeadPath, PastBest
 from layerprobe.probing.solvers.duality_gap import certify
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import Status
@@ -291,7 +290,7 @@ class Ours:
         errors, losses, _ = evaluate(Heads(solution.weight, solution.bias))
         way, scale = FeatureWay(Flatten(), Flatten().fit(layer.x.shape[1:], 0), 0), layer.x.new_ones(layer.x.shape[1])
         scaler = Standardiser(torch.zeros_like(scale), scale, torch.zeros_like(scale, dtype=torch.bool))
-        judged = Judged(way, solver, scaler, tuple(l2s), solution, (tuple(errors.tolist()), tuple(losses.tolist())))
+        judged = HeadPath(way, solver, scaler, tuple(l2s), solution, (tuple(errors.tolist()), tuple(losses.tolist())))
         solution = with_certified_best(judged, evaluate).solution
         known = [i for i, status in enumerate(solution.status) if status is not Status.SKIPPED]
         exact = [i for i in known if solution.status[i] is not Status.ROUGH]

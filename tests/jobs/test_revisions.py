@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from data.test_text import word_level
 from helpers.command import ROOT
 from layerprobe.config import register
-from layerprobe.jobs.probe import Builder, probe_source, sources_of
+from layerprobe.jobs.probe import Builder, checkpoints_of, probe_source
 from layerprobe.jobs.revisions import revisions_of, with_revision
 from layerprobe.models.pretrained import ModelError
 from layerprobe.training.probe_session import ProbeSession
@@ -56,7 +56,7 @@ def composed(folder: Path, revision: str, *words: str) -> DictConfig:
 
 def test_each_revision_is_a_checkpoint_with_its_step(folder: Path, tmp_path: Path) -> None:
     cfg = composed(folder, "[step0,step10,step2]")
-    sources = sources_of(cfg)
+    sources = checkpoints_of(cfg)
     assert [(info.name, info.step) for _, info in sources] == [("step0", 0), ("step2", 2), ("step10", 10)]
     builder, session = Builder(cfg), ProbeSession(tmp_path / "probes", [])
     for source in sources:
@@ -65,7 +65,7 @@ def test_each_revision_is_a_checkpoint_with_its_step(folder: Path, tmp_path: Pat
     own = results[results["checkpoint"].isin(STEPS)]
     assert dict(zip(own["checkpoint"], own["step"], strict=True)) == STEPS
     alone, single = composed(folder, "step2"), ProbeSession(tmp_path / "alone", [])
-    probe_source(single, Builder(alone), sources_of(alone)[0])
+    probe_source(single, Builder(alone), checkpoints_of(alone)[0])
     found, expected = (
         rows.drop(columns=["checkpoint", "step", "seconds"]).reset_index(drop=True)
         for rows in (own.query("checkpoint == 'step2'"), single.store.results().query("checkpoint == 'pretrained'"))
@@ -81,7 +81,7 @@ def test_one_revision_takes_the_place_of_all_wherever_it_is_used(folder: Path) -
     own = with_revision(cfg, infos[1])
     assert (own.model.revision, own.data.tokenizer.revision) == ("step10", "step10")
     assert OmegaConf.is_config(cfg.model.revision), "the configuration itself is as it was"
-    untrained = sources_of(cfg)[0][1]
+    untrained = checkpoints_of(cfg)[0][1]
     assert (untrained.name, with_revision(cfg, untrained).model.revision) == ("untrained", "step2")
     assert revisions_of(composed(folder, "step2")) == []
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from helpers.command import ROOT
 from layerprobe.config import register
-from layerprobe.jobs.probe import Builder, sources_of
+from layerprobe.jobs.probe import Builder, checkpoints_of
 from layerprobe.jobs.trusted import merged, plain_precision
 from layerprobe.models.digits_convnet import DigitsConvNet
 from layerprobe.training.checkpoints import CheckpointError, freeze, load
@@ -132,7 +132,7 @@ def test_a_checkpoint_whose_own_words_are_no_configuration(tmp_path: Path) -> No
 
 def build(cfg: DictConfig) -> None:
     builder = Builder(cfg)
-    checkpoint = builder.open(sources_of(cfg)[0])
+    checkpoint = builder.open(checkpoints_of(cfg)[0])
     builder.build(checkpoint, builder.config(checkpoint))
 
 

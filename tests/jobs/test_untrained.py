@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from helpers.command import ROOT
 from layerprobe.config import register
-from layerprobe.jobs.probe import Builder, sources_of
+from layerprobe.jobs.probe import Builder, checkpoints_of
 from layerprobe.models.digits_convnet import DigitsConvNet
 
 
@@ -24,7 +24,7 @@ def test_it_is_the_network_of_the_checkpoint_with_weights_of_the_seed_alone(tmp_
 
     def weights(seed: int) -> dict[str, torch.Tensor]:
         builder = Builder(cfg := composed(f"checkpoint={tmp_path}/mine.pt", "untrained=true", f"seed={seed}"))
-        sources = sources_of(cfg)
+        sources = checkpoints_of(cfg)
         assert [info.name for _, info in sources] == ["untrained", "mine"]
         built = []
         for source in sources:
@@ -47,5 +47,5 @@ def value_varies(weight: torch.Tensor) -> bool:
 
 
 def test_a_network_that_is_untrained_already_is_probed_once() -> None:
-    assert [info.name for _, info in sources_of(composed("untrained=true"))] == ["untrained"]
-    assert [info.name for _, info in sources_of(composed())] == ["untrained"]
+    assert [info.name for _, info in checkpoints_of(composed("untrained=true"))] == ["untrained"]
+    assert [info.name for _, info in checkpoints_of(composed())] == ["untrained"]

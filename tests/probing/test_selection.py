@@ -7,7 +7,7 @@ import torch
 
 from layerprobe.probing.features.reducers import FeatureWay, Flatten
 from layerprobe.probing.features.scaler import Standardiser
-from layerprobe.probing.selection import Path, select
+from layerprobe.probing.selection import HeadPath, select
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Solution, Status
 
@@ -15,7 +15,7 @@ Head = tuple[float, float, float]
 """Validation error, validation loss, L2 value."""
 
 
-def path(*heads: Head, status: Status = Status.CONVERGED, validated: bool = True) -> Path:
+def path(*heads: Head, status: Status = Status.CONVERGED, validated: bool = True) -> HeadPath:
     """A path of heads whose weights are their places."""
     p, places = len(heads), torch.arange(float(len(heads)))
     solution = Solution(
@@ -24,7 +24,7 @@ def path(*heads: Head, status: Status = Status.CONVERGED, validated: bool = True
     standardiser = Standardiser(torch.zeros(1), torch.ones(1), torch.zeros(1, dtype=torch.bool))
     way = FeatureWay(Flatten(), Flatten().fit((1,), 0), 0)
     errors, losses, l2 = (tuple(values) for values in zip(*heads, strict=True))
-    return Path(way, Ridge(), standardiser, l2, solution, (errors, losses) if validated else None)
+    return HeadPath(way, Ridge(), standardiser, l2, solution, (errors, losses) if validated else None)
 
 
 @pytest.mark.parametrize(

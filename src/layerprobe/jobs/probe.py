@@ -38,7 +38,7 @@ from layerprobe.results.checkpoint_ledger import Entry
 from layerprobe.results.progress import ProgressFile
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
-from layerprobe.training.checkpoints import FrozenCheckpoint, content_hash, find_checkpoints, load
+from layerprobe.training.checkpoints import FrozenCheckpoint, file_hash, find_checkpoints, load
 from layerprobe.training.lightning_splits import of_population, splits_of_datamodule, with_tests
 from layerprobe.training.probe_session import ProbeSession, ProbingStopped, with_converted_inputs
 from layerprobe.training.signals import StopSignals
@@ -67,7 +67,7 @@ def plan(cfg: DictConfig) -> None:
         CompactHydraException: Where there is nothing that could be probed; its message says why.
     """
     try:
-        source, builder = sources_of(cfg)[0], Builder(cfg)
+        source, builder = checkpoints_of(cfg)[0], Builder(cfg)
         checkpoint = builder.open(source)
         built = builder.build(checkpoint, builder.config(checkpoint))
         protocol, context = with_converted_inputs(built.protocol, built.precision), built.precision.forward_context
@@ -86,7 +86,7 @@ def plan(cfg: DictConfig) -> None:
         console.print(f"{source[1].name}: {line}", highlight=False, soft_wrap=True, markup=False)
 
 
-def sources_of(cfg: DictConfig) -> Sequence[Source]:
+def checkpoints_of(cfg: DictConfig) -> Sequence[Source]:
     """Find this job's share of the checkpoints; before them, where it is asked for, the network with random weights.
 
     Raises:
@@ -126,7 +126,7 @@ def probe(cfg: DictConfig, run: RunDirectory) -> RunSummary:
         RuntimeError: Where a checkpoint could not be probed, after the others have been.
         Stopped: Where a signal has come; the layers that are done are kept.
     """
-    sources = sources_of(cfg)
+    sources = checkpoints_of(cfg)
     if not sources:
         log.info("Nothing to do: there are fewer checkpoints than shares (shard=%s).", cfg.shard)
         return RunSummary("done", list(HydraConfig.get().overrides.task))
@@ -188,7 +188,7 @@ def probe_source(session: ProbeSession, builder: Builder, source: Source) -> boo
     checkpoint = builder.open(source)
     config = builder.config(checkpoint)
     own = None if builder.is_fresh(info) else file
-    entry = Entry(str(own or info.name), content_hash(own) if own else "", config)
+    entry = Entry(str(own or info.name), file_hash(own) if own else "", config)
     if session.is_complete(info.name, entry, force=builder.cfg.force):
         log.info("%s has been probed already; force=true probes it again.", info.name)
         return False

@@ -19,7 +19,7 @@ from layerprobe.probing.capture.token_axes import sequence_axes
 from layerprobe.probing.features.reducers import AbstractChannelReducer, shape_text
 from layerprobe.probing.fitting import Ways, feature_ways, fitted_features
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recorder import by_tokens, first_batch, masks_of, targets_of
+from layerprobe.probing.recorder import by_tokens, first_batch, masks_of, task_targets
 from layerprobe.probing.resources import Resources
 from layerprobe.probing.targets import n_outputs
 from layerprobe.types import LayerName
@@ -97,7 +97,7 @@ def discover_layers(
         sequence: Mapping[Layer, Mapping[int, str]] = {}
         if layers and by_tokens(protocol):
             sequence = sequence_axes(frozen, inputs, masks_of(protocol, inputs, batch)[0], layers)
-    targets = targets_of(protocol, batch, "train")
+    targets = task_targets(protocol, batch, "train")
     return _discovery(surveyed, {layer.name: axes for layer, axes in sequence.items()}, targets, layers, protocol)
 
 

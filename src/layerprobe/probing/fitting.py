@@ -25,7 +25,7 @@ from layerprobe.probing.features.row_blocks import AbstractRows, Features, Joine
 from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.selection import PATIENCE, PastBest, Path, select, with_certified_best
+from layerprobe.probing.selection import PATIENCE, HeadPath, PastBest, select, with_certified_best
 from layerprobe.probing.solvers.moments import ClassSums
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solver import AbstractSolver
@@ -101,8 +101,8 @@ class Fitted:
         val: Validation features, likewise.
     """
 
-    head: Path
-    chosen: Path
+    head: HeadPath
+    chosen: HeadPath
     train: Features | None = None
     val: Float[Tensor, "v d"] | AbstractRows | None = None
 
@@ -114,7 +114,7 @@ def fit_layer(
     labels: Mapping[str, Labels],
     protocol: ProbeProtocol,
     what: str,
-) -> tuple[dict[str, list[Path]], dict[str, Fitted]]:
+) -> tuple[dict[str, list[HeadPath]], dict[str, Fitted]]:
     """Fit reducers × solvers × L2 values × seeds, for the true labels and every control at once, and choose.
 
     Args:
@@ -129,7 +129,7 @@ def fit_layer(
         For each set of labels every path, in the order of fitting, and the selected head; there is none where all
         diverged.
     """
-    paths: dict[str, list[Path]] = {name: [] for name in labels}
+    paths: dict[str, list[HeadPath]] = {name: [] for name in labels}
     kept: dict[str, tuple[Features, Features | None]] = {}
     for way in (way for way in ways if way.reduction.fitted):
         samples, standardiser = _standardised(train(way.reduction), protocol, what)
@@ -174,14 +174,14 @@ def _fit_way(
     standardiser: Standardiser,
     labels: Mapping[str, Labels],
     protocol: ProbeProtocol,
-    earlier: Mapping[str, Sequence[Path]],
-) -> dict[str, list[Path]]:
+    earlier: Mapping[str, Sequence[HeadPath]],
+) -> dict[str, list[HeadPath]]:
     """Fit solvers × L2 values to samples whose features are made in one way.
 
     Returns:
         The paths of each set of labels; the training error is known of those alone that are better than all before.
     """
-    paths: dict[str, list[Path]] = {name: [] for name in labels}
+    paths: dict[str, list[HeadPath]] = {name: [] for name in labels}
     spectrum = None if isinstance(samples, ClassSums) else cache(partial(Spectrum.of, samples))
     for solver in protocol.solvers:
         for name, variant in labels.items():
@@ -209,7 +209,7 @@ def _fit_way(
             if evaluate is not None:
                 errors, losses, figures = (tuple(part.tolist()) for part in evaluate(heads))
                 validation = errors, losses
-            path = Path(
+            path = HeadPath(
                 way, solver, standardiser, tuple(l2.tolist()), solution, validation, protocol.selection, figures
             )
             path = path if evaluate is None else with_certified_best(path, evaluate)
@@ -281,12 +281,12 @@ def check_selection(labels: Labels, protocol: ProbeProtocol) -> None:
 
 
 def refit(
-    chosen: Path,
+    chosen: HeadPath,
     train: Features,
     val: Float[Tensor, "v d"] | AbstractRows,
     labels: Labels,
     protocol: ProbeProtocol,
-) -> Path:
+) -> HeadPath:
     """Use the validation split for fitting too, once it has chosen, as Kornblith et al. (2019) and CLIP do.
 
     The L2 value stays: the objective is a mean over samples, so it means the same for more of them.
@@ -321,7 +321,7 @@ def refit(
     return replace(chosen, solution=solution, standardiser=composed, train_error=float(error[0]), refitted=True)
 
 
-def measure(head: Path, features: Features, targets: Shaped[Tensor, "n ..."], task: AbstractTask) -> Measured:
+def measure(head: HeadPath, features: Features, targets: Shaped[Tensor, "n ..."], task: AbstractTask) -> Measured:
     """Read a split that had no part in fitting or choosing.
 
     Args:

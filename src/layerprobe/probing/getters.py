@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, final
 import torch
 from torch import Tensor
 
-Path: TypeAlias = int | str
+ItemPath: TypeAlias = int | str
 """Where something is in a batch: an index, a key or an attribute, or several with dots between, such as "1.age"."""
 
 
@@ -31,7 +31,7 @@ class Item(AbstractTake):
         path: Where it is.
     """
 
-    path: Path
+    path: ItemPath
 
     def __call__(self, batch: Any) -> Any:
         """See `AbstractTake.__call__`."""
@@ -47,7 +47,7 @@ class Items(AbstractTake):
         paths: Where they are: a mapping for keyword arguments, a list for positional ones.
     """
 
-    paths: Mapping[str, Path] | Sequence[Path]
+    paths: Mapping[str, ItemPath] | Sequence[ItemPath]
 
     def __call__(self, batch: Any) -> Any:
         """See `AbstractTake.__call__`."""
@@ -67,7 +67,7 @@ class Column(AbstractTake):
     """
 
     index: int | Sequence[int]
-    path: Path = 1
+    path: ItemPath = 1
 
     def __call__(self, batch: Any) -> Tensor:
         """See `AbstractTake.__call__`."""
@@ -96,7 +96,7 @@ class Tokens(AbstractTake):
 
     start: int = -1
     stop: int | None = None
-    path: Path = 0
+    path: ItemPath = 0
 
     def __call__(self, batch: Any) -> list[str]:
         """See `AbstractTake.__call__`."""
@@ -121,7 +121,7 @@ class Parity(AbstractTake):
         path: Where the target is.
     """
 
-    path: Path = 1
+    path: ItemPath = 1
 
     def __call__(self, batch: Any) -> Tensor:
         """See `AbstractTake.__call__`."""
@@ -139,7 +139,7 @@ class Lookup(AbstractTake):
     """
 
     values: Sequence[Any]
-    path: Path = 1
+    path: ItemPath = 1
 
     def __call__(self, batch: Any) -> Tensor:
         """See `AbstractTake.__call__`."""
@@ -152,7 +152,7 @@ class Lookup(AbstractTake):
         return torch.tensor([list(v) if isinstance(v, Sequence) else v for v in self.values])[indices.cpu()]
 
 
-def _at(batch: Any, path: Path) -> Any:
+def _at(batch: Any, path: ItemPath) -> Any:
     found = batch
     for step in str(path).split("."):
         try:

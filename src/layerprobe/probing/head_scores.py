@@ -18,14 +18,14 @@ from layerprobe.probing.features.scaler import StandardisedRows
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recorder import Recording
 from layerprobe.probing.score_metrics import score_metrics
-from layerprobe.probing.selection import Path
+from layerprobe.probing.selection import HeadPath
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import AbstractScoredTask
 from layerprobe.types import SampleScores
 
 
-def read_scores(
-    head: Path,
+def score_test_sets(
+    head: HeadPath,
     test: Mapping[str, tuple[Features, Shaped[Tensor, "n ..."], Any]],
     recordings: Mapping[Any, Recording],
     labels: Labels,

@@ -23,7 +23,7 @@ from layerprobe.probing.capture.hooks import Context, Site
 from layerprobe.probing.capture.layers import Layer, Survey, Tap
 from layerprobe.probing.discovery import Discovery, discovered
 from layerprobe.probing.features.cache import FeatureCache
-from layerprobe.probing.features.feature_store import FeatureStore, StoreError
+from layerprobe.probing.features.feature_store import FeatureStore, FeatureStoreError
 from layerprobe.probing.features.reducers import FeatureWay, Reduction, shape_text
 from layerprobe.probing.features.row_blocks import placed_blocks
 from layerprobe.probing.fitting import Ways
@@ -99,7 +99,7 @@ class FeatureKeeper:
         try:
             store = FeatureStore(resources.keep_path)
             network = "" if problem else content_hash(frozen.network, _numbers(frozen.device, context))
-        except (StoreError, NoContentHashError) as error:
+        except (FeatureStoreError, NoContentHashError) as error:
             problem = str(error)
         except OSError as error:
             problem = f"{resources.keep_path} cannot be read ({error.strerror})"

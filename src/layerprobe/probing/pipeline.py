@@ -28,7 +28,7 @@ from layerprobe.probing.features.oom import with_room
 from layerprobe.probing.features.reducers import FeatureWay
 from layerprobe.probing.fit_memory import Budget, feature_budget, free_on, host_budget, workspace
 from layerprobe.probing.fitting import Ways, check_selection, features_of, fit_layer, measure, unfitted_features
-from layerprobe.probing.head_scores import read_scores
+from layerprobe.probing.head_scores import score_test_sets
 from layerprobe.probing.kept_features import DataChangedError, FeatureKeeper
 from layerprobe.probing.layer_analyses import analyse
 from layerprobe.probing.process_pool import layers_in_parallel, parallel
@@ -37,7 +37,7 @@ from layerprobe.probing.record_builder import LayerRecords
 from layerprobe.probing.recorder import Progress, Recorder, Recording, SplitReader
 from layerprobe.probing.reducer_heads import best_of_each, read_tests
 from layerprobe.probing.resources import DEFAULTS, Resources
-from layerprobe.probing.selection import Path
+from layerprobe.probing.selection import HeadPath
 from layerprobe.probing.solvers.precision import full_precision
 from layerprobe.probing.solvers.solution import Status
 from layerprobe.probing.streaming import TrainingMoments
@@ -412,7 +412,7 @@ def probe_layer(
     start = time.perf_counter() - sum(recording.seconds.get(layer.name, 0.0) for recording in recordings.values())
     tests = test_sets(recordings)
     records = LayerRecords(layer, checkpoint, labels["none"], protocol, tests)
-    paths: dict[str, list[Path]] = {}
+    paths: dict[str, list[HeadPath]] = {}
 
     def failed(message: str) -> LayerResult:
         return records.failed(paths, message, time.perf_counter() - start)
@@ -443,7 +443,7 @@ def probe_layer(
             way.reduction.positions: {split: splits[split](way.reduction) for split in recordings}
             for way in ways if not (way.reduction.fitted or lost)
         }  # fmt: skip
-        metrics, scores = read_scores(selected.head, read_on, recordings, labels["none"], protocol, layer.name)
+        metrics, scores = score_test_sets(selected.head, read_on, recordings, labels["none"], protocol, layer.name)
     except (RuntimeError, ArithmeticError, MemoryError) as error:
         return failed(f"{type(error).__name__}: {error}")
     first = found[tests[0]]
@@ -459,7 +459,7 @@ def probe_layer(
     return replace(records.measured(paths, selected.head, found, analyses, seconds), scores=scores)
 
 
-def _nothing_chosen(paths: Sequence[Path]) -> str:
+def _nothing_chosen(paths: Sequence[HeadPath]) -> str:
     """Why no head of a layer has an error."""
     if all(status in (Status.DIVERGED, Status.SKIPPED) for path in paths for status in path.solution.status):
         return "every head diverged"

@@ -17,7 +17,7 @@ from layerprobe.probing.features.reducers import AbstractReducer, FeatureWay, sh
 from layerprobe.probing.fitting import channel_axis
 from layerprobe.probing.layer_analyses import Found
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.selection import Path, select
+from layerprobe.probing.selection import HeadPath, select
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import Measured
 from layerprobe.types import (
@@ -52,8 +52,8 @@ class LayerRecords:
 
     def measured(
         self,
-        paths: Mapping[str, Sequence[Path]],
-        head: Path,
+        paths: Mapping[str, Sequence[HeadPath]],
+        head: HeadPath,
         found_on: Mapping[Split, Mapping[str, Measured]],
         analyses: Found,
         seconds: float,
@@ -166,7 +166,7 @@ class LayerRecords:
             high=found.high,
         )
 
-    def failed(self, paths: Mapping[str, Sequence[Path]], message: str, seconds: float) -> LayerResult:
+    def failed(self, paths: Mapping[str, Sequence[HeadPath]], message: str, seconds: float) -> LayerResult:
         """The result of a layer that could not be probed: no figures, but the reason.
 
         Args:
@@ -197,7 +197,7 @@ class LayerRecords:
         )
         return LayerResult(record, self._path_records(paths), {}, np.empty(0, dtype=bool), test_set=self.tests[0])
 
-    def _path_records(self, paths: Mapping[str, Sequence[Path]]) -> tuple[PathRecord, ...]:
+    def _path_records(self, paths: Mapping[str, Sequence[HeadPath]]) -> tuple[PathRecord, ...]:
         """The record of every swept head."""
         layer, checkpoint = self.layer, self.checkpoint
         chosen = {control: select(found) for control, found in paths.items()}

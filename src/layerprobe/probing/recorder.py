@@ -122,7 +122,7 @@ class SplitReader:
             TypeError: It is not (input, target), or targets are not what the task predicts.
             ValueError: Targets and keys differ in number.
         """
-        targets = targets_of(self._protocol, batch, self._split)
+        targets = task_targets(self._protocol, batch, self._split)
         inputs = self._protocol.inputs(batch)
         if not len(targets):
             return inputs, targets
@@ -396,7 +396,7 @@ def _ids(given: Any) -> Shaped[np.ndarray, " k"]:
     return found if found.dtype.kind == "U" else found.astype(np.int64)
 
 
-def targets_of(protocol: ProbeProtocol, batch: Any, split: Split) -> Shaped[Tensor, "k ..."]:
+def task_targets(protocol: ProbeProtocol, batch: Any, split: Split) -> Shaped[Tensor, "k ..."]:
     """The property to be probed of each sample of a batch, checked, on the CPU.
 
     Args:
@@ -421,10 +421,10 @@ def first_batch(protocol: ProbeProtocol, batches: Iterable[Any], split: Split) -
         split: Name of the split they are from.
 
     Raises:
-        TypeError: As `targets_of`.
+        TypeError: As `task_targets`.
         ValueError: Likewise.
     """
-    return next((batch for batch in batches if len(targets_of(protocol, batch, split))), None)
+    return next((batch for batch in batches if len(task_targets(protocol, batch, split))), None)
 
 
 def by_tokens(protocol: ProbeProtocol) -> bool:

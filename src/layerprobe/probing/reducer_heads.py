@@ -13,7 +13,7 @@ from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.features.token_reducers import AbstractTokenReducer
 from layerprobe.probing.fitting import measure
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.selection import Path, select
+from layerprobe.probing.selection import HeadPath, select
 from layerprobe.probing.targets import Labels
 from layerprobe.types import Split
 
@@ -21,7 +21,7 @@ ERROR, VAL_ERROR = "reducer_error", "reducer_val_error"
 """Metrics whose `head` is the name of a reducer: of its best head, on a test set and on validation."""
 
 
-def best_of_each(paths: Sequence[Path]) -> dict[str, Path]:
+def best_of_each(paths: Sequence[HeadPath]) -> dict[str, HeadPath]:
     """Choose a head for each reducer, as `select` chooses one of all: by validation, before test is there.
 
     Args:
@@ -31,11 +31,11 @@ def best_of_each(paths: Sequence[Path]) -> dict[str, Path]:
         By the name of each reducer its best head, as a path of one; in the order of the reducers. A token reducer has
         none on a layer without tokens, where it would stand for no place, nor has one whose heads all diverged.
     """
-    found: dict[AbstractReducer, list[Path]] = {}
+    found: dict[AbstractReducer, list[HeadPath]] = {}
     for path in paths:
         if path.way.reduction.axes or not isinstance(path.way.reducer, AbstractTokenReducer):
             found.setdefault(path.way.reducer, []).append(path)
-    heads: dict[str, Path] = {}
+    heads: dict[str, HeadPath] = {}
     for own in found.values():
         chosen = select(own)
         if chosen is not None and chosen.best is not None:
@@ -50,7 +50,7 @@ def named(way: FeatureWay) -> str:
 
 
 def read_tests(
-    heads: Mapping[str, Path],
+    heads: Mapping[str, HeadPath],
     features: Mapping[Split, Mapping[FeatureWay, Features]],
     labels: Labels,
     protocol: ProbeProtocol,

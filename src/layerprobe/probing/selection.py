@@ -17,7 +17,7 @@ from layerprobe.probing.solvers.solver import AbstractSolver
 
 
 @dataclass(frozen=True, eq=False)
-class Path:
+class HeadPath:
     """The L2 values of one head, fitted together, with what validation says of each.
 
     Attributes:
@@ -105,14 +105,14 @@ class Path:
         ended = zip(values, self.solution.status, strict=bool(values))
         return tuple(math.nan if status in (Status.DIVERGED, Status.SKIPPED) else value for value, status in ended)
 
-    def __getitem__(self, i: int) -> Path:
+    def __getitem__(self, i: int) -> HeadPath:
         """One value of the path, as a path of one."""
         validation = self.validation and (self.validation[0][i : i + 1], self.validation[1][i : i + 1])
         figures = self.figures[i : i + 1]
         return replace(self, l2=self.l2[i : i + 1], solution=self.solution[i], validation=validation, figures=figures)
 
 
-def select(paths: Sequence[Path]) -> Path | None:
+def select(paths: Sequence[HeadPath]) -> HeadPath | None:
     """Choose the path of the best head.
 
     Returns:
@@ -122,8 +122,8 @@ def select(paths: Sequence[Path]) -> Path | None:
 
 
 def with_certified_best(
-    path: Path, evaluate: Callable[[Heads], tuple[Float[Tensor, " p"], Float[Tensor, " p"], Float[Tensor, " f"]]]
-) -> Path:
+    path: HeadPath, evaluate: Callable[[Heads], tuple[Float[Tensor, " p"], Float[Tensor, " p"], Float[Tensor, " f"]]]
+) -> HeadPath:
     """Bring the best head of a path that was walked roughly to its certificate, and its neighbours.
 
     Certified heads do a little better or worse on validation than rough ones. So the choice is made again, until the

@@ -173,7 +173,7 @@ def damage(path: Path) -> str:
     return f"the checksum of {broken} in it is wrong" if broken else ""
 
 
-def content_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,7 +8,7 @@ import torch
 from layerprobe.probing.analyses.analysis import LayerData
 from layerprobe.probing.features.reducers import FeatureWay, Flatten
 from layerprobe.probing.features.scaler import Standardiser
-from layerprobe.probing.selection import Path
+from layerprobe.probing.selection import HeadPath
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import Solution, Status
 
@@ -28,7 +28,7 @@ def layer_data():
         )  # fmt: skip
         none = Standardiser(torch.zeros(d), torch.ones(d), torch.zeros(d, dtype=torch.bool))
         way = FeatureWay(Flatten(), Flatten().fit((d,), 0), 0)
-        head = Path(way, Logistic(), none, (1.0,), solution, None)
+        head = HeadPath(way, Logistic(), none, (1.0,), solution, None)
         return LayerData(train[0], val[0], labels, head, task, (1.0,), seed)
 
     return make

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from helpers.reference import made, ridge, ridge_objective
 from layerprobe.probing.features.row_blocks import AbstractRows
-from layerprobe.probing.solvers.conjugate_gradient import Centred, descend
+from layerprobe.probing.solvers.conjugate_gradient import CovarianceProduct, descend
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Status
 from layerprobe.probing.solvers.spectrum import Spectrum
@@ -89,7 +89,7 @@ def test_features_out_of_memory_are_read_in_blocks_and_groups_of_values_change_n
     x, y = torch.as_tensor(features), torch.as_tensor(targets)
     whole = ITERATIVE.solve(x, y, 4, L2, lambda: Spectrum.of_sample(x))
     rows = Rows(x)
-    product = Centred.of(rows, lambda place: F.one_hot(y[place], 4), 4, elements=60 * 32)
+    product = CovarianceProduct.of(rows, lambda place: F.one_hot(y[place], 4), 4, elements=60 * 32)
     _, objective, gap, _ = descend(product, Spectrum.of_sample(x), L2, ITERATIVE.tolerance, 500, held=8 * 4 * 60)
     assert rows.most == 32
     assert (gap <= ITERATIVE.tolerance).all()

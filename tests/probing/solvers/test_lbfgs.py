@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from layerprobe.probing.solvers.lbfgs import ClassAxes, Measured, Pair, Pairs, Point, minimise, tried
+from layerprobe.probing.solvers.lbfgs import ClassAxes, Pair, Pairs, Point, Readout, minimise, tried
 from layerprobe.probing.solvers.softmax_objective import Evaluation
 
 
@@ -153,7 +153,7 @@ def test_an_uphill_step_is_followed_by_the_metrics_own():
 
 def test_what_is_not_finite_is_said_and_not_decomposed():
     gradient = torch.tensor([[[1.0, torch.nan]]], dtype=torch.float64)
-    found = Measured.of(Evaluation(torch.ones(1).double(), gradient, torch.full((1, 1, 1), torch.inf).double()), 0)
+    found = Readout.of(Evaluation(torch.ones(1).double(), gradient, torch.full((1, 1, 1), torch.inf).double()), 0)
     assert not found.finite
     assert found.curvature is not None
     assert found.curvature.values.isnan().all()

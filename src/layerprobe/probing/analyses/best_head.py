@@ -14,7 +14,7 @@ from torch import Tensor
 from layerprobe.probing.analyses.analysis import LayerData
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.selection import PATIENCE, PastBest, Path, with_certified_best
+from layerprobe.probing.selection import PATIENCE, HeadPath, PastBest, with_certified_best
 from layerprobe.probing.solvers.solver import AbstractSolver
 
 Evaluate: TypeAlias = Callable[[Heads], tuple[Float[Tensor, " p"], Float[Tensor, " p"]]]
@@ -23,7 +23,7 @@ Evaluate: TypeAlias = Callable[[Heads], tuple[Float[Tensor, " p"], Float[Tensor,
 
 def best_head(
     layer: LayerData, solver: AbstractSolver, features: Features, targets: Int[Tensor, " n"], evaluate: Evaluate | None
-) -> Path:
+) -> HeadPath:
     """Fit the sweep's L2 values to some training samples, and choose as a layer's head is chosen.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from layerprobe.probing.capture.pytree import Path, is_plain, leaves, map_tensors, named_tensors
+from layerprobe.probing.capture.pytree import TensorPath, is_plain, leaves, map_tensors, named_tensors
 
 NetworkInputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any] | Any
 """A tensor, positional arguments (`network(*inputs)`) or keyword arguments (`network(**inputs)`); any other object that
@@ -102,7 +102,7 @@ class Arguments:
         args, kwargs = map_tensors((self.args, self.kwargs), copied)
         return Arguments(args, kwargs, self.batch_size)
 
-    def named(self) -> list[tuple[Path, Tensor]]:
+    def named(self) -> list[tuple[TensorPath, Tensor]]:
         """Every tensor with its key or index; the path is `()` if there is one tensor only."""
         positional = {str(index): value for index, value in enumerate(self.args)}
         return named_tensors({**positional, **self.kwargs}, state=True)

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from layerprobe.compat.torch import is_compiled, transform_level, uncompiled
 from layerprobe.probing.capture.aliasing import function_name
 from layerprobe.probing.capture.call_arguments import Arguments
-from layerprobe.probing.capture.pytree import Path, named_tensors
+from layerprobe.probing.capture.pytree import TensorPath, named_tensors
 
 Context: TypeAlias = Callable[[], AbstractContextManager[Any]]
 """Makes what the network's passes run in, such as `torch.autocast`; fitting never does."""
@@ -43,7 +43,7 @@ class Site:
     call: int = 0
     function: str = ""
     index: int = 0
-    output: Path = ()
+    output: TensorPath = ()
 
 
 Way: TypeAlias = tuple[int, Mapping[str, int]]

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-Path: TypeAlias = tuple[str, ...]
+TensorPath: TypeAlias = tuple[str, ...]
 """Keys, indices and names of fields or attributes that lead to a tensor inside a nested value."""
 
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, slice})
@@ -35,7 +35,7 @@ def tensors(value: object) -> list[Tensor]:
     return [tensor for _, tensor in _walk(value, ())]
 
 
-def named_tensors(value: object, *, state: bool = False) -> list[tuple[Path, Tensor]]:
+def named_tensors(value: object, *, state: bool = False) -> list[tuple[TensorPath, Tensor]]:
     """The tensors inside a value with their paths; one that is alone has the path `()`, however deep it lies.
 
     Args:
@@ -130,7 +130,7 @@ def _attributes(value: Any) -> list[tuple[object, object]] | None:
 
 
 @no_type_check  # called for every argument and result
-def _walk(value: object, path: Path, *, state: bool = False, above: tuple[int, ...] = (), inside: bool = False):
+def _walk(value: object, path: TensorPath, *, state: bool = False, above: tuple[int, ...] = (), inside: bool = False):
     if isinstance(value, Tensor):
         yield path, value
         return
@@ -144,7 +144,9 @@ def _walk(value: object, path: Path, *, state: bool = False, above: tuple[int, .
         yield from _walk(part, (*path, str(key)), state=state, above=above, inside=inside or is_object)
 
 
-def leaves(value: object, path: Path = (), seen: dict[int, object] | None = None) -> Iterator[tuple[Path, object]]:
+def leaves(
+    value: object, path: TensorPath = (), seen: dict[int, object] | None = None
+) -> Iterator[tuple[TensorPath, object]]:
     """The parts of a value that have none themselves, with their paths; of what appears twice, those of the first.
 
     Args:

@@ -46,12 +46,12 @@ _STRAY = 24 * 3600.0
 """Seconds after which a temporary file is that of a process that was killed."""
 
 
-class StoreError(ValueError):
+class FeatureStoreError(ValueError):
     """A directory is no store of features, or one that another version wrote."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredFeatures:
     """What is kept under one address.
 
     Attributes:
@@ -82,7 +82,7 @@ class FeatureStore:
         directory: The folder; it is made when something is kept.
 
     Raises:
-        StoreError: It holds something else, or what another version kept.
+        FeatureStoreError: It holds something else, or what another version kept.
         OSError: It cannot be read.
     """
 
@@ -94,14 +94,14 @@ class FeatureStore:
             version = FORMAT
             found = {path.name for path in directory.iterdir() if path.name[0] != "."} if directory.exists() else set()
             if found and _MARK not in found:  # another process may be making it: the mark comes first
-                raise StoreError(
+                raise FeatureStoreError(
                     f"{directory} holds other files than kept features. Give a folder of its own, which may be missing."
                 ) from None
         except (ValueError, KeyError, TypeError):
             version = None
         if version != FORMAT:
             which = "an unknown format" if version is None else f"format {version}"
-            raise StoreError(
+            raise FeatureStoreError(
                 f"The features in {directory} were kept by another version of layerprobe ({which}; this one has format "
                 f"{FORMAT}). They are left as they are: give another folder, or remove this one."
             )
@@ -182,7 +182,7 @@ class FeatureStore:
         if self._marked:
             write_bytes(file, json.dumps(content).encode())
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[StoredFeatures]:
         """Everything that is kept, that which was used last at the end."""
         found = []
         for file in (file for folder in self._networks() for file in _own(folder, "safetensors")):
@@ -190,10 +190,10 @@ class FeatureStore:
                 with safe_open(file, framework="np") as opened:
                     about = dict(opened.metadata() or {})
                 stat = file.stat()
-                found.append(Entry(file, about, stat.st_size, stat.st_mtime))
+                found.append(StoredFeatures(file, about, stat.st_size, stat.st_mtime))
         return sorted(found, key=lambda entry: entry.used)
 
-    def remove(self, entries: Iterable[Entry]) -> None:
+    def remove(self, entries: Iterable[StoredFeatures]) -> None:
         """Remove entries, and what is left behind by processes that were killed.
 
         A probe that reads one of them goes on reading.

@@ -27,7 +27,7 @@ _FLOOR = 1e-6
 
 
 @dataclass(frozen=True)
-class Centred:
+class CovarianceProduct:
     """The covariance XᵀX/n - x̄x̄ᵀ as a product that reads the samples once, with the other moments, in float64.
 
     Attributes:
@@ -51,7 +51,7 @@ class Centred:
     @classmethod
     def of(
         cls, features: Features, targets: Rows, c: int, elements: int = _BLOCK, counts: Rows | None = None
-    ) -> Centred:
+    ) -> CovarianceProduct:
         """Measure samples in one pass.
 
         Args:
@@ -80,7 +80,7 @@ class Centred:
 
 
 def descend(
-    product: Centred,
+    product: CovarianceProduct,
     spectrum: Spectrum,
     l2: Float[Tensor, " p"],
     tolerance: float,
@@ -145,7 +145,7 @@ class _Preconditioner:
 class _Systems:
     """The systems of some L2 values, one for each value and output."""
 
-    def __init__(self, product: Centred, precondition: _Preconditioner, l2: Tensor, weight: Tensor) -> None:
+    def __init__(self, product: CovarianceProduct, precondition: _Preconditioner, l2: Tensor, weight: Tensor) -> None:
         self.product, self.precondition, self.l2, self.weight = product, precondition, l2, weight
         self.objective, self.gap = torch.zeros_like(l2), torch.full_like(l2, torch.inf)
         self.passes = torch.zeros(len(l2), dtype=torch.int64, device=l2.device)

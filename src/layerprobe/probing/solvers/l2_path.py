@@ -18,7 +18,7 @@ from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.solvers.binary_objective import BinaryObjective
 from layerprobe.probing.solvers.change_of_basis import ChangedBasis
 from layerprobe.probing.solvers.cuda_graphs import Graphed
-from layerprobe.probing.solvers.lbfgs import ClassAxes, Measured, Metric, Pair, Pairs, Point, Try, minimise, tried
+from layerprobe.probing.solvers.lbfgs import ClassAxes, Metric, Pair, Pairs, Point, Readout, Try, minimise, tried
 from layerprobe.probing.solvers.sampled_hessian import (
     SampledHessian,
     doubts,
@@ -327,7 +327,7 @@ class Continuation(AbstractContinuation):
     def _point(
         self, head: Tensor, evaluation: Evaluation, i: int, l2: float, curvature: ClassAxes | None = None
     ) -> Point:
-        found = Measured.of(evaluation, i)
+        found = Readout.of(evaluation, i)
         curvature = found.curvature or curvature
         assert curvature is not None
         gap = self._gap(l2, found, curvature)
@@ -339,7 +339,7 @@ class Continuation(AbstractContinuation):
         if Pair.curved(pair.products.double().tolist()):
             pairs.add(pair)
 
-    def _gap(self, l2: float, found: Measured, curvature: ClassAxes) -> float:
+    def _gap(self, l2: float, found: Readout, curvature: ClassAxes) -> float:
         """The duality gap's main term, and what Newton's step says the bias is worth; relative."""
         if not found.finite:
             return math.inf

@@ -198,7 +198,7 @@ class ClassAxes:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Readout:
     """Numbers that are read of an evaluation.
 
     Attributes:
@@ -233,7 +233,7 @@ class Measured:
         return torch.cat([part.flatten().double() for part in parts])
 
     @classmethod
-    def read(cls, packed: Float[Tensor, " r"], m: int, others: int, curvature: Tensor | None) -> Measured:
+    def read(cls, packed: Float[Tensor, " r"], m: int, others: int, curvature: Tensor | None) -> Readout:
         """Read it.
 
         Args:
@@ -250,7 +250,7 @@ class Measured:
         return cls(objective, square, packed[:m], axes, rest)
 
     @classmethod
-    def of(cls, evaluation: Evaluation, i: int) -> Measured:
+    def of(cls, evaluation: Evaluation, i: int) -> Readout:
         """Pack and read."""
         curvature = None if evaluation.curvature is None else evaluation.curvature[i]
         return cls.read(cls.packed(evaluation, i), evaluation.gradient.shape[1], 0, curvature)
@@ -332,7 +332,7 @@ def tried(
         new = evaluate(trial[None], l2, curvature)
         end = new.gradient[0]
         pair = pairs.pair(step, gradient, end, l2)
-        packed = Measured.packed(new, 0, pair.products)
+        packed = Readout.packed(new, 0, pair.products)
         return Trial(trial, end, pair, packed, None if new.curvature is None else new.curvature[0])
 
     return attempt
@@ -341,7 +341,7 @@ def tried(
 def minimise(
     start: Point,
     attempt: Try,
-    measure: Callable[[Measured, ClassAxes], float],
+    measure: Callable[[Readout, ClassAxes], float],
     pairs: Pairs,
     l2: float,
     target: float,
@@ -378,7 +378,7 @@ def minimise(
         numbers = torch.tensor([l2, 0.5 ** max(refused - 1, 0), pairs.newest], dtype=torch.float64)
         given = now.head, now.gradient, numbers, now.curvature.values, now.curvature.vectors
         trial = attempt(*given, plain=uphill, curvature=refresh(iteration))
-        found = Measured.read(trial.packed, len(now.head), 6, trial.curvature)
+        found = Readout.read(trial.packed, len(now.head), 6, trial.curvature)
         slope, end = found.others[3:5]
         uphill = not uphill and not slope < 0
         if not found.finite:

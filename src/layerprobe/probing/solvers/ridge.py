@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features
-from layerprobe.probing.solvers.conjugate_gradient import NOTHING, Centred, descend
+from layerprobe.probing.solvers.conjugate_gradient import NOTHING, CovarianceProduct, descend
 from layerprobe.probing.solvers.leave_one_out import leave_one_out
 from layerprobe.probing.solvers.moments import Axes, ClassSums, Moments, Rows
 from layerprobe.probing.solvers.solution import LeftOut, Solution, Status
@@ -142,7 +142,7 @@ class Ridge(AbstractSolver):
         spectrum: Decompose | None,
         counts: Rows | None,
     ) -> Solution:
-        product = Centred.of(features, targets, c, counts=counts)
+        product = CovarianceProduct.of(features, targets, c, counts=counts)
         if not torch.isfinite(product.cross).all():
             return _nothing(len(l2), c, features.shape[1], features.dtype, features.device)
         known = None if spectrum is None else spectrum()
