@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from layerprobe.files.errors import DamagedFileError
 from layerprobe.files.parquet import read_parquet
+from layerprobe.results.layer_parts import unfolded
 from layerprobe.results.record_schema import SchemaError
 from layerprobe.results.table_schemas import LATER
 from layerprobe.types import MetricRecord, PathRecord, ProbeRecord
@@ -46,7 +47,7 @@ def read_any_version(file: Path, kind: Kind, parts: Iterable[Path] = ()) -> tupl
         FileNotFoundError: Where a part is gone, as when a process merges them.
     """
     column, read = _COLUMN[kind], [(part, _read(part)) for part in parts]
-    tables = [_unfolded(table, column, part) for part, table in read if _has(table, column)]
+    tables = [_rows(table, column, part) for part, table in read if _has(table, column)]
     if file.exists():
         tables.append(_read(file))
     frames = [_with_todays_meaning(table).to_pandas() for table in tables]
@@ -98,7 +99,7 @@ def read_correct(file: Path, parts: Iterable[Path] = (), *, by_test_set: bool = 
     """
     name, keys = "answers" if by_test_set else "correct", ["checkpoint", "layer", *["test_set"] * by_test_set]
     columns, read = [*keys, "correct"], [(part, _read(part)) for part in parts]
-    tables = [_unfolded(table, name, part) for part, table in read if _has(table, name)]
+    tables = [_rows(table, name, part) for part, table in read if _has(table, name)]
     if file.exists():
         tables.append(_read(file))
     for table in tables:
@@ -130,12 +131,10 @@ def _has(part: pa.Table, column: str) -> bool:
     return column in part.column_names or column not in LATER
 
 
-def _unfolded(part: pa.Table, column: str, file: Path) -> pa.Table:
+def _rows(part: pa.Table, column: str, file: Path) -> pa.Table:
     if column not in part.column_names:
         raise SchemaError(f"{file} is no part of a run: it has no column '{column}'. Next step: move it away.")
-    rows = part.column(column).combine_chunks()
-    values = rows.flatten() if not isinstance(rows, pa.ChunkedArray) else pa.concat_arrays(rows.chunks).flatten()
-    return pa.Table.from_batches([pa.RecordBatch.from_struct_array(values)])
+    return unfolded(part.column(column))
 
 
 def _dtype(kind: type) -> str:

@@ -65,7 +65,7 @@ def read_parts(files: Iterable[Path]) -> dict[str, pa.Table]:
         SchemaError: If a file is not a part, or was written under another schema.
     """
     parts = pa.concat_tables([_PART.empty_table(), *map(_read_part, files)]).combine_chunks()
-    return {name: _unfolded(parts.column(name), columns) for name, columns in ROWS.items()}
+    return {name: unfolded(parts.column(name)).cast(columns) for name, columns in ROWS.items()}
 
 
 def _read_part(file: Path) -> pa.Table:
@@ -81,10 +81,7 @@ def _folded(name: str, table: pa.Table) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values, type=_PART.field(name).type)
 
 
-def _unfolded(column: pa.ChunkedArray, columns: pa.Schema) -> pa.Table:
+def unfolded(column: pa.ChunkedArray) -> pa.Table:
+    """The rows that the lists of a part's column hold, one after another."""
     batches = [pa.RecordBatch.from_struct_array(chunk.flatten()) for chunk in column.chunks]
-    return (
-        pa.concat_tables([columns.empty_table(), pa.Table.from_batches(batches).cast(columns)])
-        if batches
-        else (columns.empty_table())
-    )
+    return pa.Table.from_batches(batches, pa.schema(list(column.type.value_type)))
