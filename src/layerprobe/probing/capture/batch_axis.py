@@ -14,7 +14,7 @@ _COMPARED = 4096
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-2}
 """Kernels round differently for other batch sizes (TF32 more than others); a mixing layer changes far more."""
 
-_LARGEST = 1e30
+LARGEST = 1e30
 """Beyond it, a value is a mask."""
 
 
@@ -99,14 +99,21 @@ def excerpt(tensor: Tensor, rows: BatchAxis, n_samples: int) -> Tensor | None:
         return None
     sample = found[1].flatten()
     if len(sample) > _COMPARED:
-        sample = sample.index_select(0, _elements(len(sample)).to(sample.device))
+        sample = sample.index_select(0, drawn_elements(len(sample), _COMPARED, str(sample.device)))
     return sample.detach().cpu().clone()
 
 
-@lru_cache(maxsize=64)
-def _elements(size: int) -> Tensor:
+@lru_cache(maxsize=256)
+def drawn_elements(size: int, count: int, device: str) -> Tensor:
+    """Places among a sample's elements that are compared: always the same ones, with repetition.
+
+    Args:
+        size: Elements of a sample.
+        count: How many places.
+        device: Where they are needed.
+    """
     # An own generator: the network's random numbers stay what they are.
-    return torch.randint(size, (_COMPARED,), generator=torch.Generator().manual_seed(0))
+    return torch.randint(size, (count,), generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def agree(left: Tensor, right: Tensor) -> bool:
@@ -117,7 +124,7 @@ def agree(left: Tensor, right: Tensor) -> bool:
     left, right = left.double(), right.double()
     same = (left == right) | (left.isnan() & right.isnan())
     size = left.abs()
-    typical = size[size < _LARGEST]
+    typical = size[size < LARGEST]
     scale = typical.mean() if typical.numel() else torch.zeros((), dtype=torch.float64)
     close = (left - right).abs() <= tolerance * (size + scale)
     return bool((same | close).double().mean() > 0.999)

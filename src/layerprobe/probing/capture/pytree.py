@@ -105,13 +105,13 @@ def parts(value: object) -> list[tuple[object, object]] | None:
     return _attributes(value)
 
 
-def _slots(value: object) -> list[str]:
+def own_slots(kind: type) -> list[str]:
+    """Names of the attributes that a class itself keeps in slots, as its objects have them: `_Class__private`."""
+    own = vars(kind).get("__slots__", ())
     names = []
-    for kind in reversed(type(value).__mro__):
-        own = kind.__dict__.get("__slots__", ())
-        for name in (own,) if isinstance(own, str) else own:
-            private = name.startswith("__") and not name.endswith("__")
-            names.append(f"_{kind.__name__.lstrip('_')}{name}" if private else name)
+    for name in (own,) if isinstance(own, str) else own:
+        private = name.startswith("__") and not name.endswith("__")
+        names.append(f"_{kind.__name__.lstrip('_')}{name}" if private else name)
     return [name for name in names if name not in ("__dict__", "__weakref__")]
 
 
@@ -122,7 +122,7 @@ def _attributes(value: Any) -> list[tuple[object, object]] | None:
     declared = [field.name for field in fields(value)] if is_dataclass(value) else []
     if (isinstance(value, Iterator) or callable(value)) and not is_dataclass(value):
         return None
-    slots = _slots(value)
+    slots = [name for kind in reversed(type(value).__mro__) for name in own_slots(kind)]
     if not (hasattr(value, "__dict__") or slots or is_dataclass(value)):
         return None
     names = dict.fromkeys([*declared, *slots, *getattr(value, "__dict__", ())])

@@ -7,14 +7,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from layerprobe.probing.capture.batch_axis import agree
+from layerprobe.probing.capture.batch_axis import LARGEST, agree, drawn_elements
 from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.freeze import Frozen, random_states_kept
 from layerprobe.probing.capture.hooks import INPUT, Site, SiteReader, Ways, same_way
@@ -39,9 +38,6 @@ _SAMPLES = 32
 _ALONE = 3
 _OTHERS = 3
 _PATIENCE = 3
-_LARGEST = 1e30
-"""Beyond it, a value is a mask."""
-
 _ROUNDING = 1e-6
 """Share of a layer's typical size that float32 kernels differ by from one batch size to another."""
 
@@ -419,14 +415,8 @@ def _sketch(rows: Tensor) -> Float[Tensor, "n k"]:
 
 def _pick(rows: Tensor) -> Float[Tensor, "n k"]:
     flat = (rows if rows.ndim > 1 else rows[:, None]).detach().flatten(1)
-    return flat.index_select(1, _elements(flat.shape[1], str(flat.device)))
+    return flat.index_select(1, drawn_elements(flat.shape[1], _COMPARED, str(flat.device)))
 
 
 def _plain(values: Tensor) -> Tensor:
-    return torch.where(values.abs() < _LARGEST, values, 0)
-
-
-@lru_cache(maxsize=256)
-def _elements(size: int, device: str) -> Tensor:
-    # With repetition, so that layers of all sizes can be stacked. An own generator: the network's stay where they are.
-    return torch.randint(size, (_COMPARED,), generator=torch.Generator().manual_seed(0)).to(device)
+    return torch.where(values.abs() < LARGEST, values, 0)

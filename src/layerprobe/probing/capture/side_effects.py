@@ -52,6 +52,7 @@ from layerprobe.probing.capture.object_state import (
     size_mark,
     tensor_mark,
 )
+from layerprobe.probing.capture.pytree import own_slots
 
 Keep: TypeAlias = "Callable[[Snapshot, Any], None]"
 
@@ -433,13 +434,8 @@ def _is_users(module: str | None) -> bool:
 @cache
 def _slots(kind: Any) -> tuple[list[str], type | None]:
     """Names of an object's attributes that are in no dictionary, and its class if it is a user's."""
-    names = []
-    for base in kind.__mro__:
-        own = vars(base).get("__slots__", ())
-        for name in (own,) if isinstance(own, str) else tuple(own):
-            mangled = f"_{base.__name__.lstrip('_')}{name}" if name.startswith("__") and name[-2:] != "__" else name
-            if isinstance(vars(base).get(mangled), types.MemberDescriptorType):
-                names.append(mangled)
+    own = ((base, name) for base in kind.__mro__ for name in own_slots(base))
+    names = [name for base, name in own if isinstance(vars(base).get(name), types.MemberDescriptorType)]
     return names, kind if _is_users(kind.__module__) else None
 
 
