@@ -19,7 +19,7 @@ from layerprobe.probing.capture.token_axes import sequence_axes
 from layerprobe.probing.features.reducers import AbstractChannelReducer, shape_text
 from layerprobe.probing.fitting import Ways, feature_ways, fitted_features
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recorder import by_tokens, first_batch, masks_of, task_targets
+from layerprobe.probing.recorder import by_tokens, first_batch, masks_of
 from layerprobe.probing.resources import Resources
 from layerprobe.probing.targets import n_outputs
 from layerprobe.types import LayerName
@@ -87,9 +87,10 @@ def discover_layers(
     """
     seed = protocol.seeds[0]
     with frozen.fresh(seed), closing(in_order(data["train"], resources.batch_size, seed)) as batches:
-        batch = first_batch(protocol, batches, "train")
-    if batch is None:
+        first = first_batch(protocol, batches, "train")
+    if first is None:
         raise ValueError("The train split is empty. Probing needs samples in train, val and test.")
+    batch, targets = first
     inputs = protocol.inputs(batch)
     with frozen.fresh(seed):
         surveyed = survey(frozen, inputs, granularity=protocol.granularity)
@@ -97,7 +98,6 @@ def discover_layers(
         sequence: Mapping[Layer, Mapping[int, str]] = {}
         if layers and by_tokens(protocol):
             sequence = sequence_axes(frozen, inputs, masks_of(protocol, inputs, batch)[0], layers)
-    targets = task_targets(protocol, batch, "train")
     return _discovery(surveyed, {layer.name: axes for layer, axes in sequence.items()}, targets, layers, protocol)
 
 

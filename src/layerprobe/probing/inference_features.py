@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from layerprobe.formatting import nearest
 from layerprobe.probing.batches import in_order, inputs_of
-from layerprobe.probing.capture.call_arguments import NetworkInputs, autocast_kind, device_of, floating_dtype
+from layerprobe.probing.capture.call_arguments import autocast_kind, device_of, floating_dtype
 from layerprobe.probing.capture.freeze import Frozen, freeze
 from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.capture.layers import Layer, survey
@@ -63,12 +63,7 @@ def recorded_features(
     if recipe.autocast is not None:
         context = partial(torch.autocast, autocast_kind(device_of(network)), getattr(torch, recipe.autocast))
     with freeze(network, context=context) as frozen:
-        with frozen.fresh(record.seed), closing(in_order(source, batch_size, record.seed)) as batches:
-            first = first_batch(protocol, batches, "test")
-        if first is None:
-            raise ValueError("There are no inputs. Give at least one sample.")
-        with frozen.fresh(record.seed):
-            layer = _find(frozen, protocol.inputs(first), record, recipe)
+        layer = _find(frozen, source, protocol, batch_size, record, recipe)
         way = FeatureWay(reducer_of(record, recipe), fitted_reduction(layer.shape, record, recipe), record.seed)
         cache = FeatureCache(feature_budget(frozen.device, None, 0, 0), host=host_budget(frozen.device, None))
         with closing(cache):
@@ -91,14 +86,11 @@ def layer_of(network: nn.Module, inputs: Any, record: ProbeRecord, recipe: Featu
         recipe: How its features are made.
 
     Raises:
-        ValueError: The network has no such layer, or another one under its name.
+        ValueError: There are no inputs, or the network has no such layer, or another one under its name.
     """
     source, protocol = _source(network, inputs, record, recipe, None)
     with freeze(network) as frozen:
-        with frozen.fresh(record.seed), closing(in_order(source, None, record.seed)) as batches:
-            first = first_batch(protocol, batches, "test")
-        with frozen.fresh(record.seed):
-            return _find(frozen, protocol.inputs(first), record, recipe)
+        return _find(frozen, source, protocol, None, record, recipe)
 
 
 def reduced_features(
@@ -213,8 +205,20 @@ def _unknown(inputs: Any) -> Tensor:
     return torch.zeros(len(found), dtype=torch.int64)
 
 
-def _find(frozen: Frozen, inputs: NetworkInputs, record: ProbeRecord, recipe: FeatureRecipe) -> Layer:
-    found = survey(frozen, inputs, granularity=recipe.granularity)
+def _find(
+    frozen: Frozen,
+    source: Any,
+    protocol: ProbeProtocol,
+    batch_size: int | None,
+    record: ProbeRecord,
+    recipe: FeatureRecipe,
+) -> Layer:
+    with frozen.fresh(record.seed), closing(in_order(source, batch_size, record.seed)) as batches:
+        first = first_batch(protocol, batches, "test")
+    if first is None:
+        raise ValueError("There are no inputs. Give at least one sample.")
+    with frozen.fresh(record.seed):
+        found = survey(frozen, protocol.inputs(first[0]), granularity=recipe.granularity)
     by_name = {name: layer for layer in found.layers for name in layer.names}
     if record.layer not in by_name:
         reason = found.left_out.get(record.layer)

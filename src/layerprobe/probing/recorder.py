@@ -412,8 +412,10 @@ def task_targets(protocol: ProbeProtocol, batch: Any, split: Split) -> Shaped[Te
     return protocol.task.read(targets if isinstance(targets, Tensor) else as_targets(targets), split)
 
 
-def first_batch(protocol: ProbeProtocol, batches: Iterable[Any], split: Split) -> Any:
-    """The first batch that has samples; None where none has.
+def first_batch(
+    protocol: ProbeProtocol, batches: Iterable[Any], split: Split
+) -> tuple[Any, Shaped[Tensor, "k ..."]] | None:
+    """The first batch that has samples, with its targets; None where none has.
 
     Args:
         protocol: Says where in a batch the targets are.
@@ -424,7 +426,10 @@ def first_batch(protocol: ProbeProtocol, batches: Iterable[Any], split: Split) -
         TypeError: As `task_targets`.
         ValueError: Likewise.
     """
-    return next((batch for batch in batches if len(task_targets(protocol, batch, split))), None)
+    for batch in batches:
+        if len(targets := task_targets(protocol, batch, split)):
+            return batch, targets
+    return None
 
 
 def by_tokens(protocol: ProbeProtocol) -> bool:
