@@ -15,9 +15,10 @@ from layerprobe.report.difference import compare_layers, compare_runs, differenc
 from layerprobe.report.markdown import markdown_summary
 from layerprobe.report.monotonicity import depth_sentence
 from layerprobe.report.run_comparison import ReportError, compare, side_by_side
-from layerprobe.report.significance import holm, mcnemar_p, newcombe_interval, two_sample_p
+from layerprobe.report.significance import holm, mcnemar_p, two_sample_p
 from layerprobe.results.reader import Run
 from layerprobe.results.store import ProbeStore
+from layerprobe.statistics.intervals import newcombe_interval
 
 
 @pytest.fixture(scope="module")

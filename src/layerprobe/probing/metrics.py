@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-_FEWEST = 10
+from layerprobe.statistics.intervals import student_half_width
+
+FEWEST = 10
 """Samples beneath which resampling says nothing."""
 
 _RESAMPLES = 1000
@@ -45,7 +47,7 @@ def unexplained_interval(
         same part of the variance.
     """
     n = len(targets)
-    if n < _FEWEST:
+    if n < FEWEST:
         return math.nan, math.nan
     squares, spread = (predicted - targets).square(), (targets - targets.mean(0)).square()
     error, log_error = _log_unexplained(squares[None], spread[None])
@@ -122,9 +124,7 @@ def mean_interval(
         return math.nan, math.nan, math.nan
     if (values == values[0]).all():
         return float(values[0]), math.nan, math.nan
-    from scipy.special import stdtrit
-
-    mean, half = float(values.mean()), float(stdtrit(n - 1, 0.975) * values.std() / math.sqrt(n))
+    mean, half = float(values.mean()), student_half_width(float(values.std()), n)
     return mean, max(mean - half, lowest), min(mean + half, highest)
 
 

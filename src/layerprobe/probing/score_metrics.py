@@ -10,7 +10,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
+
+from layerprobe.probing.metrics import FEWEST, balanced_accuracy
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -23,9 +26,6 @@ _CHUNK = 1 << 22
 
 _WORK = 2 * 10**8
 """Scores that are ranked in resamples at most: some seconds."""
-
-_FEWEST = 10
-"""Samples beneath which resampling says nothing."""
 
 _RATE = 0.01
 _BINS = 15
@@ -103,12 +103,9 @@ class Scored:
 
 
 def _balanced_accuracy(scored: Scored) -> float:
-    from sklearn.metrics import recall_score
-
-    truth, predicted = scored.truth, scored.predicted
-    columns = zip(truth.T, predicted.T, strict=True) if scored.of_labels else [(truth, predicted)]
-    found = [recall_score(t, p, labels=np.unique(t), average="macro") for t, p in columns]
-    return float(np.mean(found))
+    predicted, truth = torch.from_numpy(scored.predicted), torch.from_numpy(scored.truth)
+    columns = zip(predicted.T, truth.T, strict=True) if scored.of_labels else [(predicted, truth)]
+    return float(np.mean([balanced_accuracy(*column) for column in columns]))
 
 
 def _f1(average: str) -> Callable[[Scored], float]:
@@ -202,7 +199,7 @@ def score_metrics(names: Sequence[str], scored: Scored) -> dict[str, Value]:
         warnings.simplefilter("ignore")  # scikit-learn's, of classes that are never predicted
         values = {name: _METRICS[name](scored) for name in names}
     values = {name: value for name, value in values.items() if not math.isnan(value)}
-    if len(scored.truth) < _FEWEST:
+    if len(scored.truth) < FEWEST:
         return {name: (value, math.nan, math.nan) for name, value in values.items()}
     errors = _standard_errors(values, scored)
     return {name: (value, *_interval(name, value, errors.get(name, math.nan))) for name, value in values.items()}

@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 import pandas as pd
 
-from layerprobe.report.significance import holm, mcnemar_p, newcombe_interval, two_sample_p
+from layerprobe.report.significance import holm, mcnemar_p, two_sample_p
 from layerprobe.results.reader import Run
-from layerprobe.statistics.intervals import tango_interval
+from layerprobe.statistics.intervals import newcombe_interval, tango_interval
 
 LEVEL = 0.05
 """Probability of calling any of the layers different where none is."""

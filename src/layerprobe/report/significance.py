@@ -1,10 +1,10 @@
-"""Significance of a difference of two error rates: tests and 95 % intervals.
+"""Significance of a difference of two error rates; `statistics.intervals` has the intervals that belong to the tests.
 
 On the same samples, in pairs: McNemar, Psychometrika 12 (1947), with the mid-p of Fagerland, Lydersen & Laake, BMC
 Medical Research Methodology 13:91 (2013); `tango_interval` agrees with that test about zero.
 
 On independent samples: Pearson's test with the factor (N - 1)/N, Campbell, Statistics in Medicine 26 (2007); the
-interval is Newcombe's, Statistics in Medicine 17 (1998), method 10, of two intervals of Wilson, JASA 22 (1927).
+interval is `newcombe_interval`.
 
 Of many comparisons at once: Holm, Scandinavian Journal of Statistics 6 (1979).
 """
@@ -16,8 +16,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import binom
-
-from layerprobe.statistics.intervals import wilson_interval
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
@@ -40,31 +38,6 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     if only_first == only_second:
         return 1.0
     return float(2 * binom.cdf(m - 1, n, 0.5) + binom.pmf(m, n, 0.5))
-
-
-def newcombe_interval(wrong: int, n: int, other_wrong: int, other_n: int) -> tuple[float, float]:
-    """The 95 % interval of the second share less the first, of independent samples.
-
-    With p the shares and (l, u) their Wilson intervals,
-
-        p₂ - p₁ - √((p₂ - l₂)² + (u₁ - p₁)²)   to   p₂ - p₁ + √((u₂ - p₂)² + (p₁ - l₁)²).
-
-    Args:
-        wrong: Samples that the first one gets wrong.
-        n: Its samples.
-        other_wrong: Samples that the second one gets wrong.
-        other_n: Its samples.
-
-    Returns:
-        The ends, in [-1, 1].
-    """
-    first, second = wrong / n, other_wrong / other_n
-    (low, high), (other_low, other_high) = wilson_interval(wrong, n), wilson_interval(other_wrong, other_n)
-    difference = second - first
-    return (
-        difference - math.hypot(second - other_low, high - first),
-        difference + math.hypot(other_high - second, first - low),
-    )
 
 
 def two_sample_p(wrong: int, n: int, other_wrong: int, other_n: int) -> float:

@@ -11,7 +11,7 @@ import pandas as pd
 from layerprobe.files.safe_names import with_printable_names
 from layerprobe.formatting import interval_text, number_text, percent_text
 from layerprobe.report.layer_labels import clipped, short_names
-from layerprobe.statistics.intervals import wilson_interval
+from layerprobe.statistics.intervals import student_half_width, wilson_interval
 from layerprobe.types import UNTRAINED
 
 AT_RANDOM = ("initial", UNTRAINED)
@@ -184,7 +184,5 @@ def _interval_of_mean(values: np.ndarray, yes_or_no: bool) -> tuple[float, float
         return wilson_interval(int(values.sum()), n)
     if np.ptp(values) <= 1e-12 * np.abs(values).max():
         return math.nan, math.nan
-    from scipy.special import stdtrit
-
-    mean, half = values.mean(), stdtrit(n - 1, 0.975) * values.std(ddof=1) / math.sqrt(n)
-    return float(mean - half), float(mean + half)
+    mean, half = float(values.mean()), student_half_width(float(values.std(ddof=1)), n)
+    return mean - half, mean + half

@@ -1,4 +1,4 @@
-"""Intervals of error rates: Wilson's for one, Tango's for the difference of two on the same samples."""
+"""95 % intervals: of an error rate (Wilson), of the difference of two (Tango, Newcombe) and of a mean (Student)."""
 
 from __future__ import annotations
 
@@ -80,3 +80,50 @@ def tango_interval(only_first: Counts, only_second: Counts, n: Counts) -> tuple[
             near, far = np.where(within, middle, near), np.where(within, far, middle)
         ends.append(near)
     return ends[0], ends[1]
+
+
+def newcombe_interval(wrong: int, n: int, other_wrong: int, other_n: int) -> tuple[float, float]:
+    """The 95 % interval of the second share less the first, of independent samples.
+
+    Source: Newcombe, Statistics in Medicine 17 (1998), method 10, of two intervals of Wilson, JASA 22 (1927). With p
+    the shares and (l, u) their Wilson intervals,
+
+        p₂ - p₁ - √((p₂ - l₂)² + (u₁ - p₁)²)   to   p₂ - p₁ + √((u₂ - p₂)² + (p₁ - l₁)²).
+
+    Args:
+        wrong: Samples that the first one gets wrong.
+        n: Its samples.
+        other_wrong: Samples that the second one gets wrong.
+        other_n: Its samples.
+
+    Returns:
+        The ends, in [-1, 1].
+    """
+    first, second = wrong / n, other_wrong / other_n
+    (low, high), (other_low, other_high) = wilson_interval(wrong, n), wilson_interval(other_wrong, other_n)
+    difference = second - first
+    return (
+        difference - math.hypot(second - other_low, high - first),
+        difference + math.hypot(other_high - second, first - low),
+    )
+
+
+def student_quantile(freedom: int) -> float:
+    """The 97.5 % quantile of Student's distribution.
+
+    Args:
+        freedom: Degrees of freedom, at least 1.
+    """
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.975))
+
+
+def student_half_width(deviation: float, n: int) -> float:
+    """Half the width of Student's 95 % interval of a mean, t·s/√n with n - 1 degrees of freedom.
+
+    Args:
+        deviation: Standard deviation s of the values.
+        n: How many values there are, at least 2.
+    """
+    return student_quantile(n - 1) * deviation / math.sqrt(n)

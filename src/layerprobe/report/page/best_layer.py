@@ -11,7 +11,7 @@ from layerprobe.report.charts.layer_axis import LETTER
 from layerprobe.report.charts.tooltips import ERROR
 from layerprobe.report.page.page_data import ConfigKey, PageData
 from layerprobe.report.page.pickers import CHOSEN, CROWD, OF_PROBLEM, POINTED, group_legend, group_scale
-from layerprobe.report.page.vega_data import source, with_texts
+from layerprobe.report.page.vega_data import source, with_text_fields
 from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (
@@ -51,7 +51,7 @@ def best_layer(data: PageData, *, linked: bool = True, width: Width = CONTAINER,
         scale=alt.Scale(domain=[{"expr": "-0.5"}, {"expr": "length(values_of[swept]) - 0.5"}], nice=False, zero=False),
     )
     y = error_y("test error of the best layer", alt.Scale(zero=False, padding=8))
-    base = with_texts(
+    base = with_text_fields(
         alt.Chart(source(data, "runs"))
         .transform_filter("isValid(datum.best_error)")
         .transform_filter(CHOSEN)

@@ -26,7 +26,7 @@ from layerprobe.report.page.pickers import (
     of_many,
     shown_names,
 )
-from layerprobe.report.page.vega_data import chosen_rows, layers_x, with_layers, with_texts
+from layerprobe.report.page.vega_data import chosen_rows, layers_x, with_layers, with_text_fields
 from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (
@@ -80,17 +80,17 @@ def depth_curves(data: PageData, *, linked: bool = True, width: Width = CONTAINE
             layer_text="min(layer_text)", groupby=by,
         )
     )  # fmt: skip
-    together = with_texts(together, "mean", "low", "high", share)
+    together = with_text_fields(together, "mean", "low", "high", share)
     together = together.transform_calculate(mean_text="measure_names[measure] + ' ' + datum.error_text")
     rows = with_layers(_measured(data, f"!{mean} || {POINTED}"), data)
     drawn = f"measure_names[measure] + ' ' + format(datum.shown, {share} ? '.2%' : '.3f')"
-    rows = with_texts(rows, "error", "low", "high").transform_calculate(shown_text=drawn)
+    rows = with_text_fields(rows, "error", "low", "high").transform_calculate(shown_text=drawn)
     rows = rows.transform_calculate(l2_text="isValid(datum.l2) ? format(datum.l2, '.2e') : '–'")
     layers = [
         *curves(
             together, x, y, "mean", colour=colour,
             detail=["problem:N", "network:N", "checkpoint:N"], interval=("low", "high"),
-            between=[*controls(data, x, y), *reader_lines(data, x, y)], line={"strokeDash": dash},
+            between=[*controls(data, x, y), *mean_reader_lines(data, x, y)], line={"strokeDash": dash},
             points={"shape": shape, "tooltip": _mean_tooltip(data), "opacity": marker(data)},
         ),
         *curves(
@@ -125,7 +125,7 @@ def _measured(data: PageData, where: str) -> alt.Chart:
     return rows.transform_filter("measure == 'error' || isValid(datum.shown)")
 
 
-def reader_lines(data: PageData, x: alt.X, y: Y) -> list[alt.Chart]:
+def mean_reader_lines(data: PageData, x: alt.X, y: Y) -> list[alt.Chart]:
     """Draw the test errors of other readers of the layers as thin coloured lines, each a mean over the chosen runs."""
     if data.readers.empty:
         return []

@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 
 import altair as alt
-from scipy.special import stdtrit
 
 from layerprobe.report.charts.curves import curves, error_y
 from layerprobe.report.charts.tooltips import ERROR
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import MOST_BANDS, MOST_LINES, checkpoint_shape, group_legend, group_scale, marker
-from layerprobe.report.page.vega_data import chosen_rows, layers_x, with_layers, with_texts
+from layerprobe.report.page.vega_data import chosen_rows, layers_x, with_layers, with_text_fields
 from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
+from layerprobe.statistics.intervals import student_quantile
 
 DESCRIPTION = (
     "Line chart: the mean test error over depth of the runs that differ only in their seed, with Student's 95% "
     "interval of the mean."
 )
-_QUANTILES = [round(float(stdtrit(n, 0.975)), 4) for n in range(1, 31)]
+_QUANTILES = [round(student_quantile(n), 4) for n in range(1, 31)]
 
 
 def seed_mean(data: PageData, *, linked: bool = True, width: Width = CONTAINER, height: int = 280) -> AnyChart:
@@ -54,7 +54,7 @@ def seed_mean(data: PageData, *, linked: bool = True, width: Width = CONTAINER, 
             high=f"datum.known ? min({top}, datum.mean + datum.half) : null",
         )
     )
-    base = with_texts(base, "mean", "low", "high")
+    base = with_text_fields(base, "mean", "low", "high")
     scales = group_scale()
     legend = None if linked else group_legend()
     colour = alt.Color("group:N", scale=scales["color"], legend=legend)

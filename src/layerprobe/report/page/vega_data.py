@@ -110,7 +110,7 @@ def with_layers(chart: alt.Chart, data: PageData) -> alt.Chart:
     ).transform_calculate(position="toNumber(datum.position)", depth="toNumber(datum.depth)")
 
 
-def with_texts(chart: alt.Chart, error: str, low: str, high: str, share: str = "true") -> alt.Chart:
+def with_text_fields(chart: alt.Chart, error: str, low: str, high: str, share: str = "true") -> alt.Chart:
     """Add an error and its interval as texts, `error_text` and `interval`: a format makes "0.00%" of a missing number.
 
     Args:
