@@ -116,6 +116,22 @@ def test_attributes_of_all_kinds() -> None:
     assert holding(loop) == holding(loop)
 
 
+def test_private_slots_are_a_part_of_it() -> None:
+    class Scale:
+        __slots__ = ("__by", "name")
+
+        def __init__(self, by: float) -> None:
+            self.__by, self.name = by, "scale"
+
+    def holding(by: float) -> str:
+        network = nn.Identity()
+        network.scale = Scale(by)  # type: ignore[assignment]
+        return content_hash(network)
+
+    assert holding(2.0) == holding(2.0)
+    assert holding(2.0) != holding(3.0)
+
+
 @pytest.mark.parametrize(
     ("held", "named"),
     [

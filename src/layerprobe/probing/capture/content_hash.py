@@ -40,6 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from layerprobe.probing.capture.hooks import Hooks
+from layerprobe.probing.capture.pytree import own_slots
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, range, slice, torch.dtype, torch.Size, type(...))
 _MERGED = (tuple, frozenset, CodeType, MethodType)
@@ -237,8 +238,8 @@ class _Walk:
         attributes = {
             name: part for name, part in sorted(getattr(value, "__dict__", {}).items()) if name not in _ORIGIN
         }
-        slots = [name for kind in type(value).__mro__ for name in _as_tuple(kind.__dict__.get("__slots__", ()))]
-        attributes |= {name: getattr(value, name) for name in slots if name[:2] != "__" and hasattr(value, name)}
+        slots = [name for kind in type(value).__mro__ for name in own_slots(kind)]
+        attributes |= {name: getattr(value, name) for name in slots if hasattr(value, name)}
         self.add(type(value), path)
         for plain in (int, float, complex, str, bytes):
             if isinstance(value, plain):
@@ -426,10 +427,6 @@ def _instructions(code: CodeType) -> tuple[tuple[str, Any], ...]:
         if isinstance(constant, CodeType):
             found += _instructions(constant)
     return tuple(found)
-
-
-def _as_tuple(names: Any) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
 
 
 @cache
