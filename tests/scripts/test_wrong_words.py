@@ -52,6 +52,11 @@ TRAIN = [
         "model=module model._target_=nopackage.Net",
         "model._target_=nopackage.Net cannot be found. Is its package installed",
     ),
+    (
+        "model=module model._target_=layerprobe.models.xor.XorNetwrok",
+        "model._target_=layerprobe.models.xor.XorNetwrok cannot be found. layerprobe.models.xor has no 'XorNetwrok'. "
+        "Did you mean XorNetwork",
+    ),
     ("model=module model._target_=torch.nn.Linear", "model: TypeError: Linear.__init__() missing 2 required"),
     ("rerun=fialed", "rerun is 'fialed'. Did you mean failed? Choose one of: all, failed."),
     ("~data", "Nothing says what data to build. Choose one of conf/data: data=NAME"),

@@ -256,5 +256,6 @@ def _refusal(error: str) -> str:
         shown = "\n".join("  partition {}, time {}, {}, {} CPUs, {} MB a node".format(*row.split("|")) for row in rows)
         message += f"\nThere is (* marks the default):\n{shown}"
     return (
-        message + "\nChange what is asked for: hydra.launcher.partition=…, .gpus_per_node=…, .timeout_min=…, .mem_gb=…"
+        message + "\nChange what is asked for: hydra.launcher.partition=…, .gpus_per_node=…, .cpus_per_task=…, "
+        ".timeout_min=…, .mem_gb=…"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from textwrap import shorten
 
 import numpy as np
 import pandas as pd
@@ -67,7 +68,8 @@ def examples_of(
         The examples.
 
     Raises:
-        DataError: If a column or a label is not there, there are not two classes, or a span is not in a text.
+        DataError: If a column or a label is not there, there are not two classes, a class has no text, or a span is
+            not in a text.
     """
     columns = [text] if isinstance(text, str) else list(text)
     spans = spans or {}
@@ -97,7 +99,13 @@ def examples_of(
 
     parts = [words(name) for name in columns]
     texts = np.array([" ".join(row).strip() for row in zip(*parts, strict=True)], dtype=object)
-    rows = np.concatenate([np.flatnonzero((labels == name) & (texts != "")) for name in named])
+    rows_of = {name: np.flatnonzero((labels == name) & (texts != "")) for name in named}
+    if empty := [name for name, of_class in rows_of.items() if not len(of_class)]:
+        raise DataError(
+            f"No row with the label {empty[0]!r} has a text in {' or '.join(map(repr, columns))}. Choose the column "
+            "that has them with data.text=…, or the labels with data.classes=[…]"
+        )
+    rows = np.concatenate(list(rows_of.values()))
     if len(rows) < len(labels):
         log.info("%d of %d rows are left out: of another class, or without text", len(labels) - len(rows), len(labels))
     place = {name: i for i, name in enumerate(named)}
@@ -225,8 +233,9 @@ def divide(
         rest, test = apart(np.arange(n), n_test)
         train, val = apart(np.sort(rest), n_val)
     except ValueError as error:
+        reason = shorten(str(error), 300, placeholder=" …")
         raise DataError(
-            f"The texts cannot be divided: {error} Choose other sizes, or data.stratified=false or data.group=null."
+            f"The texts cannot be divided: {reason} Choose other sizes, or data.stratified=false or data.group=null."
         ) from error
     if n_train < len(train):
         train = np.random.default_rng((seed, 2)).choice(train, n_train, replace=False)

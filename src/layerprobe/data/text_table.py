@@ -58,6 +58,8 @@ class TextFile(AbstractTable):
             )
         try:
             frame = reader(path)
+        except UnicodeDecodeError as error:
+            raise _of_another_encoding(path, error) from error
         except (ValueError, KeyError) as error:
             reason = first_line(error)
             raise CorruptDataError(f"{path} is no readable {path.suffix[1:].upper()}: {reason}. Replace it.") from error
@@ -91,7 +93,11 @@ class LabelledLines(AbstractTable):
     def read(self, root: Path) -> pd.DataFrame:
         """See `AbstractTable.read`."""
         path = _existing(root, self.path)
-        lines = [line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise _of_another_encoding(path, error) from error
+        lines = [line.split(maxsplit=1) for line in text.split("\n") if line.strip()]
         if bad := next((line for line in lines if len(line) != 2), None):
             raise CorruptDataError(f"{path} has the line {' '.join(bad)!r}: expected a label, a space and a text.")
         return pd.DataFrame(lines, columns=["label", "text"])
@@ -145,6 +151,13 @@ def _existing(root: Path, name: str) -> Path:
     return path
 
 
+def _of_another_encoding(path: Path, error: UnicodeDecodeError) -> CorruptDataError:
+    return CorruptDataError(f"{path} is not encoded as UTF-8: {error}. Save it as UTF-8.")
+
+
 def _separated(path: Path) -> pd.DataFrame:
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+    separator, name = ("\t", "a tab") if path.suffix.lower() == ".tsv" else (",", "a comma")
+    frame = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+    if len(frame.columns) == 1 and (other := next((sign for sign in ";\t,|" if sign in frame.columns[0]), None)):
+        raise ValueError(f"its columns are divided by {other!r} and not by {name}")
+    return frame

@@ -65,5 +65,6 @@ def _state(folder: Path, record: SweepRecord, slurm_job: str, queue: dict[str, s
         return JobState(name, summary.status, summary.error or summary.best_layer, folder)
     if launching and not slurm_job:
         return JobState(name, "waiting", where, folder)
-    ended = f"SLURM job {slurm_job}: {last_state(slurm_job)}" if slurm_job else "its process is gone"
+    gone = "its process is gone" if any(folder.glob("run.lock*")) else "it has not begun"
+    ended = f"SLURM job {slurm_job}: {last_state(slurm_job)}" if slurm_job else gone
     return JobState(name, "lost", f"{ended}; {where}" if where else ended, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import logging
 import math
@@ -321,10 +322,28 @@ def reason(error: BaseException) -> str:
     if not isinstance(error, InstantiationException):
         return f"{type(cause).__name__}: {cause}"
     key = re.search(r"full_key: (\S+)", str(error))
-    where = key[1] if key else "the configuration"
+    where = f"{key[1]}." if key else ""
     if absent := re.match(r"Error locating target '(.*?)'", str(error)):
-        return f"{where}._target_={absent[1]} cannot be found. Is its package installed, or on PYTHONPATH?"
-    return f"{where}: {type(cause).__name__}: {cause}. To set an argument: {where}.NAME=VALUE, or +{where}.NAME=VALUE"
+        return f"{where}_target_={absent[1]} cannot be found. {_why_absent(absent[1])}"
+    if not key:
+        return f"{type(cause).__name__}: {cause}"
+    return f"{key[1]}: {type(cause).__name__}: {cause}. To set an argument: {where}NAME=VALUE, or +{where}NAME=VALUE"
+
+
+def _why_absent(target: str) -> str:
+    """Where the search for a dotted name of Python's ends, and what there is instead."""
+    parts = target.split(".")
+    for n in range(len(parts) - 1, 0, -1):
+        name = ".".join(parts[:n])
+        try:
+            found: Any = importlib.import_module(name)
+        except Exception as error:  # a module of the user's own, which may raise anything
+            if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+                continue
+            return f"Importing {name} ends in {type(error).__name__}: {error}"
+        public = [word for word in vars(found) if not word.startswith("_")]
+        return f"{name} has no {parts[n]!r}. {nearest(parts[n], public)}"
+    return "Is its package installed, or on PYTHONPATH?"
 
 
 def _cause(error: BaseException) -> BaseException:
