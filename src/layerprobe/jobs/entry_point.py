@@ -96,6 +96,11 @@ def _explain(error: Exception, words: list[str]) -> str:
         return _no_key(match[1], words)
     if moved := re.match(r"In '(.+)/([^/]+)': .*\s+Key '(\w+)' not in ", plain):
         return _no_key_of_file(moved[1], moved[2], moved[3], words)
+    if below := re.match(r"In '(.+)': Could not override '([\w/]+)@.+\.\2'", plain):
+        return (
+            f"{below[1]}.yaml overrides {below[2]} within its own group: begin it, before any other comment, with the "
+            "line `# @package _global_`."
+        )
     cause = error.__cause__
     if match is not None and match[2] and cause is not None:
         return f"{match[2]}: {first_line(cause)}."
@@ -158,7 +163,8 @@ def _no_key_of_file(group: str, name: str, key: str, words: list[str]) -> str:
     file = f"{group}/{name}.yaml"
     if key not in PACKAGES:
         return f"{file}: {_no_key(key, [word for word in words if word.partition('=')[0] != group])}"
-    where = f"begin it with the line `# @package {PACKAGES[key]}`" if key == group else f"say {PACKAGES[key]} there"
+    begin = f"begin it, before any other comment, with the line `# @package {PACKAGES[key]}`"
+    where = begin if key == group else f"say {PACKAGES[key]} there"
     return f"{file} has values under {key!r}, which the configuration has under {PACKAGES[key]}: {where}."
 
 

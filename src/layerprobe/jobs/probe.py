@@ -21,6 +21,7 @@ from rich.console import Console
 from torch import nn
 
 from layerprobe.config import plain_probe, protocol_of, resources_of
+from layerprobe.formatting import percent_text
 from layerprobe.jobs.lifecycle import plain, reason
 from layerprobe.jobs.revisions import revisions_of, with_revision
 from layerprobe.jobs.run_ending import report, summary
@@ -34,6 +35,7 @@ from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.report.depth_curve_options import DepthView
 from layerprobe.report.tables.plan_table import plan_table
+from layerprobe.results.baselines import baselines_above_majority
 from layerprobe.results.checkpoint_ledger import Entry
 from layerprobe.results.progress import ProgressFile
 from layerprobe.results.run_directory import RunDirectory
@@ -160,6 +162,12 @@ def probe(cfg: DictConfig, run: RunDirectory) -> RunSummary:
     if len(results):
         session.finish()
         report(run, session.log, view)
+        for name, (error, majority) in baselines_above_majority(results).items():
+            log.warning(
+                "The %s errs on %s, more than the majority class (%s): test samples are like training samples of "
+                "another class, as where texts come in pairs. Keep together what belongs together: data.group=COLUMN",
+                name, percent_text(error, 1), percent_text(majority, 1),
+            )  # fmt: skip
     if failures and len(sources) == 1:
         raise RuntimeError(failures[name])
     if failures:

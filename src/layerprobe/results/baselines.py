@@ -42,3 +42,21 @@ def baseline_errors(results: pd.DataFrame) -> dict[str, list[float]]:
     found = {"majority class": network["majority_error"]}
     found |= {str(name).replace("_", " "): rows["test_error"] for name, rows in features.groupby("checkpoint")}
     return {name: values for name, errors in found.items() if (values := sorted(errors.dropna().unique().tolist()))}
+
+
+def baselines_above_majority(results: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """Find the baselines that err more than the majority class does, by more than the luck of the test samples.
+
+    A head that is fitted to samples of the same distribution cannot: test samples are then like training samples of
+    another class, as they are where pairs are divided between train and test.
+
+    Args:
+        results: Results of one run, in the columns of `ProbeRecord`.
+
+    Returns:
+        By name, as a reader is told it: the test error, and that of the majority class.
+    """
+    features = results[of_baselines(results) & (results["test_error_low"] > results["majority_error"])]
+    names = features["checkpoint"].str.replace("_", " ")
+    errors = zip(features["test_error"].tolist(), features["majority_error"].tolist(), strict=True)
+    return dict(zip(names, errors, strict=True))
