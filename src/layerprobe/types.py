@@ -265,6 +265,29 @@ class FeatureRecipe:
 
 
 @dataclass(frozen=True, eq=False)
+class FittedReference:
+    """What an analysis such as `mlp` has fitted beside the linear head of a layer, as far as it predicts.
+
+    Attributes:
+        arrays: What it is made of, with the standardisation of its features: `mean`, `scale` and `constant` of each
+            feature, or of each channel of its positions.
+        reducer: How its features are made, by the reducer's name.
+        reduction: What that made of the layer.
+        n_features: Their number.
+        recipe: How they are made anew; None where they are those of the linear head.
+        train_features: File of its training features, which it reads to predict; empty where they are not kept, None
+            where it does without.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    reducer: str
+    reduction: str
+    n_features: int
+    recipe: FeatureRecipe | None = None
+    train_features: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class SampleScores:
     """What the selected head of a layer says of each sample of a test set.
 
@@ -310,6 +333,7 @@ class LayerResult:
         test_set: Name of the primary test set.
         further: The same head's answers on the further test sets, by name.
         scores: By test set, the selected head's scores of every sample; empty where they are not kept.
+        references: By the name of their analysis, the references that predict.
     """
 
     record: ProbeRecord
@@ -322,6 +346,7 @@ class LayerResult:
     test_set: Split = "test"
     further: Mapping[Split, Answers] = field(default_factory=dict)
     scores: Mapping[str, SampleScores] = field(default_factory=dict)
+    references: Mapping[str, FittedReference] = field(default_factory=dict)
 
     @property
     def answers(self) -> dict[Split, Answers]:

@@ -18,6 +18,7 @@ from layerprobe.results.best import last_checkpoint
 from layerprobe.results.heads import HeadFile, find_head, read_recipe
 from layerprobe.results.reader import Run, find_runs
 from layerprobe.results.record_schema import to_frame
+from layerprobe.results.references import ReferenceFile
 from layerprobe.results.scores import ScoreFile, confusion, score_frame
 from layerprobe.results.store import ProbeStore
 from layerprobe.types import Answers, LayerResult, MetricRecord, PathRecord, ProbeRecord
@@ -190,7 +191,8 @@ class ProbeResults(pd.DataFrame):
                     "overwrite=True."
                 )
         held = [
-            replace(one, head=dict(one.head), scores=dict(one.scores)) for one in self._layers
+            replace(one, head=dict(one.head), scores=dict(one.scores), references=dict(one.references))
+            for one in self._layers
         ]  # their files may be about to go
         for checkpoint in dict.fromkeys(layer.record.checkpoint for layer in held):
             if store.done(checkpoint):
@@ -291,7 +293,8 @@ def _layer(
     recipe = read_recipe(run.probes, record.checkpoint, record.layer)
     of_first = (first.correct, first.samples, recipe, tuple(metrics), name)
     scores = ScoreFile(run.probes, record.checkpoint, record.layer)
-    return LayerResult(record, tuple(path), head, *of_first, dict(further), scores)
+    references = ReferenceFile(run.probes, record.checkpoint, record.layer)
+    return LayerResult(record, tuple(path), head, *of_first, dict(further), scores, references)
 
 
 def _nothing_at(run: Run) -> str:

@@ -63,11 +63,16 @@ def feature_ways(layer: Layer, protocol: ProbeProtocol, sequence: TokenAxes = ()
 def _positions_way(layer: Layer, protocol: ProbeProtocol, sequence: TokenAxes) -> Iterator[FeatureWay]:
     """The positions of a layer, where an analysis asks for them and it has some."""
     if protocol.positions:
-        own = (channel_axis(each, layer) for each in protocol.reducers if isinstance(each, AbstractChannelReducer))
         reducer = Positions(protocol.positions)
-        reduction = reducer.fit(layer.shape, protocol.seeds[0], sequence, next(own, layer.channel_axis))
+        reduction = reducer.fit(layer.shape, protocol.seeds[0], sequence, positions_axis(layer, protocol))
         if not reduction.fitted:
             yield FeatureWay(reducer, reduction, protocol.seeds[0])
+
+
+def positions_axis(layer: Layer, protocol: ProbeProtocol) -> int | None:
+    """The channel axis of a layer's positions: what a reducer of the sweep is told, or what is known of the layer."""
+    own = (channel_axis(each, layer) for each in protocol.reducers if isinstance(each, AbstractChannelReducer))
+    return next(own, layer.channel_axis)
 
 
 def channel_axis(reducer: AbstractReducer, layer: Layer) -> int | None:

@@ -68,7 +68,8 @@ def recorded_features(
         cache = FeatureCache(feature_budget(frozen.device, None, 0, 0), host=host_budget(frozen.device, None))
         with closing(cache):
             recorded = record_splits(frozen, {"test": source}, protocol, resources, {layer: (way,)}, cache, _quiet)
-            if problem := recorded["test"].problems.get(layer.name):
+            problems = {**recorded["test"].no_positions, **recorded["test"].problems}
+            if problem := problems.get(layer.name):
                 raise ValueError(
                     f"The layer {layer.name!r} cannot be read: {problem.replace(' of the test split', '')}."
                 )

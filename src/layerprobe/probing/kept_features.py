@@ -30,7 +30,7 @@ from layerprobe.probing.fitting import Ways
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recorder import WITHOUT_DOUBLE, Contents, Recorder, Recording
 from layerprobe.probing.resources import Resources
-from layerprobe.types import SPLITS, LayerName, Split
+from layerprobe.types import SPLITS, LayerName, LayerResult, Split
 
 log = logging.getLogger("layerprobe")
 
@@ -255,6 +255,28 @@ class FeatureKeeper:
                         torch.empty(0, 0) if rows is None else rows,
                         about if problem is None else about | {_PROBLEM: problem},
                     )
+
+    def with_train_features(
+        self, result: LayerResult, layer: Layer, ways: Sequence[FeatureWay], train: Recording
+    ) -> LayerResult:
+        """Tell the references of a layer that need its training features where these are kept.
+
+        Args:
+            result: What probing the layer has left behind.
+            layer: The layer.
+            ways: Its ways to make features.
+            train: What recording train has left behind.
+        """
+        made = {way.reduction.description: way.reduction for way in ways}
+        references = dict(result.references)
+        for name, reference in references.items():
+            reduction = made[reference.reduction]
+            if reference.train_features is None or train.contents is None or reduction not in self._made:
+                continue
+            file = self._file("train", train, layer, reduction)
+            if file.exists():
+                references[name] = replace(reference, train_features=str(file.absolute()))
+        return replace(result, references=references)
 
     def _can_tell(self, ways: Sequence[FeatureWay]) -> bool:
         """Whether something says what the reducers of a layer do; else they are not kept."""

@@ -14,9 +14,11 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, LayerPositions, Metric, TestSet
+from layerprobe.probing.analyses.reference import FittedReading
 from layerprobe.probing.features.oom import with_room
 from layerprobe.probing.features.positions import standardiser_of
 from layerprobe.probing.features.row_blocks import AbstractRows, Features
+from layerprobe.probing.features.scaler import Standardiser
 from layerprobe.probing.fitting import Fitted
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.targets import Labels
@@ -25,6 +27,9 @@ from layerprobe.types import Split
 
 Found: TypeAlias = Mapping[str, tuple[list[Metric], str]]
 """By the name of an analysis, its metrics and what went wrong; the latter is mostly empty."""
+
+Predictors: TypeAlias = Mapping[str, Mapping[str, Tensor]]
+"""By the name of an analysis that predicts, what it has fitted, and `mean`, `scale` and `constant` of its features."""
 
 
 _FAULTS = RuntimeError, ArithmeticError, MemoryError, np.linalg.LinAlgError
@@ -39,7 +44,7 @@ def analyse(
     labels: Labels,
     protocol: ProbeProtocol,
     what: str,
-) -> Found:
+) -> tuple[Found, Predictors]:
     """Fit every analysis of the protocol to one layer, and read it on the test sets.
 
     One that fails takes nothing from the others: its metrics are left out.
@@ -56,23 +61,27 @@ def analyse(
         what: Name of the layer, for the log.
 
     Returns:
-        What each came to, with the seconds that it took as its last metric.
+        What each came to, with the seconds that it took as its last metric; and those that predict.
     """
     if not protocol.analyses:
-        return {}
+        return {}, {}
     assert fitted.train is not None
     learnt = Labels(labels.outputs, {s: t for s, t in labels.splits.items() if s in ("train", "val")}, labels.extra)
     l2 = protocol.l2_values(len(labels.splits["train"]), protocol.task.n_classes(labels))
     standardiser = fitted.chosen.standardiser
     tests = [standardiser.to(rows.device).applied(rows) for rows, *_ in test.values()]
     n_positions, of_split = next(iter(positions.items()), (0, {}))
+    of_positions = standardiser
     if of_split:
         try:
-            of_split = _standardised(of_split, n_positions, what)
+            of_positions = _standardiser(of_split["train"], n_positions, what)
+            of_split = {split: of_positions.applied(rows) for split, rows in of_split.items()}
         except _FAULTS as error:
             of_split, lost = {}, _said(error)
 
-    def run(analysis: AbstractAnalysis, train: Any, val: Any, *each: Any) -> list[Metric]:
+    def run(
+        analysis: AbstractAnalysis, train: Any, val: Any, *each: Any
+    ) -> tuple[list[Metric], Mapping[str, Tensor] | None]:
         sets = [TestSet(rows, of, read.correct) for (_, of, read), rows in zip(test.values(), each, strict=False)]
         # The same seed at every layer, whichever of the seeds the way was chosen with: draws can be compared.
         layer = LayerData(train, val, learnt, fitted.chosen, protocol.task, l2, protocol.seeds[0])
@@ -81,11 +90,12 @@ def analyse(
             layer = replace(layer, positions=LayerPositions(train, val, n_positions))
             sets = [replace(one, positions=rows) for one, rows in zip(sets, further, strict=True)]
         reading = analysis.fit(layer)
-        return [
-            _exact(metric) if protocol.population else metric for metric in reading(dict(zip(test, sets, strict=True)))
-        ]
+        metrics = list(reading(dict(zip(test, sets, strict=True))))
+        parts = reading.parts if isinstance(reading, FittedReading) else None
+        return [_exact(metric) if protocol.population else metric for metric in metrics], parts
 
     found: dict[str, tuple[list[Metric], str]] = {}
+    predictors: dict[str, Mapping[str, Tensor]] = {}
     for analysis in protocol.analyses:
         start = time.perf_counter()
         more = [of_split.get(split) for split in ("train", "val", *test)] if analysis.positions else []
@@ -93,23 +103,25 @@ def analyse(
             found[analysis.name] = [], f"{analysis.name}: {lost}" if lost else ""
             continue
         try:
-            metrics = with_room(
+            metrics, parts = with_room(
                 partial(run, analysis), fitted.train, fitted.val, *tests, *more, what=f"{what}, {analysis.name}"
             )
         except _FAULTS as error:
             found[analysis.name] = [], f"{analysis.name}: {_said(error)}"
         else:
             found[analysis.name] = [*metrics, Metric("seconds", time.perf_counter() - start)], ""
-    return found
+            if parts is not None:
+                by = of_positions if analysis.positions else standardiser
+                scaled = {"mean": by.mean, "scale": by.scale, "constant": by.constant}
+                if analysis.positions:  # which are all standardised alike
+                    scaled = {part: values[: len(values) // n_positions] for part, values in scaled.items()}
+                predictors[analysis.name] = {**parts, **scaled}
+    return found, predictors
 
 
-def _standardised(
-    positions: Mapping[Split, Tensor | AbstractRows], n: int, what: str
-) -> dict[Split, Tensor | AbstractRows]:
-    """Positions of every split, each channel standardised over those of train."""
-    train = positions["train"]
-    standardiser = with_room(partial(standardiser_of, positions=n), train, what=f"{what}, positions").to(train.device)
-    return {split: standardiser.applied(rows) for split, rows in positions.items()}
+def _standardiser(train: Tensor | AbstractRows, n: int, what: str) -> Standardiser:
+    """Standardises positions, each channel over all those of train."""
+    return with_room(partial(standardiser_of, positions=n), train, what=f"{what}, positions").to(train.device)
 
 
 def _said(error: BaseException) -> str:

@@ -156,7 +156,10 @@ def probe_checkpoint(
 
         def fit(layer: Layer, splits: Splits) -> LayerResult:
             try:
-                return probe_layer(layer, ways[layer], splits, recordings, variants, protocol, info)
+                result = probe_layer(layer, ways[layer], splits, recordings, variants, protocol, info)
+                if keeper is not None:
+                    result = keeper.with_train_features(result, layer, ways[layer], recordings["train"])
+                return result
             except Exception as error:  # a fault of the program, whose traceback does not say which layer shows it
                 error.add_note(f"in layer {layer.name} of {info.name}")
                 raise
@@ -451,12 +454,11 @@ def probe_layer(
         note = f"selectivity: {seen:.0%} of the test samples are of a type that train has; see control_key"
         first["none"] = replace(first["none"], message="; ".join(filter(None, (first["none"].message, note))))
     seconds = time.perf_counter() - start
-    analyses = {
-        "": (by_reducer, ""),
-        "selected": (metrics, ""),
-        **analyse(selected, read_on, positions, lost, labels["none"], protocol, layer.name),
-    }
-    return replace(records.measured(paths, selected.head, found, analyses, seconds), scores=scores)
+    asked, predictors = analyse(selected, read_on, positions, lost, labels["none"], protocol, layer.name)
+    analyses = {"": (by_reducer, ""), "selected": (metrics, ""), **asked}
+    references = records.references(predictors, selected.head, ways)
+    measured = records.measured(paths, selected.head, found, analyses, seconds)
+    return replace(measured, scores=scores, references=references)
 
 
 def _nothing_chosen(paths: Sequence[HeadPath]) -> str:

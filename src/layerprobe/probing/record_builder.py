@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
 from layerprobe.probing.analyses.analysis import Metric
+from layerprobe.probing.analyses.reference import AbstractReference
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.features.reducers import AbstractReducer, FeatureWay, shape_text
-from layerprobe.probing.fitting import channel_axis
-from layerprobe.probing.layer_analyses import Found
+from layerprobe.probing.fitting import channel_axis, positions_axis
+from layerprobe.probing.layer_analyses import Found, Predictors
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.selection import HeadPath, select
 from layerprobe.probing.targets import Labels
@@ -24,6 +25,7 @@ from layerprobe.types import (
     Answers,
     CheckpointInfo,
     FeatureRecipe,
+    FittedReference,
     LayerResult,
     MetricRecord,
     PathRecord,
@@ -128,6 +130,30 @@ class LayerRecords:
             test_set=self.tests[0],
             further={name: Answers(found_on[name]["none"].correct.cpu().numpy()) for name in self.tests[1:]},
         )
+
+    def references(
+        self, predictors: Predictors, head: HeadPath, ways: Sequence[FeatureWay]
+    ) -> dict[str, FittedReference]:
+        """What predicts beside the selected head.
+
+        Args:
+            predictors: What each has fitted.
+            head: The selected head, as a path of one.
+            ways: The layer's ways to make features.
+        """
+        found = {}
+        for analysis in self.protocol.analyses:
+            if not isinstance(analysis, AbstractReference) or analysis.name not in predictors:
+                continue
+            way, recipe = head.way, None
+            if analysis.positions:
+                way = next(each for each in ways if not each.reduction.fitted)
+                axis = positions_axis(self.layer, self.protocol)
+                recipe = replace(_recipe(self.layer, way, self.protocol), channel_axis=axis)
+            arrays = {part: values.cpu().contiguous().numpy() for part, values in predictors[analysis.name].items()}
+            made = way.reducer.name, way.reduction.description, way.reduction.n_features
+            found[analysis.name] = FittedReference(arrays, *made, recipe, "" if analysis.needs_train else None)
+        return found
 
     def _on_each(self, found_on: Mapping[Split, Mapping[str, Measured]]) -> Iterator[Metric]:
         """What the selected head comes to on each test set, where there are several: what is known of it there."""

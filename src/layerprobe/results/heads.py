@@ -82,7 +82,7 @@ def read_recipe(directory: Path, checkpoint: str, layer: LayerName) -> FeatureRe
         DamagedFileError: Where the head's file is no whole Safetensors file.
     """
     for file in _heads_of(directory, checkpoint, layer):
-        with _damage_named(file), safe_open(file, "numpy") as opened:
+        with damage_named(file), safe_open(file, "numpy") as opened:
             written = (opened.metadata() or {}).get(_RECIPE)
         if written is not None:
             with suppress(ValueError, TypeError):
@@ -102,7 +102,7 @@ class HeadFile(Mapping[str, np.ndarray]):
 
     @cached_property
     def _arrays(self) -> dict[str, np.ndarray]:
-        with _damage_named(self.file):
+        with damage_named(self.file):
             return load_file(self.file)
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -144,7 +144,15 @@ def write_head(directory: Path, result: LayerResult) -> None:
 
 
 @contextmanager
-def _damage_named(file: Path) -> Iterator[None]:
+def damage_named(file: Path) -> Iterator[None]:
+    """Name the file where reading it fails.
+
+    Args:
+        file: The file.
+
+    Raises:
+        DamagedFileError: Where it is no whole Safetensors file.
+    """
     try:
         yield
     except FileNotFoundError:

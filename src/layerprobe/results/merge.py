@@ -13,10 +13,14 @@ import pyarrow.parquet as pq
 
 from layerprobe.files.atomic import atomic
 from layerprobe.files.safe_names import files_of_layer
-from layerprobe.results.heads import head_folder
+from layerprobe.results.heads import HEADS, head_folder
 from layerprobe.results.record_schema import keys_of, read_table
+from layerprobe.results.references import REFERENCES, reference_folder
 from layerprobe.results.scores import SCORES, score_folder
 from layerprobe.results.table_schemas import LATER, MERGED, RESULTS, ROWS
+
+_FOLDERS = (head_folder, ".safetensors"), (score_folder, ".parquet"), (reference_folder, ".safetensors")
+"""Where each layer has a file of its own, and what the file's name ends in."""
 
 
 def merge_results(sources: Sequence[Path], target: Path) -> int:
@@ -25,8 +29,8 @@ def merge_results(sources: Sequence[Path], target: Path) -> int:
     Args:
         sources: Folders of results, each with `results.parquet`; where two hold the same checkpoint and layer, the
             later one's is taken.
-        target: The folder to write: `results.parquet`, `results.csv`, the files of `MERGED`, `heads/` and `scores/`;
-            what an earlier merge left there goes.
+        target: The folder to write: `results.parquet`, `results.csv`, the files of `MERGED`, `heads/`, `scores/` and
+            `references/`; what an earlier merge left there goes.
 
     Returns:
         The number of results.
@@ -56,9 +60,11 @@ def merge_results(sources: Sequence[Path], target: Path) -> int:
     )
     results = results.take(pa.array([i for *_, i in order], pa.int64()))
     rank = {key: i for i, key in enumerate(keys_of(results))}
-    before = {file for folder in ("heads", SCORES) for file in (target / folder).glob("*/*") if file.is_file()}
+    before = {
+        file for folder in (HEADS, SCORES, REFERENCES) for file in (target / folder).glob("*/*") if file.is_file()
+    }
     for (checkpoint, layer), i in owner.items():
-        for folder, suffix in ((head_folder, ".safetensors"), (score_folder, ".parquet")):
+        for folder, suffix in _FOLDERS:
             for file in files_of_layer(folder(sources[i], checkpoint), layer, suffix):
                 (to := folder(target, checkpoint)).mkdir(parents=True, exist_ok=True)
                 before.discard(Path(shutil.copy2(file, to)))

@@ -7,6 +7,7 @@
     answers.parquet                     of test sets with names, what `correct.parquet` says of the primary one, of each
     heads/<checkpoint>/<depth>_<layer>.safetensors
     scores/<checkpoint>/<depth>_<layer>.parquet  the selected head's scores of every test sample, where they are kept
+    references/<checkpoint>/<depth>_<layer>.safetensors  what analyses have fitted that predicts, such as `mlp`
     parts/<checkpoint>/<layer>.parquet  one layer's result as it came in, until `merge`
 
 `results.parquet` is written again after each layer; the paths and the per-sample columns, which grow to a hundred
@@ -43,6 +44,7 @@ from layerprobe.results.record_schema import (
     to_frame,
     to_table,
 )
+from layerprobe.results.references import reference_folder, write_references
 from layerprobe.results.scores import score_folder, write_scores
 from layerprobe.results.table_schemas import CORRECT, LATER, MERGED, RESULTS, ROWS
 from layerprobe.types import LayerName, LayerResult, ProbeRecord
@@ -124,6 +126,7 @@ class ProbeStore:
         with self._explained():
             write_head(self.directory, result)
             write_scores(self.directory, result)
+            write_references(self.directory, result)
             with atomic(self._part(record)) as temporary:
                 pq.write_table(to_part(result), temporary)
             self._records[record.checkpoint, record.layer] = record
@@ -171,7 +174,7 @@ class ProbeStore:
                     with atomic(file) as temporary:
                         pq.write_table(table.filter(keep), temporary)
             self.write_results()
-            for folder in (head_folder, score_folder):
+            for folder in (head_folder, score_folder, reference_folder):
                 shutil.rmtree(folder(self.directory, checkpoint), ignore_errors=True)
 
     def done(self, checkpoint: str) -> set[LayerName]:

@@ -86,6 +86,7 @@ class Attention(AbstractTrained):
     """
 
     name: ClassVar[str] = "attention"
+    networks: ClassVar[type[AttentionPools]] = AttentionPools
     at_least: ClassVar[Mapping[str, int]] = {"positions": 2}
     learning_rate: float = 1e-2
     positions: int = 32

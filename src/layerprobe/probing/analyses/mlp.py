@@ -86,6 +86,7 @@ class MLP(AbstractTrained):
     """
 
     name: ClassVar[str] = "mlp"
+    networks: ClassVar[type[Networks]] = Networks
     width: int = 128
 
     def drawn(self, layer: LayerData, draws: torch.Generator) -> Networks:

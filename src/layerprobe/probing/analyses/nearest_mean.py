@@ -11,15 +11,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from layerprobe.probing.analyses.against_linear_head import compared
-from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet, check_classes
-from layerprobe.probing.features.row_blocks import placed_blocks
+from layerprobe.probing.analyses.analysis import LayerData, Metric, TestSet, check_classes
+from layerprobe.probing.analyses.reference import AbstractReference, FittedReading
+from layerprobe.probing.features.row_blocks import AbstractRows, Features, placed_blocks
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.tasks.task import AbstractTask
 
 
 @final
 @dataclass(frozen=True)
-class NearestMean(AbstractAnalysis):
+class NearestMean(AbstractReference):
     """Answers the class whose training mean is nearest, in the standardised features.
 
     ‖x - μ‖² = ‖x‖² - 2(μ·x - ½‖μ‖²), so that it is the linear head with the weights μ and the biases -½‖μ‖². With two
@@ -32,17 +33,29 @@ class NearestMean(AbstractAnalysis):
         """See `AbstractAnalysis.check`."""
         check_classes(self.name, task)
 
-    def fit(self, layer: LayerData) -> Reading:
+    def fit(self, layer: LayerData) -> FittedReading:
         """See `AbstractAnalysis.fit`."""
         means = class_means(layer)
         bias = -means.square().sum(1) / 2
-        heads = Heads(means.to(layer.train.dtype)[None], bias.to(layer.train.dtype)[None])
+        parts = {"weight": means.to(layer.train.dtype), "bias": bias.to(layer.train.dtype)}
 
         def read(test_sets: Mapping[str, TestSet]) -> Iterable[Metric]:
             for name, test in test_sets.items():
-                yield from compared(heads.to(test.features.device).scores(test.features), layer, name, test)
+                here = {part: values.to(test.features.device) for part, values in parts.items()}
+                yield from compared(self.scores(here, test.features, layer.task), layer, name, test)
 
-        return read
+        return FittedReading(parts, read)
+
+    @classmethod
+    def scores(
+        cls,
+        parts: Mapping[str, Tensor],
+        features: Features,
+        task: AbstractTask,
+        train: Float[Tensor, "m d"] | AbstractRows | None = None,
+    ) -> Float[Tensor, "n c"]:
+        """See `AbstractReference.scores`."""
+        return Heads(parts["weight"][None], parts["bias"][None]).scores(features)
 
 
 def class_means(layer: LayerData) -> Float[Tensor, "c d"]:

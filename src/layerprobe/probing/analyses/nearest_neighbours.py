@@ -6,15 +6,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final, get_args
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from layerprobe.probing.analyses.against_linear_head import compared
-from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
+from layerprobe.probing.analyses.analysis import LayerData, Metric, TestSet
 from layerprobe.probing.analyses.neighbours import Distance, nearest_neighbours
+from layerprobe.probing.analyses.reference import AbstractReference, FittedReading
+from layerprobe.probing.features.row_blocks import AbstractRows, Features
 from layerprobe.probing.tasks.task import AbstractTask
 
 
 @final
 @dataclass(frozen=True)
-class NearestNeighbours(AbstractAnalysis):
+class NearestNeighbours(AbstractReference):
     """Answers what most of the k nearest training samples have, in the standardised features.
 
     k is chosen on validation: the lowest error wins, and the larger k of equals. See `nearest_neighbours` for what is
@@ -28,6 +34,7 @@ class NearestNeighbours(AbstractAnalysis):
 
     name: ClassVar[str] = "knn"
     needs_val: ClassVar[bool] = True
+    needs_train: ClassVar[bool] = True
     k: Sequence[int] = (1, 3, 5, 10, 20, 50, 100)
     metric: Distance = "euclidean"
 
@@ -45,7 +52,7 @@ class NearestNeighbours(AbstractAnalysis):
     def check(self, task: AbstractTask) -> None:
         """Take every task."""
 
-    def fit(self, layer: LayerData) -> Reading:
+    def fit(self, layer: LayerData) -> FittedReading:
         """See `AbstractAnalysis.fit`."""
         task, outputs = layer.task, len(layer.labels.outputs)
         targets = layer.labels.splits["train"].to(layer.train.device)
@@ -56,11 +63,26 @@ class NearestNeighbours(AbstractAnalysis):
             truth = layer.labels.splits["val"].to(targets.device)
             near = targets[nearest_neighbours(layer.train, layer.val, grid[-1], self.metric)]
             best = min(grid, key=lambda k: (task.error(task.vote(near[:, :k], outputs), truth), -k))
+        found = {"k": best, "outputs": outputs, "cosine": self.metric == "cosine"}
+        parts = {"targets": targets, **{part: torch.tensor(value) for part, value in found.items()}}
 
         def read(test_sets: Mapping[str, TestSet]) -> Iterable[Metric]:
             for name, test in test_sets.items():
-                near = targets[nearest_neighbours(layer.train, test.features, best, self.metric)]
-                yield from compared(task.vote(near, outputs), layer, name, test)
+                yield from compared(self.scores(parts, test.features, task, layer.train), layer, name, test)
             yield Metric("k", float(best))
 
-        return read
+        return FittedReading(parts, read)
+
+    @classmethod
+    def scores(
+        cls,
+        parts: Mapping[str, Tensor],
+        features: Features,
+        task: AbstractTask,
+        train: Float[Tensor, "m d"] | AbstractRows | None = None,
+    ) -> Float[Tensor, "n c"]:
+        """See `AbstractReference.scores`."""
+        assert train is not None
+        metric: Distance = "cosine" if parts["cosine"] else "euclidean"
+        near = nearest_neighbours(train, features, int(parts["k"]), metric)
+        return task.vote(parts["targets"][near], int(parts["outputs"]))

@@ -16,8 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.analyses.against_linear_head import compared
-from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
-from layerprobe.probing.features.row_blocks import Features, blocks, gathered
+from layerprobe.probing.analyses.analysis import LayerData, Metric, TestSet
+from layerprobe.probing.analyses.reference import AbstractReference, FittedReading
+from layerprobe.probing.features.row_blocks import AbstractRows, Features, blocks, gathered
 from layerprobe.probing.solvers.threads import threads_for
 from layerprobe.probing.tasks.task import AbstractTask
 
@@ -104,7 +105,7 @@ class Adam:
 
 
 @dataclass(frozen=True)
-class AbstractTrained(AbstractAnalysis):
+class AbstractTrained(AbstractReference):
     r"""A network that is trained by Adam, stopped and chosen by validation.
 
     It minimises what the linear head does with one matrix, the mean loss + ½·l2·(sum of squared weights), where the
@@ -127,6 +128,8 @@ class AbstractTrained(AbstractAnalysis):
     """
 
     needs_val: ClassVar[bool] = True
+    networks: ClassVar[type[AbstractNetworks]]
+    """What is trained."""
     at_least: ClassVar[Mapping[str, int]] = {}
     """The least of a whole number, by attribute, where that is not 1."""
     l2: float = 1e-3
@@ -169,7 +172,7 @@ class AbstractTrained(AbstractAnalysis):
     def check(self, task: AbstractTask) -> None:
         """Take every task."""
 
-    def fit(self, layer: LayerData) -> Reading:
+    def fit(self, layer: LayerData) -> FittedReading:
         """See `AbstractAnalysis.fit`."""
         with threads_for(self.operations(layer)):
             networks, figures, steps = self.trained(layer)
@@ -177,19 +180,33 @@ class AbstractTrained(AbstractAnalysis):
         if not trained:
             raise ArithmeticError("no network has a finite loss on validation; lower its learning_rate")
         best = min(trained, key=lambda i: figures[i])
+        # Each by itself: side by side, the chosen one's scores would not be bit for bit those that it gives alone.
+        each = {i: {str(place): part[i : i + 1] for place, part in enumerate(networks.parts)} for i in trained}
 
         def read(test_sets: Mapping[str, TestSet]) -> Iterable[Metric]:
             for name, test in test_sets.items():
-                scores = networks.scores(test.features if test.positions is None else test.positions)
+                features = test.features if test.positions is None else test.positions
+                scores = {i: self.scores(parts, features, layer.task) for i, parts in each.items()}
                 yield from compared(scores[best], layer, name, test)
-                targets = test.targets.to(scores.device)
-                errors = [layer.task.error(scores[i], targets) for i in trained]
+                targets = test.targets.to(scores[best].device)
+                errors = [layer.task.error(found, targets) for found in scores.values()]
                 yield Metric("mean_error_of_seeds", sum(errors) / len(errors), test_set=name)
                 yield Metric("lowest_error_of_seeds", min(errors), test_set=name)
                 yield Metric("highest_error_of_seeds", max(errors), test_set=name)
             yield Metric("steps", float(steps[best]))
 
-        return read
+        return FittedReading(each[best], read)
+
+    @classmethod
+    def scores(
+        cls,
+        parts: Mapping[str, Tensor],
+        features: Features,
+        task: AbstractTask,
+        train: Float[Tensor, "m d"] | AbstractRows | None = None,
+    ) -> Float[Tensor, "n c"]:
+        """See `AbstractReference.scores`."""
+        return cls.networks(*(parts[str(place)] for place in range(len(parts)))).scores(features)[0]
 
     def trained(self, layer: LayerData) -> tuple[AbstractNetworks, list[tuple[float, float]], list[int]]:
         """Train all networks.

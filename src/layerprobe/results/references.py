@@ -1,0 +1,121 @@
+"""References that predict, on disk, a layer in one file: `references/<checkpoint>/<depth>_<layer>.safetensors`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from layerprobe.files.atomic import atomic
+from layerprobe.files.safe_names import files_of_layer, layer_file_name, safe_name
+from layerprobe.results.heads import damage_named
+from layerprobe.types import FeatureRecipe, FittedReference, LayerName, LayerResult
+
+REFERENCES = "references"
+_SUFFIX = ".safetensors"
+
+
+def reference_folder(directory: Path, checkpoint: str) -> Path:
+    """The folder of a checkpoint's references.
+
+    Args:
+        directory: The folder of the results.
+        checkpoint: Name of the checkpoint.
+    """
+    return directory / REFERENCES / safe_name(checkpoint)
+
+
+def write_references(directory: Path, result: LayerResult) -> None:
+    """Write the references of a layer, atomically, in place of earlier ones.
+
+    Args:
+        directory: The folder of the results.
+        result: The layer's result; where it has none, earlier ones are removed.
+
+    Raises:
+        OSError: If they cannot be written.
+    """
+    record, folder = result.record, reference_folder(directory, result.record.checkpoint)
+    stale = files_of_layer(folder, record.layer, _SUFFIX)
+    if result.references:
+        file = folder / layer_file_name(record.depth, record.layer, _SUFFIX)
+        arrays: dict[str, np.ndarray] = {}
+        about: dict[str, str] = {}
+        for name, reference in result.references.items():
+            arrays |= {f"{name}/{part}": np.ascontiguousarray(values) for part, values in reference.arrays.items()}
+            recipe = None if reference.recipe is None else asdict(reference.recipe)
+            made = {field: getattr(reference, field) for field in _PLAIN}
+            about[name] = json.dumps({**made, "recipe": recipe})
+        with atomic(file) as temporary:
+            save_file(arrays, temporary, metadata=about)
+        stale = [old for old in stale if old != file]
+    for old in stale:
+        old.unlink()
+
+
+_PLAIN = ("reducer", "reduction", "n_features", "train_features")
+
+
+def read_references(directory: Path, checkpoint: str, layer: LayerName) -> dict[str, FittedReference]:
+    """Read the references of a layer.
+
+    Args:
+        directory: The folder of the results.
+        checkpoint: Name of the checkpoint.
+        layer: Name of the layer.
+
+    Returns:
+        The references, by the name of their analysis; empty where none were kept. Those of another version that are
+        not understood are left out.
+
+    Raises:
+        DamagedFileError: Where the file is no whole Safetensors file.
+    """
+    found = {}
+    for file in files_of_layer(reference_folder(directory, checkpoint), layer, _SUFFIX):
+        with damage_named(file):
+            arrays = load_file(file)
+            with safe_open(file, "numpy") as opened:
+                about = opened.metadata() or {}
+        for name, written in about.items():
+            parts = {key.partition("/")[2]: values for key, values in arrays.items() if key.startswith(f"{name}/")}
+            with suppress(ValueError, TypeError, KeyError):
+                made = json.loads(written)
+                recipe = None if made["recipe"] is None else FeatureRecipe(**made["recipe"])
+                found[name] = FittedReference(parts, **{field: made[field] for field in _PLAIN}, recipe=recipe)
+    return found
+
+
+@dataclass(frozen=True)
+class ReferenceFile(Mapping[str, FittedReference]):
+    """The references of a layer on disk, read when one of them is first asked for; empty where none were kept.
+
+    Attributes:
+        directory: The folder of the results.
+        checkpoint: Name of the checkpoint.
+        layer: Name of the layer.
+    """
+
+    directory: Path
+    checkpoint: str
+    layer: LayerName
+
+    @cached_property
+    def _references(self) -> dict[str, FittedReference]:
+        return read_references(self.directory, self.checkpoint, self.layer)
+
+    def __getitem__(self, name: str) -> FittedReference:
+        return self._references[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._references)
+
+    def __len__(self) -> int:
+        return len(self._references)
