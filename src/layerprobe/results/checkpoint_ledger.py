@@ -75,8 +75,8 @@ class Ledger:
             OtherResultsError: Where the results under that name are of another network or protocol.
         """
         known = self._entries.get(name)
-        if known is None and not has_results:
-            return False
+        if not has_results and (known is None or not known.complete):
+            return False  # not begun, or it failed before its first layer
         if known is None:
             raise OtherResultsError(_taken(name, "it is not known how they were made"))
         if known.content != entry.content:
