@@ -110,6 +110,15 @@ def test_a_wrong_word_is_answered_with_a_message(tmp_path: Path, script: str, wo
     assert os.environ.get("HYDRA_FULL_ERROR") is None
 
 
+@pytest.mark.parametrize("words", [("hydra.run.dir=file/run",), ("-m", "hydra.sweep.dir=file/sweep")])
+def test_a_directory_that_cannot_be_made_is_answered_with_a_message(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "file").touch()
+    code, output = call("train.py", "experiment=xor_mlp", "logger=none", *words, cwd=tmp_path)
+    assert code == 1
+    assert "No directory can be made here" in output and words[-1].partition("=")[0] in output
+    assert "Traceback" not in output
+
+
 def test_the_traceback_is_in_the_log(tmp_path: Path) -> None:
     code, output = call(
         "train.py", "experiment=mnist", "data.root=no", "logger=none", "hydra.run.dir=run", cwd=tmp_path

@@ -57,9 +57,12 @@ def _settle(config: DictConfig, mode: str) -> str:
             f"Hydra takes `${{` in the name of a directory for a reference to another value: {absolute}"
             f"\nGive a directory without it: hydra.{mode}.dir=DIR"
         )
-    if "${now:" in named and getattr(rank_zero_only, "rank", 0) == 0:
+    if getattr(rank_zero_only, "rank", 0) == 0:
         try:
-            directory = new_directory(directory)
+            if "${now:" in named:
+                directory = new_directory(directory)
+            else:
+                os.makedirs(directory, exist_ok=True)
         except OSError as error:
             raise SystemExit(
                 f"No directory can be made here: {error}\nGive another one: hydra.{mode}.dir=DIR"
