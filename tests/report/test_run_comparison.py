@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from helpers import made_results as made
 from helpers import made_runs
@@ -17,6 +18,7 @@ from layerprobe.report.monotonicity import depth_sentence
 from layerprobe.report.run_comparison import ReportError, compare, side_by_side
 from layerprobe.report.significance import holm, mcnemar_p, two_sample_p
 from layerprobe.results.reader import Run
+from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.store import ProbeStore
 from layerprobe.statistics.intervals import newcombe_interval
 
@@ -36,6 +38,36 @@ def test_only_what_differs_is_kept_overrides_first_and_the_seed_last():
     assert differing_keys(configs, ["scheduler.T"]) == ["scheduler.T", "seed"]
     assert differing_keys(configs[:1]) == []
     assert differing_keys([{"a": 1}, {}]) == ["a"]
+
+
+def test_what_a_choice_brings_along_says_nothing_more():
+    brought = {"cities": ("label", "city"), "stsa": ("label", None), "coinflip": ("answer", None)}
+    configs = [
+        {"data": data, "data.label": label, "data.group": group, "data.noise": noise, "model.width": width}
+        for width, (data, (label, group)) in zip((1, 1, 2), brought.items(), strict=True)
+        for noise in ("[]", "[aaa]")
+    ]
+    assert differing_keys(configs) == ["data", "data.noise", "model.width"]
+    assert "data.group" in differing_keys(configs, ["data.group"]), "it was chosen"
+
+
+def test_a_sweep_over_lists_of_a_group_is_told_apart_by_the_lists(tmp_path):
+    for i, (name, kind) in enumerate((("average_pool", "AveragePool"), ("flatten", "Flatten"))):
+        made_runs.write_run(tmp_path / str(i), overrides={f"probe.reducers.{name}._target_": f"layerprobe.{kind}"})
+        file = tmp_path / str(i) / ".hydra" / "hydra.yaml"
+        content = yaml.safe_load(file.read_text())
+        content["hydra"]["overrides"]["task"] = [f"reducer=[{name}]"]
+        file.write_text(yaml.safe_dump(content))
+        RunSummary("done", [f"reducer=[{name}]"]).write(tmp_path / str(i))
+    comparison = compare([tmp_path])
+    assert comparison.keys == ("reducer",)
+    assert comparison.names == ("reducer=[average_pool]", "reducer=[flatten]")
+
+
+def test_numbers_of_jobs_are_no_names_where_the_configuration_tells_runs_apart(tmp_path):
+    for i, data in enumerate(("cities", "stsa")):
+        made_runs.write_run(tmp_path / str(i), overrides={"data": data, "experiment": None})
+    assert compare([tmp_path]).names == ("data=cities", "data=stsa")
 
 
 def test_values_are_ordered_as_numbers_and_keys_stay_apart():

@@ -6,12 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from layerprobe.results.config_migration import PACKAGES
+
 SEED = "seed"
 """The key whose values are repetitions of one experiment."""
 
 
 def differing_keys(configs: Sequence[Mapping[str, Any]], overridden: Sequence[str] = ()) -> list[str]:
     """Find the keys that have more than one value; of keys that always change together, one.
+
+    What lies in another key, as `data.label` in `data`, and has one value for each of its values says nothing more.
 
     Args:
         configs: The configuration of each run, with dotted keys.
@@ -24,10 +28,15 @@ def differing_keys(configs: Sequence[Mapping[str, Any]], overridden: Sequence[st
     # The seed stands for what follows it, such as that of the data.
     ordered = sorted(keys, key=lambda key: (key != SEED, key not in overridden, key.count("."), key))
     found: dict[tuple[int, ...], str] = {}
+    partitions: dict[str, tuple[int, ...]] = {}
+    groups = {package: group for group, package in PACKAGES.items()}
     for key in ordered:
         texts = [value_text(config.get(key)) for config in configs]
-        partition = tuple(texts.index(value) for value in texts)
-        if len(set(partition)) > 1:
+        partitions[key] = partition = tuple(texts.index(value) for value in texts)
+        around = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
+        outer = [partitions.get(name, ()) for name in (*around, *(groups[name] for name in around if name in groups))]
+        follows = any(len(set(zip(other, partition, strict=True))) == len(set(other)) for other in outer if other)
+        if len(set(partition)) > 1 and (key in overridden or not follows):
             found.setdefault(partition, key)
     return sorted(found.values(), key=lambda key: key == SEED)
 

@@ -167,13 +167,14 @@ def _names(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
     short = short_keys(keys)
     named = [key for key in keys if any(key in run.overrides for run in runs)][:4] or list(keys[:3])
     bases = [printable(_base(run)) for run in runs]
+    jobs = {run.directory.resolve().name for run in runs if run.directory.resolve().name.isdecimal()}
     names = []
     for run, base in zip(runs, bases, strict=True):
         told = [key for key in named if key != "experiment" and run.config.get(key) is not None]
         parts = [f"{short[key]}={value_text(run.config[key])}" for key in told]
-        # What all share tells none apart.
-        shared = parts and len(set(bases)) == 1
-        names.append(" ".join(parts if shared else [base, *parts]))
+        # What all share tells none apart, nor does the number of a job.
+        alone = parts and (len(set(bases)) == 1 or set(bases) <= jobs)
+        names.append(" ".join(parts if alone else [base, *parts]))
     for depth in range(1, 12):
         repeated = {name for name in names if names.count(name) > 1}
         if not repeated:

@@ -18,7 +18,7 @@ import yaml
 from layerprobe.files.safe_names import printable, with_printable_names
 from layerprobe.results.any_version import no_rows, read_any_version, read_correct
 from layerprobe.results.config_identity import matters
-from layerprobe.results.config_migration import current_key, current_override
+from layerprobe.results.config_migration import PACKAGES, current_key, current_override
 from layerprobe.results.heads import read_head, read_recipe
 from layerprobe.results.plane_frames import read_plane_frames
 from layerprobe.results.record_schema import SchemaError
@@ -285,8 +285,10 @@ def _configuration(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
         if not group.startswith("hydra/") and choice is not None and matters(group):
             flat[group.replace("/", ".")] = printable(choice) if isinstance(choice, str) else choice
     task = runtime.get("overrides", {}).get("task", [])
-    keys = (item.lstrip("+~").split("=", 1)[0].replace("/", ".") for item in task if "=" in item)
-    return flat, tuple(map(current_override, keys))
+    given = dict(item.lstrip("+~").split("=", 1) for item in task if "=" in item)
+    # Of a group of which several are chosen, Hydra keeps no choice.
+    flat |= {group: printable(given[group]) for group in PACKAGES if group in given and group not in choices}
+    return flat, tuple(current_override(key.replace("/", ".")) for key in given)
 
 
 def _yaml(file: Path) -> dict[str, Any]:
