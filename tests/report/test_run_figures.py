@@ -195,6 +195,12 @@ def test_path_leaves_out_controls_thins_long_ones_and_shows_zero(tmp_path):
     assert "1e-4" in texts(drawing)
 
 
+def test_path_leaves_out_what_has_no_layers():
+    words = made.paths(["input"], [("bag_of_words", 0)], L2)
+    chart = path_curve(pd.concat([words, made.paths(LAYERS, [("pretrained", 0)], L2)], ignore_index=True))
+    assert set(largest(chart)["caption"]) == {"pretrained"}
+
+
 def test_nothing_to_draw_writes_nothing(tmp_path):
     nothing = to_frame([made.failed()]), to_frame([], PathRecord)
     assert write_figures(*nothing, tmp_path / "figures") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,6 +129,12 @@ def test_a_map_shows_what_can_be_compared_and_says_what_it_leaves_out() -> None:
     assert one.text == f"{found.angle:.0f}°"
     assert one.value == pytest.approx(max(found.nearness, 0))
     assert one.far == (found.angle >= found.random_low)
+    written = [layer for layer in chart.to_dict()["layer"] if layer["mark"]["type"] == "text"]
+    styles = {layer["transform"][0]["filter"]: layer["mark"]["fontStyle"] for layer in written}
+    assert styles == {"!datum.far": "normal", "datum.far": "italic"}
+    assert {json.dumps(layer["encoding"]["color"]) for layer in written} == {
+        json.dumps(written[0]["encoding"]["color"])
+    }
     subtitle = " ".join(chart.to_dict()["title"]["subtitle"])
     assert "left out, with none to compare: pool, fc" in subtitle
     assert f"random 2 of 64 dimensions: {found.random_angle:.0f}°" in subtitle

@@ -121,6 +121,7 @@ def test_the_table_reads_the_papers_depths_and_the_chart_is_drawn(tmp_path: Path
     svg = files[1].read_text()
     assert svg.count("majority class") == 2
     assert "bag of words" in svg
+    assert svg.count(">depth<") == 2, "each panel has its axis, also above an empty place of the last row"
 
 
 def test_a_baseline_is_not_averaged_over_kinds_of_noise(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def angle_map(pairs: pd.DataFrame, heading: str) -> alt.LayerChart:
     """Draw the angles between heads as a square of cells.
 
     Cells are darker the nearer two heads are, on a scale on which random subspaces are 0; single directions have the
-    cosine with its sign as a colour. Figures that 95 % of random subspaces would have are grey.
+    cosine with its sign as a colour. Figures that 95 % of random subspaces would have are italic.
 
     Args:
         pairs: Rows of `head_angles`: the layers of one checkpoint, or the checkpoints at one layer.
@@ -85,14 +85,10 @@ def angle_map(pairs: pd.DataFrame, heading: str) -> alt.LayerChart:
         layers.append(empty.mark_rect(fill="white", stroke=style.FAINT, strokeWidth=1, aria=False))
     if step >= 30:
         dark = alt.expr.abs(alt.datum.value) > 0.6 if signed else alt.datum.value > 0.55
-        ink = (
-            alt.when(alt.datum.far)
-            .then(alt.value("#9a9a9a"))
-            .when(dark)
-            .then(alt.value("white"))
-            .otherwise(alt.value(style.INK))
-        )
-        layers.append(base.mark_text(fontSize=10.5, aria=False).encode(text="text:N", color=ink))
+        ink = alt.when(dark).then(alt.value("white")).otherwise(alt.value(style.INK))
+        for far, look in (("!datum.far", "normal"), ("datum.far", "italic")):
+            figures = base.transform_filter(far).mark_text(fontSize=10.5, fontStyle=look, aria=False)
+            layers.append(figures.encode(text="text:N", color=ink))
     subtitle = style.packed(
         [*_notes(known, signed, bool(frame["value"].isna().any()), step, left_out), *reasons[:3]], max(side, 330)
     )
@@ -191,7 +187,7 @@ def _notes(known: pd.DataFrame, signed: bool, empty: bool, step: int, left_out: 
         low, high = known["random_angle"].min(), known["random_angle"].max()
         notes.append(f"random ones: {low:.0f}° to {high:.0f}°, by the features' number")
     if step >= 30:
-        notes.append("grey: no nearer than random")
+        notes.append("italic: no nearer than random")
     if empty:
         notes.append("white: other features, not compared")
     if left_out:

@@ -13,7 +13,7 @@ from layerprobe.report.charts.curves import curves, error_y
 
 _BASELINES = {"majority": "majority class", "bag_of_words": "bag of words", "text_length": "text length"}
 _WIDTH, _HEIGHT, _COLUMNS = 250, 190, 2
-_BESIDE = 130
+_BESIDE = 40
 _DASHES = ([1, 0], [5, 3], [2, 2], [9, 3, 2, 3])
 
 
@@ -67,6 +67,7 @@ def concept_depth_chart(rows: pd.DataFrame) -> alt.FacetChart:
         alt.layer(*layers, data=frame)
         .properties(width=_WIDTH, height=_HEIGHT)
         .facet(facet=panels, columns=_COLUMNS, spacing={"column": _BESIDE, "row": 24})
+        .resolve_axis(x="independent")  # a last row that is not full would have its axis below nothing
         .properties(title=alt.TitleParams("Concept depth", subtitle=subtitle))
         .configure(**style.theme())
     )

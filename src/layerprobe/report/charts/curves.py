@@ -26,6 +26,8 @@ def error_y(title: str | None, scale: alt.Scale, **axis: Any) -> Y:
         The encoding of each field on that axis.
     """
     options: dict[str, Any] = {"format": "%", "tickCount": 5, "domain": False, "ticks": False, **axis}
+    if str(options["format"]).startswith("+"):
+        options["labelExpr"] = "datum.value == 0 ? '0%' : datum.label"
     return lambda field: alt.Y(f"{field}:Q", axis=alt.Axis(title=title, **options), scale=scale)
 
 
@@ -74,7 +76,10 @@ def curves(
     layers.append(rows.mark_line(strokeWidth=1.8, clip=True, aria=False).encode(y=y(error), **at, **(line or {})))
     spots = rows.transform_filter(f"isValid(datum.{error}) && ({marked})")
     spots = spots.mark_point(filled=True, opacity=1, size=30, strokeWidth=1.5, aria=False)
-    layers.append(spots.encode(y=y(error), **at | dict(points or {})))
+    encoded = at | dict(points or {})
+    if {"fill", "stroke"} <= set(encoded):
+        del encoded["color"]  # which these two replace
+    layers.append(spots.encode(y=y(error), **encoded))
     if failed:
         crosses = rows.transform_filter(f"!isValid(datum.{error})").transform_calculate(zero="0")
         crosses = crosses.mark_text(text="×", fontSize=16, dy=-8, aria=False)

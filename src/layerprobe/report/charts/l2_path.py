@@ -14,6 +14,7 @@ from layerprobe.report import style
 from layerprobe.report.charts.curves import Y, curves, error_y
 from layerprobe.report.charts.layer_axis import layer_names
 from layerprobe.report.tidy import axis_top, tidy_results
+from layerprobe.results.baselines import without_baselines
 
 _NAMED = 12
 """So many layers have an entry of their own in the legend; more are a scale of depth."""
@@ -26,12 +27,13 @@ def path_curve(path: pd.DataFrame) -> alt.ConcatChart:
     """Draw validation error over L2: a line for each layer, a panel for each checkpoint, a point where the sweep chose.
 
     Args:
-        path: Swept heads of one run, in the columns of `PathRecord`; those of the controls are left out.
+        path: Swept heads of one run, in the columns of `PathRecord`; those of the controls and of
+            baselines, which have no layers, are left out.
 
     Returns:
         The chart. A reducer, solver or seed of its own is a line of its own; of many layers an even choice is drawn.
     """
-    frame = tidy_results(path[path["control"] == "none"])
+    frame = tidy_results(without_baselines(path[path["control"] == "none"]))
     names = layer_names(frame)
     captions = frame.drop_duplicates("checkpoint")["caption"].tolist()
     every = -(-len(names) // _LAYERS)
