@@ -163,3 +163,14 @@ def test_rounding_leaves_no_negative_zero(value, form, text):
 def test_an_interval_as_text():
     assert interval_text(-5e-17, 0.6576) == "0.00% to 65.76%"
     assert interval_text(math.nan, 0.5) == interval_text(0.5, math.nan) == ""
+
+
+def test_a_shortened_name_keeps_the_numbers_of_its_modules_and_its_end():
+    blocks = [f"features.denseblock{i}.denselayer{j}.conv{k}" for i in (1, 2) for j in (1, 11) for k in (1, 2)]
+    short = short_names(["input", *blocks, "classifier"], 24)
+    assert len(set(short)) == len(short)
+    assert all(len(name) <= 24 for name in short)
+    assert short[1] == "denseb…1.densel…1.conv1"
+    assert short[0] == "input" and short[-1] == "classifier"
+    (deep,) = short_names(["model.language_model.layers.10.self_attn.o_proj"], 24)
+    assert "10" in deep and deep.endswith("o_proj") and len(deep) <= 24

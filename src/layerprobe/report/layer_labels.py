@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 
 _LONGEST = 30
+_STEM_AND_NUMBER = re.compile(r"(.*?)((?:\d\w{0,3})?)")
+_FEWEST, _LEAST = 2, 8
+"""Letters of a module's name, and of a layer's own, that a shortened name keeps at least."""
 
 
 def shared_folder(names: Sequence[str]) -> str:
@@ -25,17 +29,41 @@ def shared_folder(names: Sequence[str]) -> str:
     return ".".join(level[0] for level in shared)
 
 
-def short_names(names: Sequence[str]) -> list[str]:
-    """Shorten layer names for an axis: drop the shared folder, then the middle of what is still too long.
+def short_names(names: Sequence[str], longest: int = _LONGEST) -> list[str]:
+    """Shorten layer names for an axis.
+
+    Dropped are the shared folder, then of what is still too long the ends of the modules' names, whose numbers stay,
+    then the middle.
 
     Args:
         names: Names of the layers.
+        longest: Letters of a name at most.
 
     Returns:
-        A name of at most 30 characters for each; an ellipsis stands for a dropped middle.
+        A name for each; an ellipsis stands for what is dropped.
     """
     shared = shared_folder(names)
-    return [clipped(name.removeprefix(f"{shared}.") if shared else name, _LONGEST) for name in names]
+    own = [name.removeprefix(f"{shared}.") if shared else name for name in names]
+    return [name if len(name) <= longest else _fitted(_abbreviated(name, longest), longest) for name in own]
+
+
+def _abbreviated(name: str, longest: int) -> str:
+    """Keep as many first letters of each module that a layer lies in as there is room for, and their numbers."""
+    *outer, last = name.split(".")
+    parts = [match.groups() for match in map(_STEM_AND_NUMBER.fullmatch, outer) if match]
+    for letters in range(longest, _FEWEST - 1, -1):
+        kept = [f"{stem[:letters]}…{number}" if len(stem) > letters + 1 else stem + number for stem, number in parts]
+        name = ".".join([*kept, last]).replace("….", "…")
+        if len(name) <= longest:
+            break
+    return name
+
+
+def _fitted(name: str, longest: int) -> str:
+    """Drop the middle of a layer's own name where that is enough, else the middle of the whole."""
+    outer, dot, last = name.rpartition("." if "." in name else "…")
+    room = longest - len(outer + dot)
+    return f"{outer}{dot}{clipped(last, room)}" if room >= _LEAST else clipped(name, longest)
 
 
 def clipped(name: str, longest: int) -> str:

@@ -81,11 +81,13 @@ def write_report(
     carried: dict[str, AnyChart] = {
         f"transfer_{safe_name(name)}" if name else "transfer": transfer_map(table) for name, table in tables.items()
     }
+    several: list[tuple[str, pd.DataFrame]] = []
     if not carried:
         lines = {name: test_set_lines(run) for run, name in zip(comparison.runs, comparison.names, strict=True)}
         several = [(name, rows) for name, rows in lines.items() if rows is not None]
         carried = {f"test_sets_{safe_name(name)}": depth_curve(rows) for name, rows in several[:_MOST_CURVES]}
-    on_page = [(name, specification(chart)) for name, chart in carried.items()]
+    captions = list(tables) or [name for name, _ in several]
+    on_page = [(name, specification(chart)) for name, chart in zip(captions, carried.values(), strict=False)]
     write_bytes(out, page(comparison, list(animations.items()), renew, on_page).encode())
     yield out
     rows = comparison.joined()

@@ -496,3 +496,30 @@ def test_animations_stay_readable_on_a_narrow_screen(shown, comparison, tmp_path
     assert tab.locator("#animation-0 canvas").bounding_box()["width"] > 660, "moved into view, not shrunk"
     assert tab.evaluate("() => document.documentElement.scrollWidth") <= 390
     tab.close()
+
+
+def test_long_names_leave_room_for_the_errors_on_a_narrow_screen(shown, tmp_path):
+    layers = ["input", *(f"features.denseblock{i}.denselayer{i}.conv1" for i in range(5))]
+    for i in range(2):
+        made_runs.write_run(tmp_path / "runs" / str(i), layers=layers, seed=i)
+    tab = opened_beside(shown, compare([tmp_path / "runs"]), tmp_path, viewport={"width": 390, "height": 900})
+    errors = tab.locator("#differences tbody tr").nth(3).locator("td").nth(2).bounding_box()
+    assert errors["x"] + errors["width"] <= 390
+    ends = [tab.locator(e).evaluate("e => e.getBoundingClientRect().right") for e in ("#second", "label:has(#second)")]
+    assert abs(ends[0] - ends[1]) < 4, "no empty room behind what is cut"
+    tab.close()
+
+
+def test_letters_of_printed_charts_are_equally_large(shown, tmp_path):
+    layers = ["input", *(f"features.denseblock{i}.denselayer{i}.conv1" for i in range(30))]
+    for i in range(2):
+        made_runs.write_run(tmp_path / "runs" / str(i), layers=layers, seed=i)
+    tab = opened_beside(shown, compare([tmp_path / "runs"]), tmp_path, viewport={"width": 720, "height": 900})
+    tab.emulate_media(media="print")
+    sizes = tab.evaluate(
+        """() => [...document.querySelectorAll('.view svg')]
+          .map((svg) => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)"""
+    )
+    assert len(sizes) == 5
+    assert max(sizes) / min(sizes) < 1.05
+    tab.close()

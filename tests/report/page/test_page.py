@@ -457,3 +457,52 @@ def test_a_run_that_has_not_been_trained_does_not_show_all_runs_untrained(tmp_pa
     ticked = {picker.label: picker.value for picker in pickers(page_data(compare([tmp_path])))}
     names = [name for name in ("initial", "final") if ticked.get(name)]
     assert names == (["final"] if others else ["initial"])
+
+
+def words_in(spec):
+    """The texts of a picture with their angles: what a reader can read."""
+    nodes = [node for node in ET.fromstring(vl_convert.vegalite_to_svg(spec)).iter() if node.tag.endswith("text")]
+    return {node.text: "rotate(-90)" in node.attrib.get("transform", "") for node in nodes if node.text}
+
+
+def test_names_of_deep_layers_tell_them_apart_where_there_is_little_room(tmp_path):
+    blocks = [f"features.block{i}.denselayer{j}.norm{k}" for i in range(6) for j in range(10) for k in (1, 2)]
+    checkpoints = [(f"step_{100 * i}", 100 * i) for i in range(12)]
+    made_runs.write_run(tmp_path, layers=["input", *blocks, "classifier"], checkpoints=checkpoints)
+    found = page_data(compare([tmp_path]))
+    rows = list(row_labels(found).values())
+    assert len(set(rows)) == len(rows) == 122
+    assert max(map(len, rows)) <= 24
+    curves = words_in(single_view(found, "curves", 240, 200))
+    assert curves["input"] and curves["classifier"], "the first layer and the last"
+    assert set(curves) & set(rows) > {"input", "classifier"}
+    narrow, wide = (words_in(single_view(found, "layer_map", width, 300)) for width in (200, 1200))
+    assert [narrow[name] for name, _ in checkpoints] == [True] * 12, "upright, and not over one another"
+    assert [wide[name] for name, _ in checkpoints] == [False] * 12
+
+
+def test_one_run_needs_no_legend_and_a_title_names_few_checkpoints(tmp_path):
+    checkpoints = [("initial", 0), *((f"epoch_{i}", i) for i in range(1, 5)), ("final", 5)]
+    made_runs.write_run(tmp_path, overrides={"experiment": "alone"}, checkpoints=checkpoints)
+    spec = single_view(page_data(compare([tmp_path])), "curves", 500, 200)
+    words = words_in(spec)
+    assert "alone" not in words
+    assert "Test error over depth at final" in words
+    for parameter in spec["params"]:
+        if parameter["name"].startswith("checkpoint_"):
+            parameter["value"] = True
+    assert "Test error over depth at 6 checkpoints" in words_in(spec)
+
+
+def test_a_column_of_notes_is_there_for_those_who_have_one(comparison, tmp_path):
+    assert '<button type="button">notes</button>' not in page(comparison)
+    made_runs.write_run(tmp_path / "a")
+    made_runs.write_run(tmp_path / "b", overrides={"seed": 1}, status="failed")
+    html = page(compare([tmp_path]))
+    assert '<button type="button">notes</button>' in html
+    assert ">boom</td>" in html
+
+
+def test_the_best_layer_is_drawn_over_another_key_than_the_one_that_colours(comparison):
+    chosen = {picker.name: picker.value for picker in pickers(page_data(comparison))}
+    assert (chosen["colour"], chosen["swept"]) == ("key0", "key1")

@@ -62,12 +62,13 @@ def best_layer(data: PageData, *, linked: bool = True, width: Width = CONTAINER,
     scales = group_scale()
     legend = group_legend({"symbolSize": 60})
     crowd = len(data.runs) > CROWD
+    crowd_opacity = 0.5 if crowd else 0.95
     interval = base.mark_rule(strokeWidth=1.2, opacity=0.08 if crowd else 0.6, aria=False).encode(
         x=x, y=y("best_low"), y2="best_high:Q",
         color=alt.Color("group:N", scale=scales["color"], legend=legend),
     )  # fmt: skip
     keys = [alt.Tooltip(f"{k.field}:N", title=k.name) for k in data.keys if k.field not in ("name", "setting")]
-    points = base.mark_point(filled=True, opacity=0.9, strokeWidth=1.5, aria=False).encode(
+    points = base.mark_point(filled=True, opacity=crowd_opacity, strokeWidth=1.5, aria=False).encode(
         x=x, y=y("best_error"),
         color=alt.Color("group:N", scale=scales["color"], legend=legend),
         stroke=alt.Stroke("group:N", scale=scales["color"], legend=legend),
@@ -80,7 +81,6 @@ def best_layer(data: PageData, *, linked: bool = True, width: Width = CONTAINER,
             *ERROR,
         ],
     )  # fmt: skip
-    crowd_opacity = 0.5 if crowd else 0.95
     if linked:
         brush = alt.selection_interval(name="brush", encodings=["x", "y"])
         points = points.encode(

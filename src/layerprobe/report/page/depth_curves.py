@@ -24,7 +24,7 @@ from layerprobe.report.page.pickers import (
     marker,
     means,
     of_many,
-    shown_names,
+    shown_in_title,
 )
 from layerprobe.report.page.vega_data import chosen_rows, layers_x, with_layers, with_text_fields
 from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
@@ -67,7 +67,8 @@ def depth_curves(data: PageData, *, linked: bool = True, width: Width = CONTAINE
     scale = alt.Scale(zero=False, nice=True, domainMin=from_zero)
     y = error_y(None, scale, format="", labelExpr=f"{share} ? format(datum.value, '~%') : datum.label")
     x = layers_x(data)
-    scales, legend, mean = group_scale(), group_legend(), means(data)
+    scales, mean = group_scale(), means(data)
+    legend = group_legend() if len(data.runs) > 1 else None
     colour = alt.Color("group:N", scale=scales["color"], legend=legend)
     dash = alt.StrokeDash("group:N", scale=scales["dash"], legend=legend)
     shape = checkpoint_shape(data, legend=not long(data))
@@ -106,7 +107,7 @@ def depth_curves(data: PageData, *, linked: bool = True, width: Width = CONTAINE
             },
         ),
     ]  # fmt: skip
-    which = f"'at ' + {shown_names(data)}" + (" + ', by ' + names_of[colour]" if len(data.runs) > 1 else "")
+    which = f"'at ' + {shown_in_title(data)}" + (" + ', by ' + names_of[colour]" if len(data.runs) > 1 else "")
     what = "upper(slice(measure_names[measure], 0, 1)) + slice(measure_names[measure], 1) + ' over depth'"
     title = f"{NARROW} ? [{what}, {which}] : {what} + ' ' + {which}"
     return alt.layer(*layers).properties(

@@ -94,6 +94,7 @@ def page(
         of_heads=sorted({one["kind"] for one in heads["maps"]}, reverse=True),
         heads=_heads(comparison),
         rows=_rows(comparison),
+        breakable=_breakable,
         words=[(name, depth_sentence(run)) for run, name in zip(comparison.runs, comparison.names, strict=True)],
         animations=[(name, animation.get("description", name)) for name, animation in animations],
         transfers=[name for name, _ in transfers],
@@ -106,6 +107,11 @@ def page(
     )
 
 
+def _breakable(name: str) -> Markup:
+    """Let a line end behind the dots of a name."""
+    return Markup(".<wbr>").join(name.split("."))
+
+
 @cache
 def _bundle() -> Markup:
     """Vega, Vega-Lite and their embedding, as one script."""
@@ -115,34 +121,37 @@ def _bundle() -> Markup:
 def _heads(comparison: Comparison) -> list[str]:
     short = short_keys(comparison.keys)
     found = ["best layer", *(["reducer"] if _several_reducers(comparison) else []), "test error", "95% interval"]
-    return ["run", *(short[key] for key in comparison.keys), *found, *_ABOUT]
+    remarked = any(_remarks(comparison))
+    about = ["checkpoint", "checkpoints", "status", *(["notes"] if remarked else []), "directory"]
+    return ["run", *(short[key] for key in comparison.keys), *found, *about]
 
 
-_ABOUT = ("checkpoint", "checkpoints", "status", "notes", "directory")
+def _remarks(comparison: Comparison) -> list[str]:
+    table = comparison.table()
+    return ["; ".join(filter(None, both)) for both in zip(table["error"], table["notes"], strict=True)]
 
 
 def _rows(comparison: Comparison) -> list[list[Cell]]:
     rows = []
-    several = _several_reducers(comparison)
-    for run, row in zip(comparison.runs, comparison.table().to_dict("records"), strict=True):
+    several, remarks = _several_reducers(comparison), _remarks(comparison)
+    for run, row, remark in zip(comparison.runs, comparison.table().to_dict("records"), remarks, strict=True):
         error, known = row["test_error"], not math.isnan(row["test_error"])
         ends = interval_text(row["test_error_low"], row["test_error_high"])
-        remarks = "; ".join(filter(None, (row["error"], row["notes"])))
         head = run.results[
             (run.results["checkpoint"] == row["checkpoint"]) & (run.results["layer"] == row["best_layer"])
         ]
         rows.append(
             [
-                Cell(row["run"]),
+                Cell(row["run"], kind="named"),
                 *(Cell(value_text(run.config.get(key))) for key in comparison.keys),
-                Cell(row["best_layer"]),
+                Cell(row["best_layer"], kind="named layer"),
                 *([Cell(", ".join(head["reducer"]))] if several else []),
                 Cell(percent_text(error) if known else "", error if known else ""),
                 Cell(ends, row["test_error_low"] if ends else ""),
                 Cell(row["checkpoint"]),
                 Cell(str(row["n_checkpoints"])),
                 Cell(row["status"], kind=f"status-{row['status']}"),
-                Cell(remarks, kind="wrap" if remarks else ""),
+                *([Cell(remark, kind="wrap" if remark else "")] if any(remarks) else []),
                 Cell(row["directory"], kind="path"),
             ]
         )

@@ -8,8 +8,9 @@ import altair as alt
 
 from layerprobe.report.charts.curves import curves, error_y
 from layerprobe.report.charts.l2_path import path_lines
+from layerprobe.report.layer_labels import clipped
 from layerprobe.report.page.page_data import PageData
-from layerprobe.report.page.pickers import POINTED, faint, group_legend, group_scale, means, of_many
+from layerprobe.report.page.pickers import NARROW, POINTED, faint, group_legend, group_scale, means, of_many
 from layerprobe.report.page.vega_data import chosen_rows
 from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
@@ -18,6 +19,8 @@ DESCRIPTION = (
     "runs a mean with a band; a point marks the head that validation chose."
 )
 
+_MOST_LETTERS = 34
+"""Of a layer's name in the title."""
 _POWER = "log(datum.value) / LN10"
 _POWERS = f"abs({_POWER} - round({_POWER})) < 1e-6 ? (datum.value < 5e-9 ? '0' : '1e' + round({_POWER})) : ''"
 
@@ -42,6 +45,7 @@ def l2_path(data: PageData, *, linked: bool = True, width: Width = CONTAINER, he
     )
     y = error_y("validation error", alt.Scale(zero=False, padding=6))
     mean = means(data)
+    name = f"{json.dumps([clipped(name, _MOST_LETTERS) for name in data.layer_names])}[layer]"
     base = (
         chosen_rows(data, "paths", "datum.layer_name == layer")
         .transform_calculate(heads_l2="split(datum.l2, ' ')", heads_error="split(datum.val_error, ' ')")
@@ -51,7 +55,7 @@ def l2_path(data: PageData, *, linked: bool = True, width: Width = CONTAINER, he
         .transform_calculate(place="datum.heads_l2 > 0 ? datum.heads_l2 : 1e-9")
     )
     scales = group_scale()
-    legend = None if linked else group_legend()
+    legend = None if linked or len(data.runs) == 1 else group_legend()
     colour = alt.Color("group:N", scale=scales["color"], legend=legend)
     dash = alt.StrokeDash("group:N", scale=scales["dash"], legend=legend)
     tooltip = [
@@ -87,6 +91,6 @@ def l2_path(data: PageData, *, linked: bool = True, width: Width = CONTAINER, he
         height=height,
         description=DESCRIPTION,
         title=alt.TitleParams(
-            alt.ExprRef(f"'L2 path of ' + {json.dumps(data.layer_names)}[layer]"), subtitle=of_many(data)
+            alt.ExprRef(f"{NARROW} ? ['L2 path of', {name}] : 'L2 path of ' + {name}"), subtitle=of_many(data)
         ),
     )

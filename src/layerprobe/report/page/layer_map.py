@@ -9,6 +9,8 @@ import altair as alt
 
 from layerprobe.report import style
 from layerprobe.report.charts.heat_map import cells
+from layerprobe.report.charts.layer_axis import LETTER
+from layerprobe.report.layer_labels import clipped, shared_folder, short_names
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.vega_data import chosen_rows, with_layers
 from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
@@ -23,6 +25,7 @@ DESCRIPTION = (
 _TALLEST = 700
 _HEADING = 14
 """Pixels that the name of a network takes."""
+_MOST_LETTERS = {"layer": 24, "checkpoint": 18}
 _NARROW = 240
 """Pixels that the cells have on the narrowest screen."""
 
@@ -43,7 +46,8 @@ def layer_map(data: PageData, *, linked: bool = True, width: Width = CONTAINER, 
     labels = row_labels(data)
     n = max(1, len(labels))
     top = max(0.005, 0.0 if data.rows["error"].isna().all() else axis_top(data.rows["error"]))
-    height = height or max(120, min(20 * n, _TALLEST))
+    # Rows of whole pixels: between others a canvas leaves lines.
+    height = height or max(120, n * max(1, min(20, _TALLEST // n)))
     chart = (
         with_layers(chosen_rows(data, "rows", every_checkpoint=True), data)
         .transform_filter("isValid(datum.error)")
@@ -60,16 +64,23 @@ def layer_map(data: PageData, *, linked: bool = True, width: Width = CONTAINER, 
         "row:N",
         scale=alt.Scale(domain=list(labels)),
         axis=alt.Axis(
-            title=None, domain=False, ticks=False, labelLimit=150, labelOverlap=True,
+            title=None, domain=False, ticks=False, labelLimit=0, labelOverlap=True,
             labelExpr=f"{json.dumps(labels)}[datum.value]",
         ),
     )  # fmt: skip
+    headings = {name: clipped(name, _MOST_LETTERS["checkpoint"]) for name in data.checkpoints}
+    longest = max(map(len, headings.values()), default=0)
+    level = f"{LETTER * longest + 6} <= width / {max(1, len(headings))}"
     checkpoint = alt.X(
         "checkpoint_name:N",
         sort=list(data.checkpoints),
+        scale=alt.Scale(round=True),
         axis=alt.Axis(
-            orient="top", title=None, labelAngle=0, domain=False, ticks=False,
-            labelLimit=alt.ExprRef(f"max(30, width / {max(1, len(data.checkpoints))} - 6)"),
+            orient="top", title=None, domain=False, ticks=False, labelLimit=0, labelOverlap=False,
+            labelExpr=f"{json.dumps(headings)}[datum.value]",
+            labelAngle=alt.ExprRef(f"{level} ? 0 : -90"),
+            labelAlign=alt.ExprRef(f"{level} ? 'center' : 'left'"),
+            labelBaseline=alt.ExprRef(f"{level} ? 'bottom' : 'middle'"),
         ),
     )  # fmt: skip
     tooltip = [
@@ -81,6 +92,8 @@ def layer_map(data: PageData, *, linked: bool = True, width: Width = CONTAINER, 
     ]
     room = height / n >= 13 and (_NARROW if width == CONTAINER else width) / max(1, len(data.checkpoints)) >= 38
     text = alt.Text("mean:Q", format=".1%") if room else None
+    shared = shared_folder(_layer_names(data))
+    where = "; ".join([*([f"layers of {shared}"] if shared else []), f"colours end at {top:.1%}"])
     layers = cells(chart, checkpoint, layer, "mean", top, height, tooltip=tooltip, text=text, below=True)
     if len(data.networks) > 1:
         first = [f"{i} {network.layers[0]}" for i, network in enumerate(data.networks) if network.layers]
@@ -100,7 +113,7 @@ def layer_map(data: PageData, *, linked: bool = True, width: Width = CONTAINER, 
         description=DESCRIPTION,
         title=alt.TitleParams(
             "Test error by layer and checkpoint",
-            subtitle=["mean of the chosen runs of a network", f"colours end at {top:.1%}"],
+            subtitle=[*(["mean of the chosen runs of a network"] if len(data.runs) > 1 else []), where],
         ),
     )
 
@@ -116,10 +129,16 @@ def row_labels(data: PageData) -> dict[str, str]:
         its name needs.
     """
     labels: dict[str, str] = {}
+    names = _layer_names(data)
+    short = dict(zip(names, short_names(names, _MOST_LETTERS["layer"]), strict=True))
     n = sum(len(network.layers) + 1 for network in data.networks)
     above = math.ceil(_HEADING / min(20, _TALLEST / max(1, n)))
     for i, network in enumerate(data.networks):
         if len(data.networks) > 1 and network.layers:
             labels |= {str(i): ""} | {f"{i}/{j}": "" for j in range(1, above)}  # no layer's row
-        labels |= {f"{i} {layer}": layer for layer in network.layers}
+        labels |= {f"{i} {layer}": short[layer] for layer in network.layers}
     return labels
+
+
+def _layer_names(data: PageData) -> list[str]:
+    return list(dict.fromkeys(layer for network in data.networks for layer in network.layers))

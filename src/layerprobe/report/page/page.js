@@ -62,6 +62,8 @@ const small = (p) => (p >= 0.001 ? p.toFixed(3) : p.toExponential(1));
 function row(cells, tag = "td") {
   const tr = document.createElement("tr");
   for (const cell of cells) tr.appendChild(Object.assign(document.createElement(tag), { textContent: cell }));
+  const name = tr.firstElementChild; // of a layer: a line may end behind its dots
+  name.replaceChildren(...name.textContent.split(/(?<=\.)/).flatMap((part) => [document.createElement("wbr"), part]));
   return tr;
 }
 
@@ -307,7 +309,10 @@ function pickers() {
 (async () => {
   sortable($("runs"));
   pickers();
-  await Promise.all(Object.keys(data.specs).map(draw));
+  for (const name of Object.keys(data.specs)) { // one after another: the first can be read while the others are drawn
+    await draw(name);
+    await new Promise((drawn) => setTimeout(drawn));
+  }
   await chooser();
   await differences();
   if (ofHead.run) {

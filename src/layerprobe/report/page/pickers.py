@@ -20,8 +20,10 @@ CROWD = 100
 """Runs above which each is a faint mark among others."""
 MOST_BANDS = 6
 """Lines up to which each has its interval as a band."""
-_LINES = (("few", "means above a dozen runs"), ("runs", "each run"), ("means", "means"))
+_LINES = (("few", "means, if of more than a dozen runs"), ("runs", "each run"), ("means", "means"))
 _MOST_SHADES = 12
+_MOST_NAMED = 3
+"""Checkpoints that a title names at most."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,16 @@ def pickers(data: PageData) -> list[Picker]:
         (whether they are drawn). What leaves no choice is left out.
     """
     keys = tuple((key.field, key.name) for key in data.keys)
-    swept = next((key.field for key in data.keys if key.name != SEED and len(key.values) > 1), keys[-1][0])
+    # Beside the key that colours another one, where there is one.
+    told = [key.field for key in data.keys if key.name != SEED and len(key.values) > 1 and key.field.startswith("key")]
+    swept = [*told[:2], *(key.field for key in data.keys if key.name != SEED and len(key.values) > 1), keys[-1][0]]
     # What each run came to, beyond its start if any did; where that is not among the checkpoints, the last of all.
     ends = set(data.runs["last"]) & set(data.checkpoints) or set(data.checkpoints[-1:])
     ends = ends - set(AT_RANDOM) or ends
     problems = tuple((name, name) for name in dict.fromkeys(data.runs["problem"]))
     found = [
         Picker("colour", "colour", keys[0][0], keys),
-        Picker("swept", "best layer over", swept, keys),
+        Picker("swept", "best layer over", swept[1 if len(told) > 1 else 0], keys),
         Picker("problem", "data", "", (("", "all"), *problems)),
         Picker("measure", "curves of", "error", (("error", "test error"), *((m.field, m.name) for m in data.measures))),
         Picker("layer", "L2 path of layer", _layer(data), tuple(enumerate(data.layer_names))),
@@ -113,7 +117,7 @@ def means(data: PageData) -> str:
 
 def of_many(data: PageData) -> str:
     """Return the subtitle of a view that draws means where there are many runs."""
-    return f"of more than {MOST_LINES} runs: mean and middle half" if len(data.runs) > MOST_LINES else ""
+    return f"where more than {MOST_LINES} runs are shown: mean and middle half" if len(data.runs) > MOST_LINES else ""
 
 
 def in_percent(data: PageData) -> str:
@@ -125,6 +129,12 @@ def shown(data: PageData) -> str:
     """Return the condition that a row's checkpoint is one of those that are shown."""
     flags = ", ".join(f"checkpoint_{i}" for i in range(len(data.checkpoints)))
     return f"[{flags}][datum.checkpoint]"
+
+
+def shown_in_title(data: PageData) -> str:
+    """Return an expression of the names of the checkpoints that are shown, or of their number where they are many."""
+    n = " + ".join(f"(checkpoint_{i} ? 1 : 0)" for i in range(len(data.checkpoints))) or "0"
+    return f"({n} > {_MOST_NAMED} ? ({n}) + ' checkpoints' : {shown_names(data)} || 'no checkpoint')"
 
 
 def shown_names(data: PageData, between: str = ", ") -> str:

@@ -14,6 +14,8 @@ from layerprobe.report.layer_labels import shared_folder, short_names
 from layerprobe.report.page.page_data import PageData, as_csv
 from layerprobe.report.page.pickers import CHOSEN, OF_PROBLEM, shown
 
+_MOST_LETTERS = 24
+"""Of a layer's name on an axis of the page."""
 _RUN = ["name", "status", "setting", "problem", "network", "best_layer", "best_error"]
 _LAYER = ["name", "position", "depth", "kind", "shape", "features"]
 
@@ -136,6 +138,8 @@ def with_text_fields(chart: alt.Chart, error: str, low: str, high: str, share: s
 def layers_x(data: PageData) -> alt.X:
     """Place the layers side by side; name as many as there is room for, where a position is one layer in every run.
 
+    The first and the last layer are among them.
+
     Args:
         data: What the page draws.
 
@@ -148,12 +152,15 @@ def layers_x(data: PageData) -> alt.X:
         n = int(layers["position"].max() + 1) if len(layers) else 1
         return alt.X("position:Q", axis=axis, scale=place_scale(n))
     names = layers.drop_duplicates("position").sort_values("position")["name"].tolist()
-    labels, n, shared = short_names(names), len(names), shared_folder(names)
+    labels, n, shared = short_names(names, _MOST_LETTERS), len(names), shared_folder(names)
     level = f"{LETTER * max(map(len, labels)) + 8} <= width / {n}"
+    every, left = f"ceil({n} * {2 * LINE} / width)", f"({n - 1} - datum.value)"
+    named = f"({left} == 0 || datum.value % {every} == 0 && {left} >= {every})"
     axis = alt.Axis(
-        title=f"layers of {shared}" if shared else None, grid=False, labelLimit=170, labelOverlap=False, tickCount=n,
-        values=alt.ExprRef(f"sequence(0, {n}, ceil({n} * {2 * LINE} / width))"),
-        labelExpr=f"{json.dumps(labels)}[datum.value]",
+        title=f"layers of {shared}" if shared else None, grid=False, labelLimit=0, labelOverlap=False, tickCount=n,
+        values=list(range(n)),
+        labelExpr=f"{named} ? {json.dumps(labels)}[datum.value] : ''",
+        tickOpacity={"condition": {"test": named, "value": 1}, "value": 0},
         labelAngle=alt.ExprRef(f"{level} ? 0 : width / {n} >= {2 * LINE} ? -40 : -90"),
         labelAlign=alt.ExprRef(f"{level} ? 'center' : 'right'"),
         labelBaseline=alt.ExprRef(f"{level} ? 'top' : 'middle'"),
