@@ -41,6 +41,24 @@ def differing_keys(configs: Sequence[Mapping[str, Any]], overridden: Sequence[st
     return sorted(found.values(), key=lambda key: key == SEED)
 
 
+def telling_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Find as few keys as tell configurations apart, seeds left out: those that all have come first.
+
+    Args:
+        configs: Configurations, with dotted keys.
+
+    Returns:
+        Each key that tells configurations apart which those before it do not.
+    """
+    found: list[str] = []
+    told = [""] * len(configs)
+    for key in sorted(differing_keys(configs), key=lambda key: any(config.get(key) is None for config in configs)):
+        finer = [f"{before}\0{value_text(config.get(key))}" for before, config in zip(told, configs, strict=True)]
+        if key.rpartition(".")[2] != SEED and len(set(finer)) > len(set(told)):
+            found, told = [*found, key], finer
+    return found
+
+
 def value_text(value: Any) -> str:
     """Write a value of a configuration as a reader would; "–" where a run does not have it."""
     if value is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from layerprobe.report.config_differences import SEED, differing_keys, value_text
+from layerprobe.report.config_differences import telling_keys, value_text
 from layerprobe.report.dataset_identity import of_problem
 from layerprobe.results.best import last_checkpoint
 from layerprobe.results.config_identity import SAME_SAMPLES, matters
@@ -133,8 +133,8 @@ def training_sets(runs: Sequence[Run]) -> list[str]:
 
 
 def _values(configs: Sequence[Mapping[str, object]]) -> list[str]:
-    """The values of the keys in which configurations differ, seeds apart, as a name for each."""
-    keys = [key for key in differing_keys(configs) if key.rpartition(".")[2] != SEED]
+    """The values of the keys that tell configurations apart, seeds left out, as a name for each."""
+    keys = telling_keys(configs)
     return [", ".join(value_text(one[key]) for key in keys if one.get(key) is not None) for one in configs]
 
 
