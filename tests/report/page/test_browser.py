@@ -505,8 +505,6 @@ def test_long_names_leave_room_for_the_errors_on_a_narrow_screen(shown, tmp_path
     tab = opened_beside(shown, compare([tmp_path / "runs"]), tmp_path, viewport={"width": 390, "height": 900})
     errors = tab.locator("#differences tbody tr").nth(3).locator("td").nth(2).bounding_box()
     assert errors["x"] + errors["width"] <= 390
-    ends = [tab.locator(e).evaluate("e => e.getBoundingClientRect().right") for e in ("#second", "label:has(#second)")]
-    assert abs(ends[0] - ends[1]) < 4, "no empty room behind what is cut"
     tab.close()
 
 
