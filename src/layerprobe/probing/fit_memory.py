@@ -47,7 +47,7 @@ def workspace(d: int, c: int, p: int) -> int:
 
 
 def path_bytes(d: int, c: int, p: int) -> int:
-    """What the heads of a path take in both precisions, with the curvature pairs.
+    """What the heads of a path take in both precisions, with the curvature pairs and those of one linear system.
 
     Args:
         d: Features.
@@ -57,7 +57,7 @@ def path_bytes(d: int, c: int, p: int) -> int:
     Returns:
         Bytes.
     """
-    return min(PAIR_BYTES, 12 * Logistic.memory * c * d) + 24 * p * c * d
+    return 5 * min(PAIR_BYTES, 12 * Logistic.memory * c * d) // 3 + 24 * p * c * d
 
 
 def free_on(device: torch.device | None) -> int | None:

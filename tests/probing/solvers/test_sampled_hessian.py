@@ -14,7 +14,7 @@ from layerprobe.probing.features.row_blocks import AbstractRows
 from layerprobe.probing.features.scaler import Standardiser
 from layerprobe.probing.solvers import l2_path, newton, sampled_hessian
 from layerprobe.probing.solvers.l2_path import Continuation, Samples
-from layerprobe.probing.solvers.lbfgs import Point
+from layerprobe.probing.solvers.lbfgs import Pairs, Point
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.sampled_hessian import (
     SampledHessian,
@@ -238,7 +238,7 @@ def test_of_a_step_that_leads_upwards_a_part_is_tried(
     taken: list[int], monkeypatch: pytest.MonkeyPatch, shortest: float, alone: bool
 ) -> None:
     """Where some samples lie further out, half of a step or a quarter leads down, and L-BFGS has nothing to do."""
-    x, y = with_long_rows(12, 16, 100, 0)
+    x, y = with_long_rows(12, 16, 100, 3)
     starts, minimise = [], l2_path.minimise
 
     def taking_over(start: Point, *others: Any) -> Any:
@@ -251,6 +251,24 @@ def test_of_a_step_that_leads_upwards_a_part_is_tried(
     assert taken
     assert (not starts) == alone
     assert found.status == (Status.CONVERGED,) * 2
+
+
+@pytest.mark.usefixtures("beyond_newton")
+def test_no_system_searches_what_those_before_have_found(taken: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs of a random layer, whose Gram matrix tells little of the samples that are in doubt."""
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(16_500, 40, generator=generator) @ torch.randn(40, 200, generator=generator)).relu()
+    noisy = x + 0.3 * torch.randn(x.shape, generator=generator)
+    y = (noisy @ torch.randn(200, 3, generator=generator)).argmax(1)
+    x, l2 = Standardiser.fit(x).apply_(x), torch.tensor([1e-2, 1e-3, 1e-4, 1e-5], dtype=torch.float64)
+    found = Logistic().solve(x, y, 3, l2)
+    products = sum(taken)
+    taken.clear()
+    monkeypatch.setattr(Continuation, "_remember", lambda *_: None)
+    without = Logistic().solve(x, y, 3, l2)
+    assert {*found.status, *without.status} == {Status.CONVERGED}
+    torch.testing.assert_close(found.objective, without.objective, rtol=1e-5, atol=0)
+    assert products < 0.7 * sum(taken), (products, sum(taken))
 
 
 def path_of(x: torch.Tensor | AbstractRows, y: torch.Tensor, c: int) -> Continuation:
@@ -283,7 +301,9 @@ def test_one_hessian_is_held_at_a_time_and_what_it_costs_counts(monkeypatch: pyt
             asked.append(with_curvature)
             return objective(*given, with_curvature)
 
-        end, cost = path._newton(counted, start, 1e-3, 1e-6, 100)
+        pairs, draws = Pairs(20, path.zero), l2_path._Draws(*sample_sizes(len(y), 20, c))
+        pairs.move(l2)
+        end, cost = path._newton(counted, start, 1e-3, 1e-6, 100, pairs, draws)
         assert end.gap <= 1e-6
         seldom = [i in (1, 2, 4, 8) for i in range(1, len(asked) + 1)]
         assert asked == seldom, "the curvature of many classes costs much"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeAlias
 
@@ -50,8 +51,14 @@ _FORCE = 0.1
 _SHORTEST = 0.25
 """Share of such a step that is tried at least where it leads upwards: the sample has missed some of the curvature."""
 
+_TURN = 10
+"""Evaluations without a gap a tenth smaller after which L-BFGS leaves the turn to Newton's steps again."""
+
+_FAILURES = 2
+"""Values in a row that Newton's steps alone do not bring to their target, after which L-BFGS has those that follow."""
+
 PAIR_BYTES = 1 << 29
-"""What curvature pairs may take."""
+"""What curvature pairs may take; those of one linear system, before they are among them, take two thirds more."""
 
 Objective: TypeAlias = BinaryObjective | SoftmaxObjective | ChangedBasis
 
@@ -226,6 +233,23 @@ class AbstractContinuation(ABC):
         return heads[list(which)], more[list(which)]
 
 
+@dataclass
+class _Draws:
+    """What the rows of the next sampled Hessian are drawn by.
+
+    Attributes:
+        size: How many.
+        most: How many at most.
+        by: The doubts at the first head that was stepped from; None where that is still to come.
+        generator: What draws.
+    """
+
+    size: int
+    most: int
+    by: Float[Tensor, " n"] | None = None
+    generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+
+
 @dataclass(frozen=True)
 class Continuation(AbstractContinuation):
     r"""Follows the optimum by L-BFGS.
@@ -244,9 +268,11 @@ class Continuation(AbstractContinuation):
     outweighs the wider product's better use of the processor.
 
     **Many samples.** On a CPU, where they are enough to draw from, Newton's steps go before: each is solved by
-    conjugate gradients with the same metric and a Hessian of a tenth of the samples (`SampledHessian`), and evaluated
-    on all of them. L-BFGS takes over where such a step leads upwards, as it does where a feature is large in few
-    samples, and from there on.
+    conjugate gradients with a Hessian of a tenth of the samples (`SampledHessian`), and evaluated on all of them. The
+    preconditioner is L-BFGS's inverse Hessian, and each direction with its product becomes one of its pairs (Morales &
+    Nocedal, 2000), so that no system searches again what those before have found: at other points, in other samples, at
+    other values. L-BFGS takes over where such a step leads upwards, as it does where a feature is large in few samples,
+    or the largest sample does not know the Hessian; where it slows down, Newton's steps are tried again.
 
     Attributes:
         values: Eigenvalues of the Gram matrix.
@@ -268,31 +294,31 @@ class Continuation(AbstractContinuation):
     def fitting(self) -> Fit:
         """See `AbstractContinuation.fitting`; the pairs are kept from value to value."""
         objective, pairs, attempt = self._tools(self.samples.dtype)
-        trace, trusted = 0.0, True
+        trace, failures = 0.0, 0
 
         def fit(starts: Tensor, value: float, target: float, allowed: int) -> tuple[Tensor, int]:
-            nonlocal trace, trusted
+            nonlocal trace, failures
             starts = starts.to(self.samples.dtype)
             l2 = torch.full((1,), value, dtype=torch.float64, device=starts.device)
             first = objective(starts, l2.repeat(len(starts)), with_curvature=True)
             points = [self._point(start, first, i, value) for i, start in enumerate(starts)]
-            sampling = trusted and self._sampling(value)
+            sampling = failures < _FAILURES and self._sampling(value)
             # Far away the gap bounds nothing; L-BFGS, whose curvature is that of where it has been, starts by it.
             points.sort(key=lambda point: point.objective if sampling and math.isfinite(point.gap) else point.gap)
-            point, spent = points[0], 0
-            if sampling:
-                point, spent = self._newton(objective, point, value, target, allowed)
-                trusted = point.gap <= target
+            point = points[0]
             if point.gap <= target:
-                return point.head, spent + 1
+                return point.head, 1
             now = float(point.curvature.values.sum())
             pairs.move(l2, now / trace if trace > 0 and now > 0 else 1.0)
             for other in points[1:]:
                 self._add(pairs, point, other, value)
+            spent = 0
+            if sampling:
+                point, spent, alone = self._newton_first(objective, attempt, point, pairs, value, target, allowed)
+                failures = 0 if alone else failures + 1
             end, more = self._descend(attempt, point, pairs, value, target, max(allowed - spent, 0))
-            spent += more
             trace = float(end.curvature.values.sum())
-            return end.head, spent + 1
+            return end.head, 1 + spent + more
 
         return fit
 
@@ -305,13 +331,13 @@ class Continuation(AbstractContinuation):
             objective, pairs, attempt = self._tools(torch.float64)
             first = objective(head[None], l2.new_full((1,), value), with_curvature=True)
             start, newton = self._point(head, first, 0, value), 0
-            if self._sampling(value):
-                start, newton = self._newton(objective, start, value, target, self.max_iterations)
             pairs.move(l2.new_full((1,), value))
+            if self._sampling(value):
+                given = objective, attempt, start, pairs, value, target, self.max_iterations
+                start, newton, _ = self._newton_first(*given)
             end, count = self._descend(attempt, start, pairs, value, target, max(self.max_iterations - newton, 0))
-            count += newton
             refined.append(end.head)
-            spent.append(count + 1)
+            spent.append(1 + newton + count)
         return torch.stack(refined), torch.tensor(spent)
 
     def _tools(self, dtype: torch.dtype) -> tuple[Callable[..., Evaluation], Pairs, Try]:
@@ -335,7 +361,10 @@ class Continuation(AbstractContinuation):
 
     def _add(self, pairs: Pairs, start: Point, other: Point, l2: float) -> None:
         value = torch.full((1,), l2, dtype=torch.float64, device=start.head.device)
-        pair = pairs.pair(other.head - start.head, start.gradient, other.gradient, value)
+        self._remember(pairs, pairs.pair(other.head - start.head, start.gradient, other.gradient, value))
+
+    @staticmethod
+    def _remember(pairs: Pairs, pair: Pair) -> None:
         if Pair.curved(pair.products.double().tolist()):
             pairs.add(pair)
 
@@ -359,26 +388,55 @@ class Continuation(AbstractContinuation):
         """Samples, features, classes, and bytes of a number in the first fit's products."""
         return *self.samples.features.shape, self.samples.n_classes, self.samples.dtype.itemsize
 
+    def _newton_first(
+        self,
+        objective: Callable[..., Evaluation],
+        attempt: Try,
+        start: Point,
+        pairs: Pairs,
+        l2: float,
+        target: float,
+        allowed: int,
+    ) -> tuple[Point, int, bool]:
+        """Newton's steps, and L-BFGS in turn with them as long as they move.
+
+        Returns:
+            Where they end, what they have spent, and whether Newton's steps alone have come to the target.
+        """
+        draws, now, spent = _Draws(*sample_sizes(*self._sizes)), start, 0
+        while True:
+            before = now
+            now, more = self._newton(objective, now, l2, target, allowed - spent, pairs, draws)
+            alone, spent = spent == 0 and now.gap <= target, spent + more
+            if now is before or now.gap <= target or spent >= allowed:
+                return now, spent, alone
+            now, more = self._descend(attempt, now, pairs, l2, target, allowed - spent, _TURN)
+            spent += more
+
     def _newton(
-        self, objective: Callable[..., Evaluation], start: Point, l2: float, target: float, allowed: int
+        self,
+        objective: Callable[..., Evaluation],
+        start: Point,
+        l2: float,
+        target: float,
+        allowed: int,
+        pairs: Pairs,
+        draws: _Draws,
     ) -> tuple[Point, int]:
         """Newton's steps with a Hessian of some samples, as long as they lead downwards; see `SampledHessian`.
 
         Each is solved in the samples' own precision, and counts by the share of the samples that its products read.
-        All draw their rows by the doubts at the start.
         """
         now, spent, rounding = start, 0.0, 50 * torch.finfo(start.head.dtype).eps
-        size, most = sample_sizes(*self._sizes)
-        generator, value = torch.Generator().manual_seed(0), torch.full((1,), l2, dtype=torch.float64)
-        drawn_by: Tensor | None = None
+        value = torch.full((1,), l2, dtype=torch.float64)
         for count in itertools.count(1):
             if not (target < now.gap < math.inf and spent < allowed):
                 break
-            if drawn_by is None:
+            if draws.by is None:
                 s = self.samples
-                drawn_by = doubts(s.features, s.targets, self._every_class(now.head), s.squares, s.weights)
+                draws.by = doubts(s.features, s.targets, self._every_class(now.head), s.squares, s.weights)
                 spent += 0.5 if isinstance(s.features, Tensor) else 1.0
-            step, cost = self._newton_step(now, l2, target, drawn_by, size, generator, allowed - spent)
+            step, cost = self._newton_step(now, l2, target, pairs, draws, allowed - spent)
             spent += cost
             new, length = None, 1.0
             while new is None and length >= _SHORTEST and spent < allowed:
@@ -392,9 +450,9 @@ class Continuation(AbstractContinuation):
             if new is None:
                 break
             slow, now = new.gap > _SLOW * now.gap, new
-            if slow and size >= most:
+            if slow and draws.size >= draws.most:
                 break
-            size = min(most, 2 * size) if slow else size
+            draws.size = min(draws.most, 2 * draws.size) if slow else draws.size
         return now, math.ceil(spent)
 
     def _every_class(self, head: Float[Tensor, "m e"]) -> Float[Tensor, "c e"]:
@@ -405,14 +463,7 @@ class Continuation(AbstractContinuation):
         )
 
     def _newton_step(
-        self,
-        now: Point,
-        l2: float,
-        target: float,
-        drawn_by: Float[Tensor, " n"],
-        size: int,
-        generator: torch.Generator,
-        allowed: float,
+        self, now: Point, l2: float, target: float, pairs: Pairs, draws: _Draws, allowed: float
     ) -> tuple[Tensor, float]:
         """A step from a point, and what it costs: the Hessian, which is not kept, takes as much memory as is allowed.
 
@@ -420,8 +471,9 @@ class Continuation(AbstractContinuation):
         """
         s = self.samples
         every, axes = basis(s.n_classes, s.dtype, now.head.device), None if s.axes is None else s.axes.to(s.dtype)
+        assert draws.by is not None
         hessian = SampledHessian(
-            s.features, s.targets, self._every_class(now.head), drawn_by, size, s.weights, generator
+            s.features, s.targets, self._every_class(now.head), draws.by, draws.size, s.weights, draws.generator
         )
 
         def product(v: Tensor) -> Tensor:
@@ -430,14 +482,26 @@ class Continuation(AbstractContinuation):
             return found
 
         value = torch.full((1,), l2, dtype=torch.float64)
-        apply = self._metric(s.dtype)(now.curvature.values, now.curvature.vectors, value)
+        precision, newest = pairs.steps.dtype, torch.tensor(pairs.newest)
+        apply = self._metric(precision)(now.curvature.values, now.curvature.vectors, value)
         right, share = -now.gradient.to(s.dtype), hessian.size / len(s.features)
         enough = max(
             0.3 * math.sqrt(2 * l2 * target * now.objective),
             min(0.3, max(math.sqrt(now.gap), _FORCE)) * float(right.norm()),
         )
         drawn = 0.0 if isinstance(s.features, Tensor) else 1.0
-        step, products = solved(product, apply, right, enough, max(1, int((allowed - drawn) / share)))
+        found: deque[tuple[Tensor, Tensor]] = deque(maxlen=len(pairs.steps))
+        step, products = solved(
+            product,
+            lambda vectors: -pairs.direction(vectors[0].to(precision), newest, apply)[None].to(s.dtype),
+            right,
+            enough,
+            max(1, int((allowed - drawn) / share)),
+            lambda direction, turned: found.append((direction, turned)),
+        )
+        nothing = torch.zeros_like(right, dtype=precision)
+        for direction, turned in found:
+            self._remember(pairs, pairs.pair(direction.to(precision), nothing, turned.to(precision), value))
         return step, drawn + share * products
 
     def _refreshed(self, i: int) -> bool:
@@ -446,8 +510,12 @@ class Continuation(AbstractContinuation):
         return self.samples.n_classes <= 64 or i in (1, 2, 4, 8) or i % 16 == 0
 
     def _descend(
-        self, attempt: Try, start: Point, pairs: Pairs, l2: float, target: float, allowed: int | None = None
+        self, attempt: Try, start: Point, pairs: Pairs, l2: float, target: float, allowed: int, patience: int = 0
     ) -> tuple[Point, int]:
+        if start.gap <= target:
+            return start, 0
+        if not patience:
+            patience = _PATIENCE if start.head.dtype != torch.float64 else self.max_iterations
         return minimise(
             start,
             attempt,
@@ -455,8 +523,8 @@ class Continuation(AbstractContinuation):
             pairs,
             l2,
             target,
-            self.max_iterations if allowed is None else allowed,
-            _PATIENCE if start.head.dtype != torch.float64 else self.max_iterations,
+            allowed,
+            patience,
             self._refreshed,
         )
 

@@ -159,6 +159,7 @@ def solved(
     right: Float[Tensor, "m e"],
     enough: float,
     allowed: int,
+    seen: Callable[[Float[Tensor, "m e"], Float[Tensor, "m e"]], None] | None = None,
 ) -> tuple[Float[Tensor, "m e"], int]:
     """Solve a system by preconditioned conjugate gradients.
 
@@ -168,6 +169,7 @@ def solved(
         right: The right-hand side.
         enough: Norm of the residual that is small enough.
         allowed: Products at most.
+        seen: Shown each direction, and its product where it is curved.
 
     Returns:
         The solution, and the products made.
@@ -179,6 +181,8 @@ def solved(
         curved = float((direction * turned).sum())
         if not (curved > 0 and along > 0):
             return (solution if count > 1 else z), count
+        if seen is not None:
+            seen(direction, turned)
         solution = solution + along / curved * direction
         residual = residual - along / curved * turned
         if float(residual.norm()) <= enough:
