@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from layerprobe.api.charts import heat_map as heat_map
     from layerprobe.api.charts import information_curve as information_curve
     from layerprobe.api.charts import position_map as position_map
+    from layerprobe.api.charts import site_map as site_map
     from layerprobe.api.charts import transfer as transfer
     from layerprobe.api.charts import transfer_map as transfer_map
     from layerprobe.api.erasure import erasure as erasure
@@ -67,6 +68,7 @@ _PUBLIC = {
         "heat_map",
         "information_curve",
         "position_map",
+        "site_map",
         "transfer",
         "transfer_map",
     ],

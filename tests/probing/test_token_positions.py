@@ -103,7 +103,8 @@ def test_the_map_has_a_cell_for_each_layer_and_position(tmp_path: Path) -> None:
         spec = layerprobe.position_map(source).to_dict()
         cells = max(map(pd.DataFrame, spec["datasets"].values()), key=len)
         errors = found.metrics[found.metrics["metric"] == "reducer_error"]
-        joined = cells.merge(errors[["layer", "head", "value"]], on=["layer", "head"], suffixes=("", "_wanted"))
+        wanted = errors[["layer", "head", "value"]].rename(columns={"head": "column"})
+        joined = cells.merge(wanted, on=["layer", "column"], suffixes=("", "_wanted"))
         assert len(joined) == len(cells) == 2 * len(NAMES)
         np.testing.assert_array_equal(joined["value"], joined["value_wanted"])
         assert spec["layer"][0]["encoding"]["x"]["sort"] == NAMES

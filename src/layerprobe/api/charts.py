@@ -23,6 +23,7 @@ from layerprobe.report.charts import few_shot_map as few_shot_chart
 from layerprobe.report.charts import heat_map as heat_map_chart
 from layerprobe.report.charts import information
 from layerprobe.report.charts import position_map as position_map_chart
+from layerprobe.report.charts import site_map as site_map_chart
 from layerprobe.report.charts import transfer_map as transfer_map_chart
 from layerprobe.report.dataset_transfer import Trained, training_sets, transfer_table
 from layerprobe.report.depth_curve_options import DepthView
@@ -121,6 +122,22 @@ def position_map(
         ValueError: If there are no errors by position.
     """
     return with_all_rows(position_map_chart.position_map(*_with_metrics(results), checkpoint, test_set))
+
+
+def site_map(results: Results, checkpoint: str | None = None) -> alt.LayerChart:
+    """Draw the test error at the sites of transformer blocks as colours: the residual stream, attention, heads, MLP.
+
+    Args:
+        results: What `probe` or `load` returns of a sweep with `granularity="sites"`, or the directory of a run.
+        checkpoint: Name of the checkpoint; by default the last one.
+
+    Returns:
+        The chart.
+
+    Raises:
+        ValueError: If there are no sites.
+    """
+    return with_all_rows(site_map_chart.site_map(_joined(results), checkpoint))
 
 
 def information_curve(

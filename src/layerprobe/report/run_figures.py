@@ -20,6 +20,7 @@ from layerprobe.report.charts.heat_map import heat_map
 from layerprobe.report.charts.information import COMPRESSION, V_INFORMATION, information_curve
 from layerprobe.report.charts.l2_path import path_curve
 from layerprobe.report.charts.position_map import has_positions, position_map
+from layerprobe.report.charts.site_map import has_sites, site_map
 from layerprobe.report.dataset_transfer import test_set_lines
 from layerprobe.report.depth_curve_options import DepthView
 from layerprobe.report.head_charts import angles_of, confusion_of
@@ -108,8 +109,9 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
     """Write the figures of one run from its files.
 
     Beside those of `write_figures` the maps of `angle_maps`; the matrix of `confusion_charts`; the charts of
-    `analysis_charts`; `position_map`, where several reducers were read; `test_sets`, where the heads were read on
-    several: the last checkpoint's curve with a line for each; and `surface` and `hidden`, where their frames are kept.
+    `analysis_charts`; `position_map`, where several reducers were read; `site_map`, where layers are sites of blocks;
+    `test_sets`, where the heads were read on several: the last checkpoint's curve with a line for each; and `surface`
+    and `hidden`, where their frames are kept.
 
     Args:
         run: The run, with or without `surface.parquet`, `points.parquet`, `hidden.parquet`.
@@ -127,6 +129,8 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
     made: dict[str, Callable[[], AnyChart | None]] = {}
     if has_positions(metrics):
         made["position_map"] = lambda: position_map(run.results, metrics)
+    if has_sites(run.results):
+        made["site_map"] = lambda: site_map(run.results)
     made["test_sets"] = lambda: None if (lines := test_set_lines(run)) is None else depth_curve(lines)
     kept = {name: few_checkpoints(frame) for name, frame in run.plane_frames().items()}
     if "surface" in kept and "points" in kept:

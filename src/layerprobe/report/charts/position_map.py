@@ -5,12 +5,10 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from layerprobe.formatting import interval_text, percent_text
-from layerprobe.report import style
-from layerprobe.report.charts.heat_map import cells
-from layerprobe.report.charts.layer_axis import layer_names, thinned
+from layerprobe.report.charts.error_map import error_map
+from layerprobe.report.charts.layer_axis import layer_names
 from layerprobe.report.layer_labels import shared_folder
-from layerprobe.report.tidy import axis_top, captions, tidy_results
+from layerprobe.report.tidy import captions, tidy_results
 from layerprobe.results.baselines import without_baselines
 
 _ERROR, _VAL_ERROR = "reducer_error", "reducer_val_error"
@@ -64,54 +62,14 @@ def position_map(
     frame = frame.merge(
         chosen_on[["layer", "head", "value"]].rename(columns={"value": "val_error"}), on=["layer", "head"], how="left"
     )
-    heads, labels = list(dict.fromkeys(known["head"])), layer_names(layers)
-    top = max(0.005, axis_top(frame["value"]))
-    digits = 2 if top < 0.05 else 1
-    frame["text"] = ["" if error != error else f"{error:.{digits}%}" for error in frame["value"]]
-    frame["error_text"] = [percent_text(error) for error in frame["value"]]
-    frame["interval"] = [interval_text(low, high) or "–" for low, high in zip(frame["low"], frame["high"], strict=True)]
-    frame["val_text"] = [percent_text(error) for error in frame["val_error"]]
-    height = max(5, min(26 if len(labels) <= 16 else 18, 920 // len(labels)))
-    wide = max(70, min(110, 620 // len(heads)))
-    shared = shared_folder(layers["layer"].unique().tolist())
-    columns = ["position", "head", "layer", "depth", "kind", "shape", "value", "text", "error_text", "interval",
-               "val_text"]  # fmt: skip
-    tooltip = [
-        alt.Tooltip("layer:N"), alt.Tooltip("depth:Q"), alt.Tooltip("kind:N"), alt.Tooltip("shape:N"),
-        alt.Tooltip("head:N", title="position"), alt.Tooltip("error_text:N", title="test error"),
-        alt.Tooltip("interval:N", title="95% interval"), alt.Tooltip("val_text:N", title="validation error"),
-    ]  # fmt: skip
-    across = alt.X(
-        "head:N",
-        sort=heads,
-        scale=alt.Scale(paddingInner=0.03, paddingOuter=0.015),
-        axis=alt.Axis(orient="top", title=None, domain=False, ticks=False, labelAngle=0, labelLimit=wide),
-    )
-    down = alt.Y(
-        "position:O",
-        scale=alt.Scale(paddingInner=0.06 if height >= 12 else 0, paddingOuter=0.03),
-        axis=alt.Axis(
-            **thinned(labels, height), title=f"layers of {shared}" if shared else None, domain=False, ticks=False
-        ),
-    )
-    drawn = cells(
-        alt.Chart(frame[columns]), across, down, "value", top, height * len(labels), tooltip=tooltip,
-        text=alt.Text("text:N") if height >= 14 else None,
-    )  # fmt: skip
+    frame = frame.rename(columns={"position": "row", "head": "column"})
     notes = [f"one linear head per layer and position, {int(frame['n_test'].max()):,} test samples"]
-    if test_set != "test":
-        notes.append(f"test set: {test_set}")
-    if (frame["value"] > top).any():
-        notes.append(f"darkest: {top:.{digits}%} and above")
-    width = wide * len(heads)
-    return (
-        alt.layer(*drawn)
-        .properties(
-            width=width,
-            height=height * len(labels),
-            title=alt.TitleParams(
-                f"Test error by layer and token position, {names[checkpoint]}", subtitle=style.packed(notes, width)
-            ),
-        )
-        .configure(**style.theme())
+    return error_map(
+        frame,
+        layer_names(layers),
+        list(dict.fromkeys(known["head"])),
+        f"Test error by layer and token position, {names[checkpoint]}",
+        [*notes, *([] if test_set == "test" else [f"test set: {test_set}"])],
+        column="position",
+        rows_of=shared_folder(layers["layer"].unique().tolist()),
     )

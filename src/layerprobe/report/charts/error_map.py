@@ -1,0 +1,92 @@
+"""A map of test errors at one checkpoint: layers or blocks by positions or sites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import altair as alt
+import pandas as pd
+
+from layerprobe.formatting import interval_text, percent_text
+from layerprobe.report import style
+from layerprobe.report.charts.heat_map import cells
+from layerprobe.report.charts.layer_axis import LETTER, thinned
+from layerprobe.report.tidy import axis_top
+
+_COLUMNS = [
+    "row", "column", "layer", "depth", "kind", "shape", "value", "text", "error_text", "interval", "val_text",
+]  # fmt: skip
+
+
+def error_map(
+    frame: pd.DataFrame,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    notes: Sequence[str],
+    column: str,
+    rows_of: str,
+) -> alt.LayerChart:
+    """Draw a cell for each row and column, dark for a high test error.
+
+    Args:
+        frame: A row for each cell: `row`, its place from 0 on; `column`, the column's name; `layer`, `depth`, `kind`,
+            `shape`; the test error `value` with its interval from `low` to `high`; and `val_error`.
+        rows: Names of the rows, from the top.
+        columns: Names of the columns, from the left.
+        title: Title of the chart.
+        notes: What its subtitle says.
+        column: What a column is called where a cell is pointed at.
+        rows_of: The modules that all rows lie in; may be empty.
+
+    Returns:
+        The chart. Cells that are large enough carry their figure.
+    """
+    top = max(0.005, axis_top(frame["value"]))
+    digits = 2 if top < 0.05 else 1
+    height = max(5, min(26 if len(rows) <= 16 else 18, 920 // len(rows)))
+    wide = max(24, min(110, max(620, 12 * len(columns)) // len(columns)))
+    upright = LETTER * max(map(len, columns)) > wide
+    texts = {
+        "text": ["" if error != error else f"{error:.{digits}%}" for error in frame["value"]],
+        "error_text": [percent_text(error) for error in frame["value"]],
+        "interval": [interval_text(low, high) or "–" for low, high in zip(frame["low"], frame["high"], strict=True)],
+        "val_text": [percent_text(error) for error in frame["val_error"]],
+    }
+    tooltip = [
+        alt.Tooltip("layer:N"), alt.Tooltip("depth:Q"), alt.Tooltip("kind:N"), alt.Tooltip("shape:N"),
+        alt.Tooltip("column:N", title=column), alt.Tooltip("error_text:N", title="test error"),
+        alt.Tooltip("interval:N", title="95% interval"), alt.Tooltip("val_text:N", title="validation error"),
+    ]  # fmt: skip
+    across = alt.X(
+        "column:N",
+        sort=list(columns),
+        scale=alt.Scale(paddingInner=0.03, paddingOuter=0.015),
+        axis=alt.Axis(
+            orient="top", title=None, domain=False, ticks=False, labelAngle=-90 if upright else 0,
+            labelLimit=180 if upright else wide,
+        ),
+    )  # fmt: skip
+    down = alt.Y(
+        "row:O",
+        scale=alt.Scale(paddingInner=0.06 if height >= 12 else 0, paddingOuter=0.03),
+        axis=alt.Axis(
+            **thinned(rows, height), title=f"layers of {rows_of}" if rows_of else None, domain=False, ticks=False
+        ),
+    )
+    fits = height >= 14 and wide >= LETTER * (digits + 4)
+    drawn = cells(
+        alt.Chart(frame.assign(**texts)[_COLUMNS]), across, down, "value", top, height * len(rows), tooltip=tooltip,
+        text=alt.Text("text:N") if fits else None,
+    )  # fmt: skip
+    darkest = [f"darkest: {top:.{digits}%} and above"] if (frame["value"] > top).any() else []
+    width = wide * len(columns)
+    return (
+        alt.layer(*drawn)
+        .properties(
+            width=width,
+            height=height * len(rows),
+            title=alt.TitleParams(title, subtitle=style.packed([*notes, *darkest], width)),
+        )
+        .configure(**style.theme())
+    )
