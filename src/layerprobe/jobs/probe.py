@@ -164,8 +164,9 @@ def probe(cfg: DictConfig, run: RunDirectory) -> RunSummary:
         report(run, session.log, view)
         for name, (error, majority) in baselines_above_majority(results).items():
             log.warning(
-                "The %s errs on %s, more than the majority class (%s): test samples are like training samples of "
-                "another class, as where texts come in pairs. Keep together what belongs together: data.group=COLUMN",
+                "The %s errs on %s, more than the majority class (%s). Perhaps test samples are like training samples "
+                "of another class, as where texts come in pairs. Keep together what belongs together: "
+                "data.group=COLUMN",
                 name, percent_text(error, 1), percent_text(majority, 1),
             )  # fmt: skip
     if failures and len(sources) == 1:

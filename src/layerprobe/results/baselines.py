@@ -47,8 +47,8 @@ def baseline_errors(results: pd.DataFrame) -> dict[str, list[float]]:
 def baselines_above_majority(results: pd.DataFrame) -> dict[str, tuple[float, float]]:
     """Find the baselines that err more than the majority class does, by more than the luck of the test samples.
 
-    A head that is fitted to samples of the same distribution cannot: test samples are then like training samples of
-    another class, as they are where pairs are divided between train and test.
+    A head that validation has chosen seldom does on samples of the same distribution. It does where test samples are
+    like training samples of another class, as where pairs are divided between train and test.
 
     Args:
         results: Results of one run, in the columns of `ProbeRecord`.
