@@ -14,7 +14,8 @@ from layerprobe.probing.solvers.newton import newton_bytes
 from layerprobe.probing.solvers.spectrum import decomposition_bytes
 
 _FIXED = 600 * 2**20
-"""Scores that a certificate keeps or, when it does not, the samples of a Hessian; and blocks of rows in float64."""
+"""Scores that a certificate keeps or, when it does not, the samples of a Hessian and the directions of its system; and
+blocks of rows in float64."""
 
 
 class Budget(NamedTuple):
@@ -47,7 +48,7 @@ def workspace(d: int, c: int, p: int) -> int:
 
 
 def path_bytes(d: int, c: int, p: int) -> int:
-    """What the heads of a path take in both precisions, with the curvature pairs and those of one linear system.
+    """What the heads of a path take in both precisions, with the curvature pairs.
 
     Args:
         d: Features.
@@ -57,7 +58,7 @@ def path_bytes(d: int, c: int, p: int) -> int:
     Returns:
         Bytes.
     """
-    return 5 * min(PAIR_BYTES, 12 * Logistic.memory * c * d) // 3 + 24 * p * c * d
+    return min(PAIR_BYTES, 12 * Logistic.memory * c * d) + 24 * p * c * d
 
 
 def free_on(device: torch.device | None) -> int | None:

@@ -58,7 +58,11 @@ _FAILURES = 2
 """Values in a row that Newton's steps alone do not bring to their target, after which L-BFGS has those that follow."""
 
 PAIR_BYTES = 1 << 29
-"""What curvature pairs may take; those of one linear system, before they are among them, take two thirds more."""
+"""What curvature pairs may take."""
+
+_DIRECTION_BYTES = 1 << 26
+"""What the directions of one linear system, which become pairs when it is solved, may take with their products: less
+than the second copy of its sample, which is gone by then."""
 
 Objective: TypeAlias = BinaryObjective | SoftmaxObjective | ChangedBasis
 
@@ -490,7 +494,8 @@ class Continuation(AbstractContinuation):
             min(0.3, max(math.sqrt(now.gap), _FORCE)) * float(right.norm()),
         )
         drawn = 0.0 if isinstance(s.features, Tensor) else 1.0
-        found: deque[tuple[Tensor, Tensor]] = deque(maxlen=len(pairs.steps))
+        most = _DIRECTION_BYTES // (2 * right.numel() * right.element_size())
+        found: deque[tuple[Tensor, Tensor]] = deque(maxlen=min(len(pairs.steps), max(1, most)))
         step, products = solved(
             product,
             lambda vectors: -pairs.direction(vectors[0].to(precision), newest, apply)[None].to(s.dtype),
