@@ -45,7 +45,7 @@ def error_map(
     top = max(0.005, axis_top(frame["value"]))
     digits = 2 if top < 0.05 else 1
     height = max(5, min(26 if len(rows) <= 16 else 18, 920 // len(rows)))
-    wide = max(24, min(110, max(620, 12 * len(columns)) // len(columns)))
+    wide = max(24 if len(columns) > 26 else 38, min(110, 620 // len(columns)))
     upright = LETTER * max(map(len, columns)) > wide
     texts = {
         "text": ["" if error != error else f"{error:.{digits}%}" for error in frame["value"]],
@@ -74,7 +74,7 @@ def error_map(
             **thinned(rows, height), title=f"layers of {rows_of}" if rows_of else None, domain=False, ticks=False
         ),
     )
-    fits = height >= 14 and wide >= LETTER * (digits + 4)
+    fits = height >= 14 and wide >= 38
     drawn = cells(
         alt.Chart(frame.assign(**texts)[_COLUMNS]), across, down, "value", top, height * len(rows), tooltip=tooltip,
         text=alt.Text("text:N") if fits else None,
