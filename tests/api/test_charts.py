@@ -19,7 +19,7 @@ from layerprobe.api import charts
 from layerprobe.report.picture_files import with_all_rows
 from layerprobe.types import Answers, LayerResult, MetricRecord
 
-LAYERS = ("input", "conv", "fc")
+LAYERS = ("0.resid_pre", "0.resid_mid", "1.resid_mid")
 METRICS = [
     ("knn", "test", "error"), ("knn", "test", "error_difference"), ("few_shot", "test", "error"),
     ("v_information", "test", "v_information"), ("v_information", "test", "entropy"),
