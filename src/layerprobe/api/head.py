@@ -380,9 +380,7 @@ class ReferenceHead(AbstractHead):
         return of_head if own is None or of_head is None else replace(own, autocast=of_head.autocast)
 
     def _scores(self, features: Features) -> Float[Tensor, "n c"]:
-        known = {
-            one.name: one for one in named_classes(AbstractAnalysis).values() if issubclass(one, AbstractReference)
-        }
+        known = named_classes(AbstractReference)
         if self.name not in known:
             raise ValueError(
                 f"The reference {self.name!r} is not known here. Import the module that defines it. "
@@ -429,8 +427,7 @@ class ReferenceHeads(Mapping[str, ReferenceHead]):
     def __getitem__(self, name: str) -> ReferenceHead:
         if name in self._result.references:
             return ReferenceHead(self._result, name)
-        analyses = named_classes(AbstractAnalysis)
-        predicting = [one for one, kind in analyses.items() if issubclass(kind, AbstractReference)]
+        analyses, predicting = named_classes(AbstractAnalysis), list(named_classes(AbstractReference))
         if name in analyses and name not in predicting:
             raise KeyError(f"The analysis {name!r} predicts nothing. These do: {', '.join(predicting)}.")
         if name not in analyses:

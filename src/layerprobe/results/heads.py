@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from layerprobe.files.atomic import atomic
 from layerprobe.files.errors import DamagedFileError, aside
-from layerprobe.files.safe_names import files_of_layer, layer_file_name, safe_name
+from layerprobe.files.file_mapping import AbstractFileMapping
+from layerprobe.files.layer_files import layer_file, remove_files_of_layer
+from layerprobe.files.safe_names import files_of_layer, safe_name
 from layerprobe.types import FeatureRecipe, LayerName, LayerResult
 
 HEADS = "heads"
 _ABOUT = ("checkpoint", "layer", "solver", "l2", "reducer", "reduction")
 _RECIPE = "recipe"
+_SUFFIX = ".safetensors"
 
 
 def head_folder(directory: Path, checkpoint: str) -> Path:
@@ -91,7 +92,7 @@ def read_recipe(directory: Path, checkpoint: str, layer: LayerName) -> FeatureRe
 
 
 @dataclass(frozen=True)
-class HeadFile(Mapping[str, np.ndarray]):
+class HeadFile(AbstractFileMapping[np.ndarray]):
     """The arrays of a head on disk, read when one of them is first asked for.
 
     Attributes:
@@ -100,19 +101,10 @@ class HeadFile(Mapping[str, np.ndarray]):
 
     file: Path
 
-    @cached_property
-    def _arrays(self) -> dict[str, np.ndarray]:
+    def read(self) -> dict[str, np.ndarray]:
+        """See `AbstractFileMapping.read`."""
         with damage_named(self.file):
             return load_file(self.file)
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._arrays[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
-
-    def __len__(self) -> int:
-        return len(self._arrays)
 
     def __bool__(self) -> bool:
         return True
@@ -128,19 +120,16 @@ def write_head(directory: Path, result: LayerResult) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    record = result.record
-    stale = _heads_of(directory, record.checkpoint, record.layer)
-    if result.head:
-        file = head_folder(directory, record.checkpoint) / layer_file_name(record.depth, record.layer, ".safetensors")
-        arrays = {name: np.ascontiguousarray(values) for name, values in result.head.items()}
-        about = {name: str(getattr(record, name)) for name in _ABOUT}
-        if result.recipe is not None:
-            about[_RECIPE] = json.dumps(asdict(result.recipe))
-        with atomic(file) as temporary:
-            save_file(arrays, temporary, metadata=about)
-        stale = [old for old in stale if old != file]
-    for old in stale:
-        old.unlink()
+    record, folder = result.record, head_folder(directory, result.record.checkpoint)
+    if not result.head:
+        remove_files_of_layer(folder, record.layer, _SUFFIX)
+        return
+    arrays = {name: np.ascontiguousarray(values) for name, values in result.head.items()}
+    about = {name: str(getattr(record, name)) for name in _ABOUT}
+    if result.recipe is not None:
+        about[_RECIPE] = json.dumps(asdict(result.recipe))
+    with layer_file(folder, record.depth, record.layer, _SUFFIX) as temporary:
+        save_file(arrays, temporary, metadata=about)
 
 
 @contextmanager
@@ -164,4 +153,4 @@ def damage_named(file: Path) -> Iterator[None]:
 
 
 def _heads_of(directory: Path, checkpoint: str, layer: LayerName) -> list[Path]:
-    return files_of_layer(head_folder(directory, checkpoint), layer, ".safetensors")
+    return files_of_layer(head_folder(directory, checkpoint), layer, _SUFFIX)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from layerprobe.files.atomic import atomic
-from layerprobe.files.safe_names import files_of_layer, layer_file_name, safe_name
+from layerprobe.files.file_mapping import AbstractFileMapping
+from layerprobe.files.layer_files import layer_file, remove_files_of_layer
+from layerprobe.files.safe_names import files_of_layer, safe_name
 from layerprobe.results.heads import damage_named
 from layerprobe.types import FeatureRecipe, FittedReference, LayerName, LayerResult
 
@@ -43,21 +42,18 @@ def write_references(directory: Path, result: LayerResult) -> None:
         OSError: If they cannot be written.
     """
     record, folder = result.record, reference_folder(directory, result.record.checkpoint)
-    stale = files_of_layer(folder, record.layer, _SUFFIX)
-    if result.references:
-        file = folder / layer_file_name(record.depth, record.layer, _SUFFIX)
-        arrays: dict[str, np.ndarray] = {}
-        about: dict[str, str] = {}
-        for name, reference in result.references.items():
-            arrays |= {f"{name}/{part}": np.ascontiguousarray(values) for part, values in reference.arrays.items()}
-            recipe = None if reference.recipe is None else asdict(reference.recipe)
-            made = {field: getattr(reference, field) for field in _PLAIN}
-            about[name] = json.dumps({**made, "recipe": recipe})
-        with atomic(file) as temporary:
-            save_file(arrays, temporary, metadata=about)
-        stale = [old for old in stale if old != file]
-    for old in stale:
-        old.unlink()
+    if not result.references:
+        remove_files_of_layer(folder, record.layer, _SUFFIX)
+        return
+    arrays: dict[str, np.ndarray] = {}
+    about: dict[str, str] = {}
+    for name, reference in result.references.items():
+        arrays |= {f"{name}/{part}": np.ascontiguousarray(values) for part, values in reference.arrays.items()}
+        recipe = None if reference.recipe is None else asdict(reference.recipe)
+        made = {field: getattr(reference, field) for field in _PLAIN}
+        about[name] = json.dumps({**made, "recipe": recipe})
+    with layer_file(folder, record.depth, record.layer, _SUFFIX) as temporary:
+        save_file(arrays, temporary, metadata=about)
 
 
 _PLAIN = ("reducer", "reduction", "n_features", "train_features")
@@ -94,7 +90,7 @@ def read_references(directory: Path, checkpoint: str, layer: LayerName) -> dict[
 
 
 @dataclass(frozen=True)
-class ReferenceFile(Mapping[str, FittedReference]):
+class ReferenceFile(AbstractFileMapping[FittedReference]):
     """The references of a layer on disk, read when one of them is first asked for; empty where none were kept.
 
     Attributes:
@@ -107,15 +103,6 @@ class ReferenceFile(Mapping[str, FittedReference]):
     checkpoint: str
     layer: LayerName
 
-    @cached_property
-    def _references(self) -> dict[str, FittedReference]:
+    def read(self) -> dict[str, FittedReference]:
+        """See `AbstractFileMapping.read`."""
         return read_references(self.directory, self.checkpoint, self.layer)
-
-    def __getitem__(self, name: str) -> FittedReference:
-        return self._references[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._references)
-
-    def __len__(self) -> int:
-        return len(self._references)

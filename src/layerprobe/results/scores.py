@@ -8,9 +8,8 @@ written once, when its layer is done, and never again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from layerprobe.files.atomic import atomic
 from layerprobe.files.errors import DamagedFileError
+from layerprobe.files.file_mapping import AbstractFileMapping
+from layerprobe.files.layer_files import layer_file, remove_files_of_layer
 from layerprobe.files.parquet import read_parquet
-from layerprobe.files.safe_names import files_of_layer, layer_file_name, safe_name
+from layerprobe.files.safe_names import files_of_layer, safe_name
 from layerprobe.results.record_schema import DamagedTableError
 from layerprobe.types import LayerName, LayerResult, SampleScores
 
@@ -50,21 +50,16 @@ def write_scores(directory: Path, result: LayerResult) -> None:
         OSError: If they cannot be written.
     """
     record, folder = result.record, score_folder(directory, result.record.checkpoint)
-    stale = files_of_layer(folder, record.layer, ".parquet")
-    if result.scores:
-        file = folder / layer_file_name(record.depth, record.layer, ".parquet")
-        kind = str if any(part.ids.dtype.kind == "U" for part in result.scores.values()) else np.int64
-        tables = [
-            _table(name, part, part.ids.astype(kind), _outputs(result, part)) for name, part in result.scores.items()
-        ]
-        table = pa.concat_tables(tables, promote_options="permissive")
-        floats = [name for name in table.column_names if name.startswith(_SCORE)]
-        words = [name for name in ("test_set", "sample") if pa.types.is_string(table.schema.field(name).type)]
-        with atomic(file) as temporary:
-            pq.write_table(table, temporary, compression="zstd", use_dictionary=words, use_byte_stream_split=floats)
-        stale = [old for old in stale if old != file]
-    for old in stale:
-        old.unlink()
+    if not result.scores:
+        remove_files_of_layer(folder, record.layer, ".parquet")
+        return
+    kind = str if any(part.ids.dtype.kind == "U" for part in result.scores.values()) else np.int64
+    tables = [_table(name, part, part.ids.astype(kind), _outputs(result, part)) for name, part in result.scores.items()]
+    table = pa.concat_tables(tables, promote_options="permissive")
+    floats = [name for name in table.column_names if name.startswith(_SCORE)]
+    words = [name for name in ("test_set", "sample") if pa.types.is_string(table.schema.field(name).type)]
+    with layer_file(folder, record.depth, record.layer, ".parquet") as temporary:
+        pq.write_table(table, temporary, compression="zstd", use_dictionary=words, use_byte_stream_split=floats)
 
 
 def read_scores(directory: Path, checkpoint: str, layer: LayerName) -> dict[str, SampleScores]:
@@ -100,7 +95,7 @@ def read_scores(directory: Path, checkpoint: str, layer: LayerName) -> dict[str,
 
 
 @dataclass(frozen=True)
-class ScoreFile(Mapping[str, SampleScores]):
+class ScoreFile(AbstractFileMapping[SampleScores]):
     """The scores of a layer on disk, read when they are first asked for; empty where none were kept.
 
     Attributes:
@@ -113,18 +108,9 @@ class ScoreFile(Mapping[str, SampleScores]):
     checkpoint: str
     layer: LayerName
 
-    @cached_property
-    def _scores(self) -> dict[str, SampleScores]:
+    def read(self) -> dict[str, SampleScores]:
+        """See `AbstractFileMapping.read`."""
         return read_scores(self.directory, self.checkpoint, self.layer)
-
-    def __getitem__(self, test_set: str) -> SampleScores:
-        return self._scores[test_set]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._scores)
-
-    def __len__(self) -> int:
-        return len(self._scores)
 
     def __bool__(self) -> bool:
         return bool(files_of_layer(score_folder(self.directory, self.checkpoint), self.layer, ".parquet"))
