@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import warnings
 from dataclasses import dataclass
@@ -96,7 +95,7 @@ def go_on(record: SweepRecord, rerun: str | None) -> NoReturn:
         )
     words = [str(script), *record.command[1:], override("hydra.sweep.dir", record.directory)]
     words += [f"rerun={rerun}"] if rerun else []
-    print(f"Going on: {shlex.join(words)}", flush=True)
+    print(f"Going on: {command(script.stem, *words[1:])}", flush=True)
     os.chdir(record.cwd)
     os.execv(sys.executable, [sys.executable, *words])
 

@@ -202,6 +202,17 @@ def test_a_set_with_one_class_is_refused(tmp_path: Path) -> None:
         module(tmp_path, [row | {"y": 1} for row in ROWS])
 
 
+def test_a_class_without_a_text_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"No row with the label '0' has a text in 'said'.*data.text="):
+        module(tmp_path, [row | ({} if row["y"] else {"said": None}) for row in ROWS])
+
+
+def test_a_label_that_is_another_in_each_row_is_named_shortly(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot be divided.*Choose other sizes") as caught:
+        module(tmp_path, [row | {"y": f"the label of row {i}"} for i, row in enumerate(ROWS)])
+    assert len(str(caught.value)) < 500
+
+
 def test_long_texts_are_cut_where_that_is_wanted(tmp_path: Path) -> None:
     data = module(tmp_path, limit=4, tokenizer_options={"truncation": True})
     inputs, _ = next(iter(data.test_dataloader()))
@@ -216,14 +227,19 @@ def test_long_texts_are_cut_where_that_is_wanted(tmp_path: Path) -> None:
         ("t.json", "{nothing", TextFile("t.json"), CorruptDataError, "no readable JSON"),
         ("t.json", '{"a": []}', TextFile("t.json", rows="b"), CorruptDataError, "no rows under 'b'"),
         ("t.json", '{"a": []}', TextFile("t.json"), CorruptDataError, "data.table.rows=KEY"),
+        ("t.csv", "text;label\nyes;1\n", TextFile("t.csv"), CorruptDataError, "divided by ';' and not by a comma"),
+        ("t.tsv", "text,label\nyes,1\n", TextFile("t.tsv"), CorruptDataError, "divided by ',' and not by a tab"),
+        ("t.csv", b"text,label\n\xe4,1\n", TextFile("t.csv"), CorruptDataError, "is not encoded as UTF-8"),
+        ("t.jsonl", b'{"text": "\xe4"}', TextFile("t.jsonl"), CorruptDataError, "is not encoded as UTF-8"),
+        ("t.txt", b"1 \xe4\n", LabelledLines("t.txt"), CorruptDataError, "is not encoded as UTF-8"),
         ("t.txt", "1 good\nbad\n", LabelledLines("t.txt"), CorruptDataError, "the line 'bad'"),
     ],
 )
 def test_a_file_that_cannot_be_read(
-    tmp_path: Path, name: str, content: str | None, table: Any, error: type[Exception], message: str
+    tmp_path: Path, name: str, content: str | bytes | None, table: Any, error: type[Exception], message: str
 ) -> None:
     if content is not None:
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(error, match=message):
         table.read(tmp_path)
 

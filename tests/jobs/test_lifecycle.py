@@ -52,6 +52,18 @@ def test_a_run_of_a_sweep_agent_has_the_id_that_the_agent_waits_for(
     assert RunDirectory(tmp_path / "agent").id == "ab12cd34", "a run that goes on keeps its id"
 
 
+def test_a_job_that_has_not_begun_is_told_from_one_whose_process_is_gone(tmp_path: Path) -> None:
+    record = SweepRecord(tmp_path, ["train.py"], str(tmp_path))
+    record.add({name: {"overrides": [], "directory": str(tmp_path / name)} for name in "01"})
+    RunDirectory(tmp_path / "0").begin({"seed": 0})
+    with RunDirectory(tmp_path / "1").claimed():
+        pass
+    assert [(job.state, job.where) for job in job_states(record)] == [
+        ("lost", "it has not begun"),
+        ("lost", "its process is gone"),
+    ]
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"status": 1}'])
 def test_one_damaged_file_leaves_the_other_jobs_of_a_sweep_to_be_seen(tmp_path: Path, content: str) -> None:
     record = SweepRecord(tmp_path, ["train.py"], str(tmp_path))

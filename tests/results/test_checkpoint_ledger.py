@@ -20,6 +20,14 @@ def test_what_was_begun_goes_on_and_what_is_complete_is_not_done_again(tmp_path:
     assert not Ledger(tmp_path).is_complete("other", ENTRY, has_results=False)
 
 
+def test_what_failed_before_its_first_layer_is_begun_again_with_other_settings(tmp_path: Path) -> None:
+    other = replace(ENTRY, config={"probe": {"l2": (0.5,)}, "seed": 0})
+    Ledger(tmp_path).write("final", ENTRY)
+    assert not Ledger(tmp_path).is_complete("final", other, has_results=False)
+    with pytest.raises(OtherResultsError):
+        Ledger(tmp_path).is_complete("final", other, has_results=True)
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [

@@ -105,7 +105,7 @@ def test_a_project_of_ones_own_works_with_the_installed_package(tmp_path: Path) 
     does(program, "train", "-m", *short, "model.width=4,8", "hydra/launcher=gpu_box", "hydra.sweep.dir=sweep")
     (tmp_path / "sweep" / "1" / "run.json").unlink()
     said = does(program, "sweep", "continue=sweep")
-    assert said.startswith("Going on: ") and "2 jobs, 1 done before" in said
+    assert said.startswith("Going on: layerprobe train -m experiment=spirals ") and "2 jobs, 1 done before" in said
     does(program, "report", "runs=sweep", "figures=false")
     assert "hidden2.0" in (tmp_path / "report.md").read_text()
 

@@ -34,7 +34,7 @@ FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WIDTH = 104
 """Characters of a line of code that a page of the documentation has room for."""
 CODE = re.compile(r"^```([\w{}-]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"# ([\w/]+\.(?:py|yaml))\n")  # a block that begins so is a part of that file
+FILE = re.compile(r"(?:# @package \S+\n)?# ([\w/]+\.(?:py|yaml))\n")  # a block that begins so is a part of that file
 INLINE = re.compile(r"`([^`\n]+)`")
 OWN_MODULES = "PYTHONPATH=."
 PROGRAMS = ("uv ", "pip ", "wandb ", "sweep.py ", "report.py ", "scripts/")
@@ -309,11 +309,11 @@ def examples(kind: str) -> list[str]:
 
 
 def own_files() -> dict[str, str]:
-    """What the documentation lets the reader write, by the path that the first line of each block names."""
+    """What the documentation lets the reader write, each block as it stands, by the path that its head names."""
     found: dict[str, str] = {}
     for block in (*examples("python"), *examples("yaml")):
         if name := FILE.match(block):
-            found[name[1]] = found.get(name[1], "") + block[name.end() :]
+            found[name[1]] = found.get(name[1], "") + block
     return found
 
 

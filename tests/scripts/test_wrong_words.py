@@ -52,6 +52,11 @@ TRAIN = [
         "model=module model._target_=nopackage.Net",
         "model._target_=nopackage.Net cannot be found. Is its package installed",
     ),
+    (
+        "model=module model._target_=layerprobe.models.xor.XorNetwrok",
+        "model._target_=layerprobe.models.xor.XorNetwrok cannot be found. layerprobe.models.xor has no 'XorNetwrok'. "
+        "Did you mean XorNetwork",
+    ),
     ("model=module model._target_=torch.nn.Linear", "model: TypeError: Linear.__init__() missing 2 required"),
     ("rerun=fialed", "rerun is 'fialed'. Did you mean failed? Choose one of: all, failed."),
     ("~data", "Nothing says what data to build. Choose one of conf/data: data=NAME"),
@@ -138,6 +143,10 @@ def test_the_error_of_a_network_of_ones_own_keeps_its_traceback(tmp_path: Path) 
     [
         ("reducer=own", "reducer/own.yaml has values under 'reducer', which the configuration has under probe.red"),
         ("experiment=own", "experiment/own.yaml has values under 'solver', which the configuration has under probe.so"),
+        (
+            "experiment=commented",
+            "experiment/commented.yaml overrides data within its own group: begin it, before any other comment, with",
+        ),
         ("data=own", "data/own.yaml: There is no 'trainr'. Did you mean trainer"),
     ],
 )
@@ -149,6 +158,8 @@ def test_a_file_of_ones_own_with_a_wrong_key_is_named(tmp_path: Path, word: str,
     }.items():
         (tmp_path / group).mkdir()
         (tmp_path / group / "own.yaml").write_text(text)
+    commented = "# Mine.\n# @package _global_\ndefaults:\n  - override /data: xor\n"
+    (tmp_path / "experiment" / "commented.yaml").write_text(commented)
     code, output = call("train.py", "--config-dir", str(tmp_path), word, cwd=tmp_path)
     assert code == 1
     assert said in output
