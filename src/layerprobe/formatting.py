@@ -74,12 +74,13 @@ def interval_text(low: float, high: float, digits: int = 2) -> str:
     return "" if math.isnan(low) or math.isnan(high) else f"{percent_text(low, digits)} to {percent_text(high, digits)}"
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: str, known: Iterable[str], most: int = _MOST_NAMES) -> str:
     """Say which of the known names may have been meant.
 
     Args:
         word: What was given.
         known: The names that there are.
+        most: How many of them are few enough to be listed.
 
     Returns:
         A sentence with the nearest names, then all of them where they are few, or the first where they are many and
@@ -88,10 +89,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     near = get_close_matches(word, names, n=3, cutoff=0.7)
     said = f"Did you mean {' or '.join(near)}? " if near else ""
-    if not names or (near and len(names) > _MOST_NAMES):
+    if not names or (near and len(names) > most):
         return said.strip()
-    more = f", … ({len(names):,} in all)" if len(names) > _MOST_NAMES else ""
-    return f"{said}Choose one of: {', '.join(names[:_MOST_NAMES])}{more}."
+    more = f", … ({len(names):,} in all)" if len(names) > most else ""
+    return f"{said}Choose one of: {', '.join(names[:most])}{more}."
 
 
 def first_line(error: BaseException) -> str:

@@ -48,6 +48,7 @@ def test_patterns_and_several_roots(tmp_path: Path) -> None:
         (["runs=absent"], "No runs in absent: absent does not exist."),
         (["where=sed == 0"], "name 'sed' is not defined"),
         (["where=seed > 5"], "leaves none of 1 runs: seed is 0."),
+        (["compare=[outputs/a,outputs/b]"], "there is no run 'outputs/b'. Did you mean "),
         (["compare=[a,b]"], "there is no run 'a'"),
     ],
 )
@@ -58,6 +59,16 @@ def test_a_mistake_is_one_message(tmp_path: Path, overrides: list[str], message:
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_of_many_runs_the_near_ones_are_named(tmp_path: Path) -> None:
+    for name in ("first", "second", *(f"run_{i:03d}" for i in range(30))):
+        made_runs.write_run(tmp_path / "outputs" / name)
+    said = report(tmp_path, "compare=[outputs/first,outputs/secand]", "figures=false").stderr
+    assert "there is no run 'outputs/secand'. Did you mean outputs/second?" in said
+    far = report(tmp_path, "compare=[x,y]", "figures=false").stderr
+    assert "(32 in all)" in far
+    assert len(far) < 400
     assert not (tmp_path / "report.html").exists()
 
 

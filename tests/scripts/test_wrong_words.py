@@ -6,10 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from helpers.command import call
+from layerprobe.config import CONF, register
 from layerprobe.formatting import nearest
-from layerprobe.jobs.config_check import wrong_values
+from layerprobe.jobs.config_check import unread_keys, wrong_values
 from layerprobe.results.run_summary import RunSummary
 
 TRAIN = [
@@ -26,6 +29,9 @@ TRAIN = [
     ("sead=3", "There is no 'sead'. Did you mean seed?"),
     ("lr=0.1", "There is no 'lr'. Did you mean optimizer.lr?"),
     ("trainr.max_epochs=3", "There is no 'trainr'. Did you mean trainer.max_epochs?"),
+    ("+optimiser=adam", "optimiser is added, but nothing reads it. Did you mean optimizer?"),
+    ("+lr=0.1", "lr is added, but nothing reads it. Did you mean optimizer.lr?"),
+    ("+extras.print=true", "extras.print is added, but nothing reads it. Choose one of: enforce_tags"),
     ("seed=x", "seed=x: Value 'x' of type 'str' could not be converted to Integer"),
     ("seed=${nothing}", "Interpolation key 'nothing' not found"),
     ("optimizer.lr", "'optimizer.lr' gives no value. Write optimizer.lr=VALUE"),
@@ -76,6 +82,7 @@ OTHERS = [
         "-m model=hf_encoder data=cities,counterfact data.per_class=20",
         "data has no 'per_class'. For each data of the sweep: ++data.per_class=…",
     ),
+    ("probe.py", "+chekpoint=x plan=true", "chekpoint is added, but nothing reads it. Did you mean checkpoint"),
     ("probe.py", "chekpoint=x", "There is no 'chekpoint'. Did you mean checkpoint"),
     ("probe.py", "model=digits_convnet data=digits loaders.test=two", "There is no test loader 'two', only one"),
     ("probe.py", "model=digits_convnet", "Nothing says what data to build"),
@@ -243,7 +250,18 @@ def test_a_value_is_held_against_what_its_parameter_takes(
     assert all(text in wrong[f"a.{name}"] for name, text in found.items())
 
 
+def test_what_is_added_for_something_to_read_is_left_alone() -> None:
+    register("train")
+    words = ["+width=8", "+model.num_classes=${width}", "+trainer.gradient_clip_val=1", "+probe/sample_ids=item"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("train", [*words, "+folder=here", "+spare=1", "+data@data.tests.noisy=corrupted"])
+    assert unread_keys(config).keys() == {"folder", "spare"}
+    assert unread_keys(config, {"run": {"dir": "outputs/${folder}"}}).keys() == {"spare"}
+    assert unread_keys(OmegaConf.create({"spare": 1})) == {}, "a script of one's own has no schema"
+
+
 def test_near_names() -> None:
+    assert nearest("x", ["a", "b", "c"], most=2) == "Choose one of: a, b, … (3 in all)."
     assert nearest("relu", ["relu6", "tanh"]) == "Did you mean relu6? Choose one of: relu6, tanh."
     assert nearest("x", []) == ""
     assert nearest("layer1", [f"layer{i}" for i in range(30)]).count("layer") == 3

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from itertools import chain, repeat
 from os import PathLike
 from typing import Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
 import hydra
+from omegaconf import DictConfig, OmegaConf
 
 from layerprobe.formatting import nearest
+from layerprobe.jobs.program import CONF
 from layerprobe.results.config_migration import GONE
 
 _SCALAR = (int, float, bool, str, types.NoneType)
@@ -57,6 +61,55 @@ def wrong_values(config: Mapping[str, Any]) -> dict[str, str]:
             if name in hints and name not in _OWN and not _fits(value, hints[name])
         }
     )
+
+
+def unread_keys(config: DictConfig, hydra_config: Any = None) -> dict[str, str]:
+    """Find keys that `+` has added to a part whose keys are fixed, and that no other value refers to.
+
+    Args:
+        config: An unresolved configuration. One without a schema has no such part.
+        hydra_config: Hydra's part of it, which may refer to them too.
+
+    Returns:
+        By key, that nothing reads it, and which key may have been meant.
+    """
+    plain = OmegaConf.to_container(config, resolve=False)
+    references = re.findall(r"\$\{[^}]*", f"{plain} {hydra_config}")
+    found = {}
+    for path, kind, keys in _structured(config, ""):
+        known = {field.name for field in fields(kind)}
+        groups = {folder.name for folder in CONF.iterdir() if folder.is_dir()} if not path else set()
+        for key in keys - known:
+            if any(re.search(rf"\b{re.escape(key)}\b", reference) for reference in references):
+                continue
+            same = [full for full in key_paths(plain) if full.rpartition(".")[2] == key and full.count(".") == 1]
+            advice = f"Did you mean {' or '.join(same[:4])}?" if same and not path else nearest(key, known | groups)
+            found[f"{path}.{key}".lstrip(".")] = f"is added, but nothing reads it. {advice}"
+    return found
+
+
+def key_paths(node: Any, path: str = "") -> Iterator[str]:
+    """List the dotted keys of a configuration of plain values, each part before what is in it.
+
+    Args:
+        node: The configuration, or a part of one.
+        path: The key of the part.
+    """
+    if isinstance(node, dict):
+        for key, value in node.items():
+            full = f"{path}.{key}".lstrip(".")
+            yield full
+            yield from key_paths(value, full)
+
+
+def _structured(node: DictConfig, path: str) -> Iterator[tuple[str, Any, set[str]]]:
+    """The parts of a configuration that a dataclass describes: key, dataclass, and the keys that are there."""
+    if is_dataclass(kind := OmegaConf.get_type(node)):
+        yield path, kind, set(map(str, node))
+    for key in node:
+        named = isinstance(key, str) and not OmegaConf.is_interpolation(node, key)
+        if named and isinstance(inner := node[key], DictConfig):
+            yield from _structured(inner, f"{path}.{key!s}".lstrip("."))
 
 
 def _targets(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from layerprobe.compat.hydra import config_dir
 from layerprobe.config import BY_NAME, CONF
 from layerprobe.formatting import first_line, nearest
 from layerprobe.jobs import program
+from layerprobe.jobs.config_check import key_paths
 from layerprobe.jobs.quoting import command, quoted
 from layerprobe.results.config_migration import GONE, PACKAGES, former_override, with_what_moved
 
@@ -145,7 +146,7 @@ def _no_key(path: str, words: list[str]) -> str:
         known = list(map(str, node)) if isinstance(node, dict) else []
         part = ".".join(steps[:i])
         where = f"{part} has no {step!r}" if part else f"There is no {step!r}"
-        same = [full for full in _paths(found) if full.rpartition(".")[2] == steps[-1] and full != path]
+        same = [full for full in key_paths(found) if full.rpartition(".")[2] == steps[-1] and full != path]
         advice = f"Did you mean {' or '.join(same[:4])}?" if same else nearest(step, known)
         add = f"To add an argument that is not in the configuration: +{path}=…" if part else ""
         group = former_override(path).partition(".")[0]
@@ -181,11 +182,3 @@ def _base(words: list[str]) -> Any:
         except Exception:  # of any kind, of a configuration that is composed only to advise on the error at hand
             continue
     return {}
-
-
-def _paths(node: Any, path: str = "") -> Iterator[str]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            full = f"{path}.{key}".lstrip(".")
-            yield full
-            yield from _paths(value, full)

@@ -26,7 +26,7 @@ from layerprobe.compat.hydra import sweeper_learns
 from layerprobe.files.atomic import write_bytes
 from layerprobe.files.errors import UnusableFileError
 from layerprobe.formatting import first_line, is_message, nearest
-from layerprobe.jobs.config_check import wrong_values
+from layerprobe.jobs.config_check import unread_keys, wrong_values
 from layerprobe.jobs.quoting import command, override
 from layerprobe.jobs.revisions import revisions_of, with_revision
 from layerprobe.jobs.template_options import extras
@@ -171,7 +171,7 @@ def plain(cfg: DictConfig, *, whole: bool = True) -> Any:
 
 
 def checked(cfg: DictConfig, *, whole: bool = True) -> Any:
-    """Resolve a configuration, and refuse values that the classes in it cannot take.
+    """Resolve a configuration, and refuse keys that nothing reads and values that the classes in it cannot take.
 
     Former names of classes in it are replaced by the public ones.
 
@@ -188,6 +188,8 @@ def checked(cfg: DictConfig, *, whole: bool = True) -> Any:
     written: Any = OmegaConf.to_container(cfg, resolve=False)
     if (current := migrated(written)) != written:
         cfg.merge_with(current)
+    for key, reason in unread_keys(cfg, HydraConfig.get()).items():
+        raise CompactHydraException(f"{key} {reason}")
     config = plain(cfg, whole=whole)
     if config["rerun"] not in (None, *RERUNS):
         raise CompactHydraException(f"rerun is {config['rerun']!r}. {nearest(str(config['rerun']), RERUNS)}")

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from layerprobe.files.atomic import write_bytes
 from layerprobe.files.safe_names import safe_name
+from layerprobe.formatting import nearest
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.charts.difference import difference_plot
 from layerprobe.report.charts.transfer_map import transfer_map
@@ -115,7 +116,8 @@ def _find(comparison: Comparison, name: str) -> int:
     for i, (run, known) in enumerate(zip(comparison.runs, comparison.names, strict=True)):
         if name == known or Path(name).resolve() == run.directory.resolve():
             return i
-    raise ReportError(f"compare: there is no run {name!r}. Next step: take one of {', '.join(comparison.names)}.")
+    there = [str(run.directory) for run in comparison.runs] if "/" in name else comparison.names
+    raise ReportError(f"compare: there is no run {name!r}. {nearest(name, there, most=5)}")
 
 
 def _typed(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
