@@ -49,6 +49,13 @@ def test_images_come_as_the_weights_prescribe_with_the_index_of_their_folder(roo
     torch.testing.assert_close(images[0], expected.permute(2, 0, 1), atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("size", [0, -8])
+@pytest.mark.parametrize("network", [None, "resnet18"])
+def test_images_without_pixels_are_refused(network, size):
+    with pytest.raises(ValueError, match=rf"size of images is {size}, expected 1 or more \(data.transform.size\)"):
+        prescribed_transform(network=network, size=size)
+
+
 def test_validation_is_held_out_of_train_and_test_is_the_other_folder(root):
     data = module(root)
     train, val, test = (files(getattr(data, f"{split}_dataloader")()) for split in ("train", "val", "test"))

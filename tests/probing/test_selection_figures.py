@@ -95,7 +95,7 @@ def test_what_validation_does_not_give_is_refused_before_any_fit(solver: str, mo
     with pytest.raises(ValueError, match=r"`selection` is auc.*of a label, some that have it"):
         probe(network(), labels, task=MultiLabel(), solver=solver, l2=L2, selection="auc")
     unknown = {**one, "val": (x, torch.full_like(y, 7))}
-    for selection in ("loss", "balanced_error"):
+    for selection in ("error", "loss", "balanced_error"):
         with pytest.raises(ValueError, match=rf"`selection` is {selection}.* no sample of a class that train has"):
             probe(network(), unknown, solver=solver, l2=L2, selection=selection)
 

@@ -200,8 +200,10 @@ def test_a_folder_that_cannot_be_written_is_told_at_once_with_the_next_step(tmp_
     (tmp_path / "file").write_text("in the way")
     store = ProbeStore(tmp_path / "file" / "probes")
     for write in (store.prepare, lambda: store.add(made.result())):
-        with pytest.raises(StoreError, match="Next step: choose a run directory") as error:
+        with pytest.raises(StoreError, match="Next step: choose a directory") as error:
             write()
+        assert "hydra.run.dir=DIR on the command line" in str(error.value)
+        assert "in Python, another argument of `save`" in str(error.value)
         assert str(tmp_path / "file" / "probes") in str(error.value)
     assert store.results().empty
 

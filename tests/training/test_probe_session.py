@@ -107,6 +107,20 @@ def test_the_callback_says_it_once(caplog: pytest.LogCaptureFixture, tmp_path) -
     assert sum("Plan: about" in record.getMessage() for record in caplog.records) == 1
 
 
+def test_what_fails_before_the_first_layer_is_not_called_probed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network, data = made()
+    session, info = ProbeSession(tmp_path, progress=False), CheckpointInfo("final", 7, 1)
+    broken = {**data, "train": (data["train"][0], torch.zeros(90, dtype=torch.int64))}
+    with caplog.at_level(logging.INFO, "layerprobe"):
+        with pytest.raises(ValueError, match="at least two classes"):
+            session.probe(network, broken, ProbeProtocol(l2=(1e-2,)), info, plan=False)
+        assert not any(message.startswith("Probed") for message in caplog.messages)
+        session.probe(network, data, ProbeProtocol(l2=(1e-2,)), info, plan=False)
+    assert "Probed final at step 7: 4 layers" in caplog.messages
+
+
 def test_a_session_stops_before_a_layer_and_another_goes_on(tmp_path: Path) -> None:
     network, data = made()
     protocol, info = ProbeProtocol(l2=(1e-2,)), CheckpointInfo("final", 7, 1)

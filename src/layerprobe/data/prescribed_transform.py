@@ -50,15 +50,17 @@ def prescribed_transform(
         middle, to [0, 1], ImageNet's mean and deviation.
 
     Raises:
-        ValueError: If there are no such weights, or their transform takes no size.
+        ValueError: If the size is below 1, there are no such weights, or their transform takes no size.
         DataError: If timm or the hub knows no such network, or no image processor lies beside its weights.
         ImportError: If the package that would know is missing.
     """
+    if size is not None and size < 1:
+        raise ValueError(f"The size of images is {size}, expected 1 or more (data.transform.size).")
     if network and builder in _BUILDERS:
         return Compose([_coloured, _BUILDERS[builder](network, size, revision)])
     prescribed: Any = _of_torchvision(weights, network)
     if prescribed is None:
-        if (size := size or default_size) is None:
+        if (size := default_size if size is None else size) is None:
             return Compose([ToTensor(), _centred])
         return Compose([_coloured, _IMAGENET(crop_size=size, resize_size=round(size * 8 / 7))])
     if size is None:

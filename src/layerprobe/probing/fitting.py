@@ -275,13 +275,16 @@ def check_selection(labels: Labels, protocol: ProbeProtocol) -> None:
     truth, c = labels.splits["val"], len(labels.outputs)
     silent = Heads(torch.zeros(1, c, 1), torch.zeros(1, c))  # finite scores, the same for all samples
     by, _ = Validation(protocol, torch.zeros(len(truth), 1), truth, protocol.solvers[0]).chosen_by(silent)
-    if bool(by.isnan().any()):
-        known = truth if truth.is_floating_point() else truth[truth >= 0]
-        found = "no sample of a class that train has" if not len(known) else "samples that are all of one class"
+    refused = f"`selection` is {protocol.selection}, which the validation split does not give: it holds "
+    if not bool((truth >= 0).any() or truth.is_floating_point()):
         raise ValueError(
-            f"`selection` is {protocol.selection}, which the validation split does not give: it holds {found}. Give "
-            "validation samples of several classes (of a label, some that have it and some that do not), or set "
-            "selection=error."
+            f"{refused}no sample of a class that train has. Number its classes as those of train, or give other "
+            "validation samples."
+        )
+    if bool(by.isnan().any()):
+        raise ValueError(
+            f"{refused}samples that are all of one class. Give validation samples of several classes (of a label, some "
+            "that have it and some that do not), or set selection=error."
         )
 
 

@@ -333,8 +333,9 @@ class ProbeStore:
             raise StoreError(
                 f"the probes' results cannot be written to {self.directory.absolute()}: "
                 f"{getattr(error, 'strerror', None) or error}. "
-                f"Next step: choose a run directory that you may write to and that has space left "
-                f"(hydra.run.dir=... on the command line); what was written before is intact."
+                f"Next step: choose a directory that you may write to and that has space left (of a run, "
+                f"hydra.run.dir=DIR on the command line; in Python, another argument of `save`, or `directory` of the "
+                f"callback); what was written before is intact."
             ) from error
 
 

@@ -162,7 +162,7 @@ class ProbeSession:
                 ranks, network, data, protocol, context, resources=resources, discovery=discovery, done=done
             )
             resources, read = replace(resources, processes=processes), Fingerprint()
-        new = 0
+        new, ended = 0, False
         with ProbeProgress(f"Probing {info.name}", self._progress if ranks.is_first else False) as bar:
 
             def keep(result: LayerResult) -> None:
@@ -194,12 +194,14 @@ class ProbeSession:
                         read=read,
                     ):
                         team.hand_over(result)
+                ended = True
             finally:
                 if ranks.is_first:
                     self.store.merge()
                     before = f", {len(done)} done before" if done else ""
                     layers = count_text(new, "layer")
-                    log.info("Probed %s at step %d: %s%s", info.name, info.step, layers, before)
+                    if ended or new:
+                        log.info("Probed %s at step %d: %s%s", info.name, info.step, layers, before)
 
     def log_checkpoint(self, name: str, *, new: bool = True) -> None:
         """Log what there is of a checkpoint.
