@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from helpers.cases import Branch, CalledTwice, Case, InPlace, MixesSamples, SkipMLP, Wrapper, each_case, one_thread  # noqa: F401
 from helpers.recorded import surveyed
@@ -47,6 +48,25 @@ def test_mixing_is_noticed_and_needs_two_samples_that_differ(mix: Callable[[Tens
 
     x = torch.randn(2, 6)
     assert names(discover(Net(), x)) == ["input"]
+
+
+@pytest.mark.parametrize("granularity", ["modules", "ops"])
+def test_a_packed_sequence_is_left_out_whatever_the_lengths_are(granularity: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru = nn.GRU(4, 5, batch_first=True)
+
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+            return pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+
+    for lengths in ([6, 6, 2, 4], [2, 6, 4, 6]):  # of the first two, which find the layers, equal and not
+        layers, left_out = surveyed(Net(), (torch.randn(4, 6, 4), torch.tensor(lengths)), granularity)
+        assert "is a PackedSequence" in left_out["gru.0.data"]
+        assert "gru.0.data" not in names(layers)
+        assert "gru.1" in names(layers)
+        assert layers[-1].shape == (6, 5), "the padded form is a layer"
 
 
 def test_copies_of_one_sample_hide_that_it_is_mixed() -> None:

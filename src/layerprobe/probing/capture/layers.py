@@ -282,6 +282,11 @@ def survey(frozen: Frozen, inputs: NetworkInputs, *, granularity: Granularity | 
             reason = f"is empty: shape {shape} for two samples"
         elif not (dtype.is_floating_point or pixels):
             reason = _no_quantity(dtype)
+        elif candidate.occurrence.value in found.packed:
+            reason = (
+                "is a PackedSequence, whose rows are the steps of all samples: pad it (pad_packed_sequence), and "
+                "granularity='ops' reads it"
+            )
         elif site not in axes:
             reason = "not reached in every pass: the control flow depends on the batch"
         elif axes[site] is None:

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias, TypeGuard, no_type_check
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 TensorPath: TypeAlias = tuple[str, ...]
 """Keys, indices and names of fields or attributes that lead to a tensor inside a nested value."""
@@ -47,6 +48,15 @@ def named_tensors(value: object, *, state: bool = False) -> list[tuple[TensorPat
         return [((), value)]
     found = list(_walk(value, (), state=state))
     return [((), found[0][1])] if len(found) == 1 else found
+
+
+def packed_tensors(value: object) -> Iterator[Tensor]:
+    """The tensors of the packed sequences inside a value, whose rows are the steps of all samples."""
+    if isinstance(value, PackedSequence):
+        yield value.data
+    elif isinstance(value, tuple | list | Mapping):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from packed_tensors(part)
 
 
 def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:

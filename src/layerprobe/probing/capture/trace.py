@@ -14,7 +14,7 @@ from layerprobe.probing.capture.aliasing import Identities, Key, ignores_data, s
 from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.channel_axes import ChannelEvidence, Node
 from layerprobe.probing.capture.hooks import INPUT, AbstractObserver, Call, Hooks, Site, module_at
-from layerprobe.probing.capture.pytree import named_tensors, tensors
+from layerprobe.probing.capture.pytree import named_tensors, packed_tensors, tensors
 
 
 @dataclass(eq=False)
@@ -52,6 +52,7 @@ class Trace:
             it appears; absent where nothing says so.
         exchanges: What each call of a module was given and returned, in the order in which they ended.
         sums: Additions of two tensors.
+        packed: Numbers of the values that packed sequences hold.
     """
 
     occurrences: tuple[Occurrence, ...]
@@ -61,6 +62,7 @@ class Trace:
     channel_axes: Mapping[Site, int]
     exchanges: tuple[Exchange, ...]
     sums: tuple[Sum, ...]
+    packed: Collection[int]
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def trace(hooks: Hooks, arguments: Arguments, on_tensor: Callable[[Site, Tensor]
         axes,
         tuple(tracer.exchanges),
         tuple(tracer.sums),
+        tracer.packed,
     )
 
 
@@ -139,6 +142,7 @@ class _Tracer(AbstractObserver):
         self.given: dict[Call, list[tuple[int, tuple[int, ...]]]] = {}
         self.exchanges: list[Exchange] = []
         self.sums: list[Sum] = []
+        self.packed: set[int] = set()
         self.channels = ChannelEvidence(self.identities, self._is_constant)
         self.nodes: dict[Site, Node | None] = {}
 
@@ -148,10 +152,12 @@ class _Tracer(AbstractObserver):
 
     def enter(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         self.given[call] = self._describe((args, kwargs))
+        self.packed.update(map(self._value, packed_tensors((args, kwargs))))
         return True
 
     def leave(self, call: Call, output: object) -> None:
         self.exchanges.append(Exchange(call, self.given.pop(call), self._describe(output), len(self.occurrences)))
+        self.packed.update(map(self._value, packed_tensors(output)))
         found = named_tensors(output)
         if not found and output is not None:
             here = Occurrence(Site(call.module, call.index), -1, (), torch.bool, len(self.occurrences), call)
