@@ -1,6 +1,7 @@
 import io
 
 import pandas as pd
+import pytest
 from rich.console import Console
 
 from helpers import made_results as made
@@ -137,6 +138,34 @@ def test_a_narrow_terminal_breaks_names_and_no_value():
     assert line_with(text, " 128 ") == ["128", "3", "2.291", "±0.025", "0.8717", "±0.025", "0.0475", "±0.025"]
 
 
+@pytest.mark.parametrize("width", [72, 80])
+def test_a_narrow_terminal_breaks_no_word_and_cuts_no_table(width):
+    metrics = {"test/loss": 1.1, "test/error": 0.06, "probe/best_layer_test_error": 0.0194}
+    jobs = pd.DataFrame(
+        [
+            {"optimizer.lr": lr, "model": model, "seed": str(seed), "status": status, "best_layer": "conv2_postact"}
+            | {"directory": f"/multirun/digits/2026-01-02_03-04-05/{model}{lr}{seed}"[:45], "error": error}
+            | {name: value + seed for name, value in metrics.items()}
+            for lr in ("1e-3", "3e-3")
+            for model, status, error in (
+                ("digits_convnet", "done", ""),
+                ("mnist_convnet", "failed", "ValueError: the network has no layers of granularity 'blocks'"),
+            )
+            for seed in range(3)
+        ]
+    )
+    for table in (sweep_table(jobs, width=width), jobs_table(jobs, width=width)):
+        text = printed(table, width=width)
+        assert "…" not in text
+        words = {word for word in printed(table, width=1000).split() if "─" not in word}
+        assert words == {word for word in text.split() if "─" not in word}
+    text = printed(sweep_table(jobs, width=width), width=width)
+    assert "optimizer." in text.split() and "more metric" in text
+    text = printed(jobs_table(jobs, width=width), width=width)
+    assert "model=digits_convnet" in text and "conv2_postact" in text
+    assert text.count("ValueError: the network has no layers of granularity 'blocks'") == 6
+
+
 def test_the_columns_can_be_chosen_and_one_job_has_no_interval():
     frame = jobs().iloc[[0, 10]]
     text = printed(sweep_table(frame, overrides=["model.width", "seed"], metrics=["val_loss"]))
@@ -147,7 +176,7 @@ def test_the_columns_can_be_chosen_and_one_job_has_no_interval():
 
 def test_many_metrics_are_cut_with_a_note():
     frame = jobs().assign(**{f"train_{i}": 0.5 for i in range(6)})
-    text = printed(sweep_table(frame))
+    text = printed(sweep_table(frame, width=140))
     assert "3 more metrics in sweep.csv" in text
     assert "test/success" in text
 

@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from layerprobe.report.tables.line_breaks import broken
 from layerprobe.report.tables.status_table import STATUS_STYLE
 
 _ABOUT = ("directory", "status", "best_layer", "error")
 _ERROR = "probe/best_layer_test_error"
 
 
-def jobs_table(jobs: pd.DataFrame) -> Table:
+_LONGEST = 16
+"""Letters of a line of a layer's name in a narrow table."""
+
+
+def jobs_table(jobs: pd.DataFrame, width: int | None = None) -> Table:
     """Lay out a sweep: a line for each job.
 
     Args:
         jobs: One row for each job: `directory`, `status`, `best_layer`, `error`, a column for each overridden key
             (text) and each metric (numbers).
+        width: Letters on a line; by default the terminal's. Where a job does not fit on one, names of layers are
+            broken behind their punctuation, and what went wrong is below the table.
 
     Returns:
         The table: what tells the jobs apart, status, best layer, its test error, its directory in the folder that the
         title names, and the first line of what went wrong.
     """
+    available = shutil.get_terminal_size().columns if width is None else width
+    table = _table(jobs, narrow=False)
+    return table if Console(width=1000).measure(table).maximum <= available else _table(jobs, narrow=True)
+
+
+def _table(jobs: pd.DataFrame, *, narrow: bool) -> Table:
     keys = [name for name in jobs.columns if name not in _ABOUT and not pd.api.types.is_numeric_dtype(jobs[name])]
     varied = [name for name in keys if jobs[name].nunique(dropna=False) > 1]
     folder = os.path.commonpath([Path(one).parent for one in jobs["directory"]]) if len(jobs) else "."
@@ -34,10 +49,11 @@ def jobs_table(jobs: pd.DataFrame) -> Table:
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     table.add_column("job", overflow="fold")
     table.add_column("status", no_wrap=True)
-    table.add_column("best layer", overflow="fold")
+    table.add_column("best layer", overflow="fold", no_wrap=narrow)
     table.add_column("test error", justify="right", no_wrap=True)
-    table.add_column("directory", overflow="fold")
-    if jobs["error"].ne("").any():
+    table.add_column("directory", overflow="fold", no_wrap=narrow)
+    beside = jobs["error"].ne("").any() and not narrow
+    if beside:
         table.add_column("what went wrong", overflow="fold")
     for row in jobs.to_dict("records"):
         what = " ".join(f"{name}={row[name]}" for name in varied if isinstance(row[name], str)) or "–"
@@ -45,11 +61,16 @@ def jobs_table(jobs: pd.DataFrame) -> Table:
         cells = [
             Text(what),
             Text(row["status"], style=STATUS_STYLE.get(row["status"], "")),
-            Text(row["best_layer"] or "–"),
+            Text((broken(row["best_layer"], _LONGEST) if narrow else row["best_layer"]) or "–"),
             Text("–" if error != error else f"{error:.4g}"),
             Text(os.path.relpath(row["directory"], folder)),
         ]
-        table.add_row(*cells, *([Text(row["error"])] if jobs["error"].ne("").any() else []))
+        table.add_row(*cells, *([Text(row["error"])] if beside else []))
+    if narrow:
+        wrong = jobs[jobs["error"].ne("")]
+        reasons = zip(wrong["directory"], wrong["error"], strict=True)
+        table.caption = Text("\n".join(f"{os.path.relpath(at, folder)}: {reason}" for at, reason in reasons))
+        table.caption_justify = "left"
     return table
 
 

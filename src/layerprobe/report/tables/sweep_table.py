@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from layerprobe.formatting import number_text, percent_text
+from layerprobe.formatting import count_text, number_text, percent_text
+from layerprobe.report.tables.line_breaks import broken
 from layerprobe.report.tidy import group_mean
 
 _ABOUT = ("directory", "status", "best_layer", "error")
@@ -29,6 +32,7 @@ def sweep_table(
     overrides: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     yes_or_no: Sequence[str] = YES_OR_NO,
+    width: int | None = None,
 ) -> Table:
     """Lay out a sweep: a line for each setting, the mean and 95% interval of its metrics over the seeds.
 
@@ -39,6 +43,8 @@ def sweep_table(
         overrides: Columns that tell settings apart; by default the text columns with more than one value.
         metrics: Columns to average; by default the numeric ones, test metrics first, five at most.
         yes_or_no: Last parts of the names of metrics that say yes or no, 1 or 0: they are shown as rates.
+        width: Letters on a line; by default the terminal's. Where it is too short, names are broken behind their
+            punctuation, and then the last metrics are left out.
 
     Returns:
         The table, in order of first appearance; every status but "done" counts as failed. There is no interval where
@@ -48,12 +54,32 @@ def sweep_table(
     by = list(overrides) if overrides is not None else [name for name in texts if jobs[name].nunique(dropna=False) > 1]
     shown = list(metrics) if metrics is not None else numbers[:_MOST_METRICS]
     by = [name for name in by if name != over]
+    available = shutil.get_terminal_size().columns if width is None else width
+    for narrow, most in [(False, len(shown)), *((True, n) for n in range(len(shown), 0, -1))]:
+        left_out = len({*shown, *numbers}) - most
+        table = _table(jobs, over, by, shown[:most], yes_or_no, left_out, narrow=narrow)
+        if Console(width=1000).measure(table).maximum <= available:
+            break
+    return table
+
+
+def _table(
+    jobs: pd.DataFrame,
+    over: str,
+    by: Sequence[str],
+    shown: Sequence[str],
+    yes_or_no: Sequence[str],
+    left_out: int,
+    *,
+    narrow: bool,
+) -> Table:
     failed = jobs["status"].ne("done") if "status" in jobs else pd.Series(False, index=jobs.index)
 
     table = Table(box=box.SIMPLE_HEAD, title=f"Mean over {over}, 95% interval", title_justify="left", pad_edge=False)
     for name in by:
-        longest = max(jobs[name].astype(str).map(len))  # on a narrow terminal names fold, values do not
-        table.add_column(Text(name), justify="right", overflow="fold", min_width=min(longest, _LONGEST))
+        longest = min(max(jobs[name].astype(str).map(len)), _LONGEST)
+        header = broken(name, longest) if narrow else name
+        table.add_column(Text(header), justify="right", overflow="fold", min_width=longest)
     table.add_column("jobs", justify="right")
     if failed.any():
         table.add_column("failed", justify="right", style="red")
@@ -62,15 +88,17 @@ def sweep_table(
         values = jobs.assign(**{name: jobs[name].astype(float)})
         rate = name.rsplit("/", 1)[-1] in yes_or_no and bool(values[name].dropna().isin((0.0, 1.0)).all())
         columns.append([_mean(row, rate) for row in group_mean(values, name, by, yes_or_no=rate).to_dict("records")])
-        table.add_column(Text(name), justify="right", overflow="fold", min_width=max(map(len, columns[-1])))
-    groups = list(jobs.groupby(by, sort=False, dropna=False)) if by else [((), jobs)]
+        longest = max(map(len, columns[-1]))
+        header = broken(name, longest) if narrow else name
+        table.add_column(Text(header), justify="right", overflow="fold", min_width=longest)
+    groups = list(jobs.groupby(list(by), sort=False, dropna=False)) if by else [((), jobs)]
     for i, (key, group) in enumerate(groups):
         line = [*map(str, key), str(len(group))]
         if failed.any():
             line.append(str(failed[group.index].sum() or ""))
         table.add_row(*map(Text, line), *(Text(column[i]) for column in columns))
-    if len(shown) < len(numbers):
-        table.caption, table.caption_justify = f"{len(numbers) - len(shown)} more metrics in sweep.csv", "left"
+    if left_out:
+        table.caption, table.caption_justify = f"{count_text(left_out, 'more metric')} in sweep.csv", "left"
     return table
 
 
