@@ -30,6 +30,7 @@ TRAIN = [
     ("lr=0.1", "There is no 'lr'. Did you mean optimizer.lr?"),
     ("trainr.max_epochs=3", "There is no 'trainr'. Did you mean trainer.max_epochs?"),
     ("+optimiser=adam", "optimiser is added, but nothing reads it. Did you mean optimizer?"),
+    ("+debug=fdr", "+debug: the configuration chooses one already. To choose another, leave out the +: debug=NAME"),
     ("+lr=0.1", "lr is added, but nothing reads it. Did you mean optimizer.lr?"),
     ("+extras.print=true", "extras.print is added, but nothing reads it. Choose one of: enforce_tags"),
     ("seed=x", "seed=x: Value 'x' of type 'str' could not be converted to Integer"),
@@ -88,6 +89,7 @@ OTHERS = [
     ("probe.py", "model=digits_convnet", "Nothing says what data to build"),
     ("probe.py", "plan=true", "Nothing says what model to build. Choose one of conf/model: model=NAME, or the network"),
     ("probe.py", "plan=maybe", "plan=maybe: Value 'maybe' is not a valid bool"),
+    ("probe.py", f"checkpoint={__file__}", "it is no file that torch has written. Copy the file again, or name one"),
     ("probe.py", "checkpoint=nowhere.ckpt", "No checkpoint at nowhere.ckpt. Give a file"),
     ("probe.py", "prefix=teacher. model=digits_convnet data=digits", "prefix=teacher. is the part of a checkpoint"),
     (
@@ -228,6 +230,11 @@ def test_values_that_may_be_meant_are_left_alone() -> None:
         ("layerprobe.ProbeProtocol", {"standardise": {"a": 1}}, {"standardise": "expected true or false."}),
         ("layerprobe.ProbeProtocol", {"selection": None}, {"selection": "is null, expected a word."}),
         ("layerprobe.Column", {"index": "???"}, {"index": "has no value. Give one: a.index=VALUE"}),
+        (
+            "layerprobe.ProbeProtocol",
+            {"seeds": [*range(100), "x", *range(100)]},
+            {"seeds": "holds 'x', expected a list whose items are each a whole num"},
+        ),
         ("helpers.foreign.Anything", {"value": "x"}, {}),
         ("helpers.foreign.Anything", {"value": 1.5}, {}),
         ("helpers.foreign.Anything", {"value": None, "later": None}, {}),

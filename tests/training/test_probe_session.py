@@ -17,6 +17,7 @@ from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.results.checkpoint_ledger import Entry, OtherResultsError
 from layerprobe.results.progress import ProgressFile, read_progress
 from layerprobe.training.callback import ProbeCallback
+from layerprobe.training.lightning_splits import splits_of_datamodule
 from layerprobe.training.probe_session import ProbeSession, ProbingStopped, announce
 from layerprobe.training.signals import StopSignals
 from layerprobe.types import CheckpointInfo, LayerResult
@@ -119,6 +120,12 @@ def test_what_fails_before_the_first_layer_is_not_called_probed(
         assert not any(message.startswith("Probed") for message in caplog.messages)
         session.probe(network, data, ProbeProtocol(l2=(1e-2,)), info, plan=False)
     assert "Probed final at step 7: 4 layers" in caplog.messages
+
+
+def test_a_loader_of_no_split_is_refused() -> None:
+    module = pl.LightningDataModule.from_datasets(*[TensorDataset(torch.zeros(4, 2), torch.zeros(4))] * 3)
+    with pytest.raises(ValueError, match=r"`loaders` names the split 'tset'. Did you mean test\?"):
+        splits_of_datamodule(module, {"tset": 1})
 
 
 def test_a_session_stops_before_a_layer_and_another_goes_on(tmp_path: Path) -> None:

@@ -445,6 +445,11 @@ def _frame(results: Results) -> pd.DataFrame:
     if isinstance(results, str | Path):
         rows = Run.read(Path(results).expanduser()).results
         return rows if len(rows) else load(results)  # which says what is wrong
+    if not isinstance(results, pd.DataFrame):
+        raise TypeError(
+            f"Results are of the type {type(results).__name__}. Give what `layerprobe.probe` or `layerprobe.load` "
+            "returns, the directory of a run, or several of them by their names."
+        )
     return pd.DataFrame(results)
 
 

@@ -23,6 +23,8 @@ from layerprobe.results.config_migration import GONE
 _SCALAR = (int, float, bool, str, types.NoneType)
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null", str: "a word"}
 _OWN = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
+_LONGEST = 120
+"""Letters of a wrong value that are shown."""
 _LISTED = {"torchvision.models.get_model": "torchvision.models.list_models"}
 """What builds a thing by its `name`, in lower case, and what lists the names that there are."""
 
@@ -54,7 +56,7 @@ def wrong_values(config: Mapping[str, Any]) -> dict[str, str]:
         | {
             f"{path}.{name}": f"has no value. Give one: {path}.{name}=VALUE"
             if value == "???"
-            else f"is {'null' if value is None else repr(value)}, expected {_expected(value, hints[name])}"
+            else f"{_found(value, hints[name])}, expected {_expected(value, hints[name])}"
             for path, node in _targets(config, "")
             for hints in [_hints(node["_target_"])]
             for name, value in node.items()
@@ -107,9 +109,10 @@ def _structured(node: DictConfig, path: str) -> Iterator[tuple[str, Any, set[str
     if is_dataclass(kind := OmegaConf.get_type(node)):
         yield path, kind, set(map(str, node))
     for key in node:
-        named = isinstance(key, str) and not OmegaConf.is_interpolation(node, key)
-        if named and isinstance(inner := node[key], DictConfig):
-            yield from _structured(inner, f"{path}.{key!s}".lstrip("."))
+        if not isinstance(key, str) or OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key):
+            continue
+        if isinstance(inner := node[key], DictConfig):
+            yield from _structured(inner, f"{path}.{key}".lstrip("."))
 
 
 def _targets(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -195,6 +198,15 @@ def _takes_list(origin: type) -> bool:
         return issubclass(list, origin) or issubclass(origin, list | tuple)
     except TypeError:
         return False
+
+
+def _found(value: Any, hint: Any) -> str:
+    """What a wrong value is; of a long list, an item that is wrong."""
+    said, verb = "null" if value is None else repr(value), "is"
+    if isinstance(value, list) and len(said) > _LONGEST:
+        wrong = next((item for item in value if not _fits([item], hint)), value)
+        said, verb = repr(wrong), "is" if wrong is value else "holds"
+    return f"{verb} {said if len(said) <= _LONGEST else f'{said[:_LONGEST]}…'}"
 
 
 def _expected(value: Any, hint: Any) -> str:

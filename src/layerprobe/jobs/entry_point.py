@@ -92,6 +92,10 @@ def _explain(error: Exception, words: list[str]) -> str:
         if group:
             return f"{wrong}: {group} is a group, which takes a name; to leave it out: ~{group}. {_all(group, [])}"
         return f"{plain}. An override is KEY=VALUE or GROUP=NAME; --help lists the groups."
+    if twice := re.match(r"Multiple values for ([\w/@.]+)\. To override a value use", plain):
+        return (
+            f"+{twice[1]}: the configuration chooses one already. To choose another, leave out the +: {twice[1]}=NAME"
+        )
     match = re.match(r"Could not override '([^']+)'|Error merging override (\S+)", plain)
     if match is not None and match[1]:
         return _no_key(match[1], words)

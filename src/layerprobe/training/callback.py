@@ -94,8 +94,15 @@ class ProbeCallback(LateCallback):
             progress: Whether to show a progress bar; by default only on a terminal.
 
         Raises:
+            TypeError: Where `protocol` or `resources` is something else.
             ValueError: Where an interval is not positive, or `when` is neither `now` nor `end`.
         """
+        for name, given, kind in (("protocol", protocol, ProbeProtocol), ("resources", resources, Resources)):
+            if not isinstance(given, kind | None):
+                raise TypeError(
+                    f"`{name}` is a {type(given).__name__}, expected layerprobe.{kind.__name__}(…). Give one, or leave "
+                    "it out."
+                )
         if when not in ("now", "end"):
             raise ValueError(f"`when` is {when!r}. Give 'now' (as soon as a checkpoint is frozen) or 'end'.")
         self.protocol = protocol or ProbeProtocol()

@@ -188,7 +188,7 @@ def _read(path: Path, trust: bool) -> Any:
     except pickle.UnpicklingError as error:
         unknown = re.search(r"GLOBAL (\S+)|class (\S+)|function (\S+)", str(error))
         if trust or not unknown:
-            raise _unreadable(path, "it is no file that torch has written, or it is cut short") from error
+            raise _unreadable(path, "it is no file that torch has written") from error
         name = next(filter(None, unknown.groups()))
         raise CheckpointError(
             f"{path} was refused: it holds {name}, not only tensors and plain values, and loading that could run code "
@@ -207,7 +207,10 @@ def _read(path: Path, trust: bool) -> Any:
 
 def _unreadable(path: Path, reason: str) -> CheckpointError:
     first = re.split(r"\. |\n", reason)[0].rstrip(".")
-    return CheckpointError(f"{path} cannot be read as a checkpoint; is it cut short? {first}. Copy the file again.")
+    return CheckpointError(
+        f"{path} cannot be read as a checkpoint; is it cut short? {first}. Copy the file again, or name one that "
+        "torch, Lightning or safetensors has written: RUN/checkpoints, weights.pth."
+    )
 
 
 def _checked_info(found: Mapping[str, Any]) -> CheckpointInfo:

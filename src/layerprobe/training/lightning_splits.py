@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from layerprobe.formatting import nearest
 from layerprobe.probing.batches import Data, test_sets, undisturbed
 from layerprobe.probing.capture.call_arguments import floating_dtype
 from layerprobe.probing.data_adapters import named_tests, sources_of
@@ -151,6 +152,8 @@ def _from_hooks(owner: Any, split: Split) -> Any:
 def _chosen(found: Mapping[Split, Any], loaders: Loaders | None) -> Data:
     """One loader of each split that has any, and each test set that is chosen."""
     data: dict[Split, Any] = {}
+    if unknown := sorted((loaders or {}).keys() - {*SPLITS}):
+        raise ValueError(f"`loaders` names the split {unknown[0]!r}. {nearest(unknown[0], SPLITS)}")
     for split in SPLITS:
         chosen = (loaders or {}).get(split)
         if split == "test" and isinstance(chosen, Sequence) and not isinstance(chosen, str):

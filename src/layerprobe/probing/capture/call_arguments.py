@@ -112,6 +112,23 @@ class Arguments:
         return tensor.ndim > 0 and tensor.shape[0] == self.batch_size
 
 
+def check_network(network: object) -> None:
+    """Refuse what is no network.
+
+    Args:
+        network: What was given as one.
+
+    Raises:
+        TypeError: It is a class, a file's name, a state dict or another object.
+    """
+    if not isinstance(network, nn.Module):
+        found = f"the class {network.__name__}" if isinstance(network, type) else f"a {type(network).__name__}"
+        raise TypeError(
+            f"the network is {found}, expected an object of torch.nn.Module. Build it from its class, and load its "
+            "weights (load_state_dict); a file alone: scripts/probe.py checkpoint=FILE."
+        )
+
+
 def device_of(network: nn.Module) -> torch.device | None:
     """Where the network's first parameter or buffer is; None if it has neither.
 
@@ -144,5 +161,6 @@ def autocast_of(device: torch.device | None) -> str | None:
 
 def floating_dtype(network: nn.Module) -> torch.dtype:
     """The precision in which a network computes: that of its first parameter of real numbers, or float32."""
+    check_network(network)
     floating = (parameter.dtype for parameter in network.parameters() if parameter.is_floating_point())
     return next(floating, torch.float32)

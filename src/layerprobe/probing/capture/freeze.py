@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from layerprobe.probing.capture.call_arguments import device_of
+from layerprobe.probing.capture.call_arguments import check_network, device_of
 from layerprobe.probing.capture.hooks import Context, Hooks
 from layerprobe.probing.capture.side_effects import Snapshot, put_back
 
@@ -177,6 +177,7 @@ def check_initialised(network: nn.Module) -> None:
 
 def uninitialised(network: nn.Module) -> list[str]:
     """Names of the parameters and buffers that a lazy module has not made yet."""
+    check_network(network)
     named = [*network.named_parameters(), *network.named_buffers()]
     return [name for name, tensor in named if is_lazy(tensor)]
 

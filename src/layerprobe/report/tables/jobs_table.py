@@ -50,7 +50,7 @@ def _table(jobs: pd.DataFrame, *, narrow: bool) -> Table:
     table.add_column("job", overflow="fold")
     table.add_column("status", no_wrap=True)
     table.add_column("best layer", overflow="fold", no_wrap=narrow)
-    table.add_column("test error", justify="right", no_wrap=True)
+    table.add_column("test\nerror" if narrow else "test error", justify="right", no_wrap=True)
     table.add_column("directory", overflow="fold", no_wrap=narrow)
     beside = jobs["error"].ne("").any() and not narrow
     if beside:
