@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Te
 from helpers.ranks import together
 from layerprobe.probing.analyses.mean_difference import MeanDifference
 from layerprobe.probing.analyses.nearest_mean import NearestMean
+from layerprobe.probing.capture.activations import LayerReader
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.discovery import discover_layers
 from layerprobe.probing.features.feature_store import FeatureStore
@@ -92,9 +93,9 @@ def counted() -> list[int]:
     found: list[int] = []
 
     def count(*args: Any, **options: Any) -> Any:
-        part, processes = sharing.share(*args, **options)
-        found.append(processes)
-        return part, processes
+        own = sharing.share(*args, **options)
+        found.append(own.processes)
+        return own
 
     probe_session.share = count
     return found
@@ -136,6 +137,115 @@ def test_results_are_those_of_one_process(tmp_path: Path, size: int, layers: Any
 
     assert together(size, tmp_path / "ranks", work) == [(True, [size])] * size
     same(tmp_path / "several", tmp_path / "one")
+
+
+class Fragile(nn.Module):
+    """Gives no number for a sample that is far out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.masked_fill(x[:, :1] > 1.1, torch.inf)
+
+
+class Counting(nn.Module):
+    """Adds how often it has been called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x + self.calls
+
+
+def steady(*more: nn.Module) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), *more, nn.Linear(8, 3))
+
+
+def counted_batches() -> list[int]:
+    """The sizes of the batches that are recorded by a pass of the network from now on."""
+    found: list[int] = []
+    read = LayerReader.__call__
+
+    def counted_read(self: LayerReader, given: Any, on_activation: Any) -> Any:
+        found.append(given.batch_size)
+        return read(self, given, on_activation)
+
+    LayerReader.__call__ = counted_read  # type: ignore[method-assign]
+    return found
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("kind", ["features", "streamed", "a layer that fails"])
+def test_batches_are_shared_and_results_are_those_of_one_process(tmp_path: Path, size: int, kind: str) -> None:
+    """Bit for bit, though each process runs its share of 6, 2 and 2 batches, and all the very first one."""
+    more = [Fragile()] if kind == "a layer that fails" else []
+    protocol = replace(asked(), layers="*")
+    if kind == "streamed":
+        protocol = replace(PROTOCOL, stream=True)
+    probe(session(tmp_path / "one"), loaders(), steady(*more), protocol)
+
+    def work(rank: int) -> list[int]:
+        batches = counted_batches()
+        probe(session(tmp_path / "several"), loaders(rank, size), steady(*more), protocol)
+        return batches
+
+    shares = {
+        2: [[16, 16, 16, 10, 16, 16], [16, 16, 16, 14, 15]],
+        3: [[16, 16, 16, 16, 16], [16, 16, 10, 14, 15], [16, 16]],
+    }
+    assert together(size, tmp_path / "ranks", work) == shares[size]
+    same(tmp_path / "several", tmp_path / "one")
+    failed = ProbeStore(tmp_path / "several").results().query("status == 'failed'")
+    assert list(failed["layer"]) == (["3", "4"] if more else [])
+    assert failed["message"].str.endswith("first in train sample 16").all()
+
+
+@pytest.mark.parametrize("kind", ["random", "stateful", "kept"])
+def test_batches_are_not_shared_where_another_pass_might_lead_to_something_else(tmp_path: Path, kind: str) -> None:
+    more = {"random": [Noise()], "stateful": [Counting()], "kept": []}[kind]
+    resources = Resources(None, "8GB", keep=tmp_path / "features" if kind == "kept" else None)
+    probe(session(tmp_path / "one"), loaders(), steady(*more))
+
+    def work(rank: int) -> int:
+        batches = counted_batches()
+        probe(session(tmp_path / "several", resources=resources), loaders(rank, 2), steady(*more))
+        return sum(batches)
+
+    assert together(2, tmp_path / "ranks", work) == [90 + 30 + 31] * 2
+    same(tmp_path / "several", tmp_path / "one")
+
+
+@pytest.mark.parametrize("how", ["error", "signal", "death"])
+def test_who_leaves_the_recording_leaves_nobody_waiting(tmp_path: Path, how: str) -> None:
+    """In the middle of a round, of a split that is not the first."""
+
+    class Leaving(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) == 14 and how == "error":  # the last batch of validation, which the second process runs
+                raise KeyError("a fault of the network")
+            if len(x) == 14 and how == "death":
+                os._exit(9)
+            if len(x) == 14:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return x
+
+    def work(rank: int) -> None:
+        signals = StopSignals()
+        with signals.listening():
+            probe(session(tmp_path / "several", signals=signals), loaders(rank, 3), steady(Leaving()))
+
+    first, second, third = together(3, tmp_path / "ranks", work, timeout=60)
+    if how == "signal":
+        assert all(isinstance(each, ProbingStopped) for each in (first, second, third))
+        assert "recording" in str(first)
+        return
+    assert isinstance(first, OtherProcessError)
+    assert ("a fault of the network" if how == "error" else "rank 1 has ended") in str(first)
+    assert isinstance(third, SystemExit) and third.code == 0
+    assert ProbeStore(tmp_path / "several").done("final") == set()
 
 
 def asked() -> ProbeProtocol:

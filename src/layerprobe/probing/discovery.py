@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from jaxtyping import Shaped
@@ -37,6 +37,7 @@ class Discovery:
         batch_size: Samples of the batch.
         survey: What the network has, whether it is asked for or not.
         sequence: Which axes of a layer run over tokens, with the names of their masks, where that was looked for.
+        every: Where processes share the batches, the layers of all of them, which each pass reads.
     """
 
     ways: Ways
@@ -44,6 +45,7 @@ class Discovery:
     batch_size: int
     survey: Survey
     sequence: Mapping[LayerName, Mapping[int, str]]
+    every: Ways = field(default_factory=dict)
 
     @property
     def n_features(self) -> list[int]:

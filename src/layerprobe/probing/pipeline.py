@@ -22,6 +22,7 @@ from layerprobe.probing.capture.hooks import Context, Site, Way
 from layerprobe.probing.capture.layers import Layer, log_left_out
 from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import Discovery, discover_layers
+from layerprobe.probing.exchange import AbstractExchange
 from layerprobe.probing.features.cache import AbstractSink, FeatureCache, Splits
 from layerprobe.probing.features.free_memory import memory_budget
 from layerprobe.probing.features.oom import with_room
@@ -64,6 +65,7 @@ def probe_checkpoint(
     on_progress: Progress = lambda stage, i, total: None,
     read: Fingerprint | None = None,
     allowed: Budget | None = None,
+    exchange: AbstractExchange | None = None,
 ) -> Iterator[LayerResult]:
     """Probe every layer of one frozen network.
 
@@ -87,6 +89,8 @@ def probe_checkpoint(
         allowed: Bytes that features may take; by default what `resources` leave beside the fit of the largest layer.
             Given where the features' room itself is to be set: `max_memory` counts the fit in, whose bytes hinge on
             the layers.
+        exchange: Shares the passes with the processes that probe the other layers of `discovery`; not with kept
+            features.
 
     Yields:
         One result for each layer, in the order of depth. A layer that cannot be probed has the status `failed` and
@@ -130,7 +134,7 @@ def probe_checkpoint(
                 record_splits, frozen, data, protocol, resources, on_progress=on_progress, samples=taken_in, read=read
             )
             if keeper is None:
-                recordings: Mapping[Split, Recording] = record(ways, sink)
+                recordings: Mapping[Split, Recording] = record(found.every or ways, sink, exchange=exchange)
             else:
                 recordings = found_or_recorded(keeper, found, cache, record)
         targets = {split: recording.targets for split, recording in recordings.items()}
@@ -208,7 +212,9 @@ def least_memory(protocol: ProbeProtocol, found: Discovery) -> tuple[int, int]:
     """
     fit = workspace(max(map(features_of, found.ways.values()), default=0), found.n_outputs, len(protocol.l2))
     fit += moment_bytes(found, protocol) if protocol.stream else 0
-    return fit, 4 * found.batch_size * sum(found.n_features)
+    # Where processes share batches, those of its own layers come from the others beside those that it makes itself.
+    shared = sum(way.reduction.n_features for ways in found.every.values() for way in ways)
+    return fit, 4 * found.batch_size * (sum(found.n_features) + shared)
 
 
 def feature_cache(
@@ -244,6 +250,7 @@ def record_splits(
     samples: Mapping[Split, Fingerprint] = MappingProxyType({}),
     keep: Callable[[Split, Recorder], None] | None = None,
     read: Fingerprint | None = None,
+    exchange: AbstractExchange | None = None,
 ) -> dict[Split, Recording]:
     """One pass over each split, for all layers and reducers together.
 
@@ -258,19 +265,25 @@ def record_splits(
         samples: Take in the samples of each test set, and forget what they have taken in before.
         keep: Given each split when it is recorded.
         read: Takes in the samples of all splits, likewise.
+        exchange: Shares the passes with other processes, whose layers are among `ways` then.
     """
     for fingerprint in (*samples.values(), *([] if read is None else [read])):
         fingerprint.restart()
-    reductions = {layer: [way.reduction for way in found] for layer, found in ways.items()}
     recordings: dict[Split, Recording] = {}
     taken: dict[Site, Way] = {}
+    contents = keep is not None
     for split in split_names(data):
-        record = Recorder(frozen, reductions, protocol, sink, split, contents=keep is not None, ways=taken)
+        if exchange is not None and exchange.shares is False:
+            ways = {layer: found for layer, found in ways.items() if exchange.owns(layer.name)}
+        reductions = {layer: [way.reduction for way in found] for layer, found in ways.items()}
+        record = Recorder(frozen, reductions, protocol, sink, split, contents=contents, ways=taken, exchange=exchange)
         watching = [each for each in (samples.get(split), read) if each is not None]
         _pass(frozen, data[split], protocol, resources, record, watching, partial(on_progress, f"record {split}"))
         recordings[split] = record.recording
         if keep is not None:
             keep(split, record)
+    if exchange is not None:
+        exchange.finish()
     return recordings
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -16,14 +17,16 @@ from torch import Tensor
 
 from layerprobe.probing.capture.activations import LayerReader
 from layerprobe.probing.capture.call_arguments import Arguments
-from layerprobe.probing.capture.freeze import Frozen
+from layerprobe.probing.capture.content_hash import raw_bytes
+from layerprobe.probing.capture.freeze import Frozen, random_states
 from layerprobe.probing.capture.hooks import Site, Way
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.capture.sample_independence import REASONS, RowCheck
 from layerprobe.probing.capture.token_axes import no_mask, span_masks, token_masks
 from layerprobe.probing.data_adapters import as_targets
 from layerprobe.probing.data_fingerprint import Fingerprint
-from layerprobe.probing.features.cache import AbstractSink, Key
+from layerprobe.probing.exchange import AbstractExchange, BatchFindings
+from layerprobe.probing.features.cache import AbstractSink
 from layerprobe.probing.features.oom import free_cache, out_of_memory, without_advice
 from layerprobe.probing.features.reducers import Reduction, shape_text
 from layerprobe.probing.features.token_reducers import AbstractTokenReducer
@@ -149,6 +152,11 @@ class SplitReader:
         return inputs, targets
 
     @property
+    def samples(self) -> int:
+        """Samples of all batches."""
+        return sum(map(len, self._targets))
+
+    @property
     def before(self) -> int:
         """Samples of all batches but the last."""
         return sum(map(len, self._targets[:-1]))
@@ -159,7 +167,7 @@ class SplitReader:
         Raises:
             ValueError: Naming the split.
         """
-        if not sum(map(len, self._targets)):
+        if not self.samples:
             raise ValueError(f"The {self._split} split is empty. Probing needs samples in train, val and test.")
         if self._ids:
             found, first, times = np.unique(np.concatenate(self._ids), return_index=True, return_counts=True)
@@ -209,17 +217,19 @@ class Recorder:
         *,
         contents: bool = False,
         ways: dict[Site, Way] | None = None,
+        exchange: AbstractExchange | None = None,
     ) -> None:
         """Choose what is recorded.
 
         Args:
             frozen: The network.
-            reductions: What to make of each layer.
+            reductions: What to make of each layer, those of other processes among them where batches are shared.
             protocol: Says how a batch is read.
             sink: Where the features go, when their batch is through.
             split: Name of the split.
             contents: Whether to hash what the network is called with.
             ways: As for `LayerReader`.
+            exchange: Shares the batches with other processes.
         """
         self._problems: dict[LayerName, str] = {}
         self._infinite: set[LayerName] = set()
@@ -238,7 +248,10 @@ class Recorder:
         self._reader = SplitReader(protocol, split, contents=contents)
         self._n = 0
         self._masks: Mapping[str, Tensor] = {}
-        self._batch: deque[tuple[Key, Tensor]] = deque()
+        self._found = BatchFindings()
+        self._exchange = exchange
+        self._own: BatchFindings | None = None
+        self._waiting: list[Tensor] = []
 
     def __enter__(self) -> Recorder:
         return self
@@ -246,8 +259,10 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._batch.clear()
+        self._found = BatchFindings()
         if kind is None:
+            if self._waiting:
+                self._swap()
             self._reader.check()
 
     @property
@@ -281,12 +296,30 @@ class Recorder:
         self._n = len(targets)
         if not self._n:
             return
+        if self._exchange is None or self._exchange.shares is False:
+            self._keep(self._run(inputs, batch), targets)
+        elif self._exchange.shares is None:
+            states = random_states()
+            found = self._run(inputs, batch)
+            first = self._hash(found) if random_states() == states else ""
+            self._keep(found, targets)
+            self._exchange.decide(first)
+        else:
+            self._waiting.append(targets)
+            if self._exchange.runs(len(self._waiting) - 1):
+                self._own = self._run(inputs, batch)
+            if len(self._waiting) == self._exchange.size:
+                self._swap()
+
+    def _run(self, inputs: Any, batch: Any) -> BatchFindings:
+        """Run a batch through the network."""
         if self._by_tokens:
             masks, self._no_masks = masks_of(self._protocol, inputs, batch)
             self._masks = {**masks, **span_masks(inputs)}
         arguments = Arguments.of(inputs)
+        self._found = BatchFindings()
         while (reason := self._no_room(arguments)) is not None:
-            self._batch.clear()
+            self._found = BatchFindings()
             gives_way = self._sink.give_way()
             free_cache()
             if not gives_way:
@@ -294,10 +327,8 @@ class Recorder:
                     f"A batch of {self._n} samples of the {self._split} split does not fit into the GPU's "
                     f"memory beside the network. {reason}. Lower `batch_size`, or probe fewer layers at a time."
                 )
-        while self._batch:
-            key, features = self._batch.popleft()
-            if key[0] not in self._problems:
-                self._sink.append(key, features, targets)
+        found, self._found = self._found, BatchFindings()
+        return found
 
     def _no_room(self, arguments: Arguments) -> str | None:
         """Run a batch. Why it does not fit into the GPU's memory; None if it does."""
@@ -316,16 +347,55 @@ class Recorder:
             self._give_up(name, f"in a batch of the {self._split} split: {problem}")
         return None
 
+    def _hash(self, found: BatchFindings) -> str:
+        """Hash what a batch has led to; empty where another pass may lead to something else."""
+        if self.unsteady:
+            return ""
+        digest = hashlib.blake2b(repr((sorted(found.problems.items()), sorted(found.no_positions.items()))).encode())
+        for key, features in found.features:
+            digest.update(repr((key, features.dtype, tuple(features.shape))).encode())
+            digest.update(raw_bytes(features))
+        return digest.hexdigest()
+
+    def _swap(self) -> None:
+        """Keep what a round of batches has led to, in all processes."""
+        assert self._exchange is not None
+        round_of = self._exchange.swap(self._own, self._split, self._reader.samples)
+        for targets, found in zip(self._waiting, round_of, strict=False):  # the last round may be short
+            self._keep(found, targets)
+        self._own = None
+        self._waiting.clear()
+
+    def _keep(self, found: BatchFindings, targets: Shaped[Tensor, "k ..."]) -> None:
+        """Hand the features of a batch to the sink, but for layers that have a problem by now."""
+        for layer, problem in found.problems.items():
+            if layer not in self._problems:
+                self._problems[layer] = problem
+                self._sink.drop(layer)
+        for layer, problem in found.no_positions.items():
+            self._no_positions.setdefault(layer, problem)
+        self._infinite |= found.infinite
+        for layer, seconds in found.seconds.items():
+            self._seconds[layer] += seconds
+        features, found.features = found.features[::-1], []
+        while features:  # each is let go of when the sink has it
+            key, rows = features.pop()
+            if key[0] not in self._problems and (self._exchange is None or self._exchange.owns(key[0])):
+                self._sink.append(key, rows, targets)
+
+    def _is_wanted(self, layer: LayerName) -> bool:
+        """Whether this process, or one that it runs batches for, fits a layer."""
+        return self._exchange is None or self._exchange.shares is not False or self._exchange.owns(layer)
+
     def _give_up(self, layer: LayerName, problem: str) -> None:
         if layer not in self._problems:
-            self._problems[layer] = problem
-            self._sink.drop(layer)
+            self._found.problems.setdefault(layer, problem)
 
     def _reduce(self, layer: Layer, activation: Tensor) -> None:
         """Make features of a layer at the moment that it is made."""
         if (site := self._sites.get(layer)) is not None:
             self._rows.see(site, activation)
-        if layer.name in self._problems:
+        if layer.name in self._problems or layer.name in self._found.problems or not self._is_wanted(layer.name):
             return
         start = time.perf_counter()
         if len(activation) != self._n:
@@ -339,18 +409,18 @@ class Recorder:
             elif problem := self._add(layer, activation, reduction):
                 self._give_up(layer.name, problem)
                 return
-        self._seconds[layer.name] += time.perf_counter() - start
+        self._found.seconds[layer.name] += time.perf_counter() - start
 
     def _add_positions(self, layer: Layer, activation: Tensor, reduction: Reduction) -> None:
         """Make what analyses alone read; where it cannot be made, they go without, and the layer's heads do not."""
-        if layer.name in self._no_positions:
+        if layer.name in self._no_positions or layer.name in self._found.no_positions:
             return
         try:
             problem = self._no_masks or self._add(layer, activation, reduction)
         except ValueError as error:  # of a mask that is of other tokens
             problem = str(error)
         if problem:
-            self._no_positions[layer.name] = problem
+            self._found.no_positions[layer.name] = problem
 
     def _add(self, layer: Layer, activation: Tensor, reduction: Reduction) -> str:
         """Make features of a layer. Why there are none; empty if there are."""
@@ -362,9 +432,9 @@ class Recorder:
         if not torch.isfinite(features).all():
             row = self._reader.before + int((~torch.isfinite(features).all(1)).nonzero()[0])
             if reduction.fitted:
-                self._infinite.add(layer.name)
+                self._found.infinite.add(layer.name)
             return f"NaN or infinite activations, first in {self._split} sample {row}"
-        self._batch.append(((layer.name, self._split, reduction.description), features))
+        self._found.features.append(((layer.name, self._split, reduction.description), features))
         return ""
 
     def _unlike(self, layer: Layer, activation: Tensor, reduction: Reduction) -> str | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -41,6 +42,8 @@ class Ranks:
         """Join the others; every process calls it at the same point."""
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self._group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE) if several else None
+        # What is swapped must not be taken for a message, which threads of their own may be waiting for.
+        self._swaps: Any = dist.new_group(backend="gloo", timeout=_PATIENCE) if several else None
         self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
 
     @property
@@ -98,6 +101,45 @@ class Ranks:
         dist.recv_object_list(box, src=sender, group=self._group)
         return box[0]
 
+    def swap(self, given: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """Give bytes to every other process, and get some from it; all call it.
+
+        Each pair of processes talks by itself, so that every process notices when one has ended.
+
+        Args:
+            given: Bytes for each other rank, on the CPU.
+
+        Returns:
+            What each of them gives.
+
+        Raises:
+            RuntimeError: Where a process has ended.
+        """
+        ended: set[int] = set()
+        sizes = {rank: torch.empty(1, dtype=torch.int64) for rank in given}
+        self._pass({rank: torch.tensor([value.numel()]) for rank, value in given.items()}, sizes, ended)
+        found = {rank: torch.empty(int(size), dtype=torch.uint8) for rank, size in sizes.items() if rank not in ended}
+        self._pass(given, found, ended)
+        if ended:
+            raise RuntimeError(f"The processes of the ranks {sorted(ended)} have ended.")
+        return found
+
+    def _pass(self, given: Mapping[int, Tensor], found: Mapping[int, Tensor], ended: set[int]) -> None:
+        """Send and receive; what goes to and comes from processes that live on goes on where another has ended."""
+        calls = [(rank, partial(dist.irecv, value, rank, self._swaps)) for rank, value in found.items()]
+        calls += [(rank, partial(dist.isend, given[rank], rank, self._swaps)) for rank in found]
+        works: list[tuple[int, Any]] = []
+        for rank, call in calls:
+            try:
+                works.append((rank, call()))
+            except RuntimeError:
+                ended.add(rank)
+        for rank, work in works:
+            try:
+                work.wait()
+            except RuntimeError:
+                ended.add(rank)
+
     @contextmanager
     def as_first(self, network: nn.Module) -> Iterator[None]:
         """Inside, the parameters and buffers of every process's network are those of the first one's.
@@ -108,7 +150,7 @@ class Ranks:
         Args:
             network: This process's network, which every process has; afterwards it is bit for bit as before.
         """
-        own: list[tuple[torch.Tensor, torch.Tensor]] = []
+        own: list[tuple[Tensor, Tensor]] = []
         try:
             for tensor in (*network.parameters(), *network.buffers()) if self.size > 1 else ():
                 value = tensor.detach().cpu().contiguous()

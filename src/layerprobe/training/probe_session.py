@@ -147,7 +147,7 @@ class ProbeSession:
         plan: bool,
         at: Mapping[str, int],
     ) -> None:
-        ranks, resources, read = self._ranks, self._resources, None
+        ranks, resources, read, exchange = self._ranks, self._resources, None, None
         discovery: Discovery | Callable[[], Discovery | None] | None = None
         if plan and ranks.is_first and not self._announced:
             self._announced = True
@@ -158,10 +158,9 @@ class ProbeSession:
                 discovery = discovery()
         if ranks.size > 1:
             assert not callable(discovery)
-            discovery, processes = share(
-                ranks, network, data, protocol, context, resources=resources, discovery=discovery, done=done
-            )
-            resources, read = replace(resources, processes=processes), Fingerprint()
+            own = share(ranks, network, data, protocol, context, resources=resources, discovery=discovery, done=done)
+            resources, read = replace(resources, processes=own.processes), Fingerprint()
+            discovery, exchange = own.discovery, own.exchange
         new, ended = 0, False
         with ProbeProgress(f"Probing {info.name}", self._progress if ranks.is_first else False) as bar:
 
@@ -180,7 +179,10 @@ class ProbeSession:
                     self._before(info.name, team.where, at, stop=stop)
 
             try:
-                with Team(ranks, keep, partial(bar, "probe layers"), self._is_stopping) as team:
+                with (
+                    Team(ranks, keep, partial(bar, "probe layers"), self._is_stopping) as team,
+                    exchange or nullcontext(),
+                ):
                     for result in probe_checkpoint(
                         network,
                         data,
@@ -192,6 +194,7 @@ class ProbeSession:
                         context=context,
                         on_progress=on_progress,
                         read=read,
+                        exchange=exchange,
                     ):
                         team.hand_over(result)
                 ended = True

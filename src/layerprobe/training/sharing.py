@@ -1,11 +1,14 @@
-"""Sharing of one probe among the processes of a run: the layers are dealt out, and the first process keeps the results.
+"""Sharing of one probe among the processes of a run: layers and batches are dealt out, and the first keeps the results.
 
-Every process records its own layers of the whole splits, in passes of its own, and no feature is sent: what it fits is
-what one process alone would have fitted, bit for bit, whatever the network and the data draw from the global random
-generators. For that the processes have to have the same network and samples. Parameters and buffers are made the first
-one's (see `Ranks.as_first`); of the rest of the network, names and shapes of layers are compared. Samples are compared
-twice: the length and the first batch of each split before layers are dealt out, and all of them when they have been
-recorded, as far as a `Fingerprint` tells samples apart.
+Every process reads the whole splits, and fits its own layers. Each runs its share of the batches through the network
+and sends the features to the processes that fit them (see `RankExchange`), where the first batch shows that another
+pass leads to the same bits; otherwise, where a network draws random numbers or keeps a state, where features are kept,
+or not every process has layers to fit, each makes passes of its own over the whole splits. Either way what it fits is
+what one process alone would have fitted, bit for bit. For that the processes have to have the same network and samples.
+Parameters and buffers are made the first one's (see `Ranks.as_first`); of the rest of the network, names and shapes of
+layers are compared, and the features of the first batch. Samples are compared twice: the length and the first batch of
+each split before layers are dealt out, and all of them when they have been recorded, as far as a `Fingerprint` tells
+samples apart.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import traceback
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event, RLock, Thread
 from types import TracebackType
 from typing import Any, Literal, TypeAlias
@@ -36,6 +39,7 @@ from layerprobe.probing.pipeline import least_memory
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.training.collectives import Ranks
+from layerprobe.training.rank_exchange import OtherProcessError, OthersHaveLeft, RankExchange, different_samples
 from layerprobe.types import LayerName, LayerResult
 
 log = logging.getLogger("layerprobe")
@@ -53,8 +57,19 @@ class ProbingStopped(Exception):
     """Probing was left before a layer, which the message names; those that are done are kept."""
 
 
-class OtherProcessError(RuntimeError):
-    """Probing has failed in another process of the run."""
+@dataclass(frozen=True)
+class Share:
+    """What falls to one process.
+
+    Attributes:
+        discovery: Its layers, None where it is to find all of them out itself.
+        processes: How many processes of this machine probe.
+        exchange: Shares the batches with the others, where that is done.
+    """
+
+    discovery: Discovery | None
+    processes: int = 1
+    exchange: RankExchange | None = None
 
 
 def share(
@@ -67,7 +82,7 @@ def share(
     resources: Resources,
     discovery: Discovery | None,
     done: Collection[LayerName],
-) -> tuple[Discovery | None, int]:
+) -> Share:
     """Deal the layers of a network out to the processes that have the layers and samples of the first one, and room.
 
     Data that can only be iterated are left to the first process: reading them elsewhere might use them up, and each
@@ -82,10 +97,6 @@ def share(
         resources: What probing may take; `max_memory` is for the processes of a machine together.
         discovery: The layers of the network, where this process knows them already.
         done: Layers to leave out.
-
-    Returns:
-        The layers that fall to this process, None where it is to find all of them out itself; and how many processes
-        of this machine probe.
     """
     nothing = Discovery({}, 0, 0, Survey(protocol.granularity, (), {}), {})
     found, seen, room = discovery, None, 1
@@ -99,7 +110,7 @@ def share(
     everyones, rooms, machines = zip(*ranks.everyones((seen, room, socket.gethostname())), strict=True)
     able = [rank for rank, other in enumerate(everyones) if other is not None and other == everyones[0]]
     if found is None or not able:
-        return found if ranks.is_first else nothing, 1
+        return Share(found if ranks.is_first else nothing)
 
     def beside(rank: int, others: list[int]) -> list[int]:
         return [other for other in others if machines[other] == machines[rank]]
@@ -115,8 +126,12 @@ def share(
     ):
         if ranks.is_first and left_out:
             log.warning("%d of the %d processes %s, and probe nothing.", left_out, ranks.size, reason)
-    part = found.dealt(len(fitting))[fitting.index(ranks.rank)] if ranks.rank in fitting else nothing
-    return part, max(1, len(beside(ranks.rank, fitting)))
+    parts, exchange = found.dealt(len(fitting)), None
+    own = parts[fitting.index(ranks.rank)] if ranks.rank in fitting else nothing
+    if len(fitting) == ranks.size and all(part.ways for part in parts) and resources.keep is None:
+        owner = {layer.name: rank for rank, part in enumerate(parts) for layer in part.ways}
+        exchange, own = RankExchange(ranks, owner, device_of(network)), replace(own, every=found.ways)
+    return Share(own, max(1, len(beside(ranks.rank, fitting))), exchange)
 
 
 def _look(
@@ -272,11 +287,7 @@ class Team:
         first = self._begun.get(0)
         for other in self._begun if rank == 0 else (rank,):
             if first is not None and self._begun[other].samples != first.samples:
-                raise OtherProcessError(
-                    f"The processes have read different samples: those of the process of rank {other} are not those "
-                    "of the first one, so that their layers must not stand side by side. Let every process read the "
-                    "same samples (seed what a data set draws by itself), or probe with one process."
-                )
+                raise OtherProcessError(different_samples(other))
         if rank == 0:
             self._has_read.set()
 
@@ -312,7 +323,8 @@ class Team:
             self._stopped = True
             self._outcome.set_result("failed")
             return
-        outcome: Outcome = "done" if error is None else "stopped" if isinstance(error, ProbingStopped) else "failed"
+        quiet = error is None or isinstance(error, OthersHaveLeft)  # those that have left say why
+        outcome: Outcome = "done" if quiet else "stopped" if isinstance(error, ProbingStopped) else "failed"
         if not self._ranks.is_first:
             about = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
             said = f"Probing failed in the process of rank {self._ranks.rank}{about}: {type(error).__name__}: {error}"
@@ -321,8 +333,8 @@ class Team:
                 raise SystemExit(0) from None
         else:
             whole = self._end(outcome)
-        if whole == "stopped" and error is None:
-            raise ProbingStopped("the end")
+        if whole == "stopped" and quiet:
+            raise ProbingStopped("the end" if error is None else str(error)) from None
 
     def _end(self, outcome: Outcome) -> Outcome:
         """Wait for the others, in the first process, and tell them how the whole went."""

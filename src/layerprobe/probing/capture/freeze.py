@@ -157,6 +157,21 @@ def random_states_kept(*, seed: int | None = None) -> Iterator[None]:
         yield
 
 
+def random_states() -> list[list[int]]:
+    """Where the generators of torch and numpy are, to be compared with where they are later.
+
+    Python's own is left out: run-time type checkers draw from it.
+    """
+    states = [torch.get_rng_state()]
+    for accelerator in (torch.cuda, torch.xpu):
+        if accelerator.is_available() and accelerator.is_initialized():
+            states += accelerator.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        states.append(torch.mps.get_rng_state())
+    _, keys, place, *_ = np.random.get_state()  # noqa: NPY002
+    return [*(state.tolist() for state in states), [*np.asarray(keys).tolist(), place]]
+
+
 def check_initialised(network: nn.Module) -> None:
     """Refuse a network that cannot be called before a first call has made its parameters.
 
