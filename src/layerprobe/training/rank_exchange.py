@@ -37,14 +37,14 @@ class _Message:
         first: See `AbstractExchange.decide`.
         leaves: Whether the process takes part no longer.
         found: What its batch has led to but for the features, None where it has run none.
-        layout: Key, shape and type of the features that follow, and whether they were made on the CPU.
+        layout: Key, shape, type and kind of device of the features that follow.
     """
 
     at: tuple[Split, int] = ("", 0)
     first: str = ""
     leaves: bool = False
     found: BatchFindings | None = None
-    layout: tuple[tuple[Key, torch.Size, torch.dtype, bool], ...] = ()
+    layout: tuple[tuple[Key, torch.Size, torch.dtype, str], ...] = ()
 
 
 class RankExchange(AbstractExchange):
@@ -54,13 +54,13 @@ class RankExchange(AbstractExchange):
     with `OthersHaveLeft`, so that none waits for a batch that nobody runs.
     """
 
-    def __init__(self, ranks: Ranks, owner: Mapping[LayerName, int], device: torch.device) -> None:
+    def __init__(self, ranks: Ranks, owner: Mapping[LayerName, int], device: torch.device | None) -> None:
         """Begin undecided.
 
         Args:
             ranks: All processes of the run, each of which fits layers.
             owner: The rank that fits each layer.
-            device: Where this process's features are made.
+            device: Where this process's network is; None where it has no parameters.
         """
         self.size, self.shares = ranks.size, None
         self._ranks, self._owner, self._device = ranks, owner, device
@@ -134,10 +134,11 @@ class RankExchange(AbstractExchange):
 
     def _unpacked(self, message: _Message, data: Tensor) -> list[tuple[Key, Tensor]]:
         found, at = [], 0
-        for key, shape, dtype, on_cpu in message.layout:
+        for key, shape, dtype, kind in message.layout:
             size = shape.numel() * dtype.itemsize
             rows = data[at : at + size].clone().view(dtype).reshape(shape)
-            found.append((key, rows if on_cpu else rows.to(self._device)))
+            is_here = self._device is not None and self._device.type == kind
+            found.append((key, rows.to(self._device if is_here else kind)))
             at += size
         return found
 
@@ -156,7 +157,7 @@ def different_samples(rank: int | None = None) -> str:
 
 
 def _packed(message: _Message, features: list[tuple[Key, Tensor]]) -> Tensor:
-    layout = tuple((key, rows.shape, rows.dtype, rows.is_cpu) for key, rows in features)
+    layout = tuple((key, rows.shape, rows.dtype, rows.device.type) for key, rows in features)
     header = pickle.dumps(replace(message, layout=layout))
     parts = [torch.tensor([len(header)]), torch.frombuffer(bytearray(header), dtype=torch.uint8)]
     parts += [rows.detach().cpu().contiguous().reshape(-1) for _, rows in features]
