@@ -440,6 +440,14 @@ def adamw(layer: Layer, l2s: list[float]) -> Path_:
     return list(zip(weight.detach(), bias.detach(), strict=True))
 
 
+def names(cfg: DictConfig) -> list[str]:
+    """The contenders that are asked for; by default all, other libraries only where `peers_dir` says where they are."""
+    if cfg.peers is not None:
+        return list(cfg.peers)
+    own = ["layerprobe", "layerprobe-full", "scikit-learn", "scikit-learn-certified", "one-scikit-learn", "adamw"]
+    return [*own, *(["elk", "probekit", "lmprobe"] if cfg.peers_dir is not None else [])]
+
+
 def contender(name: str, directory: str | None) -> Fit:
     """What a name stands for.
 
@@ -605,7 +613,7 @@ def measure(case: str, cfg: DictConfig) -> Iterator[list[dict[str, Any]]]:
     """Run every contender on every layer of a case, in turn, several times; layer after layer."""
     l2s, first = [float(value) for value in cfg.l2], 0
     given_up: set[str] = set()
-    contenders = {name: contender(name, cfg.peers_dir) for name in cfg.peers}
+    contenders = {name: contender(name, cfg.peers_dir) for name in names(cfg)}
     machine = Machine.measured(torch.device(cfg.device))
     log.info("Products %.0f GFLOP/s, copies %.1f GB/s", machine.products / 1e9, machine.bandwidth / 1e9)
     for layers in groups(case, cfg):

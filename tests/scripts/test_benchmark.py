@@ -52,6 +52,11 @@ def test_bad_input_gets_one_clear_error(tmp_path: Path, override: str, message: 
 
 
 @pytest.mark.slow
+def test_other_libraries_are_left_out_where_nothing_says_where_they_are(tmp_path: Path) -> None:
+    assert "There is no case 'none'" in run(tmp_path, "cases=[none]").stderr
+
+
+@pytest.mark.slow
 def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
     sizes = ["base.n=200", "base.d=8", "base.c=3", "base.points=2", "factors=[1,2]", "repeats=1", "threads=1"]
     done = run(tmp_path, *sizes, script="growth")
