@@ -122,6 +122,23 @@ def test_what_fails_before_the_first_layer_is_not_called_probed(
     assert "Probed final at step 7: 4 layers" in caplog.messages
 
 
+def test_a_data_module_is_set_up_once_for_each_stage_and_left_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    class Module(pl.LightningDataModule):
+        def setup(self, stage: str) -> None:
+            logging.getLogger("layerprobe").warning(stage)
+            self.rows = TensorDataset(torch.zeros(4, 2), torch.zeros(4))
+
+        def train_dataloader(self) -> DataLoader:
+            return DataLoader(self.rows)
+
+        val_dataloader = test_dataloader = train_dataloader
+
+    module = Module()
+    assert splits_of_datamodule(module).keys() == {"train", "val", "test"}
+    assert caplog.messages == ["fit", "test"]
+    assert not hasattr(module, "rows")
+
+
 def test_a_loader_of_no_split_is_refused() -> None:
     module = pl.LightningDataModule.from_datasets(*[TensorDataset(torch.zeros(4, 2), torch.zeros(4))] * 3)
     with pytest.raises(ValueError, match=r"`loaders` names the split 'tset'. Did you mean test\?"):

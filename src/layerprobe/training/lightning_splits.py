@@ -119,7 +119,9 @@ def splits_of_datamodule(datamodule: Any, loaders: Loaders | None = None) -> Dat
     if hasattr(datamodule, "prepare_data"):
         datamodule.prepare_data()
     with undisturbed(datamodule, "datamodule"):
-        return _chosen({split: _from_hooks(datamodule, split) for split in SPLITS}, loaders)
+        own = datamodule if isinstance(datamodule, nn.Module) else copy.copy(datamodule)
+        stages: list[str] = []  # set up once, as in `Trainer.fit` and `Trainer.test`: it may read all files of a folder
+        return _chosen({split: _from_hooks(own, split, stages) for split in SPLITS}, loaders)
 
 
 def of_population(protocol: ProbeProtocol, owner: Any) -> ProbeProtocol:
@@ -135,7 +137,8 @@ def of_population(protocol: ProbeProtocol, owner: Any) -> ProbeProtocol:
     return replace(protocol, population=True) if getattr(owner, "population", False) else protocol
 
 
-def _from_hooks(owner: Any, split: Split) -> Any:
+def _from_hooks(owner: Any, split: Split, stages: list[str] | None = None) -> Any:
+    """The loaders of a split, of a copy of a data module; of itself where `stages` says what it is set up for."""
     name = f"{split}_dataloader"
     hook = getattr(owner, name, None)
     if hook is None:
@@ -144,8 +147,11 @@ def _from_hooks(owner: Any, split: Split) -> Any:
     if not own and getattr(hook, "__module__", "").partition(".")[0] in _LIGHTNING:
         return None
     if not isinstance(owner, nn.Module):  # a data module: what `setup` sets is left out of the one that trains
-        owner = copy.copy(owner)
-        owner.setup(_STAGE[split])
+        if stages is None:
+            owner, stages = copy.copy(owner), []
+        if _STAGE[split] not in stages:
+            owner.setup(_STAGE[split])
+            stages.append(_STAGE[split])
     return getattr(owner, name)()
 
 
