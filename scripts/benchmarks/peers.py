@@ -695,7 +695,9 @@ def show(table: pd.DataFrame) -> None:
                 f"{row['val_error']:.4f}",
                 "" if math.isnan(row["share"]) else f"{row['share']:.0%}",
             )
-        Console().print(shown)
+        console = Console()
+        console.width = max(console.width, Console(width=1000).measure(shown).maximum)  # no figure is cut
+        console.print(shown)
 
 
 @hydra.main(version_base="1.3", config_path="../../conf", config_name="benchmark/peers")

@@ -29,6 +29,7 @@ def test_a_small_benchmark_judges_every_contender(tmp_path: Path) -> None:
         "threads=1",
     )
     assert done.returncode == 0, done.stderr
+    assert "scikit-learn-certified" in done.stdout and "…" not in done.stdout
     table = pd.read_csv(tmp_path / "summary.csv").set_index(["case", "contender"])
     assert table.loc[("synthetic", "layerprobe"), "times"] == 1
     ours, scikit = table.loc[("synthetic", "layerprobe-full")], table.loc[("synthetic", "scikit-learn")]
