@@ -59,8 +59,8 @@ def main() -> None:
     except (FileNotFoundError, DamagedFileError) as error:
         raise SystemExit(str(error)) from error
     if cfg.merge:
+        from layerprobe.results.arrow_tables import SchemaError
         from layerprobe.results.merge import merge_results
-        from layerprobe.results.record_schema import SchemaError
 
         try:
             count = merge_results(shares(record), record.directory / "probes")

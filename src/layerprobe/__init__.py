@@ -111,7 +111,7 @@ _PUBLIC = {
     "models.deep_mlp": ["deep_mlp"],
     "models.digits_convnet": ["DigitsConvNet"],
     "models.inception": ["InceptionWithAuxiliary"],
-    "models.linear": ["xor_linear"],
+    "models.linear_regression": ["xor_linear"],
     "models.mnist_convnet": ["MnistConvNet"],
     "models.parameter_groups": ["decay_only"],
     "models.pretrained_text": ["encoder", "language_model"],

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from layerprobe.results.record_schema import read_table, schema, to_frame
+from layerprobe.results.arrow_tables import read_table, schema, to_frame
 from layerprobe.types import LayerResult, PathRecord, ProbeRecord
 
 NAN = float("nan")

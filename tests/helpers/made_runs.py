@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from helpers import made_results as made
-from layerprobe.results.record_schema import to_table
+from layerprobe.results.arrow_tables import to_table
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.table_schemas import CORRECT
 from layerprobe.types import PathRecord, ProbeRecord

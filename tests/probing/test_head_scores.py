@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import layerprobe
 from layerprobe.probing.tasks.multi_label import MultiLabel
 from layerprobe.probing.tasks.regression import Regression
+from layerprobe.results.arrow_tables import DamagedTableError
 from layerprobe.results.merge import merge_results
 from layerprobe.results.reader import Run
-from layerprobe.results.record_schema import DamagedTableError
 
 L2 = [1e-3, 1e-1]
 

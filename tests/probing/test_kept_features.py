@@ -29,7 +29,7 @@ from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.probing.solvers.ridge import Ridge
-from layerprobe.results.record_schema import to_frame
+from layerprobe.results.arrow_tables import to_frame
 
 PASSES = os.memfd_create("passes")
 """A file that each sample moves on in: what the network has in memory is put back after its passes."""

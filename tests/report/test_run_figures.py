@@ -15,8 +15,8 @@ from layerprobe.report.charts.layer_axis import thinned
 from layerprobe.report.picture_files import save
 from layerprobe.report.run_figures import write_figures, write_run_figures
 from layerprobe.report.style import lines
+from layerprobe.results.arrow_tables import to_frame
 from layerprobe.results.reader import Run
-from layerprobe.results.record_schema import to_frame
 from layerprobe.results.store import ProbeStore
 from layerprobe.types import MetricRecord, PathRecord
 

@@ -3,8 +3,8 @@
 import pytest
 
 from helpers import made_results as made
+from layerprobe.results.arrow_tables import to_frame
 from layerprobe.results.baselines import baseline_errors, baselines_above_majority, of_baselines, without_baselines
-from layerprobe.results.record_schema import to_frame
 
 
 def test_a_checkpoint_of_which_only_the_input_was_probed_is_a_baseline_beside_others():

@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from helpers import made_results as made
+from layerprobe.results.arrow_tables import to_frame
 from layerprobe.results.best import BestLayer, at_last_checkpoint, best_layer, last_checkpoint
 from layerprobe.results.objectives import area_under_depth_curve, best_validation_error
-from layerprobe.results.record_schema import to_frame
 
 LAYERS = ["input", "conv", "fc"]
 NOTHING = BestLayer()

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from helpers import made_results as made
-from layerprobe.results.record_schema import DamagedTableError
+from layerprobe.results.arrow_tables import DamagedTableError
 from layerprobe.results.store import ProbeStore, restore_results
 from layerprobe.types import PathRecord
 

@@ -2,8 +2,8 @@ import pandas as pd
 import pytest
 
 from helpers import made_results as made
+from layerprobe.results.arrow_tables import to_frame
 from layerprobe.results.logged_metrics import layer_metrics
-from layerprobe.results.record_schema import to_frame
 from layerprobe.types import MetricRecord
 
 

@@ -6,8 +6,8 @@ import pytest
 from safetensors import safe_open
 
 from helpers import made_results as made
+from layerprobe.results.arrow_tables import SchemaError, to_frame
 from layerprobe.results.heads import find_head
-from layerprobe.results.record_schema import SchemaError, to_frame
 from layerprobe.results.store import ProbeStore, StoreError
 from layerprobe.types import PathRecord
 

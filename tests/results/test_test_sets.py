@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from helpers import made_results as made
+from layerprobe.results.arrow_tables import to_frame
 from layerprobe.results.logged_metrics import layer_metrics
-from layerprobe.results.record_schema import to_frame
 from layerprobe.results.test_sets import lines_of_test_sets, on_each_test_set
 from layerprobe.types import MetricRecord
 

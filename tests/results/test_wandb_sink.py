@@ -12,7 +12,7 @@ import pytest
 
 from helpers import made_results as made
 from helpers import wandb_log
-from layerprobe.results.record_schema import to_frame
+from layerprobe.results.arrow_tables import to_frame
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.wandb_sink import TABLE, WandbSink, finish_run
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from helpers import forked
-from layerprobe.results.record_schema import to_frame
+from layerprobe.results.arrow_tables import to_frame
 from layerprobe.training.continued_loggers import ProbeLog
 
 pytestmark = pytest.mark.slow

@@ -28,9 +28,9 @@ from layerprobe.report.charts import transfer_map as transfer_map_chart
 from layerprobe.report.dataset_transfer import Trained, training_sets, transfer_table
 from layerprobe.report.depth_curve_options import DepthView
 from layerprobe.report.picture_files import with_all_rows
+from layerprobe.results.arrow_tables import to_frame
 from layerprobe.results.best import best_layer, last_checkpoint
 from layerprobe.results.reader import Run
-from layerprobe.results.record_schema import to_frame
 from layerprobe.results.test_sets import lines_of_test_sets, on_each_test_set
 from layerprobe.types import MetricRecord
 

@@ -22,7 +22,7 @@ from layerprobe.probing.analyses.mean_difference import MeanDifference as MeanDi
 from layerprobe.probing.analyses.mlp import MLP as MLP
 from layerprobe.probing.analyses.nearest_mean import NearestMean as NearestMean
 from layerprobe.probing.analyses.nearest_neighbours import NearestNeighbours as NearestNeighbours
-from layerprobe.probing.analyses.reference import AbstractReference
+from layerprobe.probing.analyses.reference_predictor import AbstractReference
 from layerprobe.probing.capture.pytree import tensors
 from layerprobe.probing.capture.replacement import replaced
 from layerprobe.probing.capture.token_axes import attention_masks, span_masks

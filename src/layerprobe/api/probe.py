@@ -1,4 +1,4 @@
-"""The functions for use from Python, without Hydra and without a trainer."""
+"""Probing from Python, without Hydra and without a trainer."""
 
 from __future__ import annotations
 

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 
 from layerprobe.formatting import nearest
+from layerprobe.results.arrow_tables import to_frame
 from layerprobe.results.best import last_checkpoint
 from layerprobe.results.heads import HeadFile, find_head, read_recipe
 from layerprobe.results.reader import Run, find_runs
-from layerprobe.results.record_schema import to_frame
-from layerprobe.results.references import ReferenceFile
+from layerprobe.results.reference_predictors import ReferenceFile
 from layerprobe.results.scores import ScoreFile, confusion, score_frame
 from layerprobe.results.store import ProbeStore
 from layerprobe.types import Answers, LayerResult, MetricRecord, PathRecord, ProbeRecord

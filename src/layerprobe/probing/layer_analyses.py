@@ -14,7 +14,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, LayerPositions, Metric, TestSet
-from layerprobe.probing.analyses.reference import FittedReading
+from layerprobe.probing.analyses.reference_predictor import FittedReading
 from layerprobe.probing.features.oom import with_room
 from layerprobe.probing.features.positions import standardiser_of
 from layerprobe.probing.features.row_blocks import AbstractRows, Features

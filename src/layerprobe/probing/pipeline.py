@@ -41,7 +41,7 @@ from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.selection import HeadPath
 from layerprobe.probing.solvers.precision import full_precision
 from layerprobe.probing.solvers.solution import Status
-from layerprobe.probing.streaming import TrainingMoments
+from layerprobe.probing.streamed_moments import TrainingMoments
 from layerprobe.probing.targets import Labels, n_outputs
 from layerprobe.probing.tasks.task import Measured
 from layerprobe.types import CheckpointInfo, LayerName, LayerResult, Split

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from layerprobe.probing.analyses.analysis import Metric
-from layerprobe.probing.analyses.reference import AbstractReference
+from layerprobe.probing.analyses.reference_predictor import AbstractReference
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.features.reducers import AbstractReducer, FeatureWay, shape_text
 from layerprobe.probing.fitting import channel_axis, positions_axis

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from layerprobe.files.errors import DamagedFileError, aside
-from layerprobe.files.file_mapping import AbstractFileMapping
 from layerprobe.files.layer_files import layer_file, remove_files_of_layer
+from layerprobe.files.lazy_mapping import AbstractFileMapping
 from layerprobe.files.safe_names import files_of_layer, safe_name
 from layerprobe.types import FeatureRecipe, LayerName, LayerResult
 

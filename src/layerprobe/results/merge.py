@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from layerprobe.files.atomic import atomic
 from layerprobe.files.safe_names import files_of_layer
+from layerprobe.results.arrow_tables import keys_of, read_table
 from layerprobe.results.heads import HEADS, head_folder
-from layerprobe.results.record_schema import keys_of, read_table
-from layerprobe.results.references import REFERENCES, reference_folder
+from layerprobe.results.reference_predictors import REFERENCES, reference_folder
 from layerprobe.results.scores import SCORES, score_folder
 from layerprobe.results.table_schemas import LATER, MERGED, RESULTS, ROWS
 

@@ -17,11 +17,11 @@ import yaml
 
 from layerprobe.files.safe_names import printable, with_printable_names
 from layerprobe.results.any_version import no_rows, read_any_version, read_correct
+from layerprobe.results.arrow_tables import SchemaError
 from layerprobe.results.config_identity import matters
 from layerprobe.results.config_migration import PACKAGES, current_key, current_override
 from layerprobe.results.heads import read_head, read_recipe
 from layerprobe.results.plane_frames import read_plane_frames
-from layerprobe.results.record_schema import SchemaError
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.scores import read_scores, score_frame
 from layerprobe.types import MetricRecord, PathRecord, ProbeRecord

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from layerprobe.files.errors import DamagedFileError
-from layerprobe.files.file_mapping import AbstractFileMapping
 from layerprobe.files.layer_files import layer_file, remove_files_of_layer
+from layerprobe.files.lazy_mapping import AbstractFileMapping
 from layerprobe.files.parquet import read_parquet
 from layerprobe.files.safe_names import files_of_layer, safe_name
-from layerprobe.results.record_schema import DamagedTableError
+from layerprobe.results.arrow_tables import DamagedTableError
 from layerprobe.types import LayerName, LayerResult, SampleScores
 
 SCORES = "scores"

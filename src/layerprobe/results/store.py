@@ -32,9 +32,7 @@ from safetensors import SafetensorError
 
 from layerprobe.files.atomic import atomic, remove_stray
 from layerprobe.files.safe_names import safe_name
-from layerprobe.results.heads import HeadFile, find_head, head_folder, write_head
-from layerprobe.results.layer_parts import read_parts, to_part
-from layerprobe.results.record_schema import (
+from layerprobe.results.arrow_tables import (
     DamagedTableError,
     SchemaError,
     check_table,
@@ -44,7 +42,9 @@ from layerprobe.results.record_schema import (
     to_frame,
     to_table,
 )
-from layerprobe.results.references import reference_folder, write_references
+from layerprobe.results.heads import HeadFile, find_head, head_folder, write_head
+from layerprobe.results.layer_parts import read_parts, to_part
+from layerprobe.results.reference_predictors import reference_folder, write_references
 from layerprobe.results.scores import score_folder, write_scores
 from layerprobe.results.table_schemas import CORRECT, LATER, MERGED, RESULTS, ROWS
 from layerprobe.types import LayerName, LayerResult, ProbeRecord

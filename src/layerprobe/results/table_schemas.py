@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from layerprobe.results.record_schema import schema, stamp
+from layerprobe.results.arrow_tables import schema, stamp
 from layerprobe.types import MetricRecord, PathRecord, ProbeRecord
 
 RESULTS = schema(ProbeRecord)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from layerprobe.compat.wandb import artifacts_in_log
+from layerprobe.results.arrow_tables import SCHEMA_VERSION
 from layerprobe.results.best import best_layer
 from layerprobe.results.logged_metrics import layer_metrics
-from layerprobe.results.record_schema import SCHEMA_VERSION
 from layerprobe.results.wandb_journal import WandbGuard, WandbHistory, close_histories
 
 if TYPE_CHECKING:

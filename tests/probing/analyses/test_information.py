@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from helpers.small_memory import ROOM, probed_with
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
+from layerprobe.probing.analyses.code_length import code_length
 from layerprobe.probing.analyses.description_length import DescriptionLength
 from layerprobe.probing.analyses.few_shot import FewShot
-from layerprobe.probing.analyses.label_log_loss import code_length
 from layerprobe.probing.analyses.v_information import VInformation
 from layerprobe.probing.features.row_blocks import AbstractRows, PickedRows
 from layerprobe.probing.heads import Heads

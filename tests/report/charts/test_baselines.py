@@ -7,7 +7,7 @@ from helpers.drawn import drawn
 from layerprobe.report.charts.baselines import name_places
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.charts.heat_map import heat_map
-from layerprobe.results.record_schema import to_frame
+from layerprobe.results.arrow_tables import to_frame
 
 
 def test_names_keep_their_places_where_there_is_room_and_a_line_apart_where_not():

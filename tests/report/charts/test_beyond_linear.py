@@ -9,7 +9,7 @@ from helpers import made_results as made
 from layerprobe.report.charts.beyond_linear import beyond_linear
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.run_figures import write_figures
-from layerprobe.results.record_schema import to_frame
+from layerprobe.results.arrow_tables import to_frame
 from layerprobe.types import MetricRecord, PathRecord
 
 LAYERS = ("input", "conv", "head")

@@ -10,7 +10,7 @@ from helpers import made_results as made
 from helpers.drawn import drawn
 from layerprobe.report.charts.few_shot_map import few_shot_map
 from layerprobe.report.charts.information import COMPRESSION, V_INFORMATION, information_curve
-from layerprobe.results.record_schema import to_frame
+from layerprobe.results.arrow_tables import to_frame
 from layerprobe.types import MetricRecord
 
 CHECKPOINTS = {"untrained": 0, "final": 9}

@@ -29,8 +29,8 @@ from layerprobe.report.page.pickers import pickers
 from layerprobe.report.page.views import linked_views, single_view, view_names
 from layerprobe.report.report_files import write_report
 from layerprobe.report.run_comparison import ReportError, compare
+from layerprobe.results.arrow_tables import schema, to_table
 from layerprobe.results.reader import Run
-from layerprobe.results.record_schema import schema, to_table
 from layerprobe.types import MetricRecord
 
 

@@ -20,7 +20,7 @@ from layerprobe.report.papers.concept_depth import (
 )
 from layerprobe.report.papers.concept_depth_table import concept_rows, concept_summary, concept_table, points_table
 from layerprobe.report.picture_files import save
-from layerprobe.results.record_schema import to_frame
+from layerprobe.results.arrow_tables import to_frame
 
 NAMES = {"Common": "CommonClaim"}
 

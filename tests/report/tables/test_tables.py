@@ -10,7 +10,7 @@ from layerprobe.report.picture_files import save
 from layerprobe.report.tables.jobs_table import jobs_table
 from layerprobe.report.tables.results_table import results_table
 from layerprobe.report.tables.sweep_table import sweep_table
-from layerprobe.results.record_schema import to_frame
+from layerprobe.results.arrow_tables import to_frame
 
 CHECKPOINTS = [("initial", 0), ("final", 100)]
 

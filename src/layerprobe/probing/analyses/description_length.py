@@ -13,7 +13,7 @@ from torch import Tensor
 
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet, check_classes
 from layerprobe.probing.analyses.best_head import best_head
-from layerprobe.probing.analyses.label_log_loss import by_code_length, code_length, unweighted_logistic
+from layerprobe.probing.analyses.code_length import by_code_length, code_length, unweighted_logistic
 from layerprobe.probing.features.row_blocks import picked_rows
 from layerprobe.probing.tasks.task import AbstractTask
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from layerprobe.probing.analyses.against_linear_head import compared
 from layerprobe.probing.analyses.analysis import LayerData, Metric, TestSet, check_classes
-from layerprobe.probing.analyses.reference import AbstractReference, FittedReading
+from layerprobe.probing.analyses.reference_predictor import AbstractReference, FittedReading
 from layerprobe.probing.features.row_blocks import AbstractRows, Features, placed_blocks
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.tasks.task import AbstractTask

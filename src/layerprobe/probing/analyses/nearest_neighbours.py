@@ -12,8 +12,8 @@ from torch import Tensor
 
 from layerprobe.probing.analyses.against_linear_head import compared
 from layerprobe.probing.analyses.analysis import LayerData, Metric, TestSet
-from layerprobe.probing.analyses.neighbours import Distance, nearest_neighbours
-from layerprobe.probing.analyses.reference import AbstractReference, FittedReading
+from layerprobe.probing.analyses.neighbour_search import Distance, nearest_neighbours
+from layerprobe.probing.analyses.reference_predictor import AbstractReference, FittedReading
 from layerprobe.probing.features.row_blocks import AbstractRows, Features
 from layerprobe.probing.tasks.task import AbstractTask
 

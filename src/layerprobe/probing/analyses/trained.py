@@ -17,7 +17,7 @@ from torch import Tensor
 
 from layerprobe.probing.analyses.against_linear_head import compared
 from layerprobe.probing.analyses.analysis import LayerData, Metric, TestSet
-from layerprobe.probing.analyses.reference import AbstractReference, FittedReading
+from layerprobe.probing.analyses.reference_predictor import AbstractReference, FittedReading
 from layerprobe.probing.features.row_blocks import AbstractRows, Features, blocks, gathered
 from layerprobe.probing.solvers.threads import threads_for
 from layerprobe.probing.tasks.task import AbstractTask

@@ -11,7 +11,7 @@ import pandas as pd
 from layerprobe.report import style
 from layerprobe.report.charts.baselines import baseline_lines, baseline_rows, control_lines, name_places
 from layerprobe.report.charts.beyond_linear import reader_lines, reader_names, readers
-from layerprobe.report.charts.checkpoint_lines import CheckpointLines
+from layerprobe.report.charts.checkpoint_legend import CheckpointLines
 from layerprobe.report.charts.curves import MARKED, Y, curves, error_y
 from layerprobe.report.charts.layer_axis import layer_names, layer_step, layer_x
 from layerprobe.report.charts.tooltips import result_tooltip
@@ -19,8 +19,8 @@ from layerprobe.report.error_column import TEST_ERROR, ErrorColumn
 from layerprobe.report.layer_labels import shared_folder
 from layerprobe.report.papers.reference_curve import Reference
 from layerprobe.report.tidy import axis_top, tidy_results, with_texts
+from layerprobe.results.arrow_tables import to_frame
 from layerprobe.results.baselines import baseline_errors, without_baselines
-from layerprobe.results.record_schema import to_frame
 from layerprobe.types import MetricRecord
 
 _COLUMNS = [

@@ -10,7 +10,7 @@ import pandas as pd
 from layerprobe.formatting import number_text
 from layerprobe.report import style
 from layerprobe.report.charts.baselines import baseline_lines, baseline_rows
-from layerprobe.report.charts.checkpoint_lines import CheckpointLines
+from layerprobe.report.charts.checkpoint_legend import CheckpointLines
 from layerprobe.report.charts.curves import MARKED, curves, error_y
 from layerprobe.report.charts.layer_axis import layer_names, layer_step, layer_x
 from layerprobe.report.layer_labels import shared_folder

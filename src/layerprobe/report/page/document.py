@@ -17,7 +17,7 @@ from layerprobe.formatting import count_text, interval_text, percent_text
 from layerprobe.report.config_differences import short_keys, value_text
 from layerprobe.report.monotonicity import depth_sentence
 from layerprobe.report.page.correct_bits import correct_bits
-from layerprobe.report.page.head_maps import head_maps
+from layerprobe.report.page.head_charts import head_charts
 from layerprobe.report.page.page_data import page_data
 from layerprobe.report.page.pickers import pickers
 from layerprobe.report.page.vega_data import datasets
@@ -63,7 +63,7 @@ def page(
     """
     drawn = page_data(comparison)
     packed, left_out = correct_bits(comparison, drawn)
-    heads, heads_left_out = head_maps(comparison, drawn)
+    heads, heads_left_out = head_charts(comparison, drawn)
     specs = linked_views(drawn)
     counts = {"run": len(comparison.runs), "checkpoint": len(drawn.checkpoints), "probe": len(drawn.rows)}
     title = f"layerprobe: {', '.join(count_text(n, noun) for noun, n in counts.items())}"

@@ -1,4 +1,4 @@
-"""The ending of a run: its figures and its table, and the summary that it leaves."""
+"""Report of a run that is done: its figures, its table and the summary that it leaves."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers import made_results as made
-from layerprobe.results.record_schema import SCHEMA_VERSION, SchemaError, schema, to_frame, to_table
+from layerprobe.results.arrow_tables import SCHEMA_VERSION, SchemaError, schema, to_frame, to_table
 from layerprobe.types import PathRecord, ProbeRecord
 
 KINDS = [(ProbeRecord, [made.record(), made.failed()]), (PathRecord, list(made.path(made.record())))]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
-from layerprobe.probing.analyses.neighbours import nearest_neighbours
+from layerprobe.probing.analyses.neighbour_search import nearest_neighbours
 from layerprobe.probing.features.row_blocks import JoinedRows
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.multi_label import MultiLabel

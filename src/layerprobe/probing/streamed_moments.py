@@ -1,4 +1,4 @@
-"""Streaming: the moments of least squares add up while the samples pass by, and no training feature is kept."""
+"""Streamed moments: those of least squares add up while the samples pass by, and no training feature is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines of checkpoints: how those of one run are told apart in every chart, and their legend."""
+"""Legend of checkpoints: how those of one run are told apart in every chart."""
 
 from __future__ import annotations
 

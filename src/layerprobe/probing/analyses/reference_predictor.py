@@ -1,4 +1,4 @@
-"""References: classifiers and regressors that are fitted beside the linear head, and that predict as it does."""
+"""Reference predictors: fitted beside the linear head, they predict the property as it does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""References that predict, on disk, a layer in one file: `references/<checkpoint>/<depth>_<layer>.safetensors`."""
+"""Reference predictors on disk, a layer in one file: `references/<checkpoint>/<depth>_<layer>.safetensors`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from layerprobe.files.file_mapping import AbstractFileMapping
 from layerprobe.files.layer_files import layer_file, remove_files_of_layer
+from layerprobe.files.lazy_mapping import AbstractFileMapping
 from layerprobe.files.safe_names import files_of_layer, safe_name
 from layerprobe.results.heads import damage_named
 from layerprobe.types import FeatureRecipe, FittedReference, LayerName, LayerResult

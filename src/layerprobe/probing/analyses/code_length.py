@@ -1,4 +1,4 @@
-"""Log loss of labels in bits, their code length under a head's probabilities, and the heads chosen by it."""
+"""Code length of labels: their log loss in bits under a head's probabilities, and the heads chosen by it."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from helpers.browser import opened
 from helpers.digits import shuffled_digits
 from layerprobe.report.head_charts import angle_products, angles_of, confusion_of
 from layerprobe.report.page.document import page
-from layerprobe.report.page.head_maps import head_maps
+from layerprobe.report.page.head_charts import head_charts
 from layerprobe.report.page.page_data import page_data
 from layerprobe.report.picture_files import specification
 from layerprobe.report.run_comparison import Comparison, compare, side_by_side
@@ -48,7 +48,7 @@ def unpacked(found: dict[str, Any], one: dict[str, Any]) -> dict[str, Any]:
 
 def test_charts_are_those_of_the_run(comparison: Comparison) -> None:
     data = page_data(comparison)
-    found, notes = head_maps(comparison, data)
+    found, notes = head_charts(comparison, data)
     run, layers = comparison.runs[0], data.layer_names
     assert {(one["run"], one["kind"], one["layer"]) for one in found["maps"]} == {
         (0, "confusion", 0), (0, "confusion", 1), (0, "angles_layers", None), (1, "angles_layers", None),
@@ -65,7 +65,7 @@ def test_charts_are_those_of_the_run(comparison: Comparison) -> None:
 
 def test_what_each_run_shows_first_stays_where_there_is_little_room(comparison: Comparison) -> None:
     data = page_data(comparison)
-    (kept, notes), (_, also) = head_maps(comparison, data, most=3), head_maps(comparison, data, budget=1)
+    (kept, notes), (_, also) = head_charts(comparison, data, most=3), head_charts(comparison, data, budget=1)
     best = data.layer_names.index(data.runs["best_layer"][0])
     assert [(one["run"], one["kind"], one["layer"]) for one in kept["maps"]] == [
         (0, "angles_layers", None), (1, "angles_layers", None), (0, "confusion", best),
@@ -85,14 +85,14 @@ def test_only_layers_that_have_a_file_are_tried(comparison: Comparison, monkeypa
         tried.append((checkpoint, layer))
         return confusion_of(run, checkpoint, layer)
 
-    monkeypatch.setattr("layerprobe.report.page.head_maps.confusion_of", counted)
-    found, notes = head_maps(many, page_data(many))
+    monkeypatch.setattr("layerprobe.report.page.head_charts.confusion_of", counted)
+    found, notes = head_charts(many, page_data(many))
     assert sorted(tried) == [("network", "0"), ("network", "input")]
     assert [one["kind"] for one in found["maps"]].count("confusion") == 2
     assert [one["kind"] for one in found["maps"]].count("angles_layers") == 1
     assert notes == []
     large = side_by_side([replace(run, results=run.results.assign(n_classes=1000))])
-    assert head_maps(large, page_data(large))[0]["maps"] == []
+    assert head_charts(large, page_data(large))[0]["maps"] == []
     assert len(tried) == 2
 
 
@@ -103,13 +103,13 @@ def test_charts_that_cannot_be_drawn_end_too(comparison: Comparison, tmp_path: P
     damaged = compare([tmp_path])
     for most, tried in ((60, 2), (1, 1)):
         caplog.clear()
-        assert head_maps(damaged, page_data(damaged), most)[0]["maps"] == []
+        assert head_charts(damaged, page_data(damaged), most)[0]["maps"] == []
         assert caplog.text.count(".parquet is damaged (not a readable Parquet file") == tried
 
 
 def test_all_maps_of_angles_share_what_they_may_take(comparison: Comparison) -> None:
     data, takes = page_data(comparison), angle_products(comparison.runs[0].results)
-    found, notes = head_maps(comparison, data, products=1.5 * takes)
+    found, notes = head_charts(comparison, data, products=1.5 * takes)
     assert [(one["run"], one["kind"]) for one in found["maps"]] == [
         (0, "angles_layers"), (0, "confusion"), (0, "confusion"),
     ]  # fmt: skip

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from helpers.command import call
 from layerprobe.config import CONF, register
-from layerprobe.jobs.template_options import extras
+from layerprobe.jobs.lightning_hydra_template import extras
 from layerprobe.results.run_name import run_name, run_tags
 from layerprobe.training.resume import Guard
 

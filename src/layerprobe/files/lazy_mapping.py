@@ -1,4 +1,4 @@
-"""Mappings whose content is in a file."""
+"""Lazy mappings: the content of a file, read when it is first asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neighbours: the nearest training samples of others, found exactly and block by block."""
+"""Neighbour search: the nearest training samples of others, found exactly and block by block."""
 
 from __future__ import annotations
 

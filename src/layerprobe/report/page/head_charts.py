@@ -55,7 +55,7 @@ class _Wanted(NamedTuple):
     draw: Callable[[], AnyChart | None]
 
 
-def head_maps(
+def head_charts(
     comparison: Comparison, data: PageData, most: int = 60, budget: int = 400_000, products: float = _MOST_PRODUCTS
 ) -> tuple[dict[str, Any], list[str]]:
     """Draw and pack what heads answer and where they look.

@@ -1,4 +1,4 @@
-"""Records as typed columns, and the version of their schema."""
+"""Records as Arrow tables of typed columns, and the version of their schema."""
 
 from __future__ import annotations
 
