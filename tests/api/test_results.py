@@ -9,6 +9,7 @@ import pickle
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -19,9 +20,10 @@ from torch import Tensor, nn
 
 import layerprobe
 from helpers import made_results as made
+from layerprobe.files.lazy_mapping import LazyMapping
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.tables.results_table import results_table
-from layerprobe.results.heads import HeadFile
+from layerprobe.results.heads import read_arrays
 from layerprobe.results.store import ProbeStore
 from layerprobe.types import LayerResult
 
@@ -234,7 +236,7 @@ def test_results_are_read_printed_and_drawn_without_torch(run: Path) -> None:
 
 def test_arrays_of_a_head_are_read_when_they_are_asked_for(run: Path) -> None:
     file = next((run / "probes").glob("heads/*/*"))
-    head = HeadFile(file)
+    head = LazyMapping(partial(read_arrays, file), exists=True)
     file.unlink()
     assert head
     with pytest.raises(FileNotFoundError):

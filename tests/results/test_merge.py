@@ -11,7 +11,7 @@ import pytest
 
 from helpers import made_results as made
 from layerprobe.jobs.shard import share
-from layerprobe.results.heads import head_folder
+from layerprobe.results.heads import HEADS
 from layerprobe.results.merge import merge_results
 from layerprobe.results.scores import read_scores
 from layerprobe.results.store import ProbeStore
@@ -76,7 +76,7 @@ def test_a_layer_that_failed_the_second_time_has_no_head(tmp_path: Path) -> None
     one, two = "001_one.safetensors", "002_two.safetensors"
     for name, order, heads in (("merged", "ab", {two}), ("turned", "ba", {one, two})):
         merge_results([tmp_path / source for source in order], tmp_path / name)
-        assert {file.name for file in head_folder(tmp_path / name, "final").iterdir()} == heads
+        assert {file.name for file in HEADS.folder(tmp_path / name, "final").iterdir()} == heads
 
 
 def test_a_second_merge_leaves_nothing_of_the_first(tmp_path: Path) -> None:

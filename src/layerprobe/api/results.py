@@ -7,19 +7,21 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 
+from layerprobe.files.lazy_mapping import LazyMapping
 from layerprobe.formatting import nearest
 from layerprobe.results.arrow_tables import to_frame
 from layerprobe.results.best import last_checkpoint
-from layerprobe.results.heads import HeadFile, find_head, read_recipe
+from layerprobe.results.heads import find_head, read_arrays, read_recipe
 from layerprobe.results.reader import Run, find_runs
-from layerprobe.results.reference_predictors import ReferenceFile
-from layerprobe.results.scores import ScoreFile, confusion, score_frame
+from layerprobe.results.reference_predictors import REFERENCES, read_references
+from layerprobe.results.scores import SCORES, confusion, read_scores, score_frame
 from layerprobe.results.store import ProbeStore
 from layerprobe.types import Answers, LayerResult, MetricRecord, PathRecord, ProbeRecord
 
@@ -285,15 +287,16 @@ def _layer(
     metrics: list[MetricRecord],
     answers: dict[str, Answers] | None,
 ) -> LayerResult:
+    at = (run.probes, record.checkpoint, record.layer)
     (name, first), *further = (answers or {"test": Answers(np.zeros(0, dtype=bool))}).items()
     try:
-        head: Any = HeadFile(find_head(run.probes, record.checkpoint, record.layer))
+        head: Any = LazyMapping(partial(read_arrays, find_head(*at)), exists=True)
     except KeyError:
         head = {}
-    recipe = read_recipe(run.probes, record.checkpoint, record.layer)
+    recipe = read_recipe(*at)
     of_first = (first.correct, first.samples, recipe, tuple(metrics), name)
-    scores = ScoreFile(run.probes, record.checkpoint, record.layer)
-    references = ReferenceFile(run.probes, record.checkpoint, record.layer)
+    scores = LazyMapping(partial(read_scores, *at), bool(SCORES.find(*at)))
+    references = LazyMapping(partial(read_references, *at), bool(REFERENCES.find(*at)))
     return LayerResult(record, tuple(path), head, *of_first, dict(further), scores, references)
 
 

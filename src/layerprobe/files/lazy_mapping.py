@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import TypeVar, final
 
 Value = TypeVar("Value")
 
 
-class AbstractFileMapping(Mapping[str, Value]):
-    """The content of a file, read when it is first asked for."""
+@final
+@dataclass(frozen=True)
+class LazyMapping(Mapping[str, Value]):
+    """The content of a file, read when one of its entries is first asked for.
 
-    @abstractmethod
-    def read(self) -> Mapping[str, Value]:
-        """Read the file."""
+    Attributes:
+        read: Reads it.
+        exists: Whether there is a file, which is known without reading it.
+    """
+
+    read: Callable[[], Mapping[str, Value]]
+    exists: bool
 
     @cached_property
     def _content(self) -> Mapping[str, Value]:
@@ -29,3 +35,6 @@ class AbstractFileMapping(Mapping[str, Value]):
 
     def __len__(self) -> int:
         return len(self._content)
+
+    def __bool__(self) -> bool:
+        return self.exists

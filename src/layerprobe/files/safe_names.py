@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import Path
 
 import pandas as pd
 
@@ -24,44 +23,6 @@ def safe_name(name: str) -> str:
     if plain == name:
         return name
     return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def layer_file_name(depth: int, layer: str, suffix: str) -> str:
-    """Name the file of a layer in the folder of its checkpoint.
-
-    Args:
-        depth: The layer's depth.
-        layer: Name of the layer.
-        suffix: What the name ends in, the dot with it.
-    """
-    return f"{depth:03d}_{safe_name(layer)}{suffix}"
-
-
-def files_of_layer(folder: Path, layer: str, suffix: str) -> list[Path]:
-    """Find the files of a layer in the folder of its checkpoint, whatever its depth was.
-
-    Args:
-        folder: The folder; it may be missing.
-        layer: Name of the layer.
-        suffix: What their names end in.
-    """
-    name = re.compile(rf"\d+_{re.escape(safe_name(layer) + suffix)}")
-    return sorted(file for file in folder.glob(f"*{suffix}") if name.fullmatch(file.name))
-
-
-def layers_with_files(folder: Path, suffix: str) -> set[tuple[str, str]]:
-    """List the layers that have a file, of all checkpoints at once.
-
-    Args:
-        folder: The folder with a folder for each checkpoint; it may be missing.
-        suffix: What the files' names end in.
-
-    Returns:
-        `safe_name` of the checkpoint and of the layer of each.
-    """
-    return {
-        (file.parent.name, file.name.partition("_")[2].removesuffix(suffix)) for file in folder.glob(f"*/*{suffix}")
-    }
 
 
 def printable(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,25 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from layerprobe.files.errors import DamagedFileError, aside
-from layerprobe.files.layer_files import layer_file, remove_files_of_layer
-from layerprobe.files.lazy_mapping import AbstractFileMapping
-from layerprobe.files.safe_names import files_of_layer, safe_name
+from layerprobe.files.layer_files import LayerFiles
 from layerprobe.types import FeatureRecipe, LayerName, LayerResult
 
-HEADS = "heads"
+HEADS = LayerFiles("heads", ".safetensors")
 _ABOUT = ("checkpoint", "layer", "solver", "l2", "reducer", "reduction")
 _RECIPE = "recipe"
-_SUFFIX = ".safetensors"
-
-
-def head_folder(directory: Path, checkpoint: str) -> Path:
-    """The folder of a checkpoint's heads.
-
-    Args:
-        directory: The folder of the results.
-        checkpoint: Name of the checkpoint.
-    """
-    return directory / HEADS / safe_name(checkpoint)
 
 
 def find_head(directory: Path, checkpoint: str, layer: LayerName) -> Path:
@@ -45,7 +32,7 @@ def find_head(directory: Path, checkpoint: str, layer: LayerName) -> Path:
     Raises:
         KeyError: Where there is none: the layer was not probed, or failed.
     """
-    if found := _heads_of(directory, checkpoint, layer):
+    if found := HEADS.find(directory, checkpoint, layer):
         return found[0]
     raise KeyError(f"there is no head of layer '{layer}' at checkpoint '{checkpoint}' in {directory}")
 
@@ -65,7 +52,7 @@ def read_head(directory: Path, checkpoint: str, layer: LayerName) -> dict[str, n
         KeyError: Where there is none.
         DamagedFileError: Where its file is no whole Safetensors file.
     """
-    return dict(HeadFile(find_head(directory, checkpoint, layer)))
+    return read_arrays(find_head(directory, checkpoint, layer))
 
 
 def read_recipe(directory: Path, checkpoint: str, layer: LayerName) -> FeatureRecipe | None:
@@ -82,7 +69,7 @@ def read_recipe(directory: Path, checkpoint: str, layer: LayerName) -> FeatureRe
     Raises:
         DamagedFileError: Where the head's file is no whole Safetensors file.
     """
-    for file in _heads_of(directory, checkpoint, layer):
+    for file in HEADS.find(directory, checkpoint, layer):
         with damage_named(file), safe_open(file, "numpy") as opened:
             written = (opened.metadata() or {}).get(_RECIPE)
         if written is not None:
@@ -91,23 +78,17 @@ def read_recipe(directory: Path, checkpoint: str, layer: LayerName) -> FeatureRe
     return None
 
 
-@dataclass(frozen=True)
-class HeadFile(AbstractFileMapping[np.ndarray]):
-    """The arrays of a head on disk, read when one of them is first asked for.
+def read_arrays(file: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of a head.
 
-    Attributes:
+    Args:
         file: Where they are.
+
+    Raises:
+        DamagedFileError: Where it is no whole Safetensors file.
     """
-
-    file: Path
-
-    def read(self) -> dict[str, np.ndarray]:
-        """See `AbstractFileMapping.read`."""
-        with damage_named(self.file):
-            return load_file(self.file)
-
-    def __bool__(self) -> bool:
-        return True
+    with damage_named(file):
+        return load_file(file)
 
 
 def write_head(directory: Path, result: LayerResult) -> None:
@@ -120,15 +101,15 @@ def write_head(directory: Path, result: LayerResult) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    record, folder = result.record, head_folder(directory, result.record.checkpoint)
+    record = result.record
     if not result.head:
-        remove_files_of_layer(folder, record.layer, _SUFFIX)
+        HEADS.remove(directory, record.checkpoint, record.layer)
         return
     arrays = {name: np.ascontiguousarray(values) for name, values in result.head.items()}
     about = {name: str(getattr(record, name)) for name in _ABOUT}
     if result.recipe is not None:
         about[_RECIPE] = json.dumps(asdict(result.recipe))
-    with layer_file(folder, record.depth, record.layer, _SUFFIX) as temporary:
+    with HEADS.write(directory, record.checkpoint, record.depth, record.layer) as temporary:
         save_file(arrays, temporary, metadata=about)
 
 
@@ -150,7 +131,3 @@ def damage_named(file: Path) -> Iterator[None]:
         raise DamagedFileError(
             file, str(error), f"Next step: move it away ({aside(file)}), and probe its checkpoint again."
         ) from error
-
-
-def _heads_of(directory: Path, checkpoint: str, layer: LayerName) -> list[Path]:
-    return files_of_layer(head_folder(directory, checkpoint), layer, _SUFFIX)

@@ -12,15 +12,14 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 from layerprobe.files.atomic import atomic
-from layerprobe.files.safe_names import files_of_layer
 from layerprobe.results.arrow_tables import keys_of, read_table
-from layerprobe.results.heads import HEADS, head_folder
-from layerprobe.results.reference_predictors import REFERENCES, reference_folder
-from layerprobe.results.scores import SCORES, score_folder
+from layerprobe.results.heads import HEADS
+from layerprobe.results.reference_predictors import REFERENCES
+from layerprobe.results.scores import SCORES
 from layerprobe.results.table_schemas import LATER, MERGED, RESULTS, ROWS
 
-_FOLDERS = (head_folder, ".safetensors"), (score_folder, ".parquet"), (reference_folder, ".safetensors")
-"""Where each layer has a file of its own, and what the file's name ends in."""
+_FILES = (HEADS, SCORES, REFERENCES)
+"""What each layer has a file of its own of."""
 
 
 def merge_results(sources: Sequence[Path], target: Path) -> int:
@@ -60,13 +59,11 @@ def merge_results(sources: Sequence[Path], target: Path) -> int:
     )
     results = results.take(pa.array([i for *_, i in order], pa.int64()))
     rank = {key: i for i, key in enumerate(keys_of(results))}
-    before = {
-        file for folder in (HEADS, SCORES, REFERENCES) for file in (target / folder).glob("*/*") if file.is_file()
-    }
+    before = {file for files in _FILES for file in (target / files.kind).glob("*/*") if file.is_file()}
     for (checkpoint, layer), i in owner.items():
-        for folder, suffix in _FOLDERS:
-            for file in files_of_layer(folder(sources[i], checkpoint), layer, suffix):
-                (to := folder(target, checkpoint)).mkdir(parents=True, exist_ok=True)
+        for of_kind in _FILES:
+            for file in of_kind.find(sources[i], checkpoint, layer):
+                (to := of_kind.folder(target, checkpoint)).mkdir(parents=True, exist_ok=True)
                 before.discard(Path(shutil.copy2(file, to)))
     for file in before:  # of an earlier merge, and no longer in any job
         file.unlink()

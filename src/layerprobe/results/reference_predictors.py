@@ -4,31 +4,18 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from layerprobe.files.layer_files import layer_file, remove_files_of_layer
-from layerprobe.files.lazy_mapping import AbstractFileMapping
-from layerprobe.files.safe_names import files_of_layer, safe_name
+from layerprobe.files.layer_files import LayerFiles
 from layerprobe.results.heads import damage_named
 from layerprobe.types import FeatureRecipe, FittedReference, LayerName, LayerResult
 
-REFERENCES = "references"
-_SUFFIX = ".safetensors"
-
-
-def reference_folder(directory: Path, checkpoint: str) -> Path:
-    """The folder of a checkpoint's references.
-
-    Args:
-        directory: The folder of the results.
-        checkpoint: Name of the checkpoint.
-    """
-    return directory / REFERENCES / safe_name(checkpoint)
+REFERENCES = LayerFiles("references", ".safetensors")
 
 
 def write_references(directory: Path, result: LayerResult) -> None:
@@ -41,9 +28,9 @@ def write_references(directory: Path, result: LayerResult) -> None:
     Raises:
         OSError: If they cannot be written.
     """
-    record, folder = result.record, reference_folder(directory, result.record.checkpoint)
+    record = result.record
     if not result.references:
-        remove_files_of_layer(folder, record.layer, _SUFFIX)
+        REFERENCES.remove(directory, record.checkpoint, record.layer)
         return
     arrays: dict[str, np.ndarray] = {}
     about: dict[str, str] = {}
@@ -52,7 +39,7 @@ def write_references(directory: Path, result: LayerResult) -> None:
         recipe = None if reference.recipe is None else asdict(reference.recipe)
         made = {field: getattr(reference, field) for field in _PLAIN}
         about[name] = json.dumps({**made, "recipe": recipe})
-    with layer_file(folder, record.depth, record.layer, _SUFFIX) as temporary:
+    with REFERENCES.write(directory, record.checkpoint, record.depth, record.layer) as temporary:
         save_file(arrays, temporary, metadata=about)
 
 
@@ -75,7 +62,7 @@ def read_references(directory: Path, checkpoint: str, layer: LayerName) -> dict[
         DamagedFileError: Where the file is no whole Safetensors file.
     """
     found = {}
-    for file in files_of_layer(reference_folder(directory, checkpoint), layer, _SUFFIX):
+    for file in REFERENCES.find(directory, checkpoint, layer):
         with damage_named(file):
             arrays = load_file(file)
             with safe_open(file, "numpy") as opened:
@@ -87,22 +74,3 @@ def read_references(directory: Path, checkpoint: str, layer: LayerName) -> dict[
                 recipe = None if made["recipe"] is None else FeatureRecipe(**made["recipe"])
                 found[name] = FittedReference(parts, **{field: made[field] for field in _PLAIN}, recipe=recipe)
     return found
-
-
-@dataclass(frozen=True)
-class ReferenceFile(AbstractFileMapping[FittedReference]):
-    """The references of a layer on disk, read when one of them is first asked for; empty where none were kept.
-
-    Attributes:
-        directory: The folder of the results.
-        checkpoint: Name of the checkpoint.
-        layer: Name of the layer.
-    """
-
-    directory: Path
-    checkpoint: str
-    layer: LayerName
-
-    def read(self) -> dict[str, FittedReference]:
-        """See `AbstractFileMapping.read`."""
-        return read_references(self.directory, self.checkpoint, self.layer)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,25 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from layerprobe.files.errors import DamagedFileError
-from layerprobe.files.layer_files import layer_file, remove_files_of_layer
-from layerprobe.files.lazy_mapping import AbstractFileMapping
+from layerprobe.files.layer_files import LayerFiles
 from layerprobe.files.parquet import read_parquet
-from layerprobe.files.safe_names import files_of_layer, safe_name
 from layerprobe.results.arrow_tables import DamagedTableError
 from layerprobe.types import LayerName, LayerResult, SampleScores
 
-SCORES = "scores"
+SCORES = LayerFiles("scores", ".parquet")
 _SCORE, _TARGET = "score_", "target"
-
-
-def score_folder(directory: Path, checkpoint: str) -> Path:
-    """The folder of a checkpoint's scores.
-
-    Args:
-        directory: The folder of the results.
-        checkpoint: Name of the checkpoint.
-    """
-    return directory / SCORES / safe_name(checkpoint)
 
 
 def write_scores(directory: Path, result: LayerResult) -> None:
@@ -49,16 +36,16 @@ def write_scores(directory: Path, result: LayerResult) -> None:
     Raises:
         OSError: If they cannot be written.
     """
-    record, folder = result.record, score_folder(directory, result.record.checkpoint)
+    record = result.record
     if not result.scores:
-        remove_files_of_layer(folder, record.layer, ".parquet")
+        SCORES.remove(directory, record.checkpoint, record.layer)
         return
     kind = str if any(part.ids.dtype.kind == "U" for part in result.scores.values()) else np.int64
     tables = [_table(name, part, part.ids.astype(kind), _outputs(result, part)) for name, part in result.scores.items()]
     table = pa.concat_tables(tables, promote_options="permissive")
     floats = [name for name in table.column_names if name.startswith(_SCORE)]
     words = [name for name in ("test_set", "sample") if pa.types.is_string(table.schema.field(name).type)]
-    with layer_file(folder, record.depth, record.layer, ".parquet") as temporary:
+    with SCORES.write(directory, record.checkpoint, record.depth, record.layer) as temporary:
         pq.write_table(table, temporary, compression="zstd", use_dictionary=words, use_byte_stream_split=floats)
 
 
@@ -76,7 +63,7 @@ def read_scores(directory: Path, checkpoint: str, layer: LayerName) -> dict[str,
     Raises:
         DamagedTableError: Where the file is no whole Parquet file.
     """
-    for file in files_of_layer(score_folder(directory, checkpoint), layer, ".parquet"):
+    for file in SCORES.find(directory, checkpoint, layer):
         try:
             frame = read_parquet(file).to_pandas()
         except DamagedFileError as error:
@@ -92,28 +79,6 @@ def read_scores(directory: Path, checkpoint: str, layer: LayerName) -> dict[str,
             )
         return found
     return {}
-
-
-@dataclass(frozen=True)
-class ScoreFile(AbstractFileMapping[SampleScores]):
-    """The scores of a layer on disk, read when they are first asked for; empty where none were kept.
-
-    Attributes:
-        directory: The folder of the results.
-        checkpoint: Name of the checkpoint.
-        layer: Name of the layer.
-    """
-
-    directory: Path
-    checkpoint: str
-    layer: LayerName
-
-    def read(self) -> dict[str, SampleScores]:
-        """See `AbstractFileMapping.read`."""
-        return read_scores(self.directory, self.checkpoint, self.layer)
-
-    def __bool__(self) -> bool:
-        return bool(files_of_layer(score_folder(self.directory, self.checkpoint), self.layer, ".parquet"))
 
 
 def score_frame(scores: Mapping[str, SampleScores], classes: np.ndarray, words: Sequence[str] = ()) -> pd.DataFrame:

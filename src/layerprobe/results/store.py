@@ -42,10 +42,10 @@ from layerprobe.results.arrow_tables import (
     to_frame,
     to_table,
 )
-from layerprobe.results.heads import HeadFile, find_head, head_folder, write_head
+from layerprobe.results.heads import HEADS, find_head, read_arrays, write_head
 from layerprobe.results.layer_parts import read_parts, to_part
-from layerprobe.results.reference_predictors import reference_folder, write_references
-from layerprobe.results.scores import score_folder, write_scores
+from layerprobe.results.reference_predictors import REFERENCES, write_references
+from layerprobe.results.scores import SCORES, write_scores
 from layerprobe.results.table_schemas import CORRECT, LATER, MERGED, RESULTS, ROWS
 from layerprobe.types import LayerName, LayerResult, ProbeRecord
 
@@ -174,8 +174,8 @@ class ProbeStore:
                     with atomic(file) as temporary:
                         pq.write_table(table.filter(keep), temporary)
             self.write_results()
-            for folder in (head_folder, score_folder, reference_folder):
-                shutil.rmtree(folder(self.directory, checkpoint), ignore_errors=True)
+            for files in (HEADS, SCORES, REFERENCES):
+                shutil.rmtree(files.folder(self.directory, checkpoint), ignore_errors=True)
 
     def done(self, checkpoint: str) -> set[LayerName]:
         """Tell which layers of a checkpoint have a result, failed ones included.
@@ -230,7 +230,7 @@ class ProbeStore:
         Raises:
             KeyError: If there is no such result, or the layer failed and has no head.
         """
-        return dict(HeadFile(self._head_of(checkpoint, layer)))
+        return read_arrays(self._head_of(checkpoint, layer))
 
     @property
     def _results(self) -> Path:

@@ -6,16 +6,15 @@ import base64
 import json
 import logging
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from functools import partial
 from itertools import chain, product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from layerprobe.files.safe_names import layers_with_files, safe_name
+from layerprobe.files.safe_names import safe_name
 from layerprobe.report.angles import Over, coordinates
 from layerprobe.report.head_charts import MOST_CLASSES, angle_products, angles_of, confusion_of
 from layerprobe.report.page.page_data import PageData
@@ -118,7 +117,7 @@ def _of_run(i: int, run: Run, data: PageData) -> Iterator[_Wanted]:
         ("angles_layers", checkpoint, None) for checkpoint in checkpoints if ("checkpoint", checkpoint) in products
     ]
     asked += [("angles_checkpoints", None, layer) for layer in layers if ("layer", layer) in products]
-    classes = _with_files(rows[rows["task"].isin(["classification", ""])], run.probes / SCORES, ".parquet")
+    classes = _with_files(rows[rows["task"].isin(["classification", ""])], SCORES.layers(run.probes))
     scored = set(zip(classes["checkpoint"], classes["layer"], strict=True))
     asked += [("confusion", *one) for one in product(checkpoints, layers) if one in scored]
     for n, (kind, checkpoint, layer) in enumerate(asked):
@@ -137,7 +136,7 @@ def _of_run(i: int, run: Run, data: PageData) -> Iterator[_Wanted]:
 
 def _maps_of_angles(run: Run, rows: pd.DataFrame) -> dict[tuple[str, str | None], float]:
     """What each map takes that has two heads of the same coordinates, by what is one in it and that one's name."""
-    rows = _with_files(rows, run.probes / HEADS, ".safetensors")
+    rows = _with_files(rows, HEADS.layers(run.probes))
     rows = rows.assign(
         of=list(map(coordinates, rows[["n_features", "n_features_full", "reduction"]].to_dict("records")))
     )
@@ -149,8 +148,7 @@ def _maps_of_angles(run: Run, rows: pd.DataFrame) -> dict[tuple[str, str | None]
     return found
 
 
-def _with_files(rows: pd.DataFrame, folder: Path, suffix: str) -> pd.DataFrame:
-    kept = layers_with_files(folder, suffix)
+def _with_files(rows: pd.DataFrame, kept: Set[tuple[str, str]]) -> pd.DataFrame:
     safe = [rows[name].map({one: safe_name(one) for one in rows[name].unique()}) for name in ("checkpoint", "layer")]
     return rows[np.array([one in kept for one in zip(*safe, strict=True)], dtype=bool)]
 
