@@ -22,10 +22,8 @@ _DRAWN = 1 << 22
 """Numbers in resamples at a time."""
 
 
-def unexplained_interval(
-    predicted: Float[Tensor, "n c"], targets: Float[Tensor, "n c"], confidence: float = 0.95
-) -> tuple[float, float]:
-    r"""Interval for the fraction of variance unexplained, 1 - R², from independent samples.
+def unexplained_interval(predicted: Float[Tensor, "n c"], targets: Float[Tensor, "n c"]) -> tuple[float, float]:
+    r"""The 95 % interval of the fraction of variance unexplained, 1 - R², from independent samples.
 
     For one value, u = A / B with A = mean (ŷ - y)² and B = mean (y - ȳ)². To first order in 1/√n (the delta method)
     u is the mean of its influences ψ_i = ((ŷ_i - y_i)² - u (y_i - ȳ)²) / B, whose mean is 0; ȳ itself adds nothing of
@@ -40,7 +38,6 @@ def unexplained_interval(
     Args:
         predicted: What a head says.
         targets: What is true; each value varies.
-        confidence: Coverage wanted.
 
     Returns:
         Lower and upper end; NaN for fewer than ten samples, and where no resample has a t: where all errors are the
@@ -63,7 +60,7 @@ def unexplained_interval(
     known = known[known.isfinite()]
     if not len(known):
         return math.nan, math.nan
-    tail = (1 - confidence) / 2
+    tail = (1 - 0.95) / 2
     low, high = known.quantile(known.new_tensor([tail, 1 - tail])).tolist()
     value, own = float(error[0]), float(log_error[0])
     # Of a target that hardly varies, many a resample is constant: what is left may lie to one side.

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+_ROUNDING = 1e-6
+"""A singular value that is smaller than this share of the largest one is rounding, and spans nothing."""
+
 
 def in_own_units(head: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, "c d"], Float[np.ndarray, " c"]]:
     """Weights and bias that apply to features as the reducer makes them: scores are features @ weight.T + bias.
@@ -58,18 +61,17 @@ def contrasts(weight: Float[np.ndarray, "c d"], task: str) -> Float[np.ndarray, 
     return weight[1:] - weight[:1] if len(weight) == 2 else weight - weight.mean(0)
 
 
-def row_space(rows: Float[np.ndarray, "r d"], precision: float = 1e-6) -> Float[np.ndarray, "k d"]:
+def row_space(rows: Float[np.ndarray, "r d"]) -> Float[np.ndarray, "k d"]:
     """An orthonormal basis of what rows span.
 
     Args:
         rows: The rows.
-        precision: A singular value that is smaller than this share of the largest one is rounding, and spans nothing.
 
     Returns:
         As many rows as there are dimensions; none of rows that are all zero.
     """
     _, values, basis = np.linalg.svd(rows.astype(np.float64), full_matrices=False)
-    return basis[values > precision * values.max(initial=0.0)]
+    return basis[values > _ROUNDING * values.max(initial=0.0)]
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-_Z = 1.959963984540054
+_Z = NormalDist().inv_cdf((1 + 0.95) / 2)
 _HALVINGS = 52
 
 Counts: TypeAlias = int | Sequence[int] | np.ndarray
 
 
-def wilson_interval(errors: int | float, n: int | float, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval for an error rate from independent samples.
+def wilson_interval(errors: int | float, n: int | float) -> tuple[float, float]:
+    """The 95 % interval of an error rate from independent samples.
 
     Source: Wilson (1927). With z the normal quantile and e = errors / n, the ends are the solutions r of
     |e - r| = z·sqrt(r(1 - r) / n). Unlike e ± z·sqrt(e(1 - e) / n) it never leaves [0, 1], and it has a length also
@@ -25,7 +25,6 @@ def wilson_interval(errors: int | float, n: int | float, confidence: float = 0.9
     Args:
         errors: How many samples are wrong; an effective number need not be whole.
         n: How many samples there are, at least 1.
-        confidence: Coverage wanted.
 
     Returns:
         Lower and upper end.
@@ -35,10 +34,9 @@ def wilson_interval(errors: int | float, n: int | float, confidence: float = 0.9
     """
     if n < 1 or not 0 <= errors <= n:
         raise ValueError(f"an error rate needs 0 <= errors <= n and n >= 1, found {errors} errors of {n} samples")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
     rate = errors / n
-    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    centre = (rate + _Z * _Z / (2 * n)) / (1 + _Z * _Z / n)
+    half = _Z / (1 + _Z * _Z / n) * math.sqrt(rate * (1 - rate) / n + _Z * _Z / (4 * n * n))
     return (0.0 if errors == 0 else centre - half), (1.0 if errors == n else centre + half)
 
 

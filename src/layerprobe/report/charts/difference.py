@@ -12,16 +12,16 @@ from layerprobe.report.charts.layer_axis import layer_x
 from layerprobe.report.layer_labels import short_names
 from layerprobe.report.picture_files import AnyChart
 
+_WIDTH = 265
 
-def difference_plot(table: pd.DataFrame, first: str, second: str, width: int = 265, height: int = 170) -> AnyChart:
+
+def difference_plot(table: pd.DataFrame, first: str, second: str) -> AnyChart:
     """Draw the difference of two test errors over depth, with its 95% interval.
 
     Args:
         table: From `compare_runs`.
         first: Name of the first run.
         second: Name of the second.
-        width: Pixels.
-        height: Pixels.
 
     Returns:
         The chart; a filled point differs by the test after Holm's correction.
@@ -35,7 +35,7 @@ def difference_plot(table: pd.DataFrame, first: str, second: str, width: int = 2
         position=range(len(table)),
     )
     labels = short_names(table["layer"].tolist())
-    x = layer_x(labels, max(1, width // max(1, len(labels))))
+    x = layer_x(labels, max(1, _WIDTH // max(1, len(labels))))
     y = error_y("second - first", alt.Scale(), format="+.1%")
     base = alt.Chart(frame)
     zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=style.QUIET).encode(y=y("zero"))
@@ -56,6 +56,6 @@ def difference_plot(table: pd.DataFrame, first: str, second: str, width: int = 2
     notes = [f"first: {first}", f"second: {second}", f"filled: they differ ({test})", "95% intervals"]
     return (
         alt.layer(zero, interval, points)
-        .properties(width=width, height=height, title=alt.TitleParams("Difference by layer", subtitle=notes))
+        .properties(width=_WIDTH, height=170, title=alt.TitleParams("Difference by layer", subtitle=notes))
         .configure(**style.theme())
     )

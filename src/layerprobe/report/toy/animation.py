@@ -23,15 +23,16 @@ from layerprobe.results.reader import Run
 
 _GIF_SECONDS, _LAST_SECONDS = 0.6, 2.0
 _MOST_FRAMES = 40
+_GRID = 31
+"""Points of the surface along an axis, at most."""
 
 
-def animation(run: Run, *, bound: bool = True, grid: int = 31) -> dict[str, Any] | None:
+def animation(run: Run, *, bound: bool = True) -> dict[str, Any] | None:
     """Lay out the output over the input's plane, and the samples at each small layer, with a slider for the checkpoint.
 
     Args:
         run: A run that kept frames (`surface.parquet`, `points.parquet`, `hidden.parquet`).
         bound: Whether a slider sets the parameter `frame`.
-        grid: Points of the surface along an axis, at most.
 
     Returns:
         A Vega-Lite specification with the parameter `frame`; None where the run kept fewer than two frames.
@@ -48,7 +49,7 @@ def animation(run: Run, *, bound: bool = True, grid: int = 31) -> dict[str, Any]
     frames = {name: _numbered(frame, number) for name, frame in frames.items()}
     panels = []
     if "surface" in frames and "points" in frames:
-        surface = _coarse(frames["surface"], grid)
+        surface = _coarse(frames["surface"])
         panels.append(surface_panel(surface, frames["points"], "what the network answers"))
     if "hidden" in frames:
         states, lines = project(frames["hidden"], run.head)
@@ -117,9 +118,9 @@ def _numbered(frame: pd.DataFrame, number: dict[str, int]) -> pd.DataFrame:
     return frame.assign(frame=frame["checkpoint"].map(number).astype("int64"))
 
 
-def _coarse(surface: pd.DataFrame, grid: int) -> pd.DataFrame:
+def _coarse(surface: pd.DataFrame) -> pd.DataFrame:
     for axis in ("x1", "x2"):
         values = sorted(set(surface[axis]))
-        every = -(-(len(values) - 1) // (grid - 1)) if len(values) > grid else 1
+        every = -(-(len(values) - 1) // (_GRID - 1)) if len(values) > _GRID else 1
         surface = surface[surface[axis].isin(values[::every])]
     return surface
