@@ -37,24 +37,6 @@ def find_head(directory: Path, checkpoint: str, layer: LayerName) -> Path:
     raise KeyError(f"there is no head of layer '{layer}' at checkpoint '{checkpoint}' in {directory}")
 
 
-def read_head(directory: Path, checkpoint: str, layer: LayerName) -> dict[str, np.ndarray]:
-    """Read a head.
-
-    Args:
-        directory: The folder of the results.
-        checkpoint: Name of the checkpoint.
-        layer: Name of the layer.
-
-    Returns:
-        The arrays as they were written: `weight` (c d), `bias` (c), `mean` (d), `scale` (d).
-
-    Raises:
-        KeyError: Where there is none.
-        DamagedFileError: Where its file is no whole Safetensors file.
-    """
-    return read_arrays(find_head(directory, checkpoint, layer))
-
-
 def read_recipe(directory: Path, checkpoint: str, layer: LayerName) -> FeatureRecipe | None:
     """Read how the features of a head are made.
 
@@ -79,10 +61,13 @@ def read_recipe(directory: Path, checkpoint: str, layer: LayerName) -> FeatureRe
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of a head.
+    """Read a head.
 
     Args:
-        file: Where they are.
+        file: Where it is.
+
+    Returns:
+        The arrays as they were written: `weight` (c d), `bias` (c), `mean` (d), `scale` (d).
 
     Raises:
         DamagedFileError: Where it is no whole Safetensors file.

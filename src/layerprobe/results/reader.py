@@ -20,7 +20,7 @@ from layerprobe.results.any_version import no_rows, read_any_version, read_corre
 from layerprobe.results.arrow_tables import SchemaError
 from layerprobe.results.config_identity import matters
 from layerprobe.results.config_migration import PACKAGES, current_key, current_override
-from layerprobe.results.heads import read_head, read_recipe
+from layerprobe.results.heads import find_head, read_arrays, read_recipe
 from layerprobe.results.plane_frames import read_plane_frames
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.scores import read_scores, score_frame
@@ -135,16 +135,20 @@ class Run:
         return with_printable_names(rows)
 
     def head(self, checkpoint: str, layer: str) -> dict[str, np.ndarray]:
-        """Read the selected head of a layer, as `read_head`.
+        """Read the selected head of a layer.
 
         Args:
             checkpoint: Name of the checkpoint.
             layer: Name of the layer.
 
+        Returns:
+            The arrays as they were written: `weight` (c d), `bias` (c), `mean` (d), `scale` (d).
+
         Raises:
             KeyError: Where there is none.
+            DamagedFileError: Where its file is no whole Safetensors file.
         """
-        return read_head(self.probes, checkpoint, layer)
+        return read_arrays(find_head(self.probes, checkpoint, layer))
 
     def scores(self, checkpoint: str, layer: str) -> pd.DataFrame:
         """Read the selected head's scores of every test sample, as `score_frame` lays them out.
