@@ -44,7 +44,7 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 from layerprobe.models.mnist_convnet import MnistConvNet
 from layerprobe.probing.capture.activations import record
 from layerprobe.probing.capture.freeze import freeze
-from layerprobe.probing.capture.layers import discover
+from layerprobe.probing.capture.survey import discover
 from layerprobe.probing.features.reducers import AveragePool, FeatureWay, Flatten
 from layerprobe.probing.features.scaler import Standardiser
 from layerprobe.probing.fitting import Validation, with_certified_best

@@ -29,7 +29,8 @@ from layerprobe.config import register
 from layerprobe.probing.capture.activations import LayerReader
 from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.freeze import freeze
-from layerprobe.probing.capture.layers import Layer, discover
+from layerprobe.probing.capture.layers import Layer
+from layerprobe.probing.capture.survey import discover
 from layerprobe.probing.features.reducers import AbstractReducer, Reduction
 
 

@@ -8,7 +8,7 @@ from torch.nn.init import xavier_normal_
 
 from layerprobe.models.deep_convnet import DeepConvNet
 from layerprobe.probing.capture.activations import activations
-from layerprobe.probing.capture.layers import discover
+from layerprobe.probing.capture.survey import discover
 
 
 def test_the_layers_are_those_of_a_forward_pass_by_hand() -> None:

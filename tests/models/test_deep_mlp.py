@@ -9,7 +9,7 @@ from torch.nn.init import xavier_normal_
 
 from layerprobe.models.deep_mlp import DeepMLP
 from layerprobe.probing.capture.activations import activations
-from layerprobe.probing.capture.layers import discover
+from layerprobe.probing.capture.survey import discover
 
 
 def by_hand(network: DeepMLP, x: torch.Tensor, slope: float) -> list[torch.Tensor]:

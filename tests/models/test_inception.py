@@ -8,7 +8,7 @@ from torchvision.models import inception_v3
 
 from layerprobe.models.inception import InceptionWithAuxiliary
 from layerprobe.probing.capture.activations import activations
-from layerprobe.probing.capture.layers import discover
+from layerprobe.probing.capture.survey import discover
 
 LAYERS = ["maxpool1", "Conv2d_3b_1x1", "maxpool2", "Mixed_??", "AuxLogits", "avgpool", "fc"]
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from helpers.foreign import ForeignNet, Records, RecordsDataModule
 from helpers.small_module import Net
-from layerprobe.probing.capture.layers import discover
+from layerprobe.probing.capture.survey import discover
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.training.callback import ProbeCallback
 from layerprobe.training.lightning_splits import splits_of_datamodule

@@ -22,13 +22,13 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Te
 from helpers.ranks import together
 from layerprobe.probing.analyses.mean_difference import MeanDifference
 from layerprobe.probing.analyses.nearest_mean import NearestMean
+from layerprobe.probing.budget import least_memory
 from layerprobe.probing.capture.activations import LayerReader
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.discovery import discover_layers
 from layerprobe.probing.features.feature_store import FeatureStore
 from layerprobe.probing.features.reducers import AveragePool, RandomSubset
 from layerprobe.probing.fit_memory import feature_budget, processes_with_room
-from layerprobe.probing.pipeline import least_memory
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recorder import Recorder
 from layerprobe.probing.resources import DEFAULTS, Resources

@@ -10,7 +10,8 @@ from torch import nn
 
 from layerprobe.probing.capture.call_arguments import NetworkInputs
 from layerprobe.probing.capture.granularity import Granularity
-from layerprobe.probing.capture.layers import Layer, freeze_initialised, left_out_lines, survey
+from layerprobe.probing.capture.layers import Layer
+from layerprobe.probing.capture.survey import freeze_initialised, left_out_lines, survey
 from layerprobe.types import LayerName
 
 

@@ -25,7 +25,7 @@ from layerprobe.probing.analyses.nearest_neighbours import NearestNeighbours as 
 from layerprobe.probing.analyses.stability import Stability as Stability
 from layerprobe.probing.analyses.v_information import VInformation as VInformation
 from layerprobe.probing.batches import Take, inputs_of, targets_of
-from layerprobe.probing.capture.layers import Granularity
+from layerprobe.probing.capture.granularity import Granularity
 from layerprobe.probing.data_adapters import class_words, division_of
 from layerprobe.probing.features.reducers import AbstractReducer, AveragePool
 from layerprobe.probing.getters import Item, Items

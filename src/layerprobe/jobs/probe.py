@@ -29,7 +29,7 @@ from layerprobe.jobs.shard import share
 from layerprobe.jobs.test_set_config import without_tests
 from layerprobe.jobs.trusted import BY_HAND, merged, plain_precision
 from layerprobe.probing.batches import Data
-from layerprobe.probing.capture.layers import left_out_lines
+from layerprobe.probing.capture.survey import left_out_lines
 from layerprobe.probing.cost.plan import make_plan
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources

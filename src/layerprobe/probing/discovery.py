@@ -13,8 +13,9 @@ from torch import Tensor
 
 from layerprobe.probing.batches import Data, in_order
 from layerprobe.probing.capture.freeze import Frozen
-from layerprobe.probing.capture.layers import Layer, Survey, first_names, survey
+from layerprobe.probing.capture.layers import Layer, first_names
 from layerprobe.probing.capture.name_patterns import SHOWN, select
+from layerprobe.probing.capture.survey import Survey, survey
 from layerprobe.probing.capture.token_axes import sequence_axes
 from layerprobe.probing.features.reducers import AbstractChannelReducer, shape_text
 from layerprobe.probing.fitting import Ways, feature_ways, fitted_features

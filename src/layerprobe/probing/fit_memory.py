@@ -1,4 +1,4 @@
-"""Budget of a probe: bytes that fitting a layer takes, and what that leaves for features."""
+"""Memory of a fit: bytes that fitting a layer takes, and what that leaves for features."""
 
 from __future__ import annotations
 

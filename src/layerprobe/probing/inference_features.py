@@ -16,14 +16,15 @@ from layerprobe.probing.batches import in_order, inputs_of
 from layerprobe.probing.capture.call_arguments import autocast_kind, device_of, floating_dtype
 from layerprobe.probing.capture.freeze import Frozen, freeze
 from layerprobe.probing.capture.hooks import Context
-from layerprobe.probing.capture.layers import Layer, survey
+from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.capture.pytree import tensors
+from layerprobe.probing.capture.survey import survey
 from layerprobe.probing.data_adapters import is_source, sources_of
 from layerprobe.probing.features.cache import FeatureCache
 from layerprobe.probing.features.reducers import AbstractReducer, FeatureWay, Reduction, Shape, shape_text
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.fit_memory import feature_budget, host_budget
-from layerprobe.probing.pipeline import record_splits
+from layerprobe.probing.passes import Passes
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recorder import first_batch
 from layerprobe.probing.resources import Resources
@@ -67,7 +68,7 @@ def recorded_features(
         way = FeatureWay(reducer_of(record, recipe), fitted_reduction(layer.shape, record, recipe), record.seed)
         cache = FeatureCache(feature_budget(frozen.device, None, 0, 0), host=host_budget(frozen.device, None))
         with closing(cache):
-            recorded = record_splits(frozen, {"test": source}, protocol, resources, {layer: (way,)}, cache, _quiet)
+            recorded = Passes(frozen, {"test": source}, protocol, resources).record({layer: (way,)}, cache)
             problems = {**recorded["test"].no_positions, **recorded["test"].problems}
             if problem := problems.get(layer.name):
                 raise ValueError(
@@ -254,7 +255,3 @@ def _masks(mask: Any) -> Tensor | dict[str, Tensor] | None:
     if isinstance(mask, Mapping):
         return {name: torch.as_tensor(one) != 0 for name, one in mask.items()}
     return None if mask is None else torch.as_tensor(mask) != 0
-
-
-def _quiet(stage: str, done: int, total: int | None) -> None:
-    """Show no progress."""

@@ -20,7 +20,8 @@ from layerprobe.probing.capture.batch_axis import BatchAxis
 from layerprobe.probing.capture.content_hash import NoContentHashError, content_hash
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.hooks import Context, Site
-from layerprobe.probing.capture.layers import Layer, Survey, Tap
+from layerprobe.probing.capture.layers import Layer, Tap
+from layerprobe.probing.capture.survey import Survey
 from layerprobe.probing.discovery import Discovery, discovered
 from layerprobe.probing.features.cache import FeatureCache
 from layerprobe.probing.features.feature_store import FeatureStore, FeatureStoreError

@@ -6,36 +6,36 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby, product
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from layerprobe.formatting import size_text
-from layerprobe.probing.batches import Data, Source, check_splits, in_order, length, split_names, test_sets
+from layerprobe.probing.batches import Data, check_splits, length, split_names, test_sets
+from layerprobe.probing.budget import budget, feature_cache, is_weighted
 from layerprobe.probing.capture.call_arguments import autocast_of, device_of
-from layerprobe.probing.capture.freeze import Frozen, freeze
-from layerprobe.probing.capture.hooks import Context, Site, Way
-from layerprobe.probing.capture.layers import Layer, log_left_out
+from layerprobe.probing.capture.freeze import freeze
+from layerprobe.probing.capture.hooks import Context
+from layerprobe.probing.capture.layers import Layer
+from layerprobe.probing.capture.survey import log_left_out
 from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import Discovery, discover_layers
 from layerprobe.probing.exchange import AbstractExchange
 from layerprobe.probing.features.cache import AbstractSink, FeatureCache, Splits
-from layerprobe.probing.features.free_memory import memory_budget
 from layerprobe.probing.features.oom import with_room
 from layerprobe.probing.features.reducers import FeatureWay
-from layerprobe.probing.fit_memory import Budget, feature_budget, free_on, host_budget, workspace
+from layerprobe.probing.fit_memory import Budget
 from layerprobe.probing.fitting import Ways, check_selection, features_of, fit_layer, measure, unfitted_features
 from layerprobe.probing.head_scores import score_test_sets
-from layerprobe.probing.kept_features import DataChangedError, FeatureKeeper
+from layerprobe.probing.kept_features import FeatureKeeper
 from layerprobe.probing.layer_analyses import analyse
+from layerprobe.probing.passes import Passes
 from layerprobe.probing.process_pool import layers_in_parallel, parallel
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.record_builder import LayerRecords
-from layerprobe.probing.recorder import Progress, Recorder, Recording, SplitReader
+from layerprobe.probing.recorder import Progress, Recording
 from layerprobe.probing.reducer_heads import best_of_each, read_tests
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.selection import HeadPath
@@ -111,9 +111,10 @@ def probe_checkpoint(
             with context():
                 autocast = autocast_of(frozen.device)
             keeper = FeatureKeeper.open(frozen, data, protocol, resources, context)
-            taken_in: Mapping[Split, Fingerprint] = {name: Fingerprint() for name in test_sets(data)}
+            samples = {name: Fingerprint() for name in tests}
+            passes = Passes(frozen, data, protocol, resources, on_progress, samples, read)
             if keeper is not None and keeper.knows_network:
-                keeper.known = read_splits(frozen, data, protocol, resources, on_progress, taken_in, read)
+                keeper.known = passes.read()
             found = None if callable(discovery) else discovery
             found = found or (keeper.discovery(protocol, done) if keeper is not None else None)
             found = found or (discovery() if callable(discovery) else None)
@@ -130,232 +131,84 @@ def probe_checkpoint(
             sink: AbstractSink = cache
             if protocol.stream:
                 sink = TrainingMoments(cache, max(map(features_of, ways.values())), weighted=is_weighted(protocol))
-            record = partial(
-                record_splits, frozen, data, protocol, resources, on_progress=on_progress, samples=taken_in, read=read
-            )
-            if keeper is None:
-                recordings: Mapping[Split, Recording] = record(found.every or ways, sink, exchange=exchange)
+            recordings: Mapping[Split, Recording]
+            if keeper is not None:
+                recordings = passes.found_or_recorded(keeper, found, cache)
             else:
-                recordings = found_or_recorded(keeper, found, cache, record)
-        targets = {split: recording.targets for split, recording in recordings.items()}
-        check_test_sets(targets)
-        labels = protocol.task.labels(targets)
-        check_selection(labels, protocol)
-        fingerprints = {name: fingerprint.digest() for name, fingerprint in taken_in.items()}
-        variants = labels_of_controls(labels, recordings, protocol)
-        together, workers = layers_in_parallel(
-            {layer: features_of(ways[layer]) for layer in ways if layer.name not in cache.on_disk},
-            {split: len(recording.targets) for split, recording in recordings.items()},
-            n_outputs(recordings["train"].targets),
-            protocol,
-            device_of(network),
-            cache.left,
-            {layer: unfitted_features(found) for layer, found in ways.items()},
-        )
-
-        def begun() -> Iterator[Layer]:
-            for i, layer in enumerate(ways):
-                on_progress("probe layers", i, len(ways))
-                yield layer
-
-        def fit(layer: Layer, splits: Splits) -> LayerResult:
-            try:
-                result = probe_layer(layer, ways[layer], splits, recordings, variants, protocol, info)
-                if keeper is not None:
-                    result = keeper.with_train_features(result, layer, ways[layer], recordings["train"])
-                return result
-            except Exception as error:  # a fault of the program, whose traceback does not say which layer shows it
-                error.add_note(f"in layer {layer.name} of {info.name}")
-                raise
-
-        for small, layers in groupby(begun(), lambda layer: layer in together):
-            for result in parallel(layers, lambda layer: sink.layer(layer.name), fit, workers if small else 1):
-                recipe = result.recipe and replace(result.recipe, autocast=autocast)
-                further = {name: replace(one, samples=fingerprints[name]) for name, one in result.further.items()}
-                samples = fingerprints[result.test_set]
-                yield replace(result, samples=samples, further=further, recipe=recipe)
-        on_progress("probe layers", len(ways), len(ways))
+                recordings = passes.record(found.every or ways, sink, exchange=exchange)
+        digests = {name: fingerprint.digest() for name, fingerprint in samples.items()}
+        recorded = _Recorded(ways, cache, sink, recordings, digests, autocast, keeper)
+        yield from _fit_layers(recorded, protocol, info, device_of(network), on_progress)
 
 
-def budget(device: torch.device | None, protocol: ProbeProtocol, resources: Resources, found: Discovery) -> Budget:
-    """What probing may take: for features, what is allowed beside the fit of the largest layer.
+@dataclass(frozen=True)
+class _Recorded:
+    """What the passes over the splits leave behind: all that heads are fitted to, once the network is let go.
 
-    Args:
-        device: Where the network is.
-        protocol: The sweep.
-        resources: What is allowed in all.
-        found: The layers, and how features are made of them.
-
-    Raises:
-        ValueError: Where `max_memory` has no room for what there has to be, or no memory has for streamed sums.
-    """
-    fit, one_batch = least_memory(protocol, found)
-    allowed, processes = resources.max_memory, resources.processes
-    sums, room = moment_bytes(found, protocol) if protocol.stream else 0, memory_budget(allowed, free_on(device))
-    if sums > room:
-        each = f" and each of {found.n_outputs} classes, whose weights are known at the end" * is_weighted(protocol)
-        raise ValueError(
-            f"Streaming keeps {size_text(sums)} of sums, a matrix for each layer{each}; `max_memory` allows "
-            f"{size_text(room)}. Reduce the layers further, probe fewer at a time, or set stream=false: features "
-            "that do not fit are then kept on disk."
-        )
-    features = feature_budget(device, allowed, fit, one_batch, processes)
-    return Budget(fit, features, host_budget(device, allowed, processes))
-
-
-def least_memory(protocol: ProbeProtocol, found: Discovery) -> tuple[int, int]:
-    """What probing takes at least: bytes to fit the largest layer, and for the features of one batch.
-
-    Args:
-        protocol: The sweep.
-        found: The layers, and how features are made of them.
-    """
-    fit = workspace(max(map(features_of, found.ways.values()), default=0), found.n_outputs, len(protocol.l2))
-    fit += moment_bytes(found, protocol) if protocol.stream else 0
-    # Where processes share batches, those of its own layers come from the others beside those that it makes itself.
-    shared = sum(way.reduction.n_features for ways in found.every.values() for way in ways)
-    return fit, 4 * found.batch_size * (sum(found.n_features) + shared)
-
-
-def feature_cache(
-    protocol: ProbeProtocol, resources: Resources, allowed: Budget, samples: Mapping[Split, int | None]
-) -> FeatureCache:
-    """Room for all features; of `samples`, see `FeatureCache`."""
-    kept_as = None if protocol.spill_dtype is None else getattr(torch, protocol.spill_dtype)
-    return FeatureCache(allowed.features, resources.spill_path, kept_as, allowed.host, samples)
-
-
-def moment_bytes(found: Discovery, protocol: ProbeProtocol) -> int:
-    """Bytes kept of train where its features are streamed: a matrix for each way to make features.
-
-    There is one for each class where classes are weighted.
-    """
-    matrices = found.n_outputs if is_weighted(protocol) else 1
-    return sum(8 * matrices * way.reduction.n_features**2 for ways in found.ways.values() for way in ways)
-
-
-def is_weighted(protocol: ProbeProtocol) -> bool:
-    """Whether training samples count by their class."""
-    return protocol.task.class_weight is not None
-
-
-def record_splits(
-    frozen: Frozen,
-    data: Data,
-    protocol: ProbeProtocol,
-    resources: Resources,
-    ways: Ways,
-    sink: AbstractSink,
-    on_progress: Progress,
-    samples: Mapping[Split, Fingerprint] = MappingProxyType({}),
-    keep: Callable[[Split, Recorder], None] | None = None,
-    read: Fingerprint | None = None,
-    exchange: AbstractExchange | None = None,
-) -> dict[Split, Recording]:
-    """One pass over each split, for all layers and reducers together.
-
-    Args:
-        frozen: The network.
-        data: The splits.
-        protocol: The sweep.
-        resources: What it may take.
+    Attributes:
         ways: The layers, and how features are made of them.
-        sink: Where these go.
-        on_progress: Told how far the work is.
-        samples: Take in the samples of each test set, and forget what they have taken in before.
-        keep: Given each split when it is recorded.
-        read: Takes in the samples of all splits, likewise.
-        exchange: Shares the passes with other processes, whose layers are among `ways` then.
-    """
-    for fingerprint in (*samples.values(), *([] if read is None else [read])):
-        fingerprint.restart()
-    recordings: dict[Split, Recording] = {}
-    taken: dict[Site, Way] = {}
-    contents = keep is not None
-    for split in split_names(data):
-        if exchange is not None and exchange.shares is False:
-            ways = {layer: found for layer, found in ways.items() if exchange.owns(layer.name)}
-        reductions = {layer: [way.reduction for way in found] for layer, found in ways.items()}
-        record = Recorder(frozen, reductions, protocol, sink, split, contents=contents, ways=taken, exchange=exchange)
-        watching = [each for each in (samples.get(split), read) if each is not None]
-        _pass(frozen, data[split], protocol, resources, record, watching, partial(on_progress, f"record {split}"))
-        recordings[split] = record.recording
-        if keep is not None:
-            keep(split, record)
-    if exchange is not None:
-        exchange.finish()
-    return recordings
-
-
-def read_splits(
-    frozen: Frozen,
-    data: Data,
-    protocol: ProbeProtocol,
-    resources: Resources,
-    on_progress: Progress,
-    samples: Mapping[Split, Fingerprint],
-    read: Fingerprint | None = None,
-) -> dict[Split, Recording]:
-    """One pass over each split without the network, as `record_splits` makes it; hashes what would be recorded."""
-    found: dict[Split, Recording] = {}
-    for split in split_names(data):
-        reader = SplitReader(protocol, split, contents=True)
-        watching = [each for each in (samples.get(split), read) if each is not None]
-        _pass(frozen, data[split], protocol, resources, reader, watching, partial(on_progress, f"read {split}"))
-        found[split] = reader.recording({}, {})
-    return found
-
-
-def _pass(
-    frozen: Frozen,
-    source: Source,
-    protocol: ProbeProtocol,
-    resources: Resources,
-    reader: Recorder | SplitReader,
-    watching: Sequence[Fingerprint],
-    tell: Callable[[int, None], None],
-) -> None:
-    """Hand every batch of a split to those that take it in, and its number to `tell`."""
-    seed = protocol.seeds[0]
-    with frozen.fresh(seed), closing(in_order(source, resources.batch_size, seed)) as batches, reader as read:
-        for number, batch in enumerate(batches, 1):
-            for fingerprint in watching:
-                fingerprint.update(batch)
-            read(batch)
-            tell(number, None)
-
-
-def found_or_recorded(
-    keeper: FeatureKeeper,
-    found: Discovery,
-    cache: FeatureCache,
-    record: Callable[..., dict[Split, Recording]],
-) -> Mapping[Split, Recording]:
-    """Find the features that are kept, record the others, and keep these.
-
-    Args:
-        keeper: Finds and keeps.
-        found: The layers.
         cache: Where features wait for their fit.
-        record: `record_splits`, of which layers, cache and `keep` are left open.
-
-    Returns:
-        What the passes leave behind.
+        sink: What hands them out, with the moments of train where it is streamed.
+        recordings: What else was taken of each split.
+        digests: Fingerprints of the samples of each test set.
+        autocast: The number format of the passes, where they ran in another than the network's own.
+        keeper: Keeps features for later probes.
     """
-    missing, known = keeper.load(found.ways, cache)
-    try:
-        recordings = known
-        if missing:
-            recordings = record(missing, cache, keep=partial(keeper.keep, missing, cache))
-            if known:
-                recordings = {split: new.beside(known[split]) for split, new in recordings.items()}
-        keeper.keep_discovery(found, recordings["train"].contents)
-    except DataChangedError as change:
-        log.warning("Features are not kept: %s.", change)
-        for layer in found.ways:
-            cache.drop(layer.name)
-        recordings = record(found.ways, cache)
-    return recordings
+
+    ways: Ways
+    cache: FeatureCache
+    sink: AbstractSink
+    recordings: Mapping[Split, Recording]
+    digests: Mapping[Split, str]
+    autocast: str | None
+    keeper: FeatureKeeper | None
+
+
+def _fit_layers(
+    recorded: _Recorded,
+    protocol: ProbeProtocol,
+    info: CheckpointInfo,
+    device: torch.device | None,
+    on_progress: Progress,
+) -> Iterator[LayerResult]:
+    """Fit one layer after the other, and side by side those that do not fill the CPU."""
+    ways, cache, recordings, keeper = recorded.ways, recorded.cache, recorded.recordings, recorded.keeper
+    targets = {split: recording.targets for split, recording in recordings.items()}
+    check_test_sets(targets)
+    labels = protocol.task.labels(targets)
+    check_selection(labels, protocol)
+    variants = labels_of_controls(labels, recordings, protocol)
+    together, workers = layers_in_parallel(
+        {layer: features_of(ways[layer]) for layer in ways if layer.name not in cache.on_disk},
+        {split: len(found) for split, found in targets.items()},
+        n_outputs(targets["train"]),
+        protocol,
+        device,
+        cache.left,
+        {layer: unfitted_features(found) for layer, found in ways.items()},
+    )
+
+    def begun() -> Iterator[Layer]:
+        for i, layer in enumerate(ways):
+            on_progress("probe layers", i, len(ways))
+            yield layer
+
+    def fit(layer: Layer, splits: Splits) -> LayerResult:
+        try:
+            result = probe_layer(layer, ways[layer], splits, recordings, variants, protocol, info)
+            if keeper is not None:
+                result = keeper.with_train_features(result, layer, ways[layer], recordings["train"])
+            return result
+        except Exception as error:  # a fault of the program, whose traceback does not say which layer shows it
+            error.add_note(f"in layer {layer.name} of {info.name}")
+            raise
+
+    for small, layers in groupby(begun(), lambda layer: layer in together):
+        for result in parallel(layers, lambda layer: recorded.sink.layer(layer.name), fit, workers if small else 1):
+            recipe = result.recipe and replace(result.recipe, autocast=recorded.autocast)
+            further = {name: replace(one, samples=recorded.digests[name]) for name, one in result.further.items()}
+            yield replace(result, samples=recorded.digests[result.test_set], further=further, recipe=recipe)
+    on_progress("probe layers", len(ways), len(ways))
 
 
 def _without_positions(ways: Ways, protocol: ProbeProtocol) -> dict[LayerName, str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from layerprobe.probing.analyses.analysis import AbstractAnalysis
 from layerprobe.probing.batches import Take, inputs_of, targets_of
-from layerprobe.probing.capture.layers import Granularity
+from layerprobe.probing.capture.granularity import Granularity
 from layerprobe.probing.capture.token_axes import attention_masks, masks_of_inputs
 from layerprobe.probing.controls import CONTROLS, type_keys
 from layerprobe.probing.features.reducers import AbstractReducer, AveragePool, Flatten
@@ -33,7 +33,7 @@ class ProbeProtocol:
     Attributes:
         layers: Glob pattern(s) of the layers to probe.
         exclude: Glob pattern(s) of the layers to leave out.
-        granularity: Which tensors count as layers; see `layers.discover`.
+        granularity: Which tensors count as layers: `ops`, `modules`, `blocks` or `sites`, as for `layerprobe.probe`.
         reducers: Ways to make features, each an `AbstractReducer`; a list among them, such as that of
             `token_positions`, counts as its members.
         solvers: Ways to fit a head.

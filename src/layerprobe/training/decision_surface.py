@@ -15,7 +15,8 @@ from layerprobe.files.atomic import atomic
 from layerprobe.probing.batches import in_order, inputs_of, targets_of
 from layerprobe.probing.capture.activations import record
 from layerprobe.probing.capture.freeze import Frozen, freeze
-from layerprobe.probing.capture.layers import Layer, first_names, survey
+from layerprobe.probing.capture.layers import Layer, first_names
+from layerprobe.probing.capture.survey import survey
 from layerprobe.results.plane_frames import read_plane_frames
 from layerprobe.training.callback_order import LateCallback
 from layerprobe.training.lightning_splits import splits_of_trainer

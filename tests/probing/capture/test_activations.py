@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from helpers.cases import Branch, Case, InPlace, LSTMClassifier, each_case, one_thread  # noqa: F401
 from layerprobe.probing.capture.activations import activations, record
 from layerprobe.probing.capture.freeze import freeze
-from layerprobe.probing.capture.layers import Layer, discover, survey
+from layerprobe.probing.capture.layers import Layer
+from layerprobe.probing.capture.survey import discover, survey
 
 
 def hook_counts(network: nn.Module) -> list[int]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from helpers.cases import one_thread  # noqa: F401
 from helpers.recorded import recorded
 from layerprobe.probing.capture.freeze import freeze
-from layerprobe.probing.capture.layers import discover
+from layerprobe.probing.capture.survey import discover
 from layerprobe.probing.discovery import discover_layers
 from layerprobe.probing.features.reducers import AveragePool, ChannelMean, Flatten
 from layerprobe.probing.protocol import ProbeProtocol

@@ -16,8 +16,8 @@ from transformers.modeling_outputs import BaseModelOutput
 
 import layerprobe
 from layerprobe.probing.capture.call_arguments import Arguments
-from layerprobe.probing.capture.layers import discover
 from layerprobe.probing.capture.pytree import map_tensors, named_tensors
+from layerprobe.probing.capture.survey import discover
 from layerprobe.probing.data_adapters import sources_of
 from layerprobe.probing.data_fingerprint import Fingerprint
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from layerprobe.probing.capture.freeze import freeze
-from layerprobe.probing.capture.layers import survey
 from layerprobe.probing.capture.replacement import replaced
+from layerprobe.probing.capture.survey import survey
 
 
 def test_the_rest_of_the_tensor_stays() -> None:

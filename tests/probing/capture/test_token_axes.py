@@ -12,7 +12,8 @@ from transformers import AutoModel, AutoTokenizer, GPT2Config, GPT2Model
 import layerprobe
 from helpers.recorded import recorded
 from layerprobe.probing.capture.freeze import freeze
-from layerprobe.probing.capture.layers import Layer, survey
+from layerprobe.probing.capture.layers import Layer
+from layerprobe.probing.capture.survey import survey
 from layerprobe.probing.capture.token_axes import attention_masks, sequence_axes, token_mask, token_masks
 from layerprobe.probing.features.token_reducers import FirstToken, LastToken, MeanToken, TokenIndex
 

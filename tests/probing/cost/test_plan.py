@@ -10,13 +10,14 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Subset,
 
 import layerprobe
 from layerprobe.probing.batches import n_samples
+from layerprobe.probing.budget import budget as budget_of
+from layerprobe.probing.budget import feature_cache
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.cost.plan import make_plan, read_in_passes
 from layerprobe.probing.discovery import discover_layers
 from layerprobe.probing.features.cache import places
 from layerprobe.probing.features.reducers import AveragePool
-from layerprobe.probing.pipeline import budget as budget_of
-from layerprobe.probing.pipeline import feature_cache, record_splits
+from layerprobe.probing.passes import Passes
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.probing.solvers.ridge import Ridge
@@ -69,7 +70,7 @@ def test_what_a_plan_says_goes_to_disk_is_what_the_bank_writes_there(
         with freeze(network) as frozen:
             found = discover_layers(frozen, data, protocol, resources)
             cache = feature_cache(protocol, resources, budget_of(None, protocol, resources, found), plan.samples)
-            record_splits(frozen, data, protocol, resources, found.ways, cache, lambda *_: None)
+            Passes(frozen, data, protocol, resources).record(found.ways, cache)
         planned = make_plan(network, data, protocol, resources=resources)
         assert {layer.layer for layer in planned.layers if layer.place == "disk"} == cache.on_disk
         share = 1 if spill_dtype is None else 2

@@ -12,7 +12,7 @@ from torch import nn
 
 import layerprobe
 from layerprobe.probing.capture.freeze import freeze
-from layerprobe.probing.capture.layers import discover
+from layerprobe.probing.capture.survey import discover
 from layerprobe.probing.features.cache import FeatureCache
 from layerprobe.probing.features.oom import OnCPU, with_room
 from layerprobe.probing.features.reducers import Flatten

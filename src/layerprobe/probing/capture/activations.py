@@ -14,7 +14,8 @@ from layerprobe.probing.capture.call_arguments import Arguments, NetworkInputs
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.granularity import Granularity
 from layerprobe.probing.capture.hooks import Site, SiteReader, Way, Ways, same_way
-from layerprobe.probing.capture.layers import Layer, freeze_initialised, log_left_out, survey
+from layerprobe.probing.capture.layers import Layer
+from layerprobe.probing.capture.survey import freeze_initialised, log_left_out, survey
 from layerprobe.types import LayerName
 
 OnActivation = Callable[[Layer, Tensor], object]
@@ -166,14 +167,14 @@ def activations(
 ) -> dict[LayerName, Tensor]:
     """Return every layer's activation, as the layer made it.
 
-    The network is frozen meanwhile, and is as it was afterwards.
+    The network is frozen meanwhile, and left as it was.
 
     Args:
         network: Any module.
         inputs: A tensor, a tuple or list (called `network(*inputs)`) or a mapping (called `network(**inputs)`), with
             the batch axis first.
         layers: Glob patterns of names.
-        granularity: `ops`, `modules` or `blocks`, as in `discover`.
+        granularity: `ops`, `modules`, `blocks` or `sites`, as for `layerprobe.layers`.
         exclude: Glob patterns of names to leave out.
 
     Returns:

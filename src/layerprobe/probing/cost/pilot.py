@@ -16,13 +16,14 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from layerprobe.probing.batches import Data, reshuffled
+from layerprobe.probing.budget import feature_cache
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.features.cache import FeatureCache, Key
 from layerprobe.probing.features.row_blocks import blocks
 from layerprobe.probing.fit_memory import Budget
 from layerprobe.probing.fitting import Ways, fitted_features
-from layerprobe.probing.pipeline import feature_cache, labels_of_controls, probe_layer
+from layerprobe.probing.pipeline import labels_of_controls, probe_layer
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.recorder import Recorder, Recording
 from layerprobe.probing.resources import Resources

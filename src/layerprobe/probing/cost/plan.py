@@ -11,6 +11,7 @@ from torch import nn
 
 from layerprobe.formatting import count_text, size_text, time_text
 from layerprobe.probing.batches import Data, check_splits, n_samples
+from layerprobe.probing.budget import budget
 from layerprobe.probing.capture.call_arguments import device_of
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.hooks import Context
@@ -19,7 +20,6 @@ from layerprobe.probing.cost.pilot import fit_seconds, record_sample
 from layerprobe.probing.discovery import Discovery, discover_layers
 from layerprobe.probing.features.cache import Place, places
 from layerprobe.probing.fitting import features_of, fitted_features, unfitted_features
-from layerprobe.probing.pipeline import budget
 from layerprobe.probing.process_pool import layers_in_parallel
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import DEFAULTS, Resources
