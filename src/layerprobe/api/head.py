@@ -2,210 +2,33 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, TypeAlias, final
+from typing import Any, final
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from layerprobe.api.abstract_head import LINEAR, AbstractHead, Numbers, like
+from layerprobe.api.reference_head import ReferenceHeads
 from layerprobe.formatting import interval_text, nearest, percent_text
-from layerprobe.probing.analyses.analysis import AbstractAnalysis
-from layerprobe.probing.analyses.attention import Attention as Attention
 from layerprobe.probing.analyses.erasers import erased_activation, fit_eraser
-from layerprobe.probing.analyses.mean_difference import MeanDifference as MeanDifference
-from layerprobe.probing.analyses.mlp import MLP as MLP
-from layerprobe.probing.analyses.nearest_mean import NearestMean as NearestMean
-from layerprobe.probing.analyses.nearest_neighbours import NearestNeighbours as NearestNeighbours
-from layerprobe.probing.analyses.reference_predictor import AbstractReference
-from layerprobe.probing.capture.pytree import tensors
 from layerprobe.probing.capture.replacement import replaced
 from layerprobe.probing.capture.token_axes import attention_masks, span_masks
-from layerprobe.probing.data_adapters import is_source
-from layerprobe.probing.features.feature_store import FeatureStore, FeatureStoreError
 from layerprobe.probing.features.positions import Positions as Positions
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.inference_features import fitted_reduction, layer_of, recorded_features, reduced_features
+from layerprobe.probing.inference_features import fitted_reduction, layer_of, recorded_features
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.precision import full_precision
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.multi_label import MultiLabel
 from layerprobe.probing.tasks.regression import Regression
-from layerprobe.probing.tasks.task import AbstractTask
 from layerprobe.statistics.directions import directions, in_own_units
-from layerprobe.types import FeatureRecipe, LayerName, LayerResult, ProbeRecord, named_classes
-
-Numbers: TypeAlias = Tensor | np.ndarray
-"""A tensor where a tensor, or several, were given; else an array."""
-
-TASKS = (Classification, MultiLabel, Regression)
-"""The tasks that are known without the import of another module."""
-
-
-class AbstractHead(ABC):
-    """What predicts the property from one layer.
-
-    `predict` and `decision_function` take a network and its inputs (the layer is recorded and reduced as when the head
-    was fitted), or what was recorded of the layer before. The network's weights may be others than those that the head
-    was fitted to, such as those of another training step.
-
-    Attributes:
-        record: The layer's record: what the selected linear head is, and its errors.
-    """
-
-    def __init__(self, result: LayerResult) -> None:
-        """Take what predicts of a layer.
-
-        Args:
-            result: What probing the layer has left behind.
-        """
-        self.record: ProbeRecord = result.record
-        self._result = result
-
-    @property
-    @abstractmethod
-    def _made(self) -> ProbeRecord:
-        """The record, with the reduction that makes the features."""
-
-    @property
-    @abstractmethod
-    def _known_recipe(self) -> FeatureRecipe | None:
-        """How the features are made; None where that is not known."""
-
-    @abstractmethod
-    def _scores(self, features: Features) -> Float[Tensor, "n c"]:
-        """Scores of features that are not standardised."""
-
-    @property
-    def classes(self) -> np.ndarray:
-        """What the rows of the weights and the columns of the scores stand for: classes, or places of labels or values.
-
-        Classes are words where the targets were words.
-        """
-        names = self._arrays.get("classes", np.arange(len(self._arrays["bias"])))
-        words = self._words
-        return np.array([words[name] for name in names]) if words and "classes" in self._arrays else names
-
-    def features(self, network: nn.Module, inputs: Any, *, mask: Any = None, batch_size: int | None = None) -> Numbers:
-        """Record the layer, and make its features as they were made when the head was fitted.
-
-        Args:
-            network: The network.
-            inputs: Its inputs, as in the pair (inputs, targets) that `probe` takes; or a DataLoader or Dataset, read in
-                the order of the data set.
-            mask: Which places of a sequence hold a token, where `probe` was given a mask, too.
-            batch_size: Samples in one forward pass; by default what the loader has, or 256.
-
-        Returns:
-            The features (n d), not standardised.
-
-        Raises:
-            ValueError: The network has no such layer, or another one under its name.
-        """
-        with recorded_features(network, inputs, self._made, self._recipe, mask=mask, batch_size=batch_size) as found:
-            return _like(inputs, found[0 : len(found)].clone())
-
-    def decision_function(
-        self, network: nn.Module | Any, inputs: Any = None, *, mask: Any = None, batch_size: int | None = None
-    ) -> Numbers:
-        """Score samples.
-
-        Args:
-            network: A network, with `inputs`; or without them features (n d) that were recorded before, or activations
-                (`n *shape`) of the layer.
-            inputs: As for `features`.
-            mask: As for `features`.
-            batch_size: As for `features`.
-
-        Returns:
-            A score for each sample and class (n c), in the order of `classes`; for each label, positive where the
-            sample has it; for each value, the value itself, in its own units.
-
-        Raises:
-            ValueError: As `features`; or what is given is no features of this layer.
-        """
-        with self._scored(network, inputs, mask, batch_size) as (scores, given):
-            numbers = self._answers(scores) if self.record.task == Regression.name else scores
-            return _like(given, numbers)
-
-    def predict(
-        self, network: nn.Module | Any, inputs: Any = None, *, mask: Any = None, batch_size: int | None = None
-    ) -> Numbers:
-        """Predict as when the test error was read, from what `decision_function` takes.
-
-        Returns:
-            A class for each sample (n); with several labels zeros and ones (n c); numbers (n), or (n c) of several.
-            Words are in an array.
-
-        Raises:
-            ValueError: As `decision_function`.
-        """
-        with self._scored(network, inputs, mask, batch_size) as (scores, given):
-            found = self._answers(scores)
-            if self.record.task == Classification.name and (words := self._words):
-                return np.array(words)[found.cpu().numpy()]
-            if self.record.task == Regression.name and found.shape[1] == 1:
-                found = found[:, 0]
-            return _like(given, found)
-
-    @contextmanager
-    def _scored(
-        self, network: Any, inputs: Any, mask: Any, batch_size: int | None
-    ) -> Iterator[tuple[Float[Tensor, "n c"], Any]]:
-        """The scores, and what they were made of."""
-        if isinstance(network, nn.Module):
-            if inputs is None:
-                raise ValueError("Give the network's inputs, too: predict(network, inputs).")
-            with recorded_features(network, inputs, self._made, self._recipe, mask=mask, batch_size=batch_size) as x:
-                yield self._scores(x), inputs
-            return
-        if inputs is not None:
-            raise ValueError(
-                f"Found a {type(network).__name__} in place of the network. Give a network and its inputs, or features "
-                "alone."
-            )
-        given = network if isinstance(network, Tensor) else torch.as_tensor(np.asarray(network))
-        found = reduced_features(given.detach(), self._made, self._known_recipe, mask)
-        yield self._scores(found), network
-
-    @property
-    def _arrays(self) -> Mapping[str, np.ndarray]:
-        return self._result.head
-
-    def _answers(self, scores: Float[Tensor, "n c"]) -> Tensor:
-        extra = {name: torch.from_numpy(values) for name, values in self._arrays.items() if name not in _LINEAR}
-        return self._task.predict(scores, {name: values.to(scores.device) for name, values in extra.items()})
-
-    @property
-    def _words(self) -> Sequence[str]:
-        return () if self._result.recipe is None else self._result.recipe.words
-
-    @property
-    def _task(self) -> AbstractTask:
-        known = named_classes(AbstractTask)
-        if self.record.task not in known:
-            raise ValueError(
-                f"The head of {self.record.layer!r} answers the task {self.record.task!r}, which is not known here. "
-                f"Import the module that defines it. {nearest(self.record.task, known)}"
-            )
-        found: AbstractTask = known[self.record.task]()
-        return found
-
-    @property
-    def _recipe(self) -> FeatureRecipe:
-        if self._known_recipe is None:
-            raise ValueError(
-                f"The file of the head of {self.record.layer!r} does not say how its features are made: an older "
-                "version of layerprobe wrote it. Probe its checkpoint again, or give features in place of the network."
-            )
-        return self._known_recipe
+from layerprobe.types import FeatureRecipe, LayerName, LayerResult, ProbeRecord
 
 
 @final
@@ -274,7 +97,7 @@ class ProbeHead(AbstractHead):
         with self._scored(network, inputs, mask, batch_size) as (scores, given):
             wide = scores.double()
             # A label's score is that of having it less that of not having it.
-            return _like(given, wide.sigmoid() if self.record.task == MultiLabel.name else wide.softmax(1))
+            return like(given, wide.sigmoid() if self.record.task == MultiLabel.name else wide.softmax(1))
 
     @property
     def references(self) -> ReferenceHeads:
@@ -335,120 +158,13 @@ class ProbeHead(AbstractHead):
         return self._result.recipe
 
     def _scores(self, features: Features) -> Float[Tensor, "n c"]:
-        arrays = {name: torch.from_numpy(self._arrays[name]).to(features.device) for name in _LINEAR}
-        mean, scale, weight, bias = (arrays[name] for name in _LINEAR)
+        arrays = {name: torch.from_numpy(self._arrays[name]).to(features.device) for name in LINEAR}
+        mean, scale, weight, bias = (arrays[name] for name in LINEAR)
         if isinstance(features, Tensor):
             features = features.to(weight.dtype)
         standardised = StandardisedRows(features, Standardiser(mean, scale, torch.zeros_like(mean, dtype=torch.bool)))
         with full_precision():
             return Heads(weight[None], bias[None]).scores(standardised)
-
-
-@final
-class ReferenceHead(AbstractHead):
-    """What an analysis such as `mlp` has fitted beside the linear head of a layer; see `AbstractHead`.
-
-    Attributes:
-        name: Name of the analysis.
-        record: As in `AbstractHead`; the reference's own errors are in `ProbeResults.metrics`.
-    """
-
-    def __init__(self, result: LayerResult, name: str) -> None:
-        """Take a reference of a layer.
-
-        Args:
-            result: What probing the layer has left behind.
-            name: Name of the analysis.
-        """
-        super().__init__(result)
-        self.name = name
-        self._reference = result.references[name]
-
-    def __repr__(self) -> str:
-        rows = (row for row in self._result.metrics if (row.head, row.metric) == (self.name, "error"))
-        errors = (f"{row.test_set} error {percent_text(row.value)}" for row in rows)
-        return f"ReferenceHead({', '.join((f'{self.record.layer}: {self.name}', *errors))})"
-
-    @property
-    def _made(self) -> ProbeRecord:
-        made = self._reference
-        return replace(self.record, reducer=made.reducer, reduction=made.reduction, n_features=made.n_features)
-
-    @property
-    def _known_recipe(self) -> FeatureRecipe | None:
-        own, of_head = self._reference.recipe, self._result.recipe
-        return of_head if own is None or of_head is None else replace(own, autocast=of_head.autocast)
-
-    def _scores(self, features: Features) -> Float[Tensor, "n c"]:
-        known = named_classes(AbstractReference)
-        if self.name not in known:
-            raise ValueError(
-                f"The reference {self.name!r} is not known here. Import the module that defines it. "
-                f"{nearest(self.name, known)}"
-            )
-        parts = {part: torch.from_numpy(values).to(features.device) for part, values in self._reference.arrays.items()}
-        # Of positions there is one standardisation for all.
-        times = features.shape[1] // len(parts["mean"])
-        standardiser = Standardiser(*(parts.pop(part).repeat(times) for part in ("mean", "scale", "constant")))
-        if isinstance(features, Tensor):
-            features = features.to(standardiser.mean.dtype)
-        train = None
-        if self._reference.train_features is not None:
-            train = StandardisedRows(self._train_features(self._reference.train_features, features), standardiser)
-        with full_precision():
-            found: Tensor = known[self.name].scores(parts, StandardisedRows(features, standardiser), self._task, train)
-        return found
-
-    def _train_features(self, file: str, features: Features) -> Tensor:
-        where = f"`{self.name}` reads the features of the training samples of {self.record.layer!r} to predict"
-        again = "Probe with keep=DIR (probe.keep=true in a run), which keeps them"
-        if not file:
-            raise ValueError(f"{where}, and they were not kept. {again}.")
-        try:
-            entry = FeatureStore(Path(file).parent.parent).find(Path(file))
-        except (FeatureStoreError, OSError) as error:
-            raise ValueError(f"{where}: {error} {again}.") from error
-        if entry is None:
-            raise ValueError(f"{where}; they are not in {file} any more. {again}, or put the folder back.")
-        return entry[0].to(features.device, features.dtype)
-
-
-class ReferenceHeads(Mapping[str, ReferenceHead]):
-    """What was fitted beside the linear head of a layer and predicts, by the name of the analysis."""
-
-    def __init__(self, result: LayerResult) -> None:
-        """Take the references of a layer.
-
-        Args:
-            result: What probing the layer has left behind.
-        """
-        self._result = result
-
-    def __getitem__(self, name: str) -> ReferenceHead:
-        if name in self._result.references:
-            return ReferenceHead(self._result, name)
-        analyses, predicting = named_classes(AbstractAnalysis), list(named_classes(AbstractReference))
-        if name in analyses and name not in predicting:
-            raise KeyError(f"The analysis {name!r} predicts nothing. These do: {', '.join(predicting)}.")
-        if name not in analyses:
-            raise KeyError(f"No analysis {name!r} is known. {nearest(str(name), predicting)}")
-        there = ", ".join(self._result.references) or "none"
-        raise KeyError(
-            f"No {name!r} of the layer {self._result.record.layer!r} is kept; there are: {there}. Probe its checkpoint "
-            f"again with analyses={name!r} (analysis={name} in a run); older versions kept its errors alone."
-        )
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._result.references)
-
-    def __len__(self) -> int:
-        return len(self._result.references)
-
-    def __repr__(self) -> str:
-        return "\n".join(repr(head) for head in self.values())
-
-
-_LINEAR = ("mean", "scale", "weight", "bias")
 
 
 class ProbeHeads(Mapping[LayerName, ProbeHead]):
@@ -483,11 +199,3 @@ class ProbeHeads(Mapping[LayerName, ProbeHead]):
 
     def __repr__(self) -> str:
         return "\n".join(repr(head) for head in self.values())
-
-
-def _like(given: Any, numbers: Tensor) -> Numbers:
-    """Numbers as a tensor where the given inputs hold tensors, on their device; else as an array."""
-    if is_source(given):
-        return numbers.cpu()
-    found = tensors(given)
-    return numbers.to(found[0].device) if found else numbers.cpu().numpy()
