@@ -107,26 +107,13 @@ class LayerRecords:
             seed=head.way.seed,
             refit=head.refitted,
         )
-        tensors = {
-            # What does not vary on train is exactly 0 to the head, whatever it is elsewhere.
-            "weight": head.heads.weight[0].masked_fill(head.standardiser.constant.to(head.heads.weight.device), 0),
-            "bias": head.heads.bias[0],
-            "mean": head.standardiser.mean,
-            "scale": head.standardiser.scale,
-            **self.labels.extra,
-        }
-        asked = {(metric.test_set, metric.metric) for metric in analyses.get("selected", ([], ""))[0]}
-        # What is asked for has an interval where what is there anyway has none.
-        there = (one for one in self._on_each(found_on) if (one.test_set, one.metric) not in asked)
-        metrics = [self._metric("selected", metric) for metric in there]
-        metrics += [self._metric(name, metric) for name, (found_by, _) in analyses.items() for metric in found_by]
         return LayerResult(
             record,
             self._path_records(paths),
-            {name: tensor.cpu().contiguous().numpy() for name, tensor in tensors.items()},
+            self._head_arrays(head),
             found.correct.cpu().numpy(),
             recipe=_recipe(self.layer, head.way, self.protocol),
-            metrics=tuple(metrics),
+            metrics=tuple(self._metrics(found_on, analyses)),
             test_set=self.tests[0],
             further={name: Answers(found_on[name]["none"].correct.cpu().numpy()) for name in self.tests[1:]},
         )
@@ -154,6 +141,26 @@ class LayerRecords:
             made = way.reducer.name, way.reduction.description, way.reduction.n_features
             found[analysis.name] = FittedReference(arrays, *made, recipe, "" if analysis.needs_train else None)
         return found
+
+    def _head_arrays(self, head: HeadPath) -> dict[str, np.ndarray]:
+        tensors = {
+            # What does not vary on train is exactly 0 to the head, whatever it is elsewhere.
+            "weight": head.heads.weight[0].masked_fill(head.standardiser.constant.to(head.heads.weight.device), 0),
+            "bias": head.heads.bias[0],
+            "mean": head.standardiser.mean,
+            "scale": head.standardiser.scale,
+            **self.labels.extra,
+        }
+        return {name: tensor.cpu().contiguous().numpy() for name, tensor in tensors.items()}
+
+    def _metrics(self, found_on: Mapping[Split, Mapping[str, Measured]], analyses: Found) -> Iterator[MetricRecord]:
+        asked = {(metric.test_set, metric.metric) for metric in analyses.get("selected", ([], ""))[0]}
+        for metric in self._on_each(found_on):
+            # What is asked for has an interval where what is there anyway has none.
+            if (metric.test_set, metric.metric) not in asked:
+                yield self._metric("selected", metric)
+        for name, (found_by, _) in analyses.items():
+            yield from (self._metric(name, metric) for metric in found_by)
 
     def _on_each(self, found_on: Mapping[Split, Mapping[str, Measured]]) -> Iterator[Metric]:
         """What the selected head comes to on each test set, where there are several: what is known of it there."""

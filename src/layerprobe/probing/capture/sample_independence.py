@@ -145,23 +145,28 @@ def check_rows(frozen: Frozen, arguments: Arguments, readers: Mapping[Site, Samp
         if row not in tested:
             tested[row] = alone(row)
 
-    places: dict[Site, list[int | None]] = defaultdict(list)
-    faulty: set[Site] = set()
+    places: dict[int, dict[Site, int | None]] = {}
     for row, sample in tested.items():
-        found = placed.places(row, sample, random)
+        places[row] = found = placed.places(row, sample, random)
         others = {site: readers[site] for site, v in sample.values.items() if v.shape[1:] != placed.shapes.get(site)}
         if others:
             found |= _places(frozen, batch, row, sample, others, random)
+    faults: dict[Site, Fault] = {site: "moved" for site, rows in apart.items() if rows}
+    return RowFindings(faults | _misplaced(places), random, stateful, n)
+
+
+def _misplaced(places: Mapping[int, Mapping[Site, int | None]]) -> dict[Site, Fault]:
+    """Sites at which a sample is elsewhere than in its row, by where each sample was found."""
+    rows: dict[Site, list[int | None]] = defaultdict(list)
+    faulty: set[Site] = set()
+    for row, found in places.items():
         for site, place in found.items():
-            places[site].append(place)
+            rows[site].append(place)
             if place != row:
                 faulty.add(site)
-    faults: dict[Site, Fault] = {site: "moved" for site, found in apart.items() if found}
-    for site in faulty:
-        # A row that every sample is like alone, such as that of a first sample taken from all, is no sample's place.
-        clear = None not in places[site] and len(set(places[site])) == len(places[site])
-        faults[site] = "reordered" if clear else "mixed"
-    return RowFindings(faults, random, stateful, n)
+    # A row that every sample is like alone, such as that of a first sample taken from all, is no sample's place.
+    clear = {site for site in faulty if None not in rows[site] and len(set(rows[site])) == len(rows[site])}
+    return {site: "reordered" if site in clear else "mixed" for site in faulty}
 
 
 class _Rows:

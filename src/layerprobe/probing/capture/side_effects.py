@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
-import enum
 import gc
 import io
-import pathlib
 import random
-import re
-import sys
 import types
 import warnings
-import weakref
 from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -53,35 +47,11 @@ from layerprobe.probing.capture.object_state import (
     tensor_mark,
 )
 from layerprobe.probing.capture.pytree import own_slots
+from layerprobe.probing.capture.snapshot_scope import ATOMS, PLAIN, RANDOM, is_outside, is_state, is_users
 
 Keep: TypeAlias = "Callable[[Snapshot, Any], None]"
 
-_ATOMS: tuple[type, ...] = (
-    type(None), bool, int, float, complex, str, bytes, range, slice, type(...), enum.Enum, pathlib.PurePath,
-    re.Pattern, datetime.date, datetime.time, datetime.timedelta, np.generic, np.dtype, torch.dtype, torch.device,
-    torch.Size, torch.layout, torch.memory_format, types.ModuleType, types.CodeType, weakref.ReferenceType,
-)  # fmt: skip
-"""Never change, or lead away from what is kept."""
-
-_PLAIN: set[type] = {
-    type(None), bool, int, float, complex, str, bytes, range, slice, type(...), torch.dtype, torch.device, torch.Size,
-    np.float64, np.float32, np.int64, types.ModuleType,
-}  # fmt: skip
-"""The commonest of what is never followed."""
-
 _DICTS = (dict, OrderedDict)
-
-_OUTSIDE = frozenset({
-    "IPython", "_pytest", "asyncio", "beartype", "concurrent", "ctypes", "hydra", "importlib", "ipykernel", "jaxtyping",
-    "layerprobe", "lightning", "lightning_fabric", "logging", "matplotlib", "mlflow", "multiprocessing", "omegaconf",
-    "pluggy", "pytest", "pytorch_lightning", "rich", "socket", "sqlite3", "subprocess", "tensorboard", "tensorboardX",
-    "threading", "torch", "tqdm", "wandb",
-})  # fmt: skip
-_INSIDE = (
-    "layerprobe.data", "layerprobe.models", "torch.utils.data", "torch.nn", "torch.distributions",
-    "pytorch_lightning.overrides", "lightning.pytorch.overrides",
-)  # fmt: skip
-"""Of packages that run a training and keep its books, which belong to its network or its data all the same."""
 
 _MIB = 1024**2
 _MANY = 2000
@@ -162,7 +132,7 @@ class Snapshot:
         known, waiting = self._from, self._waiting
         for thing in things:
             kind = type(thing)
-            if kind not in _PLAIN and id(thing) not in known:
+            if kind not in PLAIN and id(thing) not in known:
                 known[id(thing)] = parent
                 if kind in _DICTS and not thing:  # a module has a dozen of these
                     self._kept.append(KeptDict(thing))
@@ -172,7 +142,7 @@ class Snapshot:
     def look_into_items(self, things: Any, parent: Any) -> None:
         """Follow the items of a container, unless there are very many."""
         if len(things) > _MANY:
-            things = [thing for thing in things if type(thing) not in _PLAIN and gc.is_tracked(thing)]
+            things = [thing for thing in things if type(thing) not in PLAIN and gc.is_tracked(thing)]
             if len(things) > _MANY:
                 return
         self.look_into(things, parent)
@@ -201,7 +171,7 @@ class Snapshot:
     def _stand_in(self, holder: Any, items: Iterable[tuple[Any, Any]]) -> None:
         for key, value in items:
             kind: Any = type(value)
-            if kind not in _PLAIN and is_plain_iterator(kind):
+            if kind not in PLAIN and is_plain_iterator(kind):
                 with suppress(TypeError, AttributeError, ValueError):  # it is watched all the same
                     self._iterators.append(StandIn(holder, key, value))
 
@@ -273,7 +243,7 @@ class Snapshot:
 
     def keep_class(self, thing: type) -> None:
         """Keep what a class outside of installed packages holds, and what its methods use."""
-        if not _is_users(thing.__module__):
+        if not is_users(thing.__module__):
             return
         self._kept.append(KeptClass(thing))
         self.look_into(class_attributes(thing).values(), thing)
@@ -284,7 +254,7 @@ class Snapshot:
 
     def keep_function(self, thing: types.FunctionType) -> None:
         """Keep what a function outside of installed packages closes over, and its defaults and globals."""
-        if not _is_users(thing.__module__):
+        if not is_users(thing.__module__):
             return
         if thing.__closure__:
             self.look_into(thing.__closure__, thing)
@@ -294,7 +264,7 @@ class Snapshot:
         used = [name for name in names if not isinstance(variables[name], types.ModuleType)]
         if used:
             self._kept.append(KeptGlobals(variables, used))
-            self.look_into((variables[name] for name in used if _is_state(variables[name])), thing)
+            self.look_into((variables[name] for name in used if is_state(variables[name])), thing)
 
     def keep_cell(self, thing: types.CellType) -> None:
         """Keep what a variable of an enclosing function holds."""
@@ -396,24 +366,6 @@ def _plain_function(value: Any) -> Any:
     return getattr(value, "__wrapped__", value) if not isinstance(value, types.FunctionType) else value
 
 
-_RANDOM = (
-    torch.Generator | np.random.Generator | np.random.BitGenerator | np.random.RandomState | random.Random
-    | np.random.SeedSequence
-)  # fmt: skip
-_STATES = (
-    dict, list, deque, set, tuple, bytearray, array, Tensor, nn.Module, np.ndarray, partial, types.GeneratorType,
-    torch.Generator, np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random,
-)  # fmt: skip
-
-
-def _is_state(value: Any) -> bool:
-    """Whether a global variable is followed: plain containers, values, generators, and what users have written."""
-    if isinstance(value, type | types.FunctionType):
-        return _is_users(value.__module__)
-    kind: Any = type(value)
-    return isinstance(value, _STATES) or is_plain_iterator(kind) or _is_users(kind.__module__)
-
-
 @lru_cache(maxsize=4096)
 def _names(code: types.CodeType) -> tuple[str, ...]:
     """Names that a function's code, and the functions inside it, look up."""
@@ -422,26 +374,11 @@ def _names(code: types.CodeType) -> tuple[str, ...]:
 
 
 @cache
-def _is_users(module: str | None) -> bool:
-    """Whether a module is outside of Python itself, of installed packages and of this one."""
-    root = (module or "").partition(".")[0]
-    if not root or root == "layerprobe" or root in sys.stdlib_module_names or root in sys.builtin_module_names:
-        return False
-    file = getattr(sys.modules.get(module or ""), "__file__", None) or ""
-    return not any(part in ("site-packages", "dist-packages") for part in pathlib.PurePath(file).parts)
-
-
-@cache
 def _slots(kind: Any) -> tuple[list[str], type | None]:
     """Names of an object's attributes that are in no dictionary, and its class if it is a user's."""
     own = ((base, name) for base in kind.__mro__ for name in own_slots(base))
     names = [name for base, name in own if isinstance(vars(base).get(name), types.MemberDescriptorType)]
-    return names, kind if _is_users(kind.__module__) else None
-
-
-def _outside(kind: type) -> bool:
-    module = kind.__module__ or ""
-    return module.partition(".")[0] in _OUTSIDE and not module.startswith(_INSIDE)
+    return names, kind if is_users(kind.__module__) else None
 
 
 def _and_object(keep: Callable[[Snapshot, Any], None], kind: type, *exact: type) -> Keep:
@@ -488,7 +425,7 @@ def _keep_wrapped(snapshot: Snapshot, thing: Any) -> None:
 @cache
 def _how(kind: Any) -> Keep | None:
     """How objects of a class are kept; None for those that cannot change, and those that are no part of this."""
-    if issubclass(kind, _ATOMS):
+    if issubclass(kind, ATOMS):
         return None
     if issubclass(kind, nn.Module):
         return Snapshot.keep_module
@@ -496,7 +433,7 @@ def _how(kind: Any) -> Keep | None:
         return Snapshot.keep_tensor
     if issubclass(kind, np.ndarray):
         return Snapshot.keep_array
-    if issubclass(kind, _RANDOM):
+    if issubclass(kind, RANDOM):
         return Snapshot.keep_random
     if issubclass(kind, types.GeneratorType):
         return Snapshot.keep_generator
@@ -516,7 +453,7 @@ def _how(kind: Any) -> Keep | None:
         return _and_object(_keep_partial, kind, partial)
     if is_plain_iterator(kind):
         return Snapshot.keep_iterator
-    if _outside(kind):
+    if is_outside(kind):
         return None
     if issubclass(kind, dict):
         return _and_object(Snapshot.keep_dict, kind, dict)
