@@ -22,12 +22,11 @@ DESCRIPTION = (
 _MOST_LABELS = 12
 
 
-def best_layer(data: PageData, *, linked: bool = True, width: Width = CONTAINER, height: int = 330) -> AnyChart:
+def best_layer(data: PageData, *, width: Width = CONTAINER, height: int = 330) -> AnyChart:
     """Draw a point for each run, with the interval of its error.
 
     Args:
         data: What the page draws.
-        linked: Whether to add the brush.
         width: Pixels, or as wide as there is room.
         height: Pixels.
 
@@ -81,12 +80,12 @@ def best_layer(data: PageData, *, linked: bool = True, width: Width = CONTAINER,
             *ERROR,
         ],
     )  # fmt: skip
-    if linked:
+    if data.linked:
         brush = alt.selection_interval(name="brush", encodings=["x", "y"])
         points = points.encode(
             opacity=alt.when(brush).then(alt.value(crowd_opacity)).otherwise(alt.value(0.2))
         ).add_params(brush)
-    notes = ["drag to choose runs, click for all"] if linked else []
+    notes = ["drag to choose runs, click for all"] if data.linked else []
     if (data.runs["status"] != "done").any():
         notes.append("hollow: not done")
     return alt.layer(interval, points).properties(

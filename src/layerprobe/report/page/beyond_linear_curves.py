@@ -18,14 +18,11 @@ DESCRIPTION = (
 )
 
 
-def beyond_linear_curves(
-    data: PageData, *, linked: bool = True, width: Width = CONTAINER, height: int = 280
-) -> AnyChart:
+def beyond_linear_curves(data: PageData, *, width: Width = CONTAINER, height: int = 280) -> AnyChart:
     """Draw a line for each reader and shown checkpoint: above 0, it reads what a linear head does not.
 
     Args:
         data: What the page draws.
-        linked: Nothing; every view takes it.
         width: Pixels, or as wide as there is room.
         height: Pixels.
 

@@ -48,12 +48,11 @@ _TEXT_HEIGHT = 0.04
 """In units of the test error: 13 pixels of an axis that goes to 100 %, more of a shorter one."""
 
 
-def depth_curves(data: PageData, *, linked: bool = True, width: Width = CONTAINER, height: int = 330) -> AnyChart:
+def depth_curves(data: PageData, *, width: Width = CONTAINER, height: int = 330) -> AnyChart:
     """Draw a line for each run and shown checkpoint, coloured by the chosen key; of many runs, the mean of each colour.
 
     Args:
         data: What the page draws.
-        linked: Nothing; every view takes it.
         width: Pixels, or as wide as there is room.
         height: Pixels.
 

@@ -25,12 +25,11 @@ _POWER = "log(datum.value) / LN10"
 _POWERS = f"abs({_POWER} - round({_POWER})) < 1e-6 ? (datum.value < 5e-9 ? '0' : '1e' + round({_POWER})) : ''"
 
 
-def l2_path(data: PageData, *, linked: bool = True, width: Width = CONTAINER, height: int = 280) -> AnyChart:
+def l2_path(data: PageData, *, width: Width = CONTAINER, height: int = 280) -> AnyChart:
     """Draw validation error over L2 for the chosen layer.
 
     Args:
         data: What the page draws.
-        linked: Whether other views of the page have the legend.
         width: Pixels, or as wide as there is room.
         height: Pixels.
 
@@ -55,7 +54,7 @@ def l2_path(data: PageData, *, linked: bool = True, width: Width = CONTAINER, he
         .transform_calculate(place="datum.heads_l2 > 0 ? datum.heads_l2 : 1e-9")
     )
     scales = group_scale()
-    legend = None if linked or len(data.runs) == 1 else group_legend()
+    legend = None if data.linked or len(data.runs) == 1 else group_legend()
     colour = alt.Color("group:N", scale=scales["color"], legend=legend)
     dash = alt.StrokeDash("group:N", scale=scales["dash"], legend=legend)
     tooltip = [

@@ -30,12 +30,11 @@ _NARROW = 240
 """Pixels that the cells have on the narrowest screen."""
 
 
-def layer_map(data: PageData, *, linked: bool = True, width: Width = CONTAINER, height: int = 0) -> AnyChart:
+def layer_map(data: PageData, *, width: Width = CONTAINER, height: int = 0) -> AnyChart:
     """Draw layers by checkpoints.
 
     Args:
         data: What the page draws.
-        linked: Nothing; every view takes it.
         width: Pixels, or as wide as there is room.
         height: Pixels; 0 leaves it to the number of layers.
 

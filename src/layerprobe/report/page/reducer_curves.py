@@ -17,12 +17,11 @@ DESCRIPTION = (
 )
 
 
-def reducer_curves(data: PageData, *, linked: bool = True, width: Width = CONTAINER, height: int = 280) -> AnyChart:
+def reducer_curves(data: PageData, *, width: Width = CONTAINER, height: int = 280) -> AnyChart:
     """Draw a line for each reducer and shown checkpoint: what its best head came to on validation.
 
     Args:
         data: What the page draws.
-        linked: Nothing; every view takes it.
         width: Pixels, or as wide as there is room.
         height: Pixels.
 

@@ -21,12 +21,11 @@ DESCRIPTION = (
 _QUANTILES = [round(student_quantile(n), 4) for n in range(1, 31)]
 
 
-def seed_mean(data: PageData, *, linked: bool = True, width: Width = CONTAINER, height: int = 280) -> AnyChart:
+def seed_mean(data: PageData, *, width: Width = CONTAINER, height: int = 280) -> AnyChart:
     """Draw a line for each setting and shown checkpoint: mean ± t · s / √n over the chosen runs.
 
     Args:
         data: What the page draws.
-        linked: Whether other views of the page have the legend.
         width: Pixels, or as wide as there is room.
         height: Pixels.
 
@@ -56,7 +55,7 @@ def seed_mean(data: PageData, *, linked: bool = True, width: Width = CONTAINER, 
     )
     base = with_text_fields(base, "mean", "low", "high")
     scales = group_scale()
-    legend = None if linked else group_legend()
+    legend = None if data.linked else group_legend()
     colour = alt.Color("group:N", scale=scales["color"], legend=legend)
     tooltip = [
         alt.Tooltip("setting:N"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import altair as alt
@@ -75,7 +76,7 @@ def single_view(data: PageData, name: str, width: int, height: int) -> dict[str,
     Returns:
         A Vega-Lite specification that holds its data.
     """
-    spec = _finished(VIEWS[name](data, linked=False, width=width, height=height), data)
+    spec = _finished(VIEWS[name](replace(data, linked=False), width=width, height=height), data)
     spec["datasets"] = spec.get("datasets", {}) | datasets(data)
     return spec
 
