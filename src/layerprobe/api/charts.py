@@ -319,7 +319,7 @@ def angle_map(
 
 
 def direction_curve(results: Results) -> alt.LayerChart:
-    """Draw how heads lie to the difference of means over depth, and those of two halves of train to each other.
+    """Draw over depth the angles of heads to the difference of means, and between the heads of two halves of train.
 
     Args:
         results: Results with the analyses `mean_difference` and `stability`, or one of them; or the directory of a run.

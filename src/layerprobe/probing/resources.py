@@ -14,7 +14,7 @@ class Resources:
     """What a probe may take.
 
     A network's own products of matrices may round differently for another number of samples at a time: then
-    `batch_size` changes the last bits of features, of which the errors do not depend.
+    `batch_size` changes the last bits of features, on which the errors do not depend.
 
     Attributes:
         batch_size: Samples in one forward pass; by default what the data's loader has.

@@ -45,7 +45,7 @@ class Guard(LateCallback):
     stopped; the generators then stand where they stood. Not kept are metrics that the module itself averages over
     a training epoch, and the position of a loader whose order depends on anything but those generators and the epoch.
 
-    It puts itself behind the other callbacks, and so sees each as it is once a batch or an epoch is over.
+    It runs after the other callbacks, and so sees each as it is once a batch or an epoch is over.
     """
 
     place = SAVES
@@ -118,7 +118,7 @@ class Guard(LateCallback):
             self._leave(trainer)
 
     def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the signals from the trainer, which has its own idea of SIGTERM."""
+        """Take the signals back from the trainer, which handles SIGTERM in its own way."""
         self.signals.listen()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -29,7 +29,7 @@ class FewShot(AbstractAnalysis):
     validation split, so that the curve says how many samples a head needs and not how many it takes to find its L2
     value. Features are standardised by all of train, without its labels.
 
-    The interval is Student's for the mean over draws, of two that differ at least. It says how much hangs on which
+    The interval is Student's for the mean over draws, of two that differ at least. It says how much depends on which
     samples are drawn, and not how much on which ones are tested. Near the smallest class's size, the draws have nearly
     the same samples of it, and the interval is too short.
 
