@@ -9,10 +9,10 @@ import altair as alt
 from layerprobe.report.charts.curves import error_y
 from layerprobe.report.charts.layer_axis import LETTER
 from layerprobe.report.charts.tooltips import ERROR
+from layerprobe.report.page.frame import Frame
 from layerprobe.report.page.page_data import ConfigKey, PageData
 from layerprobe.report.page.pickers import CHOSEN, CROWD, OF_PROBLEM, POINTED, group_legend, group_scale
 from layerprobe.report.page.vega_data import source, with_text_fields
-from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (
     "Scatter plot: for each run the test error of the layer that validation prefers at its last whole checkpoint, over "
@@ -22,13 +22,12 @@ DESCRIPTION = (
 _MOST_LABELS = 12
 
 
-def best_layer(data: PageData, *, width: Width = CONTAINER, height: int = 330) -> AnyChart:
+def best_layer(data: PageData, frame: Frame) -> alt.LayerChart:
     """Draw a point for each run, with the interval of its error.
 
     Args:
         data: What the page draws.
-        width: Pixels, or as wide as there is room.
-        height: Pixels.
+        frame: Where it is drawn.
 
     Returns:
         The chart; values of the key stand in their order, at equal distances.
@@ -80,23 +79,15 @@ def best_layer(data: PageData, *, width: Width = CONTAINER, height: int = 330) -
             *ERROR,
         ],
     )  # fmt: skip
-    if data.linked:
+    if frame.linked:
         brush = alt.selection_interval(name="brush", encodings=["x", "y"])
         points = points.encode(
             opacity=alt.when(brush).then(alt.value(crowd_opacity)).otherwise(alt.value(0.2))
         ).add_params(brush)
-    notes = ["drag to choose runs, click for all"] if data.linked else []
+    notes = ["drag to choose runs, click for all"] if frame.linked else []
     if (data.runs["status"] != "done").any():
         notes.append("hollow: not done")
-    return alt.layer(interval, points).properties(
-        width=width,
-        height=height,
-        description=DESCRIPTION,
-        title=alt.TitleParams(
-            alt.ExprRef("'Best layer over ' + names_of[swept]"),
-            subtitle=notes,
-        ),
-    )
+    return frame.chart([interval, points], 330, DESCRIPTION, alt.ExprRef("'Best layer over ' + names_of[swept]"), notes)
 
 
 def _needed(key: ConfigKey) -> float:

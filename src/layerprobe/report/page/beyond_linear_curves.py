@@ -7,10 +7,10 @@ import altair as alt
 from layerprobe.report import style
 from layerprobe.report.charts.beyond_linear import COLOURS
 from layerprobe.report.charts.curves import curves, error_y
+from layerprobe.report.page.frame import Frame
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import checkpoint_shape, marker
 from layerprobe.report.page.vega_data import chosen_rows, layers_x, with_layers
-from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (
     "Line chart: the linear head's test error less that of other readers, such as nearest neighbours, over the depth "
@@ -18,13 +18,12 @@ DESCRIPTION = (
 )
 
 
-def beyond_linear_curves(data: PageData, *, width: Width = CONTAINER, height: int = 280) -> AnyChart:
+def beyond_linear_curves(data: PageData, frame: Frame) -> alt.LayerChart:
     """Draw a line for each reader and shown checkpoint: above 0, it reads what a linear head does not.
 
     Args:
         data: What the page draws.
-        width: Pixels, or as wide as there is room.
-        height: Pixels.
+        frame: Where it is drawn.
 
     Returns:
         The chart.
@@ -51,11 +50,10 @@ def beyond_linear_curves(data: PageData, *, width: Width = CONTAINER, height: in
         interval=("low", "high"), band="intervals && datum.runs == 1", between=[zero.encode(y=y("zero"))],
         points={"shape": checkpoint_shape(data, legend=False), "tooltip": tooltip, "opacity": marker(data)},
     )  # fmt: skip
-    return alt.layer(*layers).properties(
-        width=width,
-        height=height,
-        description=DESCRIPTION,
-        title=alt.TitleParams(
-            "What a linear head does not read", subtitle="above 0: the other reads what a linear head does not"
-        ),
+    return frame.chart(
+        layers,
+        280,
+        DESCRIPTION,
+        "What a linear head does not read",
+        "above 0: the other reads what a linear head does not",
     )

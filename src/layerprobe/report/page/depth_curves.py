@@ -12,6 +12,7 @@ from layerprobe.report import style
 from layerprobe.report.charts.beyond_linear import COLOURS
 from layerprobe.report.charts.curves import Y, curves, error_y
 from layerprobe.report.charts.tooltips import result_tooltip
+from layerprobe.report.page.frame import Frame
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import (
     NARROW,
@@ -27,7 +28,6 @@ from layerprobe.report.page.pickers import (
     shown_in_title,
 )
 from layerprobe.report.page.vega_data import chosen_rows, layers_x, with_layers, with_text_fields
-from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (
     "Line chart: test error, or another measure that is chosen, on the vertical axis over the depth of the layer, one "
@@ -48,13 +48,12 @@ _TEXT_HEIGHT = 0.04
 """In units of the test error: 13 pixels of an axis that goes to 100 %, more of a shorter one."""
 
 
-def depth_curves(data: PageData, *, width: Width = CONTAINER, height: int = 330) -> AnyChart:
+def depth_curves(data: PageData, frame: Frame) -> alt.LayerChart:
     """Draw a line for each run and shown checkpoint, coloured by the chosen key; of many runs, the mean of each colour.
 
     Args:
         data: What the page draws.
-        width: Pixels, or as wide as there is room.
-        height: Pixels.
+        frame: Where it is drawn.
 
     Returns:
         The chart. Means have a band that holds the middle half of the runs, and the run that the mouse is on is drawn
@@ -109,12 +108,7 @@ def depth_curves(data: PageData, *, width: Width = CONTAINER, height: int = 330)
     which = f"'at ' + {shown_in_title(data)}" + (" + ', by ' + names_of[colour]" if len(data.runs) > 1 else "")
     what = "upper(slice(measure_names[measure], 0, 1)) + slice(measure_names[measure], 1) + ' over depth'"
     title = f"{NARROW} ? [{what}, {which}] : {what} + ' ' + {which}"
-    return alt.layer(*layers).properties(
-        width=width,
-        height=height,
-        description=DESCRIPTION,
-        title=alt.TitleParams(alt.ExprRef(title), subtitle=of_many(data)),
-    )
+    return frame.chart(layers, 330, DESCRIPTION, alt.ExprRef(title), of_many(data))
 
 
 def _measured(data: PageData, where: str) -> alt.Chart:

@@ -94,7 +94,7 @@ def page(
         of_heads=sorted({one["kind"] for one in heads["maps"]}, reverse=True),
         heads=_heads(comparison),
         rows=_rows(comparison),
-        breakable=_breakable,
+        breakable=lambda name: Markup(".<wbr>").join(name.split(".")),  # a line may end behind a dot
         words=[(name, depth_sentence(run)) for run, name in zip(comparison.runs, comparison.names, strict=True)],
         animations=[(name, animation.get("description", name)) for name, animation in animations],
         transfers=[name for name, _ in transfers],
@@ -105,11 +105,6 @@ def page(
         # "<" in a text would end the script's element early.
         data=Markup(json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")),
     )
-
-
-def _breakable(name: str) -> Markup:
-    """Let a line end behind the dots of a name."""
-    return Markup(".<wbr>").join(name.split("."))
 
 
 @cache

@@ -9,10 +9,10 @@ import altair as alt
 from layerprobe.report.charts.curves import curves, error_y
 from layerprobe.report.charts.l2_path import path_lines
 from layerprobe.report.layer_labels import clipped
+from layerprobe.report.page.frame import Frame
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import NARROW, POINTED, faint, group_legend, group_scale, means, of_many
 from layerprobe.report.page.vega_data import chosen_rows
-from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (
     "Line chart: validation error over L2 of the chosen layer, one line for each run and shown checkpoint, or of many "
@@ -25,13 +25,12 @@ _POWER = "log(datum.value) / LN10"
 _POWERS = f"abs({_POWER} - round({_POWER})) < 1e-6 ? (datum.value < 5e-9 ? '0' : '1e' + round({_POWER})) : ''"
 
 
-def l2_path(data: PageData, *, width: Width = CONTAINER, height: int = 280) -> AnyChart:
+def l2_path(data: PageData, frame: Frame) -> alt.LayerChart:
     """Draw validation error over L2 for the chosen layer.
 
     Args:
         data: What the page draws.
-        width: Pixels, or as wide as there is room.
-        height: Pixels.
+        frame: Where it is drawn.
 
     Returns:
         The chart; L2 = 0 stands a decade below 1e-8. Of many runs, each colour has the mean with a band that holds the
@@ -54,7 +53,7 @@ def l2_path(data: PageData, *, width: Width = CONTAINER, height: int = 280) -> A
         .transform_calculate(place="datum.heads_l2 > 0 ? datum.heads_l2 : 1e-9")
     )
     scales = group_scale()
-    legend = None if data.linked or len(data.runs) == 1 else group_legend()
+    legend = None if frame.linked or len(data.runs) == 1 else group_legend()
     colour = alt.Color("group:N", scale=scales["color"], legend=legend)
     dash = alt.StrokeDash("group:N", scale=scales["dash"], legend=legend)
     tooltip = [
@@ -85,11 +84,10 @@ def l2_path(data: PageData, *, width: Width = CONTAINER, height: int = 280) -> A
               "opacity": faint(data)},
         chosen="datum.place_in_path == datum.selected", tooltip=tooltip,
     )  # fmt: skip
-    return alt.layer(*layers).properties(
-        width=width,
-        height=height,
-        description=DESCRIPTION,
-        title=alt.TitleParams(
-            alt.ExprRef(f"{NARROW} ? ['L2 path of', {name}] : 'L2 path of ' + {name}"), subtitle=of_many(data)
-        ),
+    return frame.chart(
+        layers,
+        280,
+        DESCRIPTION,
+        alt.ExprRef(f"{NARROW} ? ['L2 path of', {name}] : 'L2 path of ' + {name}"),
+        of_many(data),
     )

@@ -11,9 +11,10 @@ from layerprobe.report import style
 from layerprobe.report.charts.heat_map import cells
 from layerprobe.report.charts.layer_axis import LETTER
 from layerprobe.report.layer_labels import clipped, shared_folder, short_names
+from layerprobe.report.page.frame import Frame
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.vega_data import chosen_rows, with_layers
-from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
+from layerprobe.report.picture_files import CONTAINER
 from layerprobe.report.tidy import axis_top
 
 DESCRIPTION = (
@@ -30,13 +31,12 @@ _NARROW = 240
 """Pixels that the cells have on the narrowest screen."""
 
 
-def layer_map(data: PageData, *, width: Width = CONTAINER, height: int = 0) -> AnyChart:
+def layer_map(data: PageData, frame: Frame) -> alt.LayerChart:
     """Draw layers by checkpoints.
 
     Args:
         data: What the page draws.
-        width: Pixels, or as wide as there is room.
-        height: Pixels; 0 leaves it to the number of layers.
+        frame: Where it is drawn.
 
     Returns:
         The chart; cells carry their figure where there is room. Where there are several networks, a row with a line and
@@ -46,7 +46,7 @@ def layer_map(data: PageData, *, width: Width = CONTAINER, height: int = 0) -> A
     n = max(1, len(labels))
     top = max(0.005, 0.0 if data.rows["error"].isna().all() else axis_top(data.rows["error"]))
     # Rows of whole pixels: between others a canvas leaves lines.
-    height = height or max(120, n * max(1, min(20, _TALLEST // n)))
+    height = frame.height or max(120, n * max(1, min(20, _TALLEST // n)))
     chart = (
         with_layers(chosen_rows(data, "rows", every_checkpoint=True), data)
         .transform_filter("isValid(datum.error)")
@@ -89,7 +89,8 @@ def layer_map(data: PageData, *, width: Width = CONTAINER, height: int = 0) -> A
         alt.Tooltip("mean:Q", title="mean test error", format=".2%"),
         alt.Tooltip("runs:Q"),
     ]
-    room = height / n >= 13 and (_NARROW if width == CONTAINER else width) / max(1, len(data.checkpoints)) >= 38
+    width = _NARROW if frame.width == CONTAINER else frame.width
+    room = height / n >= 13 and width / max(1, len(data.checkpoints)) >= 38
     text = alt.Text("mean:Q", format=".1%") if room else None
     shared = shared_folder(_layer_names(data))
     where = "; ".join([*([f"layers of {shared}"] if shared else []), f"colours end at {top:.1%}"])
@@ -106,14 +107,12 @@ def layer_map(data: PageData, *, width: Width = CONTAINER, height: int = 0) -> A
             .mark_text(align="left", baseline="top", dx=2, dy=2, fontSize=11, fontWeight="bold", aria=False)
             .encode(x=alt.value(0), y=top_of_row, text="network_name:N"),
         ]
-    return alt.layer(*layers).properties(
-        width=width,
-        height=height,
-        description=DESCRIPTION,
-        title=alt.TitleParams(
-            "Test error by layer and checkpoint",
-            subtitle=[*(["mean of the chosen runs of a network"] if len(data.runs) > 1 else []), where],
-        ),
+    return frame.chart(
+        layers,
+        height,
+        DESCRIPTION,
+        "Test error by layer and checkpoint",
+        [*(["mean of the chosen runs of a network"] if len(data.runs) > 1 else []), where],
     )
 
 

@@ -74,7 +74,6 @@ class PageData:
         same_layers: Whether a depth is the same layer in every run.
         left_out: What the page does not hold, in words.
         highest_error: What a test error cannot go beyond.
-        linked: Whether the views stand on one page, with one legend and a brush for all.
     """
 
     runs: pd.DataFrame
@@ -91,7 +90,6 @@ class PageData:
     same_layers: bool
     left_out: tuple[str, ...]
     highest_error: float
-    linked: bool = True
 
     @property
     def swept_paths(self) -> pd.DataFrame:

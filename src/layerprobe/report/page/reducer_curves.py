@@ -6,10 +6,10 @@ import altair as alt
 
 from layerprobe.report import style
 from layerprobe.report.charts.curves import curves, error_y
+from layerprobe.report.page.frame import Frame
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import checkpoint_shape, marker
 from layerprobe.report.page.vega_data import chosen_rows, layers_x, with_layers
-from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 
 DESCRIPTION = (
     "Line chart: the lowest validation error on the path of each reducer over the depth of the layer, a mean over the "
@@ -17,13 +17,12 @@ DESCRIPTION = (
 )
 
 
-def reducer_curves(data: PageData, *, width: Width = CONTAINER, height: int = 280) -> AnyChart:
+def reducer_curves(data: PageData, frame: Frame) -> alt.LayerChart:
     """Draw a line for each reducer and shown checkpoint: what its best head came to on validation.
 
     Args:
         data: What the page draws.
-        width: Pixels, or as wide as there is room.
-        height: Pixels.
+        frame: Where it is drawn.
 
     Returns:
         The chart.
@@ -50,11 +49,6 @@ def reducer_curves(data: PageData, *, width: Width = CONTAINER, height: int = 28
         detail=["problem:N", "network:N", "checkpoint:N"], line={"strokeDash": dash},
         points={"shape": checkpoint_shape(data, legend=False), "tooltip": tooltip, "opacity": marker(data)},
     )  # fmt: skip
-    return alt.layer(*layers).properties(
-        width=width,
-        height=height,
-        description=DESCRIPTION,
-        title=alt.TitleParams(
-            "Validation error by reducer", subtitle="the test split is read by the chosen head alone"
-        ),
+    return frame.chart(
+        layers, 280, DESCRIPTION, "Validation error by reducer", "the test split is read by the chosen head alone"
     )

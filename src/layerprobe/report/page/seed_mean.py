@@ -8,10 +8,10 @@ import altair as alt
 
 from layerprobe.report.charts.curves import curves, error_y
 from layerprobe.report.charts.tooltips import ERROR
+from layerprobe.report.page.frame import Frame
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import MOST_BANDS, MOST_LINES, checkpoint_shape, group_legend, group_scale, marker
 from layerprobe.report.page.vega_data import chosen_rows, layers_x, with_layers, with_text_fields
-from layerprobe.report.picture_files import CONTAINER, AnyChart, Width
 from layerprobe.statistics.intervals import student_quantile
 
 DESCRIPTION = (
@@ -21,13 +21,12 @@ DESCRIPTION = (
 _QUANTILES = [round(student_quantile(n), 4) for n in range(1, 31)]
 
 
-def seed_mean(data: PageData, *, width: Width = CONTAINER, height: int = 280) -> AnyChart:
+def seed_mean(data: PageData, frame: Frame) -> alt.LayerChart:
     """Draw a line for each setting and shown checkpoint: mean ± t · s / √n over the chosen runs.
 
     Args:
         data: What the page draws.
-        width: Pixels, or as wide as there is room.
-        height: Pixels.
+        frame: Where it is drawn.
 
     Returns:
         The chart; a setting with one run, or whose runs all have the same error, has no band.
@@ -55,7 +54,7 @@ def seed_mean(data: PageData, *, width: Width = CONTAINER, height: int = 280) ->
     )
     base = with_text_fields(base, "mean", "low", "high")
     scales = group_scale()
-    legend = None if data.linked else group_legend()
+    legend = None if frame.linked else group_legend()
     colour = alt.Color("group:N", scale=scales["color"], legend=legend)
     tooltip = [
         alt.Tooltip("setting:N"),
@@ -75,16 +74,14 @@ def seed_mean(data: PageData, *, width: Width = CONTAINER, height: int = 280) ->
         points={"shape": checkpoint_shape(data, legend=False), "tooltip": tooltip,
                 "opacity": alt.value(0) if crowd else marker(data)},
     )  # fmt: skip
-    return alt.layer(*layers).properties(
-        width=width,
-        height=height,
-        description=DESCRIPTION,
-        title=alt.TitleParams(
-            "Mean over seeds",
-            subtitle="there is one run of each setting"
-            if settings == len(data.runs)
-            else "a line for each setting"
-            if many
-            else "95% interval of the mean (Student)",
-        ),
+    return frame.chart(
+        layers,
+        280,
+        DESCRIPTION,
+        "Mean over seeds",
+        "there is one run of each setting"
+        if settings == len(data.runs)
+        else "a line for each setting"
+        if many
+        else "95% interval of the mean (Student)",
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 import altair as alt
@@ -12,6 +11,7 @@ from layerprobe.report import style
 from layerprobe.report.page.best_layer import best_layer
 from layerprobe.report.page.beyond_linear_curves import beyond_linear_curves
 from layerprobe.report.page.depth_curves import depth_curves
+from layerprobe.report.page.frame import Frame
 from layerprobe.report.page.l2_path import l2_path
 from layerprobe.report.page.layer_map import layer_map
 from layerprobe.report.page.page_data import PageData
@@ -21,7 +21,7 @@ from layerprobe.report.page.seed_mean import seed_mean
 from layerprobe.report.page.vega_data import datasets, share_transforms
 from layerprobe.report.picture_files import AnyChart
 
-View: TypeAlias = Callable[..., AnyChart]
+View: TypeAlias = Callable[[PageData, Frame], alt.LayerChart]
 
 VIEWS: dict[str, View] = {
     "curves": depth_curves,
@@ -61,7 +61,7 @@ def linked_views(data: PageData) -> dict[str, dict[str, Any]]:
         Vega-Lite specifications by name, without their data: those are the same for all, see `datasets`.
     """
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
-    return {name: _finished(VIEWS[name](data).properties(autosize=fit), data) for name in view_names(data)}
+    return {name: _finished(VIEWS[name](data, Frame()).properties(autosize=fit), data) for name in view_names(data)}
 
 
 def single_view(data: PageData, name: str, width: int, height: int) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def single_view(data: PageData, name: str, width: int, height: int) -> dict[str,
     Returns:
         A Vega-Lite specification that holds its data.
     """
-    spec = _finished(VIEWS[name](replace(data, linked=False), width=width, height=height), data)
+    spec = _finished(VIEWS[name](data, Frame(width, height, linked=False)), data)
     spec["datasets"] = spec.get("datasets", {}) | datasets(data)
     return spec
 

@@ -64,7 +64,10 @@ def hidden_panel(states: pd.DataFrame, lines: pd.DataFrame, caption: str) -> alt
     frames = [name for name in ("frame",) if name in states]
     if few:
         found = [
-            [part.assign(**{name: here[name].iloc[0] for name in frames}) for part in spots(here, _pixels(h1))]
+            [
+                part.assign(**{name: here[name].iloc[0] for name in frames})
+                for part in spots(here, panel.SIDE / (h1[1] - h1[0]))
+            ]
             for _, here in states.groupby("checkpoint", sort=False)
         ]
         points, texts = (pd.concat(parts, ignore_index=True) for parts in zip(*found, strict=True))
@@ -92,11 +95,6 @@ def line_ends(states: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
         cut = cut_to_panel(line["w1"], line["w2"], line["bias"], *ranges(states))
         ends.append(cut.assign(frame=line["frame"]) if "frame" in line else cut)
     return pd.concat(ends, ignore_index=True) if ends else pd.DataFrame(columns=["h1", "h2"])
-
-
-def _pixels(ends: tuple[float, float]) -> float:
-    """Pixels for one unit of an axis."""
-    return panel.SIDE / (ends[1] - ends[0])
 
 
 def spots(group: pd.DataFrame, pixels: float) -> tuple[pd.DataFrame, pd.DataFrame]:
