@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, final
+from typing import Any, final
 
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from layerprobe.formatting import first_line
 from layerprobe.models.learner import AbstractLearner, OptimizerFactory, SchedulerFactory
@@ -38,8 +37,6 @@ class Classifier(AbstractLearner):
             loss: Mean loss of scores and class indices, such as `torch.nn.CrossEntropyLoss`.
         """
         super().__init__(network, optimizer, scheduler, loss)
-        self.val_loss, self.val_error = MeanMetric(), MeanMetric()
-        self.test_loss, self.test_error = MeanMetric(), MeanMetric()
 
     def objective(self, outputs: Any, targets: Any) -> Float[Tensor, ""]:
         """Compute the loss of a batch of scores.
@@ -78,20 +75,9 @@ class Classifier(AbstractLearner):
                 "Give it as many outputs as there are classes, such as +model.num_classes=N of torchvision's networks."
             ) from error
 
-    def track(
-        self,
-        split: Literal["val", "test"],
-        outputs: Float[Tensor, "n c"],
-        targets: Int[Tensor, " n"],
-        loss: Float[Tensor, ""],
-    ) -> None:
-        """Update and log the mean loss and the error."""
-        mean_loss = self.val_loss if split == "val" else self.test_loss
-        error = self.val_error if split == "val" else self.test_error
-        mean_loss.update(loss, len(targets))
-        error.update((outputs.argmax(dim=1) != targets).float())
-        self.log(f"{split}/loss", mean_loss, batch_size=len(targets))
-        self.log(f"{split}/error", error, batch_size=len(targets), prog_bar=True)
+    def errors(self, outputs: Float[Tensor, "n c ..."], targets: Int[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
+        """Tell which samples' highest score is not their class."""
+        return (outputs.argmax(dim=1) != targets).float()
 
 
 def trainable(network: Any, optimizer: OptimizerFactory, scheduler: SchedulerFactory | None) -> pl.LightningModule:

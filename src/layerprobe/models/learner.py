@@ -12,6 +12,7 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
 
 NamedParameters: TypeAlias = Iterable[tuple[str, nn.Parameter]]
 OptimizerFactory: TypeAlias = Callable[[NamedParameters], Optimizer]
@@ -47,6 +48,8 @@ class AbstractLearner(pl.LightningModule, ABC):
         self.loss = loss
         self._build_optimizer = optimizer
         self._build_scheduler = scheduler
+        self.val_loss, self.val_error = MeanMetric(), MeanMetric()
+        self.test_loss, self.test_error = MeanMetric(), MeanMetric()
 
     @abstractmethod
     def objective(self, outputs: Float[Tensor, "n ..."], targets: Int[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -61,20 +64,15 @@ class AbstractLearner(pl.LightningModule, ABC):
         """
 
     @abstractmethod
-    def track(
-        self,
-        split: Literal["val", "test"],
-        outputs: Float[Tensor, "n ..."],
-        targets: Int[Tensor, " n"],
-        loss: Float[Tensor, ""],
-    ) -> None:
-        """Update and log the figures of an evaluation with one batch.
+    def errors(self, outputs: Float[Tensor, "n ..."], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"] | None:
+        """Tell which samples of a batch are wrong.
 
         Args:
-            split: Which split is being evaluated.
             outputs: What the network gave.
             targets: Class indices.
-            loss: `objective(outputs, targets)`.
+
+        Returns:
+            1 for each wrong sample, 0 for each right one; None where the loss is the only figure.
         """
 
     def forward(self, inputs: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
@@ -115,4 +113,9 @@ class AbstractLearner(pl.LightningModule, ABC):
     def _evaluate(self, split: Literal["val", "test"], batch: Batch) -> None:
         inputs, targets = batch
         outputs = self(inputs)
-        self.track(split, outputs, targets, self.objective(outputs, targets))
+        mean_loss, mean_error = getattr(self, f"{split}_loss"), getattr(self, f"{split}_error")
+        mean_loss.update(self.objective(outputs, targets), len(targets))
+        self.log(f"{split}/loss", mean_loss, batch_size=len(targets))
+        if (errors := self.errors(outputs, targets)) is not None:
+            mean_error.update(errors)
+            self.log(f"{split}/error", mean_error, batch_size=len(targets), prog_bar=True)

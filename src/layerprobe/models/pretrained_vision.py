@@ -47,15 +47,7 @@ def vision_model(
 ) -> VisionModel:
     """Load a network by `AutoModelForImageClassification`, or by `AutoModel`.
 
-    Args:
-        name: Name on the hub, or a folder; a folder needs no network connection.
-        revision: Commit, tag or branch.
-        head: Whether it gives a score for each class; False for a network without, such as DINOv2 or CLIP.
-        dtype: Precision of the weights; `int8` needs the package bitsandbytes.
-        weights: `random` for an untrained network of the same architecture.
-        device_map: Where the parts go, as `from_pretrained` takes it; needs the package accelerate.
-        seed: Seed of random weights.
-        trust_remote_code: Whether to run code that comes with the network.
+    It takes what `encoder` takes, and `head`: whether there is a score for each class; False for DINOv2 or CLIP, say.
 
     Returns:
         The network in training mode, as torchvision's are; probing sets its own.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, final
+from typing import final
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from layerprobe.models.learner import AbstractLearner, OptimizerFactory, SchedulerFactory
 
@@ -38,23 +37,13 @@ class Regressor(AbstractLearner):
         """
         super().__init__(network, optimizer, scheduler, loss)
         self.solved_below = solved_below
-        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
 
     def objective(self, outputs: Float[Tensor, "n 1"], targets: Int[Tensor, " n"]) -> Float[Tensor, ""]:
         """Compute the loss of a batch of numbers."""
         return self.loss(outputs.squeeze(1), targets.to(outputs.dtype))
 
-    def track(
-        self,
-        split: Literal["val", "test"],
-        outputs: Float[Tensor, "n 1"],
-        targets: Int[Tensor, " n"],
-        loss: Float[Tensor, ""],
-    ) -> None:
-        """Update and log the mean loss."""
-        mean_loss = self.val_loss if split == "val" else self.test_loss
-        mean_loss.update(loss, len(targets))
-        self.log(f"{split}/loss", mean_loss, batch_size=len(targets))
+    def errors(self, outputs: Float[Tensor, "n 1"], targets: Int[Tensor, " n"]) -> None:
+        """A number is not right or wrong."""
 
     def on_test_epoch_end(self) -> None:
         """Log whether the task is solved."""
