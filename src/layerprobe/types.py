@@ -65,8 +65,8 @@ class CheckpointInfo:
 
 
 @dataclass(frozen=True)
-class ProbeRecord:
-    """One checkpoint and layer: the selected head and its test error.
+class AbstractRecord:
+    """A record of a layer at a checkpoint; its first columns.
 
     Attributes:
         checkpoint: Name of the checkpoint.
@@ -74,6 +74,20 @@ class ProbeRecord:
         epoch: Whole epochs finished.
         depth: Place in the order of execution; 0 is the input.
         layer: Name of the layer.
+    """
+
+    checkpoint: str
+    step: int
+    epoch: int
+    depth: int
+    layer: LayerName
+
+
+@dataclass(frozen=True)
+class ProbeRecord(AbstractRecord):
+    """One checkpoint and layer: the selected head and its test error.
+
+    Attributes:
         aliases: Names of the layers that carry the same values (dropout, flatten, …), separated by ", ".
         kind: The module's class or the function's name.
         shape: Shape of one sample's activation, such as "32x28x28".
@@ -115,11 +129,6 @@ class ProbeRecord:
         refit: Whether the head was fitted once more, to train and validation together, after it was chosen.
     """
 
-    checkpoint: str
-    step: int
-    epoch: int
-    depth: int
-    layer: LayerName
     aliases: str
     kind: str
     shape: str
@@ -157,15 +166,10 @@ class ProbeRecord:
 
 
 @dataclass(frozen=True)
-class PathRecord:
+class PathRecord(AbstractRecord):
     """One swept head: a checkpoint, layer, reducer, solver, seed, control and L2 value.
 
     Attributes:
-        checkpoint: Name of the checkpoint.
-        step: Optimizer steps taken.
-        epoch: Whole epochs finished.
-        depth: Place in the order of execution; 0 is the input.
-        layer: Name of the layer.
         reducer: Name of the reducer.
         solver: Name of the solver.
         seed: The probe's seed.
@@ -184,11 +188,6 @@ class PathRecord:
         loo_loss: Leave-one-out loss on train; likewise.
     """
 
-    checkpoint: str
-    step: int
-    epoch: int
-    depth: int
-    layer: LayerName
     reducer: str
     solver: str
     seed: int
@@ -207,15 +206,10 @@ class PathRecord:
 
 
 @dataclass(frozen=True)
-class MetricRecord:
+class MetricRecord(AbstractRecord):
     """One number that a head or an analysis comes to at a checkpoint and layer, beside those of `ProbeRecord`.
 
     Attributes:
-        checkpoint: Name of the checkpoint.
-        step: Optimizer steps taken.
-        epoch: Whole epochs finished.
-        depth: Place in the order of execution; 0 is the input.
-        layer: Name of the layer.
         head: `selected` for the head of the layer's `ProbeRecord`; otherwise the name of an analysis or of what it
             fitted, such as `nearest_mean`.
         test_set: The test set that was read; empty where none was.
@@ -226,11 +220,6 @@ class MetricRecord:
         high: Upper end; likewise.
     """
 
-    checkpoint: str
-    step: int
-    epoch: int
-    depth: int
-    layer: LayerName
     head: str
     test_set: str
     metric: str

@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import yaml
 
 from helpers import made_results as made
-from layerprobe.results.arrow_tables import to_table
+from layerprobe.results.arrow_tables import CORRECT, to_table
 from layerprobe.results.run_summary import RunSummary
-from layerprobe.results.table_schemas import CORRECT
 from layerprobe.types import PathRecord, ProbeRecord
 
 LAYERS = ("input", "conv1", "conv2", "fc")

@@ -183,13 +183,8 @@ class LayerRecords:
             yield from (Metric(of, value, test_set=name) for of, value in figures.items() if not math.isnan(value))
 
     def _metric(self, analysis: str, found: Metric) -> MetricRecord:
-        layer, checkpoint = self.layer, self.checkpoint
         return MetricRecord(
-            checkpoint=checkpoint.name,
-            step=checkpoint.step,
-            epoch=checkpoint.epoch,
-            depth=layer.depth,
-            layer=layer.name,
+            **self._place(),
             head=found.head or analysis,
             test_set=found.test_set,
             metric=found.metric,
@@ -232,15 +227,10 @@ class LayerRecords:
 
     def _path_records(self, paths: Mapping[str, Sequence[HeadPath]]) -> tuple[PathRecord, ...]:
         """The record of every swept head."""
-        layer, checkpoint = self.layer, self.checkpoint
         chosen = {control: select(found) for control, found in paths.items()}
         return tuple(
             PathRecord(
-                checkpoint=checkpoint.name,
-                step=checkpoint.step,
-                epoch=checkpoint.epoch,
-                depth=layer.depth,
-                layer=layer.name,
+                **self._place(),
                 reducer=path.way.reducer.name,
                 solver=path.solver.name,
                 seed=path.way.seed,
@@ -262,15 +252,16 @@ class LayerRecords:
             for i, l2 in enumerate(path.l2)
         )
 
+    def _place(self) -> dict[str, Any]:
+        layer, checkpoint = self.layer, self.checkpoint
+        at = {"checkpoint": checkpoint.name, "step": checkpoint.step, "epoch": checkpoint.epoch}
+        return {**at, "depth": layer.depth, "layer": layer.name}
+
     def _common(self) -> dict[str, Any]:
-        layer, checkpoint, task = self.layer, self.checkpoint, self.protocol.task
+        layer, task = self.layer, self.protocol.task
         labels = self.labels.read_on(self.tests[0])
         return {
-            "checkpoint": checkpoint.name,
-            "step": checkpoint.step,
-            "epoch": checkpoint.epoch,
-            "depth": layer.depth,
-            "layer": layer.name,
+            **self._place(),
             "aliases": ", ".join(layer.aliases),
             "kind": layer.kind,
             "shape": shape_text(layer.shape),

@@ -12,9 +12,8 @@ import pyarrow as pa
 
 from layerprobe.files.errors import DamagedFileError
 from layerprobe.files.parquet import read_parquet
-from layerprobe.results.arrow_tables import SchemaError
+from layerprobe.results.arrow_tables import LATER, SchemaError
 from layerprobe.results.layer_parts import unfolded
-from layerprobe.results.table_schemas import LATER
 from layerprobe.types import MetricRecord, PathRecord, ProbeRecord
 
 Kind: TypeAlias = type[ProbeRecord] | type[PathRecord] | type[MetricRecord]

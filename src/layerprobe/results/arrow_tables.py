@@ -1,4 +1,4 @@
-"""Records as Arrow tables of typed columns, and the version of their schema."""
+"""Records as Arrow tables of typed columns: the schemas of a run's tables, and their version."""
 
 from __future__ import annotations
 
@@ -192,3 +192,29 @@ def _check(found: pa.Schema, path: Path, expected: pa.Schema, may_lack: Collecti
             f"{path} says schema {version} but its columns differ: {', '.join(differing) or 'order'}. "
             f"Next step: probe its checkpoints again."
         )
+
+
+RESULTS = schema(ProbeRecord)
+PATH = schema(PathRecord)
+CORRECT = stamp(
+    pa.schema(
+        [
+            pa.field("checkpoint", pa.string()),
+            pa.field("step", pa.int64()),
+            pa.field("depth", pa.int64()),
+            pa.field("layer", pa.string()),
+            pa.field("seed", pa.int64()),
+            pa.field("samples", pa.string()),
+            pa.field("correct", pa.list_(pa.bool_())),
+        ]
+    ),
+    "Correct",
+)
+METRICS = schema(MetricRecord)
+ANSWERS = stamp(pa.schema([*CORRECT, pa.field("test_set", pa.string())]), "Answers")
+ROWS = {"record": RESULTS, "path": PATH, "correct": CORRECT, "metrics": METRICS, "answers": ANSWERS}
+MERGED = ("path", "correct", "metrics", "answers")
+"""Tables that grow too large to be written again after each layer."""
+
+LATER = ("metrics", "answers")
+"""Tables that earlier versions did not know; their files are written where there are rows."""

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from layerprobe.results.arrow_tables import read_table, stamp, to_table
-from layerprobe.results.table_schemas import ANSWERS, CORRECT, LATER, ROWS
+from layerprobe.results.arrow_tables import ANSWERS, CORRECT, LATER, ROWS, read_table, stamp, to_table
 from layerprobe.types import Answers, LayerResult, MetricRecord, PathRecord, ProbeRecord
 
 _PART = stamp(

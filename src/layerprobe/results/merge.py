@@ -12,11 +12,10 @@ import pyarrow.csv as pc
 import pyarrow.parquet as pq
 
 from layerprobe.files.atomic import atomic
-from layerprobe.results.arrow_tables import keys_of, read_table
+from layerprobe.results.arrow_tables import LATER, MERGED, RESULTS, ROWS, keys_of, read_table
 from layerprobe.results.heads import HEADS
 from layerprobe.results.reference_predictors import REFERENCES
 from layerprobe.results.scores import SCORES
-from layerprobe.results.table_schemas import LATER, MERGED, RESULTS, ROWS
 
 _FILES = (HEADS, SCORES, REFERENCES)
 """What each layer has a file of its own of."""

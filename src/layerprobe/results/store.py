@@ -33,6 +33,11 @@ from safetensors import SafetensorError
 from layerprobe.files.atomic import atomic, remove_stray
 from layerprobe.files.safe_names import safe_name
 from layerprobe.results.arrow_tables import (
+    CORRECT,
+    LATER,
+    MERGED,
+    RESULTS,
+    ROWS,
     DamagedTableError,
     SchemaError,
     check_table,
@@ -46,7 +51,6 @@ from layerprobe.results.heads import HEADS, find_head, read_arrays, write_head
 from layerprobe.results.layer_parts import read_parts, to_part
 from layerprobe.results.reference_predictors import REFERENCES, write_references
 from layerprobe.results.scores import SCORES, write_scores
-from layerprobe.results.table_schemas import CORRECT, LATER, MERGED, RESULTS, ROWS
 from layerprobe.types import LayerName, LayerResult, ProbeRecord
 
 log = logging.getLogger("layerprobe")

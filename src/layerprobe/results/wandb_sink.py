@@ -178,13 +178,12 @@ def finish_run(exit_code: int = 0, preempted: bool = False) -> None:
         if wandb.run is not None:
             wandb.run.finish(exit_code=exit_code)
         if run.settings.mode == "online":
-            log.info("Should anything be missing on Weights & Biases: wandb sync --include-online %s", _log_of(run))
+            log.info(
+                "Should anything be missing on Weights & Biases: wandb sync --include-online %s",
+                os.path.relpath(run.settings.sync_dir),
+            )
     except Exception as error:  # likewise
         warnings.warn(f"Weights & Biases did not finish its run ({type(error).__name__}: {error})", stacklevel=2)
-
-
-def _log_of(run: Run) -> str:
-    return os.path.relpath(run.settings.sync_dir)
 
 
 def _digest(contents: Iterable[bytes]) -> str:

@@ -61,15 +61,7 @@ def report(
     swept: Sequence[str] = (),
     summary: str = "",
 ) -> Report:
-    """Lay out a report with the same charts and a summary in words.
-
-    Args:
-        project: The project that the runs are in.
-        entity: Its user or team.
-        checkpoints: Names of the checkpoints, in the order of training; of many, the last five.
-        layers: Names of the layers, in the order of depth.
-        swept: Dotted keys of the configuration that differ between the runs.
-        summary: Markdown.
+    """Lay out a report with the same charts as `workspace`, which takes the same, and a summary in Markdown.
 
     Returns:
         The report; `save()` uploads it.
