@@ -11,8 +11,9 @@ import yaml
 
 from helpers import made_results as made
 from helpers import made_runs
+from helpers.compared import compare_layers
 from layerprobe.report.config_differences import differing_keys, ordered_values, short_keys
-from layerprobe.report.difference import compare_layers, compare_runs, difference_sentence
+from layerprobe.report.difference import compare_runs, difference_sentence
 from layerprobe.report.markdown import markdown_summary
 from layerprobe.report.monotonicity import depth_sentence
 from layerprobe.report.run_comparison import ReportError, compare, side_by_side

@@ -48,7 +48,7 @@ def compare_runs(first: Run, second: Run, checkpoint: str, other: str | None = N
         `samples`: `same`, `other`, or `unknown` where a run was written by a version that kept no fingerprint.
     """
     one_pass = first.directory.resolve() == second.directory.resolve() and checkpoint == (other or checkpoint)
-    return compare_heads(_tested(first, checkpoint), _tested(second, other or checkpoint), one_pass=one_pass)
+    return compare_heads(tested_heads(first, checkpoint), tested_heads(second, other or checkpoint), one_pass=one_pass)
 
 
 def compare_heads(first: Mapping[str, Tested], second: Mapping[str, Tested], *, one_pass: bool = False) -> pd.DataFrame:
@@ -65,23 +65,6 @@ def compare_heads(first: Mapping[str, Tested], second: Mapping[str, Tested], *, 
     """
     pairs = [(layer, tested, second[layer]) for layer, tested in first.items() if layer in second]
     return _table(pairs, one_pass=one_pass)
-
-
-def compare_layers(run: Run, checkpoint: str, layer: str) -> pd.DataFrame:
-    """Compare one layer of a run with each of its other layers, as the page does under "one layer against the others".
-
-    Args:
-        run: The run.
-        checkpoint: The checkpoint.
-        layer: The layer that the others are compared with.
-
-    Returns:
-        As `compare_runs`; `layer` is the other layer, which is the second of the two.
-    """
-    tested = _tested(run, checkpoint)
-    if layer not in tested:
-        return _table([], one_pass=True)
-    return _table([(name, tested[layer], at) for name, at in tested.items() if name != layer], one_pass=True)
 
 
 def difference_sentence(table: pd.DataFrame, first: str, second: str) -> str:
@@ -126,7 +109,8 @@ _REMARKS = {
 }
 
 
-def _tested(run: Run, checkpoint: str) -> dict[str, Tested]:
+def tested_heads(run: Run, checkpoint: str) -> dict[str, Tested]:
+    """How the heads of a checkpoint did, by layer, in order of depth; those whose answers were kept."""
     depth = dict(zip(run.results["layer"], run.results["depth"], strict=True))
     rows = run.correct()
     rows = rows[(rows["checkpoint"] == checkpoint) & rows["layer"].isin(list(depth))]

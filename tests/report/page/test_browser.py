@@ -14,7 +14,8 @@ from PIL import Image
 
 from helpers import made_runs
 from helpers.browser import Opened, opened
-from layerprobe.report.difference import compare_layers, compare_runs
+from helpers.compared import compare_layers
+from layerprobe.report.difference import compare_runs
 from layerprobe.report.page.document import page
 from layerprobe.report.run_comparison import compare
 from layerprobe.report.significance import holm, mcnemar_p, two_sample_p

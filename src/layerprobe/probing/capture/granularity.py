@@ -50,7 +50,8 @@ def _open(module: nn.Module, path: str, found: set[str]) -> None:
         found.add(child_path)
         never_called = type(child) in (nn.ModuleList, nn.ModuleDict)
         one_of_many = classes[type(child)] >= 3 and not isinstance(child, _CONTAINERS)
-        if never_called or (_is_repeated(child) if inside or one_of_many else _holds_repeated(child)):
+        parts = [child] if inside or one_of_many else child.modules()
+        if never_called or any(_is_repeated(uncompiled(part)) for part in parts):
             _open(child, child_path, found)
 
 
@@ -60,7 +61,3 @@ def _is_repeated(module: nn.Module) -> bool:
     children = map(uncompiled, module.children())
     classes = Counter(type(child) for child in children if any(child.children()))
     return any(number >= 2 for number in classes.values())
-
-
-def _holds_repeated(module: nn.Module) -> bool:
-    return any(_is_repeated(uncompiled(inner)) for inner in module.modules())

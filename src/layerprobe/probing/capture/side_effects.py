@@ -107,7 +107,7 @@ class Snapshot:
             try:
                 problem = kept.put_back()
             except Exception as error:  # objects of others may refuse in any way; it is told, and the rest put back
-                problem = f"{_article(kept.thing)}: {error}"
+                problem = f"a {type(kept.thing).__name__}: {error}"
             except BaseException as error:  # an interrupt waits until all is put back
                 raised, problem = error, None
             if problem is not None:
@@ -356,10 +356,6 @@ def _seek(file: Any, place: int) -> None:
     file.seek(place)
 
 
-def _article(thing: Any) -> str:
-    return f"a {type(thing).__name__}"
-
-
 def _plain_function(value: Any) -> Any:
     value = getattr(value, "__func__", value)
     value = getattr(value, "func", value)  # cached_property
@@ -393,18 +389,10 @@ def _and_object(keep: Callable[[Snapshot, Any], None], kind: type, *exact: type)
     return both
 
 
-def _keep_items(snapshot: Snapshot, thing: Any) -> None:
-    snapshot.look_into_items(thing, thing)
-
-
 def _keep_extension(snapshot: Snapshot, thing: Any) -> None:
     """An object of an extension that shows what it holds to the garbage collector alone."""
     snapshot.keep(Watched(thing, held_mark, f"a {type(thing).__name__}, holds other objects"))
     snapshot.look_into(gc.get_referents(thing), thing)
-
-
-def _keep_bytes(snapshot: Snapshot, thing: Any) -> None:
-    snapshot.keep(KeptBytes(thing))
 
 
 def _keep_bound(snapshot: Snapshot, thing: Any) -> None:
@@ -416,10 +404,6 @@ def _keep_bound(snapshot: Snapshot, thing: Any) -> None:
 
 def _keep_partial(snapshot: Snapshot, thing: Any) -> None:
     snapshot.look_into((thing.func, *thing.args, *thing.keywords.values()), thing)
-
-
-def _keep_wrapped(snapshot: Snapshot, thing: Any) -> None:
-    snapshot.look_into((thing.__wrapped__,), thing)
 
 
 @cache
@@ -448,7 +432,7 @@ def _how(kind: Any) -> Keep | None:
     if issubclass(kind, types.CellType):
         return Snapshot.keep_cell
     if kind is type(_names):  # an `lru_cache`: what it holds is right whoever has asked first
-        return _keep_wrapped
+        return lambda snapshot, thing: snapshot.look_into((thing.__wrapped__,), thing)
     if issubclass(kind, partial):
         return _and_object(_keep_partial, kind, partial)
     if is_plain_iterator(kind):
@@ -462,9 +446,9 @@ def _how(kind: Any) -> Keep | None:
     if issubclass(kind, set):
         return _and_object(Snapshot.keep_set, kind, set)
     if issubclass(kind, tuple | frozenset):
-        return _and_object(_keep_items, kind, tuple, frozenset)
+        return _and_object(lambda snapshot, thing: snapshot.look_into_items(thing, thing), kind, tuple, frozenset)
     if issubclass(kind, bytearray | array):
-        return _and_object(_keep_bytes, kind, bytearray, array)
+        return _and_object(lambda snapshot, thing: snapshot.keep(KeptBytes(thing)), kind, bytearray, array)
     if issubclass(kind, io.IOBase):
         return Snapshot.keep_file
     if kind.__module__.startswith(("pandas._libs.internals", "pandas.core.internals")):  # the columns of a frame
