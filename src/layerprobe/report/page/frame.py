@@ -37,5 +37,5 @@ class Frame:
             title: The title.
             subtitle: The lines below it.
         """
-        chart = alt.layer(*layers).properties(width=self.width, height=self.height or height)
+        chart = alt.LayerChart(layer=list(layers)).properties(width=self.width, height=self.height or height)
         return chart.properties(description=description, title=alt.TitleParams(title, subtitle=subtitle))
