@@ -343,7 +343,7 @@ def other_folder(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (other_version, "were kept by another version of layerprobe (format 1; this one has format 3). They are left"),
+        (other_version, "were kept by another version of layerprobe (format 1; this one has format 4). They are left"),
         (damaged_mark, "were kept by another version of layerprobe (an unknown format"),
         (other_folder, "holds other files than kept features. Give a folder of its own"),
         (lambda folder: (folder.rmdir(), folder.write_text("")), "cannot be read (Not a directory)"),

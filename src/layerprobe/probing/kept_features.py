@@ -17,7 +17,7 @@ from torch import Tensor
 
 from layerprobe.probing.batches import Data, reads_again
 from layerprobe.probing.capture.batch_axis import BatchAxis
-from layerprobe.probing.capture.content_hash import NoContentHashError, content_hash
+from layerprobe.probing.capture.content_hash import Named, NoContentHashError, content_hash
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.hooks import Context, Site
 from layerprobe.probing.capture.layers import Layer, Tap
@@ -78,6 +78,7 @@ class FeatureKeeper:
         self._device = torch.device("cpu") if device is None or device.type in WITHOUT_DOUBLE else device
         self.known: Mapping[Split, Recording] = {}
         self._made: dict[Reduction, str] = {}
+        self._code: Named = {}
         self._writes = True
         self._said: set[str] = set()
 
@@ -284,7 +285,7 @@ class FeatureKeeper:
         try:
             for way in ways:
                 if way.reduction not in self._made:
-                    self._made[way.reduction] = content_hash(way.reduction)
+                    self._made[way.reduction] = content_hash(way.reduction, named=self._code)
         except NoContentHashError as error:
             self._say(f"Features made by {type(way.reducer).__name__} are not kept: {error}.")
             return False

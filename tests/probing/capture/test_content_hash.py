@@ -10,13 +10,15 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from layerprobe.probing.capture.content_hash import NoContentHashError, content_hash, package_version
+from layerprobe.probing.capture import content_hash as module
+from layerprobe.probing.capture.content_hash import Named, NoContentHashError, content_hash, package_version
 from layerprobe.probing.capture.freeze import freeze
 
 
@@ -83,6 +85,27 @@ def test_mode_and_what_only_training_needs_are_no_part_of_it() -> None:
     assert content_hash(network) == before
     network[1].running_mean += 1  # type: ignore[operator]
     assert content_hash(network) != before
+
+
+def shifted(x: float) -> float:
+    return x + 1
+
+
+def scaling(factor: float) -> Callable[[float], float]:
+    return lambda x: factor * shifted(x)
+
+
+def test_code_that_several_values_name_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    functions = [scaling(factor) for factor in (1.0, 2.0, 2.0)]
+    alone = [content_hash(function, named={}) for function in functions]
+    assert alone[0] != alone[1] == alone[2]
+    read: list[FunctionType] = []
+    imports = module._imports
+    monkeypatch.setattr(module, "_imports", lambda *given: (read.append(given[1]), imports(*given))[1])
+    named: Named = {}
+    assert [content_hash(function, named=named) for function in functions] == alone
+    assert read.count(shifted) == 1
+    assert [function in read for function in functions] == [True] * 3
 
 
 def test_shared_weights_are_not_equal_ones() -> None:

@@ -33,7 +33,7 @@ from types import (
     ModuleType,
     WrapperDescriptorType,
 )
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -89,7 +89,11 @@ class NoContentHashError(ValueError):
     """Nothing says whether two things like this one compute the same."""
 
 
-def content_hash(*values: Any) -> str:
+Named: TypeAlias = dict[int, tuple[Any, str]]
+"""Classes and functions by their `id`, with the hash of each by itself."""
+
+
+def content_hash(*values: Any, named: Named | None = None) -> str:
     """Hash values by what they compute: equal for two that were made apart, in other processes too.
 
     Of a module: its class, parameters, buffers, modules in their order, attributes and forward hooks. Of a function:
@@ -98,6 +102,8 @@ def content_hash(*values: Any) -> str:
 
     Args:
         values: Modules, functions, tensors, containers, plain values.
+        named: Where classes and functions that enclose nothing are hashed by themselves, those of earlier calls; what
+            is new is added. Values that name the same code are hashed sooner, and to other hashes, than without.
 
     Returns:
         32 hexadecimal digits.
@@ -105,7 +111,7 @@ def content_hash(*values: Any) -> str:
     Raises:
         NoContentHashError: Naming what cannot be looked into.
     """
-    walk = _Walk()
+    walk = _Walk(named)
     try:
         for value in values:
             walk.add(value, "")
@@ -119,8 +125,9 @@ def content_hash(*values: Any) -> str:
 class _Walk:
     """One pass over values; what appears twice is hashed once, and then by its place."""
 
-    def __init__(self) -> None:
+    def __init__(self, named: Named | None = None) -> None:
         self.digest = hashlib.sha256()
+        self._named_apart = named
         self._seen: dict[int, int] = {}
         self._held: list[Any] = []
 
@@ -128,6 +135,10 @@ class _Walk:
         """Hash a value, called by its path in messages."""
         if type(value) in _PLAIN:
             self._say(type(value).__name__, repr(value))
+        elif self._named_apart is not None and _encloses_nothing(value):
+            if id(value) not in self._named_apart:
+                self._named_apart[id(value)] = value, self._apart(value, path)
+            self._say("named", self._named_apart[id(value)][1])
         elif id(value) in self._seen:
             self._say("again", self._seen[id(value)])
         else:
@@ -301,6 +312,10 @@ class _Walk:
         self._say("code", value.co_code.hex(), value.co_names, value.co_varnames, value.co_freevars)
         for constant in value.co_consts:
             self.add(constant, path)
+
+
+def _encloses_nothing(value: Any) -> bool:
+    return isinstance(value, type) or (isinstance(value, FunctionType) and not value.__closure__)
 
 
 def raw_bytes(values: Tensor) -> Any:

@@ -35,7 +35,7 @@ from torch import Tensor
 from layerprobe.files.atomic import atomic, remove_stray, write_bytes
 from layerprobe.probing.features.row_blocks import AbstractRows, Features, placed_blocks
 
-FORMAT = 3
+FORMAT = 4
 """Version of the layout, of the metadata, and of what an address is made of."""
 
 _MARK = "features.json"
