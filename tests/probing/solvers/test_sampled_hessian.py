@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
@@ -9,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
+from torch.profiler import ProfilerActivity, profile
 
 from layerprobe.probing.features.row_blocks import AbstractRows
 from layerprobe.probing.features.scaler import Standardiser
@@ -89,6 +94,29 @@ def test_where_it_is_worth_it(n: int, d: int, c: int, itemsize: int, worth: bool
     assert worth_sampling(n, d, c, itemsize) == worth
     assert first <= most <= n // 4
     assert itemsize * (2 * d + 3 * c) * most <= 1 << 28, "two copies of the rows, and three numbers for each class"
+
+
+def peak(make: Callable[[], Any], file: Path) -> tuple[Any, int]:
+    """What is made, and the most bytes of tensors that making it held at a time."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        made = make()
+    found.export_chrome_trace(str(file))
+    events = [event for event in json.loads(file.read_text())["traceEvents"] if event["name"] == "[memory]"]
+    steps = [event["args"]["Bytes"] for event in sorted(events, key=lambda event: event["ts"])]
+    return made, max(itertools.accumulate(steps))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("d", "c"), [(256, 10), (32, 128), (100, 400)])
+def test_a_sample_takes_no_more_than_is_counted(d: int, c: int, dtype: torch.dtype, tmp_path: Path) -> None:
+    x, y = problem(16_000, d, c, 1.0)
+    head, vector = torch.zeros(c, d + 1, dtype=dtype), torch.ones(c, d + 1, dtype=dtype)
+    alike, generator = torch.ones(len(y)), torch.Generator().manual_seed(0)
+    hessian, drawn = peak(lambda: SampledHessian(x, y, head, alike, 2000, None, generator), tmp_path / "made.json")
+    held = sum(value.nbytes for value in vars(hessian).values() if isinstance(value, torch.Tensor))
+    counted = dtype.itemsize * (2 * d + 3 * c) * hessian.size
+    assert held < drawn <= counted
+    assert held + peak(lambda: hessian @ vector, tmp_path / "applied.json")[1] <= counted
 
 
 class Read(AbstractRows):

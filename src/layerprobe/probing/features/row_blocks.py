@@ -90,21 +90,31 @@ def placed_blocks(features: Features, elements: int = BLOCK) -> Iterator[tuple[s
         yield place, features[place]
 
 
-def some_rows(features: Features, which: Int[Tensor, " k"]) -> Float[Tensor, "k d"]:
+def some_rows(
+    features: Features, which: Int[Tensor, " k"], into: Float[Tensor, "k d"] | None = None
+) -> Float[Tensor, "k d"]:
     """Some rows, read in blocks.
 
     Args:
         features: The matrix.
         which: Places of the rows, each once.
+        into: Where to write them; by default a matrix of the features' precision is made.
 
     Returns:
         The rows, in the order of the matrix.
     """
-    wanted, found = which.sort().values, []
+    wanted, done = which.sort().values, 0
+    if into is None:
+        into = torch.empty(len(which), features.shape[1], dtype=features.dtype, device=features.device)
     for place, rows in placed_blocks(features):
         here = wanted[(wanted >= place.start) & (wanted < place.stop)] - place.start
-        found.append(rows[here.to(rows.device)])
-    return torch.cat(found)
+        part, here = into[done : done + len(here)], here.to(rows.device)
+        done += len(here)
+        if (part.dtype, part.device) == (rows.dtype, rows.device):
+            torch.index_select(rows, 0, here, out=part)  # no copy in between
+        else:
+            part.copy_(rows[here])
+    return into
 
 
 class PickedRows(AbstractRows):

@@ -17,7 +17,8 @@ _PRODUCT_ROWS = 256
 """Rows of a sample in one product: thin products of some rows each take two thirds of the time of a long one's."""
 
 _BYTES = 1 << 28
-"""What a sample may take: two copies while it is drawn, with three numbers for each class while it is multiplied. A
+"""What a sample may take: two copies, of which the second is a bound on what there is for a time beside the first (half
+of it where the features are of another precision), with three numbers for each class while it is multiplied. A
 certificate's scores, of which none is made at the same time, take as much."""
 
 _SHARE, _LEAST = 10, 2048
@@ -68,15 +69,18 @@ class SampledHessian:
         if weights is not None:
             counts *= weights.to(head.dtype)[targets[chosen]]
         self.size = len(chosen)
-        # As many in a product that its results, one for each, take a quarter of the sample at most.
-        length = max(_PRODUCT_ROWS, 4 * len(head))
+        # As many in a product that its results, one for each, take a quarter of the sample at most, where there are
+        # two and more.
+        blocks = max(1, self.size // max(_PRODUCT_ROWS, 4 * len(head)))
+        length = max(1, -(-self.size // blocks))
         # Rows of zeros that count nothing make up whole blocks.
-        padding = (0, -self.size % length)
-        rows = some_rows(features, chosen).to(head.dtype)
-        self._rows = F.pad(rows, (0, 0, *padding)).view(-1, length, rows.shape[1])
-        self._own = F.pad(targets[chosen], padding).view(-1, 1, length)
+        padding = (0, blocks * length - self.size)
+        rows = head.new_zeros(blocks * length, features.shape[1])
+        some_rows(features, chosen, rows[: self.size])
+        self._rows = rows.view(blocks, length, rows.shape[1])
+        self._own = F.pad(targets[chosen], padding).view(blocks, 1, length)
         self._shares = scored(head[:, :-1], head[:, -1:], self._rows).softmax(1)
-        self._counts = F.pad(counts, padding).view(-1, 1, length)
+        self._counts = F.pad(counts, padding).view(blocks, 1, length)
 
     def __matmul__(self, vector: Float[Tensor, "c e"]) -> Float[Tensor, "c e"]:
         """The Hessian's product with weights and biases of every class."""
