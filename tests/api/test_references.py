@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 import layerprobe
+from helpers.small_memory import ROOM, probed_with
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
@@ -174,8 +175,23 @@ def test_neighbours_say_what_to_do_without_training_features(tmp_path: Path) -> 
     with pytest.raises(ValueError, match="kept by another version"):
         knn.predict(net, x)
     shutil.rmtree(kept)
-    with pytest.raises(ValueError, match=r"not in .* any more"):
+    with pytest.raises(ValueError, match=r"not in .* any more.*keep_train=True.*analysis\.knn\.keep_train=true"):
         knn.predict(net, x)
+
+
+@pytest.mark.parametrize("features", [ROOM, 1000])
+def test_neighbours_may_keep_their_training_features_with_the_results(tmp_path: Path, features: int) -> None:
+    net, words = _network(), _data()
+    given = {**words, **words["test"]}
+    del given["test"]
+    data = {split: (x, torch.from_numpy(np.unique(y, return_inverse=True)[1])) for split, (x, y) in given.items()}
+    knn = layerprobe.NearestNeighbours(keep_train=True)
+    results = probed_with(features, net, data, layers=["3"], analyses=(knn,))
+    for here in _both(results, tmp_path):
+        for name in ("near", "far"):
+            x, y = data[name]
+            predicted = here.heads["3"].references["knn"].predict(net, x)
+            assert _error(predicted, y, "classes") == _recorded(here, "3", "knn", name)
 
 
 def test_what_does_not_predict_or_was_not_asked_for_is_named(tmp_path: Path) -> None:

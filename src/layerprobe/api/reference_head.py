@@ -85,6 +85,11 @@ class ReferenceHead(AbstractHead):
     def _train_features(self, file: str, features: Features) -> Tensor:
         where = f"`{self.name}` reads the features of the training samples of {self.record.layer!r} to predict"
         again = "Probe with keep=DIR (probe.keep=true in a run), which keeps them"
+        if hasattr(kind := named_classes(AbstractReference)[self.name], "keep_train"):
+            again += (
+                f", or with analyses=[{kind.__name__}(keep_train=True)] (analysis.{self.name}.keep_train=true), which "
+                "keeps them with the results"
+            )
         if not file:
             raise ValueError(f"{where}, and they were not kept. {again}.")
         try:

@@ -14,7 +14,7 @@ from layerprobe.probing.analyses.against_linear_head import compared
 from layerprobe.probing.analyses.analysis import LayerData, Metric, TestSet
 from layerprobe.probing.analyses.neighbour_search import Distance, nearest_neighbours
 from layerprobe.probing.analyses.reference_predictor import AbstractReference, FittedReading
-from layerprobe.probing.features.row_blocks import AbstractRows, Features
+from layerprobe.probing.features.row_blocks import AbstractRows, Features, blocks
 from layerprobe.probing.tasks.task import AbstractTask
 
 
@@ -30,13 +30,20 @@ class NearestNeighbours(AbstractReference):
     Attributes:
         k: Numbers of neighbours; those above the number of training samples are left out.
         metric: The distance, `euclidean` or `cosine`.
+        keep_train: Whether its training features are kept with the results of each layer, so that it predicts anywhere;
+            otherwise it finds them where features are kept.
     """
 
     name: ClassVar[str] = "knn"
     needs_val: ClassVar[bool] = True
-    needs_train: ClassVar[bool] = True
     k: Sequence[int] = (1, 3, 5, 10, 20, 50, 100)
     metric: Distance = "euclidean"
+    keep_train: bool = False
+
+    @property
+    def needs_train(self) -> bool:
+        """See `AbstractReference.needs_train`."""
+        return not self.keep_train
 
     def __post_init__(self) -> None:
         """Refuse what is no number of neighbours, and no distance.
@@ -65,6 +72,8 @@ class NearestNeighbours(AbstractReference):
             best = min(grid, key=lambda k: (task.error(task.vote(near[:, :k], outputs), truth), -k))
         found = {"k": best, "outputs": outputs, "cosine": self.metric == "cosine"}
         parts = {"targets": targets, **{part: torch.tensor(value) for part, value in found.items()}}
+        if self.keep_train:
+            parts["train"] = torch.cat([rows.cpu() for rows in blocks(layer.train)])
 
         def read(test_sets: Mapping[str, TestSet]) -> Iterable[Metric]:
             for name, test in test_sets.items():
@@ -82,7 +91,7 @@ class NearestNeighbours(AbstractReference):
         train: Float[Tensor, "m d"] | AbstractRows | None = None,
     ) -> Float[Tensor, "n c"]:
         """See `AbstractReference.scores`."""
-        assert train is not None
+        train = parts["train"] if train is None else train
         metric: Distance = "cosine" if parts["cosine"] else "euclidean"
         near = nearest_neighbours(train, features, int(parts["k"]), metric)
         return task.vote(parts["targets"][near], int(parts["outputs"]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -35,8 +34,10 @@ class FittedReading:
 class AbstractReference(AbstractAnalysis):
     """An analysis that predicts the property itself, as a reference beside the linear head."""
 
-    needs_train: ClassVar[bool] = False
-    """Whether it reads its training features to predict."""
+    @property
+    def needs_train(self) -> bool:
+        """Whether it reads its training features to predict, and they are not among the parts."""
+        return False
 
     @classmethod
     @abstractmethod
