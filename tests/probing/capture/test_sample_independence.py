@@ -254,3 +254,30 @@ def test_a_name_that_means_another_call_in_some_batches_is_given_up() -> None:
     every, none = recorded(network, x, 20)
     assert "setitem" in every, "the control: all experts write in every batch"
     assert "setitem" not in none
+
+
+class Experts(Grouped):
+    """Sends each sample to one of two experts, of which a sample far out is served first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        route, hidden = (x[:, :1] > 0).long(), torch.zeros_like(x)
+        for expert in (1, 0) if x[:, 0].max() > 50 else (0, 1):
+            hidden = torch.where(route == expert, self.experts[expert](x).sigmoid(), hidden)
+        return self.out(self.inner(hidden.exp()))
+
+
+def test_experts_that_are_called_in_another_order_are_told_apart() -> None:
+    network, (x, _) = Experts(), samples(60, 0)
+    every, problems = recorded(network, x, 20)
+    assert problems == {}, "the control: one order in all batches"
+    x[25, 0] = 100
+    found, problems = recorded(network, x, 20)
+    assert set(problems) == {"sigmoid", "where", "sigmoid#1", "where#1"}
+    assert all("behind other modules" in problem for problem in problems.values())
+    assert every.keys() - found.keys() == problems.keys()
+    route, (zero, one) = x[:, :1] > 0, (expert(x).sigmoid() for expert in network.experts)
+    torch.testing.assert_close(found["exp"], torch.where(route, one, zero).exp().detach())

@@ -23,8 +23,8 @@ OnActivation = Callable[[Layer, Tensor], object]
 
 _MISSING = "not reached, or of another shape"
 _OTHER_WAY = (
-    "the network calls the function another number of times than in the first batch, so that its name may mean "
-    "another call. Probe the outputs of modules (granularity=modules), or give batches of other sizes"
+    "the network calls the function another number of times, or behind other modules, than in the first batch, so that "
+    "its name may mean another call. Probe the outputs of modules (granularity=modules), or give batches of other sizes"
 )
 
 

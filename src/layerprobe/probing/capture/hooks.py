@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Container, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
@@ -46,9 +46,8 @@ class Site:
     output: TensorPath = ()
 
 
-Way: TypeAlias = tuple[int, Mapping[str, int]]
-"""The way to a function: a hash of all that was called up to it in the same call of its module, and how often that call
-called each function in all."""
+Way: TypeAlias = "tuple[int, Call]"
+"""The way to a function: a hash of all that was called up to it in the same call of its module, and that call."""
 
 Ways: TypeAlias = Mapping[Site, Way]
 """The ways that a pass took to functions."""
@@ -66,7 +65,8 @@ class Call:
         module: Path of the module inside the network.
         index: How often it was called before, in this pass.
         parent: The call that it was made from.
-        functions: How often each torch function was called directly in it.
+        modules: Paths of the modules that were called directly in it, in their order.
+        functions: Of each call of a torch function directly in it, how many of these modules were called before.
         watched: Whether the observer wants its functions.
         way: Hash of the functions and modules that were called directly in it, in their order.
     """
@@ -74,16 +74,26 @@ class Call:
     module: str
     index: int
     parent: Call | None
-    functions: Counter[str] = field(default_factory=Counter)
+    modules: list[str] = field(default_factory=list)
+    functions: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     watched: bool = False
     way: int = 0
 
     def count(self, function: str) -> int:
         """Count a function that is called, and say how often it was called before."""
-        index = self.functions[function]
-        self.functions[function] += 1
+        self.functions[function].append(len(self.modules))
         self.way = hash((self.way, function))
-        return index
+        return len(self.functions[function]) - 1
+
+    def count_module(self, path: str) -> None:
+        """Count a module that is called."""
+        self.modules.append(path)
+        self.way = hash((self.way, path))
+
+    def modules_before(self, function: str, index: int) -> set[str]:
+        """The modules that were called since the call of a function before this one."""
+        start, end = [0, *self.functions[function]][index : index + 2]
+        return set(self.modules[start:end])
 
 
 class AbstractObserver(ABC):
@@ -214,7 +224,7 @@ class Hooks:
         call = Call(path, self._counts[path], self.calls[-1] if self.calls else None)
         self._counts[path] += 1
         if call.parent is not None:
-            call.parent.way = hash((call.parent.way, path))
+            call.parent.count_module(path)
         self.calls.append(call)
         self.paused, before = True, self.paused  # functions called meanwhile are the observer's own
         try:
@@ -366,7 +376,7 @@ class SiteReader(AbstractObserver):
         """See `AbstractObserver.after`."""
         if (name, index) in self._functions[call.module, call.index]:
             place = Site(call.module, call.index, name, index)
-            self._ways[place] = call.way, call.functions
+            self._ways[place] = call.way, call
             self._hand_out(place, result)
 
     def _hand_out(self, place: Site, value: object) -> None:
@@ -380,15 +390,22 @@ def same_way(site: Site, one: Ways, other: Ways) -> bool:
     """Whether a site means the same function in two passes; a module's output always does.
 
     It does where all that was called before is the same, as in a loop that goes on for longer, or where the module
-    called the function as often, as behind a loop.
+    called the function as often, as behind a loop. Of several calls, those before which other modules were called mean
+    others, as behind the experts of a mixture in an order of the data; that more modules were called is no such sign.
     """
     if not site.function:
         return True
     place = replace(site, output=())
     if place not in one or place not in other:
         return place not in one and place not in other
-    (here, functions), (there, others) = one[place], other[place]
-    return here == there or functions[site.function] == others[site.function]
+    (here, call), (there, match) = one[place], other[place]
+    if here == there:
+        return True
+    times, others = (len(each.functions[site.function]) for each in (call, match))
+    if times != others or times == 1:
+        return times == others
+    found, known = (each.modules_before(site.function, site.index) for each in (call, match))
+    return found <= known or known <= found
 
 
 def _nothing(site: Site, tensor: Tensor) -> None:
