@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from layerprobe.formatting import count_text
 from layerprobe.probing.capture.activations import LayerReader
 from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.content_hash import raw_bytes
@@ -174,7 +175,7 @@ class SplitReader:
             if len(again := np.flatnonzero(times > 1)):
                 i = again[first[again].argmin()]
                 raise ValueError(
-                    f"`sample_ids` gives {len(again):,} ids to several samples of the {self._split} split: "
+                    f"`sample_ids` gives {count_text(len(again), 'id')} to several samples of the {self._split} split: "
                     f"{found[i].item()!r} to {times[i]}. Choose what is different for each sample, or leave it out: "
                     "the id is then the place in the split."
                 )
