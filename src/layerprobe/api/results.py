@@ -17,7 +17,6 @@ import pandas as pd
 from layerprobe.files.lazy_mapping import LazyMapping
 from layerprobe.formatting import nearest
 from layerprobe.results.arrow_tables import to_frame
-from layerprobe.results.best import last_checkpoint
 from layerprobe.results.heads import find_head, read_arrays, read_recipe
 from layerprobe.results.reader import Run, find_runs
 from layerprobe.results.reference_predictors import REFERENCES, read_references
@@ -251,7 +250,7 @@ def load(path: str | Path, checkpoint: str | None = None) -> ProbeResults:
     if not len(run.results):
         raise FileNotFoundError(_nothing_at(run))
     known = run.results["checkpoint"].unique().tolist()
-    name = checkpoint or last_checkpoint(run.results, run.unmerged) or known[-1]
+    name = checkpoint or run.last_checkpoint or known[-1]
     if name not in known:
         raise ValueError(f"{path} has no checkpoint {name!r}. {nearest(name, known)}")
     tables = (run.path(), run.metrics(), run.answers())

@@ -38,6 +38,5 @@ def printable(name: str) -> str:
 
 def with_printable_names(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a copy of rows in which the names of checkpoints and layers can be printed."""
-    return rows.assign(
-        **{column: rows[column].map(printable).astype(rows[column].dtype) for column in ("checkpoint", "layer")}
-    )
+    changed = [name for name in ("checkpoint", "layer") if not all(map(str.isprintable, rows[name].unique()))]
+    return rows.assign(**{column: rows[column].map(printable).astype(rows[column].dtype) for column in changed})

@@ -46,10 +46,10 @@ def sample_counts(run: Run, *splits: str) -> str:
     Returns:
         The text; several, where its checkpoints have several.
     """
-    found = run.results[run.results["n_test"] > 0]
     numbers = [f"n_{split}" for split in splits]
+    found = run.results.loc[run.results["n_test"] > 0, ["task", "n_classes", *numbers]]
     texts = []
-    for task, n, *counts in found[["task", "n_classes", *numbers]].drop_duplicates().itertuples(index=False):
+    for task, n, *counts in found.drop_duplicates().itertuples(index=False):
         kind = {"classification": "classes", "multi_label": "labels", "regression": "values"}.get(task, "outputs")
         samples = [f"{count:,} {split} samples" for split, count in zip(splits, counts, strict=True)]
         texts.append(", ".join([f"{n} {kind}", *samples]))

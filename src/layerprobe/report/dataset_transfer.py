@@ -9,7 +9,6 @@ import pandas as pd
 
 from layerprobe.report.config_differences import telling_keys, value_text
 from layerprobe.report.dataset_identity import of_problem
-from layerprobe.results.best import last_checkpoint
 from layerprobe.results.config_identity import SAME_SAMPLES, matters
 from layerprobe.results.reader import Run
 from layerprobe.results.test_sets import lines_of_test_sets, on_each_test_set
@@ -40,7 +39,7 @@ class Trained:
             run: The run.
             train: Name of its training set.
         """
-        checkpoint = last_checkpoint(run.results, run.unmerged)
+        checkpoint = run.last_checkpoint
         answers = run.answers()
         answers = answers[answers["checkpoint"] == checkpoint].drop_duplicates("test_set")
         samples = dict(zip(answers["test_set"], answers["samples"], strict=True))
@@ -102,19 +101,19 @@ def transfers(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
     runs = [run for run in runs if run.results["test_error"].notna().any()]
     others = [{key: value for key, value in run.config.items() if not of_problem(key)} for run in runs]
     settings, trains = _values(others), training_sets(runs)
-    found = {
-        setting: transfer_table(
-            [Trained.of(r, t) for r, t, other in zip(runs, trains, settings, strict=True) if other == setting]
-        )
-        for setting in dict.fromkeys(settings)
-    }
+    found = {}
+    for setting in dict.fromkeys(settings):
+        own = [(run, train) for run, train, other in zip(runs, trains, settings, strict=True) if other == setting]
+        if len({train for _, train in own}) > 1:
+            found[setting] = transfer_table([Trained.of(run, train) for run, train in own])
     return {setting: table for setting, table in found.items() if len(table)}
 
 
 def test_set_lines(run: Run) -> pd.DataFrame | None:
     """What `depth_curve` draws as a line for each test set of a run, at its last checkpoint; None where it has one."""
-    rows = on_each_test_set(run.results, run.metrics())
-    rows = rows[rows["checkpoint"] == last_checkpoint(run.results, run.unmerged)]
+    if (metrics := run.metrics()).empty:
+        return None
+    rows = on_each_test_set(run.results[run.results["checkpoint"] == run.last_checkpoint], metrics)
     several = rows["test_set"].nunique() > 1 and rows["test_error"].notna().any()
     return lines_of_test_sets(rows) if several else None
 

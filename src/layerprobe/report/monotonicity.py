@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from layerprobe.files.safe_names import with_printable_names
 from layerprobe.formatting import percent_text
-from layerprobe.results.best import at_last_checkpoint, best_layer
 from layerprobe.results.reader import Run
+
+_COLUMNS = ["checkpoint", "step", "depth", "layer", "test_error", "test_error_low", "test_error_high"]
 
 
 def monotonicity(results: pd.DataFrame) -> pd.DataFrame:
@@ -21,9 +23,17 @@ def monotonicity(results: pd.DataFrame) -> pd.DataFrame:
         `error`, `rise` (difference of the two, a share), `with_interval`: whether both errors have a 95 % interval, and
         `beyond_interval`: whether these are apart, which is stricter than a test of their difference.
     """
-    frame = with_printable_names(results[results["test_error"].notna()]).sort_values(["step", "depth"], kind="stable")
-    before = frame.groupby("checkpoint", sort=False).shift()
-    rises = pd.DataFrame(
+    frame = with_printable_names(results.loc[results["test_error"].notna(), _COLUMNS])
+    frame = frame.sort_values(["step", "depth"], kind="stable", ignore_index=True)
+    # Rows one behind the other in the order of their checkpoints are neighbours in depth where these are equal.
+    checkpoints, errors = frame["checkpoint"].factorize()[0], frame["test_error"].to_numpy()
+    order = np.argsort(checkpoints, kind="stable")
+    above, below = order[:-1], order[1:]
+    rises = (checkpoints[above] == checkpoints[below]) & (errors[above] < errors[below])
+    above, below = above[rises], below[rises]
+    places = np.argsort(below)
+    frame, before = (frame.iloc[rows[places]].reset_index(drop=True) for rows in (below, above))
+    return pd.DataFrame(
         {
             "checkpoint": frame["checkpoint"],
             "step": frame["step"],
@@ -38,7 +48,6 @@ def monotonicity(results: pd.DataFrame) -> pd.DataFrame:
             "beyond_interval": frame["test_error_low"] > before["test_error_high"],
         }
     )
-    return rises[rises["rise"] > 0].astype({"depth_before": "int64"}).reset_index(drop=True)
 
 
 def depth_sentence(run: Run) -> str:
@@ -48,7 +57,7 @@ def depth_sentence(run: Run) -> str:
         Where it begins and ends, what it is at the layer that validation prefers, how often it rises, by how much at
         most, and whether any rise is beyond the two 95 % intervals.
     """
-    rows = at_last_checkpoint(run.results, run.unmerged)
+    rows = run.last_rows
     if rows.empty:
         return "No layer was probed."
     first, last = rows.iloc[0], rows.iloc[-1]
@@ -58,7 +67,7 @@ def depth_sentence(run: Run) -> str:
         f"At {first['checkpoint']} the test error goes from {percent_text(first['test_error'])} ({first['layer']}) to "
         f"{percent_text(last['test_error'])} ({last['layer']})"
     )
-    best = best_layer(run.results, run.unmerged)
+    best = run.best_layer
     if best.layer and len(rows) > 1 and rows["val_error"].nunique() == 1:
         start += "; on validation all layers have the same error"
     elif best.layer:

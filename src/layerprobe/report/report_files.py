@@ -28,7 +28,6 @@ from layerprobe.report.page.view_pictures import write_column_picture, write_vie
 from layerprobe.report.picture_files import AnyChart, save, specification
 from layerprobe.report.run_comparison import Comparison, ReportError
 from layerprobe.report.toy.animation import animation, write_gif
-from layerprobe.results.best import last_checkpoint
 
 _MOST_ANIMATIONS = 4
 _MOST_CURVES = 6
@@ -68,7 +67,7 @@ def write_report(
     sentences, plots = [], []
     for i, j in itertools.combinations(chosen, 2):
         first, second = comparison.runs[i], comparison.runs[j]
-        at = last_checkpoint(first.results, first.unmerged), last_checkpoint(second.results, second.unmerged)
+        at = first.last_checkpoint, second.last_checkpoint
         table = compare_runs(first, second, *at)
         one, other = (f"{comparison.names[k]} at {checkpoint}" for k, checkpoint in zip((i, j), at, strict=True))
         sentences.append(difference_sentence(table, one, other))
@@ -89,7 +88,8 @@ def write_report(
         carried = {f"test_sets_{safe_name(name)}": depth_curve(rows) for name, rows in several[:_MOST_CURVES]}
     captions = list(tables) or [name for name, _ in several]
     on_page = [(name, specification(chart)) for name, chart in zip(captions, carried.values(), strict=False)]
-    write_bytes(out, page(comparison, list(animations.items()), renew, on_page).encode())
+    drawn = page_data(comparison)
+    write_bytes(out, page(comparison, list(animations.items()), renew, on_page, drawn).encode())
     yield out
     rows = comparison.joined()
     write_bytes(out.with_suffix(".csv"), rows.to_csv(index=False).encode())
@@ -102,7 +102,7 @@ def write_report(
     yield out.with_suffix(".md")
     if figures:
         folder = out.with_name(f"{out.stem}_figures")
-        yield from write_views(page_data(comparison), folder)
+        yield from write_views(drawn, folder)
         for name, chart in carried.items():
             yield from save(chart, folder / name)
         for plot in plots:

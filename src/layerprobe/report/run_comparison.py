@@ -16,9 +16,9 @@ import pandas as pd
 from layerprobe.files.safe_names import printable
 from layerprobe.report.config_differences import SEED, differing_keys, short_keys, value_text
 from layerprobe.report.dataset_identity import problem_names, sample_counts, told_apart
-from layerprobe.report.networks import networks
+from layerprobe.report.networks import Network, networks
 from layerprobe.report.run_filter import ConditionError, rows_where
-from layerprobe.results.best import BestLayer, best_layer, last_checkpoint
+from layerprobe.results.best import BestLayer
 from layerprobe.results.reader import Run, find_runs
 
 
@@ -51,7 +51,7 @@ class Comparison:
         short = short_keys(keys)
         told = [", ".join(f"{short[key]} {value_text(run.config.get(key))}" for key in keys) for run in self.runs]
         told = told_apart(told, [sample_counts(run, "train", "test") for run in self.runs])
-        different, numbers = networks(self.runs, self.problems)
+        different, numbers = self.networks
         named = [different[number].name if different[number].layers else "" for number in numbers]
         return [name or "all runs" for name in told_apart(told, named)]
 
@@ -59,6 +59,11 @@ class Comparison:
     def problems(self) -> list[str]:
         """For each run what tells its data, and what is asked of them, from those of others: see `problems`."""
         return problem_names(self.runs)
+
+    @cached_property
+    def networks(self) -> tuple[list[Network], list[int]]:
+        """The networks of the runs, and for each run the number of its own: see `networks`."""
+        return networks(self.runs, self.problems)
 
     def table(self) -> pd.DataFrame:
         """Lay out the runs.
@@ -76,8 +81,8 @@ class Comparison:
         for run, name in zip(self.runs, self.names, strict=True):
             row: dict[str, Any] = {"run": name, "status": run.status}
             row |= {key: run.config.get(key) for key in self.keys}
-            layer, *errors = best_layer(run.results, run.unmerged)
-            row |= {"checkpoint": last_checkpoint(run.results, run.unmerged), "best_layer": layer}
+            layer, *errors = run.best_layer
+            row |= {"checkpoint": run.last_checkpoint, "best_layer": layer}
             row |= dict(zip(BestLayer._fields[1:], errors, strict=True))
             row["n_checkpoints"] = int(run.results["checkpoint"].nunique())
             rows.append(row | {"error": run.error, "notes": "; ".join(_notes(run)), "directory": str(run.directory)})

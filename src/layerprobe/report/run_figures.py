@@ -31,7 +31,6 @@ from layerprobe.report.toy.boundary_plane import project
 from layerprobe.report.toy.decision_surface import decision_surface
 from layerprobe.report.toy.hidden_plane import hidden_plane
 from layerprobe.results.baselines import without_baselines
-from layerprobe.results.best import best_layer, last_checkpoint
 from layerprobe.results.logged_metrics import DIFFERENCE
 from layerprobe.results.reader import Run
 
@@ -148,7 +147,7 @@ def confusion_charts(run: Run) -> dict[str, AnyChart]:
         The chart by its name; none without scores of classes, or of more than 100 of them.
         `plot_confusion` of `layerprobe.load` draws that of any layer.
     """
-    last, best = last_checkpoint(run.results, run.unmerged), best_layer(run.results, run.unmerged).layer
+    last, best = run.last_checkpoint, run.best_layer.layer
     return _drawn({"confusion": partial(confusion_of, run, last, best)})
 
 
@@ -160,7 +159,7 @@ def angle_maps(run: Run) -> dict[str, AnyChart]:
         layers, none, since every pair of heads takes a singular value decomposition; `layerprobe.angle_map` draws
         these, too.
     """
-    last, best = last_checkpoint(run.results, run.unmerged), best_layer(run.results, run.unmerged).layer
+    last, best = run.last_checkpoint, run.best_layer.layer
     made: Makers = {
         "angles_layers": partial(angles_of, run, "layers", last),
         "angles_checkpoints": partial(angles_of, run, "checkpoints", best),

@@ -24,6 +24,7 @@ _NEEDED: dict[Kind, tuple[str, ...]] = {
     MetricRecord: ("checkpoint", "layer", "head", "test_set", "metric", "value"),
 }
 _COLUMN: dict[Kind, str] = {ProbeRecord: "record", PathRecord: "path", MetricRecord: "metrics"}
+_NO_ROWS: dict[Kind, pd.DataFrame] = {}
 _EMPTY: dict[type, object] = {str: "", int: 0, float: float("nan"), bool: False}
 
 
@@ -56,16 +57,16 @@ def read_any_version(file: Path, kind: Kind, parts: Iterable[Path] = ()) -> tupl
                 f"{file} lacks the columns {', '.join(missing)}; it is no file of {kind.__name__}s. "
                 f"Next step: move it away, or probe these checkpoints again."
             )
-    hints = get_type_hints(kind)
-    names = [field.name for field in fields(kind)]
     if not frames:
         return no_rows(kind), []
+    names = [field.name for field in fields(kind)]
     keys = ["checkpoint", "layer"]
     rows = frames[0]
     for frame in frames[1:]:
         known = pd.MultiIndex.from_frame(rows[keys])
         rows = pd.concat([rows, frame[~pd.MultiIndex.from_frame(frame[keys]).isin(known)]], ignore_index=True)
     absent = [name for name in names if name not in rows]
+    hints = get_type_hints(kind) if absent else {}
     rows = rows.assign(**{name: _EMPTY[hints[name]] for name in absent})
     return rows[[*names, *(name for name in rows if name not in names)]], absent
 
@@ -76,8 +77,11 @@ def no_rows(kind: Kind) -> pd.DataFrame:
     Args:
         kind: What a row should be.
     """
-    hints = get_type_hints(kind)
-    return pd.DataFrame({field.name: pd.Series(dtype=_dtype(hints[field.name])) for field in fields(kind)})
+    if kind not in _NO_ROWS:
+        hints = get_type_hints(kind)
+        columns = {field.name: pd.Series(dtype=_dtype(hints[field.name])) for field in fields(kind)}
+        _NO_ROWS[kind] = pd.DataFrame(columns)
+    return _NO_ROWS[kind].copy()
 
 
 def read_correct(file: Path, parts: Iterable[Path] = (), *, by_test_set: bool = False) -> pd.DataFrame:

@@ -15,8 +15,8 @@ def of_baselines(results: pd.DataFrame) -> pd.Series:
         True for the checkpoints without a training step of which the input is all that was probed, where others have
         layers behind theirs.
     """
-    deepest = results.groupby("checkpoint")["depth"].transform("max")
-    return (deepest == 0) & (results["step"] == 0) & bool((results["depth"] > 0).any())
+    deeper = results.loc[results["depth"] > 0, "checkpoint"].unique()
+    return ~results["checkpoint"].isin(deeper) & (results["step"] == 0) & (len(deeper) > 0)
 
 
 def without_baselines(results: pd.DataFrame) -> pd.DataFrame:

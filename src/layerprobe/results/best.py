@@ -12,6 +12,7 @@ import math
 from collections.abc import Collection
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from layerprobe.results.baselines import without_baselines
@@ -44,11 +45,9 @@ def last_checkpoint(results: pd.DataFrame, unfinished: Collection[str] = ()) -> 
     Returns:
         The name; empty where no layer of the network has a test error.
     """
-    usable = without_baselines(results)
+    usable = without_baselines(results[["checkpoint", "step", "depth", "test_error"]])
     usable = usable[usable["test_error"].notna()]
-    trained = usable.assign(trained=usable["checkpoint"] != UNTRAINED)
-    usable = trained.sort_values(["step", "trained"], kind="stable")
-    names = usable["checkpoint"].unique().tolist()
+    names = usable["checkpoint"].iloc[np.lexsort((usable["checkpoint"] != UNTRAINED, usable["step"]))].unique().tolist()
     return next((name for name in reversed(names) if name not in unfinished), names[-1] if names else "")
 
 
@@ -62,7 +61,17 @@ def at_last_checkpoint(results: pd.DataFrame, unfinished: Collection[str] = ()) 
     Returns:
         Its rows that have a test error, in order of depth; no row where there is none.
     """
-    rows = results[(results["checkpoint"] == last_checkpoint(results, unfinished)) & results["test_error"].notna()]
+    return at_checkpoint(results, last_checkpoint(results, unfinished))
+
+
+def at_checkpoint(results: pd.DataFrame, checkpoint: str) -> pd.DataFrame:
+    """Take the rows of a checkpoint that have a test error, in order of depth.
+
+    Args:
+        results: Results of one run, in the columns of `ProbeRecord`.
+        checkpoint: Its name.
+    """
+    rows = results[(results["checkpoint"] == checkpoint) & results["test_error"].notna()]
     return rows.sort_values("depth", kind="stable")
 
 
@@ -76,7 +85,18 @@ def best_layer(results: pd.DataFrame, unfinished: Collection[str] = ()) -> BestL
     Returns:
         The layer with its test error.
     """
-    rows = at_last_checkpoint(results, unfinished)
+    return best_of(at_last_checkpoint(results, unfinished))
+
+
+def best_of(rows: pd.DataFrame) -> BestLayer:
+    """Find the layer that validation prefers at a checkpoint.
+
+    Args:
+        rows: Rows of `at_checkpoint`.
+
+    Returns:
+        The layer with its test error.
+    """
     rows = rows[rows["val_error"].notna()]
     if rows.empty:
         return BestLayer()

@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import xml.etree.ElementTree as ET
+from collections import Counter
 from dataclasses import asdict
 from html import escape, unescape
 from itertools import combinations
@@ -18,6 +19,7 @@ from markdown_it import MarkdownIt
 
 from helpers import made_results as made
 from helpers import made_runs
+from layerprobe.files.parquet import read_parquet
 from layerprobe.files.safe_names import printable
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.markdown import markdown_summary
@@ -506,3 +508,17 @@ def test_a_column_of_notes_is_there_for_those_who_have_one(comparison, tmp_path)
 def test_the_best_layer_is_drawn_over_another_key_than_the_one_that_colours(comparison):
     chosen = {picker.name: picker.value for picker in pickers(page_data(comparison))}
     assert (chosen["colour"], chosen["swept"]) == ("key0", "key1")
+
+
+def test_a_report_reads_each_table_of_a_run_once(tmp_path, monkeypatch):
+    made_runs.write_sweep(tmp_path / "runs", 3)
+    read = Counter()
+
+    def counted(file):
+        read[file] += 1
+        return read_parquet(file)
+
+    monkeypatch.setattr("layerprobe.results.any_version.read_parquet", counted)
+    assert list(write_report(compare([tmp_path / "runs"]), tmp_path / "report.html"))
+    assert {file.name for file in read} == {"results.parquet", "path.parquet", "correct.parquet"}
+    assert set(read.values()) == {1}

@@ -34,7 +34,9 @@ def correct_bits(
     checkpoints = {name: i for i, name in enumerate(data.checkpoints)}
     names = {name: i for i, name in enumerate(data.layer_names)}
     known: dict[tuple[str, int], int] = {}
-    every, last = [], []
+    every: list[dict[str, Any]] = []
+    last: list[dict[str, Any]] = []
+    n = 0
     for i, run in enumerate(comparison.runs):
         rows = run.correct()
         rows = rows[rows["checkpoint"].isin(checkpoints) & rows["layer"].isin(names)]
@@ -49,14 +51,16 @@ def correct_bits(
                 for samples, at in zip(rows["samples"], order, strict=True)
             ]
         )
-        every.append(about | _packed(rows, checkpoints, names))
-        last.append(about | _packed(rows[order == order.max()], checkpoints, names))
-    if _size(every) <= budget:
+        n += 1
+        for packed, own in ((every, rows), (last, rows[order == order.max()])):
+            if _size(packed) <= budget:
+                packed.append(about | _packed(own, checkpoints, names))
+    if len(every) == n and _size(every) <= budget:
         return every, []
     while last and _size(last) > budget:
         last.pop()
     return last, [
-        f"Of {len(every)} runs, {len(last)} can be compared sample by sample on this page, at their last checkpoint; "
+        f"Of {n} runs, {len(last)} can be compared sample by sample on this page, at their last checkpoint; "
         f"compare=[RUN,RUN] compares any two"
     ]
 

@@ -18,9 +18,8 @@ from layerprobe.report.config_differences import short_keys, value_text
 from layerprobe.report.monotonicity import depth_sentence
 from layerprobe.report.page.correct_bits import correct_bits
 from layerprobe.report.page.head_charts import head_charts
-from layerprobe.report.page.page_data import page_data
+from layerprobe.report.page.page_data import PageData, page_data
 from layerprobe.report.page.pickers import pickers
-from layerprobe.report.page.vega_data import datasets
 from layerprobe.report.page.views import linked_views
 from layerprobe.report.run_comparison import Comparison
 from layerprobe.results.baselines import without_baselines
@@ -49,6 +48,7 @@ def page(
     animations: Sequence[tuple[str, dict[str, Any]]] = (),
     renew: int | None = None,
     transfers: Sequence[tuple[str, dict[str, Any]]] = (),
+    drawn: PageData | None = None,
 ) -> str:
     """Write the page.
 
@@ -57,11 +57,12 @@ def page(
         animations: Names and specifications of pictures over training.
         renew: Seconds after which a browser loads the page again; None for a page that stays as it is.
         transfers: Names and specifications of what heads come to on several test sets.
+        drawn: What the views draw, where it is made already.
 
     Returns:
         HTML that asks no other file and no host.
     """
-    drawn = page_data(comparison)
+    drawn = drawn or page_data(comparison)
     packed, left_out = correct_bits(comparison, drawn)
     heads, heads_left_out = head_charts(comparison, drawn)
     specs = linked_views(drawn)
@@ -70,7 +71,7 @@ def page(
     states = comparison.table()["status"].value_counts()
     content = {
         "specs": specs,
-        "datasets": datasets(drawn),
+        "datasets": drawn.texts,
         "renderer": "svg" if len(drawn.rows) <= _DRAWN_AS_SVG else "canvas",
         "names": list(comparison.names),
         "checkpoints": list(drawn.checkpoints),

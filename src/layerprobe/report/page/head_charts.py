@@ -21,7 +21,6 @@ from layerprobe.report.page.page_data import PageData
 from layerprobe.report.picture_files import AnyChart, specification
 from layerprobe.report.run_comparison import Comparison
 from layerprobe.results.baselines import without_baselines
-from layerprobe.results.best import best_layer, last_checkpoint
 from layerprobe.results.heads import HEADS
 from layerprobe.results.reader import Run
 from layerprobe.results.scores import SCORES
@@ -105,7 +104,9 @@ def _spec(wanted: _Wanted) -> dict[str, Any] | None:
 
 
 def _of_run(i: int, run: Run, data: PageData) -> Iterator[_Wanted]:
-    last, best = last_checkpoint(run.results, run.unmerged), best_layer(run.results, run.unmerged).layer
+    if not any(files.layers(run.probes) for files in (SCORES, HEADS)):
+        return
+    last, best = run.last_checkpoint, run.best_layer.layer
     rows = without_baselines(run.results)
     checkpoints = sorted(set(rows["checkpoint"]) & set(data.checkpoints), key=data.checkpoints.index, reverse=True)
     found = set(rows["layer"])

@@ -64,7 +64,9 @@ def measures(
     numbers = [{name: i for i, name in enumerate(every)} for every in (checkpoints, names)]
     found = []
     for i, run in enumerate(comparison.runs):
-        rows = _of_metrics(run.metrics())
+        if (metrics := run.metrics()).empty:
+            continue
+        rows = _of_metrics(metrics)
         at = {"checkpoint": rows["checkpoint"].map(numbers[0]), "layer_name": rows["layer"].map(numbers[1])}
         found.append(rows.assign(run=i, **at))
     for column, (name, share) in _OF_RECORDS.items():

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,12 @@ import pandas as pd
 
 from layerprobe.report.charts.beyond_linear import reader_name
 from layerprobe.report.config_differences import SEED, ordered_values, short_keys, value_text
-from layerprobe.report.networks import Network, networks
+from layerprobe.report.networks import Network
 from layerprobe.report.page.measures import Measure, measures
 from layerprobe.report.run_comparison import Comparison, error_bounds
 from layerprobe.report.tidy import AT_RANDOM, features_texts
 from layerprobe.results.any_version import no_rows
 from layerprobe.results.baselines import of_baselines
-from layerprobe.results.best import last_checkpoint
 from layerprobe.results.logged_metrics import DIFFERENCE, compared_errors
 from layerprobe.types import MetricRecord
 
@@ -91,6 +91,13 @@ class PageData:
     left_out: tuple[str, ...]
     highest_error: float
 
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """The text of each data source of the views, by its name."""
+        checkpoints = pd.DataFrame({"checkpoint": range(len(self.checkpoints)), "name": self.checkpoints})
+        names = ("rows", "runs", "layers", "paths", "reducers", "readers")
+        return {**{name: as_csv(getattr(self, name)) for name in names}, "checkpoints": as_csv(checkpoints)}
+
     @property
     def swept_paths(self) -> pd.DataFrame:
         """The paths of more than one L2 value."""
@@ -132,7 +139,7 @@ def page_data(comparison: Comparison, path_budget: int = 1_000_000) -> PageData:
     depths = {depth: place for place, depth in enumerate(sorted(set(layers["depth"])))}
     layers.insert(4, "position", layers["depth"].map(depths) if same else layers["depth"])
     known, measured = measures(comparison, results, checkpoints, names)
-    different, network = networks(comparison.runs, comparison.problems)
+    different, network = comparison.networks
     return PageData(
         runs=_runs(comparison, keys).assign(network=network),
         layers=layers,
@@ -210,7 +217,7 @@ def _runs(comparison: Comparison, keys: Sequence[ConfigKey]) -> pd.DataFrame:
             "status": table["status"],
             "setting": comparison.settings,
             "problem": comparison.problems,
-            "last": [last_checkpoint(run.results, run.unmerged) for run in comparison.runs],
+            "last": [run.last_checkpoint for run in comparison.runs],
             "best_layer": table["best_layer"],
             "best_error": table["test_error"],
             "best_low": table["test_error_low"],
@@ -241,7 +248,8 @@ def _readers(
     at = ["checkpoint", "layer", "head"]
     found = []
     for i, run in enumerate(comparison.runs):
-        metrics = run.metrics()
+        if (metrics := run.metrics()).empty:
+            continue
         errors = compared_errors(metrics)[[*at, "value"]].rename(columns={"value": "error"})
         found.append(compared_errors(metrics, DIFFERENCE).merge(errors, on=at, how="left").assign(run=i))
     rows = pd.concat(found, ignore_index=True) if found else no_rows(MetricRecord).assign(run=0, error=0.0)

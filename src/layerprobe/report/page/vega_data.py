@@ -11,28 +11,13 @@ import pandas as pd
 
 from layerprobe.report.charts.layer_axis import LETTER, LINE, place_scale
 from layerprobe.report.layer_labels import shared_folder, short_names
-from layerprobe.report.page.page_data import PageData, as_csv
+from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import CHOSEN, OF_PROBLEM, shown
 
 _MOST_LETTERS = 24
 """Of a layer's name on an axis of the page."""
 _RUN = ["name", "status", "setting", "problem", "network", "best_layer", "best_error"]
 _LAYER = ["name", "position", "depth", "kind", "shape", "features"]
-
-
-def datasets(data: PageData) -> dict[str, str]:
-    """Return the text of each data source, by its name."""
-    checkpoints = pd.DataFrame({"checkpoint": range(len(data.checkpoints)), "name": data.checkpoints})
-    frames = {
-        "rows": data.rows,
-        "runs": data.runs,
-        "layers": data.layers,
-        "paths": data.paths,
-        "reducers": data.reducers,
-        "readers": data.readers,
-        "checkpoints": checkpoints,
-    }
-    return {name: as_csv(frame) for name, frame in frames.items()}
 
 
 def source(data: PageData, name: str) -> alt.NamedData:

@@ -18,7 +18,7 @@ from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import parameters
 from layerprobe.report.page.reducer_curves import reducer_curves
 from layerprobe.report.page.seed_mean import seed_mean
-from layerprobe.report.page.vega_data import datasets, share_transforms
+from layerprobe.report.page.vega_data import share_transforms
 from layerprobe.report.picture_files import AnyChart
 
 View: TypeAlias = Callable[[PageData, Frame], alt.LayerChart]
@@ -58,7 +58,7 @@ def linked_views(data: PageData) -> dict[str, dict[str, Any]]:
         data: What the page draws.
 
     Returns:
-        Vega-Lite specifications by name, without their data: those are the same for all, see `datasets`.
+        Vega-Lite specifications by name, without their data: those are the same for all, see `PageData.texts`.
     """
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
     return {name: _finished(VIEWS[name](data, Frame()).properties(autosize=fit), data) for name in view_names(data)}
@@ -77,7 +77,7 @@ def single_view(data: PageData, name: str, width: int, height: int) -> dict[str,
         A Vega-Lite specification that holds its data.
     """
     spec = _finished(VIEWS[name](data, Frame(width, height, linked=False)), data)
-    spec["datasets"] = spec.get("datasets", {}) | datasets(data)
+    spec["datasets"] = spec.get("datasets", {}) | data.texts
     return spec
 
 
