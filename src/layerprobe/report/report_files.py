@@ -22,6 +22,7 @@ from layerprobe.report.config_differences import value_text
 from layerprobe.report.dataset_transfer import test_set_lines, transfers
 from layerprobe.report.difference import compare_runs, difference_sentence
 from layerprobe.report.markdown import markdown_summary
+from layerprobe.report.page.dark_theme import following_theme
 from layerprobe.report.page.document import page
 from layerprobe.report.page.page_data import page_data
 from layerprobe.report.page.view_pictures import write_column_picture, write_views
@@ -87,7 +88,8 @@ def write_report(
         several = [(name, rows) for name, rows in lines.items() if rows is not None]
         carried = {f"test_sets_{safe_name(name)}": depth_curve(rows) for name, rows in several[:_MOST_CURVES]}
     captions = list(tables) or [name for name, _ in several]
-    on_page = [(name, specification(chart)) for name, chart in zip(captions, carried.values(), strict=False)]
+    specs = map(specification, carried.values())
+    on_page = list(zip(captions, map(following_theme, specs) if tables else specs, strict=False))
     drawn = page_data(comparison)
     write_bytes(out, page(comparison, list(animations.items()), renew, on_page, drawn).encode())
     yield out

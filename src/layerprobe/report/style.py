@@ -9,6 +9,8 @@ from typing import Any
 INK = "#222222"
 QUIET = "#6b6b6b"
 FAINT = "#e6e6e6"
+WHITE_FROM = 0.67
+"""Share of the scale `yellowgreenblue` from which white letters have more contrast than those in `INK`."""
 
 # Okabe and Ito's palette without its yellow, which is too faint for a line on white.
 TRAINED = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

@@ -509,6 +509,57 @@ def test_long_names_leave_room_for_the_errors_on_a_narrow_screen(shown, tmp_path
     tab.close()
 
 
+def test_a_cell_of_a_heat_map_has_one_colour_in_either_theme_and_letters_that_can_be_read(shown, comparison, tmp_path):
+    """Dark stands for a high error also where the paper is dark, and on paper the letters are dark again."""
+    tab = opened_beside(shown, comparison, tmp_path, viewport={"width": 1280, "height": 900})
+
+    def painted():
+        return tab.evaluate(
+            """() => {
+              const all = (part) => [...document.querySelectorAll(`#layer_map ${part}`)];
+              const of = (part) => all(part).map((mark) => mark.getAttribute("fill"));
+              const filter = (view) => getComputedStyle(document.querySelector(`${view} svg`)).filter;
+              return {
+                cells: of(".mark-rect.role-mark path"), figures: of(".mark-text.role-mark text"),
+                letters: of(".role-axis-label text"), filter: filter("#layer_map"), others: filter("#curves"),
+              };
+            }"""
+        )
+
+    light = painted()
+    assert len(light["cells"]) == 12
+    assert len(set(light["cells"])) > 3
+    tab.emulate_media(color_scheme="dark")
+    until(shown, lambda: set(painted()["letters"]) == {"#e4e4e4"})
+    dark = painted()
+    assert dark["filter"] == "none"
+    assert "invert" in dark["others"]
+    for same in ("cells", "figures"):
+        assert dark[same] == light[same]
+    assert set(light["letters"]) == {"#222222"}
+    tab.evaluate("() => { dispatchEvent(new Event('beforeprint')); }")
+    assert painted()["letters"] == light["letters"]
+    tab.evaluate("() => { dispatchEvent(new Event('afterprint')); }")
+    assert set(painted()["letters"]) == {"#e4e4e4"}
+    tab.close()
+
+
+def test_names_of_layers_are_whole_where_another_width_turns_them(shown, tmp_path):
+    made_runs.write_run(tmp_path / "run", layers=[f"block{i // 6}.{i % 6}.conv" for i in range(24)])
+    tab = opened_beside(shown, compare([tmp_path / "run"]), tmp_path, viewport={"width": 1280, "height": 900})
+    cut = """() => {
+      const svg = document.querySelector("#curves svg"), bottom = (element) => element.getBoundingClientRect().bottom;
+      return Math.max(...[...svg.querySelectorAll("text")].map(bottom)) - bottom(svg);
+    }"""
+    assert tab.evaluate(cut) <= 1
+    tab.set_viewport_size({"width": 480, "height": 900})
+    until(shown, lambda: tab.evaluate(cut) <= 1)
+    tab.emulate_media(media="print")
+    tab.evaluate("() => { dispatchEvent(new Event('beforeprint')); }")
+    assert tab.evaluate(cut) <= 1
+    tab.close()
+
+
 def test_letters_of_printed_charts_are_equally_large(shown, tmp_path):
     layers = ["input", *(f"features.denseblock{i}.denselayer{i}.conv1" for i in range(30))]
     for i in range(2):

@@ -84,7 +84,7 @@ def angle_map(pairs: pd.DataFrame, heading: str) -> alt.LayerChart:
         empty = base.transform_filter("!isValid(datum.value)")
         layers.append(empty.mark_rect(fill="white", stroke=style.FAINT, strokeWidth=1, aria=False))
     if step >= 30:
-        dark = alt.expr.abs(alt.datum.value) > 0.6 if signed else alt.datum.value > 0.55
+        dark = alt.expr.abs(alt.datum.value) > 0.6 if signed else alt.datum.value > style.WHITE_FROM
         ink = alt.when(dark).then(alt.value("white")).otherwise(alt.value(style.INK))
         for far, look in (("!datum.far", "normal"), ("datum.far", "italic")):
             figures = base.transform_filter(far).mark_text(fontSize=10.5, fontStyle=look, aria=False)
@@ -134,7 +134,8 @@ def _colour(signed: bool, side: int) -> alt.Color:
         "value:Q",
         scale=alt.Scale(scheme="yellowgreenblue", domain=[0, 1], clamp=True),
         legend=alt.Legend(
-            title="nearness", titlePadding=8, gradientLength=length, values=[0, 0.2, 0.4, 0.6, 0.8, 1],
+            title="nearness", titlePadding=8, gradientLength=length,
+            values=[0, 0.2, 0.4, 0.6, 0.8, 1] if length >= 120 else [0, 0.5, 1],
             labelExpr=f"{named}[datum.label] || datum.label", format="~r",
         ),
     )  # fmt: skip

@@ -129,7 +129,9 @@ def cells(
         unknown = base.transform_filter(f"!isValid(datum.{error})")
         layers.append(unknown.mark_rect(fill="white", stroke=style.QUIET, strokeWidth=0.5, aria=False))
     if text is not None:
-        ink = alt.when(alt.datum[error] > 0.55 * top).then(alt.value("white")).otherwise(alt.value(style.INK))
+        ink = (
+            alt.when(alt.datum[error] > style.WHITE_FROM * top).then(alt.value("white")).otherwise(alt.value(style.INK))
+        )
         layers.append(base.mark_text(fontSize=10.5, aria=False).encode(text=text, color=ink))
     return layers
 

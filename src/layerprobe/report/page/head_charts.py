@@ -17,6 +17,7 @@ import pandas as pd
 from layerprobe.files.safe_names import safe_name
 from layerprobe.report.angles import Over, coordinates
 from layerprobe.report.head_charts import MOST_CLASSES, angle_products, angles_of, confusion_of
+from layerprobe.report.page.dark_theme import following_theme
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.picture_files import AnyChart, specification
 from layerprobe.report.run_comparison import Comparison
@@ -82,7 +83,7 @@ def head_charts(
             continue
         tried, products = tried + 1, products - one.products
         if (spec := _spec(one)) is not None:
-            look = {name: spec.pop(name) for name in ("$schema", "config")}
+            look = {name: spec.pop(name) for name in ("$schema", "config", "params")}
             text = base64.b64encode(zlib.compress(json.dumps(spec, separators=(",", ":")).encode(), 9)).decode()
             about = {"run": one.run, "kind": one.kind, "checkpoint": one.checkpoint, "layer": one.layer}
             packed.append(about | {"spec": text})
@@ -100,7 +101,7 @@ def _spec(wanted: _Wanted) -> dict[str, Any] | None:
     except Exception as error:  # whatever it is, the page has the rest
         log.warning("A chart of %s is not on the page: %s: %s", wanted.kind, type(error).__name__, error)
         return None
-    return None if chart is None else specification(chart)
+    return None if chart is None else following_theme(specification(chart))
 
 
 def _of_run(i: int, run: Run, data: PageData) -> Iterator[_Wanted]:

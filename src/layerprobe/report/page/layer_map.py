@@ -104,7 +104,9 @@ def layer_map(data: PageData, frame: Frame) -> alt.LayerChart:
         layers += [
             begins.mark_rule(color=style.INK, strokeWidth=1.5, aria=False).encode(y=top_of_row),
             begins.transform_aggregate(groupby=["row", "network_name"])
-            .mark_text(align="left", baseline="top", dx=2, dy=2, fontSize=11, fontWeight="bold", aria=False)
+            .mark_text(
+                align="left", baseline="top", dx=2, dy=2, fontSize=11, fontWeight="bold", color=style.INK, aria=False
+            )
             .encode(x=alt.value(0), y=top_of_row, text="network_name:N"),
         ]
     return frame.chart(

@@ -185,7 +185,7 @@ async function showHead() {
     const spec = map && JSON.parse(new TextDecoder().decode(await inflate(map.spec)));
     if (turn !== mapsShown) return; // another choice has been made meanwhile
     figure.hidden = !map;
-    if (map) await vegaEmbed(figure.firstElementChild, { ...data.heads.look, ...spec }, { ...embed, renderer: "svg" });
+    if (map) await plot(figure.firstElementChild, { ...data.heads.look, ...spec }, { ...embed, renderer: "svg" });
   }
   $("no-head-map").textContent = chosen.length ? "" : "This page has no chart of this head.";
 }
@@ -217,6 +217,18 @@ function sortable(table) {
 const views = {};
 const embed = { actions: false, logLevel: 1, renderer: data.renderer };
 
+// A heat map's paper and letters follow the theme, its cells do not.
+const night = matchMedia("screen and (prefers-color-scheme: dark)"), themed = new Map();
+const paint = (dark) => { for (const view of themed.values()) view.signal("dark", dark).run(); };
+night.addEventListener("change", () => paint(night.matches));
+
+async function plot(place, spec, how = embed) {
+  const params = spec.params?.map((param) => (param.name === "dark" ? { ...param, value: night.matches } : param));
+  const { view } = await vegaEmbed(place, params ? { ...spec, params } : spec, how);
+  if (params?.some((param) => param.name === "dark")) { place.classList.add("themed"); themed.set(place, view); }
+  return view;
+}
+
 async function set(name, value, some = Object.keys(views)) {
   await Promise.all(some.map((view) => views[view].signal(name, value).runAsync()));
 }
@@ -226,7 +238,7 @@ const valueOf = (control) => (control.type === "checkbox" ? control.checked : co
 async function draw(name) {
   const spec = { ...data.specs[name], datasets: { ...data.specs[name].datasets, ...data.datasets } };
   for (const control of $("pickers").elements) spec.params.find((param) => param.name === control.name).value = valueOf(control);
-  const { view } = await vegaEmbed($(name).firstElementChild.firstElementChild, spec, embed);
+  const view = await plot($(name).firstElementChild.firstElementChild, spec);
   views[name] = view;
   view.addEventListener("pointerover", (_, item) => point(item?.datum?.run ?? -1));
   view.addEventListener("click", (_, item) => chooseHead(item?.datum));
@@ -234,7 +246,10 @@ async function draw(name) {
 }
 
 async function copy(view, name, button) {
-  const canvas = await view.toCanvas(2), picture = await new Promise((done) => canvas.toBlob(done));
+  paint(false); // on white, for papers and slides
+  const canvas = await view.toCanvas(2);
+  paint(night.matches);
+  const picture = await new Promise((done) => canvas.toBlob(done));
   try {
     await navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
     button.textContent = "copied";
@@ -247,8 +262,13 @@ async function copy(view, name, button) {
 
 // On paper each view is as wide as the page, so that its letters are as large as the others'.
 const PAPER = 680;
-addEventListener("beforeprint", () => { for (const view of Object.values(views)) view.width(PAPER).run(); });
-addEventListener("afterprint", () => dispatchEvent(new Event("resize")));
+addEventListener("beforeprint", () => { paint(false); for (const view of Object.values(views)) laidOut(view.width(PAPER)); });
+addEventListener("afterprint", () => { paint(night.matches); dispatchEvent(new Event("resize")); });
+
+// Names of layers that turn upright where it is narrow take another height: that is known after a first layout.
+const laidOut = (view) => view.run().resize().run();
+let resized;
+addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(() => Object.values(views).forEach(laidOut), 100); });
 
 // A run that the mouse is on, in a view or in the table, stands out in all views.
 let pointed = -1;
@@ -319,7 +339,7 @@ function pickers() {
     for (const select of Object.values(ofHead)) select.addEventListener("change", () => { keep(select.name, chosenText(select)); showHead(); });
     await showHead();
   }
-  for (const [i, transfer] of data.transfers.entries()) await vegaEmbed(`#transfer-${i}`, transfer, embed);
+  for (const [i, transfer] of data.transfers.entries()) await plot($(`transfer-${i}`), transfer);
   for (const [i, animation] of data.animations.entries()) await vegaEmbed(`#animation-${i}`, animation, { ...embed, renderer: "canvas" });
   window.report = { views, set, mcnemar, holm, pearson };
   document.documentElement.dataset.ready = Math.round(performance.now());

@@ -10,6 +10,7 @@ import altair as alt
 from layerprobe.report import style
 from layerprobe.report.page.best_layer import best_layer
 from layerprobe.report.page.beyond_linear_curves import beyond_linear_curves
+from layerprobe.report.page.dark_theme import following_theme
 from layerprobe.report.page.depth_curves import depth_curves
 from layerprobe.report.page.frame import Frame
 from layerprobe.report.page.l2_path import l2_path
@@ -61,7 +62,8 @@ def linked_views(data: PageData) -> dict[str, dict[str, Any]]:
         Vega-Lite specifications by name, without their data: those are the same for all, see `PageData.texts`.
     """
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
-    return {name: _finished(VIEWS[name](data, Frame()).properties(autosize=fit), data) for name in view_names(data)}
+    specs = {name: _finished(VIEWS[name](data, Frame()).properties(autosize=fit), data) for name in view_names(data)}
+    return specs | {"layer_map": following_theme(specs["layer_map"])}
 
 
 def single_view(data: PageData, name: str, width: int, height: int) -> dict[str, Any]:
