@@ -96,6 +96,12 @@ def test_a_map_has_a_panel_for_each_layer_and_at_most_twelve() -> None:
     assert drawn["layer"].nunique() == 12
     assert set(drawn["layer"]) >= {layers[0], layers[-1]}
     assert "12 of 30 layers" in " ".join(chart["title"]["subtitle"])
+    legends = [
+        one["encoding"]["color"]["legend"]
+        for one in chart["spec"]["layer"]
+        if one["mark"]["type"] == "rect" and "color" in one["encoding"]
+    ]
+    assert [legend["orient"] for legend in legends] == ["bottom"], "beside two panels it would be cut on a tablet"
     assert drawn.loc[drawn["own"], ["train", "test"]].drop_duplicates().to_numpy().tolist() == [["x", "x"], ["y", "y"]]
     chosen = transfer_map(table, ["block.7"]).to_dict()
     assert {row["layer"] for row in next(iter(chosen["datasets"].values()))} == {"block.7"}

@@ -493,8 +493,10 @@ def test_animations_stay_readable_on_a_narrow_screen(shown, comparison, tmp_path
     panel = {"mark": "point", "width": 220, "height": 220}
     wide = {"data": {"values": [{}]}, "hconcat": [panel] * 3, "params": [{"name": "frame", "value": 0}]}
     viewport = {"width": 390, "height": 900}
-    tab = opened_beside(shown, comparison, tmp_path, animations=[("a run", wide)], viewport=viewport)
+    animations = [("a run", wide), ("one panel", wide | {"hconcat": [panel]})]
+    tab = opened_beside(shown, comparison, tmp_path, animations=animations, viewport=viewport)
     assert tab.locator("#animation-0 canvas").bounding_box()["width"] > 660, "moved into view, not shrunk"
+    assert tab.locator("#animation-1 canvas").bounding_box()["width"] < 450, "not enlarged"
     assert tab.evaluate("() => document.documentElement.scrollWidth") <= 390
     tab.close()
 

@@ -78,7 +78,7 @@ def transfer_map(table: pd.DataFrame, layers: Sequence[str] | None = None) -> al
         alt.Tooltip("n_test:Q", title="test samples", format=","), alt.Tooltip("n_runs:Q", title="runs"),
     ]  # fmt: skip
     base = alt.Chart()
-    layers_ = cells(base, test, train, "error", top, tall, tooltip=tooltip, text=alt.Text("text:N"))
+    layers_ = cells(base, test, train, "error", top, tall, tooltip=tooltip, text=alt.Text("text:N"), below=True)
     layers_.append(
         base.transform_filter("datum.own")
         .mark_rect(fill=None, stroke=style.INK, strokeWidth=1.4, aria=False)
