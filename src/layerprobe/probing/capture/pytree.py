@@ -50,13 +50,13 @@ def named_tensors(value: object, *, state: bool = False) -> list[tuple[TensorPat
     return [((), found[0][1])] if len(found) == 1 else found
 
 
-def packed_tensors(value: object) -> Iterator[Tensor]:
-    """The tensors of the packed sequences inside a value, whose rows are the steps of all samples."""
+def packed_sequences(value: object) -> Iterator[PackedSequence]:
+    """The packed sequences inside a value."""
     if isinstance(value, PackedSequence):
-        yield value.data
+        yield value
     elif isinstance(value, tuple | list | Mapping):
         for part in value.values() if isinstance(value, Mapping) else value:
-            yield from packed_tensors(part)
+            yield from packed_sequences(part)
 
 
 def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:

@@ -27,20 +27,22 @@ class SampleAxes:
             where no axis does, or more than one.
         mixing: Sites whose values for a sample depend on which other samples are in the batch.
         alone: Sites whose samples the network puts into an order of its own.
+        packed: Sites of packed sequences whose samples are of several lengths.
     """
 
     trace: Trace
     axes: Mapping[Site, BatchAxis | None]
     mixing: Set[Site]
     alone: Set[Site]
+    packed: Set[Site]
 
 
 def sample_axes(frozen: Frozen, given: Arguments) -> SampleAxes:
     """Find how samples lie in the tensors of a network.
 
     The network runs on batches of two and of three made of the first two samples (of the first, if it is the only
-    one), so that what is found does not depend on the size of the batch; and on up to 32 samples, these in another
-    order, and some of them alone.
+    one), so that what is found does not depend on the size of the batch; on up to 32 samples, these in another order,
+    and some of them alone; and on all of them where it packs sequences, whose lengths may differ.
 
     Args:
         frozen: The network.
@@ -80,7 +82,9 @@ def sample_axes(frozen: Frozen, given: Arguments) -> SampleAxes:
     rows = {site: axis.samples_first for site, axis in axes.items() if site in excerpts and axis}
     faults = check_rows(frozen, given.copy_to(frozen.device), rows).faults
     alone = {site for site, fault in faults.items() if fault == "reordered"}
-    return SampleAxes(found, axes, (mixing | faults.keys()) - alone, alone)
+    whole = _run(frozen, given.copy_to(frozen.device)) if found.packed else found
+    packed = {occurrence.site for occurrence in whole.occurrences if whole.packed.get(occurrence.value)}
+    return SampleAxes(found, axes, (mixing | faults.keys()) - alone, alone, packed)
 
 
 def of_two(given: Arguments, device: torch.device | None) -> tuple[Arguments, Arguments, Arguments]:

@@ -200,10 +200,10 @@ def _no_layer(occurrence: Occurrence, found: SampleAxes) -> str:
         return f"is empty: shape {shape} for two samples"
     if not (dtype.is_floating_point or (site.function == INPUT and dtype == torch.uint8)):  # pixels
         return _no_quantity(dtype)
-    if occurrence.value in found.trace.packed:
+    if site in found.packed:
         return (
-            "is a PackedSequence, whose rows are the steps of all samples: pad it (pad_packed_sequence), and "
-            "granularity='ops' reads it"
+            "is a PackedSequence of several lengths, whose rows are the steps of all samples: pad it "
+            "(pad_packed_sequence), and granularity='ops' reads it"
         )
     if site not in found.axes:
         return "not reached in every pass: the control flow depends on the batch"

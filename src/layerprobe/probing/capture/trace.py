@@ -14,7 +14,7 @@ from layerprobe.probing.capture.aliasing import Identities, Key, ignores_data, s
 from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.channel_axes import ChannelEvidence, Node
 from layerprobe.probing.capture.hooks import INPUT, AbstractObserver, Call, Hooks, Site, module_at
-from layerprobe.probing.capture.pytree import named_tensors, packed_tensors, tensors
+from layerprobe.probing.capture.pytree import named_tensors, packed_sequences, tensors
 
 
 @dataclass(eq=False)
@@ -52,7 +52,7 @@ class Trace:
             it appears; absent where nothing says so.
         exchanges: What each call of a module was given and returned, in the order in which they ended.
         sums: Additions of two tensors.
-        packed: Numbers of the values that packed sequences hold.
+        packed: Numbers of the values that packed sequences hold, and whether their samples are of several lengths.
     """
 
     occurrences: tuple[Occurrence, ...]
@@ -62,7 +62,7 @@ class Trace:
     channel_axes: Mapping[Site, int]
     exchanges: tuple[Exchange, ...]
     sums: tuple[Sum, ...]
-    packed: Collection[int]
+    packed: Mapping[int, bool]
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class _Tracer(AbstractObserver):
         self.given: dict[Call, list[tuple[int, tuple[int, ...]]]] = {}
         self.exchanges: list[Exchange] = []
         self.sums: list[Sum] = []
-        self.packed: set[int] = set()
+        self.packed: dict[int, bool] = {}
         self.channels = ChannelEvidence(self.identities, self._is_constant)
         self.nodes: dict[Site, Node | None] = {}
 
@@ -152,12 +152,12 @@ class _Tracer(AbstractObserver):
 
     def enter(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         self.given[call] = self._describe((args, kwargs))
-        self.packed.update(map(self._value, packed_tensors((args, kwargs))))
+        self._note_packed((args, kwargs))
         return True
 
     def leave(self, call: Call, output: object) -> None:
         self.exchanges.append(Exchange(call, self.given.pop(call), self._describe(output), len(self.occurrences)))
-        self.packed.update(map(self._value, packed_tensors(output)))
+        self._note_packed(output)
         found = named_tensors(output)
         if not found and output is not None:
             here = Occurrence(Site(call.module, call.index), -1, (), torch.bool, len(self.occurrences), call)
@@ -232,6 +232,10 @@ class _Tracer(AbstractObserver):
     def _is_constant(self, tensor: Tensor) -> bool:
         key = self.identities.key(tensor)
         return key is not None and key in self.constants
+
+    def _note_packed(self, value: object) -> None:
+        for packed in packed_sequences(value):
+            self.packed[self._value(packed.data)] = bool(packed.batch_sizes[0] != packed.batch_sizes[-1])
 
     def _describe(self, value: object) -> list[tuple[int, tuple[int, ...]]]:
         return [(self._value(tensor), tuple(tensor.shape)) for tensor in tensors(value)]
