@@ -106,6 +106,16 @@ def test_samples_that_are_all_alike_are_planned_with(clock: Clock) -> None:
     assert found == pytest.approx(dict.fromkeys(ways, 2 * EVALUATIONS * 1e-3))
 
 
+def test_the_pilot_of_a_short_probe_is_shorter(clock: Clock) -> None:
+    """A warm-up and three layers, twice each, of six that would have found the time to be fitted four times."""
+    sweep = protocol(clock, 2e-3, 0.0, 0.0)
+    sample, ways = recorded(CLASSES, sweep)
+    start, fit = clock.now, 2 * EVALUATIONS * 2e-3
+    found = fit_seconds(sample, ways, sweep, DEFAULTS, dict.fromkeys(SPLITS, 400), 4, (), one)
+    assert clock.now - start == pytest.approx((1 + 3 * 2) * fit, rel=1e-3)
+    assert found == pytest.approx(dict.fromkeys(ways, fit), rel=1e-3)
+
+
 def test_a_layer_that_cannot_be_fitted_tells_nothing(clock: Clock, tmp_path: Path) -> None:
     sweep, nowhere = protocol(clock, 1e-3, 0.0, 0.0), Resources(spill_directory=str(tmp_path / "none"))
     sample, ways = recorded(CLASSES, sweep)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, Shaped
 from scipy.optimize import nnls
 from torch import Tensor
 
-from layerprobe.probing.batches import Data, reshuffled
+from layerprobe.probing.batches import Data, length, reshuffled
 from layerprobe.probing.budget import feature_cache
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.layers import Layer
@@ -41,6 +41,13 @@ _FITTED = 256
 
 _FIT_SECONDS = 1.0
 """Seconds of fits after which no other layer is begun; twice as many foretell little better."""
+
+_SHARE = 1 / 16
+"""Share of the training samples, and of the seconds that fits are foretold to take, beyond which a pilot does no more:
+a plan of a short probe is worth little of its time."""
+
+_WIDTHS = 3
+"""Layers that are fitted in any case: as many as the time of an evaluation has unknowns."""
 
 _GOLDEN = 0.618034
 """Multiples of the golden ratio, without their whole parts, lie apart from each other however many they are."""
@@ -79,6 +86,8 @@ def record_sample(frozen: Frozen, data: Data, protocol: ProbeProtocol, resources
     """
     times: list[float] = []
     sizes: list[int] = []
+    n = length(data["train"])
+    enough = _RECORDED if n is None else min(_RECORDED, int(_SHARE * n))
     reductions = {layer: [way.reduction for way in found] for layer, found in ways.items()}
     with (
         frozen.fresh(protocol.seeds[0]),
@@ -91,7 +100,7 @@ def record_sample(frozen: Frozen, data: Data, protocol: ProbeProtocol, resources
             record(batch)
             times.append(time.perf_counter() - start - sum(times))
             sizes.append(len(record.recording.targets) - sum(sizes))
-            if len(times) > 1 and (sum(sizes) >= _RECORDED or sum(times) > _RECORD_SECONDS):
+            if len(times) > 1 and (sum(sizes) >= enough or sum(times) > _RECORD_SECONDS):
                 break
         recording = record.recording
         keys: list[Key] = [
@@ -151,9 +160,25 @@ def fit_seconds(
     small = [_Small(sample, protocol, resources, samples, n) for n in sorted({max(most // 2, 1), most})]
     if spread:
         small[0].fit(spread[-1], ways, on_disk)  # the first fit of a process also pays for what happens once
-    start, evaluations = time.perf_counter(), dict[Layer, int]()
+    # A sample may lack classes; what is done for each sample is done for each class.
+    classes, n = max(1.0, outputs / len(small[-1].labels.outputs)), samples["train"]
+    evaluations: dict[Layer, int] = {}
     sizes: list[tuple[float, int, int]] = []
     each: list[float] = []
+
+    def predicted() -> dict[Layer, float]:
+        (a, b, c), _ = nnls(np.array(sizes), np.array(each))
+        widths = sorted({width[layer] for layer in evaluations})
+        typical = [statistics.fmean(e for layer, e in evaluations.items() if width[layer] == d) for d in widths]
+        return {
+            layer: float(
+                evaluations.get(layer, np.interp(width[layer], widths, typical))
+                * (a + (b + c * width[layer]) * n * classes * threads(layer, most) / threads(layer, n))
+            )
+            for layer in ways
+        }
+
+    start = time.perf_counter()
     for layer in [*spread, *spread]:  # a second time where there is time for it, since times vary
         for fitted in small:
             seconds, steps = fitted.fit(layer, ways, on_disk)
@@ -161,22 +186,11 @@ def fit_seconds(
                 sizes.append((1.0, fitted.n, fitted.n * width[layer]))
                 each.append(seconds / steps)
                 evaluations[layer] = steps
-        if time.perf_counter() - start > _FIT_SECONDS:
+        taken = time.perf_counter() - start
+        known = len(evaluations) >= min(_WIDTHS, len(spread))
+        if taken > _FIT_SECONDS or (sizes and known and taken > _SHARE * sum(predicted().values())):
             break
-    if not sizes:
-        return dict.fromkeys(ways, 0.0)
-    (a, b, c), _ = nnls(np.array(sizes), np.array(each))
-    widths = sorted({width[layer] for layer in evaluations})
-    typical = [statistics.fmean(e for layer, e in evaluations.items() if width[layer] == d) for d in widths]
-    # A sample may lack classes; what is done for each sample is done for each class.
-    classes, n = max(1.0, outputs / len(small[-1].labels.outputs)), samples["train"]
-
-    def predicted(layer: Layer) -> float:
-        times = evaluations.get(layer, np.interp(width[layer], widths, typical))
-        faster = threads(layer, n) / threads(layer, most)
-        return float(times * (a + (b + c * width[layer]) * n * classes / faster))
-
-    return {layer: predicted(layer) for layer in ways}
+    return predicted() if sizes else dict.fromkeys(ways, 0.0)
 
 
 class _Small:
