@@ -188,7 +188,8 @@ def checked(cfg: DictConfig, *, whole: bool = True) -> Any:
     written: Any = OmegaConf.to_container(cfg, resolve=False)
     if (current := migrated(written)) != written:
         cfg.merge_with(current)
-    for key, reason in unread_keys(cfg, HydraConfig.get()).items():
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    for key, reason in unread_keys(cfg, hydra).items():
         raise CompactHydraException(f"{key} {reason}")
     config = plain(cfg, whole=whole)
     if config["rerun"] not in (None, *RERUNS):
