@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 from helpers.ranks import together
+from layerprobe.probing import recorder
 from layerprobe.probing.analyses.mean_difference import MeanDifference
 from layerprobe.probing.analyses.nearest_mean import NearestMean
 from layerprobe.probing.budget import least_memory
 from layerprobe.probing.capture.activations import LayerReader
-from layerprobe.probing.capture.freeze import freeze
+from layerprobe.probing.capture.freeze import freeze, random_states
 from layerprobe.probing.discovery import discover_layers
 from layerprobe.probing.features.feature_store import FeatureStore
 from layerprobe.probing.features.reducers import AveragePool, RandomSubset
@@ -158,6 +159,31 @@ class Counting(nn.Module):
         return x + self.calls
 
 
+class Drifting(nn.Module):
+    """Keeps a state that hardly shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += 1e-6 * len(x)
+        return x * (1 + self.seen)
+
+
+class DrawingLater(nn.Module):
+    """Draws a number, without an effect, for a batch of another size than the first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if len(x) != 14 else x + 0 * torch.rand(())
+
+
+@pytest.fixture(autouse=True)
+def _draws_of_type_checkers_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests check types while they run, which draws from Python's own generator."""
+    monkeypatch.setattr(recorder, "random_states", lambda: random_states()[1:])
+
+
 def steady(*more: nn.Module) -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -203,9 +229,9 @@ def test_batches_are_shared_and_results_are_those_of_one_process(tmp_path: Path,
     assert failed["message"].str.endswith("first in train sample 16").all()
 
 
-@pytest.mark.parametrize("kind", ["random", "stateful", "kept"])
+@pytest.mark.parametrize("kind", ["random", "stateful", "drifting", "kept"])
 def test_batches_are_not_shared_where_another_pass_might_lead_to_something_else(tmp_path: Path, kind: str) -> None:
-    more = {"random": [Noise()], "stateful": [Counting()], "kept": []}[kind]
+    more = {"random": [Noise()], "stateful": [Counting()], "drifting": [Drifting()], "kept": []}[kind]
     resources = Resources(None, "8GB", keep=tmp_path / "features" if kind == "kept" else None)
     probe(session(tmp_path / "one"), loaders(), steady(*more))
 
@@ -216,6 +242,37 @@ def test_batches_are_not_shared_where_another_pass_might_lead_to_something_else(
 
     assert together(2, tmp_path / "ranks", work) == [90 + 30 + 31] * 2
     same(tmp_path / "several", tmp_path / "one")
+
+
+def test_a_network_that_begins_to_draw_in_a_later_batch_is_not_shared_silently(tmp_path: Path) -> None:
+    def work(rank: int) -> None:
+        probe(session(tmp_path / "several"), loaders(rank, 2), steady(DrawingLater()))
+
+    first, second = together(2, tmp_path / "ranks", work, timeout=60)
+    assert isinstance(first, OtherProcessError) and "draws random numbers in a batch of the val split" in str(first)
+    assert isinstance(second, SystemExit)
+
+
+def test_a_process_that_dies_in_the_middle_of_a_swap_leaves_nobody_waiting(tmp_path: Path) -> None:
+    """It has given one of the two others what it had to give."""
+
+    def work(rank: int) -> None:
+        swap, calls = Ranks.swap, []
+
+        def swap_with_one(self: Ranks, given: Any) -> Any:
+            calls.append(None)
+            if rank == 2 and len(calls) == 2:
+                swap(self, {0: given[0]})
+                os._exit(9)
+            return swap(self, given)
+
+        Ranks.swap = swap_with_one  # type: ignore[method-assign]
+        probe(session(tmp_path / "several"), loaders(rank, 3), steady())
+
+    first, second, third = together(3, tmp_path / "ranks", work, timeout=60)
+    assert isinstance(first, OtherProcessError) and "rank 2 has ended" in str(first)
+    assert isinstance(second, SystemExit) and second.code == 0
+    assert third is None
 
 
 @pytest.mark.parametrize("how", ["error", "signal", "death"])

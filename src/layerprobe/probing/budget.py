@@ -40,7 +40,9 @@ def budget(device: torch.device | None, protocol: ProbeProtocol, resources: Reso
             "that do not fit are then kept on disk."
         )
     features = feature_budget(device, allowed, fit, one_batch, processes)
-    return Budget(fit, features, host_budget(device, allowed, processes))
+    # Where processes share batches: those of all layers, packed, as they come from the others, and unpacked.
+    shared = 4 * 4 * found.batch_size * sum(way.reduction.n_features for ways in found.every.values() for way in ways)
+    return Budget(fit, max(features - shared, 0), host_budget(device, allowed, processes))
 
 
 def least_memory(protocol: ProbeProtocol, found: Discovery) -> tuple[int, int]:
@@ -52,9 +54,7 @@ def least_memory(protocol: ProbeProtocol, found: Discovery) -> tuple[int, int]:
     """
     fit = workspace(max(map(features_of, found.ways.values()), default=0), found.n_outputs, len(protocol.l2))
     fit += moment_bytes(found, protocol) if protocol.stream else 0
-    # Where processes share batches, those of its own layers come from the others beside those that it makes itself.
-    shared = sum(way.reduction.n_features for ways in found.every.values() for way in ways)
-    return fit, 4 * found.batch_size * (sum(found.n_features) + shared)
+    return fit, 4 * found.batch_size * sum(found.n_features)
 
 
 def feature_cache(

@@ -18,7 +18,7 @@ from torch import Tensor
 from layerprobe.formatting import count_text
 from layerprobe.probing.capture.activations import LayerReader
 from layerprobe.probing.capture.call_arguments import Arguments
-from layerprobe.probing.capture.content_hash import raw_bytes
+from layerprobe.probing.capture.content_hash import NoContentHashError, content_hash, raw_bytes
 from layerprobe.probing.capture.freeze import Frozen, random_states
 from layerprobe.probing.capture.hooks import Site, Way
 from layerprobe.probing.capture.layers import Layer
@@ -238,6 +238,7 @@ class Recorder:
         self._no_masks = ""
         self._seconds: dict[LayerName, float] = defaultdict(float)
         self._reductions, self._protocol, self._sink, self._split = reductions, protocol, sink, split
+        self._network = frozen.network
         self._read = LayerReader(frozen, reductions, same_shape=False, ways=ways)
         self._layers: dict[Site, list[Layer]] = defaultdict(list)
         for layer in reductions:
@@ -300,17 +301,32 @@ class Recorder:
         if self._exchange is None or self._exchange.shares is False:
             self._keep(self._run(inputs, batch), targets)
         elif self._exchange.shares is None:
-            states = random_states()
+            states, held = random_states(), self._buffers()
             found = self._run(inputs, batch)
-            first = self._hash(found) if random_states() == states else ""
+            still = held is not None and self._buffers() == held and random_states() == states
+            first = self._hash(found) if still else ""
             self._keep(found, targets)
             self._exchange.decide(first)
         else:
             self._waiting.append(targets)
             if self._exchange.runs(len(self._waiting) - 1):
+                states = random_states()
                 self._own = self._run(inputs, batch)
+                if random_states() != states:
+                    raise RuntimeError(
+                        f"The network draws random numbers in a batch of the {self._split} split, and drew none in the "
+                        "first batch, so that the batches have been shared among processes, of which each would draw "
+                        "others. Probe with one process."
+                    )
             if len(self._waiting) == self._exchange.size:
                 self._swap()
+
+    def _buffers(self) -> str | None:
+        """Hash the network's buffers, in which it may keep a state; None where they cannot be read."""
+        try:
+            return content_hash(*self._network.buffers())
+        except NoContentHashError:
+            return None
 
     def _run(self, inputs: Any, batch: Any) -> BatchFindings:
         """Run a batch through the network."""
@@ -381,6 +397,11 @@ class Recorder:
         features, found.features = found.features[::-1], []
         while features:  # each is let go of when the sink has it
             key, rows = features.pop()
+            if len(rows) != len(targets):
+                raise ValueError(
+                    f"A batch of the {self._split} split has {len(rows)} samples in one process and {len(targets)} in "
+                    "another. Let every process divide the samples into the same batches, or probe with one process."
+                )
             if key[0] not in self._problems and (self._exchange is None or self._exchange.owns(key[0])):
                 self._sink.append(key, rows, targets)
 

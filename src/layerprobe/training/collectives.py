@@ -101,8 +101,8 @@ class Ranks:
         dist.recv_object_list(box, src=sender, group=self._group)
         return box[0]
 
-    def swap(self, given: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        """Give bytes to every other process, and get some from it; all call it.
+    def swap(self, given: Mapping[int, Tensor]) -> tuple[dict[int, Tensor], set[int]]:
+        """Give bytes to other processes, and get some from each of them, which calls it too.
 
         Each pair of processes talks by itself, so that every process notices when one has ended.
 
@@ -110,19 +110,14 @@ class Ranks:
             given: Bytes for each other rank, on the CPU.
 
         Returns:
-            What each of them gives.
-
-        Raises:
-            RuntimeError: Where a process has ended.
+            What each of them gives, and the ranks that have ended.
         """
         ended: set[int] = set()
         sizes = {rank: torch.empty(1, dtype=torch.int64) for rank in given}
         self._pass({rank: torch.tensor([value.numel()]) for rank, value in given.items()}, sizes, ended)
         found = {rank: torch.empty(int(size), dtype=torch.uint8) for rank, size in sizes.items() if rank not in ended}
         self._pass(given, found, ended)
-        if ended:
-            raise RuntimeError(f"The processes of the ranks {sorted(ended)} have ended.")
-        return found
+        return {rank: data for rank, data in found.items() if rank not in ended}, ended
 
     def _pass(self, given: Mapping[int, Tensor], found: Mapping[int, Tensor], ended: set[int]) -> None:
         """Send and receive; what goes to and comes from processes that live on goes on where another has ended."""

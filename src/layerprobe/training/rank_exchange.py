@@ -107,11 +107,11 @@ class RankExchange(AbstractExchange):
     def finish(self) -> None:
         """See `AbstractExchange.finish`."""
         if not self._is_over:
-            self._swap(_Message())
+            self._swap(_Message(), last=True)
             self._is_over = True
 
     def _swap(
-        self, message: _Message, features: list[tuple[Key, Tensor]] | None = None
+        self, message: _Message, features: list[tuple[Key, Tensor]] | None = None, *, last: bool = False
     ) -> dict[int, tuple[_Message, Tensor]]:
         """Say the same to all, and give each the features of its own layers."""
         given: dict[int, Tensor] = {}
@@ -119,12 +119,14 @@ class RankExchange(AbstractExchange):
             if rank != self._ranks.rank:
                 theirs = [(key, rows) for key, rows in features or () if self._owner[key[0]] == rank]
                 given[rank] = _packed(message, theirs)
-        try:
-            found = {rank: _opened(data) for rank, data in self._ranks.swap(given).items()}
-        except RuntimeError as error:
-            self._is_over = True
-            raise OthersHaveLeft("the recording") from error
-        if message.leaves or any(other.leaves for other, _ in found.values()):
+        received, ended = self._ranks.swap(given)
+        found = {rank: _opened(data) for rank, data in received.items()}
+        leaving = [rank for rank, (other, _) in found.items() if other.leaves]
+        if ended and not (message.leaves or last):
+            # One that has had all from the ended process goes on to the next round, where it is told.
+            leaves = _packed(_Message(leaves=True), [])
+            self._ranks.swap({rank: leaves for rank in found if rank not in leaving})
+        if ended or leaving or message.leaves:
             self._is_over = True
             raise OthersHaveLeft("the recording")
         if any(other.at != message.at for other, _ in found.values()):

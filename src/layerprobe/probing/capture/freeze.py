@@ -157,11 +157,8 @@ def random_states_kept(*, seed: int | None = None) -> Iterator[None]:
         yield
 
 
-def random_states() -> list[list[int]]:
-    """Where the generators of torch and numpy are, to be compared with where they are later.
-
-    Python's own is left out: run-time type checkers draw from it.
-    """
+def random_states() -> list[object]:
+    """Where every random generator is, to be compared with where it is later."""
     states = [torch.get_rng_state()]
     for accelerator in (torch.cuda, torch.xpu):
         if accelerator.is_available() and accelerator.is_initialized():
@@ -169,7 +166,7 @@ def random_states() -> list[list[int]]:
     if torch.backends.mps.is_available():
         states.append(torch.mps.get_rng_state())
     _, keys, place, *_ = np.random.get_state()  # noqa: NPY002
-    return [*(state.tolist() for state in states), [*np.asarray(keys).tolist(), place]]
+    return [random.getstate(), np.asarray(keys).tolist(), place, *(state.tolist() for state in states)]
 
 
 def check_initialised(network: nn.Module) -> None:
