@@ -253,7 +253,10 @@ def test_a_network_that_begins_to_draw_in_a_later_batch_is_not_shared_silently(t
     assert isinstance(second, SystemExit)
 
 
-def test_a_process_that_dies_in_the_middle_of_a_swap_leaves_nobody_waiting(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("at", "more"), [(1, []), (1, [Noise()]), (3, [])], ids=["deciding", "declining", "a round"])
+def test_a_process_that_dies_in_the_middle_of_a_swap_leaves_nobody_waiting(
+    tmp_path: Path, at: int, more: list[nn.Module]
+) -> None:
     """It has given one of the two others what it had to give."""
 
     def work(rank: int) -> None:
@@ -261,13 +264,13 @@ def test_a_process_that_dies_in_the_middle_of_a_swap_leaves_nobody_waiting(tmp_p
 
         def swap_with_one(self: Ranks, given: Any) -> Any:
             calls.append(None)
-            if rank == 2 and len(calls) == 2:
+            if rank == 2 and len(calls) == at:
                 swap(self, {0: given[0]})
                 os._exit(9)
             return swap(self, given)
 
         Ranks.swap = swap_with_one  # type: ignore[method-assign]
-        probe(session(tmp_path / "several"), loaders(rank, 3), steady())
+        probe(session(tmp_path / "several"), loaders(rank, 3), steady(*more))
 
     first, second, third = together(3, tmp_path / "ranks", work, timeout=60)
     assert isinstance(first, OtherProcessError) and "rank 2 has ended" in str(first)

@@ -78,6 +78,7 @@ class RankExchange(AbstractExchange):
         """See `AbstractExchange.decide`."""
         said = self._swap(_Message(first=first))
         self.shares = first != "" and all(message.first == first for message, _ in said.values())
+        self._swap(_Message(), last=not self.shares)  # in which one that has missed an ended process says so
         self._is_over = not self.shares
 
     def owns(self, layer: LayerName) -> bool:
