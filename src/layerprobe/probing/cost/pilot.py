@@ -46,8 +46,8 @@ _SHARE = 1 / 16
 """Share of the training samples, and of the seconds that fits are foretold to take, beyond which a pilot does no more:
 a plan of a short probe is worth little of its time."""
 
-_WIDTHS = 3
-"""Layers that are fitted in any case: as many as the time of an evaluation has unknowns."""
+_FITS = 6
+"""Fits that are made in any case: twice as many as the time of an evaluation has unknowns."""
 
 _GOLDEN = 0.618034
 """Multiples of the golden ratio, without their whole parts, lie apart from each other however many they are."""
@@ -187,8 +187,7 @@ def fit_seconds(
                 each.append(seconds / steps)
                 evaluations[layer] = steps
         taken = time.perf_counter() - start
-        known = len(evaluations) >= min(_WIDTHS, len(spread))
-        if taken > _FIT_SECONDS or (sizes and known and taken > _SHARE * sum(predicted().values())):
+        if taken > _FIT_SECONDS or (len(sizes) >= _FITS and taken > _SHARE * sum(predicted().values())):
             break
     return predicted() if sizes else dict.fromkeys(ways, 0.0)
 
