@@ -344,8 +344,7 @@ class Recorder:
                     f"A batch of {self._n} samples of the {self._split} split does not fit into the GPU's "
                     f"memory beside the network. {reason}. Lower `batch_size`, or probe fewer layers at a time."
                 )
-        found, self._found = self._found, BatchFindings()
-        return found
+        return self._found
 
     def _no_room(self, arguments: Arguments) -> str | None:
         """Run a batch. Why it does not fit into the GPU's memory; None if it does."""

@@ -141,32 +141,38 @@ def freeze(
 def random_states_kept(*, seed: int | None = None) -> Iterator[None]:
     """Let every random generator go on afterwards from where it was; inside, it may start from a seed."""
     with ExitStack() as restore:
-        restore.callback(random.setstate, random.getstate())
-        restore.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002 (the global generator is what counts)
-        restore.callback(torch.set_rng_state, torch.get_rng_state())
+        for read, put_back_to in _generators():
+            restore.callback(put_back_to, read())
         for accelerator in (torch.cuda, torch.xpu):
-            if accelerator.is_available():
-                if accelerator.is_initialized():
-                    restore.callback(accelerator.set_rng_state_all, accelerator.get_rng_state_all())
-                else:
-                    restore.callback(_rewind, accelerator)
-        if torch.backends.mps.is_available():
-            restore.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
+            if accelerator.is_available() and not accelerator.is_initialized():
+                restore.callback(_rewind, accelerator)
         if seed is not None:
             _seed_everything(seed)
         yield
 
 
 def random_states() -> list[object]:
-    """Where every random generator is, to be compared with where it is later."""
-    states = [torch.get_rng_state()]
+    """Where every random generator is, Python's first, to be compared with where it is later."""
+    return [_plain(read()) for read, _ in _generators()]
+
+
+def _generators() -> Iterator[tuple[Callable[[], Any], Callable[[Any], Any]]]:
+    """What reads the state of each generator that is in use, and what puts it back."""
+    yield random.getstate, random.setstate
+    yield np.random.get_state, np.random.set_state
+    yield torch.get_rng_state, torch.set_rng_state
     for accelerator in (torch.cuda, torch.xpu):
         if accelerator.is_available() and accelerator.is_initialized():
-            states += accelerator.get_rng_state_all()
+            yield accelerator.get_rng_state_all, accelerator.set_rng_state_all
     if torch.backends.mps.is_available():
-        states.append(torch.mps.get_rng_state())
-    _, keys, place, *_ = np.random.get_state()  # noqa: NPY002
-    return [random.getstate(), np.asarray(keys).tolist(), place, *(state.tolist() for state in states)]
+        yield torch.mps.get_rng_state, torch.mps.set_rng_state
+
+
+def _plain(state: Any) -> object:
+    """A generator's state as what can be compared."""
+    if isinstance(state, torch.Tensor | np.ndarray):
+        return state.tolist()
+    return [_plain(part) for part in state] if isinstance(state, tuple | list) else state
 
 
 def check_initialised(network: nn.Module) -> None:
