@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import fields, replace
@@ -207,9 +206,10 @@ class ProbeResults(pd.DataFrame):
             return super().__repr__()
         from rich.console import Console
 
+        from layerprobe.report.tables.table_width import available_width, needed_width
+
         table, file = self._table(), io.StringIO()
-        needed = Console(width=1000).measure(table).maximum
-        width = max(shutil.get_terminal_size().columns, needed)
+        width = max(available_width(), needed_width(table))
         Console(file=file, width=width, color_system=None, force_jupyter=False).print(table)
         return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pandas as pd
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from layerprobe.report.tables.line_breaks import broken
 from layerprobe.report.tables.status_table import STATUS_STYLE
+from layerprobe.report.tables.table_width import available_width, needed_width
 
 _ABOUT = ("directory", "status", "best_layer", "error")
 _ERROR = "probe/best_layer_test_error"
@@ -36,9 +35,9 @@ def jobs_table(jobs: pd.DataFrame, width: int | None = None) -> Table:
         The table: what tells the jobs apart, status, best layer, its test error, its directory in the folder that the
         title names, and the first line of what went wrong.
     """
-    available = shutil.get_terminal_size().columns if width is None else width
+    available = available_width(width)
     table = _table(jobs, narrow=False)
-    return table if Console(width=1000).measure(table).maximum <= available else _table(jobs, narrow=True)
+    return table if needed_width(table) <= available else _table(jobs, narrow=True)
 
 
 def _table(jobs: pd.DataFrame, *, narrow: bool) -> Table:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from layerprobe.formatting import number_text, percent_text
+from layerprobe.report.tables.table_width import available_width, needed_width
 from layerprobe.report.tidy import tidy_results
 from layerprobe.results.baselines import baseline_errors, without_baselines
 
@@ -37,11 +36,11 @@ def results_table(results: pd.DataFrame, rows: int = 200, width: int | None = No
     """
     frame = tidy_results(without_baselines(results))
     baselines = baseline_errors(results)
-    available = shutil.get_terminal_size().columns if width is None else width
+    available = available_width(width)
     ways = [(False, _MOST_CHECKPOINTS), *((True, most) for most in range(_MOST_CHECKPOINTS, _FEWEST - 1, -1))]
     for compact, most in ways[frame["layer"].nunique() > _COMPACT :]:
         table = _table(frame, baselines, rows, most, compact=compact)
-        if Console(width=1000).measure(table).maximum <= available:
+        if needed_width(table) <= available:
             break
     return table
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from layerprobe.formatting import count_text, number_text, percent_text
 from layerprobe.report.tables.line_breaks import broken
+from layerprobe.report.tables.table_width import available_width, needed_width
 from layerprobe.report.tidy import group_mean
 
 _ABOUT = ("directory", "status", "best_layer", "error")
@@ -54,11 +53,11 @@ def sweep_table(
     by = list(overrides) if overrides is not None else [name for name in texts if jobs[name].nunique(dropna=False) > 1]
     shown = list(metrics) if metrics is not None else numbers[:_MOST_METRICS]
     by = [name for name in by if name != over]
-    available = shutil.get_terminal_size().columns if width is None else width
+    available = available_width(width)
     for narrow, most in [(False, len(shown)), *((True, n) for n in range(len(shown), 0, -1))]:
         left_out = len({*shown, *numbers}) - most
         table = _table(jobs, over, by, shown[:most], yes_or_no, left_out, narrow=narrow)
-        if Console(width=1000).measure(table).maximum <= available:
+        if needed_width(table) <= available:
             break
     return table
 

@@ -1,0 +1,26 @@
+"""Width of tables of a terminal: what they need, and what there is."""
+
+from __future__ import annotations
+
+import shutil
+
+from rich.console import Console
+from rich.table import Table
+
+
+def needed_width(table: Table) -> int:
+    """Letters of a table's longest line, where nothing in it is broken.
+
+    Args:
+        table: The table.
+    """
+    return Console(width=1000).measure(table).maximum
+
+
+def available_width(width: int | None = None) -> int:
+    """Letters that there are on a line.
+
+    Args:
+        width: As many as are asked for; by default the terminal's.
+    """
+    return shutil.get_terminal_size().columns if width is None else width
