@@ -55,6 +55,7 @@ from layerprobe.probing.selection import PATIENCE, HeadPath, PastBest
 from layerprobe.probing.solvers.duality_gap import certify
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import Status
+from layerprobe.report.tables.table_width import needed_width
 from layerprobe.training.checkpoints import load
 from layerprobe.types import SPLITS, Split
 
@@ -440,12 +441,25 @@ def adamw(layer: Layer, l2s: list[float]) -> Path_:
     return list(zip(weight.detach(), bias.detach(), strict=True))
 
 
+OWN: dict[str, Fit] = {
+    "layerprobe": Ours("chosen"),
+    "layerprobe-full": Ours("full"),
+    "scikit-learn": scikit_learn,
+    "scikit-learn-certified": certified_scikit_learn,
+    "one-scikit-learn": one_scikit_learn,
+    "adamw": adamw,
+}
+OTHERS = {
+    "elk": (elk, "elk/training/classifier.py"),
+    "probekit": (probekit, "probekit.fitters.batch.logistic"),
+    "lmprobe": (lmprobe, "lmprobe/classifiers.py"),
+}
+"""Other libraries: what makes a contender of a module, and where that is."""
+
+
 def names(cfg: DictConfig) -> list[str]:
     """The contenders that are asked for; by default all, other libraries only where `peers_dir` says where they are."""
-    if cfg.peers is not None:
-        return list(cfg.peers)
-    own = ["layerprobe", "layerprobe-full", "scikit-learn", "scikit-learn-certified", "one-scikit-learn", "adamw"]
-    return [*own, *(["elk", "probekit", "lmprobe"] if cfg.peers_dir is not None else [])]
+    return list(cfg.peers) if cfg.peers is not None else [*OWN, *(OTHERS if cfg.peers_dir is not None else ())]
 
 
 def contender(name: str, directory: str | None) -> Fit:
@@ -454,24 +468,11 @@ def contender(name: str, directory: str | None) -> Fit:
     Raises:
         ValueError: There is none, or its library is not there.
     """
-    own: dict[str, Fit] = {
-        "layerprobe": Ours("chosen"),
-        "layerprobe-full": Ours("full"),
-        "scikit-learn": scikit_learn,
-        "scikit-learn-certified": certified_scikit_learn,
-        "one-scikit-learn": one_scikit_learn,
-        "adamw": adamw,
-    }
-    others = {
-        "elk": (elk, "elk/training/classifier.py"),
-        "probekit": (probekit, "probekit.fitters.batch.logistic"),
-        "lmprobe": (lmprobe, "lmprobe/classifiers.py"),
-    }
-    if name in own:
-        return own[name]
-    if name not in others:
-        raise ValueError(f"There is no contender {name!r}. There are: {', '.join([*own, *others])}.")
-    wrap, place = others[name]
+    if name in OWN:
+        return OWN[name]
+    if name not in OTHERS:
+        raise ValueError(f"There is no contender {name!r}. There are: {', '.join([*OWN, *OTHERS])}.")
+    wrap, place = OTHERS[name]
     if directory is None:
         raise ValueError(
             f"The contender {name!r} is a library of its own. Install it with 'uv pip install --no-deps --target "
@@ -696,7 +697,7 @@ def show(table: pd.DataFrame) -> None:
                 "" if math.isnan(row["share"]) else f"{row['share']:.0%}",
             )
         console = Console()
-        console.width = max(console.width, Console(width=1000).measure(shown).maximum)  # no figure is cut
+        console.width = max(console.width, needed_width(shown))  # no figure is cut
         console.print(shown)
 
 
