@@ -49,7 +49,7 @@ from layerprobe.probing.features.reducers import AveragePool, FeatureWay, Flatte
 from layerprobe.probing.features.scaler import Standardiser
 from layerprobe.probing.fitting import Validation, with_certified_best
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.process_pool import is_small, parallel
+from layerprobe.probing.parallel.process_pool import is_small, parallel
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.selection import PATIENCE, HeadPath, PastBest
 from layerprobe.probing.solvers.duality_gap import certify

@@ -6,7 +6,7 @@ import pytest
 import torch
 from jaxtyping import TypeCheckError
 
-from layerprobe.probing.metrics import f1_score
+from layerprobe.probing.metrics.classification import f1_score
 from layerprobe.probing.solvers.scikit_learn_c import ScikitLearnC
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.statistics.intervals import wilson_interval

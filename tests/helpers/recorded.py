@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 import layerprobe
+from layerprobe.probing.activation_recorder import ActivationRecorder
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.features.cache import FeatureCache
 from layerprobe.probing.features.reducers import Reduction
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recorder import Recorder
 from layerprobe.types import LayerName, Split
 
 
@@ -27,7 +27,7 @@ def recorded(
 ) -> tuple[dict[tuple[LayerName, str], Tensor], dict[LayerName, str]]:
     """Features by layer and what was done to make them, and why layers have none."""
     cache = FeatureCache(2**40)
-    with Recorder(frozen, reductions, protocol or ProbeProtocol(), cache, split) as record:
+    with ActivationRecorder(frozen, reductions, protocol or ProbeProtocol(), cache, split) as record:
         for batch in batches:
             record(batch)
     problems = record.recording.problems

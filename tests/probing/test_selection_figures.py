@@ -12,7 +12,7 @@ from layerprobe.api.probe import probe
 from layerprobe.api.results import ProbeResults
 from layerprobe.probing.analyses.stability import Stability
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.metrics import balanced_accuracy
+from layerprobe.probing.metrics.classification import balanced_accuracy
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.selection import PastBest

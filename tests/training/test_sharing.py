@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Te
 
 from helpers.ranks import together
 from layerprobe.probing import recorder
+from layerprobe.probing.activation_recorder import ActivationRecorder
 from layerprobe.probing.analyses.mean_difference import MeanDifference
 from layerprobe.probing.analyses.nearest_mean import NearestMean
 from layerprobe.probing.budget import least_memory
@@ -31,7 +32,6 @@ from layerprobe.probing.features.feature_store import FeatureStore
 from layerprobe.probing.features.reducers import AveragePool, RandomSubset
 from layerprobe.probing.fit_memory import feature_budget, processes_with_room
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recorder import Recorder
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.results.checkpoint_ledger import Entry
@@ -336,10 +336,10 @@ def test_test_sets_scores_analyses_controls_and_kept_features_are_those_of_one_p
 
     def work(rank: int) -> None:
         ask(tmp_path / "several", tmp_path / "features")
-        Recorder.__call__ = recorded  # type: ignore[method-assign,assignment]
+        ActivationRecorder.__call__ = recorded  # type: ignore[method-assign,assignment]
         ask(tmp_path / "again", tmp_path / "features")
 
-    def recorded(self: Recorder, batch: Any) -> None:
+    def recorded(self: ActivationRecorder, batch: Any) -> None:
         raise AssertionError("features that are kept were recorded")
 
     assert together(2, tmp_path / "ranks", work) == [None, None]

@@ -11,6 +11,7 @@ from functools import cache
 from jaxtyping import Shaped
 from torch import Tensor
 
+from layerprobe.probing.activation_recorder import by_tokens, first_batch, masks_of
 from layerprobe.probing.batches import Data, in_order
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.layers import Layer, first_names
@@ -20,7 +21,6 @@ from layerprobe.probing.capture.token_axes import sequence_axes
 from layerprobe.probing.features.reducers import AbstractChannelReducer, shape_text
 from layerprobe.probing.fitting import Ways, feature_ways, fitted_features
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recorder import by_tokens, first_batch, masks_of
 from layerprobe.probing.resources import Resources
 from layerprobe.probing.targets import n_outputs
 from layerprobe.types import LayerName

@@ -11,13 +11,13 @@ import numpy as np
 from jaxtyping import Shaped
 from torch import Tensor
 
+from layerprobe.probing.activation_recorder import Recording
 from layerprobe.probing.analyses.analysis import Metric
 from layerprobe.probing.features.oom import with_room
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.features.scaler import StandardisedRows
+from layerprobe.probing.metrics.score_metrics import score_metrics
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recorder import Recording
-from layerprobe.probing.score_metrics import score_metrics
 from layerprobe.probing.selection import HeadPath
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import AbstractScoredTask

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from layerprobe.formatting import nearest
+from layerprobe.probing.activation_recorder import first_batch
 from layerprobe.probing.batches import in_order, inputs_of
 from layerprobe.probing.capture.call_arguments import autocast_kind, device_of, floating_dtype
 from layerprobe.probing.capture.freeze import Frozen, freeze
@@ -26,7 +27,6 @@ from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.fit_memory import feature_budget, host_budget
 from layerprobe.probing.passes import Passes
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recorder import first_batch
 from layerprobe.probing.resources import Resources
 from layerprobe.types import FeatureRecipe, ProbeRecord, named_classes
 

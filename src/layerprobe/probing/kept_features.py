@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from layerprobe.probing.activation_recorder import WITHOUT_DOUBLE, ActivationRecorder, Contents, Recording
 from layerprobe.probing.batches import Data, reads_again
 from layerprobe.probing.capture.batch_axis import BatchAxis
 from layerprobe.probing.capture.content_hash import Named, NoContentHashError, content_hash
@@ -29,7 +30,6 @@ from layerprobe.probing.features.reducers import FeatureWay, Reduction, shape_te
 from layerprobe.probing.features.row_blocks import placed_blocks
 from layerprobe.probing.fitting import Ways
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recorder import WITHOUT_DOUBLE, Contents, Recorder, Recording
 from layerprobe.probing.resources import Resources
 from layerprobe.types import SPLITS, LayerName, LayerResult, Split
 
@@ -217,7 +217,7 @@ class FeatureKeeper:
             for split, read in self.known.items()
         }
 
-    def keep(self, ways: Ways, cache: FeatureCache, split: Split, record: Recorder) -> None:
+    def keep(self, ways: Ways, cache: FeatureCache, split: Split, record: ActivationRecorder) -> None:
         """Keep the features of a split that has been recorded.
 
         Args:

@@ -8,17 +8,17 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
+from layerprobe.probing.activation_recorder import ActivationRecorder, Progress, Recording, SplitReader
 from layerprobe.probing.batches import Data, in_order, split_names
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.hooks import Site, Way
 from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import Discovery
-from layerprobe.probing.exchange import AbstractExchange
 from layerprobe.probing.features.cache import AbstractSink, FeatureCache
 from layerprobe.probing.fitting import Ways
 from layerprobe.probing.kept_features import DataChangedError, FeatureKeeper
+from layerprobe.probing.parallel.exchange import AbstractExchange
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recorder import Progress, Recorder, Recording, SplitReader
 from layerprobe.probing.resources import Resources
 from layerprobe.types import Split
 
@@ -51,7 +51,7 @@ class Passes:
         self,
         ways: Ways,
         sink: AbstractSink,
-        keep: Callable[[Split, Recorder], None] | None = None,
+        keep: Callable[[Split, ActivationRecorder], None] | None = None,
         exchange: AbstractExchange | None = None,
     ) -> dict[Split, Recording]:
         """Record all layers and reducers together.
@@ -71,7 +71,7 @@ class Passes:
             if exchange is not None and exchange.shares is False:
                 ways = {layer: found for layer, found in ways.items() if exchange.owns(layer.name)}
             reductions = {layer: [way.reduction for way in found] for layer, found in ways.items()}
-            record = Recorder(
+            record = ActivationRecorder(
                 self.frozen, reductions, self.protocol, sink, split, contents=contents, ways=taken, exchange=exchange
             )
             self._pass(split, record, "record")
@@ -119,7 +119,7 @@ class Passes:
             recordings = self.record(found.ways, cache)
         return recordings
 
-    def _pass(self, split: Split, reader: Recorder | SplitReader, verb: str) -> None:
+    def _pass(self, split: Split, reader: ActivationRecorder | SplitReader, verb: str) -> None:
         """Hand every batch of a split to those that take it in."""
         seed, watching = self.protocol.seeds[0], (self.samples.get(split), self.every_sample)
         source, size = self.data[split], self.resources.batch_size

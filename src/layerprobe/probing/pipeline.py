@@ -13,6 +13,7 @@ from itertools import groupby, product
 import torch
 from torch import Tensor, nn
 
+from layerprobe.probing.activation_recorder import Progress, Recording
 from layerprobe.probing.batches import Data, check_splits, length, split_names, test_sets
 from layerprobe.probing.budget import budget, feature_cache, is_weighted
 from layerprobe.probing.capture.call_arguments import autocast_of, device_of
@@ -22,7 +23,6 @@ from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.capture.survey import log_left_out
 from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import Discovery, discover_layers
-from layerprobe.probing.exchange import AbstractExchange
 from layerprobe.probing.features.cache import AbstractSink, FeatureCache, Splits
 from layerprobe.probing.features.oom import with_room
 from layerprobe.probing.features.reducers import FeatureWay
@@ -31,11 +31,11 @@ from layerprobe.probing.fitting import Ways, check_selection, features_of, fit_l
 from layerprobe.probing.head_scores import score_test_sets
 from layerprobe.probing.kept_features import FeatureKeeper
 from layerprobe.probing.layer_analyses import analyse
+from layerprobe.probing.parallel.exchange import AbstractExchange
+from layerprobe.probing.parallel.process_pool import layers_in_parallel, parallel
 from layerprobe.probing.passes import Passes
-from layerprobe.probing.process_pool import layers_in_parallel, parallel
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.record_builder import LayerRecords
-from layerprobe.probing.recorder import Progress, Recording
 from layerprobe.probing.reducer_heads import best_of_each, read_tests
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.selection import HeadPath

@@ -14,7 +14,7 @@ from layerprobe.probing.capture.granularity import Granularity
 from layerprobe.probing.capture.token_axes import attention_masks, masks_of_inputs
 from layerprobe.probing.controls import CONTROLS, type_keys
 from layerprobe.probing.features.reducers import AbstractReducer, AveragePool, Flatten
-from layerprobe.probing.score_metrics import SCORE_METRICS
+from layerprobe.probing.metrics.score_metrics import SCORE_METRICS
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.scikit_learn_c import ScikitLearnC

@@ -11,8 +11,8 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from layerprobe.probing.exchange import AbstractExchange, BatchFindings
 from layerprobe.probing.features.cache import Key
+from layerprobe.probing.parallel.exchange import AbstractExchange, BatchFindings
 from layerprobe.training.collectives import Ranks
 from layerprobe.types import LayerName, Split
 

@@ -24,7 +24,7 @@ from layerprobe.probing.analyses.few_shot import FewShot
 from layerprobe.probing.analyses.v_information import VInformation
 from layerprobe.probing.features.row_blocks import AbstractRows, PickedRows
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.metrics import mean_interval
+from layerprobe.probing.metrics.intervals import mean_interval
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.logistic import Logistic

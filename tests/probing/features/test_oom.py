@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import layerprobe
+from layerprobe.probing.activation_recorder import ActivationRecorder
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.survey import discover
 from layerprobe.probing.features.cache import FeatureCache
@@ -20,7 +21,6 @@ from layerprobe.probing.features.row_blocks import AbstractRows, blocks
 from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recorder import Recorder
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solver import AbstractSolver
 
@@ -115,7 +115,7 @@ def recorded(limit: int, tmp_path, host: int = 1 << 20):
     network.limit = bank_of_trial
     reductions = {layer: [Flatten().fit(layer.shape, 0)] for layer in layers}
     batches = [(part, torch.arange(len(part)) % 2) for part in x.split(8)]
-    with freeze(network) as frozen, Recorder(frozen, reductions, ProbeProtocol(), cache, "train") as record:
+    with freeze(network) as frozen, ActivationRecorder(frozen, reductions, ProbeProtocol(), cache, "train") as record:
         for batch in batches:
             record(batch)
     assert not record.recording.problems

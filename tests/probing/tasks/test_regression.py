@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import layerprobe
 from helpers.reference import standardise
-from layerprobe.probing.metrics import unexplained_interval
+from layerprobe.probing.metrics.intervals import unexplained_interval
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.logistic import Logistic

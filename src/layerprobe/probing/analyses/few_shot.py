@@ -14,7 +14,7 @@ from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Me
 from layerprobe.probing.analyses.best_head import best_head
 from layerprobe.probing.features.row_blocks import picked_rows
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.metrics import mean_interval
+from layerprobe.probing.metrics.intervals import mean_interval
 from layerprobe.probing.tasks.task import AbstractTask
 
 

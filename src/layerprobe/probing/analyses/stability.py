@@ -15,7 +15,7 @@ from torch import Tensor
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
 from layerprobe.probing.analyses.direction_metrics import angles_between, head_directions, random_metric
 from layerprobe.probing.features.row_blocks import picked_rows
-from layerprobe.probing.metrics import mean_interval
+from layerprobe.probing.metrics.intervals import mean_interval
 from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.tasks.task import AbstractTask
 

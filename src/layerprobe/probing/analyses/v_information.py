@@ -12,7 +12,7 @@ from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Me
 from layerprobe.probing.analyses.best_head import best_head
 from layerprobe.probing.analyses.code_length import by_code_length, code_length, unweighted_logistic
 from layerprobe.probing.features.row_blocks import picked_rows
-from layerprobe.probing.metrics import mean_interval
+from layerprobe.probing.metrics.intervals import mean_interval
 from layerprobe.probing.tasks.task import AbstractTask
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int, Shaped
 from scipy.optimize import nnls
 from torch import Tensor
 
+from layerprobe.probing.activation_recorder import ActivationRecorder, Recording
 from layerprobe.probing.batches import Data, length, reshuffled
 from layerprobe.probing.budget import feature_cache
 from layerprobe.probing.capture.freeze import Frozen
@@ -25,7 +26,6 @@ from layerprobe.probing.fit_memory import Budget
 from layerprobe.probing.fitting import Ways, fitted_features
 from layerprobe.probing.pipeline import labels_of_controls, probe_layer
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.recorder import Recorder, Recording
 from layerprobe.probing.resources import Resources
 from layerprobe.probing.targets import Labels
 from layerprobe.types import CheckpointInfo, LayerName, Split
@@ -93,7 +93,7 @@ def record_sample(frozen: Frozen, data: Data, protocol: ProbeProtocol, resources
         frozen.fresh(protocol.seeds[0]),
         closing(reshuffled(data["train"], resources.batch_size, protocol.seeds[0])) as batches,
         closing(FeatureCache(sys.maxsize)) as cache,
-        Recorder(frozen, reductions, protocol, cache, "train") as record,
+        ActivationRecorder(frozen, reductions, protocol, cache, "train") as record,
     ):
         start = time.perf_counter()
         for batch in batches:

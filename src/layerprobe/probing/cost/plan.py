@@ -20,7 +20,7 @@ from layerprobe.probing.cost.pilot import fit_seconds, record_sample
 from layerprobe.probing.discovery import Discovery, discover_layers
 from layerprobe.probing.features.cache import Place, places
 from layerprobe.probing.fitting import features_of, fitted_features, unfitted_features
-from layerprobe.probing.process_pool import layers_in_parallel
+from layerprobe.probing.parallel.process_pool import layers_in_parallel
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.solvers.threads import evaluation_operations, threads

@@ -16,8 +16,8 @@ from torch import Tensor
 from layerprobe.probing.controls import majority_error
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.metrics import balanced_accuracy, class_auc, f1_score
-from layerprobe.probing.score_metrics import Scored
+from layerprobe.probing.metrics.classification import balanced_accuracy, class_auc, f1_score
+from layerprobe.probing.metrics.score_metrics import Scored
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.metrics import balanced_accuracy, f1_score, mean_interval, mean_of_known, roc_auc
-from layerprobe.probing.score_metrics import Scored
+from layerprobe.probing.metrics.classification import balanced_accuracy, f1_score, mean_of_known, roc_auc
+from layerprobe.probing.metrics.intervals import mean_interval
+from layerprobe.probing.metrics.score_metrics import Scored
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import LeftOut, Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop

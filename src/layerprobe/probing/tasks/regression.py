@@ -13,7 +13,7 @@ from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.metrics import unexplained_difference, unexplained_interval
+from layerprobe.probing.metrics.intervals import unexplained_difference, unexplained_interval
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop

@@ -20,8 +20,8 @@ from torch import nn
 from helpers.slurm_cluster import wait_until
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.fit_memory import workspace
+from layerprobe.probing.parallel.process_pool import is_small, layers_in_parallel, parallel, small_workspace
 from layerprobe.probing.pipeline import probe_checkpoint
-from layerprobe.probing.process_pool import is_small, layers_in_parallel, parallel, small_workspace
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.probing.solvers.ridge import Ridge
@@ -147,7 +147,7 @@ def test_where_a_process_dies_its_work_is_done_here(caplog: pytest.LogCaptureFix
 def test_processes_end_with_the_one_that_made_them(tmp_path: Path) -> None:
     code = (
         "import os, time; from contextlib import nullcontext; from pathlib import Path\n"
-        "from layerprobe.probing.process_pool import parallel\n"
+        "from layerprobe.probing.parallel.process_pool import parallel\n"
         f"def work(i): Path({str(tmp_path)!r}, str(os.getpid())).touch(); time.sleep(600)\n"
         "list(parallel(range(2), lambda _: nullcontext(), lambda i, _: work(i), 2))"
     )

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from layerprobe.probing.metrics import FEWEST, balanced_accuracy
+from layerprobe.probing.metrics.classification import balanced_accuracy
+from layerprobe.probing.metrics.intervals import FEWEST
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array

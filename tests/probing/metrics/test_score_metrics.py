@@ -10,7 +10,7 @@ from scipy.special import expit, softmax
 from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_calibration_error, multilabel_average_precision
 
-from layerprobe.probing.score_metrics import (
+from layerprobe.probing.metrics.score_metrics import (
     SCORE_METRICS,
     Scored,
     _interval,

@@ -1,4 +1,4 @@
-"""Recorder of one split: the targets, the types and the contents of every batch, and the features of all layers."""
+"""Recorder of the activations of one split: targets, types and contents of its batches, and features of all layers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from layerprobe.probing.capture.sample_independence import REASONS, RowCheck
 from layerprobe.probing.capture.token_axes import no_mask, span_masks, token_masks
 from layerprobe.probing.data_adapters import as_targets
 from layerprobe.probing.data_fingerprint import Fingerprint
-from layerprobe.probing.exchange import AbstractExchange, BatchFindings
 from layerprobe.probing.features.cache import AbstractSink
 from layerprobe.probing.features.oom import free_cache, out_of_memory, without_advice
 from layerprobe.probing.features.reducers import Reduction, shape_text
 from layerprobe.probing.features.token_reducers import AbstractTokenReducer
+from layerprobe.probing.parallel.exchange import AbstractExchange, BatchFindings
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.types import LayerName, Split
 
@@ -195,11 +195,11 @@ class SplitReader:
         return Recording(torch.cat(self._targets), problems, seconds, keys, contents, len(self._targets[0]), ids)
 
 
-class Recorder:
+class ActivationRecorder:
     """Runs every batch of a split through the network once, and hands the features of every layer to a sink.
 
     ```
-    with Recorder(frozen, reductions, protocol, cache, "train") as record:
+    with ActivationRecorder(frozen, reductions, protocol, cache, "train") as record:
         for batch in batches:
             record(batch)
     recording = record.recording
@@ -255,7 +255,7 @@ class Recorder:
         self._own: BatchFindings | None = None
         self._waiting: list[Tensor] = []
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> ActivationRecorder:
         return self
 
     def __exit__(

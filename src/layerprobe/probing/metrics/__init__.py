@@ -1,0 +1,1 @@
+"""Metrics of what a head answers, and the intervals that they have."""

@@ -1,0 +1,1 @@
+"""What probes at the same time: processes that fit layers, and processes that share the batches."""
