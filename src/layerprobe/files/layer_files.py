@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from layerprobe.files.atomic import atomic
 from layerprobe.files.safe_names import safe_name
+from layerprobe.types import ProbeRecord
 
 
 @dataclass(frozen=True)
@@ -39,25 +39,24 @@ class LayerFiles:
         found = self.folder(directory, checkpoint).glob(f"*{self.suffix}")
         return sorted(file for file in found if name.fullmatch(file.name))
 
-    @contextmanager
-    def write(self, directory: Path, checkpoint: str, depth: int, layer: str) -> Iterator[Path]:
+    def put(self, directory: Path, record: ProbeRecord, write: Callable[[Path], object] | None) -> None:
         """Write the file of a layer, atomically, in place of earlier ones, whatever their depth was.
 
-        Yields:
-            Where to write it.
+        Args:
+            directory: The folder of the results.
+            record: The layer's record.
+            write: Writes it where it is told to; None for nothing in place of the earlier ones.
 
         Raises:
             OSError: If it cannot be written; the earlier ones stay.
         """
-        file = self.folder(directory, checkpoint) / f"{depth:03d}_{safe_name(layer)}{self.suffix}"
-        with atomic(file) as temporary:
-            yield temporary
-        self.remove(directory, checkpoint, layer, but=file)
-
-    def remove(self, directory: Path, checkpoint: str, layer: str, but: Path | None = None) -> None:
-        """Remove the files of a layer, but for one that stays."""
-        for file in self.find(directory, checkpoint, layer):
-            if file != but:
+        name = f"{record.depth:03d}_{safe_name(record.layer)}{self.suffix}"
+        written = self.folder(directory, record.checkpoint) / name
+        if write is not None:
+            with atomic(written) as temporary:
+                write(temporary)
+        for file in self.find(directory, record.checkpoint, record.layer):
+            if write is None or file != written:
                 file.unlink()
 
     def layers(self, directory: Path) -> set[tuple[str, str]]:

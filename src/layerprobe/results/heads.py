@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -86,16 +87,11 @@ def write_head(directory: Path, result: LayerResult) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    record = result.record
-    if not result.head:
-        HEADS.remove(directory, record.checkpoint, record.layer)
-        return
     arrays = {name: np.ascontiguousarray(values) for name, values in result.head.items()}
-    about = {name: str(getattr(record, name)) for name in _ABOUT}
+    about = {name: str(getattr(result.record, name)) for name in _ABOUT}
     if result.recipe is not None:
         about[_RECIPE] = json.dumps(asdict(result.recipe))
-    with HEADS.write(directory, record.checkpoint, record.depth, record.layer) as temporary:
-        save_file(arrays, temporary, metadata=about)
+    HEADS.put(directory, result.record, partial(save_file, arrays, metadata=about) if arrays else None)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,6 @@ def write_references(directory: Path, result: LayerResult) -> None:
     Raises:
         OSError: If they cannot be written.
     """
-    record = result.record
-    if not result.references:
-        REFERENCES.remove(directory, record.checkpoint, record.layer)
-        return
     arrays: dict[str, np.ndarray] = {}
     about: dict[str, str] = {}
     for name, reference in result.references.items():
@@ -39,8 +36,7 @@ def write_references(directory: Path, result: LayerResult) -> None:
         recipe = None if reference.recipe is None else asdict(reference.recipe)
         made = {field: getattr(reference, field) for field in _PLAIN}
         about[name] = json.dumps({**made, "recipe": recipe})
-    with REFERENCES.write(directory, record.checkpoint, record.depth, record.layer) as temporary:
-        save_file(arrays, temporary, metadata=about)
+    REFERENCES.put(directory, result.record, partial(save_file, arrays, metadata=about) if about else None)
 
 
 _PLAIN = ("reducer", "reduction", "n_features", "train_features")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,17 +37,16 @@ def write_scores(directory: Path, result: LayerResult) -> None:
     Raises:
         OSError: If they cannot be written.
     """
-    record = result.record
-    if not result.scores:
-        SCORES.remove(directory, record.checkpoint, record.layer)
-        return
+    SCORES.put(directory, result.record, partial(_write, result) if result.scores else None)
+
+
+def _write(result: LayerResult, file: Path) -> None:
     kind = str if any(part.ids.dtype.kind == "U" for part in result.scores.values()) else np.int64
     tables = [_table(name, part, part.ids.astype(kind), _outputs(result, part)) for name, part in result.scores.items()]
     table = pa.concat_tables(tables, promote_options="permissive")
     floats = [name for name in table.column_names if name.startswith(_SCORE)]
     words = [name for name in ("test_set", "sample") if pa.types.is_string(table.schema.field(name).type)]
-    with SCORES.write(directory, record.checkpoint, record.depth, record.layer) as temporary:
-        pq.write_table(table, temporary, compression="zstd", use_dictionary=words, use_byte_stream_split=floats)
+    pq.write_table(table, file, compression="zstd", use_dictionary=words, use_byte_stream_split=floats)
 
 
 def read_scores(directory: Path, checkpoint: str, layer: LayerName) -> dict[str, SampleScores]:
