@@ -84,10 +84,16 @@ def unread_keys(config: DictConfig, hydra_config: Any = None) -> dict[str, str]:
         for key in keys - known:
             if any(re.search(rf"\b{re.escape(key)}\b", reference) for reference in references):
                 continue
-            same = [full for full in key_paths(plain) if full.rpartition(".")[2] == key and full.count(".") == 1]
-            advice = f"Did you mean {' or '.join(same[:4])}?" if same and not path else nearest(key, known | groups)
+            elsewhere = () if path else (full for full in key_paths(plain) if full.count(".") == 1)
+            advice = same_name(key, elsewhere) or nearest(key, known | groups)
             found[f"{path}.{key}".lstrip(".")] = f"is added, but nothing reads it. {advice}"
     return found
+
+
+def same_name(key: str, paths: Iterable[str]) -> str:
+    """Ask whether a key of the same name, at another of some places, was meant; empty where there is none."""
+    same = [path for path in paths if path.rpartition(".")[2] == key]
+    return f"Did you mean {' or '.join(same[:4])}?" if same else ""
 
 
 def key_paths(node: Any, path: str = "") -> Iterator[str]:

@@ -19,7 +19,7 @@ from layerprobe.compat.hydra import config_dir
 from layerprobe.config import BY_NAME, CONF
 from layerprobe.formatting import first_line, nearest
 from layerprobe.jobs import program
-from layerprobe.jobs.config_check import key_paths
+from layerprobe.jobs.config_check import key_paths, same_name
 from layerprobe.jobs.quoting import command, quoted
 from layerprobe.results.config_migration import GONE, PACKAGES, former_override, with_what_moved
 
@@ -150,8 +150,8 @@ def _no_key(path: str, words: list[str]) -> str:
         known = list(map(str, node)) if isinstance(node, dict) else []
         part = ".".join(steps[:i])
         where = f"{part} has no {step!r}" if part else f"There is no {step!r}"
-        same = [full for full in key_paths(found) if full.rpartition(".")[2] == steps[-1] and full != path]
-        advice = f"Did you mean {' or '.join(same[:4])}?" if same else nearest(step, known)
+        elsewhere = (full for full in key_paths(found) if full != path)
+        advice = same_name(steps[-1], elsewhere) or nearest(step, known)
         add = f"To add an argument that is not in the configuration: +{path}=…" if part else ""
         group = former_override(path).partition(".")[0]
         choices = [re.sub(r"\[[^]]*\]", "", word) for word in words if word.startswith(f"{group}=")]
