@@ -44,9 +44,10 @@ def splits_of_trainer(trainer: Any, module: nn.Module, loaders: Loaders | None =
     datamodule: Any = getattr(trainer, "datamodule", None)
     found: dict[Split, Any] = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
     with undisturbed(datamodule, "datamodule"):
+        own, stages = copy.copy(datamodule), list[str]()
         for split in SPLITS:
             if found.get(split) is None:
-                found[split] = _from_hooks(datamodule, split) or _from_hooks(module, split)
+                found[split] = _from_hooks(own, split, stages) or _from_hooks(module, split, stages)
     return _chosen(found, loaders)
 
 
@@ -137,8 +138,8 @@ def of_population(protocol: ProbeProtocol, owner: Any) -> ProbeProtocol:
     return replace(protocol, population=True) if getattr(owner, "population", False) else protocol
 
 
-def _from_hooks(owner: Any, split: Split, stages: list[str] | None = None) -> Any:
-    """The loaders of a split, of a copy of a data module; of itself where `stages` says what it is set up for."""
+def _from_hooks(owner: Any, split: Split, stages: list[str]) -> Any:
+    """The loaders of a split, of a module or of a copy of a data module that is set up for `stages`."""
     name = f"{split}_dataloader"
     hook = getattr(owner, name, None)
     if hook is None:
@@ -146,12 +147,9 @@ def _from_hooks(owner: Any, split: Split, stages: list[str] | None = None) -> An
     own = name in vars(owner)  # as `LightningDataModule.from_datasets` leaves it
     if not own and getattr(hook, "__module__", "").partition(".")[0] in _LIGHTNING:
         return None
-    if not isinstance(owner, nn.Module):  # a data module: what `setup` sets is left out of the one that trains
-        if stages is None:
-            owner, stages = copy.copy(owner), []
-        if _STAGE[split] not in stages:
-            owner.setup(_STAGE[split])
-            stages.append(_STAGE[split])
+    if not isinstance(owner, nn.Module) and _STAGE[split] not in stages:
+        owner.setup(_STAGE[split])
+        stages.append(_STAGE[split])
     return getattr(owner, name)()
 
 
