@@ -12,8 +12,8 @@ from torch import Tensor
 
 from layerprobe.probing.analyses.against_linear_head import compared
 from layerprobe.probing.analyses.analysis import LayerData, Metric, TestSet, check_classes
-from layerprobe.probing.analyses.reference_predictor import AbstractReference, FittedReading
-from layerprobe.probing.features.row_blocks import AbstractRows, Features, placed_blocks
+from layerprobe.probing.analyses.reference_predictor import AbstractReference, FittedReading, Train
+from layerprobe.probing.features.row_blocks import Features, placed_blocks
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.tasks.task import AbstractTask
 
@@ -48,11 +48,7 @@ class NearestMean(AbstractReference):
 
     @classmethod
     def scores(
-        cls,
-        parts: Mapping[str, Tensor],
-        features: Features,
-        task: AbstractTask,
-        train: Float[Tensor, "m d"] | AbstractRows | None = None,
+        cls, parts: Mapping[str, Tensor], features: Features, task: AbstractTask, train: Train = None
     ) -> Float[Tensor, "n c"]:
         """See `AbstractReference.scores`."""
         return Heads(parts["weight"][None], parts["bias"][None]).scores(features)

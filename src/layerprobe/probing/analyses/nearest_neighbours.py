@@ -13,8 +13,8 @@ from torch import Tensor
 from layerprobe.probing.analyses.against_linear_head import compared
 from layerprobe.probing.analyses.analysis import LayerData, Metric, TestSet
 from layerprobe.probing.analyses.neighbour_search import Distance, nearest_neighbours
-from layerprobe.probing.analyses.reference_predictor import AbstractReference, FittedReading
-from layerprobe.probing.features.row_blocks import AbstractRows, Features, blocks
+from layerprobe.probing.analyses.reference_predictor import AbstractReference, FittedReading, Train
+from layerprobe.probing.features.row_blocks import Features, blocks
 from layerprobe.probing.tasks.task import AbstractTask
 
 
@@ -84,11 +84,7 @@ class NearestNeighbours(AbstractReference):
 
     @classmethod
     def scores(
-        cls,
-        parts: Mapping[str, Tensor],
-        features: Features,
-        task: AbstractTask,
-        train: Float[Tensor, "m d"] | AbstractRows | None = None,
+        cls, parts: Mapping[str, Tensor], features: Features, task: AbstractTask, train: Train = None
     ) -> Float[Tensor, "n c"]:
         """See `AbstractReference.scores`."""
         train = parts["train"] if train is None else train

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,6 +13,9 @@ from torch import Tensor
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, Metric, Reading, TestSet
 from layerprobe.probing.features.row_blocks import AbstractRows, Features
 from layerprobe.probing.tasks.task import AbstractTask
+
+Train: TypeAlias = Float[Tensor, "m d"] | AbstractRows | None
+"""Training features, where something reads them to predict."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +46,7 @@ class AbstractReference(AbstractAnalysis):
     @classmethod
     @abstractmethod
     def scores(
-        cls,
-        parts: Mapping[str, Tensor],
-        features: Features,
-        task: AbstractTask,
-        train: Float[Tensor, "m d"] | AbstractRows | None = None,
+        cls, parts: Mapping[str, Tensor], features: Features, task: AbstractTask, train: Train = None
     ) -> Float[Tensor, "n c"]:
         """Score samples, the test samples whose error is recorded and any others.
 
@@ -54,7 +54,7 @@ class AbstractReference(AbstractAnalysis):
             parts: What `fit` has kept in its `FittedReading`, where the features are.
             features: Features as those of `LayerData`, or its positions where it asks for them.
             task: What kind of property is predicted.
-            train: Its training features, likewise, where `needs_train`.
+            train: Its training features, as those of `LayerData`, where `needs_train`.
 
         Returns:
             Scores as a linear head would give them.

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from layerprobe.probing.analyses.against_linear_head import compared
 from layerprobe.probing.analyses.analysis import LayerData, Metric, TestSet
-from layerprobe.probing.analyses.reference_predictor import AbstractReference, FittedReading
-from layerprobe.probing.features.row_blocks import AbstractRows, Features, blocks, gathered
+from layerprobe.probing.analyses.reference_predictor import AbstractReference, FittedReading, Train
+from layerprobe.probing.features.row_blocks import Features, blocks, gathered
 from layerprobe.probing.solvers.threads import threads_for
 from layerprobe.probing.tasks.task import AbstractTask
 
@@ -199,11 +199,7 @@ class AbstractTrained(AbstractReference):
 
     @classmethod
     def scores(
-        cls,
-        parts: Mapping[str, Tensor],
-        features: Features,
-        task: AbstractTask,
-        train: Float[Tensor, "m d"] | AbstractRows | None = None,
+        cls, parts: Mapping[str, Tensor], features: Features, task: AbstractTask, train: Train = None
     ) -> Float[Tensor, "n c"]:
         """See `AbstractReference.scores`."""
         return cls.networks(*(parts[str(place)] for place in range(len(parts)))).scores(features)[0]
