@@ -71,13 +71,7 @@ def analyse(
     standardiser = fitted.chosen.standardiser
     tests = [standardiser.to(rows.device).applied(rows) for rows, *_ in test.values()]
     n_positions, of_split = next(iter(positions.items()), (0, {}))
-    of_positions = standardiser
-    if of_split:
-        try:
-            of_positions = _standardiser(of_split["train"], n_positions, what)
-            of_split = {split: of_positions.applied(rows) for split, rows in of_split.items()}
-        except _FAULTS as error:
-            of_split, lost = {}, _said(error)
+    of_positions, of_split, problem = _standardised(of_split, n_positions, what)
 
     def run(
         analysis: AbstractAnalysis, train: Any, val: Any, *each: Any
@@ -100,7 +94,7 @@ def analyse(
         start = time.perf_counter()
         more = [of_split.get(split) for split in ("train", "val", *test)] if analysis.positions else []
         if analysis.positions and not of_split:
-            found[analysis.name] = [], f"{analysis.name}: {lost}" if lost else ""
+            found[analysis.name] = [], f"{analysis.name}: {problem or lost}" if problem or lost else ""
             continue
         try:
             metrics, parts = with_room(
@@ -111,17 +105,27 @@ def analyse(
         else:
             found[analysis.name] = [*metrics, Metric("seconds", time.perf_counter() - start)], ""
             if parts is not None:
-                by = of_positions if analysis.positions else standardiser
-                scaled = {"mean": by.mean, "scale": by.scale, "constant": by.constant}
-                if analysis.positions:  # which are all standardised alike
-                    scaled = {part: values[: len(values) // n_positions] for part, values in scaled.items()}
-                predictors[analysis.name] = {**parts, **scaled}
+                by, n = (of_positions, n_positions) if analysis.positions else (standardiser, 1)
+                assert by is not None
+                scaled = {"mean": by.mean, "scale": by.scale, "constant": by.constant}  # of all positions alike
+                predictors[analysis.name] = {
+                    **parts, **{part: values[: len(values) // n] for part, values in scaled.items()}
+                }  # fmt: skip
     return found, predictors
 
 
-def _standardiser(train: Tensor | AbstractRows, n: int, what: str) -> Standardiser:
-    """Standardises positions, each channel over all those of train."""
-    return with_room(partial(standardiser_of, positions=n), train, what=f"{what}, positions").to(train.device)
+def _standardised(
+    rows: Mapping[Split, Tensor | AbstractRows], n: int, what: str
+) -> tuple[Standardiser | None, Mapping[Split, Tensor | AbstractRows], str]:
+    """Positions with each channel standardised over all those of train, by what, and why there are none."""
+    if not rows:
+        return None, {}, ""
+    try:
+        found = with_room(partial(standardiser_of, positions=n), rows["train"], what=f"{what}, positions")
+        found = found.to(rows["train"].device)
+        return found, {split: found.applied(each) for split, each in rows.items()}, ""
+    except _FAULTS as error:
+        return None, {}, _said(error)
 
 
 def _said(error: BaseException) -> str:

@@ -148,14 +148,7 @@ class ProbeSession:
         at: Mapping[str, int],
     ) -> None:
         ranks, resources, read, exchange = self._ranks, self._resources, None, None
-        discovery: Discovery | Callable[[], Discovery | None] | None = None
-        if plan and ranks.is_first and not self._announced:
-            self._announced = True
-            discovery = partial(
-                announce, network, data, protocol, context, resources=resources, done=done, processes=ranks.size
-            )
-            if not resources.keep or ranks.size > 1:  # kept features need no plan
-                discovery = discovery()
+        discovery = self._planned(network, data, protocol, context, done) if plan else None
         if ranks.size > 1:
             assert not callable(discovery)
             own = share(ranks, network, data, protocol, context, resources=resources, discovery=discovery, done=done)
@@ -205,6 +198,17 @@ class ProbeSession:
                     layers = count_text(new, "layer")
                     if ended or new:
                         log.info("Probed %s at step %d: %s%s", info.name, info.step, layers, before)
+
+    def _planned(
+        self, network: nn.Module, data: Data, protocol: ProbeProtocol, context: Context, done: Collection[LayerName]
+    ) -> Discovery | Callable[[], Discovery | None] | None:
+        """What the plan of this session has found out, or what makes it where kept features may need none."""
+        size = self._ranks.size
+        if self._announced or not self._ranks.is_first:
+            return None
+        self._announced = True
+        plan = partial(announce, network, data, protocol, context, resources=self._resources, done=done, processes=size)
+        return plan if self._resources.keep and size == 1 else plan()
 
     def log_checkpoint(self, name: str, *, new: bool = True) -> None:
         """Log what there is of a checkpoint.

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from layerprobe.formatting import count_text, size_text, time_text
@@ -16,7 +17,7 @@ from layerprobe.probing.capture.call_arguments import device_of
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.capture.layers import Layer
-from layerprobe.probing.cost.pilot import fit_seconds, record_sample
+from layerprobe.probing.cost.pilot import Sample, fit_seconds, record_sample
 from layerprobe.probing.discovery import Discovery, discover_layers
 from layerprobe.probing.features.cache import Place, places
 from layerprobe.probing.fitting import features_of, fitted_features, unfitted_features
@@ -166,10 +167,21 @@ def make_plan(
     check_splits(data, needs_val=protocol.needs_val)
     with freeze(network, context=context) as frozen:
         discovery = discover_layers(frozen, data, protocol, resources, done)
-        ways = discovery.ways
-        sample = record_sample(frozen, data, protocol, resources, ways)
-    device = device_of(network)
+        sample = record_sample(frozen, data, protocol, resources, discovery.ways)
     samples = samples or {split: n_samples(source) for split, source in data.items() if source is not None}
+    return _planned(discovery, sample, samples, device_of(network), protocol, resources)
+
+
+def _planned(
+    discovery: Discovery,
+    sample: Sample,
+    samples: Mapping[Split, int],
+    device: torch.device | None,
+    protocol: ProbeProtocol,
+    resources: Resources,
+) -> Plan:
+    """What is foretold of so many samples, of what a few of them showed."""
+    ways = discovery.ways
     n, every = samples["train"], sum(samples.values())
     outputs = max(n_outputs(sample.targets), discovery.n_outputs)
     allowed = budget(device, protocol, resources, discovery)
