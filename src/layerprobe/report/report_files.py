@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,20 +59,7 @@ def write_report(
         OSError: If a file cannot be written.
     """
     out = Path(out)
-    chosen = [_find(comparison, name) for name in pair]
-    if not chosen and len(comparison.runs) == 2:
-        chosen = [0, 1]
-    if chosen and len(chosen) != 2:
-        raise ReportError(f"compare={list(pair)} names {len(chosen)} runs; expected two.")
-    sentences, plots = [], []
-    for i, j in itertools.combinations(chosen, 2):
-        first, second = comparison.runs[i], comparison.runs[j]
-        at = first.last_checkpoint, second.last_checkpoint
-        table = compare_runs(first, second, *at)
-        one, other = (f"{comparison.names[k]} at {checkpoint}" for k, checkpoint in zip((i, j), at, strict=True))
-        sentences.append(difference_sentence(table, one, other))
-        if len(table):
-            plots.append(difference_plot(table, one, other))
+    sentences, plots = _difference(comparison, pair)
     animations: dict[str, dict[str, Any]] = {}
     for run, name in zip(comparison.runs, comparison.names, strict=True):
         if len(animations) < _MOST_ANIMATIONS and (spec := animation(run)) is not None:
@@ -112,6 +98,22 @@ def write_report(
         for run, name in zip(comparison.runs, comparison.names, strict=True):
             if name in animations:
                 yield from write_gif(run, folder / f"animation_{safe_name(name)}.gif")
+
+
+def _difference(comparison: Comparison, pair: Sequence[str]) -> tuple[list[str], list[AnyChart]]:
+    """The sentence and the figure on the difference of two runs, where there are two."""
+    chosen = [_find(comparison, name) for name in pair]
+    if not chosen and len(comparison.runs) == 2:
+        chosen = [0, 1]
+    if not chosen:
+        return [], []
+    if len(chosen) != 2:
+        raise ReportError(f"compare={list(pair)} names {len(chosen)} runs; expected two.")
+    first, second = (comparison.runs[i] for i in chosen)
+    at = first.last_checkpoint, second.last_checkpoint
+    table = compare_runs(first, second, *at)
+    one, other = (f"{comparison.names[i]} at {checkpoint}" for i, checkpoint in zip(chosen, at, strict=True))
+    return [difference_sentence(table, one, other)], [difference_plot(table, one, other)] if len(table) else []
 
 
 def _find(comparison: Comparison, name: str) -> int:

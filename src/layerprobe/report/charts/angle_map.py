@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -12,8 +12,9 @@ import pandas as pd
 
 from layerprobe.report import style
 from layerprobe.report.angles import Over
-from layerprobe.report.charts.layer_axis import LETTER, thinned
-from layerprobe.report.layer_labels import clipped, shared_folder, short_names
+from layerprobe.report.charts.layer_axis import layers_of, square
+from layerprobe.report.charts.layered import layered
+from layerprobe.report.layer_labels import clipped, short_names
 from layerprobe.report.tidy import captions
 
 _LARGEST = 760
@@ -52,31 +53,11 @@ def angle_map(pairs: pd.DataFrame, heading: str) -> alt.LayerChart:
     names, labels, title = _places(pairs, over_layers)
     known = pairs[pairs["angle"].notna()]
     signed = bool(known["cosine"].notna().all())
-    frame = pairs.assign(
-        row=pairs[by].map(names).astype("int64"),
-        column=pairs[f"other_{by}"].map(names).astype("int64"),
-        value=pairs["cosine" if signed else "nearness"].clip(-1 if signed else 0, 1),
-        far=pairs["angle"] >= pairs["random_low"],
-        random=list(map(_random_text, pairs["random_angle"], pairs["random_low"], pairs["random_high"])),
-        angles=list(map(_angles_text, pairs["angle"], pairs["smallest"], pairs["largest"])),
-        cosine_text=[f"{value:.3f}" if value == value else "–" for value in pairs["cosine"]],
-    )  # fmt: skip
-    frame["text"] = _cell_texts(frame, signed)
+    frame = _cells(pairs, by, names, signed)
     step = max(6, min(44, _LARGEST // len(labels)))
     side = step * len(labels)
-    columns = ["row", "column", by, f"other_{by}", "value", "far", "text", "angles", "cosine_text", "random", "reason",
-               "dimensions", "other_dimensions", "n_features"]  # fmt: skip
-    scale = alt.Scale(paddingInner=0.04 if step >= 12 else 0, paddingOuter=0.02)
-    axis: dict[str, Any] = {"domain": False, "ticks": False}
-    across = LETTER * max(map(len, labels)) <= step
-    base = alt.Chart(frame[columns]).encode(
-        x=alt.X(
-            "column:O", scale=scale,
-            axis=alt.Axis(**thinned(labels, step), orient="top", title=None, labelAngle=0 if across else -90, **axis),
-        ),
-        y=alt.Y("row:O", scale=scale, axis=alt.Axis(**thinned(labels, step), title=title, **axis)),
-        tooltip=_tooltip(by, signed),
-    )  # fmt: skip
+    x, y = square(labels, step, None, title, orient="top")
+    base = alt.Chart(frame).encode(x=x, y=y, tooltip=_tooltip(by, signed))
     layers = [
         base.transform_filter("isValid(datum.value)").mark_rect(aria=False).encode(color=_colour(signed, side)),
     ]
@@ -89,14 +70,8 @@ def angle_map(pairs: pd.DataFrame, heading: str) -> alt.LayerChart:
         for far, look in (("!datum.far", "normal"), ("datum.far", "italic")):
             figures = base.transform_filter(far).mark_text(fontSize=10.5, fontStyle=look, aria=False)
             layers.append(figures.encode(text="text:N", color=ink))
-    subtitle = style.packed(
-        [*_notes(known, signed, bool(frame["value"].isna().any()), step, left_out), *reasons[:3]], max(side, 330)
-    )
-    return (
-        alt.layer(*layers)
-        .properties(width=side, height=side, title=alt.TitleParams(heading, subtitle=subtitle))
-        .configure(**style.theme())
-    )
+    notes = [*_notes(known, signed, bool(frame["value"].isna().any()), step, left_out), *reasons[:3]]
+    return layered(layers, side, side, heading, notes, room=330)
 
 
 def heading(over: Over, checkpoint: str, layer: str) -> str:
@@ -114,9 +89,8 @@ def _places(pairs: pd.DataFrame, over_layers: bool) -> tuple[dict[str, int], lis
     """Where each layer or checkpoint is, from the first; what it is called; and what all are a part of."""
     if over_layers:
         layers = pairs.sort_values("depth", kind="stable")["layer"].unique().tolist()
-        shared = shared_folder(layers)
         labels = [clipped(label, _WIDEST_NAME) for label in short_names(layers)]
-        return {name: i for i, name in enumerate(layers)}, labels, f"layers of {shared}" if shared else None
+        return {name: i for i, name in enumerate(layers)}, labels, layers_of(layers)
     found = captions(pairs)
     return {name: i for i, name in enumerate(found)}, [clipped(c, _WIDEST_NAME) for c in found.values()], None
 
@@ -156,10 +130,22 @@ def _tooltip(by: str, signed: bool) -> list[alt.Tooltip]:
     return [*shown, alt.Tooltip("reason:N", title="not compared")]
 
 
-def _cell_texts(frame: pd.DataFrame, signed: bool) -> list[str]:
-    if signed:
-        return ["" if value != value else f"{value:.2f}".replace("-0.00", "0.00") for value in frame["value"]]
-    return ["" if angle != angle else f"{angle:.0f}°" for angle in frame["angle"]]
+def _cells(pairs: pd.DataFrame, by: str, places: Mapping[str, int], signed: bool) -> pd.DataFrame:
+    """Where each pair is, what colours it and what it says."""
+    value = pairs["cosine" if signed else "nearness"].clip(-1 if signed else 0, 1)
+    shown, form = (value, "{:.2f}") if signed else (pairs["angle"], "{:.0f}°")
+    frame = pairs.assign(
+        row=pairs[by].map(places).astype("int64"),
+        column=pairs[f"other_{by}"].map(places).astype("int64"),
+        value=value,
+        far=pairs["angle"] >= pairs["random_low"],
+        random=list(map(_random_text, pairs["random_angle"], pairs["random_low"], pairs["random_high"])),
+        angles=list(map(_angles_text, pairs["angle"], pairs["smallest"], pairs["largest"])),
+        cosine_text=[f"{one:.3f}" if one == one else "–" for one in pairs["cosine"]],
+        text=["" if one != one else form.format(one).replace("-0.00", "0.00") for one in shown],
+    )
+    return frame[["row", "column", by, f"other_{by}", "value", "far", "text", "angles", "cosine_text", "random",
+                  "reason", "dimensions", "other_dimensions", "n_features"]]  # fmt: skip
 
 
 def _angles_text(angle: float, smallest: float, largest: float) -> str:

@@ -7,9 +7,9 @@ import pandas as pd
 
 from layerprobe.report import style
 from layerprobe.report.charts.baselines import name_places
-from layerprobe.report.charts.curves import MARKED, Y, curves, error_y
-from layerprobe.report.charts.layer_axis import layer_names, layer_step, layer_x
-from layerprobe.report.layer_labels import shared_folder
+from layerprobe.report.charts.curves import Look, Y, curves, error_y
+from layerprobe.report.charts.layer_axis import LayerAxis, layer_names
+from layerprobe.report.charts.layered import layered
 from layerprobe.report.tidy import tidy_results
 from layerprobe.results.baselines import without_baselines
 from layerprobe.results.logged_metrics import DIFFERENCE, compared_errors
@@ -40,34 +40,29 @@ def beyond_linear(results: pd.DataFrame, metrics: pd.DataFrame) -> alt.LayerChar
             "There is nothing to draw: no analysis was compared with the linear head. Probe with analyses such as "
             "nearest_mean, knn or mlp."
         )
-    labels = layer_names(frame)
-    step = layer_step(labels)
-    width = step * len(labels)
+    axis = LayerAxis.of(layer_names(frame), frame["layer"])
     ends = rows[["value", "low", "high"]].to_numpy(dtype=float)
     low, high = float(pd.Series(ends.ravel()).min()), float(pd.Series(ends.ravel()).max())
     margin = max(0.05 * (high - low), 0.0025)
     domain = (min(low, 0.0) - margin, max(high, 0.0) + margin)
-    x = layer_x(labels, step, shared_folder(frame["layer"].unique().tolist()))
     y = error_y("linear head's error less the other's", alt.Scale(domain=list(domain), nice=False), format="+~%")
-    base = alt.Chart(rows)
     zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=style.INK, strokeWidth=1).encode(y=y("zero"))
+    shape = alt.Shape("shape:N", scale=None)
+    points = {"shape": shape, "tooltip": _tips(difference=True)}
+    look = Look(alt.Color("colour:N", scale=None), ["reader:N"], points=points)
     layers = [
         zero,
         *curves(
-            base, x, y, "value", colour=alt.Color("colour:N", scale=None), detail=["reader:N"],
-            interval=("low", "high"),
-            points={"shape": alt.Shape("shape:N", scale=None), "tooltip": _tips(difference=True)},
-            marked=f"datum.position % {max(1, len(labels) // MARKED)} == 0",
+            alt.Chart(rows), axis.x, y, "value", look, interval=("low", "high"), marked=axis.marked,
         ),
-        *reader_names(rows, y, domain, _HEIGHT, width),
+        *reader_names(rows, y, domain, _HEIGHT, axis.width),
     ]  # fmt: skip
     samples = frame.loc[frame["checkpoint"] == rows["checkpoint"].iloc[0], "n_test"].max()
     notes = [
         "above 0: the other reads what a linear head does not",
         f"{samples:,} test samples of {rows['caption'].iloc[0]}, 95% interval in pairs",
     ]
-    title = alt.TitleParams("What a linear head does not read", subtitle=style.packed(notes, width))
-    return alt.layer(*layers).properties(width=width, height=_HEIGHT, title=title).configure(**style.theme())
+    return layered(layers, axis.width, _HEIGHT, "What a linear head does not read", notes)
 
 
 def readers(frame: pd.DataFrame, metrics: pd.DataFrame, metric: str) -> pd.DataFrame:

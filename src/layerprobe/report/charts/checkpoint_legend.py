@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ import altair as alt
 import pandas as pd
 
 from layerprobe.report import style
+from layerprobe.report.charts.curves import Look
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class CheckpointLines:
     colour: alt.Color
     line: Mapping[str, Any]
     points: Mapping[str, Any]
+
+    def look(self, tooltip: Sequence[alt.Tooltip]) -> Look:
+        """The look of curves, a line for each checkpoint."""
+        return Look(self.colour, ["caption:N"], self.line, {**self.points, "tooltip": tooltip})
 
     @classmethod
     def of(cls, frame: pd.DataFrame, width: int) -> CheckpointLines:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from layerprobe.report import style
 from layerprobe.report.charts.baselines import baseline_lines, baseline_rows
-from layerprobe.report.charts.curves import curves, error_y
+from layerprobe.report.charts.curves import Look, curves, error_y
 
 _BASELINES = {"majority": "majority class", "bag_of_words": "bag of words", "text_length": "text length"}
 _WIDTH, _HEIGHT, _COLUMNS = 250, 190, 2
@@ -57,9 +57,9 @@ def concept_depth_chart(rows: pd.DataFrame) -> alt.FacetChart:
     layers = [
         *baseline_lines(alt.Chart(), y, _WIDTH),
         *curves(
-            alt.Chart().transform_filter("isValid(datum.accuracy)"), x, y, "accuracy", colour=colour,
-            detail=["run:N"], interval=("low", "high"), band="isValid(datum.low) && isValid(datum.high)",
-            line={"strokeDash": dash}, points={"tooltip": tooltip},
+            alt.Chart().transform_filter("isValid(datum.accuracy)"), x, y, "accuracy",
+            Look(colour, ["run:N"], {"strokeDash": dash}, {"tooltip": tooltip}),
+            interval=("low", "high"), band="isValid(datum.low) && isValid(datum.high)",
         ),
     ]  # fmt: skip
     subtitle = f"accuracy of one linear head for each of {number} layers, 95% interval"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import altair as alt
 import numpy as np
 import pandas as pd
 
 from layerprobe.report import style
-from layerprobe.report.charts.layer_axis import LETTER, thinned
+from layerprobe.report.charts.layer_axis import square
+from layerprobe.report.charts.layered import layered
 from layerprobe.report.layer_labels import clipped
 
 _LARGEST = 640
@@ -39,15 +38,9 @@ def confusion_chart(counts: pd.DataFrame, heading: str) -> alt.LayerChart:
     cells["text"] = [f"{share:.0%}" if share >= 0.005 else "" for share in cells["share"]]
     step = max(4, min(48, _LARGEST // len(names)))
     side = step * len(names)
-    scale = alt.Scale(paddingInner=0.04 if step >= 12 else 0, paddingOuter=0.02)
-    axis: dict[str, Any] = {"domain": False, "ticks": False}
-    across = LETTER * max(map(len, names)) <= step
+    x, y = square(names, step, "predicted", "true class")
     base = alt.Chart(cells).encode(
-        x=alt.X(
-            "column:O", scale=scale,
-            axis=alt.Axis(**thinned(names, step), title="predicted", labelAngle=0 if across else -90, **axis),
-        ),
-        y=alt.Y("row:O", scale=scale, axis=alt.Axis(**thinned(names, step), title="true class", **axis)),
+        x=x, y=y,
         tooltip=[
             alt.Tooltip("target:N", title="true"), "predicted:N", "samples:Q",
             alt.Tooltip("share:Q", title="share of the class", format=".1%"),
@@ -63,11 +56,4 @@ def confusion_chart(counts: pd.DataFrame, heading: str) -> alt.LayerChart:
             ink = alt.when(alt.datum.share > 0.6 * top).then(alt.value("white")).otherwise(alt.value(style.INK))
             layers.append(part.mark_text(fontSize=10.5, aria=False).encode(text="text:N", color=ink))
     notes = [f"{int(totals.sum()):,} test samples", "each row in shares of its class", "blue: right, red: wrong"]
-    return (
-        alt.layer(*layers)
-        .resolve_scale(color="independent")
-        .properties(
-            width=side, height=side, title=alt.TitleParams(heading, subtitle=style.packed(notes, max(side, 330)))
-        )
-        .configure(**style.theme())
-    )
+    return layered(layers, side, side, heading, notes, room=330).resolve_scale(color="independent")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import altair as alt
@@ -28,7 +29,24 @@ def error_y(title: str | None, scale: alt.Scale, **axis: Any) -> Y:
     options: dict[str, Any] = {"format": "%", "tickCount": 5, "domain": False, "ticks": False, **axis}
     if str(options["format"]).startswith("+"):
         options["labelExpr"] = "datum.value == 0 ? '0%' : datum.label"
-    return lambda field: alt.Y(f"{field}:Q", axis=alt.Axis(title=title, **options), scale=scale)
+    return lambda name: alt.Y(f"{name}:Q", axis=alt.Axis(title=title, **options), scale=scale)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How curves are told apart.
+
+    Attributes:
+        colour: Encoding of the colour.
+        detail: Fields that tell the lines apart.
+        line: More encodings of the line, such as its dashes.
+        points: More encodings of the points, such as shapes and tooltips.
+    """
+
+    colour: Any
+    detail: Sequence[str]
+    line: Mapping[str, Any] = field(default_factory=dict)
+    points: Mapping[str, Any] = field(default_factory=dict)
 
 
 def curves(
@@ -36,11 +54,8 @@ def curves(
     x: alt.X,
     y: Y,
     error: str,
+    look: Look,
     *,
-    colour: Any,
-    detail: Sequence[str] = (),
-    line: Mapping[str, Any] | None = None,
-    points: Mapping[str, Any] | None = None,
     interval: Sequence[str] = (),
     band: str = "true",
     between: Sequence[alt.Chart] = (),
@@ -54,10 +69,7 @@ def curves(
         x: The horizontal encoding.
         y: The vertical encoding, from `error_y`.
         error: Field of the error; a row without one leaves a gap.
-        colour: Encoding of the colour.
-        detail: Fields that tell the lines apart.
-        line: More encodings of the line, such as its dashes.
-        points: More encodings of the points, such as shapes and tooltips.
+        look: How they are told apart.
         interval: Fields of the ends of the interval; empty where there is no band.
         band: Which rows have a band, as an expression of Vega.
         between: What is drawn above the bands and below the lines.
@@ -67,22 +79,22 @@ def curves(
     Returns:
         The layers, from the lowest to the uppermost.
     """
-    at = {"x": x, "color": colour, "detail": list(detail)}
+    at = {"x": x, "color": look.colour, "detail": list(look.detail)}
     layers = []
     for low, high in [interval] if interval else []:
         areas = rows if band == "true" else rows.transform_filter(band)
         layers.append(areas.mark_area(opacity=0.14, clip=True, aria=False).encode(y=y(low), y2=f"{high}:Q", **at))
     layers += between
-    layers.append(rows.mark_line(strokeWidth=1.8, clip=True, aria=False).encode(y=y(error), **at, **(line or {})))
+    layers.append(rows.mark_line(strokeWidth=1.8, clip=True, aria=False).encode(y=y(error), **at, **look.line))
     spots = rows.transform_filter(f"isValid(datum.{error}) && ({marked})")
     spots = spots.mark_point(filled=True, opacity=1, size=30, strokeWidth=1.5, aria=False)
-    encoded = at | dict(points or {})
+    encoded = at | dict(look.points)
     if {"fill", "stroke"} <= set(encoded):
         del encoded["color"]  # which these two replace
     layers.append(spots.encode(y=y(error), **encoded))
     if failed:
         crosses = rows.transform_filter(f"!isValid(datum.{error})").transform_calculate(zero="0")
         crosses = crosses.mark_text(text="×", fontSize=16, dy=-8, aria=False)
-        tooltip = {name: value for name, value in (points or {}).items() if name == "tooltip"}
-        layers.append(crosses.encode(x=x, y=y("zero"), color=colour, **tooltip))
+        tooltip = {"tooltip": look.points["tooltip"]} if "tooltip" in look.points else {}
+        layers.append(crosses.encode(x=x, y=y("zero"), color=look.colour, **tooltip))
     return layers

@@ -12,11 +12,11 @@ from layerprobe.report import style
 from layerprobe.report.charts.baselines import baseline_lines, baseline_rows, control_lines, name_places
 from layerprobe.report.charts.beyond_linear import reader_lines, reader_names, readers
 from layerprobe.report.charts.checkpoint_legend import CheckpointLines
-from layerprobe.report.charts.curves import MARKED, Y, curves, error_y
-from layerprobe.report.charts.layer_axis import layer_names, layer_step, layer_x
+from layerprobe.report.charts.curves import Y, curves, error_y
+from layerprobe.report.charts.layer_axis import LayerAxis, layer_names
+from layerprobe.report.charts.layered import layered
 from layerprobe.report.charts.tooltips import result_tooltip
 from layerprobe.report.error_column import TEST_ERROR, ErrorColumn
-from layerprobe.report.layer_labels import shared_folder
 from layerprobe.report.papers.reference_curve import Reference
 from layerprobe.report.tidy import axis_top, tidy_results, with_texts
 from layerprobe.results.arrow_tables import to_frame
@@ -55,9 +55,8 @@ def depth_curve(
         ReferenceCurveError: If the reference does not fit the run.
     """
     frame = with_texts(tidy_results(without_baselines(results)))
-    labels = layer_names(frame)
-    step = layer_step(labels)
-    width = step * len(labels)
+    axis = LayerAxis.of(layer_names(frame), frame["layer"])
+    x, width = axis.x, axis.width
     baselines = {f"{name} {value:.1%}": value for name, values in baseline_errors(results).items() for value in values}
     controls = _controls(frame, error)
     measured = to_frame([], MetricRecord) if metrics is None or error.column != "test_error" else metrics
@@ -73,26 +72,20 @@ def depth_curve(
 
     told_apart = CheckpointLines.of(frame, width)
     frame["colour"] = told_apart.colours
-    x = layer_x(labels, step, shared_folder(frame["layer"].unique().tolist()))
-    tooltip = result_tooltip("layer", "caption")
     y = error_y(error.title, alt.Scale(domain=[0, top], nice=False))
     base = alt.Chart(frame[_COLUMNS])
     layers = [
         *curves(
-            base, x, y, error.column, colour=told_apart.colour, detail=["caption:N"], interval=error.interval,
+            base, x, y, error.column, told_apart.look(result_tooltip("layer", "caption")), interval=error.interval,
             between=_compared_with(baselines, controls, others, top, x, y, width),
-            line=told_apart.line, points={**told_apart.points, "tooltip": tooltip},
-            marked=f"datum.position % {max(1, len(labels) // MARKED)} == 0 && datum.{error.column} <= {top}",
+            marked=f"{axis.marked} && datum.{error.column} <= {top}",
             failed=bool(frame["test_error"].isna().any()),
         ),
         *_reference_lines(compared, x, y),
         *_beyond(base, frame, top, x, y, error),
     ]  # fmt: skip
-    return (
-        alt.layer(*layers)
-        .properties(width=width, height=_HEIGHT, title=_title(frame, others, beyond, top, width, error, reference))
-        .configure(**style.theme())
-    )
+    notes = _notes(frame, others, beyond, top, error, reference)
+    return layered(layers, width, _HEIGHT, f"{error.title.capitalize()} over depth", notes)
 
 
 def _top(frame: pd.DataFrame, compared_with: Mapping[Any, float], error: ErrorColumn, reference: float) -> float:
@@ -178,15 +171,14 @@ def _beyond(base: alt.Chart, frame: pd.DataFrame, top: float, x: alt.X, y: Y, er
     ]
 
 
-def _title(
+def _notes(
     frame: pd.DataFrame,
     others: pd.DataFrame,
     too_high: Sequence[str],
     top: float,
-    width: int,
     error: ErrorColumn,
     reference: Reference | None,
-) -> alt.TitleParams:
+) -> list[str]:
     bounded = error.interval and frame[error.interval[-1]].notna().any()
     interval = ", 95% interval" if bounded else ""
     split = error.title.removesuffix(" error")
@@ -204,4 +196,4 @@ def _title(
         notes.append(f"beyond the axis: {' and '.join(beyond)}")
     if frame["test_error"].isna().any():
         notes.append("× failed")
-    return alt.TitleParams(f"{error.title.capitalize()} over depth", subtitle=style.packed(notes, width))
+    return notes

@@ -8,9 +8,9 @@ import altair as alt
 import pandas as pd
 
 from layerprobe.formatting import interval_text, percent_text
-from layerprobe.report import style
 from layerprobe.report.charts.heat_map import cells
-from layerprobe.report.charts.layer_axis import LETTER, thinned
+from layerprobe.report.charts.layer_axis import LETTER, layer_y, row_height
+from layerprobe.report.charts.layered import layered
 from layerprobe.report.tidy import axis_top
 
 _COLUMNS = [
@@ -25,7 +25,7 @@ def error_map(
     title: str,
     notes: Sequence[str],
     column: str,
-    rows_of: str,
+    axis_title: str | None,
 ) -> alt.LayerChart:
     """Draw a cell for each row and column, dark for a high test error.
 
@@ -37,14 +37,14 @@ def error_map(
         title: Title of the chart.
         notes: What its subtitle says.
         column: What a column is called where a cell is pointed at.
-        rows_of: The modules that all rows lie in; may be empty.
+        axis_title: What all rows are layers of.
 
     Returns:
         The chart. Cells that are large enough carry their figure.
     """
     top = max(0.005, axis_top(frame["value"]))
     digits = 2 if top < 0.05 else 1
-    height = max(5, min(26 if len(rows) <= 16 else 18, 920 // len(rows)))
+    height = row_height(len(rows))
     wide = max(24 if len(columns) > 26 else 38, min(110, 620 // len(columns)))
     upright = LETTER * max(map(len, columns)) > wide
     texts = {
@@ -67,26 +67,9 @@ def error_map(
             labelLimit=180 if upright else wide,
         ),
     )  # fmt: skip
-    down = alt.Y(
-        "row:O",
-        scale=alt.Scale(paddingInner=0.06 if height >= 12 else 0, paddingOuter=0.03),
-        axis=alt.Axis(
-            **thinned(rows, height), title=f"layers of {rows_of}" if rows_of else None, domain=False, ticks=False
-        ),
-    )
-    fits = height >= 14 and wide >= 38
-    drawn = cells(
-        alt.Chart(frame.assign(**texts)[_COLUMNS]), across, down, "value", top, height * len(rows), tooltip=tooltip,
-        text=alt.Text("text:N") if fits else None,
-    )  # fmt: skip
+    base = alt.Chart(frame.assign(**texts)[_COLUMNS])
+    base = base.encode(x=across, y=layer_y("row", rows, height, axis_title), tooltip=tooltip)
+    text = alt.Text("text:N") if height >= 14 and wide >= 38 else None
+    drawn = cells(base, "value", top, height * len(rows), text=text)
     darkest = [f"darkest: {top:.{digits}%} and above"] if (frame["value"] > top).any() else []
-    width = wide * len(columns)
-    return (
-        alt.layer(*drawn)
-        .properties(
-            width=width,
-            height=height * len(rows),
-            title=alt.TitleParams(title, subtitle=style.packed([*notes, *darkest], width)),
-        )
-        .configure(**style.theme())
-    )
+    return layered(drawn, wide * len(columns), height * len(rows), title, [*notes, *darkest])

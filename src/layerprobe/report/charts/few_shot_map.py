@@ -9,12 +9,11 @@ from layerprobe.formatting import interval_text, percent_text
 from layerprobe.report import style
 from layerprobe.report.charts.heat_map import cells
 from layerprobe.report.charts.information import rows_of
-from layerprobe.report.charts.layer_axis import layer_names, thinned
-from layerprobe.report.layer_labels import shared_folder
+from layerprobe.report.charts.layer_axis import layer_names, layer_y, layers_of, row_height
 from layerprobe.report.tidy import few_checkpoints, tidy_results
 from layerprobe.results.baselines import without_baselines
 
-_CELL, _TALLEST, _MOST = 48, 920, 3
+_CELL, _MOST = 48, 3
 
 
 def few_shot_map(results: pd.DataFrame, metrics: pd.DataFrame) -> alt.HConcatChart:
@@ -45,8 +44,7 @@ def few_shot_map(results: pd.DataFrame, metrics: pd.DataFrame) -> alt.HConcatCha
     frame["interval"] = [interval_text(*ends) or "–" for ends in zip(frame["low"], frame["high"], strict=True)]
 
     names, captions = layer_names(frame), frame.drop_duplicates("checkpoint")["caption"].tolist()
-    height = max(5, min(26 if len(names) <= 16 else 18, _TALLEST // len(names)))
-    shared = shared_folder(frame["layer"].unique().tolist())
+    height = row_height(len(names))
     top, panels = max(float(frame["value"].max()), 0.005), []
     tooltip = [
         alt.Tooltip("caption:N", title="checkpoint"),
@@ -63,17 +61,10 @@ def few_shot_map(results: pd.DataFrame, metrics: pd.DataFrame) -> alt.HConcatCha
             "samples:N", sort=[*order, "all"], scale=alt.Scale(paddingInner=0.03, paddingOuter=0.015),
             axis=alt.Axis(orient="top", title="samples of each class", domain=False, ticks=False, labelAngle=0),
         )  # fmt: skip
-        named = thinned(names, height) if i == 0 else {"labels": False}
-        title = f"layers of {shared}" if shared and i == 0 else None
-        layer = alt.Y(
-            "position:O",
-            scale=alt.Scale(paddingInner=0.06 if height >= 12 else 0, paddingOuter=0.03),
-            axis=alt.Axis(**named, title=title, domain=False, ticks=False),
-        )
-        drawn = cells(
-            alt.Chart(part), samples, layer, "value", top, height * len(names), tooltip=tooltip,
-            text=alt.Text("text:N") if height >= 14 else None,
-        )  # fmt: skip
+        first = (names, height, layers_of(frame["layer"].unique())) if i == 0 else (None, height, None)
+        panel_rows = alt.Chart(part).encode(x=samples, y=layer_y("position", *first), tooltip=tooltip)
+        text = alt.Text("text:N") if height >= 14 else None
+        drawn = cells(panel_rows, "value", top, height * len(names), text=text)
         size = {"width": _CELL * (len(order) + 1), "height": height * len(names)}
         panel = alt.layer(*drawn).properties(**size)
         panels.append(panel.properties(title=alt.TitleParams(caption, fontSize=12)) if len(captions) > 1 else panel)

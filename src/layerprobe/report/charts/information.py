@@ -8,12 +8,11 @@ import altair as alt
 import pandas as pd
 
 from layerprobe.formatting import number_text
-from layerprobe.report import style
 from layerprobe.report.charts.baselines import baseline_lines, baseline_rows
 from layerprobe.report.charts.checkpoint_legend import CheckpointLines
-from layerprobe.report.charts.curves import MARKED, curves, error_y
-from layerprobe.report.charts.layer_axis import layer_names, layer_step, layer_x
-from layerprobe.report.layer_labels import shared_folder
+from layerprobe.report.charts.curves import curves, error_y
+from layerprobe.report.charts.layer_axis import LayerAxis, layer_names
+from layerprobe.report.charts.layered import layered
 from layerprobe.report.tidy import tidy_results
 from layerprobe.results.baselines import of_baselines, without_baselines
 
@@ -64,10 +63,8 @@ def information_curve(metrics: pd.DataFrame, figure: Figure = V_INFORMATION) -> 
     frame["text"] = [number_text(value, ".3f") for value in frame["value"]]
     ends = zip(frame["low"], frame["high"], strict=True)
     frame["interval"] = [_interval(low, high) for low, high in ends]
-    labels = layer_names(frame)
-    step = layer_step(labels)
-    width = step * len(labels)
-    lines = CheckpointLines.of(frame, width)
+    axis = LayerAxis.of(layer_names(frame), frame["layer"])
+    lines = CheckpointLines.of(frame, axis.width)
     frame["colour"] = lines.colours
 
     known = rows_of(metrics, figure.analysis, figure.baseline)["value"].round(4).unique().tolist()
@@ -77,7 +74,6 @@ def information_curve(metrics: pd.DataFrame, figure: Figure = V_INFORMATION) -> 
     top = 1.05 * max([float(frame[["value", "high"]].max().max()), *beside.values()])
     bottom = min([figure.floor, float(frame[["value", "low"]].min().min()), *beside.values()])
     y = error_y(figure.axis, alt.Scale(domain=[bottom, top], nice=False, zero=False), format="~g")
-    x = layer_x(labels, step, shared_folder(frame["layer"].unique().tolist()))
     tooltip = [
         alt.Tooltip("caption:N", title="checkpoint"),
         alt.Tooltip("layer:N"),
@@ -87,16 +83,11 @@ def information_curve(metrics: pd.DataFrame, figure: Figure = V_INFORMATION) -> 
     ]
     columns = ["position", "caption", "colour", "layer", "depth", "value", "low", "high", "text", "interval"]
     panel = alt.Chart(baseline_rows(beside, (bottom, top), _HEIGHT))
-    chart = alt.layer(
-        *curves(
-            alt.Chart(frame[columns]), x, y, "value", colour=lines.colour, detail=["caption:N"],
-            interval=("low", "high"), band="isValid(datum.low)", between=baseline_lines(panel, y, width),
-            line=lines.line, points={**lines.points, "tooltip": tooltip},
-            marked=f"datum.position % {max(1, len(labels) // MARKED)} == 0",
-        )
+    layers = curves(
+        alt.Chart(frame[columns]), axis.x, y, "value", lines.look(tooltip), interval=("low", "high"),
+        band="isValid(datum.low)", between=baseline_lines(panel, y, axis.width), marked=axis.marked,
     )  # fmt: skip
-    title = alt.TitleParams(figure.title, subtitle=style.packed([figure.note], width))
-    return chart.properties(width=width, height=_HEIGHT, title=title).configure(**style.theme())
+    return layered(layers, axis.width, _HEIGHT, figure.title, [figure.note])
 
 
 def rows_of(metrics: pd.DataFrame, analysis: str, metric: str) -> pd.DataFrame:

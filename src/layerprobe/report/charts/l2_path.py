@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import altair as alt
 import pandas as pd
 
 from layerprobe.report import style
-from layerprobe.report.charts.curves import Y, curves, error_y
+from layerprobe.report.charts.curves import Look, Y, curves, error_y
 from layerprobe.report.charts.layer_axis import layer_names
 from layerprobe.report.tidy import axis_top, tidy_results
 from layerprobe.results.baselines import without_baselines
@@ -58,7 +58,7 @@ def path_curve(path: pd.DataFrame) -> alt.ConcatChart:
         )  # fmt: skip
         rows = alt.Chart(frame.loc[frame["caption"] == caption, _COLUMNS])
         layers = path_lines(
-            rows, x, y, "val_error", colour=colour, detail=["line:N"],
+            rows, x, y, "val_error", Look(colour, ["line:N"]),
             chosen=f"datum.selected && datum.val_error <= {top}", tooltip=_tooltip(),
         )  # fmt: skip
         heading = alt.TitleParams(caption if len(captions) > 1 else "", fontSize=12, offset=8)
@@ -81,12 +81,10 @@ def path_lines(
     x: alt.X,
     y: Y,
     error: str,
+    look: Look,
     *,
-    colour: alt.Color,
-    detail: Sequence[str],
     chosen: str,
     tooltip: Sequence[alt.Tooltip],
-    line: Mapping[str, Any] | None = None,
 ) -> list[alt.Chart]:
     """Draw validation error over L2: lines, and a point at the head that validation chose.
 
@@ -95,17 +93,15 @@ def path_lines(
         x: The encoding of L2.
         y: The vertical encoding, from `error_y`.
         error: Field of the validation error.
-        colour: Encoding of the colour.
-        detail: Fields that tell the paths apart.
+        look: How the paths are told apart, but for their points.
         chosen: Which rows are the chosen heads, as an expression of Vega.
         tooltip: What a chosen head says when it is pointed at.
-        line: More encodings of the lines.
 
     Returns:
         The layers, from the lowest to the uppermost.
     """
     points = {"tooltip": list(tooltip), "size": alt.value(50), "stroke": alt.value("white")}
-    return curves(rows, x, y, error, colour=colour, detail=detail, line=line, points=points, marked=chosen)
+    return curves(rows, x, y, error, replace(look, points=points), marked=chosen)
 
 
 def _l2_axis(frame: pd.DataFrame, zero: float) -> alt.Axis:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 import pandas as pd
+
+from layerprobe.report.charts.curves import MARKED
+from layerprobe.report.layer_labels import shared_folder
 
 LETTER = 6.2
 """Pixels of a letter, about."""
@@ -19,9 +23,84 @@ def layer_names(frame: pd.DataFrame) -> list[str]:
     """Return the labels of the layers in the order of depth.
 
     Args:
-        frame: Results from `prepare`.
+        frame: Rows of `tidy_results`.
     """
     return frame.drop_duplicates("position").sort_values("position")["label"].tolist()
+
+
+@dataclass(frozen=True)
+class LayerAxis:
+    """The horizontal axis of a chart over depth.
+
+    Attributes:
+        x: The encoding of `position`.
+        width: Its length in pixels.
+        marked: Which places have a point, of many layers some, as an expression of Vega.
+    """
+
+    x: alt.X
+    width: int
+    marked: str
+
+    @classmethod
+    def of(cls, labels: Sequence[str], layers: pd.Series) -> LayerAxis:
+        """Place layers side by side.
+
+        Args:
+            labels: Labels of the layers in the order of depth.
+            layers: Their names.
+        """
+        step, n = layer_step(labels), len(labels)
+        x = layer_x(labels, step, layers_of(layers.unique()))
+        return cls(x, step * n, f"datum.position % {max(1, n // MARKED)} == 0")
+
+
+def layers_of(layers: Iterable[str]) -> str | None:
+    """Title of an axis of layers: the folder that is dropped from their labels; None where there is none."""
+    shared = shared_folder(list(layers))
+    return f"layers of {shared}" if shared else None
+
+
+def row_height(n: int) -> int:
+    """Pixels for each of n layers below one another."""
+    return max(5, min(26 if n <= 16 else 18, 920 // n))
+
+
+def layer_y(field: str, labels: Sequence[str] | None, height: int, title: str | None) -> alt.Y:
+    """Place layers below one another.
+
+    Args:
+        field: The field of their places.
+        labels: Their labels, from the top; None for an axis without any.
+        height: Pixels for each.
+        title: Title of the axis.
+    """
+    named = {"labels": False} if labels is None else thinned(labels, height)
+    return alt.Y(
+        f"{field}:O",
+        # A first cell that begins at -1e-15 by rounding would lose its name: a margin keeps it inside.
+        scale=alt.Scale(paddingInner=0.06 if height >= 12 else 0, paddingOuter=0.03),
+        axis=alt.Axis(**named, title=title, domain=False, ticks=False),
+    )
+
+
+def square(labels: Sequence[str], step: int, across: str | None, down: str | None, **axis: Any) -> tuple[alt.X, alt.Y]:
+    """Axes of a square of cells, of which rows and columns are the same: the fields `column` and `row`.
+
+    Args:
+        labels: Their labels.
+        step: Pixels for each.
+        across: Title of the horizontal axis.
+        down: Title of the vertical one.
+        **axis: More options of the horizontal axis.
+    """
+    scale = alt.Scale(paddingInner=0.04 if step >= 12 else 0, paddingOuter=0.02)
+    both = thinned(labels, step) | {"domain": False, "ticks": False}
+    angle = 0 if LETTER * max(map(len, labels)) <= step else -90
+    return (
+        alt.X("column:O", scale=scale, axis=alt.Axis(**both, **axis, title=across, labelAngle=angle)),
+        alt.Y("row:O", scale=scale, axis=alt.Axis(**both, title=down)),
+    )
 
 
 def layer_step(labels: Sequence[str]) -> int:
@@ -40,13 +119,13 @@ def layer_step(labels: Sequence[str]) -> int:
     return max(8, min(60, 760 // n))
 
 
-def layer_x(labels: Sequence[str], step: int, shared: str = "") -> alt.X:
+def layer_x(labels: Sequence[str], step: int, title: str | None = None) -> alt.X:
     """Place the layers side by side, their names below: level where they fit, slanted or upright where not.
 
     Args:
         labels: Labels of the layers in the order of depth.
         step: Pixels for each layer.
-        shared: The folder that was dropped from the labels.
+        title: Title of the axis.
 
     Returns:
         The encoding of `position`. With many layers only some are named, the first and the last among them.
@@ -61,7 +140,7 @@ def layer_x(labels: Sequence[str], step: int, shared: str = "") -> alt.X:
         labelAlign="center" if angle == 0 else "right",
         labelBaseline="top" if angle == 0 else "middle",
         grid=False,
-        title=f"layers of {shared}" if shared else None,
+        title=title,
     )
     return alt.X("position:Q", axis=axis, scale=place_scale(len(labels)))
 

@@ -11,9 +11,9 @@ import pandas as pd
 
 from layerprobe.formatting import number_text
 from layerprobe.report import style
-from layerprobe.report.charts.curves import MARKED, Y, curves
-from layerprobe.report.charts.layer_axis import layer_step, layer_x
-from layerprobe.report.layer_labels import shared_folder
+from layerprobe.report.charts.curves import Look, Y, curves
+from layerprobe.report.charts.layer_axis import LayerAxis
+from layerprobe.report.charts.layered import layered
 
 _HEIGHT = 300
 
@@ -45,8 +45,7 @@ def named_curves(
     look = style.lines([False] * len(names))
     # A style's last line is its most conspicuous one.
     colours, fills, dashes, shapes = (each[::-1] for each in (look.colours, look.fills, look.dashes, look.shapes))
-    step = layer_step(labels)
-    width = step * len(labels)
+    axis = LayerAxis.of(labels, rows["layer"])
     form = ".2%" if percent else ".4g"
     shown = rows.assign(
         colour=rows["line"].map(dict(zip(names, colours, strict=True))),
@@ -56,35 +55,25 @@ def named_curves(
             for low, high in zip(rows["low"], rows["high"], strict=True)
         ],
     )[["line", "layer", "position", "value", "low", "high", "colour", "text", "interval"]]
-    x = layer_x(labels, step, shared_folder(rows["layer"].unique().tolist()))
     scale = partial(alt.Scale, domain=list(names))
-    columns = 2 if 2 * (6.0 * max(map(len, names)) + 40) <= width else 1
+    columns = 2 if 2 * (6.0 * max(map(len, names)) + 40) <= axis.width else 1
     legend = alt.Legend(title=None, orient="top", direction="horizontal", columns=columns, columnPadding=18, offset=8)
     pattern: Any = alt.when(alt.datum.line == names[0]).then(alt.value(dashes[0]))
     for name, dash in zip(names[1:], dashes[1:], strict=True):
         pattern = pattern.when(alt.datum.line == name).then(alt.value(dash))
     layers: list[alt.Chart] = []
     if band is not None and len(band):
-        chance = alt.Chart(band[["position", "value", "low", "high"]]).encode(x=x)
+        chance = alt.Chart(band[["position", "value", "low", "high"]]).encode(x=axis.x)
         layers.append(chance.mark_area(color=style.QUIET, opacity=0.16, aria=False).encode(y=y("low"), y2="high:Q"))
-    lines = curves(
-        alt.Chart(shown), x, y, "value", colour=alt.Color("colour:N", scale=None), detail=["line:N"],
-        interval=("low", "high"),
-        line={"strokeDash": pattern},
-        points={
-            "stroke": alt.Stroke("line:N", scale=scale(range=colours), legend=legend),
-            "fill": alt.Fill("line:N", scale=scale(range=fills), legend=legend),
-            "shape": alt.Shape("line:N", scale=scale(range=shapes), legend=legend),
-            "tooltip": [
-                alt.Tooltip("line:N", title="of"), alt.Tooltip("layer:N"), alt.Tooltip("text:N", title="figure"),
-                alt.Tooltip("interval:N", title="95% interval"),
-            ],
-        },
-        marked=f"datum.position % {max(1, len(labels) // MARKED)} == 0",
-    )  # fmt: skip
-    subtitle = style.packed(notes, max(width, 380))
-    return (
-        alt.layer(*layers, *lines)
-        .properties(width=width, height=_HEIGHT, title=alt.TitleParams(heading, subtitle=subtitle))
-        .configure(**style.theme())
-    )
+    points = {
+        "stroke": alt.Stroke("line:N", scale=scale(range=colours), legend=legend),
+        "fill": alt.Fill("line:N", scale=scale(range=fills), legend=legend),
+        "shape": alt.Shape("line:N", scale=scale(range=shapes), legend=legend),
+        "tooltip": [
+            alt.Tooltip("line:N", title="of"), alt.Tooltip("layer:N"), alt.Tooltip("text:N", title="figure"),
+            alt.Tooltip("interval:N", title="95% interval"),
+        ],
+    }  # fmt: skip
+    apart = Look(alt.Color("colour:N", scale=None), ["line:N"], {"strokeDash": pattern}, points)
+    lines = curves(alt.Chart(shown), axis.x, y, "value", apart, interval=("low", "high"), marked=axis.marked)
+    return layered([*layers, *lines], axis.width, _HEIGHT, heading, notes, room=380)

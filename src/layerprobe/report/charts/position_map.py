@@ -6,8 +6,7 @@ import altair as alt
 import pandas as pd
 
 from layerprobe.report.charts.error_map import error_map
-from layerprobe.report.charts.layer_axis import layer_names
-from layerprobe.report.layer_labels import shared_folder
+from layerprobe.report.charts.layer_axis import layer_names, layers_of
 from layerprobe.report.tidy import captions, tidy_results
 from layerprobe.results.baselines import without_baselines
 
@@ -71,5 +70,5 @@ def position_map(
         f"Test error by layer and token position, {names[checkpoint]}",
         [*notes, *([] if test_set == "test" else [f"test set: {test_set}"])],
         column="position",
-        rows_of=shared_folder(layers["layer"].unique().tolist()),
+        axis_title=layers_of(layers["layer"].unique()),
     )

@@ -8,7 +8,8 @@ import altair as alt
 import pandas as pd
 
 from layerprobe.report.charts.error_map import error_map
-from layerprobe.report.layer_labels import shared_folder, short_names
+from layerprobe.report.charts.layer_axis import layers_of
+from layerprobe.report.layer_labels import short_names
 from layerprobe.report.tidy import captions, tidy_results
 from layerprobe.results.baselines import without_baselines
 
@@ -75,7 +76,7 @@ def site_map(results: pd.DataFrame, checkpoint: str | None = None) -> alt.LayerC
         f"Test error by block and site, {names[str(checkpoint)]}",
         [f"one linear head per site, {int(cells['n_test'].max()):,} test samples"],
         column="site",
-        rows_of=shared_folder(inside),
+        axis_title=layers_of(inside),
     )
 
 

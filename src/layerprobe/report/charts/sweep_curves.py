@@ -6,7 +6,7 @@ import altair as alt
 import pandas as pd
 
 from layerprobe.report import style
-from layerprobe.report.charts.curves import curves, error_y
+from layerprobe.report.charts.curves import Look, curves, error_y
 from layerprobe.report.error_column import TEST_ERROR, ErrorColumn
 
 _WIDTH, _HEIGHT = 190, 170
@@ -61,7 +61,7 @@ def sweep_curves(
     dashed = base.mark_rule(color=style.QUIET, strokeDash=[4, 3], strokeWidth=1).encode(
         y="mean(input):Q", detail=["line:N", "problem:N"]
     )
-    layers = curves(base, x, y, error.column, colour=colour, detail=["problem:N"], points={"tooltip": tips})
+    layers = curves(base, x, y, error.column, Look(colour, ["problem:N"], points={"tooltip": tips}))
     panel = alt.layer(dashed, *layers).properties(width=_WIDTH, height=_HEIGHT)
 
     def heads(key: str) -> alt.Header:

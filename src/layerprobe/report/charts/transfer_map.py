@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -47,19 +47,7 @@ def transfer_map(table: pd.DataFrame, layers: Sequence[str] | None = None) -> al
     labels = _apart(dict(zip(known, short_names(known), strict=True)))
     trains, tests = table["train"].unique().tolist(), table["test"].unique().tolist()
     names = _apart({name: clipped(name, _LONGEST) for name in [*trains, *tests]})
-    rows = table[table["layer"].isin(chosen)]
-    ends = zip(rows["low"], rows["high"], strict=True)
-    frame = rows.assign(
-        panel=rows["layer"].map(labels),
-        text=[
-            "" if error != error else f"{error:.0%}" if error >= 0.095 else f"{error:.1%}" for error in rows["error"]
-        ],
-        error_text=[percent_text(error) for error in rows["error"]],
-        interval=[interval_text(low, high) or "–" for low, high in ends],
-        own=rows["train"] == rows["test"],
-    )
-    for column in ("train", "test"):
-        frame[column] = frame[column].map(names)
+    frame = _cells(table[table["layer"].isin(chosen)], labels, names)
     top = max(0.005, axis_top(frame["error"]))
     wide, tall = _CELL[0] * len(tests), _CELL[1] * len(trains)
     slanted = LETTER * max(len(names[test]) for test in tests) > _CELL[0]
@@ -77,17 +65,13 @@ def transfer_map(table: pd.DataFrame, layers: Sequence[str] | None = None) -> al
         alt.Tooltip("error_text:N", title="test error"), alt.Tooltip("interval:N", title="95% interval"),
         alt.Tooltip("n_test:Q", title="test samples", format=","), alt.Tooltip("n_runs:Q", title="runs"),
     ]  # fmt: skip
-    base = alt.Chart()
-    layers_ = cells(base, test, train, "error", top, tall, tooltip=tooltip, text=alt.Text("text:N"), below=True)
-    layers_.append(
-        base.transform_filter("datum.own")
-        .mark_rect(fill=None, stroke=style.INK, strokeWidth=1.4, aria=False)
-        .encode(x=test, y=train, tooltip=tooltip)
-    )
+    base = alt.Chart().encode(x=test, y=train, tooltip=tooltip)
+    rim = base.transform_filter("datum.own").mark_rect(fill=None, stroke=style.INK, strokeWidth=1.4, aria=False)
+    drawn = [*cells(base, "error", top, tall, text=alt.Text("text:N"), below=True), rim]
     room = 40 + LETTER * max(len(names[name]) for name in trains)
     columns = max(1, min(len(chosen), int(_WIDTH // (wide + room))))
     return (
-        alt.layer(*layers_, data=frame)
+        alt.layer(*drawn, data=frame)
         .properties(width=wide, height=tall)
         .facet(
             facet=alt.Facet("panel:N", title=None, sort=[labels[layer] for layer in chosen]),
@@ -99,6 +83,21 @@ def transfer_map(table: pd.DataFrame, layers: Sequence[str] | None = None) -> al
         )
         .resolve_axis(x="independent", y="independent")
         .configure(**style.theme())
+    )
+
+
+def _cells(rows: pd.DataFrame, panels: Mapping[str, str], names: Mapping[str, str]) -> pd.DataFrame:
+    """In which panel each cell is, what its sets are called and what it says."""
+    return rows.assign(
+        panel=rows["layer"].map(panels),
+        text=[
+            "" if error != error else f"{error:.0%}" if error >= 0.095 else f"{error:.1%}" for error in rows["error"]
+        ],
+        error_text=[percent_text(error) for error in rows["error"]],
+        interval=[interval_text(*ends) or "–" for ends in zip(rows["low"], rows["high"], strict=True)],
+        own=rows["train"] == rows["test"],
+        train=rows["train"].map(names),
+        test=rows["test"].map(names),
     )
 
 

@@ -6,7 +6,7 @@ import altair as alt
 
 from layerprobe.report import style
 from layerprobe.report.charts.beyond_linear import COLOURS
-from layerprobe.report.charts.curves import curves, error_y
+from layerprobe.report.charts.curves import Look, curves, error_y
 from layerprobe.report.page.frame import Frame
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import checkpoint_shape, marker
@@ -45,10 +45,10 @@ def beyond_linear_curves(data: PageData, frame: Frame) -> alt.LayerChart:
         alt.Tooltip("runs:Q"),
     ]
     zero = alt.Chart(alt.InlineData([{"zero": 0}])).mark_rule(color=style.INK, strokeWidth=1, aria=False)
+    points = {"shape": checkpoint_shape(data, legend=False), "tooltip": tooltip, "opacity": marker(data)}
     layers = curves(
-        rows, layers_x(data), y, "mean", colour=colour, detail=["problem:N", "network:N", "checkpoint:N"],
+        rows, layers_x(data), y, "mean", Look(colour, ["problem:N", "network:N", "checkpoint:N"], points=points),
         interval=("low", "high"), band="intervals && datum.runs == 1", between=[zero.encode(y=y("zero"))],
-        points={"shape": checkpoint_shape(data, legend=False), "tooltip": tooltip, "opacity": marker(data)},
     )  # fmt: skip
     return frame.chart(
         layers,

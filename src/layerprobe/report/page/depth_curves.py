@@ -10,7 +10,7 @@ import altair as alt
 
 from layerprobe.report import style
 from layerprobe.report.charts.beyond_linear import COLOURS
-from layerprobe.report.charts.curves import Y, curves, error_y
+from layerprobe.report.charts.curves import Look, Y, curves, error_y
 from layerprobe.report.charts.tooltips import result_tooltip
 from layerprobe.report.page.frame import Frame
 from layerprobe.report.page.page_data import PageData
@@ -87,22 +87,24 @@ def depth_curves(data: PageData, frame: Frame) -> alt.LayerChart:
     rows = rows.transform_calculate(l2_text="isValid(datum.l2) ? format(datum.l2, '.2e') : '–'")
     layers = [
         *curves(
-            together, x, y, "mean", colour=colour,
-            detail=["problem:N", "network:N", "checkpoint:N"], interval=("low", "high"),
-            between=[*controls(data, x, y), *mean_reader_lines(data, x, y)], line={"strokeDash": dash},
-            points={"shape": shape, "tooltip": _mean_tooltip(data), "opacity": marker(data)},
+            together, x, y, "mean",
+            Look(
+                colour, ["problem:N", "network:N", "checkpoint:N"], {"strokeDash": dash},
+                {"shape": shape, "tooltip": _mean_tooltip(data), "opacity": marker(data)},
+            ),
+            interval=("low", "high"), between=[*controls(data, x, y), *mean_reader_lines(data, x, y)],
         ),
         *curves(
-            rows, x, y, "shown", colour=colour, detail=["run:N", "checkpoint:N"],
+            rows, x, y, "shown",
+            Look(
+                colour, ["run:N", "checkpoint:N"],
+                {"strokeDash": dash, "strokeWidth": alt.when(POINTED).then(alt.value(4)).otherwise(alt.value(1.8))},
+                {
+                    "shape": shape, "tooltip": tooltip(data), "opacity": marker(data),
+                    "size": alt.when(POINTED).then(alt.value(70)).otherwise(alt.value(30)),
+                },
+            ),
             interval=("shown_low", "shown_high"), band="intervals", failed=True,
-            line={
-                "strokeDash": dash,
-                "strokeWidth": alt.when(POINTED).then(alt.value(4)).otherwise(alt.value(1.8)),
-            },
-            points={
-                "shape": shape, "tooltip": tooltip(data), "opacity": marker(data),
-                "size": alt.when(POINTED).then(alt.value(70)).otherwise(alt.value(30)),
-            },
         ),
     ]  # fmt: skip
     which = f"'at ' + {shown_in_title(data)}" + (" + ', by ' + names_of[colour]" if len(data.runs) > 1 else "")
@@ -184,51 +186,47 @@ def controls(data: PageData, x: alt.X, y: Y) -> list[alt.Chart]:
     for chart, column, apart, dash in sources:
         if column in data.rows and not data.rows[column].notna().any():
             continue
-        kind, (side, place) = column.replace("_", " "), _NAMED_AT[column]
         mean = (
             chart.transform_filter(f"isValid(datum.{column})")
             .transform_aggregate(value=f"mean({column})", runs="distinct(run)", groupby=["position", *apart])
-            .transform_calculate(control=f"'{kind}' + (datum.problem ? ' · ' + datum.problem : '')")
+            .transform_calculate(control=f"'{_said(column)}' + (datum.problem ? ' · ' + datum.problem : '')")
         )
         told = [alt.Tooltip("control:N"), alt.Tooltip("value:Q", title="test error", format=".2%")]
         if "setting" in apart:
             told.insert(1, alt.Tooltip("setting:N"))
-        marks.append(
-            mean.mark_line(strokeWidth=1, color=style.QUIET, strokeDash=dash, clip=True, aria=False).encode(
-                x=x, y=y("value"), detail=[f"{field}:N" for field in apart],
-                tooltip=[*told, alt.Tooltip("runs:Q", title="mean of runs")],
-            )
-        )  # fmt: skip
-        # Lines that end within a text's height of the next one have one name.
-        marks.append(
-            mean.transform_joinaggregate(first="min(position)", last="max(position)", groupby=apart)
-            .transform_filter(f"datum.position == {place}")
-            .transform_window(below="lag(value)", sort=[alt.SortField("value")])
-            .transform_calculate(separate=f"isValid(datum.below) && datum.value - datum.below > {_TEXT_HEIGHT} ? 1 : 0")
-            .transform_window(place="sum(separate)", sort=[alt.SortField("value")], frame=[None, 0])
-            .transform_aggregate(
-                value="max(value)",
-                position="max(position)",
-                problems="distinct(problem)",
-                one="argmax(value)",
-                groupby=["place"],
-            )
-            .transform_calculate(
-                control=f"datum.problems > 1 ? '{kind} · ' + datum.problems + ' problems' : "
-                f"{NARROW} ? '{kind}' : datum.one.control"
-            )
-            .mark_text(
-                align=side,
-                baseline="bottom",
-                dy=15 if column == "shuffled" else -2,
-                fontSize=10,
-                limit=200,
-                color=style.QUIET,
-                aria=False,
-            )
-            .encode(x=x, y=y("value"), text="control:N")
-        )
+        line = mean.mark_line(strokeWidth=1, color=style.QUIET, strokeDash=dash, clip=True, aria=False)
+        tooltip = [*told, alt.Tooltip("runs:Q", title="mean of runs")]
+        marks.append(line.encode(x=x, y=y("value"), detail=[f"{field}:N" for field in apart], tooltip=tooltip))
+        marks.append(_control_names(mean, column, apart).encode(x=x, y=y("value"), text="control:N"))
     return marks
+
+
+def _said(column: str) -> str:
+    return column.replace("_", " ")
+
+
+def _control_names(mean: alt.Chart, column: str, apart: list[str | alt.FieldName]) -> alt.Chart:
+    """The names of a control's lines; those that end within a text's height of the next one have one name."""
+    kind, (side, place) = _said(column), _NAMED_AT[column]
+    return (
+        mean.transform_joinaggregate(first="min(position)", last="max(position)", groupby=apart)
+        .transform_filter(f"datum.position == {place}")
+        .transform_window(below="lag(value)", sort=[alt.SortField("value")])
+        .transform_calculate(separate=f"isValid(datum.below) && datum.value - datum.below > {_TEXT_HEIGHT} ? 1 : 0")
+        .transform_window(place="sum(separate)", sort=[alt.SortField("value")], frame=[None, 0])
+        .transform_aggregate(
+            value="max(value)", position="max(position)", problems="distinct(problem)", one="argmax(value)",
+            groupby=["place"],
+        )
+        .transform_calculate(
+            control=f"datum.problems > 1 ? '{kind} · ' + datum.problems + ' problems' : "
+            f"{NARROW} ? '{kind}' : datum.one.control"
+        )
+        .mark_text(
+            align=side, baseline="bottom", dy=15 if column == "shuffled" else -2, fontSize=10, limit=200,
+            color=style.QUIET, aria=False,
+        )
+    )  # fmt: skip
 
 
 def _mean_tooltip(data: PageData) -> list[alt.Tooltip]:

@@ -6,7 +6,7 @@ import json
 
 import altair as alt
 
-from layerprobe.report.charts.curves import curves, error_y
+from layerprobe.report.charts.curves import Look, curves, error_y
 from layerprobe.report.charts.l2_path import path_lines
 from layerprobe.report.layer_labels import clipped
 from layerprobe.report.page.frame import Frame
@@ -67,21 +67,21 @@ def l2_path(data: PageData, frame: Frame) -> alt.LayerChart:
         mean="mean(heads_error)", low="q1(heads_error)", high="q3(heads_error)", runs="distinct(run)",
         groupby=["group", "problem", "checkpoint", "checkpoint_name", "place"],
     )  # fmt: skip
-    layers = [] if len(data.runs) == 1 else curves(
-        together, x, y, "mean", colour=colour, detail=["problem:N", "checkpoint:N"], interval=("low", "high"),
-        line={"strokeDash": dash}, points={"opacity": alt.value(0), "tooltip": [
-            alt.Tooltip("group:N", title="runs of"),
-            alt.Tooltip("checkpoint_name:N", title="checkpoint"),
-            alt.Tooltip("runs:Q", title="number of runs"),
-            alt.Tooltip("place:Q", title="l2", format=".2e"),
-            alt.Tooltip("mean:Q", title="mean validation error", format=".2%"),
-        ]},
-    )  # fmt: skip
+    of_mean = [
+        alt.Tooltip("group:N", title="runs of"),
+        alt.Tooltip("checkpoint_name:N", title="checkpoint"),
+        alt.Tooltip("runs:Q", title="number of runs"),
+        alt.Tooltip("place:Q", title="l2", format=".2e"),
+        alt.Tooltip("mean:Q", title="mean validation error", format=".2%"),
+    ]
+    points = {"opacity": alt.value(0), "tooltip": of_mean}
+    look = Look(colour, ["problem:N", "checkpoint:N"], {"strokeDash": dash}, points)
+    layers = [] if len(data.runs) == 1 else curves(together, x, y, "mean", look, interval=("low", "high"))
+    width = alt.when(POINTED).then(alt.value(4)).otherwise(alt.value(1.8))
+    line = {"strokeDash": dash, "strokeWidth": width, "opacity": faint(data)}
     layers += path_lines(
-        base.transform_filter(f"!{mean} || {POINTED}"), x, y, "heads_error", colour=colour,
-        detail=["run:N", "checkpoint:N", "way:N"],
-        line={"strokeDash": dash, "strokeWidth": alt.when(POINTED).then(alt.value(4)).otherwise(alt.value(1.8)),
-              "opacity": faint(data)},
+        base.transform_filter(f"!{mean} || {POINTED}"), x, y, "heads_error",
+        Look(colour, ["run:N", "checkpoint:N", "way:N"], line),
         chosen="datum.place_in_path == datum.selected", tooltip=tooltip,
     )  # fmt: skip
     return frame.chart(

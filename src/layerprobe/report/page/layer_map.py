@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 
 import altair as alt
 
@@ -67,21 +68,6 @@ def layer_map(data: PageData, frame: Frame) -> alt.LayerChart:
             labelExpr=f"{json.dumps(labels)}[datum.value]",
         ),
     )  # fmt: skip
-    headings = {name: clipped(name, _MOST_LETTERS["checkpoint"]) for name in data.checkpoints}
-    longest = max(map(len, headings.values()), default=0)
-    level = f"{LETTER * longest + 6} <= width / {max(1, len(headings))}"
-    checkpoint = alt.X(
-        "checkpoint_name:N",
-        sort=list(data.checkpoints),
-        scale=alt.Scale(round=True),
-        axis=alt.Axis(
-            orient="top", title=None, domain=False, ticks=False, labelLimit=0, labelOverlap=False,
-            labelExpr=f"{json.dumps(headings)}[datum.value]",
-            labelAngle=alt.ExprRef(f"{level} ? 0 : -90"),
-            labelAlign=alt.ExprRef(f"{level} ? 'center' : 'left'"),
-            labelBaseline=alt.ExprRef(f"{level} ? 'bottom' : 'middle'"),
-        ),
-    )  # fmt: skip
     tooltip = [
         *([alt.Tooltip("network_name:N", title="network")] if len(data.networks) > 1 else []),
         alt.Tooltip("layer_text:N", title="layer"),
@@ -94,21 +80,10 @@ def layer_map(data: PageData, frame: Frame) -> alt.LayerChart:
     text = alt.Text("mean:Q", format=".1%") if room else None
     shared = shared_folder(_layer_names(data))
     where = "; ".join([*([f"layers of {shared}"] if shared else []), f"colours end at {top:.1%}"])
-    layers = cells(chart, checkpoint, layer, "mean", top, height, tooltip=tooltip, text=text, below=True)
+    placed = chart.encode(x=_checkpoints(data), y=layer, tooltip=tooltip)
+    layers = cells(placed, "mean", top, height, text=text, below=True)
     if len(data.networks) > 1:
-        first = [f"{i} {network.layers[0]}" for i, network in enumerate(data.networks) if network.layers]
-        begins = chart.transform_filter(alt.FieldOneOfPredicate("row", first)).transform_calculate(
-            row="split(datum.row, ' ')[0]"
-        )
-        top_of_row = alt.Y("row:N", scale=alt.Scale(domain=list(labels)), bandPosition=0)
-        layers += [
-            begins.mark_rule(color=style.INK, strokeWidth=1.5, aria=False).encode(y=top_of_row),
-            begins.transform_aggregate(groupby=["row", "network_name"])
-            .mark_text(
-                align="left", baseline="top", dx=2, dy=2, fontSize=11, fontWeight="bold", color=style.INK, aria=False
-            )
-            .encode(x=alt.value(0), y=top_of_row, text="network_name:N"),
-        ]
+        layers += _network_names(chart, data, labels)
     return frame.chart(
         layers,
         height,
@@ -116,6 +91,38 @@ def layer_map(data: PageData, frame: Frame) -> alt.LayerChart:
         "Test error by layer and checkpoint",
         [*(["mean of the chosen runs of a network"] if len(data.runs) > 1 else []), where],
     )
+
+
+def _checkpoints(data: PageData) -> alt.X:
+    headings = {name: clipped(name, _MOST_LETTERS["checkpoint"]) for name in data.checkpoints}
+    longest = max(map(len, headings.values()), default=0)
+    level = f"{LETTER * longest + 6} <= width / {max(1, len(headings))}"
+    return alt.X(
+        "checkpoint_name:N",
+        sort=list(data.checkpoints),
+        scale=alt.Scale(round=True),
+        axis=alt.Axis(
+            orient="top", title=None, domain=False, ticks=False, labelLimit=0, labelOverlap=False,
+            labelExpr=f"{json.dumps(headings)}[datum.value]",
+            labelAngle=alt.ExprRef(f"{level} ? 0 : -90"),
+            labelAlign=alt.ExprRef(f"{level} ? 'center' : 'left'"),
+            labelBaseline=alt.ExprRef(f"{level} ? 'bottom' : 'middle'"),
+        ),
+    )  # fmt: skip
+
+
+def _network_names(chart: alt.Chart, data: PageData, labels: Iterable[str]) -> list[alt.Chart]:
+    """A line above the rows of each network, and its name."""
+    first = [f"{i} {network.layers[0]}" for i, network in enumerate(data.networks) if network.layers]
+    begins = chart.transform_filter(alt.FieldOneOfPredicate("row", first))
+    begins = begins.transform_calculate(row="split(datum.row, ' ')[0]")
+    y = alt.Y("row:N", scale=alt.Scale(domain=list(labels)), bandPosition=0)
+    look = {"align": "left", "baseline": "top", "dx": 2, "dy": 2, "fontSize": 11, "fontWeight": "bold"}
+    names = begins.transform_aggregate(groupby=["row", "network_name"])
+    return [
+        begins.mark_rule(color=style.INK, strokeWidth=1.5, aria=False).encode(y=y),
+        names.mark_text(color=style.INK, aria=False, **look).encode(x=alt.value(0), y=y, text="network_name:N"),
+    ]
 
 
 def row_labels(data: PageData) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 
 from layerprobe.report import style
-from layerprobe.report.charts.curves import curves, error_y
+from layerprobe.report.charts.curves import Look, curves, error_y
 from layerprobe.report.page.frame import Frame
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import checkpoint_shape, marker
@@ -44,11 +44,10 @@ def reducer_curves(data: PageData, frame: Frame) -> alt.LayerChart:
         alt.Tooltip("mean:Q", title="validation error", format=".2%"),
         alt.Tooltip("runs:Q"),
     ]
-    layers = curves(
-        rows, layers_x(data), error_y("validation error", alt.Scale(domainMin=0, nice=True)), "mean", colour=colour,
-        detail=["problem:N", "network:N", "checkpoint:N"], line={"strokeDash": dash},
-        points={"shape": checkpoint_shape(data, legend=False), "tooltip": tooltip, "opacity": marker(data)},
-    )  # fmt: skip
+    points = {"shape": checkpoint_shape(data, legend=False), "tooltip": tooltip, "opacity": marker(data)}
+    look = Look(colour, ["problem:N", "network:N", "checkpoint:N"], {"strokeDash": dash}, points)
+    y = error_y("validation error", alt.Scale(domainMin=0, nice=True))
+    layers = curves(rows, layers_x(data), y, "mean", look)
     return frame.chart(
         layers, 280, DESCRIPTION, "Validation error by reducer", "the test split is read by the chosen head alone"
     )

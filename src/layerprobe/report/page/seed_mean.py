@@ -6,7 +6,7 @@ import math
 
 import altair as alt
 
-from layerprobe.report.charts.curves import curves, error_y
+from layerprobe.report.charts.curves import Look, curves, error_y
 from layerprobe.report.charts.tooltips import ERROR
 from layerprobe.report.page.frame import Frame
 from layerprobe.report.page.page_data import PageData
@@ -66,14 +66,14 @@ def seed_mean(data: PageData, frame: Frame) -> alt.LayerChart:
     ]
     settings = data.runs["setting"].nunique()
     many, crowd = settings > MOST_BANDS, settings > MOST_LINES
-    layers = curves(
-        base, x, y, "mean", colour=colour, detail=["setting:N", "network:N", "checkpoint:N"],
-        interval=() if many else ("low", "high"),
-        line={"strokeDash": alt.StrokeDash("group:N", scale=scales["dash"], legend=legend),
-              "strokeWidth": alt.value(1 if many else 1.8), "opacity": alt.value(0.3 if crowd else 0.6 if many else 1)},
-        points={"shape": checkpoint_shape(data, legend=False), "tooltip": tooltip,
-                "opacity": alt.value(0) if crowd else marker(data)},
+    look = Look(
+        colour, ["setting:N", "network:N", "checkpoint:N"],
+        {"strokeDash": alt.StrokeDash("group:N", scale=scales["dash"], legend=legend),
+         "strokeWidth": alt.value(1 if many else 1.8), "opacity": alt.value(0.3 if crowd else 0.6 if many else 1)},
+        {"shape": checkpoint_shape(data, legend=False), "tooltip": tooltip,
+         "opacity": alt.value(0) if crowd else marker(data)},
     )  # fmt: skip
+    layers = curves(base, x, y, "mean", look, interval=() if many else ("low", "high"))
     return frame.chart(
         layers,
         280,
