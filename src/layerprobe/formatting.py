@@ -101,11 +101,7 @@ def first_line(error: BaseException) -> str:
 
 
 def is_message(error: BaseException) -> bool:
-    """Whether an error is a message of this package: of a kind that carries one, and raised by its own code.
-
-    Args:
-        error: An error that has been raised.
-    """
+    """Whether an error is a message of this package: of a kind that carries one, and raised by its own code."""
     if not isinstance(error, ValueError | TypeError | LookupError | RuntimeError | ImportError):
         return False
     trace = error.__traceback__

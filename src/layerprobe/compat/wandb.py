@@ -54,9 +54,6 @@ def service_died(error: Exception) -> bool:
 def history_step(message: bytes) -> int | None:
     """The step of a row of history in a run's log.
 
-    Args:
-        message: A record of the log.
-
     Returns:
         The step; None for a record of another kind.
     """

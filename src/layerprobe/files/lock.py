@@ -48,11 +48,7 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Tell whether a process holds a lock.
-
-    Args:
-        path: The lock's file; it need not exist.
-    """
+    """Tell whether a process holds a lock."""
     try:
         with open(path) as file:
             return not _flock(file.fileno(), fcntl.LOCK_SH) and _alive(_owner(path))

@@ -21,10 +21,6 @@ log = logging.getLogger("layerprobe")
 def write_state(path: Path, content: bytes) -> None:
     """Write a file and its copy, each atomically.
 
-    Args:
-        path: The file to write or to replace.
-        content: Its content.
-
     Raises:
         OSError: If it cannot be written.
     """
@@ -82,11 +78,7 @@ def restore_state(path: Path, parse: Callable[[bytes], object]) -> None:
 
 
 def remove_state(path: Path) -> None:
-    """Remove a file and its copy.
-
-    Args:
-        path: The file; it may be missing.
-    """
+    """Remove a file and its copy."""
     path.unlink(missing_ok=True)
     _copy(path).unlink(missing_ok=True)
 

@@ -17,9 +17,6 @@ def read_parquet(file: Path) -> pa.Table:
     `pyarrow.parquet.read_table` opens a path twice, once for the schema and once for the rows, which may then be of two
     files; it also takes folders such as `depth=3` for columns.
 
-    Args:
-        file: The file.
-
     Raises:
         FileNotFoundError: If there is no such file.
         DamagedFileError: If it is no whole Parquet file, be it for a text that is not UTF-8.

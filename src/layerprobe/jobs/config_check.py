@@ -32,9 +32,6 @@ _LISTED = {"torchvision.models.get_model": "torchvision.models.list_models"}
 def wrong_values(config: Mapping[str, Any]) -> dict[str, str]:
     """Find words where numbers are wanted, fractions where whole numbers are, nothing where something is, and the like.
 
-    Args:
-        config: A resolved configuration.
-
     Returns:
         By key, what was found and what is wanted.
     """
@@ -97,12 +94,7 @@ def same_name(key: str, paths: Iterable[str]) -> str:
 
 
 def key_paths(node: Any, path: str = "") -> Iterator[str]:
-    """List the dotted keys of a configuration of plain values, each part before what is in it.
-
-    Args:
-        node: The configuration, or a part of one.
-        path: The key of the part.
-    """
+    """List the dotted keys of a configuration of plain values, each part before what is in it."""
     if isinstance(node, dict):
         for key, value in node.items():
             full = f"{path}.{key}".lstrip(".")

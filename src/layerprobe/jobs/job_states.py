@@ -31,14 +31,7 @@ class JobState:
 
 
 def job_states(record: SweepRecord) -> list[JobState]:
-    """Find out what each job of a sweep is doing.
-
-    Args:
-        record: The sweep.
-
-    Returns:
-        One entry for each job.
-    """
+    """Find out what each job of a sweep is doing."""
     sent = {job["directory"]: job["slurm_job"] for job in record.jobs.values() if job.get("slurm_job")}
     queue = slurm_states(list(sent.values())) if sent and shutil.which("squeue") else {}
     with record.claimed() as free:

@@ -104,11 +104,6 @@ def run_job(cfg: DictConfig, load: Callable[[], tuple[Work, Expected]], *, goes_
 def _refused(cfg: DictConfig, run: RunDirectory, error: CompactHydraException) -> float:
     """End a job whose configuration cannot be: as a failed one, where nothing else is known of its directory.
 
-    Args:
-        cfg: Its configuration.
-        run: Its directory.
-        error: What is wrong.
-
     Returns:
         NaN where the job is one of a sweep in this process, which goes on.
 
@@ -131,10 +126,6 @@ def _refused(cfg: DictConfig, run: RunDirectory, error: CompactHydraException) -
 
 def times_stopped_at(run: RunDirectory, stop: Stopped) -> int:
     """Count how often in a row a run was stopped where it is, and keep the count in its directory.
-
-    Args:
-        run: The run's directory.
-        stop: What stops it now.
 
     Returns:
         1 where it has come further since it was stopped before: another step, another layer probed.

@@ -95,11 +95,7 @@ def new_directory(path: str) -> str:
 
 
 def job_directory(path: str, *, _root_: DictConfig) -> str:
-    """Name the directory of a sweep's job, as `known_directory`.
-
-    Args:
-        path: Its path in the sweep's directory.
-    """
+    """Name the directory of a sweep's job, as `known_directory`."""
     return known_directory(path, _root_, str(_root_.hydra.sweep.dir))
 
 

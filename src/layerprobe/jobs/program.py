@@ -45,9 +45,5 @@ def name(script: str | None = None) -> str:
 
 
 def to_install(extra: str) -> str:
-    """The command that installs an optional dependency.
-
-    Args:
-        extra: Its name.
-    """
+    """The command that installs an optional dependency."""
     return f"pip install 'layerprobe[{extra}]'" if INSTALLED else f"uv sync --extra {extra}"

@@ -9,9 +9,6 @@ from typing import Any
 def without_tests(data: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any]]:
     """Take the further test sets out of a data node, which no data module takes as an argument.
 
-    Args:
-        data: The node, of plain values.
-
     Returns:
         The node without them, and their nodes by name.
 

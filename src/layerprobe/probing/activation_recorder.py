@@ -116,9 +116,6 @@ class SplitReader:
     def __call__(self, batch: Any) -> tuple[Any, Shaped[Tensor, "k ..."]]:
         """Read a batch.
 
-        Args:
-            batch: A batch of the split, of any make.
-
         Returns:
             What the network is called with, and what the task reads for each sample.
 
@@ -285,9 +282,6 @@ class ActivationRecorder:
 
     def __call__(self, batch: Any) -> None:
         """Record a batch.
-
-        Args:
-            batch: A batch of the split, of any make.
 
         Raises:
             TypeError: It is not (input, target), or targets are not what the task predicts.
@@ -490,11 +484,6 @@ def _ids(given: Any) -> Shaped[np.ndarray, " k"]:
 def task_targets(protocol: ProbeProtocol, batch: Any, split: Split) -> Shaped[Tensor, "k ..."]:
     """The property to be probed of each sample of a batch, checked, on the CPU.
 
-    Args:
-        protocol: Says where in a batch it is.
-        batch: A batch, of any make.
-        split: Name of the split it is from.
-
     Raises:
         TypeError: The batch is not (input, target), or targets are not what the task predicts.
         ValueError: Targets have another shape than the task's, or values that it cannot read.
@@ -507,11 +496,6 @@ def first_batch(
     protocol: ProbeProtocol, batches: Iterable[Any], split: Split
 ) -> tuple[Any, Shaped[Tensor, "k ..."]] | None:
     """The first batch that has samples, with its targets; None where none has.
-
-    Args:
-        protocol: Says where in a batch the targets are.
-        batches: Batches, of any make.
-        split: Name of the split they are from.
 
     Raises:
         TypeError: As `task_targets`.
@@ -530,11 +514,6 @@ def by_tokens(protocol: ProbeProtocol) -> bool:
 
 def masks_of(protocol: ProbeProtocol, inputs: Any, batch: Any) -> tuple[Mapping[str, Tensor], str]:
     """The masks of a batch's tokens.
-
-    Args:
-        protocol: The sweep.
-        inputs: What the network is called with.
-        batch: The batch.
 
     Returns:
         The masks by name; and what is wrong with them, where analyses alone read tokens.

@@ -40,10 +40,6 @@ _WITHOUT_VAL = (
 def check_splits(data: Mapping[Any, Any], *, needs_val: bool = True) -> None:
     """Refuse data without a training, validation or test split.
 
-    Args:
-        data: The splits.
-        needs_val: Whether there has to be a validation split.
-
     Raises:
         ValueError: Naming the split that is missing, or the test set that is known to be empty.
     """
@@ -77,11 +73,7 @@ def test_sets(data: Mapping[Split, Any]) -> tuple[Split, ...]:
 
 
 def split_names(data: Mapping[Split, Any]) -> tuple[Split, ...]:
-    """Names of the splits that there are: train, val, and the test sets.
-
-    Args:
-        data: The splits, or anything by split.
-    """
+    """Names of the splits that there are: train, val, and the test sets."""
     return *(split for split in ("train", "val") if data.get(split) is not None), *test_sets(data)
 
 

@@ -46,12 +46,7 @@ def budget(device: torch.device | None, protocol: ProbeProtocol, resources: Reso
 
 
 def least_memory(protocol: ProbeProtocol, found: Discovery) -> tuple[int, int]:
-    """What probing takes at least: bytes to fit the largest layer, and for the features of one batch.
-
-    Args:
-        protocol: The sweep.
-        found: The layers, and how features are made of them.
-    """
+    """What probing takes at least: bytes to fit the largest layer, and for the features of one batch."""
     fit = workspace(max(map(features_of, found.ways.values()), default=0), found.n_outputs, len(protocol.l2))
     fit += moment_bytes(found, protocol) if protocol.stream else 0
     return fit, 4 * found.batch_size * sum(found.n_features)

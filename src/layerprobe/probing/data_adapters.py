@@ -63,10 +63,6 @@ def sources_of(
 def named_tests(given: Mapping[Any, Any], taken: Collection[str] = ()) -> dict[Split, Any]:
     """Check the names of test sets.
 
-    Args:
-        given: Test sets by name.
-        taken: Names of those before them.
-
     Returns:
         The same, without those that are None.
 

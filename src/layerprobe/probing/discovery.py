@@ -78,13 +78,6 @@ def discover_layers(
 ) -> Discovery:
     """Find the layers of a network, on the first training batch that has samples.
 
-    Args:
-        frozen: The network.
-        data: The splits.
-        protocol: The sweep.
-        resources: What it may take.
-        done: Layers to leave out.
-
     Raises:
         ValueError: The train split is empty, or a pattern matches no layer.
     """

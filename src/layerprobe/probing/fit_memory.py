@@ -54,9 +54,6 @@ def path_bytes(d: int, c: int, p: int) -> int:
         d: Features.
         c: Classes.
         p: L2 values.
-
-    Returns:
-        Bytes.
     """
     return min(PAIR_BYTES, 12 * Logistic.memory * c * d) + 24 * p * c * d
 
@@ -81,9 +78,6 @@ def feature_budget(
         wanted: The largest layer's `workspace`.
         one_batch: Bytes of all layers' features of one batch, which are held until the batch is through.
         processes: Processes that share the machine's own memory, no more than `processes_with_room` of them.
-
-    Returns:
-        Bytes.
 
     Raises:
         ValueError: Where the whole of `max_memory` holds no batch beside the work on a layer.

@@ -128,10 +128,6 @@ def reduced_features(
 def reducer_of(record: ProbeRecord, recipe: FeatureRecipe) -> AbstractReducer:
     """Make the reducer of a head anew.
 
-    Args:
-        record: The layer's record.
-        recipe: How its features are made.
-
     Raises:
         ValueError: Its class is not known, or its arguments are not.
     """
@@ -152,11 +148,6 @@ def reducer_of(record: ProbeRecord, recipe: FeatureRecipe) -> AbstractReducer:
 
 def fitted_reduction(shape: Shape, record: ProbeRecord, recipe: FeatureRecipe) -> Reduction:
     """Fit the reducer of a head to a layer, as it was.
-
-    Args:
-        shape: Shape of one sample's activation.
-        record: The layer's record.
-        recipe: How its features are made.
 
     Raises:
         ValueError: As `reducer_of`, or where it makes something else of the layer.

@@ -118,10 +118,6 @@ class FeatureKeeper:
     def discovery(self, protocol: ProbeProtocol, done: Collection[LayerName]) -> Discovery | None:
         """What is known of the network's layers; None where that is not all.
 
-        Args:
-            protocol: The sweep.
-            done: Layers to leave out.
-
         Raises:
             ValueError: A pattern matches no layer.
         """
@@ -142,12 +138,7 @@ class FeatureKeeper:
         return discovered(survey, sequence, train.targets[: train.first], protocol, done)
 
     def keep_discovery(self, found: Discovery, contents: Contents | None) -> None:
-        """Keep what has been found out about the network's layers.
-
-        Args:
-            found: The discovery.
-            contents: Those of train.
-        """
+        """Keep what has been found out about the network's layers."""
         if contents is None:
             return
         file = self._layers_file(found.survey.granularity, contents)
@@ -261,14 +252,7 @@ class FeatureKeeper:
     def with_train_features(
         self, result: LayerResult, layer: Layer, ways: Sequence[FeatureWay], train: Recording
     ) -> LayerResult:
-        """Tell the references of a layer that need its training features where these are kept.
-
-        Args:
-            result: What probing the layer has left behind.
-            layer: The layer.
-            ways: Its ways to make features.
-            train: What recording train has left behind.
-        """
+        """Tell the references of a layer that need its training features where these are kept."""
         made = {way.reduction.description: way.reduction for way in ways}
         references = dict(result.references)
         for name, reference in references.items():

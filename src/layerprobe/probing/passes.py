@@ -94,16 +94,7 @@ class Passes:
     def found_or_recorded(
         self, keeper: FeatureKeeper, found: Discovery, cache: FeatureCache
     ) -> Mapping[Split, Recording]:
-        """Find the features that are kept, record the others, and keep these.
-
-        Args:
-            keeper: Finds and keeps.
-            found: The layers.
-            cache: Where features wait for their fit.
-
-        Returns:
-            What the passes leave behind.
-        """
+        """Find the features that are kept, record the others, and keep these."""
         missing, known = keeper.load(found.ways, cache)
         try:
             recordings = known

@@ -236,9 +236,6 @@ def _keys(recordings: Mapping[Split, Recording]) -> dict[Split, Tensor]:
 def check_test_sets(targets: Mapping[Split, Tensor]) -> None:
     """Refuse a test set that no head fitted on train can be read on; say where one has classes that train has not.
 
-    Args:
-        targets: What the task reads of each sample, by split.
-
     Raises:
         ValueError: Naming the test set, what it has and what train has.
     """

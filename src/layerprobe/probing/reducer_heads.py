@@ -24,9 +24,6 @@ ERROR, VAL_ERROR = "reducer_error", "reducer_val_error"
 def best_of_each(paths: Sequence[HeadPath]) -> dict[str, HeadPath]:
     """Choose a head for each reducer, as `select` chooses one of all: by validation, before test is there.
 
-    Args:
-        paths: All paths of a layer.
-
     Returns:
         By the name of each reducer its best head, as a path of one; in the order of the reducers. A token reducer has
         none on a layer without tokens, where it would stand for no place, nor has one whose heads all diverged.

@@ -14,11 +14,7 @@ from layerprobe.types import SPLITS, Split
 
 
 def n_outputs(targets: Shaped[Tensor, "n ..."]) -> int:
-    """How many classes, labels or values there are, as far as some targets tell.
-
-    Args:
-        targets: As a task reads them.
-    """
+    """How many classes, labels or values there are, as far as some targets tell."""
     return targets.shape[1] if targets.ndim > 1 else int(targets.max()) + 1
 
 
@@ -80,11 +76,6 @@ class Labels:
         )
 
     def by_type(self, keys: Mapping[Split, Int[Tensor, " n"]], seed: int) -> Labels:
-        """A random label for each type of sample, the same on every split.
-
-        Args:
-            keys: The type of each sample, by split.
-            seed: Seed of the labels.
-        """
+        """A random label for each type of sample, the same on every split."""
         train = self.splits["train"]
         return Labels(self.outputs, {split: by_type(train, keys[split], seed) for split in self.splits}, self.extra)

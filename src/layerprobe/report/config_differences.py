@@ -69,9 +69,6 @@ def value_text(value: Any) -> str:
 def ordered_values(values: Sequence[Any]) -> list[str]:
     """Order the different values of a key: numbers by size, then texts by name, then "–".
 
-    Args:
-        values: Values of a configuration, repeated or not.
-
     Returns:
         Their texts, each once.
     """

@@ -25,11 +25,6 @@ _MOST_PRODUCTS = 4e10
 def confusion_of(run: Run, checkpoint: str, layer: str) -> AnyChart | None:
     """Draw the confusion matrix of a layer.
 
-    Args:
-        run: The run.
-        checkpoint: Name of the checkpoint.
-        layer: Name of the layer.
-
     Returns:
         The chart; None without scores of classes, or of more than 100 of them.
     """

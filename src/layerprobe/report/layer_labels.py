@@ -15,9 +15,6 @@ _FEWEST, _LEAST = 2, 8
 def shared_folder(names: Sequence[str]) -> str:
     """Find the modules that all nested layers lie in, where dropping them makes long names readable.
 
-    Args:
-        names: Names of the layers.
-
     Returns:
         Their common path, such as "bert.encoder.layer"; empty where the names are short or share none.
     """

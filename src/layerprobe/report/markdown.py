@@ -17,15 +17,7 @@ _MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def markdown_summary(comparison: Comparison, differences: Sequence[str] = ()) -> str:
-    """Write the runs, the means of the settings, and where errors rise with depth.
-
-    Args:
-        comparison: The runs.
-        differences: Sentences on runs that were compared.
-
-    Returns:
-        Markdown.
-    """
+    """Write the runs, the means of the settings, and where errors rise with depth."""
     table = comparison.table().assign(setting=comparison.settings)
     states = ", ".join(f"{count} {state}" for state, count in table["status"].value_counts().items())
     parts = [f"## {count_text(len(table), 'run')} ({states})"]

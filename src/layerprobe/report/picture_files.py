@@ -30,14 +30,7 @@ def specification(chart: AnyChart) -> dict[str, Any]:
 
 
 def with_all_rows(chart: C) -> C:
-    """Give a chart its rows as values, which Altair draws however many there are; a table ends at 5,000 rows.
-
-    Args:
-        chart: The chart, which is changed.
-
-    Returns:
-        The chart.
-    """
+    """Give a chart its rows as values, which Altair draws however many there are; a table ends at 5,000 rows."""
     # Layers share tables, and Altair writes equal values once; a table that is kept leaves its id to no other.
     values: dict[int, tuple[pd.DataFrame, Any]] = {}
     parts: list[Any] = [chart]

@@ -140,14 +140,7 @@ def compare(roots: Iterable[str | Path], where: str | None = None) -> Comparison
 
 
 def side_by_side(runs: Sequence[Run]) -> Comparison:
-    """Put runs side by side.
-
-    Args:
-        runs: The runs, at least one.
-
-    Returns:
-        The comparison.
-    """
+    """Put runs side by side."""
     overridden = list(dict.fromkeys(key for run in runs for key in run.overrides))
     keys = differing_keys([run.config for run in runs], overridden) if len(runs) > 1 else []
     return Comparison(tuple(runs), tuple(_names(runs, keys)), tuple(keys))

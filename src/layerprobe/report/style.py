@@ -63,9 +63,6 @@ def packed(notes: Sequence[str], width: int) -> list[str]:
     Args:
         notes: Notes, each shorter than a line.
         width: Width of the chart, in pixels.
-
-    Returns:
-        The lines.
     """
     rows: list[str] = []
     for note in notes:

@@ -72,11 +72,7 @@ def read_any_version(file: Path, kind: Kind, parts: Iterable[Path] = ()) -> tupl
 
 
 def no_rows(kind: Kind) -> pd.DataFrame:
-    """Return the columns of a record without any row.
-
-    Args:
-        kind: What a row should be.
-    """
+    """Return the columns of a record without any row."""
     if kind not in _NO_ROWS:
         hints = get_type_hints(kind)
         columns = {field.name: pd.Series(dtype=_dtype(hints[field.name])) for field in fields(kind)}

@@ -50,10 +50,6 @@ def schema(kind: type[Record]) -> pa.Schema:
 def stamp(columns: pa.Schema, kind: str) -> pa.Schema:
     """Write the schema's version and the name of its rows into the metadata.
 
-    Args:
-        columns: The columns.
-        kind: What one row is.
-
     Returns:
         The same columns with the metadata that `read_table` checks.
     """
@@ -108,9 +104,6 @@ def read_table(path: Path, expected: pa.Schema, may_lack: Collection[str] = ()) 
         expected: The stamped schema of what it should hold.
         may_lack: Columns that earlier versions did not write.
 
-    Returns:
-        The table.
-
     Raises:
         FileNotFoundError: If there is no such file.
         SchemaError: If the file holds something else, or was written under another schema; where it is not Parquet, a
@@ -126,9 +119,6 @@ def read_table(path: Path, expected: pa.Schema, may_lack: Collection[str] = ()) 
 
 def check_table(path: Path) -> None:
     """See that a results file is not cut short, without reading its rows.
-
-    Args:
-        path: A Parquet file.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -155,11 +145,7 @@ def _damaged(path: Path, error: Exception) -> DamagedTableError:
 
 
 def keys_of(table: pa.Table) -> list[tuple[str, str]]:
-    """Return the checkpoint and the layer of each row.
-
-    Args:
-        table: Rows of any of a store's files.
-    """
+    """Return the checkpoint and the layer of each row."""
     return list(zip(table.column("checkpoint").to_pylist(), table.column("layer").to_pylist(), strict=True))
 
 

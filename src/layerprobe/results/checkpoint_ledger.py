@@ -63,11 +63,6 @@ class Ledger:
     def is_complete(self, name: str, entry: Entry, *, has_results: bool) -> bool:
         """Tell whether there is nothing left to do.
 
-        Args:
-            name: Name of the checkpoint.
-            entry: What is to be probed.
-            has_results: Whether there are any results under that name.
-
         Returns:
             Whether all its results are there; False also where there are none, or some.
 

@@ -131,22 +131,14 @@ def current_override(key: str) -> str:
 
 
 def former_override(key: str) -> str:
-    """Put the former key in place of that of today; the inverse of `current_override`.
-
-    Args:
-        key: Likewise.
-    """
+    """Put the former key in place of that of today; the inverse of `current_override`."""
     name = key.lstrip("+~")
     group = next((group for group, package in PACKAGES.items() if name.startswith(f"{package}.")), None)
     return key if group is None else key.replace(PACKAGES[group], group, 1)
 
 
 def with_what_moved(message: str) -> str:
-    """Add to an error's message where the key is today that it does not find.
-
-    Args:
-        message: What OmegaConf says of an interpolation.
-    """
+    """Add to an error's message where the key is today that it does not find."""
     key = re.search(r"Interpolation key '([^']+)' not found", message)
     if key is None or key[1] == current_key(key[1]):
         return message
@@ -155,9 +147,6 @@ def with_what_moved(message: str) -> str:
 
 def with_current_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """Put keys of today in place of former ones.
-
-    Args:
-        config: A configuration with dotted keys.
 
     Returns:
         The same; the lists that the protocol once had of what groups chose are left out, since what they chose is there

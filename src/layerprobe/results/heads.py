@@ -25,11 +25,6 @@ _RECIPE = "recipe"
 def find_head(directory: Path, checkpoint: str, layer: LayerName) -> Path:
     """Find the file of a head.
 
-    Args:
-        directory: The folder of the results.
-        checkpoint: Name of the checkpoint.
-        layer: Name of the layer.
-
     Raises:
         KeyError: Where there is none: the layer was not probed, or failed.
     """
@@ -40,11 +35,6 @@ def find_head(directory: Path, checkpoint: str, layer: LayerName) -> Path:
 
 def read_recipe(directory: Path, checkpoint: str, layer: LayerName) -> FeatureRecipe | None:
     """Read how the features of a head are made.
-
-    Args:
-        directory: The folder of the results.
-        checkpoint: Name of the checkpoint.
-        layer: Name of the layer.
 
     Returns:
         The recipe; None where there is no head, or the version that wrote it kept none or another one.
@@ -63,9 +53,6 @@ def read_recipe(directory: Path, checkpoint: str, layer: LayerName) -> FeatureRe
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:
     """Read a head.
-
-    Args:
-        file: Where it is.
 
     Returns:
         The arrays as they were written: `weight` (c d), `bias` (c), `mean` (d), `scale` (d).
@@ -97,9 +84,6 @@ def write_head(directory: Path, result: LayerResult) -> None:
 @contextmanager
 def damage_named(file: Path) -> Iterator[None]:
     """Name the file where reading it fails.
-
-    Args:
-        file: The file.
 
     Raises:
         DamagedFileError: Where it is no whole Safetensors file.

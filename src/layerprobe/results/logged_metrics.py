@@ -50,9 +50,6 @@ def compared_errors(metrics: pd.DataFrame, metric: str = "error") -> pd.DataFram
     Args:
         metrics: What was measured, in the columns of `MetricRecord`.
         metric: Which of their metrics.
-
-    Returns:
-        The rows.
     """
     compared = metrics[metrics["metric"] == DIFFERENCE]
     first = metrics["test_set"].isin(compared["test_set"].head(1))

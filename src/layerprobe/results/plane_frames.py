@@ -19,9 +19,6 @@ log = logging.getLogger("layerprobe")
 def read_plane_frames(directory: Path) -> dict[str, pd.DataFrame]:
     """Read the frames that there are.
 
-    Args:
-        directory: The folder of the run's results.
-
     Returns:
         The frames by name; a damaged one is left out, with a warning that names its file.
     """

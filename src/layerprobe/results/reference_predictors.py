@@ -45,11 +45,6 @@ _PLAIN = ("reducer", "reduction", "n_features", "train_features")
 def read_references(directory: Path, checkpoint: str, layer: LayerName) -> dict[str, FittedReference]:
     """Read the references of a layer.
 
-    Args:
-        directory: The folder of the results.
-        checkpoint: Name of the checkpoint.
-        layer: Name of the layer.
-
     Returns:
         The references, by the name of their analysis; empty where none were kept. Those of another version that are
         not understood are left out.

@@ -52,11 +52,6 @@ def _write(result: LayerResult, file: Path) -> None:
 def read_scores(directory: Path, checkpoint: str, layer: LayerName) -> dict[str, SampleScores]:
     """Read the scores of a layer.
 
-    Args:
-        directory: The folder of the results.
-        checkpoint: Name of the checkpoint.
-        layer: Name of the layer.
-
     Returns:
         The scores by test set, the primary one first; empty where none were kept.
 

@@ -161,9 +161,6 @@ class ProbeStore:
     def forget(self, checkpoint: str) -> None:
         """Remove every result of a checkpoint.
 
-        Args:
-            checkpoint: Name of the checkpoint.
-
         Raises:
             StoreError: If it cannot be written.
         """
@@ -345,9 +342,6 @@ class ProbeStore:
 
 def restore_results(directory: Path) -> None:
     """Write a damaged `results.parquet` anew from `results.csv`; call it where nobody else writes.
-
-    Args:
-        directory: The folder of the results.
 
     Raises:
         DamagedTableError: Where both are damaged.

@@ -40,11 +40,7 @@ class WandbGuard:
 
     @contextmanager
     def __call__(self, intent: str) -> Iterator[None]:
-        """Go on behind the block, whatever wandb raises in it.
-
-        Args:
-            intent: What the block does, for the warning.
-        """
+        """Go on behind the block, whatever wandb raises in it."""
         try:
             yield
         except Exception as error:  # wandb never ends a run, whatever it raises
@@ -114,9 +110,6 @@ class WandbHistory:
 
     def attempt(self, work: Callable[[Run], Result]) -> Result:
         """Do something with the run; where wandb's own process has died, restart it and do it again.
-
-        Args:
-            work: What to do.
 
         Raises:
             Exception: What the work raises, where another process of wandb would not help.

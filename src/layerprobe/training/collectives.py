@@ -76,11 +76,7 @@ class Ranks:
         return box[0]
 
     def everyones(self, value: T) -> list[T]:
-        """All processes' values, in the order of their ranks.
-
-        Args:
-            value: This process's own.
-        """
+        """All processes' values, in the order of their ranks."""
         if self._group is None:
             return [value]
         found: list[T | None] = [None] * self.size

@@ -136,10 +136,6 @@ class AbstractAnalysis(ABC):
 def check_classes(analysis: str, task: AbstractTask) -> None:
     """Refuse a task that is not of classes.
 
-    Args:
-        analysis: Name of the analysis that needs them.
-        task: The task.
-
     Raises:
         ValueError: Naming both.
     """

@@ -18,9 +18,6 @@ from layerprobe.probing.features.row_blocks import AbstractRows, Features, place
 def check_installed(what: str) -> None:
     """Refuse where the package is missing.
 
-    Args:
-        what: What needs it.
-
     Raises:
         ValueError: Saying how it is installed.
     """
@@ -86,12 +83,6 @@ def erased_activation(
     With features z = R a of a linear reducer and δ the change that the eraser makes to z, the smallest change of a is
     Rᵀ(RRᵀ)⁻¹δ. Reducers that choose units or average over disjoint groups of one size have RRᵀ = c·1 for each sample,
     and so δ·δ / δ·RRᵀδ is 1/c. Rᵀδ is the gradient of δ·R a.
-
-    Args:
-        activation: The activations.
-        reduction: Makes the features.
-        eraser: The eraser of these features.
-        masks: Which tokens are no padding.
 
     Returns:
         Activations of the same type.

@@ -46,10 +46,6 @@ class BlockSite:
 def block_sites(network: nn.Module, found: Trace) -> list[BlockSite]:
     """Find the sites of all blocks.
 
-    Args:
-        network: The network.
-        found: A pass through it.
-
     Returns:
         The sites in the order of the blocks; none where there is no block with attention.
     """

@@ -115,9 +115,6 @@ class Arguments:
 def check_network(network: object) -> None:
     """Refuse what is no network.
 
-    Args:
-        network: What was given as one.
-
     Raises:
         TypeError: It is a class, a file's name, a state dict or another object.
     """

@@ -178,9 +178,6 @@ def _plain(state: Any) -> object:
 def check_initialised(network: nn.Module) -> None:
     """Refuse a network that cannot be called before a first call has made its parameters.
 
-    Args:
-        network: Any module.
-
     Raises:
         ValueError: A parameter is not initialised yet (lazy modules).
     """
@@ -299,10 +296,6 @@ def _silence(network: nn.Module, restore: ExitStack) -> None:
     """Let Lightning modules log nothing: `log`, `log_dict`, and what they reach as `logger` and `trainer.logger`.
 
     Told by the name of their class, in whichever of its packages: this one knows nothing of Lightning.
-
-    Args:
-        network: The network; its modules may be Lightning modules, too.
-        restore: Undoes it when it is closed.
     """
     for module in network.modules():
         if not any(base.__name__ == "LightningModule" for base in type(module).__mro__):

@@ -306,12 +306,6 @@ class StandIn:
 def copy_iterator(iterator: Iterator[Any]) -> Iterator[Any]:
     """A second iterator at the same place, with copies of the iterators that it runs over.
 
-    Args:
-        iterator: One of Python's own.
-
-    Returns:
-        The copy.
-
     Raises:
         TypeError: It, or one that it runs over, is a generator or another that cannot be copied.
     """

@@ -44,10 +44,6 @@ def sample_axes(frozen: Frozen, given: Arguments) -> SampleAxes:
     one), so that what is found does not depend on the size of the batch; on up to 32 samples, these in another order,
     and some of them alone; and on all of them where it packs sequences, whose lengths may differ.
 
-    Args:
-        frozen: The network.
-        given: Its inputs.
-
     Raises:
         TypeError: The network cannot be called with the inputs.
         ValueError: The inputs cannot be cut into samples.
@@ -88,12 +84,7 @@ def sample_axes(frozen: Frozen, given: Arguments) -> SampleAxes:
 
 
 def of_two(given: Arguments, device: torch.device | None) -> tuple[Arguments, Arguments, Arguments]:
-    """Batches of the first two samples, of both and the first again, and of the second twice.
-
-    Args:
-        given: The inputs.
-        device: Where the batches are to be.
-    """
+    """Batches of the first two samples, of both and the first again, and of the second twice."""
     other = 1 if given.batch_size > 1 else 0
     two, three, twice = (given.take(rows).copy_to(device) for rows in ([0, other], [0, other, 0], [other, other]))
     return two, three, twice

@@ -332,11 +332,7 @@ class Snapshot:
 
 
 def put_back(snapshot: Snapshot) -> None:
-    """Restore a snapshot, and warn of what cannot be put back.
-
-    Args:
-        snapshot: What was kept.
-    """
+    """Restore a snapshot, and warn of what cannot be put back."""
     if failed := snapshot.restore():
         warnings.warn(
             f"Probing has changed what it cannot put back: {'; '.join(failed[:5])}"

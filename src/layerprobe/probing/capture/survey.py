@@ -112,11 +112,7 @@ def freeze_initialised(network: nn.Module, inputs: NetworkInputs) -> Iterator[Fr
 
 
 def log_left_out(left_out: Mapping[LayerName, str]) -> None:
-    """Log what is left out; the same at the next checkpoint is no news, and is not logged again.
-
-    Args:
-        left_out: Names of what is no layer, and the reasons.
-    """
+    """Log what is left out; the same at the next checkpoint is no news, and is not logged again."""
     _log_once(left_out_lines(left_out))
 
 

@@ -75,15 +75,7 @@ class Sample:
 
 
 def record_sample(frozen: Frozen, data: Data, protocol: ProbeProtocol, resources: Resources, ways: Ways) -> Sample:
-    """Record a few training batches as probing does.
-
-    Args:
-        frozen: The network.
-        data: The splits.
-        protocol: The sweep.
-        resources: What it may take.
-        ways: The layers, and how features are made of them.
-    """
+    """Record a few training batches as probing does."""
     times: list[float] = []
     sizes: list[int] = []
     n = length(data["train"])

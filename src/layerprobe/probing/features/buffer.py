@@ -86,9 +86,6 @@ class Buffer:
     def append(self, rows: Float[Tensor, "k d"]) -> None:
         """Copy a batch behind the rows that are there.
 
-        Args:
-            rows: The batch, on the device.
-
         Raises:
             MemoryError: Where the machine has no memory for it.
             torch.OutOfMemoryError: Where a GPU has none.

@@ -21,9 +21,6 @@ def memory_budget(wanted: int | float | str | None, free: int | None = None) -> 
             SLURM's limit) allows.
         free: Bytes that are free where another memory than the machine's own is meant.
 
-    Returns:
-        Bytes.
-
     Raises:
         ValueError: Where it is none of these.
     """

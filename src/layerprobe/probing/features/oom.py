@@ -50,16 +50,7 @@ def on_cpu(features: Tensor | AbstractRows | None) -> Tensor | AbstractRows | No
 
 
 def with_room(work: Callable[..., T], *features: Tensor | AbstractRows | None, what: str) -> T:
-    """Do something with features where they are, and on the CPU where their device runs out of memory.
-
-    Args:
-        work: Takes the features.
-        features: The features.
-        what: What is done, for the log.
-
-    Returns:
-        What the work returns.
-    """
+    """Do something with features where they are, and on the CPU where their device runs out of memory."""
     try:
         return work(*features)
     except RuntimeError as error:
@@ -73,11 +64,7 @@ def with_room(work: Callable[..., T], *features: Tensor | AbstractRows | None, w
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that a GPU's memory is full.
-
-    Args:
-        error: The error.
-    """
+    """Whether an error says that a GPU's memory is full."""
     return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in _FULL)
 
 

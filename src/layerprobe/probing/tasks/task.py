@@ -249,11 +249,7 @@ class AbstractTask(ABC):
 
 
 def unweighted(task: AbstractTask) -> AbstractTask:
-    """The same task, every training sample of which counts alike.
-
-    Args:
-        task: The task.
-    """
+    """The same task, every training sample of which counts alike."""
     return task if task.class_weight is None else replace(cast(Any, task), class_weight=None)
 
 

@@ -14,9 +14,6 @@ def result_tooltip(layer: str, checkpoint: str) -> list[alt.Tooltip]:
     Args:
         layer: Field of the layer's name.
         checkpoint: Field of the checkpoint's name.
-
-    Returns:
-        The tooltips.
     """
     return [
         alt.Tooltip(f"{checkpoint}:N", title="checkpoint"),

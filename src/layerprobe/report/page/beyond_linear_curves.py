@@ -19,15 +19,7 @@ DESCRIPTION = (
 
 
 def beyond_linear_curves(data: PageData, frame: Frame) -> alt.LayerChart:
-    """Draw a line for each reader and shown checkpoint: above 0, it reads what a linear head does not.
-
-    Args:
-        data: What the page draws.
-        frame: Where it is drawn.
-
-    Returns:
-        The chart.
-    """
+    """Draw a line for each reader and shown checkpoint: above 0, it reads what a linear head does not."""
     names = list(dict.fromkeys(data.readers["reader"]))
     by: list[str | alt.FieldName] = ["reader", "problem", "network", "checkpoint", "checkpoint_name", "position"]
     rows = with_layers(chosen_rows(data, "readers"), data).transform_aggregate(

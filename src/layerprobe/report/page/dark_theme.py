@@ -18,9 +18,6 @@ def following_theme(spec: dict[str, Any]) -> dict[str, Any]:
     The page turns the colours of other charts over in the dark. Of a heat map's cells this would make the dark ones
     light, which stand for a high error.
 
-    Args:
-        spec: A Vega-Lite specification.
-
     Returns:
         The same with the parameter `DARK`, by which paper, lines and letters have their colours. Cells, and the figures
         in them, keep theirs.

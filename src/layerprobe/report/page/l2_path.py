@@ -28,10 +28,6 @@ _POWERS = f"abs({_POWER} - round({_POWER})) < 1e-6 ? (datum.value < 5e-9 ? '0' :
 def l2_path(data: PageData, frame: Frame) -> alt.LayerChart:
     """Draw validation error over L2 for the chosen layer.
 
-    Args:
-        data: What the page draws.
-        frame: Where it is drawn.
-
     Returns:
         The chart; L2 = 0 stands a decade below 1e-8. Of many runs, each colour has the mean with a band that holds the
         middle half, and the run that the mouse is on is drawn over them.

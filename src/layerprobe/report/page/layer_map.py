@@ -35,10 +35,6 @@ _NARROW = 240
 def layer_map(data: PageData, frame: Frame) -> alt.LayerChart:
     """Draw layers by checkpoints.
 
-    Args:
-        data: What the page draws.
-        frame: Where it is drawn.
-
     Returns:
         The chart; cells carry their figure where there is room. Where there are several networks, a row with a line and
         the network's name begins the rows of each.
@@ -117,19 +113,17 @@ def _network_names(chart: alt.Chart, data: PageData, labels: Iterable[str]) -> l
     begins = chart.transform_filter(alt.FieldOneOfPredicate("row", first))
     begins = begins.transform_calculate(row="split(datum.row, ' ')[0]")
     y = alt.Y("row:N", scale=alt.Scale(domain=list(labels)), bandPosition=0)
-    look = {"align": "left", "baseline": "top", "dx": 2, "dy": 2, "fontSize": 11, "fontWeight": "bold"}
-    names = begins.transform_aggregate(groupby=["row", "network_name"])
+    names = begins.transform_aggregate(groupby=["row", "network_name"]).mark_text(
+        align="left", baseline="top", dx=2, dy=2, fontSize=11, fontWeight="bold", color=style.INK, aria=False
+    )
     return [
         begins.mark_rule(color=style.INK, strokeWidth=1.5, aria=False).encode(y=y),
-        names.mark_text(color=style.INK, aria=False, **look).encode(x=alt.value(0), y=y, text="network_name:N"),
+        names.encode(x=alt.value(0), y=y, text="network_name:N"),
     ]
 
 
 def row_labels(data: PageData) -> dict[str, str]:
     """Name the rows of the heat map, network by network.
-
-    Args:
-        data: What the page draws.
 
     Returns:
         The label of each row in order. Above the rows of each of several networks are rows without a label, as many as

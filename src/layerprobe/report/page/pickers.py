@@ -46,9 +46,6 @@ class Picker:
 def pickers(data: PageData) -> list[Picker]:
     """Make the form: which runs are coloured how, which checkpoints, layer and data are shown.
 
-    Args:
-        data: What the page draws.
-
     Returns:
         `colour` and `swept` (fields of a key), `layer` (a number), `problem` (its name; empty for all), `lines`
         (`runs`, `means`, or `few` for means of more than a dozen runs), `measure` (`error`, or the field of what is

@@ -18,15 +18,7 @@ DESCRIPTION = (
 
 
 def reducer_curves(data: PageData, frame: Frame) -> alt.LayerChart:
-    """Draw a line for each reducer and shown checkpoint: what its best head came to on validation.
-
-    Args:
-        data: What the page draws.
-        frame: Where it is drawn.
-
-    Returns:
-        The chart.
-    """
+    """Draw a line for each reducer and shown checkpoint: what its best head came to on validation."""
     names = list(dict.fromkeys(data.reducers["reducer"]))
     by: list[str | alt.FieldName] = ["reducer", "problem", "network", "checkpoint", "checkpoint_name", "position"]
     rows = with_layers(chosen_rows(data, "reducers"), data).transform_aggregate(

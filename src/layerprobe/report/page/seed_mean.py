@@ -24,10 +24,6 @@ _QUANTILES = [round(student_quantile(n), 4) for n in range(1, 31)]
 def seed_mean(data: PageData, frame: Frame) -> alt.LayerChart:
     """Draw a line for each setting and shown checkpoint: mean ± t · s / √n over the chosen runs.
 
-    Args:
-        data: What the page draws.
-        frame: Where it is drawn.
-
     Returns:
         The chart; a setting with one run, or whose runs all have the same error, has no band.
     """

@@ -124,12 +124,6 @@ def layers_x(data: PageData) -> alt.X:
     """Place the layers side by side; name as many as there is room for, where a position is one layer in every run.
 
     The first and the last layer are among them.
-
-    Args:
-        data: What the page draws.
-
-    Returns:
-        The encoding.
     """
     layers = data.layers
     if not data.same_layers or layers.empty:

@@ -37,11 +37,7 @@ VIEWS: dict[str, View] = {
 
 
 def view_names(data: PageData) -> list[str]:
-    """Name the views that have something to show.
-
-    Args:
-        data: What the page draws.
-    """
+    """Name the views that have something to show."""
     without = {"best_layer", "seed_mean"} if len(data.runs) == 1 else set()
     needed = {
         "l2_path": data.swept_paths,
@@ -54,9 +50,6 @@ def view_names(data: PageData) -> list[str]:
 
 def linked_views(data: PageData) -> dict[str, dict[str, Any]]:
     """Draw each view as a specification of its own, as wide as its place on the page.
-
-    Args:
-        data: What the page draws.
 
     Returns:
         Vega-Lite specifications by name, without their data: those are the same for all, see `PageData.texts`.

@@ -26,15 +26,7 @@ class _Entry(Protocol):
 
 
 def feature_table(place: str, entries: Sequence[_Entry]) -> Table:
-    """Lay out what is kept: a line for each network and each set of inputs, what was used last at the end.
-
-    Args:
-        place: The folder's name.
-        entries: What is kept.
-
-    Returns:
-        The table.
-    """
+    """Lay out what is kept: a line for each network and each set of inputs, what was used last at the end."""
     groups: dict[tuple[str, ...], list[_Entry]] = defaultdict(list)
     for entry in entries:
         about = entry.about

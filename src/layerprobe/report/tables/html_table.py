@@ -13,9 +13,6 @@ _STYLE = "text-align: {}; white-space: nowrap; padding: 0.1em 0.4em; font-varian
 def html_table(table: Table) -> str:
     """Lay a table out as HTML: the same title, columns, cells and caption; bold stays bold.
 
-    Args:
-        table: A table of texts.
-
     Returns:
         The HTML, in the colours of the page that it stands in.
     """

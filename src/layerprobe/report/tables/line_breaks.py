@@ -11,9 +11,6 @@ def broken(name: str, width: int = 0) -> str:
     Args:
         name: The name of a key, a metric or a layer.
         width: Letters of a line; a part that is longer has a line of its own, and all lines may be as long as that.
-
-    Returns:
-        The lines.
     """
     parts = re.findall(r"[^/._]+[/._]*|[/._]+", name)
     width = max([width, *map(len, parts)])

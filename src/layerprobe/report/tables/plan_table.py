@@ -15,9 +15,6 @@ def plan_table(layers: pd.DataFrame) -> Table:
 
     Args:
         layers: Columns depth, layer, shape (as text), n_features, bytes, place, record_seconds, seconds.
-
-    Returns:
-        The table.
     """
     table = Table(box=box.SIMPLE_HEAD, title="Layers to probe", title_justify="left", padding=0)
     for name in ("depth", "layer", "shape", "features", "size", "kept in", "record", "fit"):

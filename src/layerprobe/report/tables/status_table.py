@@ -42,9 +42,6 @@ def status_table(states: Sequence[_State]) -> Table:
 
     Args:
         states: Name, state, how far it is or what went wrong, and directory of each job.
-
-    Returns:
-        The table.
     """
     counts = Counter(state.state for state in states)
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)

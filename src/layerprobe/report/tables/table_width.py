@@ -9,11 +9,7 @@ from rich.table import Table
 
 
 def needed_width(table: Table) -> int:
-    """Letters of a table's longest line, where nothing in it is broken.
-
-    Args:
-        table: The table.
-    """
+    """Letters of a table's longest line, where nothing in it is broken."""
     return Console(width=1000).measure(table).maximum
 
 

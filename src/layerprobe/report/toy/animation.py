@@ -78,10 +78,6 @@ def animation(run: Run, *, bound: bool = True) -> dict[str, Any] | None:
 def write_gif(run: Run, file: Path) -> Iterator[Path]:
     """Write the animation as a GIF that runs for ever and rests at its end.
 
-    Args:
-        run: A run that kept frames.
-        file: The file to write.
-
     Yields:
         The path, once it is written; nothing where the run kept fewer than two frames.
     """
