@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch.utils.data import Sampler
 
 from layerprobe.data.in_memory import AbstractInMemoryDataModule
 from layerprobe.data.in_memory_dataset import InMemoryDataset
@@ -41,11 +41,10 @@ class DigitsDataModule(AbstractInMemoryDataModule):
             num_workers: Worker processes of each loader.
             seed: Seed of the training order.
         """
-        super().__init__(n_classes=10, batch_size=batch_size, num_workers=num_workers)
+        super().__init__(10, batch_size, num_workers, partial(ShuffledOrder, seed=seed))
         self.val_size = val_size
         self.test_size = test_size
         self.split_seed = split_seed
-        self.seed = seed
 
     def read_splits(self) -> Mapping[Split, InMemoryDataset]:
         """Read the digits and divide them."""
@@ -59,14 +58,6 @@ class DigitsDataModule(AbstractInMemoryDataModule):
             split: InMemoryDataset(images[part], targets[part], scale=1 / 16, shift=-0.5)
             for split, part in parts.items()
         }
-
-    def training_order(self, n_samples: int) -> Sampler[int]:
-        """Shuffle anew in every epoch.
-
-        Args:
-            n_samples: Samples in the training split.
-        """
-        return ShuffledOrder(n_samples, self.seed)
 
     def _divide(self, indices: np.ndarray, targets: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         large, small = train_test_split(

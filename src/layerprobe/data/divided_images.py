@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from layerprobe.data.samplers import ShuffledOrder
+from layerprobe.data.samplers import ShuffledOrder, loader
 from layerprobe.types import SPLITS, Split
 
 log = logging.getLogger("layerprobe")
@@ -147,15 +146,7 @@ class AbstractImageDataModule(pl.LightningDataModule, ABC):
         return self._loader(self._splits["test"])
 
     def _loader(self, dataset: Dataset[Any], sampler: ShuffledOrder | None = None) -> DataLoader[Any]:
-        # With a generator of its own, no loop over the data moves the random numbers of training.
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self._num_workers,
-            persistent_workers=self._num_workers > 0,
-            generator=torch.Generator().manual_seed(0),
-        )
+        return loader(dataset, sampler, self.batch_size, self._num_workers)
 
 
 def _count(size: int | float | None, n: int, default: int) -> int:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytorch_lightning as pl
-import torch
 from torch import distributed as dist
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from layerprobe.data.in_memory_dataset import InMemoryDataset, Sample
-from layerprobe.data.samplers import ShardedOrder
+from layerprobe.data.samplers import ShardedOrder, loader
 from layerprobe.types import Split
 
 
@@ -24,18 +23,22 @@ class AbstractInMemoryDataModule(pl.LightningDataModule, ABC):
         num_workers: Worker processes of each loader; batches do not depend on it.
     """
 
-    def __init__(self, n_classes: int, batch_size: int, num_workers: int) -> None:
+    def __init__(
+        self, n_classes: int, batch_size: int, num_workers: int, training_order: Callable[[int], Sampler[int]]
+    ) -> None:
         """Read nothing yet.
 
         Args:
             n_classes: Number of classes.
             batch_size: Samples in a batch.
             num_workers: Worker processes of each loader.
+            training_order: Builds the order in which training samples are drawn, of their number.
         """
         super().__init__()
         self.n_classes = n_classes
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self._training_order = training_order
         self._splits: Mapping[Split, InMemoryDataset] = {}
 
     @abstractmethod
@@ -44,14 +47,6 @@ class AbstractInMemoryDataModule(pl.LightningDataModule, ABC):
 
         Raises:
             DataError: If they cannot be read.
-        """
-
-    @abstractmethod
-    def training_order(self, n_samples: int) -> Sampler[int]:
-        """Build the order in which training samples are drawn.
-
-        Args:
-            n_samples: Samples in the training split.
         """
 
     def setup(self, stage: str | None = None) -> None:
@@ -79,10 +74,10 @@ class AbstractInMemoryDataModule(pl.LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader[Sample]:
         """Build the loader of the training split, in training order; several processes share it out."""
         dataset = self.dataset("train")
-        order = self.training_order(len(dataset))
+        order = self._training_order(len(dataset))
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             order = ShardedOrder(order, dist.get_rank(), dist.get_world_size())
-        return self._loader(dataset, order)
+        return loader(dataset, order, self.batch_size, self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Build the loader of the validation split, in its fixed order."""
@@ -97,16 +92,4 @@ class AbstractInMemoryDataModule(pl.LightningDataModule, ABC):
         order: Sampler[int] = SequentialSampler(self.dataset(split))
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             order = ShardedOrder(order, 0, 1)
-        return self._loader(self.dataset(split), order)
-
-    def _loader(self, dataset: InMemoryDataset, sampler: Sampler[int]) -> DataLoader[Sample]:
-        # A loader draws a base seed for its workers each time that it is iterated, from the global generator unless it
-        # has its own: with one, no loop over the data moves the random numbers of training.
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            generator=torch.Generator().manual_seed(0),
-        )
+        return loader(self.dataset(split), order, self.batch_size, self.num_workers)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from torch.utils.data import Sampler
 from torchvision.datasets import MNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
@@ -50,12 +50,11 @@ class MnistDataModule(AbstractInMemoryDataModule):
             num_workers: Worker processes of each loader.
             seed: Seed of the training order.
         """
-        super().__init__(n_classes=10, batch_size=batch_size, num_workers=num_workers)
+        super().__init__(10, batch_size, num_workers, partial(ShuffledOrder, seed=seed))
         self.root = Path(root).expanduser()
         self.download = download
         self.train_size = train_size
         self.val_size = val_size
-        self.seed = seed
 
     def prepare_data(self) -> None:
         """Fetch the files if that is wanted and needed.
@@ -100,14 +99,6 @@ class MnistDataModule(AbstractInMemoryDataModule):
             "val": _pixels(images[n_train:], targets[n_train:]),
             "test": _pixels(*test),
         }
-
-    def training_order(self, n_samples: int) -> Sampler[int]:
-        """Shuffle anew in every epoch.
-
-        Args:
-            n_samples: Samples in the training split.
-        """
-        return ShuffledOrder(n_samples, self.seed)
 
     def _folder(self) -> Path:
         return self.root.absolute() / "MNIST" / "raw"

@@ -12,11 +12,11 @@ import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from layerprobe.data.labelled_texts import Examples, divide, examples_of, limited, noised
 from layerprobe.data.pretrained_tokenizer import Encoded, PretrainedTokenizer
-from layerprobe.data.samplers import ShuffledOrder
+from layerprobe.data.samplers import ShuffledOrder, loader
 from layerprobe.data.text_features import bag_of_words, text_length
 from layerprobe.data.text_table import AbstractTable
 from layerprobe.types import Split
@@ -217,16 +217,7 @@ class TextDataModule(pl.LightningDataModule):
         dataset = self._content().datasets.get(split)
         if dataset is None:
             return None
-        # A generator of its own: see `AbstractInMemoryDataModule`.
-        return DataLoader(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=SequentialSampler(dataset) if sampler is None else sampler,
-            collate_fn=self.collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            generator=torch.Generator().manual_seed(0),
-        )
+        return loader(dataset, sampler, self.batch_size, self.num_workers, self.collate)
 
     def _content(self) -> _Read:
         if not self._read:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
-from torch.utils.data import Sampler
 
 from layerprobe.data.in_memory import AbstractInMemoryDataModule
 from layerprobe.data.in_memory_dataset import InMemoryDataset
@@ -32,19 +32,10 @@ class XorDataModule(AbstractInMemoryDataModule):
             batch_size: Samples in a batch; 4 is full-batch gradient descent.
             num_workers: Worker processes of each loader.
         """
-        super().__init__(n_classes=2, batch_size=batch_size, num_workers=num_workers)
-        self.repeats = repeats
+        super().__init__(2, batch_size, num_workers, partial(RepeatedOrder, repeats=repeats))
 
     def read_splits(self) -> Mapping[Split, InMemoryDataset]:
         """Write down the truth table, three times."""
         points = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
         dataset = InMemoryDataset(points, torch.tensor([0, 1, 1, 0]))
         return dict.fromkeys(SPLITS, dataset)
-
-    def training_order(self, n_samples: int) -> Sampler[int]:
-        """Repeat the points within one epoch.
-
-        Args:
-            n_samples: Samples in the training split.
-        """
-        return RepeatedOrder(n_samples, self.repeats)

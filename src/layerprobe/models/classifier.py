@@ -15,28 +15,12 @@ from layerprobe.models.learner import AbstractLearner, OptimizerFactory, Schedul
 
 @final
 class Classifier(AbstractLearner):
-    """Trains a network whose outputs are one score for each class.
+    """Trains a network whose outputs are one score for each class (n c).
 
+    The loss is a mean loss of scores and class indices, such as `torch.nn.CrossEntropyLoss`.
     Logs `train/loss`, `val/loss`, `val/error`, `test/loss` and `test/error`; an error is the share of samples whose
     highest score is not their class.
     """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        optimizer: OptimizerFactory,
-        scheduler: SchedulerFactory | None,
-        loss: nn.Module,
-    ) -> None:
-        """Take the parts.
-
-        Args:
-            network: Maps a batch to scores (n c).
-            optimizer: Builds the optimizer from named parameters.
-            scheduler: Builds the learning-rate schedule from the optimizer; it steps once an epoch.
-            loss: Mean loss of scores and class indices, such as `torch.nn.CrossEntropyLoss`.
-        """
-        super().__init__(network, optimizer, scheduler, loss)
 
     def objective(self, outputs: Any, targets: Any) -> Float[Tensor, ""]:
         """Compute the loss of a batch of scores.

@@ -82,18 +82,6 @@ def deep_convnet(
     scheduler: SchedulerFactory | None,
     loss: nn.Module,
 ) -> Classifier:
-    """Build the network and what trains it.
-
-    Args:
-        input_shape: See `DeepConvNet`, like all up to `initialise`.
-        n_classes: Number of scores.
-        depth: Convolutions.
-        channels: Channels of each.
-        activation: What follows each convolution.
-        initialise: Draws a weight in place.
-        optimizer: Builds the optimizer from named parameters.
-        scheduler: Builds the learning-rate schedule from the optimizer.
-        loss: Mean loss of scores and class indices.
-    """
+    """Build a `DeepConvNet` of the arguments up to `initialise`, and the `Classifier` of the others that trains it."""
     network = DeepConvNet(input_shape, n_classes, depth, channels, activation, initialise)
     return Classifier(network, optimizer, scheduler, loss)

@@ -103,19 +103,6 @@ def deep_mlp(
     scheduler: SchedulerFactory | None,
     loss: nn.Module,
 ) -> Classifier:
-    """Build the network and what trains it.
-
-    Args:
-        input_shape: See `DeepMLP`, like all up to `initialise`.
-        n_classes: Number of scores.
-        depth: Hidden layers.
-        width: Units of each.
-        activation: What follows each linear map.
-        skip: From which layer to which, or None.
-        initialise: Draws a weight in place.
-        optimizer: Builds the optimizer from named parameters.
-        scheduler: Builds the learning-rate schedule from the optimizer.
-        loss: Mean loss of scores and class indices.
-    """
+    """Build a `DeepMLP` of the arguments up to `initialise`, and the `Classifier` of the others that trains it."""
     network = DeepMLP(input_shape, n_classes, depth, width, activation, skip, initialise)
     return Classifier(network, optimizer, scheduler, loss)

@@ -30,17 +30,9 @@ def from_the_hub(
     seed: int,
     trust_remote_code: bool,
 ) -> nn.Module:
-    """Load a network of the package `transformers`.
+    """Load a network of the package `transformers`, of the arguments of `encoder`.
 
-    Args:
-        auto: The class that loads it, `AutoModel` or one with a head, such as `AutoModelForCausalLM`.
-        name: Name on the hub, or a folder; a folder needs no network connection.
-        revision: Commit, tag or branch; of a folder, the folder in it that is called so, and `main` is itself.
-        dtype: Precision of the weights; `int8` needs the package bitsandbytes.
-        weights: `random` for an untrained network of the same architecture.
-        device_map: Where the parts go, as `from_pretrained` takes it; needs the package accelerate.
-        seed: Seed of random weights.
-        trust_remote_code: Whether to run code that comes with the network.
+    The class `auto` loads it, `AutoModel` or one with a head, such as `AutoModelForCausalLM`.
 
     Returns:
         The network, a `PreTrainedModel`.

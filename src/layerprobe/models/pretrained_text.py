@@ -56,7 +56,7 @@ def encoder(
 
     Args:
         name: Name on the hub, or a folder; a folder needs no network connection.
-        revision: Commit, tag or branch.
+        revision: Commit, tag or branch; of a folder, the folder in it that is called so, and `main` is itself.
         dtype: Precision of the weights; `int8` needs the package bitsandbytes.
         weights: `random` for an untrained network of the same architecture.
         device_map: Where the parts go, as `from_pretrained` takes it; needs the package accelerate.
