@@ -75,9 +75,6 @@ def beyond_linear(results: Results) -> alt.LayerChart:
         results: Results of `probe` or `load` with analyses such as `nearest_mean`, `knn` or `mlp`; or the directory of
             a run, of which the last checkpoint counts.
 
-    Returns:
-        The chart.
-
     Raises:
         ValueError: If there is no such analysis.
         TypeError: If there are results of several networks.
@@ -96,9 +93,6 @@ def heat_map(results: Several) -> alt.LayerChart:
     Args:
         results: As for `depth_curve`.
 
-    Returns:
-        The chart.
-
     Raises:
         ValueError: If no layer has a test error.
     """
@@ -115,9 +109,6 @@ def position_map(
         checkpoint: Name of the checkpoint; by default the last one.
         test_set: Name of the test set; by default the first.
 
-    Returns:
-        The chart.
-
     Raises:
         ValueError: If there are no errors by position.
     """
@@ -130,9 +121,6 @@ def site_map(results: Results, checkpoint: str | None = None) -> alt.LayerChart:
     Args:
         results: What `probe` or `load` returns of a sweep with `granularity="sites"`, or the directory of a run.
         checkpoint: Name of the checkpoint; by default the last one.
-
-    Returns:
-        The chart.
 
     Raises:
         ValueError: If there are no sites.
@@ -149,9 +137,6 @@ def information_curve(
         results: As for `depth_curve`, with their metrics: what `probe` or `load` returns, or the directory of a run.
         figure: The bits that heads read about the labels of test, or how much shorter those of train become.
 
-    Returns:
-        The chart.
-
     Raises:
         ValueError: If the analysis was not made, or the figure is neither.
         TypeError: If the results have no metrics.
@@ -167,9 +152,6 @@ def few_shot_map(results: Several) -> alt.HConcatChart:
 
     Args:
         results: As for `information_curve`.
-
-    Returns:
-        The chart.
 
     Raises:
         ValueError: If the analysis was not made.
@@ -221,9 +203,6 @@ def transfer_map(
     Args:
         results: As for `transfer`.
         layers: The layers that are drawn; by default up to twelve, evenly over the depth.
-
-    Returns:
-        The chart.
 
     Raises:
         ValueError: As `transfer`; or there is no such layer.
@@ -299,9 +278,6 @@ def angle_map(
         checkpoint: Whose layers; by default those of the last one.
         layer: Whose checkpoints; by default the layer that validation prefers at the last one.
 
-    Returns:
-        The chart.
-
     Raises:
         ValueError: As `angles`; or no two heads can be compared.
         TypeError: As `angles`.
@@ -340,9 +316,6 @@ def erasure_curve(results: Results, own: pd.DataFrame | None = None) -> alt.Laye
     Args:
         results: Results with the analysis `erased`; or the directory of a run.
         own: What `layerprobe.erasure` says of the network's own output, which is drawn, too.
-
-    Returns:
-        The chart.
 
     Raises:
         ValueError: If nothing was erased.

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from layerprobe.data.corruptions import AbstractCorruption
+from layerprobe.formatting import described
 from layerprobe.types import SPLITS, Split
 
 
@@ -49,12 +50,9 @@ class CorruptedDataset(Dataset[Any]):
     def _corrupted(self, index: int, sample: Any) -> Any:
         image, *rest = sample
         if not isinstance(image, Tensor) or image.ndim != 3 or not image.is_floating_point():
-            found = f"a {type(image).__name__}"
-            if isinstance(image, Tensor):
-                found = f"{str(image.dtype).removeprefix('torch.')} of shape {tuple(image.shape)}"
             raise TypeError(
-                f"Corruptions are made for images, float tensors of (channels, height, width); found {found}. Give a "
-                "data module of images that are tensors already."
+                "Corruptions are made for images, float tensors of (channels, height, width); found "
+                f"{described(image)}. Give a data module of images that are tensors already."
             )
         return self.corruption(image, np.random.default_rng([*self._seed, index])), *rest
 

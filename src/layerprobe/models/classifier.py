@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from layerprobe.formatting import first_line
+from layerprobe.formatting import described, first_line
 from layerprobe.models.learner import AbstractLearner, OptimizerFactory, SchedulerFactory
 
 
@@ -42,15 +42,13 @@ class Classifier(AbstractLearner):
         try:
             return self.loss(outputs, targets)
         except (RuntimeError, TypeError) as error:
-            found = f"a {type(targets).__name__}"
-            if isinstance(targets, Tensor):
-                if targets.dtype == torch.int64 and targets.shape == (len(outputs), *outputs.shape[2:]):
-                    raise  # out of memory, for one
-                found = f"{str(targets.dtype).removeprefix('torch.')} of shape {tuple(targets.shape)}"
+            fits = isinstance(targets, Tensor) and targets.shape == (len(outputs), *outputs.shape[2:])
+            if fits and targets.dtype == torch.int64:
+                raise  # out of memory, for one
             raise TypeError(
-                f"Training a classifier needs one class index for each sample (int64, shape (n,)), found {found} "
-                f"({first_line(error)}). Let the data module give such targets, or write a LightningModule of "
-                "your own."
+                "Training a classifier needs one class index for each sample (int64, shape (n,)), found "
+                f"{described(targets)} ({first_line(error)}). Let the data module give such targets, or write a "
+                "LightningModule of your own."
             ) from error
         except IndexError as error:
             wrong = int(targets.min()) if int(targets.min()) < 0 else int(targets.max())

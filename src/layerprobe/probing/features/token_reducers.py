@@ -73,30 +73,39 @@ class AbstractTokenReducer(AbstractReducer):
         return Reduction(kept, description, lambda x: x.reshape(len(x), -1), axes, choose, masks)
 
 
+class AbstractOneToken(AbstractTokenReducer):
+    """Takes one token of each sample.
+
+    Attributes:
+        index: Which, padding not counted: 0 for the first, -1 for the last.
+    """
+
+    index: int
+
+    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
+        """See `AbstractTokenReducer.pick`."""
+        places = _places(mask, self.index)
+        return tokens[torch.arange(len(tokens), device=tokens.device), places]
+
+
 @dataclass(frozen=True)
-class LastToken(AbstractTokenReducer):
+class LastToken(AbstractOneToken):
     """The last token that is no padding, as Jin et al. (2024) do."""
 
     name: ClassVar[str] = "last_token"
     is_random: ClassVar[bool] = False
     phrase: ClassVar[str] = "last token"
-
-    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
-        """See `AbstractTokenReducer.pick`."""
-        return _at(tokens, _places(mask, -1))
+    index: int = field(default=-1, init=False, repr=False)
 
 
 @dataclass(frozen=True)
-class FirstToken(AbstractTokenReducer):
+class FirstToken(AbstractOneToken):
     """The first token that is no padding, such as BERT's `[CLS]`."""
 
     name: ClassVar[str] = "first_token"
     is_random: ClassVar[bool] = False
     phrase: ClassVar[str] = "first token"
-
-    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
-        """See `AbstractTokenReducer.pick`."""
-        return _at(tokens, _places(mask, 0))
+    index: int = field(default=0, init=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ class MeanToken(AbstractTokenReducer):
 
 
 @dataclass(frozen=True)
-class TokenIndex(AbstractTokenReducer):
+class TokenIndex(AbstractOneToken):
     """The token at one place, padding not counted.
 
     Attributes:
@@ -133,13 +142,9 @@ class TokenIndex(AbstractTokenReducer):
         """What is taken."""
         return f"token {self.index}"
 
-    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
-        """See `AbstractTokenReducer.pick`."""
-        return _at(tokens, _places(mask, self.index))
-
 
 @dataclass(frozen=True)
-class SpanToken(AbstractTokenReducer):
+class SpanToken(AbstractOneToken):
     """A token of a named part of each text, such as the last one of the subject of a statement.
 
     Attributes:
@@ -156,10 +161,6 @@ class SpanToken(AbstractTokenReducer):
     def phrase(self) -> str:
         """What is taken."""
         return f"{_ENDS.get(self.index, f'token {self.index}')} of {self.span}"
-
-    def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
-        """See `AbstractTokenReducer.pick`."""
-        return _at(tokens, _places(mask, self.index))
 
 
 _ENDS = {0: "first", -1: "last"}
@@ -237,7 +238,3 @@ def _places(mask: Bool[Tensor, "n t"], index: int) -> Int[Tensor, " n"]:
             "Choose an index that every sample has, or reducer=last_token."
         )
     return found.int().argmax(1)
-
-
-def _at(tokens: Float[Tensor, "n t *rest"], places: Int[Tensor, " n"]) -> Float[Tensor, " n *rest"]:
-    return tokens[torch.arange(len(tokens), device=tokens.device), places]

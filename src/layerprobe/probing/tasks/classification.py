@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from layerprobe.formatting import described
 from layerprobe.probing.controls import majority_error
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
@@ -58,21 +59,9 @@ class Classification(AbstractScoredTask):
         """Take every solver."""
 
     def read(self, targets: Any, split: Split) -> Int[Tensor, " n"]:
-        """Check that targets are class indices; numbers such as 1.0 and a column (n, 1) are taken too.
-
-        Args:
-            targets: What the batch calls its targets.
-            split: Where they come from, for the error.
-
-        Returns:
-            The targets as int64 on the CPU.
-
-        Raises:
-            TypeError: Where they are not one non-negative integer for each sample.
-        """
-        found, example = f"a {type(targets).__name__}", ""
+        """See `AbstractTask.read`; numbers such as 1.0 and a column (n, 1) are taken too."""
+        found, example = described(targets), ""
         if isinstance(targets, Tensor):
-            found = f"{str(targets.dtype).removeprefix('torch.')} of shape {tuple(targets.shape)}"
             values = targets.detach().cpu()
             if values.ndim == 2 and values.shape[1] == 1:
                 values = values.squeeze(1)
@@ -160,7 +149,6 @@ class Classification(AbstractScoredTask):
             correct=correct[0],
             f1=f1_score(scores.argmax(1), targets, scores.shape[1]),
             auc=class_auc(solver.ranking(scores), targets),
-            r2=math.nan,
         )
 
     def predict(self, scores: Float[Tensor, "n c"], extra: Mapping[str, Tensor]) -> Int[Tensor, " n"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from layerprobe.formatting import described
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.metrics.classification import balanced_accuracy, f1_score, mean_of_known, roc_auc
@@ -78,14 +78,12 @@ class MultiLabel(AbstractScoredTask):
 
     def read(self, targets: Any, split: Split) -> Int[Tensor, "n c"]:
         """See `AbstractTask.read`."""
-        found = f"a {type(targets).__name__}"
-        if isinstance(targets, Tensor):
-            found = f"{str(targets.dtype).removeprefix('torch.')} of shape {tuple(targets.shape)}"
-            if targets.ndim == 2 and targets.shape[1]:
-                known = (targets == 0) | (targets == 1)
-                if known.all():
-                    return targets.detach().to("cpu", torch.int64)
-                found = f"the value {targets[~known][0].item()}"
+        found = described(targets)
+        if isinstance(targets, Tensor) and targets.ndim == 2 and targets.shape[1]:
+            known = (targets == 0) | (targets == 1)
+            if known.all():
+                return targets.detach().to("cpu", torch.int64)
+            found = f"the value {targets[~known][0].item()}"
         raise TypeError(
             f"Multi-label probing needs a row of zeros and ones for each sample, found {found} in the {split} split. "
             "Choose such targets with `targets`, or another task: task=classification, task=regression."
@@ -178,7 +176,6 @@ class MultiLabel(AbstractScoredTask):
             correct=~wrong.any(1),
             f1=sum(f1) / len(f1),
             auc=mean_of_known(areas),
-            r2=math.nan,
         )
 
     def predict(self, scores: Float[Tensor, "n c"], extra: Mapping[str, Tensor]) -> Int[Tensor, "n c"]:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from layerprobe.formatting import described
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.metrics.intervals import unexplained_difference, unexplained_interval
@@ -45,15 +46,14 @@ class Regression(AbstractTask):
 
     def read(self, targets: Any, split: Split) -> Float[Tensor, "n c"]:
         """See `AbstractTask.read`."""
-        found = f"a {type(targets).__name__}"
-        if isinstance(targets, Tensor):
-            found = f"{str(targets.dtype).removeprefix('torch.')} of shape {tuple(targets.shape)}"
-            if targets.ndim in (1, 2) and targets.numel() and not targets.is_complex():
-                # Single precision stays, since it says what its rounding can have done to a constant.
-                values = targets.detach().to("cpu", targets.dtype if targets.dtype == torch.float32 else torch.float64)
-                if values.isfinite().all():
-                    return values.reshape(len(values), -1)
-                found = "a value that is not finite"
+        found = described(targets)
+        real = isinstance(targets, Tensor) and not targets.is_complex()
+        if real and targets.ndim in (1, 2) and targets.numel():
+            # Single precision stays, since it says what its rounding can have done to a constant.
+            values = targets.detach().to("cpu", targets.dtype if targets.dtype == torch.float32 else torch.float64)
+            if values.isfinite().all():
+                return values.reshape(len(values), -1)
+            found = "a value that is not finite"
         raise TypeError(
             f"Regression needs one finite number or a row of numbers for each sample, found {found} in the {split} "
             "split. Choose such targets with `targets`, or another task: task=classification, task=multi_label."
@@ -136,8 +136,6 @@ class Regression(AbstractTask):
             high=high,
             loss=float(loss[0]),
             correct=torch.empty(0, dtype=torch.bool),
-            f1=math.nan,
-            auc=math.nan,
             r2=1 - float(error[0]),
             message=message,
         )

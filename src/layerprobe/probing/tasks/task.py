@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -45,9 +46,9 @@ class Measured:
     high: float
     loss: float
     correct: Bool[Tensor, " n"]
-    f1: float
-    auc: float
-    r2: float
+    f1: float = math.nan
+    auc: float = math.nan
+    r2: float = math.nan
     message: str = ""
 
 
