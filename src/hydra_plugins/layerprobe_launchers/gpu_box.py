@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from hydra_plugins.layerprobe_launchers.jobs import Job, jobs_of, returned, to_do
+from hydra_plugins.layerprobe_launchers.jobs import Job, jobs_of, report_end, returned, to_do
 from hydra_plugins.layerprobe_launchers.slots import Slot, Taken, gpu_slots, take
 from layerprobe.formatting import count_text
 from layerprobe.jobs.quoting import command, override
@@ -160,20 +161,10 @@ class _Box:
         log.info("started  %s%s", job.name, f"  (GPU {'+'.join(taken.slot.devices)})" if taken.slot.devices else "")
 
     def _collect(self) -> None:
-        from layerprobe.results.run_summary import RunSummary
-
         for process in [process for process in self._running if process.poll() is not None]:
             job, _, start = self._running.pop(process)
-            summary = RunSummary.read(job.directory)
-            if summary is None:
-                summary = RunSummary("killed", job.overrides, error=_cause(process.returncode, job.directory))
-                with suppress(OSError):
-                    summary.write(job.directory)
-            seconds = time.monotonic() - start
-            if summary.status == "done":
-                log.info("done     %s  (%.0f s)", job.name, seconds)
-            else:
-                log.warning("%-8s %s  (%.0f s): %s", summary.status, job.name, seconds, summary.error)
+            took = f"  ({time.monotonic() - start:.0f} s)"
+            report_end(job, partial(_cause, process.returncode, job.directory), took)
 
     def _stop(self) -> None:
         """Have the jobs save and leave; a second interrupt, or two minutes, end them."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from layerprobe.compat.hydra import sweeper_learns
 from layerprobe.jobs.quoting import override
+
+log = logging.getLogger(__name__)
 
 # What the launching process alone is asked for.
 _LAUNCHING = (
@@ -125,6 +129,27 @@ def to_do(jobs: Sequence[Job], rerun: str | None) -> list[Job]:
                 raise SystemExit(str(error)) from error
         todo.append(job)
     return todo
+
+
+def report_end(job: Job, cause: Callable[[], str], took: str = "") -> None:
+    """Say how a job ended; write it down where it had no time to do so itself.
+
+    Args:
+        job: The job.
+        cause: Finds out what ended it, where it has not written that down.
+        took: How long it took, behind its name.
+    """
+    from layerprobe.results.run_summary import RunSummary
+
+    summary = RunSummary.read(job.directory)
+    if summary is None:
+        summary = RunSummary("killed", job.overrides, error=cause())
+        with suppress(OSError):
+            summary.write(job.directory)
+    if summary.status == "done":
+        log.info("done     %s%s", job.name, took)
+    else:
+        log.warning("%-8s %s%s: %s", summary.status, job.name, took, summary.error)
 
 
 def returned(job: Job, config: DictConfig) -> JobReturn:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.layerprobe_launchers.jobs import Job, jobs_of, returned, to_do
+from hydra_plugins.layerprobe_launchers.jobs import Job, jobs_of, report_end, returned, to_do
 from layerprobe.jobs.program import to_install
 from layerprobe.jobs.quoting import command, override
 
@@ -129,7 +130,7 @@ class SlurmLauncher(Launcher):
                 state = states.get(slurm_job, "")
                 if not state:
                     del left[number]
-                    _close(jobs[int(number)], slurm_job)
+                    report_end(jobs[int(number)], partial(ended_as, slurm_job))
                 elif state != shown[number]:
                     log.info("%-8s %s", state.lower(), jobs[int(number)].name)
                     pause = _POLL
@@ -207,19 +208,9 @@ def _shown_state(text: str) -> str:
     return next((word.split("=", 1)[1].replace("_", " ") for word in text.split() if word.startswith("JobState=")), "")
 
 
-def _close(job: Job, slurm_job: str) -> None:
-    """Say how a job ended; write it down where it had no time to do so itself."""
-    from layerprobe.results.run_summary import RunSummary
-
-    summary = RunSummary.read(job.directory)
-    if summary is None:
-        summary = RunSummary("killed", job.overrides, error=f"SLURM job {slurm_job}: {last_state(slurm_job)}")
-        with suppress(OSError):
-            summary.write(job.directory)
-    if summary.status == "done":
-        log.info("done     %s", job.name)
-    else:
-        log.warning("%-8s %s: %s", summary.status, job.name, summary.error)
+def ended_as(slurm_job: str) -> str:
+    """Say how SLURM saw a job end."""
+    return f"SLURM job {slurm_job}: {last_state(slurm_job)}"
 
 
 def _check_warning(parameters: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra_plugins.layerprobe_launchers.slurm import last_state, slurm_states
+from hydra_plugins.layerprobe_launchers.slurm import ended_as, slurm_states
 from layerprobe.results.progress import read_progress
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
@@ -59,5 +59,5 @@ def _state(folder: Path, record: SweepRecord, slurm_job: str, queue: dict[str, s
     if launching and not slurm_job:
         return JobState(name, "waiting", where, folder)
     gone = "its process is gone" if any(folder.glob("run.lock*")) else "it has not begun"
-    ended = f"SLURM job {slurm_job}: {last_state(slurm_job)}" if slurm_job else gone
+    ended = ended_as(slurm_job) if slurm_job else gone
     return JobState(name, "lost", f"{ended}; {where}" if where else ended, folder)

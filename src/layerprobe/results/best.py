@@ -51,17 +51,9 @@ def last_checkpoint(results: pd.DataFrame, unfinished: Collection[str] = ()) -> 
     return next((name for name in reversed(names) if name not in unfinished), names[-1] if names else "")
 
 
-def at_last_checkpoint(results: pd.DataFrame, unfinished: Collection[str] = ()) -> pd.DataFrame:
-    """Take the rows of the last checkpoint.
-
-    Args:
-        results: As for `last_checkpoint`.
-        unfinished: As for `last_checkpoint`.
-
-    Returns:
-        Its rows that have a test error, in order of depth; no row where there is none.
-    """
-    return at_checkpoint(results, last_checkpoint(results, unfinished))
+def at_last_checkpoint(results: pd.DataFrame) -> pd.DataFrame:
+    """Take the rows of the last checkpoint, as `at_checkpoint`."""
+    return at_checkpoint(results, last_checkpoint(results))
 
 
 def at_checkpoint(results: pd.DataFrame, checkpoint: str) -> pd.DataFrame:
@@ -76,27 +68,12 @@ def at_checkpoint(results: pd.DataFrame, checkpoint: str) -> pd.DataFrame:
 
 
 def best_layer(results: pd.DataFrame, unfinished: Collection[str] = ()) -> BestLayer:
-    """Find the layer that validation prefers at the last checkpoint.
-
-    Args:
-        results: As for `last_checkpoint`.
-        unfinished: As for `last_checkpoint`.
-
-    Returns:
-        The layer with its test error.
-    """
-    return best_of(at_last_checkpoint(results, unfinished))
+    """Find the layer that validation prefers at the last checkpoint, of the arguments of `last_checkpoint`."""
+    return best_of(at_checkpoint(results, last_checkpoint(results, unfinished)))
 
 
 def best_of(rows: pd.DataFrame) -> BestLayer:
-    """Find the layer that validation prefers at a checkpoint.
-
-    Args:
-        rows: Rows of `at_checkpoint`.
-
-    Returns:
-        The layer with its test error.
-    """
+    """Find the layer that validation prefers among the rows of `at_checkpoint`."""
     rows = rows[rows["val_error"].notna()]
     if rows.empty:
         return BestLayer()

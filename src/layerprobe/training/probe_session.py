@@ -194,10 +194,9 @@ class ProbeSession:
             finally:
                 if ranks.is_first:
                     self.store.merge()
-                    before = f", {len(done)} done before" if done else ""
-                    layers = count_text(new, "layer")
                     if ended or new:
-                        log.info("Probed %s at step %d: %s%s", info.name, info.step, layers, before)
+                        before = f", {len(done)} done before" if done else ""
+                        log.info("Probed %s at step %d: %s%s", info.name, info.step, count_text(new, "layer"), before)
 
     def _planned(
         self, network: nn.Module, data: Data, protocol: ProbeProtocol, context: Context, done: Collection[LayerName]
