@@ -76,7 +76,8 @@ def main() -> None:
             print(f"Removed {size_text(sum(entry.size for entry in gone))} in {count_text(len(gone), 'file')}.")
     except (FeatureStoreError, OSError) as error:
         raise SystemExit(f"{name()}: {error}") from None
-    Console().print(feature_table(cfg.keep, [entry for entry in entries if entry not in gone]))
+    kept = [(one.network, one.about, one.size, one.used) for one in entries if one not in gone]
+    Console().print(feature_table(cfg.keep, kept))
 
 
 def seconds(text: str) -> float:

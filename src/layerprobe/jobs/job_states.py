@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from hydra_plugins.layerprobe_launchers.slurm import ended_as, slurm_states
 from layerprobe.results.progress import read_progress
@@ -13,21 +13,18 @@ from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.sweep_record import SweepRecord
 
 
-@dataclass(frozen=True)
-class JobState:
+class JobState(NamedTuple):
     """A job as it is now.
 
     Attributes:
         name: What tells it apart.
         state: `waiting`, `running`, `done`, `failed`, `interrupted`, `killed`, `lost` or `unreadable`.
         where: How far it is: epoch, step, checkpoint and layer; or what went wrong.
-        directory: Where it writes.
     """
 
     name: str
     state: str
     where: str
-    directory: Path
 
 
 def job_states(record: SweepRecord) -> list[JobState]:
@@ -49,15 +46,13 @@ def _state(folder: Path, record: SweepRecord, slurm_job: str, queue: dict[str, s
     )
     slurm = queue.get(slurm_job, "")
     if slurm == "RUNNING" or (not slurm and RunDirectory(folder).is_busy()):
-        return JobState(name, "running", where or "starting", folder)
+        return JobState(name, "running", where or "starting")
     if slurm:
-        return JobState(
-            name, "waiting", f"SLURM job {slurm_job}: {slurm.lower()}" + (f"; {where}" if where else ""), folder
-        )
+        return JobState(name, "waiting", f"SLURM job {slurm_job}: {slurm.lower()}" + (f"; {where}" if where else ""))
     if summary is not None:
-        return JobState(name, summary.status, summary.error or summary.best_layer, folder)
+        return JobState(name, summary.status, summary.error or summary.best_layer)
     if launching and not slurm_job:
-        return JobState(name, "waiting", where, folder)
+        return JobState(name, "waiting", where)
     gone = "its process is gone" if any(folder.glob("run.lock*")) else "it has not begun"
     ended = ended_as(slurm_job) if slurm_job else gone
-    return JobState(name, "lost", f"{ended}; {where}" if where else ended, folder)
+    return JobState(name, "lost", f"{ended}; {where}" if where else ended)

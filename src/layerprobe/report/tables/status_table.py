@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from rich import box
 from rich.table import Table
@@ -25,30 +23,18 @@ STATUS_STYLE = {
 """How the status of a job is coloured in every table."""
 
 
-@runtime_checkable
-class _State(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def where(self) -> str: ...
-    @property
-    def directory(self) -> Path: ...
-
-
-def status_table(states: Sequence[_State]) -> Table:
+def status_table(states: Sequence[tuple[str, str, str]]) -> Table:
     """Lay out the jobs: a line each, and how many there are in each state.
 
     Args:
-        states: Name, state, how far it is or what went wrong, and directory of each job.
+        states: Of each job its name, its state, and how far it is or what went wrong.
     """
-    counts = Counter(state.state for state in states)
+    counts = Counter(state for _, state, _ in states)
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.title = f"{count_text(len(states), 'job')}: " + ", ".join(f"{n} {name}" for name, n in counts.items())
     table.add_column("job", overflow="fold")
     table.add_column("state", no_wrap=True)
     table.add_column("progress", overflow="fold")
-    for state in states:
-        table.add_row(Text(state.name), Text(state.state, style=STATUS_STYLE.get(state.state, "")), Text(state.where))
+    for name, state, where in states:
+        table.add_row(Text(name), Text(state, style=STATUS_STYLE.get(state, "")), Text(where))
     return table
