@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from layerprobe.data.corruptions import AbstractCorruption
+from layerprobe.data.loaders import AbstractDataModule
 from layerprobe.formatting import described
 from layerprobe.types import SPLITS, Split
 
@@ -57,7 +58,7 @@ class CorruptedDataset(Dataset[Any]):
         return self.corruption(image, np.random.default_rng([*self._seed, index])), *rest
 
 
-class CorruptedDataModule(pl.LightningDataModule):
+class CorruptedDataModule(AbstractDataModule):
     """A data module of images with those of every split corrupted; the division into splits stays.
 
     Attributes:
@@ -90,17 +91,9 @@ class CorruptedDataModule(pl.LightningDataModule):
         """
         self.clean.setup(stage)  # type: ignore[arg-type]
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Build the loader of the training split."""
-        return self._corrupted("train", self.clean.train_dataloader())
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Build the loader of the validation split."""
-        return self._corrupted("val", self.clean.val_dataloader())
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Build the loader of the test split."""
-        return self._corrupted("test", self.clean.test_dataloader())
+    def loader_of(self, split: Split) -> DataLoader[Any]:
+        """See `AbstractDataModule.loader_of`."""
+        return self._corrupted(split, getattr(self.clean, f"{split}_dataloader")())
 
     def _corrupted(self, split: Split, loader: Any) -> DataLoader[Any]:
         if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from layerprobe.data.samplers import ShuffledOrder, loader
+from layerprobe.data.loaders import AbstractDataModule, loader
+from layerprobe.data.samplers import ShuffledOrder
 from layerprobe.types import SPLITS, Split
 
 log = logging.getLogger("layerprobe")
@@ -37,7 +37,7 @@ class Images:
     splits: Sequence[Split]
 
 
-class AbstractImageDataModule(pl.LightningDataModule, ABC):
+class AbstractImageDataModule(AbstractDataModule):
     """Images that are read and transformed one by one.
 
     What is held out or chosen has the classes in their shares, and is the same for every run seed.
@@ -132,21 +132,11 @@ class AbstractImageDataModule(pl.LightningDataModule, ABC):
             chosen[split], start = order[start : start + size], start + size
         return chosen
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Build the loader of the training split, in training order."""
-        dataset = self._splits["train"]
-        return self._loader(dataset, ShuffledOrder(len(dataset), self._seed))  # type: ignore[arg-type]
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Build the loader of the validation split, in its fixed order."""
-        return self._loader(self._splits["val"])
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Build the loader of the test split, in its fixed order."""
-        return self._loader(self._splits["test"])
-
-    def _loader(self, dataset: Dataset[Any], sampler: ShuffledOrder | None = None) -> DataLoader[Any]:
-        return loader(dataset, sampler, self.batch_size, self._num_workers)
+    def loader_of(self, split: Split) -> DataLoader[Any]:
+        """See `AbstractDataModule.loader_of`."""
+        dataset: Any = self._splits[split]
+        order = ShuffledOrder(len(dataset), self._seed) if split == "train" else None
+        return loader(dataset, order, self.batch_size, self._num_workers)
 
 
 def _count(size: int | float | None, n: int, default: int) -> int:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
-import pytorch_lightning as pl
 from torch import distributed as dist
 from torch.utils.data import DataLoader, Sampler, SequentialSampler
 
 from layerprobe.data.in_memory_dataset import InMemoryDataset, Sample
-from layerprobe.data.samplers import ShardedOrder, loader
+from layerprobe.data.loaders import AbstractDataModule, loader
+from layerprobe.data.samplers import ShardedOrder
 from layerprobe.types import Split
 
 
-class AbstractInMemoryDataModule(pl.LightningDataModule, ABC):
+class AbstractInMemoryDataModule(AbstractDataModule):
     """Batches of (input, class index) for the three splits; only the training loader shuffles.
 
     Attributes:
@@ -71,25 +71,12 @@ class AbstractInMemoryDataModule(pl.LightningDataModule, ABC):
             raise RuntimeError(f"{type(self).__name__} has not read its data: call prepare_data() and setup() first")
         return self._splits[split]
 
-    def train_dataloader(self) -> DataLoader[Sample]:
-        """Build the loader of the training split, in training order; several processes share it out."""
-        dataset = self.dataset("train")
-        order = self._training_order(len(dataset))
+    def loader_of(self, split: Split) -> DataLoader[Sample]:
+        """See `AbstractDataModule.loader_of`; several processes share the training split out."""
+        dataset = self.dataset(split)
+        order = self._training_order(len(dataset)) if split == "train" else SequentialSampler(dataset)
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            order = ShardedOrder(order, dist.get_rank(), dist.get_world_size())
+            # Of the others each reads the whole: sharing them out evenly would count some samples twice.
+            share = (dist.get_rank(), dist.get_world_size()) if split == "train" else (0, 1)
+            order = ShardedOrder(order, *share)
         return loader(dataset, order, self.batch_size, self.num_workers)
-
-    def val_dataloader(self) -> DataLoader[Sample]:
-        """Build the loader of the validation split, in its fixed order."""
-        return self._evaluation_loader("val")
-
-    def test_dataloader(self) -> DataLoader[Sample]:
-        """Build the loader of the test split, in its fixed order."""
-        return self._evaluation_loader("test")
-
-    def _evaluation_loader(self, split: Split) -> DataLoader[Sample]:
-        # Each of several processes reads the whole: sharing it out evenly would count some samples twice.
-        order: Sampler[int] = SequentialSampler(self.dataset(split))
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            order = ShardedOrder(order, 0, 1)
-        return loader(self.dataset(split), order, self.batch_size, self.num_workers)

@@ -1,43 +1,11 @@
-"""Order in which training samples are drawn, and the loader that draws them."""
+"""Order in which training samples are drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
-
-
-def loader(
-    dataset: Dataset[Any],
-    sampler: Sampler[int] | None,
-    batch_size: int,
-    num_workers: int,
-    collate: Callable[[list[Any]], Any] | None = None,
-) -> DataLoader[Any]:
-    """Build a loader that draws no random number of the global generator.
-
-    A loader draws a base seed for its workers each time that it is iterated, from the global generator unless it has
-    its own: with one, no loop over the data moves the random numbers of training.
-
-    Args:
-        dataset: The samples.
-        sampler: Their order; by default their own.
-        batch_size: Samples in a batch.
-        num_workers: Worker processes, which stay for the next epoch.
-        collate: Makes a batch of several samples; by default as torch does.
-    """
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        collate_fn=collate,
-        num_workers=num_workers,
-        persistent_workers=num_workers > 0,
-        generator=torch.Generator().manual_seed(0),
-    )
+from torch.utils.data import DistributedSampler, Sampler
 
 
 class ShuffledOrder(Sampler[int]):

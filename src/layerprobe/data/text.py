@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from layerprobe.data.labelled_texts import Examples, divide, examples_of, limited, noised
+from layerprobe.data.loaders import AbstractDataModule, loader
 from layerprobe.data.pretrained_tokenizer import Encoded, PretrainedTokenizer
-from layerprobe.data.samplers import ShuffledOrder, loader
+from layerprobe.data.samplers import ShuffledOrder
 from layerprobe.data.text_features import bag_of_words, text_length
 from layerprobe.data.text_table import AbstractTable
 from layerprobe.types import Split
@@ -49,7 +49,7 @@ class _Read:
     datasets: dict[Split, EncodedTexts]
 
 
-class TextDataModule(pl.LightningDataModule):
+class TextDataModule(AbstractDataModule):
     """Batches of (mapping of token ids and mask, class index), filled up to the longest text of each batch.
 
     Texts go through these steps in order: columns and classes are chosen, at most so many of each class kept, noise
@@ -195,29 +195,18 @@ class TextDataModule(pl.LightningDataModule):
             for name, of in features.items()
         }
 
-    def train_dataloader(self) -> DataLoader[Any] | None:
-        """Build the loader of the training split, in training order."""
-        n_samples = len(self._content().datasets["train"])
-        return self._loader("train", ShuffledOrder(n_samples, self.seed))
-
-    def val_dataloader(self) -> DataLoader[Any] | None:
-        """Build the loader of the validation split, in its fixed order; None where there is none."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader[Any] | None:
-        """Build the loader of the test split, in its fixed order."""
-        return self._loader("test")
+    def loader_of(self, split: Split) -> DataLoader[Any] | None:
+        """See `AbstractDataModule.loader_of`."""
+        dataset = self._content().datasets.get(split)
+        if dataset is None:
+            return None
+        order = ShuffledOrder(len(dataset), self.seed) if split == "train" else None
+        return loader(dataset, order, self.batch_size, self.num_workers, self.collate)
 
     def collate(self, samples: Sequence[tuple[Encoded, int]]) -> TextBatch:
         """Make a batch of several texts."""
         encoded, targets = zip(*samples, strict=True)
         return self.tokenizer.pad(encoded), torch.tensor(targets)
-
-    def _loader(self, split: Split, sampler: Sampler[int] | None = None) -> DataLoader[Any] | None:
-        dataset = self._content().datasets.get(split)
-        if dataset is None:
-            return None
-        return loader(dataset, sampler, self.batch_size, self.num_workers, self.collate)
 
     def _content(self) -> _Read:
         if not self._read:
