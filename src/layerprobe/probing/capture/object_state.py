@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import count, islice, repeat
 from operator import is_, length_hint
-from types import CellType, GeneratorType
+from types import GeneratorType
 from typing import Any
 
 import numpy as np
@@ -187,7 +187,7 @@ class KeptArray(AbstractKept):
 
 
 class KeptState(AbstractKept):
-    """What is read by one function and set by another: a random generator, the place in a file."""
+    """What one function reads and another one sets: a random generator, the place in a file, a closure's variable."""
 
     __slots__ = ("set_state", "state")
 
@@ -197,19 +197,6 @@ class KeptState(AbstractKept):
     def put_back(self) -> None:
         """Set the state."""
         self.set_state(self.state)
-
-
-class KeptCell(AbstractKept):
-    """What a variable of an enclosing function holds."""
-
-    __slots__ = ("content",)
-
-    def __init__(self, thing: CellType) -> None:
-        self.thing, self.content = thing, thing.cell_contents
-
-    def put_back(self) -> None:
-        """Set what it holds."""
-        self.thing.cell_contents = self.content
 
 
 class KeptSlots(AbstractKept):

@@ -25,7 +25,6 @@ from layerprobe.probing.capture.object_state import (
     AbstractKept,
     KeptArray,
     KeptBytes,
-    KeptCell,
     KeptClass,
     KeptDict,
     KeptGlobals,
@@ -268,12 +267,10 @@ class Snapshot:
 
     def keep_cell(self, thing: types.CellType) -> None:
         """Keep what a variable of an enclosing function holds."""
-        try:
-            content = thing.cell_contents
-        except ValueError:  # not assigned yet
-            return
-        self._kept.append(KeptCell(thing))
-        self.look_into((content,), thing)
+        with suppress(ValueError):  # not assigned yet
+            read = partial(getattr, thing, "cell_contents")
+            self._kept.append(KeptState(thing, read, partial(setattr, thing, "cell_contents")))
+            self.look_into((thing.cell_contents,), thing)
 
     def keep_generator(self, thing: Any) -> None:
         """Watch a function with `yield`, and keep what it holds."""
