@@ -65,7 +65,7 @@ def page(
     drawn = drawn or page_data(comparison)
     packed, left_out = correct_bits(comparison, drawn)
     heads, heads_left_out = head_charts(comparison, drawn)
-    specs = linked_views(drawn)
+    specs, rows = linked_views(drawn), _rows(comparison)
     counts = {"run": len(comparison.runs), "checkpoint": len(drawn.checkpoints), "probe": len(drawn.rows)}
     title = f"layerprobe: {', '.join(count_text(n, noun) for noun, n in counts.items())}"
     states = comparison.table()["status"].value_counts()
@@ -93,8 +93,8 @@ def page(
         wholes=[run.status not in _ENDED_BADLY or set(states.index) <= _ENDED_BADLY for run in comparison.runs],
         notes=[*drawn.left_out, *left_out, *heads_left_out],
         of_heads=sorted({one["kind"] for one in heads["maps"]}, reverse=True),
-        heads=_heads(comparison),
-        rows=_rows(comparison),
+        heads=[head for head, _ in rows[0]],
+        rows=[[cell for _, cell in row] for row in rows],
         breakable=lambda name: Markup(".<wbr>").join(name.split(".")),  # a line may end behind a dot
         words=[(name, depth_sentence(run)) for run, name in zip(comparison.runs, comparison.names, strict=True)],
         animations=[(name, animation.get("description", name)) for name, animation in animations],
@@ -114,41 +114,29 @@ def _bundle() -> Markup:
     return Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script"))
 
 
-def _heads(comparison: Comparison) -> list[str]:
-    short = short_keys(comparison.keys)
-    found = ["best layer", *(["reducer"] if _several_reducers(comparison) else []), "test error", "95% interval"]
-    remarked = any(_remarks(comparison))
-    about = ["checkpoint", "checkpoints", "status", *(["notes"] if remarked else []), "directory"]
-    return ["run", *(short[key] for key in comparison.keys), *found, *about]
-
-
-def _remarks(comparison: Comparison) -> list[str]:
-    table = comparison.table()
-    return ["; ".join(filter(None, both)) for both in zip(table["error"], table["notes"], strict=True)]
-
-
-def _rows(comparison: Comparison) -> list[list[Cell]]:
-    rows = []
-    several, remarks = _several_reducers(comparison), _remarks(comparison)
-    for run, row, remark in zip(comparison.runs, comparison.table().to_dict("records"), remarks, strict=True):
+def _rows(comparison: Comparison) -> list[list[tuple[str, Cell]]]:
+    """The rows of the table of runs: each cell with the head of its column."""
+    table, keys, short = comparison.table(), comparison.keys, short_keys(comparison.keys)
+    remarks = ["; ".join(filter(None, both)) for both in zip(table["error"], table["notes"], strict=True)]
+    several, rows = _several_reducers(comparison), []
+    for run, row, remark in zip(comparison.runs, table.to_dict("records"), remarks, strict=True):
         error, known = row["test_error"], not math.isnan(row["test_error"])
         ends = interval_text(row["test_error_low"], row["test_error_high"])
-        head = run.results[
-            (run.results["checkpoint"] == row["checkpoint"]) & (run.results["layer"] == row["best_layer"])
-        ]
+        at = (run.results["checkpoint"] == row["checkpoint"]) & (run.results["layer"] == row["best_layer"])
+        reducer, note = Cell(", ".join(run.results.loc[at, "reducer"])), Cell(remark, kind="wrap" if remark else "")
         rows.append(
             [
-                Cell(row["run"], kind="named"),
-                *(Cell(value_text(run.config.get(key))) for key in comparison.keys),
-                Cell(row["best_layer"], kind="named layer"),
-                *([Cell(", ".join(head["reducer"]))] if several else []),
-                Cell(percent_text(error) if known else "", error if known else ""),
-                Cell(ends, row["test_error_low"] if ends else ""),
-                Cell(row["checkpoint"]),
-                Cell(str(row["n_checkpoints"])),
-                Cell(row["status"], kind=f"status-{row['status']}"),
-                *([Cell(remark, kind="wrap" if remark else "")] if any(remarks) else []),
-                Cell(row["directory"], kind="path"),
+                ("run", Cell(row["run"], kind="named")),
+                *((short[key], Cell(value_text(run.config.get(key)))) for key in keys),
+                ("best layer", Cell(row["best_layer"], kind="named layer")),
+                *([("reducer", reducer)] if several else []),
+                ("test error", Cell(percent_text(error) if known else "", error if known else "")),
+                ("95% interval", Cell(ends, row["test_error_low"] if ends else "")),
+                ("checkpoint", Cell(row["checkpoint"])),
+                ("checkpoints", Cell(str(row["n_checkpoints"]))),
+                ("status", Cell(row["status"], kind=f"status-{row['status']}")),
+                *([("notes", note)] if any(remarks) else []),
+                ("directory", Cell(row["directory"], kind="path")),
             ]
         )
     return rows
