@@ -195,7 +195,7 @@ class ProbeStore:
 
     def path(self) -> pd.DataFrame:
         """Return one row for each swept head, in the order of `results`."""
-        return self._combined("path", read_parts(self._parts())).to_pandas()
+        return self._frame("path")
 
     def correct(self) -> pd.DataFrame:
         """Return which test samples each selected head gets right, in the order of `results`.
@@ -204,7 +204,7 @@ class ProbeStore:
             Columns checkpoint, step, depth, layer, seed, `samples` (the fingerprint of the test samples in their order,
             empty where it is not known) and `correct`: a bool array (n) in that order, empty for a failed layer.
         """
-        return self._combined("correct", read_parts(self._parts())).to_pandas()
+        return self._frame("correct")
 
     def answers(self) -> pd.DataFrame:
         """Return which samples of each test set each selected head gets right, the primary one's first.
@@ -212,11 +212,11 @@ class ProbeStore:
         Returns:
             The columns of `correct` and `test_set`; no row where there is one test set without a name of its own.
         """
-        return self._combined("answers", read_parts(self._parts())).to_pandas()
+        return self._frame("answers")
 
     def metrics(self) -> pd.DataFrame:
         """Return what else was measured, one row for each number, in the order of `results`."""
-        return self._combined("metrics", read_parts(self._parts())).to_pandas()
+        return self._frame("metrics")
 
     def head(self, checkpoint: str, layer: LayerName) -> dict[str, np.ndarray]:
         """Load the selected head of a layer.
@@ -303,6 +303,9 @@ class ProbeStore:
         for checkpoint, _ in self._records:
             first_seen.setdefault(checkpoint, len(first_seen))
         return sorted(self._records.values(), key=lambda r: (r.step, first_seen[r.checkpoint], r.depth))
+
+    def _frame(self, name: str) -> pd.DataFrame:
+        return self._combined(name, read_parts(self._parts())).to_pandas()
 
     def _combined(self, name: str, parts: Mapping[str, pa.Table]) -> pa.Table:
         """Rows of one kind, merged and in parts; where both have a layer, the part is the newer one."""
