@@ -14,6 +14,9 @@ from torch import Tensor
 from layerprobe.probing.analyses.analysis import LayerData
 from layerprobe.probing.analyses.trained import AbstractNetworks, AbstractTrained, Slopes
 
+_START = 0.1
+"""Standard deviation of a query's first values."""
+
 
 @final
 class AttentionPools(AbstractNetworks):
@@ -104,7 +107,3 @@ class Attention(AbstractTrained):
         """See `AbstractTrained.operations`."""
         assert layer.positions is not None
         return 8.0 * self.batch_size * layer.positions.train.shape[1] * self.seeds
-
-
-_START = 0.1
-"""Standard deviation of a query's first values."""

@@ -52,15 +52,10 @@ class Networks(AbstractNetworks):
         return torch.baddbmm(bias, hidden, weight)
 
     def gradients(self, features: Float[Tensor, "n d"], slopes: Slopes, l2: float) -> list[Float[Tensor, "s _ _"]]:
-        """Gradients of the mean loss + ½·l2·(‖W₁‖² + ‖W₂‖²), in the order of the parts.
+        """See `AbstractNetworks.gradients`.
 
         With hidden units h and δ the mean loss' derivatives by the scores, that of W₂ is hᵀδ + l2·W₂; with
         ε = δ W₂ᵀ where h > 0 and 0 elsewhere, that of W₁ is xᵀε + l2·W₁; those of the biases are the sums of δ and ε.
-
-        Args:
-            features: A minibatch.
-            slopes: The loss' derivatives by the scores of one network, for each sample.
-            l2: Weight of the penalty.
         """
         first, _, second, _ = self.parts
         hidden = self._hidden(features)

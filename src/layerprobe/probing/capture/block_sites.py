@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from layerprobe.probing.capture.hooks import HEADS, Call
+from layerprobe.probing.capture.hooks import HEADS, Call, callers
 from layerprobe.probing.capture.trace import Exchange, Occurrence, Trace
 
 SITES = "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "head"
@@ -54,14 +54,14 @@ def block_sites(network: nn.Module, found: Trace) -> list[BlockSite]:
     for occurrence in found.occurrences:
         function = occurrence.site.function
         if function == HEADS or (function in _ATTENTION and len(occurrence.shape) == 4):
-            block = next((call for call in _callers(occurrence.call) if _is_member(modules, call.module)), None)
+            block = next((call for call in callers(occurrence.call) if _is_member(modules, call.module)), None)
             if block is not None:
                 cores.setdefault(block, occurrence)
     return [site for block, core in cores.items() for site in _sites(modules, found, block, core)]
 
 
 def _sites(modules: dict[str, nn.Module], found: Trace, block: Call, core: Occurrence) -> Iterator[BlockSite]:
-    inside = [exchange for exchange in found.exchanges if block in _callers(exchange.call.parent)]
+    inside = [exchange for exchange in found.exchanges if block in callers(exchange.call.parent)]
     own = next(exchange for exchange in found.exchanges if exchange.call is block)
     linear = [one for one in inside if _is_linear(modules[one.call.module], one)]
     after = [one for one in linear if one.order > core.order]
@@ -82,7 +82,7 @@ def _sites(modules: dict[str, nn.Module], found: Trace, block: Call, core: Occur
         yield BlockSite(block, "mlp_out", last.returned[0][0], shape[-1])
     if stream is None:
         return
-    sums = [one for one in found.sums if block in _callers(one.call) and one.shape == shape and one.order > core.order]
+    sums = [one for one in found.sums if block in callers(one.call) and one.shape == shape and one.order > core.order]
     residual = {"resid_pre": stream}
     for one in sums:
         if stream in one.operands and one.order < last.order and last is not projection:
@@ -121,12 +121,6 @@ def _normalised(modules: dict[str, nn.Module], inside: Sequence[Exchange], value
         ),
         None,
     )
-
-
-def _callers(call: Call | None) -> Iterator[Call]:
-    while call is not None:
-        yield call
-        call = call.parent
 
 
 def _is_member(modules: dict[str, nn.Module], path: str) -> bool:

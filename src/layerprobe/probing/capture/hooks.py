@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Container, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -94,6 +94,13 @@ class Call:
         """The modules that were called since the call of a function before this one."""
         start, end = [0, *self.functions[function]][index : index + 2]
         return set(self.modules[start:end])
+
+
+def callers(call: Call | None) -> Iterator[Call]:
+    """A call, then those that it was made from, the outermost last."""
+    while call is not None:
+        yield call
+        call = call.parent
 
 
 class AbstractObserver(ABC):

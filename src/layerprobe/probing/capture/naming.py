@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from layerprobe.compat.torch import COMPILED
-from layerprobe.probing.capture.hooks import INPUT, Call
+from layerprobe.probing.capture.hooks import INPUT, Call, callers
 from layerprobe.probing.capture.trace import Occurrence, Trace
 from layerprobe.types import LayerName
 
@@ -39,7 +39,7 @@ def candidates(found: Trace) -> list[Candidate]:
     for occurrence in found.occurrences:
         of_module = not occurrence.site.function or occurrence.site.function == INPUT
         values[occurrence.value].append(Candidate(occurrence, occurrence.order, of_module))
-    outer = _with_callers(found.root)
+    outer = list(callers(found.root))
     kept = [candidate for value in values.values() for candidate in _named_by_network(_by_module(value, outer), outer)]
     return sorted(kept, key=lambda candidate: candidate.order)
 
@@ -72,13 +72,6 @@ def _named_by_network(value: list[Candidate], outer: list[Call]) -> list[Candida
     if own and not any(one.of_module for one in others):
         others[others.index(own[0])] = replace(own[0], of_module=True)
     return others
-
-
-def _with_callers(call: Call) -> list[Call]:
-    calls = [call]
-    while calls[-1].parent is not None:
-        calls.append(calls[-1].parent)
-    return calls
 
 
 class Names:
