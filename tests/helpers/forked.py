@@ -20,10 +20,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# Not wandb: importing it makes a folder, which the first process that ends takes away from the others.
+# wandb first: while it is imported it looks for docstrings, and each time through all modules that are there.
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
     [
+        "wandb.sdk.launch.inputs.internal", "wandb.sdk.artifacts.artifact",
         "altair", "datasets", "hydra.main", "layerprobe.api.probe", "layerprobe.jobs.probe", "layerprobe.jobs.train",
         "layerprobe.report.report_files", "pandas", "pyarrow.csv", "pyarrow.parquet", "pydantic", "pytorch_lightning",
         "rich.console", "sklearn.datasets", "tensorboard", "torch._dynamo", "torchvision.models", "transformers",
@@ -83,6 +84,7 @@ def _become(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
+    _have_folders_of_ones_own()
     tests = str(Path(__file__).parents[1])
     given = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [str(script.parent), *given, *(path for path in sys.path if path not in ("", tests))]
@@ -101,3 +103,13 @@ def _become(
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.exit(code)
+
+
+def _have_folders_of_ones_own() -> None:
+    """Make the folders anew that wandb made while it was imported: each process takes them away in the end."""
+    from wandb.sdk.artifacts.artifact import Artifact
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
+    for folder in (MEDIA_TMP, Artifact._TMP_DIR):
+        folder.cleanup()
+        folder.__init__()  # type: ignore[misc]
