@@ -120,6 +120,8 @@ def agree(left: Tensor, right: Tensor) -> bool:
     """Whether two excerpts hold the same values, up to the rounding of other kernels."""
     if left.shape != right.shape:
         return False
+    if left.dtype == right.dtype and left.numel() and torch.equal(left, right):  # as often, at a tenth of the time
+        return True
     tolerance = _TOLERANCE.get(left.dtype, 5e-2)
     left, right = left.double(), right.double()
     same = (left == right) | (left.isnan() & right.isnan())
