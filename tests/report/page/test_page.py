@@ -10,11 +10,13 @@ from dataclasses import asdict
 from html import escape, unescape
 from itertools import combinations
 
+import altair as alt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import vl_convert
+from jsonschema import ValidationError
 from markdown_it import MarkdownIt
 
 from helpers import made_results as made
@@ -247,6 +249,21 @@ def test_rows_are_looked_up_once_for_neighbours_in_the_order_of_drawing(comparis
     assert passes == {"curves": 5, "best_layer": 0, "seed_mean": 1, "l2_path": 1, "layer_map": 1}
 
 
+def check_valid(data):
+    """Each view, as it is linked and alone, follows the schema of Vega-Lite."""
+    linked = linked_views(data)
+    for spec in (*linked.values(), *(single_view(data, name, 300, 200) for name in linked)):
+        alt.TopLevelSpec.validate(spec)
+
+
+def test_every_view_follows_the_schema(comparison):
+    data = page_data(comparison)
+    check_valid(data)
+    spec = linked_views(data)["curves"]
+    with pytest.raises(ValidationError):
+        alt.TopLevelSpec.validate(spec | {"layer": [spec["layer"][0] | {"mark": "curve"}]})
+
+
 def test_what_does_not_fit_is_left_out_and_named(comparison):
     whole = page_data(comparison)
     assert whole.left_out == ()
@@ -419,6 +436,7 @@ def test_other_readers_have_a_view_where_a_run_has_them(tmp_path):
     table = pa.Table.from_pylist([asdict(one) for one in measured], schema(MetricRecord))
     pq.write_table(table, run / "probes" / "metrics.parquet")
     drawn = page_data(compare([run]))
+    check_valid(drawn)
     assert "beyond_linear" in view_names(drawn)
     assert drawn.readers["difference"].tolist() == pytest.approx((drawn.rows["error"] - 0.3).tolist())
     assert "nearest neighbours" in vl_convert.vegalite_to_svg(single_view(drawn, "beyond_linear", 600, 300))

@@ -80,4 +80,5 @@ def _finished(chart: AnyChart, data: PageData) -> dict[str, Any]:
     """Add the parameters and the look."""
     theme = style.theme()
     theme["title"] |= {"frame": "bounds", "fontSize": 14}
-    return share_transforms(chart.add_params(*parameters(data)).configure(**theme).to_dict())
+    # Not looked through for mistakes, which takes longer than all the rest: what is drawn is not the reader's choice.
+    return share_transforms(chart.add_params(*parameters(data)).configure(**theme).to_dict(validate=False))
