@@ -118,13 +118,9 @@ def concept_layers(results: pd.DataFrame) -> pd.DataFrame:
         `bag_of_words` and `text_length`: accuracies of the baselines, the last two NaN where the run has none.
     """
     network = _layers_of_network(results)
-    columns = ["layer", "number", "depth", "accuracy", "low", "high", "f1", "auc", "majority"]
-    columns += [BAG_OF_WORDS, TEXT_LENGTH]
-    if network.empty:
-        return pd.DataFrame(columns=columns)
     alone = {name: results.loc[results["checkpoint"] == name, "test_error"] for name in (BAG_OF_WORDS, TEXT_LENGTH)}
     number = np.arange(1, len(network) + 1)
-    frame = pd.DataFrame(
+    return pd.DataFrame(
         {
             "layer": network["layer"].to_numpy(),
             "number": number,
@@ -138,7 +134,6 @@ def concept_layers(results: pd.DataFrame) -> pd.DataFrame:
             **{name: 1 - error.iloc[0] if len(error) else math.nan for name, error in alone.items()},
         }
     )
-    return frame[columns]
 
 
 def concept_depth(results: pd.DataFrame) -> ConceptDepth:
@@ -169,7 +164,7 @@ def concept_depth(results: pd.DataFrame) -> ConceptDepth:
         converging_point=converging_point(accuracies),
         published_converging_point=published_converging_point(accuracies),
         majority_accuracy=float(peak["majority"]),
-        bag_of_words_accuracy=float(1 - words["test_error"].iloc[0]) if len(words) else math.nan,
+        bag_of_words_accuracy=float(peak[BAG_OF_WORDS]),
         bag_of_words_auc=float(words["test_auc"].iloc[0]) if len(words) else math.nan,
     )
 

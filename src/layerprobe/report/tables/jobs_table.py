@@ -12,12 +12,12 @@ from rich.text import Text
 
 from layerprobe.report.tables.line_breaks import broken
 from layerprobe.report.tables.status_table import STATUS_STYLE
-from layerprobe.report.tables.table_width import available_width, needed_width
+from layerprobe.report.tables.table_width import first_that_fits
 
-_ABOUT = ("directory", "status", "best_layer", "error")
+ABOUT = ("directory", "status", "best_layer", "error")
+"""Columns of a sweep's jobs that are neither overrides nor metrics."""
+
 _ERROR = "probe/best_layer_test_error"
-
-
 _LONGEST = 16
 """Letters of a line of a layer's name in a narrow table."""
 
@@ -35,13 +35,11 @@ def jobs_table(jobs: pd.DataFrame, width: int | None = None) -> Table:
         The table: what tells the jobs apart, status, best layer, its test error, its directory in the folder that the
         title names, and the first line of what went wrong.
     """
-    available = available_width(width)
-    table = _table(jobs, narrow=False)
-    return table if needed_width(table) <= available else _table(jobs, narrow=True)
+    return first_that_fits((_table(jobs, narrow=narrow) for narrow in (False, True)), width)
 
 
 def _table(jobs: pd.DataFrame, *, narrow: bool) -> Table:
-    keys = [name for name in jobs.columns if name not in _ABOUT and not pd.api.types.is_numeric_dtype(jobs[name])]
+    keys = [name for name in jobs.columns if name not in ABOUT and not pd.api.types.is_numeric_dtype(jobs[name])]
     varied = [name for name in keys if jobs[name].nunique(dropna=False) > 1]
     folder = os.path.commonpath([Path(one).parent for one in jobs["directory"]]) if len(jobs) else "."
     title = Text(f"Jobs in {_short(folder)}")

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from layerprobe.formatting import number_text, percent_text
-from layerprobe.report.tables.table_width import available_width, needed_width
+from layerprobe.report.tables.table_width import first_that_fits
 from layerprobe.report.tidy import tidy_results
 from layerprobe.results.baselines import baseline_errors, without_baselines
 
@@ -36,13 +36,9 @@ def results_table(results: pd.DataFrame, rows: int = 200, width: int | None = No
     """
     frame = tidy_results(without_baselines(results))
     baselines = baseline_errors(results)
-    available = available_width(width)
     ways = [(False, _MOST_CHECKPOINTS), *((True, most) for most in range(_MOST_CHECKPOINTS, _FEWEST - 1, -1))]
-    for compact, most in ways[frame["layer"].nunique() > _COMPACT :]:
-        table = _table(frame, baselines, rows, most, compact=compact)
-        if needed_width(table) <= available:
-            break
-    return table
+    ways = ways[frame["layer"].nunique() > _COMPACT :]
+    return first_that_fits((_table(frame, baselines, rows, most, compact=compact) for compact, most in ways), width)
 
 
 def _table(

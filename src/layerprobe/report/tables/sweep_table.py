@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from layerprobe.formatting import count_text, number_text, percent_text
+from layerprobe.report.tables.jobs_table import ABOUT
 from layerprobe.report.tables.line_breaks import broken
-from layerprobe.report.tables.table_width import available_width, needed_width
+from layerprobe.report.tables.table_width import first_that_fits
 from layerprobe.report.tidy import group_mean
 
-_ABOUT = ("directory", "status", "best_layer", "error")
 _ORDER = ("test", "probe", "val")
 _MOST_METRICS = 5
 YES_OR_NO = ("solved", "success")
@@ -53,13 +53,11 @@ def sweep_table(
     by = list(overrides) if overrides is not None else [name for name in texts if jobs[name].nunique(dropna=False) > 1]
     shown = list(metrics) if metrics is not None else numbers[:_MOST_METRICS]
     by = [name for name in by if name != over]
-    available = available_width(width)
-    for narrow, most in [(False, len(shown)), *((True, n) for n in range(len(shown), 0, -1))]:
-        left_out = len({*shown, *numbers}) - most
-        table = _table(jobs, over, by, shown[:most], yes_or_no, left_out, narrow=narrow)
-        if needed_width(table) <= available:
-            break
-    return table
+    total = len({*shown, *numbers})
+    ways = [(False, len(shown)), *((True, n) for n in range(len(shown), 0, -1))]
+    return first_that_fits(
+        (_table(jobs, over, by, shown[:n], yes_or_no, total - n, narrow=narrow) for narrow, n in ways), width
+    )
 
 
 def _table(
@@ -103,7 +101,7 @@ def _table(
 
 def _sorted_columns(jobs: pd.DataFrame, over: str) -> tuple[list[str], list[str]]:
     """Names of the text columns, which are overrides, and of the numeric ones, which are metrics."""
-    free = [name for name in jobs.columns if name not in (*_ABOUT, over)]
+    free = [name for name in jobs.columns if name not in (*ABOUT, over)]
     numbers = [name for name in free if pd.api.types.is_numeric_dtype(jobs[name])]
     numbers.sort(key=lambda name: next((i for i, start in enumerate(_ORDER) if name.startswith(start)), len(_ORDER)))
     return [name for name in free if name not in numbers], numbers
