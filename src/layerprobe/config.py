@@ -202,9 +202,6 @@ def config_groups(parent: str = "") -> str:
 
     Args:
         parent: The group whose groups are listed; by default all.
-
-    Returns:
-        A line for each group.
     """
     loader, lines = GlobalHydra.instance().config_loader(), ""
     for name in sorted(loader.list_groups(parent)):

@@ -120,9 +120,6 @@ class ProbeHead(AbstractHead):
             targets: The property of these: classes, labels or numbers, in their order.
             batch_size: As for `features`.
 
-        Yields:
-            The network.
-
         Raises:
             ValueError: The package is not installed; or the layer cannot be replaced, or its features not changed.
         """

@@ -64,9 +64,6 @@ def examples_of(
         spans: By name, a part of each text: the column that holds its words, or the characters `[start, end]` as in a
             Python slice.
 
-    Returns:
-        The examples.
-
     Raises:
         DataError: If a column or a label is not there, there are not two classes, a class has no text, or a span is
             not in a text.
@@ -172,9 +169,6 @@ def noised(texts: Sequence[str], noise: Sequence[str], seed: int) -> list[str]:
         texts: The texts.
         noise: The strings; none leaves the texts as they are.
         seed: Seed of the draws.
-
-    Returns:
-        The texts in the same order.
     """
     if not noise:
         return list(texts)

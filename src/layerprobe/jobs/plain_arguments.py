@@ -30,9 +30,6 @@ def read_arguments(kind: type[T], examples: str, words: Sequence[str] | None = N
         examples: Command lines with what they do, for `--help`.
         words: The words; by default those of this process.
 
-    Returns:
-        The arguments.
-
     Raises:
         SystemExit: After `--help`; or with a message where a key is not known or a value is of another type.
     """

@@ -63,8 +63,5 @@ def command(script: str, *words: str) -> str:
     Args:
         script: Name of the script, without its suffix.
         words: Its arguments.
-
-    Returns:
-        The command, quoted for the shell.
     """
     return shlex.join([*program.words(script), *words])

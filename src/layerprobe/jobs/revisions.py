@@ -43,9 +43,6 @@ def with_revision(cfg: DictConfig, info: CheckpointInfo) -> DictConfig:
     Args:
         cfg: The configuration.
         info: The checkpoint; one that is no revision stands for the first.
-
-    Returns:
-        The configuration of this checkpoint.
     """
     infos = revisions_of(cfg)
     if not infos:

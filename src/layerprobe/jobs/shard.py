@@ -16,9 +16,6 @@ def share(work: Sequence[T], shard: str | None) -> Sequence[T]:
         work: All of it.
         shard: `i/n` for the i-th of n shares, from 1; None for everything.
 
-    Returns:
-        The share.
-
     Raises:
         ValueError: Where `shard` is not such a pair.
     """

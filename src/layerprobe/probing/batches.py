@@ -88,9 +88,6 @@ def in_order(source: Source, batch_size: int | None = None, seed: int = 0) -> Ge
         source: The split.
         batch_size: Samples at a time; by default the loader's own, or 256.
         seed: Seed of the workers' random draws.
-
-    Returns:
-        The batches.
     """
     return _read(source, batch_size, seed, None)
 
@@ -102,9 +99,6 @@ def reshuffled(source: Source, batch_size: int | None = None, seed: int = 0) -> 
         source: The split; where it is neither a DataLoader over a map-style data set nor a pair, its own order is kept.
         batch_size: As for `in_order`.
         seed: Seed of the order.
-
-    Returns:
-        The batches.
     """
     return _read(source, batch_size, seed, torch.Generator().manual_seed(seed))
 

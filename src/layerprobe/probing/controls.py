@@ -34,9 +34,6 @@ def shuffled(targets: Shaped[Tensor, "n ..."], seed: int) -> Shaped[Tensor, "n .
     Args:
         targets: Targets of any kind, samples first.
         seed: Seed of the permutation, drawn from a generator of its own.
-
-    Returns:
-        The permuted targets.
     """
     generator = torch.Generator().manual_seed(seed)
     return targets[torch.randperm(len(targets), generator=generator).to(targets.device)]

@@ -54,9 +54,6 @@ class Fingerprint:
 
         Args:
             batches: Batches of any make, samples first.
-
-        Yields:
-            The same batches.
         """
         for batch in batches:
             self.update(batch)

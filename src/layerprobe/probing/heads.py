@@ -74,9 +74,6 @@ class Heads:
         Args:
             features: Standardised features.
             elements: Scores computed at a time.
-
-        Yields:
-            Which samples, and their scores.
         """
         p, c, d = self.weight.shape
         weight, bias = self.weight.reshape(p * c, d), self.bias.reshape(p * c)
@@ -88,9 +85,6 @@ class Heads:
 
         Args:
             features: Standardised features.
-
-        Returns:
-            A score for each sample and class.
         """
         return torch.cat([torch.addmm(self.bias[0], part, self.weight[0].T) for part in blocks(features)])
 

@@ -68,9 +68,6 @@ class LayerRecords:
             found_on: What it comes to on each test set (`none`), and the selected head of each control.
             analyses: What each analysis came to.
             seconds: Wall-clock seconds spent on this layer.
-
-        Returns:
-            The result.
         """
         test = found_on[self.tests[0]]
         found, population, status = test["none"], self.protocol.population, head.solution.status[0]
@@ -201,9 +198,6 @@ class LayerRecords:
             paths: The paths that there are, by control.
             message: The reason.
             seconds: Wall-clock seconds spent on this layer.
-
-        Returns:
-            The result.
         """
         figures = (
             "l2 gap train_error val_error val_loss test_error test_error_low test_error_high test_loss test_f1 "

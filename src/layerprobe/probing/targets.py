@@ -39,9 +39,6 @@ class Labels:
         Args:
             targets: Class indices of each split that there is.
 
-        Returns:
-            The labels.
-
         Raises:
             ValueError: Where train holds one class only.
         """

@@ -117,9 +117,6 @@ def compare(roots: Iterable[str | Path], where: str | None = None) -> Comparison
         where: A condition on the configuration and on the columns of `Comparison.table`, as `rows_where` takes it, such
             as "model == 'digits_convnet' and optimizer.lr < 0.01".
 
-    Returns:
-        The comparison.
-
     Raises:
         ReportError: If there is no run, none fulfils the condition, or the condition cannot be understood.
     """

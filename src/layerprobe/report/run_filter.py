@@ -43,9 +43,6 @@ def rows_where(table: pd.DataFrame, condition: str) -> pd.Index:
         condition: Comparisons (`==`, `!=`, `<`, `<=`, `>`, `>=`, `in`, `not in`) of columns, numbers, texts and lists,
             joined by `and`, `or`, `not` or `&`, `|`, `~`; numbers may be calculated with.
 
-    Returns:
-        The index of these rows.
-
     Raises:
         ConditionError: If it holds anything else, names no column, or compares what cannot be compared.
     """

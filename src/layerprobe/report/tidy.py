@@ -102,9 +102,6 @@ def few_checkpoints(frame: pd.DataFrame, most: int = 4) -> pd.DataFrame:
     Args:
         frame: Any rows with the columns checkpoint and step.
         most: Checkpoints at most.
-
-    Returns:
-        The rows of these checkpoints.
     """
     names = list(captions(frame))
     kept = {names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)} if len(names) > most else set(names)

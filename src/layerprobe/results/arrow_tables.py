@@ -62,9 +62,6 @@ def to_table(records: Iterable[Record], kind: type[Record]) -> pa.Table:
     Args:
         records: Records of one kind.
         kind: `ProbeRecord`, `PathRecord` or `MetricRecord`.
-
-    Returns:
-        One row for each record.
     """
     rows = list(records)
     columns = schema(kind)
@@ -89,9 +86,6 @@ def from_table(table: pa.Table) -> list[ProbeRecord]:
 
     Args:
         table: A table of `ProbeRecord`s.
-
-    Returns:
-        One record for each row.
     """
     return [ProbeRecord(**row) for row in table.to_pylist()]
 

@@ -183,9 +183,6 @@ class ProbeStore:
 
         Args:
             checkpoint: Name of the checkpoint.
-
-        Returns:
-            Names of the layers.
         """
         return {layer for name, layer in self._records if name == checkpoint}
 

@@ -74,9 +74,6 @@ def start_or_go_offline(start: Callable[[], Run], options: dict[str, Any]) -> Ru
     Args:
         start: Starts the run from the options.
         options: Those of `wandb.init`; `mode` becomes "offline" where the server cannot be used.
-
-    Returns:
-        The run.
     """
     import wandb
 

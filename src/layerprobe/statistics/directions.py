@@ -99,9 +99,6 @@ def principal_angles(first: Float[np.ndarray, "k d"], second: Float[np.ndarray, 
     Args:
         first: An orthonormal basis, at least one row.
         second: Likewise.
-
-    Returns:
-        The angles.
     """
     small, large = (first, second) if len(first) <= len(second) else (second, first)
     inner = small @ large.T
@@ -140,9 +137,6 @@ def random_angle(k: int, m: int, d: int) -> RandomAngle:
         k: Dimensions of the one, at least 1.
         m: Dimensions of the other, at least 1.
         d: Dimensions of the space.
-
-    Returns:
-        The reference.
     """
     from scipy.special import betaincinv
 

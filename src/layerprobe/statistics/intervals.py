@@ -26,9 +26,6 @@ def wilson_interval(errors: int | float, n: int | float) -> tuple[float, float]:
         errors: How many samples are wrong; an effective number need not be whole.
         n: How many samples there are, at least 1.
 
-    Returns:
-        Lower and upper end.
-
     Raises:
         ValueError: Where `errors` is not between 0 and `n`, or `n` is 0.
     """

@@ -37,9 +37,6 @@ def splits_of_trainer(trainer: Any, module: nn.Module, loaders: Loaders | None =
         trainer: A trainer inside `fit`.
         module: Its module.
         loaders: Which of several loaders to take; by default the first.
-
-    Returns:
-        The splits that there are.
     """
     datamodule: Any = getattr(trainer, "datamodule", None)
     found: dict[Split, Any] = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
@@ -113,9 +110,6 @@ def splits_of_datamodule(datamodule: Any, loaders: Loaders | None = None) -> Dat
     Args:
         datamodule: Any data module, of `pytorch_lightning`, `lightning` or with their methods; it is left as it is.
         loaders: Which of several loaders to take; by default the first.
-
-    Returns:
-        The splits that there are.
     """
     if hasattr(datamodule, "prepare_data"):
         datamodule.prepare_data()
@@ -131,9 +125,6 @@ def of_population(protocol: ProbeProtocol, owner: Any) -> ProbeProtocol:
     Args:
         protocol: The sweep.
         owner: What gives the data; its attribute `population` says so.
-
-    Returns:
-        The sweep for these data.
     """
     return replace(protocol, population=True) if getattr(owner, "population", False) else protocol
 

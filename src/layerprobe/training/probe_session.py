@@ -244,9 +244,6 @@ def with_converted_inputs(protocol: ProbeProtocol, precision: Precision) -> Prob
     Args:
         protocol: The sweep.
         precision: The trainer's precision; its `forward_context` belongs around the network's passes.
-
-    Returns:
-        The same sweep.
     """
     inputs = protocol.inputs
     return replace(protocol, inputs=lambda batch: precision.convert_input(inputs(batch)))

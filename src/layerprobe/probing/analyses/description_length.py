@@ -108,11 +108,7 @@ class DescriptionLength(AbstractAnalysis):
         return torch.randperm(n, generator=torch.Generator().manual_seed(layer.seed))
 
     def code(self, layer: LayerData) -> list[Block]:
-        """Code the training labels of a layer.
-
-        Returns:
-            The blocks, in order.
-        """
+        """Code the training labels of a layer."""
         order, targets = self.order(layer), layer.labels.splits["train"].cpu()
         n, k = len(targets), len(layer.labels.outputs)
         ends = sorted({round(share * n) for share in self.blocks} - {0} | {n})

@@ -116,9 +116,6 @@ def freeze(
         context: Makes what the passes that are made through the hooks run in.
         runs: Whether it is called inside; one that is not may have parameters that are not initialised yet.
 
-    Yields:
-        The frozen network.
-
     Raises:
         ValueError: A parameter is not initialised yet (lazy modules).
     """

@@ -116,11 +116,7 @@ class Snapshot:
         return failed[::-1]
 
     def reset(self) -> list[str]:
-        """Put everything back as `restore` does, to go on: what is changed from here can be put back again.
-
-        Returns:
-            As for `restore`.
-        """
+        """Put everything back as `restore` does, to go on: what is changed from here can be put back again."""
         failed = self.restore()
         for iterator in self._iterators:
             iterator.step_in()

@@ -91,9 +91,6 @@ def discover(
         include: See `Survey.choose`.
         exclude: See `Survey.choose`.
 
-    Returns:
-        The layers in order of execution.
-
     Raises:
         TypeError: The inputs are nothing that a network can be called with.
         ValueError: No layer is found, a pattern matches none, or the inputs hold no batch.

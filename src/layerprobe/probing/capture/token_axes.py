@@ -94,9 +94,6 @@ def token_mask(mask: Any) -> Bool[Tensor, "n t"] | None:
     Args:
         mask: Nonzero for a token, 0 for padding, `(n, t)`; None where there is no padding.
 
-    Returns:
-        The mask as booleans.
-
     Raises:
         TypeError: It is not a tensor of two axes.
         ValueError: A sample has no token.

@@ -141,9 +141,6 @@ def fit_seconds(
         outputs: Classes, labels or values.
         on_disk: Layers whose features are read from disk in every pass.
         threads: How many threads fit a layer to so many samples.
-
-    Returns:
-        Seconds of each layer.
     """
     width = {layer: fitted_features(found) for layer, found in ways.items()}
     by_width = sorted((layer for layer in ways if layer.name not in sample.problems), key=lambda layer: -width[layer])

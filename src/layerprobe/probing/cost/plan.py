@@ -158,9 +158,6 @@ def make_plan(
         done: Layers to leave out.
         samples: Samples of each split, where other data than these are planned for; by default those of `data`.
 
-    Returns:
-        The plan.
-
     Raises:
         ValueError: As for probing.
     """

@@ -183,9 +183,6 @@ class FeatureCache(AbstractSink):
 
         Args:
             key: Of what.
-
-        Returns:
-            The features.
         """
         kept = self._in_host if key in self._in_host else self._spilled
         if key in kept:

@@ -91,9 +91,6 @@ class AbstractReducer(ABC):
             sequence: Which of its axes run over tokens; of use to token reducers only. In a mapping, each has the name
                 of the mask of its sequence.
             channel_axis: Which of them the network treats as channels; None where that is not known.
-
-        Returns:
-            The reduction.
         """
 
 

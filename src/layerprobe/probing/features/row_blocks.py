@@ -159,9 +159,6 @@ def gathered(features: Features, which: Int[Tensor, " k"]) -> Float[Tensor, "k d
     Args:
         features: The matrix.
         which: Places of the rows.
-
-    Returns:
-        The rows, in the order asked for.
     """
     if isinstance(features, Tensor):
         return features[which.to(features.device)]

@@ -60,9 +60,6 @@ class Standardiser:
             mean: Training means, float64.
             variance: Training variances, float64.
             dtype: Precision of the features.
-
-        Returns:
-            The standardiser.
         """
         deviation = variance.clamp_min(0).sqrt()
         constant = deviation <= 4 * torch.finfo(dtype).eps * mean.abs()

@@ -167,9 +167,6 @@ class AbstractTask(ABC):
             features: Standardised features.
             targets: The split's targets, on the features' device.
             solver: The algorithm that made the head, for its loss.
-
-        Returns:
-            All its figures.
         """
 
     @abstractmethod

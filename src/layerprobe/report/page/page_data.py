@@ -110,9 +110,6 @@ def page_data(comparison: Comparison, path_budget: int = 1_000_000) -> PageData:
     Args:
         comparison: The runs.
         path_budget: Bytes of paths at most; where there are more, those of the last checkpoint are kept first.
-
-    Returns:
-        The data.
     """
     left_out: list[str] = []
     results = pd.concat([run.results.assign(run=i) for i, run in enumerate(comparison.runs)], ignore_index=True)

@@ -142,9 +142,6 @@ def concept_depth(results: pd.DataFrame) -> ConceptDepth:
     Args:
         results: Results of one run, in the columns of `ProbeRecord`.
 
-    Returns:
-        The figures.
-
     Raises:
         ValueError: Where no layer has a test error.
     """

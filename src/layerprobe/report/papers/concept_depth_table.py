@@ -57,9 +57,6 @@ def concept_table(summary: pd.DataFrame) -> Table:
 
     Args:
         summary: Rows of `concept_summary`.
-
-    Returns:
-        The table for the terminal.
     """
     table = _table("acc / AUC / F1 by depth")
     for name in ("", *DEPTHS):

@@ -54,9 +54,6 @@ def surface_panel(
         points: The samples: checkpoint, x1, x2, label, output.
         caption: What stands above it.
         titled: Whether the vertical axis has a title.
-
-    Returns:
-        The panel.
     """
     cells, width, ends = _cells(surface)
     x = alt.X("x1:Q", scale=panel.exact_scale(cells["x1"].min(), ends["x1"]), axis=panel.axis("x1"))

@@ -49,9 +49,6 @@ def hidden_panel(states: pd.DataFrame, lines: pd.DataFrame, caption: str) -> alt
         states: The samples: checkpoint, x1, x2, h1, h2, label.
         lines: The probes: w1, w2, bias.
         caption: What stands above it.
-
-    Returns:
-        The panel.
     """
     h1, h2 = ranges(states)
     x = alt.X("h1:Q", scale=panel.exact_scale(*h1), axis=panel.axis("h1", grid=True))
