@@ -155,10 +155,6 @@ def report_end(job: Job, cause: Callable[[], str], took: str = "") -> None:
 def returned(job: Job, config: DictConfig) -> JobReturn:
     """Tell Hydra what became of a job.
 
-    Args:
-        job: The job.
-        config: The sweep's configuration.
-
     Returns:
         The job's objective. For a sweeper that learns from it, a job that is not done has failed; the basic sweeper
         would end the sweep at the first such job, and it gets NaN.

@@ -186,9 +186,6 @@ def slurm_states(slurm_jobs: Sequence[str]) -> dict[str, str]:
 def last_state(slurm_job: str) -> str:
     """Ask SLURM how a job ended.
 
-    Args:
-        slurm_job: Its id.
-
     Returns:
         Such as `FAILED`; `unknown` where neither the accounting nor the controller remembers.
     """

@@ -193,12 +193,7 @@ class AbstractHead(ABC):
 
 
 def like(given: Any, numbers: Tensor) -> Numbers:
-    """Return numbers as a tensor on the inputs' device where these hold tensors; else as an array.
-
-    Args:
-        given: The inputs.
-        numbers: The numbers.
-    """
+    """Return numbers as a tensor on the inputs' device where these hold tensors; else as an array."""
     if is_source(given):
         return numbers.cpu()
     found = tensors(given)

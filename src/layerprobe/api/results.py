@@ -91,9 +91,6 @@ class ProbeResults(pd.DataFrame):
     def correct_on(self, test_set: str) -> pd.DataFrame:
         """Whether each selected head is right on one of several test sets; see `correct`.
 
-        Args:
-            test_set: Its name.
-
         Raises:
             ValueError: If no head was read on it.
         """

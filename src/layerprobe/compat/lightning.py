@@ -58,11 +58,7 @@ class OpenEpoch:
         iter(self._fetcher)
 
     def skip(self, n: int) -> None:
-        """Read batches that a resumed trainer has counted already.
-
-        Args:
-            n: How many.
-        """
+        """Read batches that a resumed trainer has counted already."""
         for _ in range(n):
             next(self._fetcher)
         self._fetcher.fetched -= n

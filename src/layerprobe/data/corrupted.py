@@ -84,11 +84,7 @@ class CorruptedDataModule(AbstractDataModule):
         self.clean.prepare_data()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read what the data module reads.
-
-        Args:
-            stage: Lightning's stage.
-        """
+        """Read what the data module reads."""
         self.clean.setup(stage)  # type: ignore[arg-type]
 
     def loader_of(self, split: Split) -> DataLoader[Any]:

@@ -93,9 +93,6 @@ class AbstractImageDataModule(AbstractDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Open the data sets and divide them, once; every stage needs the same.
 
-        Args:
-            stage: Lightning's stage; of no effect.
-
         Raises:
             DataError: If one cannot be read.
             ValueError: If there are fewer images than asked for.

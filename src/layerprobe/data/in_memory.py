@@ -50,19 +50,12 @@ class AbstractInMemoryDataModule(AbstractDataModule):
         """
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the data, once; every stage needs the same.
-
-        Args:
-            stage: Lightning's stage; of no effect.
-        """
+        """Read the data, once; every stage needs the same."""
         if not self._splits:
             self._splits = self.read_splits()
 
     def dataset(self, split: Split) -> InMemoryDataset:
         """Give one split, in its fixed order.
-
-        Args:
-            split: Name of the split.
 
         Raises:
             RuntimeError: If `setup` has not been called.

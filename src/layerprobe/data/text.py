@@ -143,9 +143,6 @@ class TextDataModule(AbstractDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Read, divide and tokenize the texts, once; every stage needs the same.
 
-        Args:
-            stage: Lightning's stage; of no effect.
-
         Raises:
             DataError: If they cannot be read, divided or tokenized.
         """
@@ -169,9 +166,6 @@ class TextDataModule(AbstractDataModule):
 
     def examples(self, split: Split) -> Examples:
         """Give the texts of one split, with noise and without template, in the order of the loaders.
-
-        Args:
-            split: Name of the split.
 
         Raises:
             RuntimeError: If `setup` has not been called.

@@ -25,12 +25,7 @@ class LayerFiles:
     suffix: str
 
     def folder(self, directory: Path, checkpoint: str) -> Path:
-        """The folder of a checkpoint's files.
-
-        Args:
-            directory: The folder of the results.
-            checkpoint: Name of the checkpoint.
-        """
+        """The folder of a checkpoint's files."""
         return directory / self.kind / safe_name(checkpoint)
 
     def find(self, directory: Path, checkpoint: str, layer: str) -> list[Path]:

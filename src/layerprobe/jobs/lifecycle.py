@@ -304,9 +304,6 @@ def _finish_run(exit_code: int = 0, *, preempted: bool = False) -> None:
 def reason(error: BaseException) -> str:
     """What went wrong, without what Hydra says around it.
 
-    Args:
-        error: The error, or Hydra's about it.
-
     Returns:
         Its message; with its kind where the message alone would say too little.
     """

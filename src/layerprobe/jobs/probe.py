@@ -117,10 +117,6 @@ def _asked_for(cfg: DictConfig) -> Sequence[Source]:
 def probe(cfg: DictConfig, run: RunDirectory) -> RunSummary:
     """Probe, log and report.
 
-    Args:
-        cfg: The configuration.
-        run: Where it writes.
-
     Returns:
         How it ended, with the layer that validation prefers at the last checkpoint.
 

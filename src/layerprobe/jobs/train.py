@@ -52,10 +52,6 @@ MATMUL_PRECISIONS = ("highest", "high", "medium")
 def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
     """Train, test, probe and report one run, from where it has got to.
 
-    Args:
-        cfg: The run's configuration.
-        run: Where it writes.
-
     Returns:
         How it ended: the network's metrics, the best layer and its test error.
     """

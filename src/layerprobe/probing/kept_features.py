@@ -86,15 +86,7 @@ class FeatureKeeper:
     def open(
         cls, frozen: Frozen, data: Data, protocol: ProbeProtocol, resources: Resources, context: Context
     ) -> FeatureKeeper | None:
-        """Open the store; where nothing can be kept, say why, and go on without.
-
-        Args:
-            frozen: The network.
-            data: The splits.
-            protocol: The sweep.
-            resources: Say where.
-            context: What the network's passes run in.
-        """
+        """Open the store; where nothing can be kept, say why, and go on without."""
         if resources.keep_path is None:
             return None
         problem = _not_kept(data, protocol)
@@ -159,10 +151,6 @@ class FeatureKeeper:
     def load(self, ways: Ways, cache: FeatureCache) -> tuple[Ways, dict[Split, Recording]]:
         """Hand the features that are kept to the cache, layer by layer, those of all splits or none.
 
-        Args:
-            ways: The layers that are wanted.
-            cache: Where they wait for their fit.
-
         Returns:
             The layers that are still to be recorded, and of each split what recording the others left behind.
         """
@@ -210,12 +198,6 @@ class FeatureKeeper:
 
     def keep(self, ways: Ways, cache: FeatureCache, split: Split, record: ActivationRecorder) -> None:
         """Keep the features of a split that has been recorded.
-
-        Args:
-            ways: The layers.
-            cache: Where they are.
-            split: The split.
-            record: What has recorded it.
 
         Raises:
             DataChangedError: The samples are not those that were read before.

@@ -261,10 +261,6 @@ class ProbeProtocol:
     def l2_values(self, n_train: int, n_classes: int) -> tuple[float, ...]:
         """The path of every head.
 
-        Args:
-            n_train: Training samples.
-            n_classes: Classes among them.
-
         Returns:
             L2 values, in the order given.
         """

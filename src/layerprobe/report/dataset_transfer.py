@@ -33,12 +33,7 @@ class Trained:
 
     @classmethod
     def of(cls, run: Run, train: str) -> Trained:
-        """The last whole checkpoint of a run.
-
-        Args:
-            run: The run.
-            train: Name of its training set.
-        """
+        """The last whole checkpoint of a run."""
         checkpoint = run.last_checkpoint
         answers = run.answers()
         answers = answers[answers["checkpoint"] == checkpoint].drop_duplicates("test_set")

@@ -42,9 +42,6 @@ class Ledger:
     def __init__(self, directory: Path) -> None:
         """Read what there is.
 
-        Args:
-            directory: The folder of the results.
-
         Raises:
             OtherResultsError: Where the file and its copy are damaged.
         """

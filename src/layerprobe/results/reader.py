@@ -156,10 +156,6 @@ class Run:
     def head(self, checkpoint: str, layer: str) -> dict[str, np.ndarray]:
         """Read the selected head of a layer.
 
-        Args:
-            checkpoint: Name of the checkpoint.
-            layer: Name of the layer.
-
         Returns:
             The arrays as they were written: `weight` (c d), `bias` (c), `mean` (d), `scale` (d).
 
@@ -171,10 +167,6 @@ class Run:
 
     def scores(self, checkpoint: str, layer: str) -> pd.DataFrame:
         """Read the selected head's scores of every test sample, as `score_frame` lays them out.
-
-        Args:
-            checkpoint: Name of the checkpoint.
-            layer: Name of the layer.
 
         Raises:
             KeyError: Where there are none.

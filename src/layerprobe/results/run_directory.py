@@ -43,11 +43,7 @@ class RunDirectory:
     """The directory of one run."""
 
     def __init__(self, path: str | Path) -> None:
-        """Name the directory; nothing is written yet.
-
-        Args:
-            path: The directory.
-        """
+        """Name the directory; nothing is written yet."""
         self.path = Path(path)
 
     @property
@@ -109,9 +105,6 @@ class RunDirectory:
     def finished(self, config: Mapping[str, Any]) -> RunSummary | None:
         """The summary of a run that is done, under the same configuration, with its results in place.
 
-        Args:
-            config: The resolved configuration.
-
         Returns:
             The summary; None where there is something left to do.
         """
@@ -123,9 +116,6 @@ class RunDirectory:
 
     def differences(self, config: Mapping[str, Any]) -> list[str]:
         """How the configuration differs from the one that the directory's results belong to.
-
-        Args:
-            config: The resolved configuration.
 
         Returns:
             `key: old -> new` for each key whose value changes what is computed.

@@ -179,11 +179,7 @@ class ProbeStore:
                 shutil.rmtree(files.folder(self.directory, checkpoint), ignore_errors=True)
 
     def done(self, checkpoint: str) -> set[LayerName]:
-        """Tell which layers of a checkpoint have a result, failed ones included.
-
-        Args:
-            checkpoint: Name of the checkpoint.
-        """
+        """Tell which layers of a checkpoint have a result, failed ones included."""
         return {layer for name, layer in self._records if name == checkpoint}
 
     def results(self) -> pd.DataFrame:
@@ -217,10 +213,6 @@ class ProbeStore:
 
     def head(self, checkpoint: str, layer: LayerName) -> dict[str, np.ndarray]:
         """Load the selected head of a layer.
-
-        Args:
-            checkpoint: Name of the checkpoint.
-            layer: Name of the layer.
 
         Returns:
             The arrays as they were added: `weight` (c d), `bias` (c), `mean` (d), `scale` (d).

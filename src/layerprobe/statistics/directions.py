@@ -64,9 +64,6 @@ def contrasts(weight: Float[np.ndarray, "c d"], task: str) -> Float[np.ndarray, 
 def row_space(rows: Float[np.ndarray, "r d"]) -> Float[np.ndarray, "k d"]:
     """An orthonormal basis of what rows span.
 
-    Args:
-        rows: The rows.
-
     Returns:
         As many rows as there are dimensions; none of rows that are all zero.
     """

@@ -52,11 +52,7 @@ class Ranks:
         return self.rank == 0
 
     def highest(self, value: int) -> int:
-        """The highest of the processes' values.
-
-        Args:
-            value: This process's own.
-        """
+        """The highest of the processes' values."""
         if self._group is None:
             return value
         tensor = torch.tensor(value)

@@ -132,12 +132,7 @@ class SteadyWandbLogger(WandbLogger):
     _hyper_parameters: dict[str, Any] | Namespace | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take what Lightning's logger takes.
-
-        Args:
-            *args: As for `WandbLogger`.
-            **kwargs: Likewise.
-        """
+        """Take what Lightning's logger takes."""
         super().__init__(*args, **kwargs)
         self._guarded = WandbGuard()
         wandb_options(self).pop("anonymous", None)  # wandb warns of it, even where nobody has chosen it
@@ -151,22 +146,13 @@ class SteadyWandbLogger(WandbLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
-        """Log the configuration.
-
-        Args:
-            params: Values by name.
-        """
+        """Log the configuration."""
         self._hyper_parameters = params
         super().log_hyperparams(params)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log metrics.
-
-        Args:
-            metrics: Values by name.
-            step: The training step.
-        """
+        """Log metrics."""
         row: dict[str, Any] = {f"{self._prefix}-{name}" if self._prefix else name: metrics[name] for name in metrics}
         if step is not None and not wandb_options(self).get("sync_tensorboard"):
             row["trainer/global_step"] = step
@@ -203,11 +189,7 @@ class ProbeLog:
     """Logs checkpoints as they are probed; never changes the loggers' own steps."""
 
     def __init__(self, loggers: Sequence[Logger]) -> None:
-        """Log to these.
-
-        Args:
-            loggers: The trainer's loggers.
-        """
+        """Log to these."""
         start_runs(loggers)
         self._sinks = [
             WandbSink(logger.history if isinstance(logger, SteadyWandbLogger) else logger.experiment)

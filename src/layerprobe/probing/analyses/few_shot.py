@@ -96,10 +96,6 @@ class FewShot(AbstractAnalysis):
     def draw(self, layer: LayerData, draw: int) -> Int[Tensor, "c s"]:
         """Draw samples of each class.
 
-        Args:
-            layer: The layer.
-            draw: Number of the draw.
-
         Returns:
             For each class as many training samples as the smallest class has, the first ones first.
         """

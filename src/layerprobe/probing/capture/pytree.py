@@ -157,13 +157,7 @@ def _walk(value: object, path: TensorPath, *, state: bool = False, above: tuple[
 def leaves(
     value: object, path: TensorPath = (), seen: dict[int, object] | None = None
 ) -> Iterator[tuple[TensorPath, object]]:
-    """The parts of a value that have none themselves, with their paths; of what appears twice, those of the first.
-
-    Args:
-        value: Anything.
-        path: Where it is.
-        seen: What has been looked into.
-    """
+    """The parts of a value that have none themselves, with their paths; of what appears twice, those of the first."""
     seen = {} if seen is None else seen
     inside = parts(value)
     if inside is None:

@@ -22,10 +22,6 @@ Resize: TypeAlias = Callable[[mmap.mmap | None, int], mmap.mmap]
 def resized_pages(pages: mmap.mmap | None, size: int) -> mmap.mmap:
     """Map pages of this process' own, or make them larger: by a move, or by a copy where the system knows no other way.
 
-    Args:
-        pages: Those that there are.
-        size: Bytes.
-
     Raises:
         OSError: Where there is no memory for them.
     """

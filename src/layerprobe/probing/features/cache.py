@@ -180,9 +180,6 @@ class FeatureCache(AbstractSink):
         """Hand a layer's features of one split over; they are not kept.
 
         What is on disk comes back into memory where the budget has room for it by now.
-
-        Args:
-            key: Of what.
         """
         kept = self._in_host if key in self._in_host else self._spilled
         if key in kept:
@@ -317,12 +314,7 @@ class FeatureCache(AbstractSink):
 
 
 def leaving(sizes: Mapping[LayerName, int], budget: int) -> list[LayerName]:
-    """Which layers make room where a budget is exceeded: the largest, until the others fit.
-
-    Args:
-        sizes: Bytes of each layer.
-        budget: Bytes for all of them.
-    """
+    """Which layers make room where a budget is exceeded: the largest, until the others fit."""
     found, total = [], sum(sizes.values())
     for layer in sorted(sizes, key=sizes.__getitem__, reverse=True):
         if total <= budget:

@@ -131,9 +131,6 @@ class FeatureStore:
         """The features in a file, mapped into memory, and what is known of them; None where there are none.
 
         Writing to them leaves the file as it is. A file that is damaged counts as none.
-
-        Args:
-            file: What `file` gave.
         """
         try:
             with safe_open(file, framework="pt") as opened:

@@ -63,10 +63,6 @@ class JoinedRows(AbstractRows):
 def blocks(features: Features, elements: int = BLOCK) -> Iterator[Float[Tensor, "k d"]]:
     """All rows in order, at most `elements` numbers at a time and at least one row.
 
-    Args:
-        features: The matrix.
-        elements: Numbers in one block.
-
     Returns:
         The blocks, not to be written to.
     """
@@ -75,10 +71,6 @@ def blocks(features: Features, elements: int = BLOCK) -> Iterator[Float[Tensor, 
 
 def placed_blocks(features: Features, elements: int = BLOCK) -> Iterator[tuple[slice, Float[Tensor, "k d"]]]:
     """All rows in order as `blocks` gives them.
-
-    Args:
-        features: The matrix.
-        elements: Numbers in one block.
 
     Yields:
         Which rows these are, and the block, not to be written to.
@@ -154,12 +146,7 @@ def picked_rows(features: Features, which: Int[Tensor, " k"]) -> Float[Tensor, "
 
 
 def gathered(features: Features, which: Int[Tensor, " k"]) -> Float[Tensor, "k d"]:
-    """Some rows in any order, read one by one where they are not in memory.
-
-    Args:
-        features: The matrix.
-        which: Places of the rows.
-    """
+    """Some rows in any order, read one by one where they are not in memory."""
     if isinstance(features, Tensor):
         return features[which.to(features.device)]
     return torch.cat([features[row : row + 1] for row in which.tolist()])

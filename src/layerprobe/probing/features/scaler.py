@@ -70,9 +70,6 @@ class Standardiser:
     def none(cls, features: Features) -> Standardiser:
         """Leave features as they are.
 
-        Args:
-            features: Training features.
-
         Returns:
             A standardiser with mean 0 and scale 1; it still knows which features do not vary.
         """

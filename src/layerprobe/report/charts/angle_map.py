@@ -75,13 +75,7 @@ def angle_map(pairs: pd.DataFrame, heading: str) -> alt.LayerChart:
 
 
 def heading(over: Over, checkpoint: str, layer: str) -> str:
-    """The title of a map.
-
-    Args:
-        over: What is compared.
-        checkpoint: Whose layers.
-        layer: Whose checkpoints.
-    """
+    """The title of a map."""
     return f"Heads' directions by layer, {checkpoint}" if over == "layers" else f"Heads' directions at {layer}"
 
 

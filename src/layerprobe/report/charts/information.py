@@ -93,11 +93,6 @@ def information_curve(metrics: pd.DataFrame, figure: Figure = V_INFORMATION) -> 
 def rows_of(metrics: pd.DataFrame, analysis: str, metric: str) -> pd.DataFrame:
     """Take the rows of one metric, of the first test set where there are several.
 
-    Args:
-        metrics: Rows in the columns of `MetricRecord`.
-        analysis: The analysis.
-        metric: The metric.
-
     Raises:
         ValueError: If there are none.
     """

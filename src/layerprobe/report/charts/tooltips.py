@@ -9,12 +9,7 @@ ERROR = (alt.Tooltip("error_text:N", title="test error"), alt.Tooltip("interval:
 
 
 def result_tooltip(layer: str, checkpoint: str) -> list[alt.Tooltip]:
-    """Say all of a result.
-
-    Args:
-        layer: Field of the layer's name.
-        checkpoint: Field of the checkpoint's name.
-    """
+    """Say all of a result."""
     return [
         alt.Tooltip(f"{checkpoint}:N", title="checkpoint"),
         alt.Tooltip("step:Q", format=",d"),

@@ -25,10 +25,6 @@ _MOST_LABELS = 12
 def best_layer(data: PageData, frame: Frame) -> alt.LayerChart:
     """Draw a point for each run, with the interval of its error.
 
-    Args:
-        data: What the page draws.
-        frame: Where it is drawn.
-
     Returns:
         The chart; values of the key stand in their order, at equal distances.
     """

@@ -51,10 +51,6 @@ _TEXT_HEIGHT = 0.04
 def depth_curves(data: PageData, frame: Frame) -> alt.LayerChart:
     """Draw a line for each run and shown checkpoint, coloured by the chosen key; of many runs, the mean of each colour.
 
-    Args:
-        data: What the page draws.
-        frame: Where it is drawn.
-
     Returns:
         The chart. Means have a band that holds the middle half of the runs, and the run that the mouse is on is drawn
         over them. A cross on the axis is a failed layer; thin lines are the controls. Curves have points unless they

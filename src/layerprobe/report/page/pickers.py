@@ -83,9 +83,6 @@ def pickers(data: PageData) -> list[Picker]:
 def parameters(data: PageData) -> list[alt.Parameter]:
     """Make the parameters of a view: those of the pickers, and what the rest of the page tells it.
 
-    Args:
-        data: What the page draws.
-
     Returns:
         The pickers; `chosen` (numbers of runs; none stands for all) and `pointed` (the run that the mouse is on, or
         -1); and as constants `values_of`, `colours_of`, `names_of` and `letters_of`, by the field of a key, and
