@@ -46,11 +46,7 @@ def read_any_version(file: Path, kind: Kind, parts: Iterable[Path] = ()) -> tupl
         SchemaError: If a file is no Parquet, or lacks what no row can do without.
         FileNotFoundError: Where a part is gone, as when a process merges them.
     """
-    column, read = _COLUMN[kind], [(part, _read(part)) for part in parts]
-    tables = [_rows(table, column, part) for part, table in read if _has(table, column)]
-    if file.exists():
-        tables.append(_read(file))
-    frames = [_with_todays_meaning(table).to_pandas() for table in tables]
+    frames = [_with_todays_meaning(table).to_pandas() for table in _tables(file, _COLUMN[kind], parts)]
     for frame in frames:
         if missing := [name for name in _NEEDED[kind] if name not in frame]:
             raise SchemaError(
@@ -97,10 +93,7 @@ def read_correct(file: Path, parts: Iterable[Path] = (), *, by_test_set: bool = 
         FileNotFoundError: Where a part is gone, as when a process merges them.
     """
     name, keys = "answers" if by_test_set else "correct", ["checkpoint", "layer", *["test_set"] * by_test_set]
-    columns, read = [*keys, "correct"], [(part, _read(part)) for part in parts]
-    tables = [_rows(table, name, part) for part, table in read if _has(table, name)]
-    if file.exists():
-        tables.append(_read(file))
+    columns, tables = [*keys, "correct"], _tables(file, name, parts)
     for table in tables:
         if missing := [name for name in columns if name not in table.column_names]:
             raise SchemaError(f"{file} lacks the columns {', '.join(missing)}. Next step: move it away.")
@@ -110,6 +103,18 @@ def read_correct(file: Path, parts: Iterable[Path] = (), *, by_test_set: bool = 
     frames = [table.select([name for name in columns if name in table.column_names]).to_pandas() for table in tables]
     rows = pd.concat([frame.assign(samples=frame.get("samples", "")) for frame in frames], ignore_index=True)[columns]
     return rows.drop_duplicates(keys, ignore_index=True)
+
+
+def _tables(file: Path, column: str, parts: Iterable[Path]) -> list[pa.Table]:
+    """The rows that each part has in a column, which those of earlier versions may lack, and then those of the file."""
+    tables = []
+    for part in parts:
+        table = _read(part)
+        if column in table.column_names:
+            tables.append(unfolded(table.column(column)))
+        elif column not in LATER:
+            raise SchemaError(f"{part} is no part of a run: it has no column '{column}'. Next step: move it away.")
+    return [*tables, _read(file)] if file.exists() else tables
 
 
 def _read(file: Path) -> pa.Table:
@@ -123,17 +128,6 @@ def _with_todays_meaning(table: pa.Table) -> pa.Table:
     """Leave out what earlier versions called selectivity: the difference to shuffled labels, not the control task."""
     outdated = {"selectivity"} & set(table.column_names) if "control_error" not in table.column_names else set()
     return table.drop_columns(sorted(outdated))
-
-
-def _has(part: pa.Table, column: str) -> bool:
-    """Whether a part has a column, or should have: metrics are not in those of earlier versions."""
-    return column in part.column_names or column not in LATER
-
-
-def _rows(part: pa.Table, column: str, file: Path) -> pa.Table:
-    if column not in part.column_names:
-        raise SchemaError(f"{file} is no part of a run: it has no column '{column}'. Next step: move it away.")
-    return unfolded(part.column(column))
 
 
 def _dtype(kind: type) -> str:

@@ -176,19 +176,11 @@ def _check(found: pa.Schema, path: Path, expected: pa.Schema, may_lack: Collecti
 
 RESULTS = schema(ProbeRecord)
 PATH = schema(PathRecord)
+_KINDS = {
+    "checkpoint": str, "step": int, "depth": int, "layer": str, "seed": int, "samples": str,
+}  # fmt: skip
 CORRECT = stamp(
-    pa.schema(
-        [
-            pa.field("checkpoint", pa.string()),
-            pa.field("step", pa.int64()),
-            pa.field("depth", pa.int64()),
-            pa.field("layer", pa.string()),
-            pa.field("seed", pa.int64()),
-            pa.field("samples", pa.string()),
-            pa.field("correct", pa.list_(pa.bool_())),
-        ]
-    ),
-    "Correct",
+    pa.schema([*((name, _ARROW[kind]) for name, kind in _KINDS.items()), ("correct", pa.list_(pa.bool_()))]), "Correct"
 )
 METRICS = schema(MetricRecord)
 ANSWERS = stamp(pa.schema([*CORRECT, pa.field("test_set", pa.string())]), "Answers")

@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 
 from layerprobe.files.safe_names import printable, with_printable_names
-from layerprobe.results.any_version import no_rows, read_any_version, read_correct
+from layerprobe.results.any_version import Kind, no_rows, read_any_version, read_correct
 from layerprobe.results.arrow_tables import SchemaError
 from layerprobe.results.best import BestLayer, at_checkpoint, best_of, last_checkpoint
 from layerprobe.results.config_identity import matters
@@ -32,6 +32,7 @@ T = TypeVar("T")
 # libyaml's parser where PyYAML has it, which reads the same and takes a tenth of the time.
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+_NO_FILE = Path(os.devnull, "none")
 _PASSED_OVER = {"checkpoints", "wandb", "figures", "probes", "lightning_logs", "csv", "__pycache__", "previous"}
 
 
@@ -117,7 +118,7 @@ class Run:
 
     def path(self) -> pd.DataFrame:
         """Return every swept head, in the columns of `PathRecord`; no row where the run kept none."""
-        return self._rows("path.parquet", PathRecord)
+        return self._kept("path.parquet", partial(_rows_of, PathRecord))
 
     def metrics(self) -> pd.DataFrame:
         """Return what else was measured, in the columns of `MetricRecord`; no row where the run kept none."""
@@ -125,33 +126,27 @@ class Run:
 
     @cached_property
     def _metrics(self) -> pd.DataFrame:
-        return self._rows("metrics.parquet", MetricRecord)
+        return self._kept("metrics.parquet", partial(_rows_of, MetricRecord))
 
-    def _rows(self, name: str, kind: type[PathRecord] | type[MetricRecord]) -> pd.DataFrame:
+    def _kept(self, name: str, read: Callable[[Path, Iterable[Path]], pd.DataFrame]) -> pd.DataFrame:
+        """The rows of a file and of the parts; none where one of them cannot be read."""
         try:
-            rows, _ = _read_with_parts(self.probes, partial(read_any_version, self.probes / name, kind))
+            rows = _read_with_parts(self.probes, partial(read, self.probes / name))
         except SchemaError:
-            rows = no_rows(kind)
+            rows = read(_NO_FILE, ())
         return with_printable_names(rows)
 
     def correct(self) -> pd.DataFrame:
         """Return checkpoint, layer, `samples` and the bool array `correct` (n) of each selected head."""
-        return self._right("correct.parquet")
+        return self._kept("correct.parquet", read_correct)
 
     def answers(self) -> pd.DataFrame:
         """Return the same of each test set by its name, `test_set`, the primary one first; one alone may be `test`."""
-        several, first = self._right("answers.parquet", by_test_set=True), self.correct().assign(test_set="test")
+        several = self._kept("answers.parquet", partial(read_correct, by_test_set=True))
+        first = self.correct().assign(test_set="test")
         keys = ["checkpoint", "layer"]
         known = pd.MultiIndex.from_frame(first[keys]).isin(pd.MultiIndex.from_frame(several[keys]))
         return pd.concat([several, first[~known]], ignore_index=True)
-
-    def _right(self, name: str, *, by_test_set: bool = False) -> pd.DataFrame:
-        try:
-            read = partial(read_correct, self.probes / name, by_test_set=by_test_set)
-            rows = _read_with_parts(self.probes, read)
-        except SchemaError:
-            rows = read_correct(Path(os.devnull, "none"), by_test_set=by_test_set)
-        return with_printable_names(rows)
 
     def head(self, checkpoint: str, layer: str) -> dict[str, np.ndarray]:
         """Read the selected head of a layer.
@@ -282,8 +277,11 @@ def _natural(path: Path) -> tuple[tuple[int, int, str], ...]:
 
 
 def _checkpoints_of(parts: Iterable[Path]) -> set[str]:
-    parts = list(parts)
-    return set(read_any_version(Path(os.devnull, "none"), ProbeRecord, parts)[0]["checkpoint"]) if parts else set()
+    return set(_rows_of(ProbeRecord, _NO_FILE, parts)["checkpoint"])
+
+
+def _rows_of(kind: Kind, file: Path, parts: Iterable[Path]) -> pd.DataFrame:
+    return read_any_version(file, kind, parts)[0]
 
 
 def _configuration(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -54,6 +54,9 @@ from layerprobe.results.scores import SCORES, write_scores
 from layerprobe.types import LayerName, LayerResult, ProbeRecord
 
 log = logging.getLogger("layerprobe")
+
+LAYER_FILES = (HEADS, SCORES, REFERENCES)
+"""What each layer has a file of its own of."""
 
 
 class StoreError(OSError):
@@ -175,7 +178,7 @@ class ProbeStore:
                     with atomic(file) as temporary:
                         pq.write_table(table.filter(keep), temporary)
             self.write_results()
-            for files in (HEADS, SCORES, REFERENCES):
+            for files in LAYER_FILES:
                 shutil.rmtree(files.folder(self.directory, checkpoint), ignore_errors=True)
 
     def done(self, checkpoint: str) -> set[LayerName]:
@@ -288,10 +291,7 @@ class ProbeStore:
             ) from None
 
     def _ordered(self) -> list[ProbeRecord]:
-        first_seen: dict[str, int] = {}
-        for checkpoint, _ in self._records:
-            first_seen.setdefault(checkpoint, len(first_seen))
-        return sorted(self._records.values(), key=lambda r: (r.step, first_seen[r.checkpoint], r.depth))
+        return in_order(self._records)
 
     def _frame(self, name: str) -> pd.DataFrame:
         return self._combined(name, read_parts(self._parts())).to_pandas()
@@ -305,17 +305,11 @@ class ProbeStore:
             merged = read_table(file, columns)
             keep = [key not in newer for key in keys_of(merged)]
             table = pa.concat_tables([merged.filter(pa.array(keep, pa.bool_())), table])
-        rank = {(record.checkpoint, record.layer): i for i, record in enumerate(self._ordered())}
-        order = np.argsort([rank.get(key, len(rank)) for key in keys_of(table)], kind="stable")
-        return table.take(pa.array(order, pa.int64()))
+        return like(self._ordered(), table)
 
     def write_results(self) -> None:
-        """Write the selected heads, as `results.parquet` and `results.csv`."""
-        table = to_table(self._ordered(), ProbeRecord)
-        with atomic(self._results) as temporary:
-            pq.write_table(table, temporary)
-        with atomic(self.directory / "results.csv") as temporary:
-            pc.write_csv(table, temporary)
+        """Write the selected heads."""
+        write_results(self.directory, self._ordered())
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -330,6 +324,30 @@ class ProbeStore:
                 f"hydra.run.dir=DIR on the command line; in Python, another argument of `save`, or `directory` of the "
                 f"callback); what was written before is intact."
             ) from error
+
+
+def in_order(records: Mapping[tuple[str, LayerName], ProbeRecord]) -> list[ProbeRecord]:
+    """Records in the order of training, then of depth; checkpoints of one step in the order in which they came."""
+    first_seen: dict[str, int] = {}
+    for checkpoint, _ in records:
+        first_seen.setdefault(checkpoint, len(first_seen))
+    return sorted(records.values(), key=lambda r: (r.step, first_seen[r.checkpoint], r.depth))
+
+
+def like(records: Iterable[ProbeRecord], table: pa.Table) -> pa.Table:
+    """The rows of a table in the order of the records of their layers."""
+    rank = {(record.checkpoint, record.layer): i for i, record in enumerate(records)}
+    order = np.argsort([rank.get(key, len(rank)) for key in keys_of(table)], kind="stable")
+    return table.take(pa.array(order, pa.int64()))
+
+
+def write_results(directory: Path, records: Iterable[ProbeRecord]) -> None:
+    """Write records, as `results.parquet` and `results.csv`."""
+    table = to_table(records, ProbeRecord)
+    with atomic(directory / "results.parquet") as temporary:
+        pq.write_table(table, temporary)
+    with atomic(directory / "results.csv") as temporary:
+        pc.write_csv(table, temporary)
 
 
 def restore_results(directory: Path) -> None:
