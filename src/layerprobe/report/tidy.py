@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from layerprobe.formatting import interval_text, number_text, percent_text
 from layerprobe.report.layer_labels import clipped, short_names
 from layerprobe.statistics.intervals import student_half_width, wilson_interval
 from layerprobe.types import UNTRAINED
+
+T = TypeVar("T")
 
 AT_RANDOM = ("initial", UNTRAINED)
 """Checkpoints of a network before its training: of a run that trains it, and of one that only builds it."""
@@ -103,9 +106,13 @@ def few_checkpoints(frame: pd.DataFrame, most: int = 4) -> pd.DataFrame:
         frame: Any rows with the columns checkpoint and step.
         most: Checkpoints at most.
     """
-    names = list(captions(frame))
-    kept = {names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)} if len(names) > most else set(names)
-    return frame[frame["checkpoint"].isin(kept)]
+    return frame[frame["checkpoint"].isin(evenly(list(captions(frame)), most))]
+
+
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of some items, at equal distances, the first and the last among them."""
+    last = len(items) - 1
+    return [items[round(i * last / max(1, most - 1))] for i in range(most)] if most <= last else list(items)
 
 
 def group_mean(

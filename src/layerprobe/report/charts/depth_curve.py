@@ -100,11 +100,9 @@ def _controls(frame: pd.DataFrame, error: ErrorColumn) -> pd.DataFrame:
     """Test errors of the last checkpoint's controls, layer by layer."""
     rows = frame[frame["checkpoint_order"] == frame["checkpoint_order"].max()]
     known = {"shuffled_error": "shuffled labels", "control_error": "control task"}
-    if error.column != "test_error":
-        known = {}
-    found = [rows[["position"]].assign(control=name, value=rows[column]) for column, name in known.items()]
-    columns = ["position", "control", "value"]
-    return pd.concat([pd.DataFrame(columns=columns), *found]).dropna() if found else pd.DataFrame(columns=columns)
+    of_test = known if error.column == "test_error" else {}
+    found = [rows[["position"]].assign(control=name, value=rows[column]) for column, name in of_test.items()]
+    return pd.concat([pd.DataFrame(columns=["position", "control", "value"]), *found]).dropna()
 
 
 def _compared_with(

@@ -13,7 +13,7 @@ from layerprobe.report import style
 from layerprobe.report.charts.heat_map import cells
 from layerprobe.report.charts.layer_axis import LETTER
 from layerprobe.report.layer_labels import clipped, shared_folder, short_names
-from layerprobe.report.tidy import axis_top
+from layerprobe.report.tidy import axis_top, evenly
 
 _PANELS = 12
 _WIDTH = 760
@@ -42,8 +42,7 @@ def transfer_map(table: pd.DataFrame, layers: Sequence[str] | None = None) -> al
     known = table["layer"].drop_duplicates().tolist()
     if missing := [layer for layer in layers or () if layer not in known]:
         raise ValueError(f"There is no layer {missing[0]!r}. Choose among: {', '.join(known)}.")
-    n = min(_PANELS, len(known))
-    chosen = list(layers or [known[round(i * (len(known) - 1) / max(1, n - 1))] for i in range(n)])
+    chosen = list(layers or evenly(known, _PANELS))
     labels = _apart(dict(zip(known, short_names(known), strict=True)))
     trains, tests = table["train"].unique().tolist(), table["test"].unique().tolist()
     names = _apart({name: clipped(name, _LONGEST) for name in [*trains, *tests]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -48,27 +48,25 @@ class Measure:
 
 
 def measures(
-    comparison: Comparison, results: pd.DataFrame, checkpoints: Sequence[str], names: Sequence[str]
+    comparison: Comparison, results: pd.DataFrame, numbers: Mapping[str, Mapping[str, int]]
 ) -> tuple[tuple[Measure, ...], pd.DataFrame]:
     """Find what the runs measured besides the test error.
 
     Args:
         comparison: The runs.
         results: Their results, with the numbers of `run`, `checkpoint` and `layer_name`.
-        checkpoints: Names of the checkpoints, by their numbers.
-        names: Names of the layers, likewise.
+        numbers: The number of each `checkpoint` and `layer`, by its name.
 
     Returns:
         The measures, and one row for each run, checkpoint and layer with the columns of each.
     """
-    numbers = [{name: i for i, name in enumerate(every)} for every in (checkpoints, names)]
     found = []
     for i, run in enumerate(comparison.runs):
         if (metrics := run.metrics()).empty:
             continue
         rows = _of_metrics(metrics)
-        at = {"checkpoint": rows["checkpoint"].map(numbers[0]), "layer_name": rows["layer"].map(numbers[1])}
-        found.append(rows.assign(run=i, **at))
+        at = {name: rows[name].map(numbers[name]) for name in ("checkpoint", "layer")}
+        found.append(rows.assign(run=i, checkpoint=at["checkpoint"], layer_name=at["layer"]))
     for column, (name, share) in _OF_RECORDS.items():
         own = results[_KEYS].assign(value=results[column], low=float("nan"), high=float("nan"), name=name, share=share)
         found.append(own)

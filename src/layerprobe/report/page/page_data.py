@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,11 +21,13 @@ from layerprobe.report.config_differences import SEED, ordered_values, short_key
 from layerprobe.report.networks import Network
 from layerprobe.report.page.measures import Measure, measures
 from layerprobe.report.run_comparison import Comparison, error_bounds
-from layerprobe.report.tidy import AT_RANDOM, features_texts
+from layerprobe.report.tidy import AT_RANDOM, evenly, features_texts
 from layerprobe.results.any_version import no_rows
 from layerprobe.results.baselines import of_baselines
 from layerprobe.results.logged_metrics import DIFFERENCE, compared_errors
 from layerprobe.types import MetricRecord
+
+T = TypeVar("T", bound=Hashable)
 
 _MOST_CHECKPOINTS = 12
 _WAY = ("reducer", "solver", "seed")
@@ -115,15 +117,17 @@ def page_data(comparison: Comparison, path_budget: int = 1_000_000) -> PageData:
     results = pd.concat([run.results.assign(run=i) for i, run in enumerate(comparison.runs)], ignore_index=True)
     checkpoints = _checkpoints(results)
     if len(checkpoints) > _MOST_CHECKPOINTS:
-        last = len(checkpoints) - 1
-        kept = sorted({round(i * last / (_MOST_CHECKPOINTS - 1)) for i in range(_MOST_CHECKPOINTS)})
-        left_out.append(f"Of {len(checkpoints)} checkpoints, {len(kept)} are shown; the table of results has all")
-        checkpoints = [checkpoints[i] for i in kept]
+        left_out.append(
+            f"Of {len(checkpoints)} checkpoints, {_MOST_CHECKPOINTS} are shown; the table of results has all"
+        )
+        checkpoints = evenly(checkpoints, _MOST_CHECKPOINTS)
         results = results[results["checkpoint"].isin(checkpoints)]
-    results = results.assign(checkpoint=results["checkpoint"].map({name: i for i, name in enumerate(checkpoints)}))
+    numbers = {"checkpoint": _numbers(checkpoints)}
+    results = results.assign(checkpoint=results["checkpoint"].map(numbers["checkpoint"]))
     results, layers, names = _layers(results)
+    numbers["layer"] = _numbers(names)
     keys = _keys(comparison)
-    paths, reducers = _paths(comparison, checkpoints, names)
+    paths, reducers = _paths(comparison, numbers)
     if _bytes(paths) > path_budget:
         keep = paths[paths["checkpoint"] == paths["checkpoint"].max()]
         if _bytes(keep) > path_budget:
@@ -133,9 +137,9 @@ def page_data(comparison: Comparison, path_budget: int = 1_000_000) -> PageData:
         )
         paths = keep
     same = bool(layers.groupby("depth")["name"].nunique().max() == 1) if len(layers) else True
-    depths = {depth: place for place, depth in enumerate(sorted(set(layers["depth"])))}
+    depths = _numbers(sorted(set(layers["depth"])))
     layers.insert(4, "position", layers["depth"].map(depths) if same else layers["depth"])
-    known, measured = measures(comparison, results, checkpoints, names)
+    known, measured = measures(comparison, results, numbers)
     different, network = comparison.networks
     return PageData(
         runs=_runs(comparison, keys).assign(network=network),
@@ -143,7 +147,7 @@ def page_data(comparison: Comparison, path_budget: int = 1_000_000) -> PageData:
         rows=_rows(results).merge(measured, on=["run", "checkpoint", "layer_name"]).drop(columns="layer_name"),
         paths=paths,
         reducers=_reducers(reducers, results),
-        readers=_readers(comparison, checkpoints, results, names),
+        readers=_readers(comparison, results, numbers),
         measures=known,
         keys=keys,
         checkpoints=tuple(checkpoints),
@@ -153,6 +157,10 @@ def page_data(comparison: Comparison, path_budget: int = 1_000_000) -> PageData:
         left_out=tuple(left_out),
         highest_error=error_bounds(comparison.runs)[1],
     )
+
+
+def _numbers(items: Iterable[T]) -> dict[T, int]:
+    return {item: i for i, item in enumerate(items)}
 
 
 def _checkpoints(results: pd.DataFrame) -> list[str]:
@@ -167,13 +175,15 @@ def _layers(results: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str
     about = ["layer", "depth", "kind", "shape", "n_features_full", "n_features"]
     layers = results[about].drop_duplicates(ignore_index=True).sort_values("depth", kind="stable", ignore_index=True)
     names = layers["layer"].drop_duplicates().tolist()
-    number = {tuple(row): i for i, row in enumerate(layers.itertuples(index=False))}
-    results = results.assign(layer_name=results["layer"].map({name: i for i, name in enumerate(names)}))
-    results = results.assign(layer=[number[tuple(row)] for row in results[about].itertuples(index=False)])
+    number, named = _numbers(layers.itertuples(index=False, name=None)), _numbers(names)
+    results = results.assign(
+        layer_name=results["layer"].map(named),
+        layer=[number[row] for row in results[about].itertuples(index=False, name=None)],
+    )
     table = pd.DataFrame(
         {
             "layer": range(len(layers)),
-            "layer_name": layers["layer"].map({name: i for i, name in enumerate(names)}),
+            "layer_name": layers["layer"].map(named),
             "name": layers["layer"],
             "depth": layers["depth"],
             "kind": layers["kind"],
@@ -227,7 +237,7 @@ def _runs(comparison: Comparison, keys: Sequence[ConfigKey]) -> pd.DataFrame:
     for i, key in enumerate(comparison.keys):
         frame[f"key{i}"] = [value_text(run.config.get(key)) for run in comparison.runs]
     for item in keys:
-        frame[f"{item.field}_place"] = frame[item.field].map({value: i for i, value in enumerate(item.values)})
+        frame[f"{item.field}_place"] = frame[item.field].map(_numbers(item.values))
     return frame
 
 
@@ -239,9 +249,7 @@ def _reducers(paths: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
     return lowest.merge(layers, on=["run", "checkpoint", "layer_name"]).drop(columns="layer_name")
 
 
-def _readers(
-    comparison: Comparison, checkpoints: Sequence[str], results: pd.DataFrame, names: Sequence[str]
-) -> pd.DataFrame:
+def _readers(comparison: Comparison, results: pd.DataFrame, numbers: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
     at = ["checkpoint", "layer", "head"]
     found = []
     for i, run in enumerate(comparison.runs):
@@ -251,8 +259,8 @@ def _readers(
         found.append(compared_errors(metrics, DIFFERENCE).merge(errors, on=at, how="left").assign(run=i))
     rows = pd.concat(found, ignore_index=True) if found else no_rows(MetricRecord).assign(run=0, error=0.0)
     rows = rows.assign(
-        checkpoint=rows["checkpoint"].map({name: i for i, name in enumerate(checkpoints)}),
-        layer_name=rows["layer"].map({name: i for i, name in enumerate(names)}),
+        checkpoint=rows["checkpoint"].map(numbers["checkpoint"]),
+        layer_name=rows["layer"].map(numbers["layer"]),
         reader=[reader_name(head) for head in rows["head"]],
     ).rename(columns={"value": "difference"})
     known = ["run", "checkpoint", "layer_name"]
@@ -260,12 +268,9 @@ def _readers(
     return rows.merge(results[[*known, "layer"]], on=known).drop(columns="layer_name")
 
 
-def _paths(
-    comparison: Comparison, checkpoints: Sequence[str], names: Sequence[str]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _paths(comparison: Comparison, numbers: Mapping[str, Mapping[str, int]]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The paths, and the lowest validation error of each with its reducer."""
-    place = {name: i for i, name in enumerate(checkpoints)}
-    named = {name: i for i, name in enumerate(names)}
+    place, named = numbers["checkpoint"], numbers["layer"]
     rows: list[tuple[Any, ...]] = []
     best: list[tuple[Any, ...]] = []
     for i, run in enumerate(comparison.runs):

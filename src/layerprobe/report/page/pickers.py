@@ -12,7 +12,7 @@ from layerprobe.report import style
 from layerprobe.report.charts.curves import MARKED
 from layerprobe.report.config_differences import SEED
 from layerprobe.report.page.page_data import ConfigKey, PageData
-from layerprobe.report.tidy import AT_RANDOM
+from layerprobe.report.tidy import AT_RANDOM, evenly
 
 MOST_LINES = 12
 """Runs, or settings, up to which each has a line of its own; more are means with a band."""
@@ -226,7 +226,7 @@ def _colours(key: ConfigKey) -> list[str]:
     n = len(key.values)
     if n <= len(style.TRAINED) or n > _MOST_SHADES:
         return [style.TRAINED[i % len(style.TRAINED)] for i in range(_MOST_SHADES)]
-    return [_VIRIDIS[round(i * (len(_VIRIDIS) - 1) / (n - 1))] for i in range(n)] + ["#000000"] * (_MOST_SHADES - n)
+    return [*evenly(_VIRIDIS, n), *["#000000"] * (_MOST_SHADES - n)]
 
 
 _VIRIDIS = (

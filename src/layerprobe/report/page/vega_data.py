@@ -7,7 +7,6 @@ from itertools import takewhile
 from typing import Any
 
 import altair as alt
-import pandas as pd
 
 from layerprobe.report.charts.layer_axis import LETTER, LINE, place_scale
 from layerprobe.report.layer_labels import shared_folder, short_names
@@ -17,6 +16,10 @@ from layerprobe.report.page.pickers import CHOSEN, OF_PROBLEM, shown
 _MOST_LETTERS = 24
 """Of a layer's name on an axis of the page."""
 _RUN = ["name", "status", "setting", "problem", "network", "best_layer", "best_error"]
+_TEXTS = {
+    "name", "status", "setting", "problem", "last", "best_layer", "kind", "shape", "features", "reducer", "reader",
+    "way",
+}  # fmt: skip
 _LAYER = ["name", "position", "depth", "kind", "shape", "features"]
 
 
@@ -27,27 +30,9 @@ def source(data: PageData, name: str) -> alt.NamedData:
         data: What the page draws.
         name: `rows`, `runs`, `layers`, `paths`, `reducers`, `readers` or `checkpoints`.
     """
-    texts = {
-        "name",
-        "status",
-        "setting",
-        "problem",
-        "last",
-        "best_layer",
-        "kind",
-        "shape",
-        "features",
-        "reducer",
-        "reader",
-        "way",
-    }
-    frame = {"checkpoints": pd.DataFrame(columns=["checkpoint", "name"])}.get(name)
-    columns = list(frame if frame is not None else getattr(data, name))
-    keys = {key.field for key in data.keys}
-    listed = {"l2", "val_error"} if name == "paths" else set()
-    parse = {
-        column: "string" if column in texts or column in keys or column in listed else "number" for column in columns
-    }
+    columns = ["checkpoint", "name"] if name == "checkpoints" else list(getattr(data, name))
+    texts = _TEXTS | {key.field for key in data.keys} | ({"l2", "val_error"} if name == "paths" else set())
+    parse = {column: "string" if column in texts else "number" for column in columns}
     return alt.NamedData(name=name, format=alt.CsvDataFormat(type="csv", parse=parse))
 
 

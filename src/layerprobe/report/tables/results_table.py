@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 from rich import box
 from rich.table import Table
@@ -13,7 +12,7 @@ from rich.text import Text
 
 from layerprobe.formatting import number_text, percent_text
 from layerprobe.report.tables.table_width import first_that_fits
-from layerprobe.report.tidy import tidy_results
+from layerprobe.report.tidy import evenly, tidy_results
 from layerprobe.results.baselines import baseline_errors, without_baselines
 
 _COMPACT = 24
@@ -45,7 +44,7 @@ def _table(
     frame: pd.DataFrame, baselines: Mapping[str, Sequence[float]], rows: int, most: int, *, compact: bool
 ) -> Table:
     checkpoints = frame.drop_duplicates("checkpoint")["checkpoint"].tolist()
-    shown = _even(checkpoints, most)
+    shown = evenly(checkpoints, most)
     layers = frame.sort_values(["position", "checkpoint_order"]).drop_duplicates("position", keep="last")
     usable = frame[frame["val_error"].notna()]
     best = usable.loc[usable.groupby("checkpoint")["val_error"].idxmin()]
@@ -119,13 +118,7 @@ def _status(rows: pd.DataFrame) -> Text:
 
 def _kept(frame: pd.DataFrame, best: pd.DataFrame, rows: int) -> set[int]:
     always = {*best["position"].tolist(), *frame.loc[frame["test_error"].isna(), "position"].tolist()}
-    return {*_even(sorted(set(frame["position"].tolist())), rows), *always}
-
-
-def _even(items: list, most: int) -> list:
-    if len(items) <= most:
-        return items
-    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, most).round().astype(int))]
+    return {*evenly(sorted(set(frame["position"].tolist())), rows), *always}
 
 
 def _caption(baselines: Mapping[str, Sequence[float]], kept: int, layers: int, shown: int, checkpoints: int) -> str:
