@@ -171,7 +171,7 @@ def _read(
         order = None if shuffle is None else torch.randperm(len(targets), generator=shuffle)
         for start in range(0, len(targets), size):
             part = slice(start, start + size) if order is None else order[start : start + size]
-            yield _take(inputs, part, len(targets)), targets[part]
+            yield samples_of(inputs, part, len(targets)), targets[part]
         return
     with undisturbed(source):
         # As training loads: a data set may keep what it makes, and train with it later.
@@ -225,7 +225,7 @@ def _reader(
     )
 
 
-def _take(inputs: Any, part: slice | Tensor, n: int) -> Any:
+def samples_of(inputs: Any, part: slice | Tensor, n: int) -> Any:
     """Some of n samples: of every tensor with n along its first axis, however deep it lies."""
     return map_tensors(inputs, lambda tensor: tensor[part] if tensor.ndim and len(tensor) == n else tensor)
 

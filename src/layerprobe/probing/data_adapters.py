@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
-from layerprobe.probing.batches import Data
-from layerprobe.probing.capture.pytree import map_tensors, named_tensors
+from layerprobe.probing.batches import Data, samples_of
+from layerprobe.probing.capture.pytree import named_tensors
 from layerprobe.types import SPLITS, Split
 
 ACCEPTED = (
@@ -57,7 +57,8 @@ def sources_of(
     if not _is_pair(data):
         return {**{split: _loader(Subset(data, rows.tolist())) for split, rows in parts.items()}, **further}
     inputs, targets = _source(data, "train", dtype, words)
-    return {**{split: (_rows(inputs, rows), targets[rows]) for split, rows in parts.items()}, **further}
+    n = len(targets)
+    return {**{split: (samples_of(inputs, rows, n), targets[rows]) for split, rows in parts.items()}, **further}
 
 
 def named_tests(given: Mapping[Any, Any], taken: Collection[str] = ()) -> dict[Split, Any]:
@@ -301,15 +302,6 @@ def _parts(inputs: Any) -> list[Tensor]:
     if not isinstance(inputs, Mapping | tuple):
         return [tensor for _, tensor in named_tensors(inputs, state=True)][:1]
     return [part for value in (inputs.values() if isinstance(inputs, Mapping) else inputs) for part in _parts(value)]
-
-
-def _rows(inputs: Any, rows: Tensor) -> Any:
-    if isinstance(inputs, Mapping):
-        return {name: _rows(part, rows) for name, part in inputs.items()}
-    if isinstance(inputs, tuple):
-        return tuple(_rows(part, rows) for part in inputs)
-    n = len(_parts(inputs)[0])
-    return map_tensors(inputs, lambda tensor: tensor[rows] if tensor.ndim and len(tensor) == n else tensor)
 
 
 def _described(given: Any) -> str:

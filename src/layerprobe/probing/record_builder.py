@@ -199,21 +199,15 @@ class LayerRecords:
             message: The reason.
             seconds: Wall-clock seconds spent on this layer.
         """
-        figures = (
-            "l2 gap train_error val_error val_loss test_error test_error_low test_error_high test_loss test_f1 "
-            "test_auc test_r2 shuffled_error control_error selectivity"
-        )
-        missing: dict[str, Any] = dict.fromkeys(figures.split(), math.nan)
+        missing: dict[str, Any] = {field.name: math.nan for field in fields(ProbeRecord) if field.type == "float"}
         record = ProbeRecord(
-            **self._common(),
-            **missing,
+            **missing | self._common() | {"seconds": seconds},
             n_features=0,
             reducer="",
             reduction="",
             solver="",
             status="failed",
             message=message,
-            seconds=seconds,
             seed=self.protocol.seeds[0],
             refit=False,
         )
