@@ -24,9 +24,9 @@ Width: TypeAlias = int | Literal["container"]
 
 
 def specification(chart: AnyChart) -> dict[str, Any]:
-    """Return a chart as a Vega-Lite specification, however many rows it has."""
+    """Return a chart as a Vega-Lite specification, however many rows it has, without looking for mistakes in it."""
     with alt.data_transformers.enable("default", max_rows=None):
-        return chart.to_dict()
+        return chart.to_dict(validate=False)
 
 
 def with_all_rows(chart: C) -> C:

@@ -83,7 +83,7 @@ def curves(
     layers = []
     for low, high in [interval] if interval else []:
         areas = rows if band == "true" else rows.transform_filter(band)
-        layers.append(areas.mark_area(opacity=0.14, clip=True, aria=False).encode(y=y(low), y2=f"{high}:Q", **at))
+        layers.append(areas.mark_area(fillOpacity=0.14, clip=True, aria=False).encode(y=y(low), y2=f"{high}:Q", **at))
     layers += between
     layers.append(rows.mark_line(strokeWidth=1.8, clip=True, aria=False).encode(y=y(error), **at, **look.line))
     spots = rows.transform_filter(f"isValid(datum.{error}) && ({marked})")
