@@ -15,6 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, IntegerNode, OmegaConf
 
+from layerprobe.compat.hydra import share_schemas
 from layerprobe.jobs import program
 from layerprobe.jobs.output_directories import job_directory
 from layerprobe.jobs.quoting import quoted
@@ -182,6 +183,7 @@ def register(script: str = "train") -> None:
         script: Name of the script, as `train`, and of the folder with its experiments.
     """
     _have_a_home()
+    share_schemas()
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="probe_schema", node=ProbeConfig)

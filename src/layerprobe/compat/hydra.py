@@ -1,4 +1,4 @@
-"""Hydra's private names: the sweeper that Hydra has by default, and its parser of a command line.
+"""Hydra's private names: the sweeper that Hydra has by default, its parser of a command line, and copies of its store.
 
 Known for hydra-core 1.3.
 """
@@ -9,7 +9,17 @@ from collections.abc import Sequence
 
 from hydra._internal.utils import get_args_parser
 from hydra.conf import HydraConf
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
+
+
+def share_schemas() -> None:
+    """Let copies of a search path share the store of the schemas, which they only read.
+
+    Hydra makes such a copy for every configuration that it composes and every group that it lists, with a copy of each
+    schema: three quarters of the time that `--help` takes.
+    """
+    ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
 
 
 def sweeper_learns(config: DictConfig | HydraConf) -> bool:
