@@ -41,6 +41,7 @@ PROGRAMS = ("uv ", "pip ", "wandb ", "sweep.py ", "report.py ", "scripts/")
 
 NONE, FAST = ["logger=none"], ["probe.l2=[0.1]"]
 SHORT = [*NONE, *FAST, "trainer.max_epochs=1", "++trainer.limit_train_batches=2", "++trainer.limit_val_batches=1"]
+DIGITS = [*SHORT, "data.test_size=1300"]  # which leaves 137 for training
 ONE = [*SHORT, "probe.layers=[input]"]  # where layers are not what the command is about
 MNIST = [*SHORT, "data.train_size=300", "data.val_size=100"]
 
@@ -77,7 +78,7 @@ DIGITS_SWEEP = "experiment=digits seed='range(3)' optimizer.lr=1e-3,3e-3"
 IMAGES = ["data.train_size=6", "data.val_size=3", "data.batch_size=3", "data.num_workers=0"]
 
 WAYS = {
-    "uv run scripts/train.py": Way(SHORT),
+    "uv run scripts/train.py": Way(DIGITS),
     "uv run pytest": Way(left="the suite itself"),
     "uv run scripts/train.py experiment=mnist data.root=DIR": Way(MNIST),
     "uv run scripts/train.py experiment=mnist data.root=DIR data.download=true": Way([*MNIST, ONE[-1]]),
@@ -89,16 +90,16 @@ WAYS = {
         [*MNIST, "trainer.max_steps=1", "model.depth=4", "model.skip=[0,2]", "callbacks.probe.steps=[1]"]
     ),
     "uv run scripts/train.py experiment=activation_depth model=deep_mlp": Way(
-        [*SHORT, "model/activation=identity,relu", "model.depth=1"]
+        [*DIGITS, "model/activation=identity,relu", "model.depth=1"]
     ),
     "uv run scripts/train.py experiment=activation_depth": Way(
-        [*SHORT, "model=deep_mlp", "model/activation=identity,relu", "model.depth=1", "-m"]
+        [*DIGITS, "model=deep_mlp", "model/activation=identity,relu", "model.depth=1", "-m"]
     ),
     "uv run scripts/probe.py experiment=resnet50_imagenet data.root=IMAGENET": Way(
         [*NONE, *FAST, *IMAGES, "model.weights=null", "data.transform.size=32", "probe.layers=[input,layer4.2.add]"]
     ),
     "uv run scripts/train.py callbacks.probe.every_n_epochs=5 probe.controls=[shuffled] "
-    "reducer=[flatten,channel_mean]": Way(SHORT),
+    "reducer=[flatten,channel_mean]": Way(DIGITS),
     "uv run scripts/probe.py checkpoint=outputs/digits/RUN/checkpoints targets=parity": Way([*NONE, *FAST, ONE[-1]]),
     "uv run scripts/probe.py checkpoint=outputs/digits/RUN/checkpoints probe.keep=true": Way([*NONE, *FAST, ONE[-1]]),
     "uv run scripts/probe.py checkpoint=outputs/digits/RUN/checkpoints probe.keep=true targets=parity": Way(
@@ -162,7 +163,7 @@ WAYS = {
     "hydra/launcher=slurm_gpu": Way(composed=CLUSTER),
     "uv run scripts/sweep.py merge=multirun/probe/DATE": Way(names=(("DATE", "done"),)),
     "uv run scripts/train.py -m hydra/sweeper=optuna hydra.sweeper.n_trials=20 "
-    "'optimizer.lr=tag(log,interval(1e-4,1e-1))'": Way([*SHORT, "hydra.sweeper.n_trials=2"]),
+    "'optimizer.lr=tag(log,interval(1e-4,1e-1))'": Way([*DIGITS, "hydra.sweeper.n_trials=2"]),
     "wandb sync --yes RUN/wandb/offline-run-*": Way(left="needs an account"),
     "uv run scripts/probe.py checkpoint=RUN/checkpoints": Way([*NONE, *FAST], MINE),
     "uv run scripts/probe.py checkpoint=theirs.ckpt '+model._target_=their_package.Net' "
@@ -183,8 +184,10 @@ WAYS = {
     "uv run scripts/probe.py model=hf_lm model.name=EleutherAI/pythia-160m "
     "'model.revision=[step0,step1000,step143000]' data=cities data.root=DIR": Way(composed=FETCHES),
     "uv run scripts/train.py model=module model._target_=your_package.Net +model.width=128": Way(composed=OWN),
-    "uv run scripts/train.py analysis=nearest_mean": Way(SHORT),
-    "uv run scripts/train.py experiment=digits probe.scores=true 'probe.metrics=[balanced_accuracy,brier]'": Way(SHORT),
+    "uv run scripts/train.py analysis=nearest_mean": Way(DIGITS),
+    "uv run scripts/train.py experiment=digits probe.scores=true 'probe.metrics=[balanced_accuracy,brier]'": Way(
+        DIGITS
+    ),
     "uv run scripts/train.py experiment=xor_linear": Way(SHORT),
     "uv run scripts/train.py +data@data.tests.noisy=corrupted data@data.tests.noisy.clean=digits "
     "data.tests.noisy.corruption.severity=4": Way([*SHORT, "probe.layers=[input,logits]"]),
@@ -246,7 +249,7 @@ WAYS = {
     "uv run scripts/report.py runs=multirun wandb=true project=my-project": Way(
         left="needs an account; tests/results/test_wandb_views.py reads the views"
     ),
-    "uv run scripts/train.py logger.wandb.project=my-project": Way([*FAST, *SHORT[2:]]),
+    "uv run scripts/train.py logger.wandb.project=my-project": Way(DIGITS[len(NONE) :]),
     "uv run scripts/train.py logger=none": Way(ONE),
     "uv run wandb login": Way(left="needs an account"),
     "uv run wandb sync --yes outputs/digits/DATE/wandb/offline-run-*": Way(left="needs an account"),
@@ -353,7 +356,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save(own["SmallNet"](16, 3).state_dict(), folder / "weights.pth")
     (folder / "CURVE.json").write_text('{"0": [0.5, 0.5, 0.5, 0.5, 0.5], "1": [0.5, 0.5, 0.5, 0.5, 0.5]}')
     for script, words in (
-        ("train.py", [*SHORT, "hydra.run.dir=outputs/digits/RUN"]),
+        ("train.py", [*DIGITS, "hydra.run.dir=outputs/digits/RUN"]),
         ("train.py", ["-m", "experiment=xor_mlp", "seed=0,1", *SHORT, "hydra.sweep.dir=multirun/xor_mlp/done"]),
         ("probe.py", ["-m", "checkpoint=outputs/digits/RUN/checkpoints", "shard=1/2,2/2", *NONE, *FAST, ONE[-1],
                       "hydra.sweep.dir=multirun/probe/done"]),
