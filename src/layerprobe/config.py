@@ -74,7 +74,7 @@ class RunConfig:
         callbacks: Callbacks by name; of no effect on `probe.py`.
         probe: The probe protocol, with what the groups `reducer`, `solver`, `analysis`, `inputs`, `targets` and `task`
             choose, and what it may take.
-        report: What the figure over depth shows.
+        report: Whether figures are drawn, and what the one over depth shows.
     """
 
     name: str = MISSING

@@ -16,7 +16,7 @@ from helpers.command import call
 from helpers.made_images import make_image_folder
 from layerprobe.models.classifier import Classifier, trainable
 
-QUICK = ("logger=none", "probe.l2=[1e-2]", "reducer=channel_mean")
+QUICK = ("logger=none", "report.figures=false", "probe.l2=[1e-2]", "reducer=channel_mean")
 TINY = """
 from torch import nn
 
@@ -47,6 +47,7 @@ def test_a_class_by_its_name(tmp_path: Path) -> None:
     own = ("model=module", "model._target_=tiny_networks.Net", "+model.width=6", "trainer.max_epochs=2")
     done("train.py", *own, "optimizer=sgd", "scheduler=cosine", "hydra.run.dir=run", cwd=tmp_path)
     trained = results(tmp_path / "run")
+    assert not (tmp_path / "run" / "figures").exists()
     assert trained["layer"].tolist() == ["input", "body.1", "body.2", "top"]
     initial = pd.read_parquet(tmp_path / "run" / "probes" / "results.parquet").query("checkpoint == 'initial'")
     assert not initial["test_loss"].reset_index(drop=True).equals(trained["test_loss"]), "it has learnt"

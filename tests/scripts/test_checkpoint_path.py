@@ -11,7 +11,14 @@ import pytest
 
 from helpers.command import call, run
 
-SHORT = ["experiment=xor_mlp", "data.repeats=30", "trainer.max_epochs=2", "probe.l2=[1e-3]", "logger=none"]
+SHORT = [
+    "experiment=xor_mlp",
+    "data.repeats=30",
+    "trainer.max_epochs=2",
+    "probe.l2=[1e-3]",
+    "logger=none",
+    "report.figures=false",
+]
 
 
 def metrics(folder: Path) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def test_a_project_of_ones_own_works_with_the_installed_package(tmp_path: Path) 
     does("uv", "pip", "install", "--quiet", "--no-deps", "--python", "env", *wheels)
     program = tmp_path / "env" / "bin" / "layerprobe"
 
-    short = ["experiment=spirals", "trainer.max_epochs=2", "probe.l2=[0.1]", "logger=none"]
+    short = ["experiment=spirals", "trainer.max_epochs=2", "probe.l2=[0.1]", "logger=none", "report.figures=false"]
     does(program, "train", "-m", *short, "model.width=4,8", "hydra/launcher=gpu_box", "hydra.sweep.dir=sweep")
     (tmp_path / "sweep" / "1" / "run.json").unlink()
     said = does(program, "sweep", "continue=sweep")

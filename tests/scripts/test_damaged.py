@@ -16,7 +16,14 @@ from helpers import command
 
 pytestmark = pytest.mark.slow
 
-TRAIN = ["experiment=xor_mlp", "data.repeats=30", "probe.l2=[1e-3]", "logger=csv", "hydra.run.dir=run"]
+TRAIN = [
+    "experiment=xor_mlp",
+    "data.repeats=30",
+    "probe.l2=[1e-3]",
+    "logger=csv",
+    "report.figures=false",
+    "hydra.run.dir=run",
+]
 ONCE = ["trainer.max_epochs=1", "solver=ridge", "solver.ridge._target_=helpers.interrupted.StopsOnce"]
 SAVED = ["callbacks.guard.every_n_seconds=0", "callbacks.probe.before_training=false", "callbacks.probe.steps=[5,20]"]
 INTERRUPTED = [*TRAIN, *ONCE, *SAVED]

@@ -14,7 +14,14 @@ pytestmark = pytest.mark.slow
 
 def test_two_processes_probe_as_one(tmp_path: Path) -> None:
     """The two halves of each batch of four are the batch of the run in one process."""
-    common = ["experiment=xor_mlp", "data.repeats=200", "seed=3", "callbacks=default", "logger=csv"]
+    common = [
+        "experiment=xor_mlp",
+        "data.repeats=200",
+        "seed=3",
+        "callbacks=default",
+        "logger=csv",
+        "report.figures=false",
+    ]
     run("train.py", *common, "hydra.run.dir=one", cwd=tmp_path)
     two = ["trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=2", "hydra.run.dir=two"]
     run("train.py", *common, *two, cwd=tmp_path)

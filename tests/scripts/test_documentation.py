@@ -39,7 +39,7 @@ INLINE = re.compile(r"`([^`\n]+)`")
 OWN_MODULES = "PYTHONPATH=."
 PROGRAMS = ("uv ", "pip ", "wandb ", "sweep.py ", "report.py ", "scripts/")
 
-NONE, FAST = ["logger=none"], ["probe.l2=[0.1]"]
+NONE, FAST = ["logger=none", "report.figures=false"], ["probe.l2=[0.1]"]
 SHORT = [*NONE, *FAST, "trainer.max_epochs=1", "++trainer.limit_train_batches=2", "++trainer.limit_val_batches=1"]
 DIGITS = [*SHORT, "data.test_size=1300"]  # which leaves 137 for training
 ONE = [*SHORT, "probe.layers=[input]"]  # where layers are not what the command is about

@@ -58,7 +58,7 @@ def test_a_reference_that_is_not_there_costs_nothing(shared: Path, tmp_path: Pat
 
 
 def test_without_the_skip_the_signal_does_not_reach_the_end(shared: Path, tmp_path: Path) -> None:
-    options = ["model.depth=60", "trainer.max_steps=3", "callbacks.probe.steps=[3]"]
+    options = ["model.depth=60", "report.figures=false", "trainer.max_steps=3", "callbacks.probe.steps=[3]"]
     run("train.py", "experiment=deep_mlp", *small(shared, *options), cwd=tmp_path)
     frame = results(tmp_path / "run")
     last = frame[frame["checkpoint"] == "step_3"].set_index("layer")["train_error"]
@@ -75,6 +75,7 @@ def test_a_layer_is_like_the_input_without_an_activation_and_only_then(
         "data.train_size=8000",
         "data.val_size=1000",
         "logger=none",
+        "report.figures=false",
         "hydra.run.dir=run",
     ]
     options += ["trainer.max_steps=50", f"model/activation={activation}"]

@@ -137,7 +137,7 @@ def test_a_terminated_call_keeps_what_it_had_and_goes_on(tmp_path: Path) -> None
 @pytest.mark.slow(seconds=100)
 def test_shares_of_a_trained_run_s_checkpoints_are_the_whole(tmp_path: Path) -> None:
     """Four checkpoints of a small run: probed by one job, and by five, one of which has nothing to do."""
-    arguments = ("probe.l2=[1e-2,1e-1]", "reducer=channel_mean", "logger=none")
+    arguments = ("probe.l2=[1e-2,1e-1]", "reducer=channel_mean", "logger=none", "report.figures=false")
     run(
         "train.py", "trainer.max_epochs=1", "callbacks.probe.steps=[5,10]", "callbacks.probe.when=end", *arguments,
         "hydra.run.dir=trained", cwd=tmp_path,

@@ -13,7 +13,13 @@ from helpers import command
 pytestmark = pytest.mark.slow
 
 TESTS = Path(__file__).parents[1]
-STOPS = ["solver=ridge", "solver.ridge._target_=helpers.interrupted.StopsOnce", "probe.l2=[1e-3]", "logger=none"]
+STOPS = [
+    "solver=ridge",
+    "solver.ridge._target_=helpers.interrupted.StopsOnce",
+    "probe.l2=[1e-3]",
+    "logger=none",
+    "report.figures=false",
+]
 RESTARTS = [["probe.max_memory=8GiB", "probe.batch_size=50"], ["data.num_workers=1"]]
 SAVING = ["callbacks.guard.every_n_seconds=60"]
 PROBES = ["callbacks.probe.before_training=false", "callbacks.probe.steps=[5,20]"]

@@ -30,7 +30,7 @@ STEPS = 1500
 SAME = "trainer.log_every_n_steps"
 JOB = [
     "experiment=xor_mlp", f"data.repeats={STEPS}", "seed=3", "callbacks.probe.steps=[100]", "logger=csv",
-    "hydra/launcher=slurm_cpu", "hydra.launcher.mem_gb=1", "hydra.launcher.cpus_per_task=1",
+    "report.figures=false", "hydra/launcher=slurm_cpu", "hydra.launcher.mem_gb=1", "hydra.launcher.cpus_per_task=1",
     "+callbacks.count._target_=helpers.counted.CountsSteps", "+callbacks.count.path=${run_dir}/steps.txt",
     "+callbacks.count.pause=0.1",
 ]  # fmt: skip

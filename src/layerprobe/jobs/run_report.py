@@ -31,19 +31,21 @@ def report(run: RunDirectory, sinks: ProbeLog, view: DepthView) -> pd.DataFrame:
     Args:
         run: The run's directory.
         sinks: Where the figures are logged.
-        view: What the figure over depth shows.
+        view: Whether figures are drawn, and what the one over depth shows.
 
     Returns:
         The results, in the columns of `ProbeRecord`.
     """
     store, figures = ProbeStore(run.path / "probes"), run.path / "figures"
     results = store.results()
-    sinks.figures(write_run_figures(Run.read(run.path), figures, view))
+    if view.figures:
+        sinks.figures(write_run_figures(Run.read(run.path), figures, view))
     Console().print(results_table(results))
     if (distance := view.distance(results, figures)) is not None:
         Console().print(distance)
     log.info("Results: %s", store.directory / "results.parquet")
-    log.info("Figures: %s", figures)
+    if view.figures:
+        log.info("Figures: %s", figures)
     return results
 
 

@@ -1,4 +1,4 @@
-"""The options of the depth curve: which error it shows, and over which published curve."""
+"""The options of a run's figures: which error the depth curve shows, over which published curve, or none at all."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ class DepthView:
     Attributes:
         error: The error.
         reference: The curve; None where there is none.
+        figures: Whether a run draws its figures.
     """
 
-    def __init__(self, error: str = "test", reference: str | Path | None = None) -> None:
+    def __init__(self, error: str = "test", reference: str | Path | None = None, figures: bool = True) -> None:
         """Read the reference, so that a mistake in its path is known before anything is computed.
 
         Args:
             error: `test`, or `train` for the samples that the heads were fitted to.
             reference: A JSON file; see `Reference.read`.
+            figures: Whether a run draws its figures, which takes some seconds.
 
         Raises:
             ValueError: If the error is neither.
@@ -34,6 +36,7 @@ class DepthView:
             raise ValueError(f"report.error={error!r}: there are {' and '.join(map(repr, ERRORS))}")
         self.error = ERRORS[error]
         self.reference = None if reference is None else Reference.read(reference)
+        self.figures = figures
 
     def distance(self, results: pd.DataFrame, directory: Path) -> Table | None:
         """Write `reference.csv`, the run and the reference layer by layer, and sum it up.
