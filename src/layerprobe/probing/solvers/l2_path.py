@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -19,7 +19,18 @@ from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.solvers.binary_objective import BinaryObjective
 from layerprobe.probing.solvers.change_of_basis import ChangedBasis
 from layerprobe.probing.solvers.cuda_graphs import Graphed
-from layerprobe.probing.solvers.lbfgs import ClassAxes, Metric, Pair, Pairs, Point, Readout, Try, minimise, tried
+from layerprobe.probing.solvers.lbfgs import (
+    ClassAxes,
+    Metric,
+    Pair,
+    Pairs,
+    Point,
+    Readout,
+    Try,
+    minimise,
+    relative_gain,
+    tried,
+)
 from layerprobe.probing.solvers.sampled_hessian import (
     SampledHessian,
     doubts,
@@ -41,6 +52,10 @@ _LOWEST = 1e-12
 
 ROUGH = 0.03
 """The gap to which such a value is solved, and every value of a path that is walked to find the best."""
+
+_GAIN = 1e-3
+"""A rough value is left, too, at a step that has brought less than this share of the objective and was to: under a weak
+penalty the gap, ‖g‖²/(2·l2), may be a thousand times what is left to gain."""
 
 _SLOW = 0.3
 """What a Newton step with a Hessian of some samples leaves of the gap at most, else more of them are taken."""
@@ -304,13 +319,15 @@ class Continuation(AbstractContinuation):
             nonlocal trace, failures
             starts = starts.to(self.samples.dtype)
             l2 = torch.full((1,), value, dtype=torch.float64, device=starts.device)
+            sampling = failures < _FAILURES and self._sampling(value)
+            if sampling and self._few is not None:
+                starts = self._likeliest(starts, l2)
             first = objective(starts, l2.repeat(len(starts)), with_curvature=True)
             points = [self._point(start, first, i, value) for i, start in enumerate(starts)]
-            sampling = failures < _FAILURES and self._sampling(value)
             # Far away the gap bounds nothing; L-BFGS, whose curvature is that of where it has been, starts by it.
             points.sort(key=lambda point: point.objective if sampling and math.isfinite(point.gap) else point.gap)
             point = points[0]
-            if point.gap <= target:
+            if _reached(point, target):
                 return point.head, 1
             now = float(point.curvature.values.sum())
             pairs.move(l2, now / trace if trace > 0 and now > 0 else 1.0)
@@ -343,6 +360,23 @@ class Continuation(AbstractContinuation):
             refined.append(end.head)
             spent.append(1 + newton + count)
         return torch.stack(refined), torch.tensor(spent)
+
+    @cached_property
+    def _few(self) -> Objective | None:
+        """The objective of some samples, a view of all; None where they are not in memory."""
+        s = self.samples
+        if not isinstance(s.features, Tensor):
+            return None
+        step = len(s.features) // sample_sizes(*self._sizes)[0]
+        return replace(s, features=s.features[::step], targets=s.targets[::step]).objective(s.dtype)
+
+    def _likeliest(self, starts: Float[Tensor, "k m e"], l2: Float[Tensor, " 1"]) -> Float[Tensor, "1 m e"]:
+        """The guess whose objective is lowest on some samples."""
+        if len(starts) == 1:
+            return starts
+        assert self._few is not None
+        found = self._few(starts, l2.repeat(len(starts)), with_curvature=False).objective
+        return starts[int(found.nan_to_num(torch.inf).argmin())][None]
 
     def _tools(self, dtype: torch.dtype) -> tuple[Callable[..., Evaluation], Pairs, Try]:
         """The objective, what is known of its curvature, and what tries a step: as graphs where a GPU has all of it."""
@@ -411,8 +445,8 @@ class Continuation(AbstractContinuation):
         while True:
             before = now
             now, more = self._newton(objective, now, l2, target, allowed - spent, pairs, draws)
-            alone, spent = spent == 0 and now.gap <= target, spent + more
-            if now is before or now.gap <= target or spent >= allowed:
+            alone, spent = spent == 0 and _reached(now, target), spent + more
+            if now is before or _reached(now, target) or spent >= allowed:
                 return now, spent, alone
             now, more = self._descend(attempt, now, pairs, l2, target, allowed - spent, _TURN)
             spent += more
@@ -434,7 +468,7 @@ class Continuation(AbstractContinuation):
         now, spent, rounding = start, 0.0, 50 * torch.finfo(start.head.dtype).eps
         value = torch.full((1,), l2, dtype=torch.float64)
         for count in itertools.count(1):
-            if not (target < now.gap < math.inf and spent < allowed):
+            if _reached(now, target) or not (now.gap < math.inf and spent < allowed):
                 break
             if draws.by is None:
                 s = self.samples
@@ -453,7 +487,8 @@ class Continuation(AbstractContinuation):
                 new, length = there if falls and math.isfinite(there.gap) else None, 0.5 * length
             if new is None:
                 break
-            slow, now = new.gap > _SLOW * now.gap, new
+            gain = relative_gain(now.objective, new.objective, float((now.gradient * step).sum()))
+            slow, now = new.gap > _SLOW * now.gap, replace(new, gain=gain)
             if slow and draws.size >= draws.most:
                 break
             draws.size = min(draws.most, 2 * draws.size) if slow else draws.size
@@ -517,7 +552,7 @@ class Continuation(AbstractContinuation):
     def _descend(
         self, attempt: Try, start: Point, pairs: Pairs, l2: float, target: float, allowed: int, patience: int = 0
     ) -> tuple[Point, int]:
-        if start.gap <= target:
+        if _reached(start, target):
             return start, 0
         if not patience:
             patience = _PATIENCE if start.head.dtype != torch.float64 else self.max_iterations
@@ -531,6 +566,7 @@ class Continuation(AbstractContinuation):
             allowed,
             patience,
             self._refreshed,
+            least_gain(target),
         )
 
     def _metric(self, dtype: torch.dtype) -> Callable[[Tensor, Tensor, Tensor], Metric]:
@@ -553,6 +589,15 @@ class Continuation(AbstractContinuation):
             return apply
 
         return metric
+
+
+def least_gain(target: float) -> float:
+    """The gain of a step, see `Point`, at which a value is left that is to reach a gap; 0 for one to be certified."""
+    return _GAIN if target >= ROUGH else 0.0
+
+
+def _reached(point: Point, target: float) -> bool:
+    return point.gap <= target or point.gain < least_gain(target)
 
 
 def _turned(heads: Float[Tensor, "q e"], axes: Float[Tensor, "d r"] | None) -> Tensor:

@@ -271,6 +271,7 @@ class Point:
         gradient: Its gradient.
         curvature: The newest class curvature.
         gap: The bound on the distance to the optimum, relative to the objective.
+        gain: What the step that led here was to bring and has brought, whichever is more, relative to the objective.
     """
 
     head: Float[Tensor, "m e"]
@@ -278,6 +279,18 @@ class Point:
     gradient: Float[Tensor, "m e"]
     curvature: ClassAxes
     gap: float
+    gain: float = math.inf
+
+
+def relative_gain(before: float, after: float, slope: float) -> float:
+    """What a Newton-like step was to bring by its model and has brought, whichever is more, over the objective after.
+
+    Args:
+        before: The objective before.
+        after: The objective after.
+        slope: The gradient's product with the step.
+    """
+    return max(-0.5 * slope, before - after) / max(after, torch.finfo(torch.float64).tiny)
 
 
 @dataclass(frozen=True)
@@ -348,6 +361,7 @@ def minimise(
     max_iterations: int,
     patience: int,
     refresh: Callable[[int], bool],
+    least_gain: float = 0.0,
 ) -> tuple[Point, int]:
     """Minimise one problem, one evaluation for an iteration.
 
@@ -366,9 +380,10 @@ def minimise(
         max_iterations: Evaluations at most.
         patience: Stop after as many evaluations without a gap a tenth smaller: rounding is in the way.
         refresh: Whether an iteration evaluates the class curvature.
+        least_gain: Stop at a step whose gain, see `Point`, is less.
 
     Returns:
-        The point of the smallest gap, and the evaluations spent.
+        The point of the smallest gap, or that of the least gain, and the evaluations spent.
     """
     best = now = start
     uphill, refused, best_at, iteration = False, 0, 0, 0
@@ -394,7 +409,10 @@ def minimise(
         refused = 0
         curvature = now.curvature if found.curvature is None else found.curvature
         gap = measure(found, curvature)
-        now = Point(trial.head.clone(), found.objective, trial.gradient.clone(), curvature, gap)
+        gain = relative_gain(now.objective, found.objective, slope)
+        now = Point(trial.head.clone(), found.objective, trial.gradient.clone(), curvature, gap, gain)
+        if gain < least_gain and not uphill:
+            return now, iteration
         if gap < 0.9 * best.gap:
             best_at = iteration
         if gap < best.gap:
