@@ -13,8 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features, placed_blocks
-from layerprobe.probing.solvers.l2_path import AbstractContinuation, Fit, Samples, least_gain
-from layerprobe.probing.solvers.lbfgs import relative_gain
+from layerprobe.probing.solvers.l2_path import AbstractContinuation, Fit, Samples
 from layerprobe.probing.solvers.score_losses import AbstractScoreLoss, BinaryLoss, ScoreDerivatives, SoftmaxLoss
 
 LARGEST = 1024
@@ -225,15 +224,12 @@ class Newton(AbstractContinuation):
                 if falls or (there.objective <= point.objective * (1 + rounding) and there.gap < point.gap):
                     better = there
                 length *= 0.5 if length > 0.2 else 0.2
-            gain = math.inf if better is None else relative_gain(point.objective, better.objective, slope)
             if better is None and (dtype == torch.float64 or spent > allowed):
                 break
             if better is None:
                 dtype, rounding = torch.float64, 50 * torch.finfo(torch.float64).eps
                 better, spent = self._at(point.head[None], l2, dtype)[0], spent + 1
             point = better
-            if gain < least_gain(target):
-                break
         return torch.from_numpy(point.head), spent
 
     def _step(
