@@ -47,8 +47,9 @@ def certify(
     bias: Float[Tensor, "p c"],
     l2: Float[Tensor, " p"],
     weights: Float[Tensor, " c"] | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> Certificate:
-    r"""Evaluate heads in float64, and bound the optimum from below by duality.
+    r"""Evaluate heads, and bound the optimum from below by duality.
 
     A sample's loss is \(\max_q \langle q - y, z \rangle + H(q)\) over distributions q with entropy H, reached at
     q = softmax(z). Putting one fixed q_i for each sample makes the objective smaller everywhere, and its minimum over
@@ -73,15 +74,17 @@ def certify(
         bias: Biases, float64.
         l2: L2 value of each head.
         weights: What a sample of each class counts, of mean 1 over the samples; None where all count the same.
+        dtype: Precision of what is computed of each sample; sums over samples are of float64. In float32 the bound is
+            one up to about 1e-6 of the objective.
 
     Returns:
         The certificates.
     """
     n, c, p = len(features), weight.shape[1], len(weight)
-    group = max(1, min(p, _KEPT_BYTES // (8 * n * c)))
+    group = max(1, min(p, _KEPT_BYTES // (dtype.itemsize * n * c)))
     certificate = _certify_binary if c == 2 else _certify
     parts = [
-        certificate(features, targets, weight[i : i + group], bias[i : i + group], l2[i : i + group], weights)
+        certificate(features, targets, weight[i : i + group], bias[i : i + group], l2[i : i + group], weights, dtype)
         for i in range(0, p, group)
     ]
     return Certificate(
@@ -93,18 +96,25 @@ def certify(
 
 
 def _certify(
-    features: Features, targets: Tensor, weight: Tensor, bias: Tensor, l2: Tensor, weights: Tensor | None
+    features: Features,
+    targets: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    l2: Tensor,
+    weights: Tensor | None,
+    dtype: torch.dtype,
 ) -> Certificate:
     (p, c, d), n, device = weight.shape, len(features), features.device
     rows = _rows(features, p * c)
     kept: dict[int, tuple[Tensor, Tensor]] = {}
-    keep = 8 * n * p * c <= _KEPT_BYTES
+    keep = dtype.itemsize * n * p * c <= _KEPT_BYTES
+    every, shift = weight.view(p * c, d).to(dtype), bias.reshape(p * c, 1).to(dtype)
 
     def scores(start: int) -> tuple[Tensor, Tensor]:
         """Scores less the own class's, and the own class's place."""
-        x = features[start : start + rows].double()
+        x = features[start : start + rows].to(dtype)
         own = targets[start : start + rows].view(1, 1, -1).expand(p, 1, len(x))
-        u = torch.addmm(bias.reshape(p * c, 1), weight.view(p * c, d), x.T).view(p, c, len(x))
+        u = torch.addmm(shift, every, x.T).view(p, c, len(x))
         u -= u.gather(1, own)
         return u, own
 
@@ -121,15 +131,15 @@ def _certify(
             kept[start] = u, own
         separated &= (u.scatter(1, own, -1.0) < 0).all(2).all(1)
         q, others, log_total = _softmax(u, own)
-        loss += counted(log_total, own).sum((1, 2))
-        mean += counted(q.scatter(1, own, -others), own).sum(2)
+        loss += counted(log_total, own).sum((1, 2), dtype=torch.float64)
+        mean += counted(q.scatter(1, own, -others), own).sum(2, dtype=torch.float64)
         products -= counted(q, own) @ q.transpose(1, 2)
     mean /= n
-    delta = -_solve(mean, covariance(products / n)) * (l2 > 0)[:, None]
+    delta = (-_solve(mean, covariance(products / n)) * (l2 > 0)[:, None]).to(dtype)
     entropy, moment = torch.zeros_like(l2), torch.zeros(p * c, d, dtype=torch.float64, device=device)
     lowest = torch.zeros_like(l2)
     for start in range(0, n, rows):
-        x = features[start : start + rows].double()
+        x = features[start : start + rows].to(dtype)
         u, own = kept.pop(start) if keep else scores(start)
         q, others, log_total = _softmax(u, own)
         tilt = delta[:, :, None] - (delta[:, None, :] @ q)
@@ -138,8 +148,8 @@ def _certify(
         tilted = (q * (1 + tilt)).scatter(1, own, 0.0)
         rest = tilted.sum(1, keepdim=True)
         # -Σ q' log q'; the own class, near 1 where the loss is small, through 1 - Σ of the others
-        own_entropy = torch.special.entr((1 - rest).clamp_min(0)) - (tilted * log_tilted).sum(1, keepdim=True)
-        entropy += counted(own_entropy, own).sum((1, 2))
+        own_entropy = _entropy_beside(rest) - (tilted * log_tilted).sum(1, keepdim=True)
+        entropy += counted(own_entropy, own).sum((1, 2), dtype=torch.float64)
         moment += counted(tilted.scatter_(1, own, -rest), own).view(p * c, -1) @ x
     penalty = weight.square().sum((1, 2))
     square = (moment / n).square().view(p, -1).sum(1)
@@ -155,7 +165,13 @@ def _certify(
 
 
 def _certify_binary(
-    features: Features, targets: Tensor, weight: Tensor, bias: Tensor, l2: Tensor, weights: Tensor | None
+    features: Features,
+    targets: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    l2: Tensor,
+    weights: Tensor | None,
+    dtype: torch.dtype,
 ) -> Certificate:
     """`_certify` for two classes, by the other class's margin u alone, in half of its operations.
 
@@ -165,18 +181,18 @@ def _certify_binary(
     """
     (p, _, d), n, device = weight.shape, len(features), features.device
     rows = _rows(features, 2 * p)
-    wide, shift = weight[:, 1] - weight[:, 0], bias[:, 1:] - bias[:, :1]
+    wide, shift = (weight[:, 1] - weight[:, 0]).to(dtype), (bias[:, 1:] - bias[:, :1]).to(dtype)
     kept: list[tuple[Tensor | None, Tensor, Tensor, Tensor | None]] = []
     loss, mean, curvature, entropy = (torch.zeros(p, dtype=torch.float64, device=device) for _ in range(4))
     moment = torch.zeros(p, d, dtype=torch.float64, device=device)
     separated = torch.ones(p, dtype=torch.bool, device=device)
 
     def summed(values: Tensor, counted: Tensor | None) -> Tensor:
-        return values.sum(1) if counted is None else values @ counted
+        return values.sum(1, dtype=torch.float64) if counted is None else values.double() @ counted
 
     for start in range(0, n, rows):
-        x, own = features[start : start + rows].double(), targets[start : start + rows]
-        signs, counted = 2 * own.double() - 1, None if weights is None else weights[own]
+        x, own = features[start : start + rows].to(dtype), targets[start : start + rows]
+        signs, counted = 2 * own.to(dtype) - 1, None if weights is None else weights[own]
         u = (wide @ x.T + shift) * -signs
         separated &= (u < 0).all(1)
         others = u.sigmoid()
@@ -185,18 +201,18 @@ def _certify_binary(
         curvature += summed(others * (-u).sigmoid(), counted)
         # What is one block need not be read again.
         kept.append((x if rows >= n else None, u, signs, counted))
-    tilt = torch.where(curvature > 0, -mean / curvature.where(curvature > 0, 1.0), 0.0) * (l2 > 0)
+    tilt = (torch.where(curvature > 0, -mean / curvature.where(curvature > 0, 1.0), 0.0) * (l2 > 0)).to(dtype)
     lowest = torch.zeros_like(l2)
     for start, (block, u, signs, counted) in zip(range(0, n, rows), kept, strict=True):
-        x = features[start : start + rows].double() if block is None else block
+        x = features[start : start + rows].to(dtype) if block is None else block
         others, along = u.sigmoid(), tilt[:, None] * signs
         factor = -along * (-u).sigmoid()
         lowest = torch.minimum(lowest, torch.minimum(factor, along * others).amin(1))
         tilted = others * (1 + factor)
         log_tilted = torch.log1p(factor.clamp_min(-0.5)) - F.softplus(-u, threshold=40)
         # -Σ q' log q'; the own class, near 1 where the loss is small, through 1 - the other
-        entropy += summed(torch.special.entr((1 - tilted).clamp_min(0)) - tilted * log_tilted, counted)
-        moment -= (tilted * (signs if counted is None else signs * counted)) @ x
+        entropy += summed(_entropy_beside(tilted) - tilted * log_tilted, counted)
+        moment -= (tilted * (signs if counted is None else signs * counted.to(dtype))) @ x
     mean, moment = mean / n, moment / n
     # ‖M‖² is that of both classes.
     dual = entropy / n - moment.square().sum(1) / l2
@@ -225,6 +241,12 @@ def _softmax(u: Float[Tensor, "p c r"], own: Int[Tensor, "p 1 r"]) -> tuple[Tens
     others = q.scatter(1, own, 0.0).sum(1, keepdim=True)
     share = 1 / (mine + others)
     return q * share, others * share, largest + torch.log1p(others + torch.expm1(-largest))
+
+
+def _entropy_beside(rest: Tensor) -> Tensor:
+    """-q log q for q = 1 - rest, to all digits where the rest is small."""
+    rest = rest.clamp_max(1.0)
+    return -torch.special.xlog1py(1 - rest, -rest)
 
 
 def _solve(slope: Float[Tensor, "p c"], curvature: Float[Tensor, "p c c"]) -> Float[Tensor, "p c"]:

@@ -247,11 +247,14 @@ class _Fits:
         self.heads, self.iterations = self.path.follow(self.l2, stop, rough)
         self.heads = self.heads.double()
         fitted = (self.iterations > 0).nonzero().flatten()
-        self._measure(fitted)
-        if rough:
-            self.rough[fitted] = (self.gaps()[fitted] > self.solver.tolerance).cpu()
-        else:
+        if not rough:
+            self._measure(fitted)
             self._prove(fitted)
+            return
+        self._measure(fitted, self.features.dtype)
+        # What may be certified already is measured as heads are that are to be.
+        self._measure_again(fitted[(self.gaps()[fitted] <= 10 * self.solver.tolerance).cpu()])
+        self.rough[fitted] = (self.gaps()[fitted] > self.solver.tolerance).cpu()
 
     def certify(self, places: Sequence[int]) -> Solution:
         """See `Solution.certify`."""
@@ -262,20 +265,26 @@ class _Fits:
                 heads, more = self.path.improve(self.heads, self.l2, self.iterations, which.tolist(), exact)
                 self.heads[which], self.iterations[which] = heads.double(), self.iterations[which] + more
                 self.rough[which] = False
-                self._measure(which)
+                self._measure_again(which)
                 self._prove(which)
         return self.solution()
 
-    def _measure(self, which: Tensor) -> None:
+    def _measure(self, which: Tensor, precision: torch.dtype = torch.float64) -> None:
         """Find the certificates of heads as they will be returned."""
         dtype = self.features.dtype
         self.weight[which], self.bias[which] = (part.to(dtype).double() for part in self.whole(self.heads[which]))
-        weights = self.path.samples.weights
-        found = certify(self.features, self.targets, self.weight[which], self.bias[which], self.l2[which], weights)
+        heads, weights = (self.weight[which], self.bias[which], self.l2[which]), self.path.samples.weights
+        found = certify(self.features, self.targets, *heads, weights, precision)
         self.objective[which], self.slope[which] = found.objective, found.slope
         # Every bound found is a bound on the same optimum; the best one stands.
         self.bound[which] = torch.maximum(self.bound[which], found.bound)
         self.separated[which] = found.separated
+
+    def _measure_again(self, which: Tensor) -> None:
+        """Find the certificates of heads whose bounds are of the precision of the features so far."""
+        if len(which):
+            self.bound[which] = 0.0
+            self._measure(which)
 
     def gaps(self) -> Tensor:
         """How far each value is from its optimum at most, relative to the objective."""
