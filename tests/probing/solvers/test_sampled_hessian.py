@@ -333,8 +333,7 @@ def test_one_hessian_is_held_at_a_time_and_what_it_costs_counts(monkeypatch: pyt
         pairs.move(l2)
         end, cost = path._newton(counted, start, 1e-3, 1e-6, 100, pairs, draws)
         assert end.gap <= 1e-6
-        seldom = [i in (1, 2, 4, 8) for i in range(1, len(asked) + 1)]
-        assert asked == seldom, "the curvature of many classes costs much"
+        assert not any(asked), "the curvature of many classes costs much"
         spent.append(cost)
     assert set(at_once) == {1}
     assert len(asked) > 2

@@ -120,7 +120,7 @@ def _certify(
 
     def counted(values: Tensor, own: Tensor) -> Tensor:
         """What is summed over the samples (p _ r), each times what it counts."""
-        return values if weights is None else values * weights[own]
+        return values if weights is None else values * weights[own].to(dtype)
 
     loss, mean = torch.zeros_like(l2), torch.zeros(p, c, dtype=torch.float64, device=device)
     products = torch.zeros(p, c, c, dtype=torch.float64, device=device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from abc import ABC, abstractmethod
 from collections import deque
@@ -56,6 +55,10 @@ ROUGH = 0.03
 _GAIN = 1e-3
 """A rough value is left, too, at a step that has brought less than this share of the objective and was to: under a weak
 penalty the gap, ‖g‖²/(2·l2), may be a thousand times what is left to gain."""
+
+_MANY = 64
+"""Classes beyond which their curvature, which costs c²·n and its decomposition c³, is that of some samples, or not
+evaluated at every step, and guesses are compared on some samples."""
 
 _SLOW = 0.3
 """What a Newton step with a Hessian of some samples leaves of the gap at most, else more of them are taken."""
@@ -320,10 +323,11 @@ class Continuation(AbstractContinuation):
             starts = starts.to(self.samples.dtype)
             l2 = torch.full((1,), value, dtype=torch.float64, device=starts.device)
             sampling = failures < _FAILURES and self._sampling(value)
+            axes = None
             if sampling and self._few is not None:
-                starts = self._likeliest(starts, l2)
-            first = objective(starts, l2.repeat(len(starts)), with_curvature=True)
-            points = [self._point(start, first, i, value) for i, start in enumerate(starts)]
+                starts, axes = self._likeliest(starts, l2)
+            first = objective(starts, l2.repeat(len(starts)), with_curvature=axes is None)
+            points = [self._point(start, first, i, value, axes) for i, start in enumerate(starts)]
             # Far away the gap bounds nothing; L-BFGS, whose curvature is that of where it has been, starts by it.
             points.sort(key=lambda point: point.objective if sampling and math.isfinite(point.gap) else point.gap)
             point = points[0]
@@ -363,20 +367,22 @@ class Continuation(AbstractContinuation):
 
     @cached_property
     def _few(self) -> Objective | None:
-        """The objective of some samples, a view of all; None where they are not in memory."""
+        """The objective of some samples, a view of all; None where classes are few, or samples not in memory."""
         s = self.samples
-        if not isinstance(s.features, Tensor):
+        if s.n_classes <= _MANY or not isinstance(s.features, Tensor):
             return None
         step = len(s.features) // sample_sizes(*self._sizes)[0]
         return replace(s, features=s.features[::step], targets=s.targets[::step]).objective(s.dtype)
 
-    def _likeliest(self, starts: Float[Tensor, "k m e"], l2: Float[Tensor, " 1"]) -> Float[Tensor, "1 m e"]:
-        """The guess whose objective is lowest on some samples."""
-        if len(starts) == 1:
-            return starts
+    def _likeliest(
+        self, starts: Float[Tensor, "k m e"], l2: Float[Tensor, " 1"]
+    ) -> tuple[Float[Tensor, "1 m e"], ClassAxes]:
+        """The guess whose objective is lowest on some samples, and the class curvature there."""
         assert self._few is not None
-        found = self._few(starts, l2.repeat(len(starts)), with_curvature=False).objective
-        return starts[int(found.nan_to_num(torch.inf).argmin())][None]
+        found = self._few(starts, l2.repeat(len(starts)), with_curvature=True)
+        assert found.curvature is not None
+        best = int(found.objective.nan_to_num(torch.inf).argmin())
+        return starts[best][None], ClassAxes.of(found.curvature[best])
 
     def _tools(self, dtype: torch.dtype) -> tuple[Callable[..., Evaluation], Pairs, Try]:
         """The objective, what is known of its curvature, and what tries a step: as graphs where a GPU has all of it."""
@@ -467,20 +473,18 @@ class Continuation(AbstractContinuation):
         """
         now, spent, rounding = start, 0.0, 50 * torch.finfo(start.head.dtype).eps
         value = torch.full((1,), l2, dtype=torch.float64)
-        for count in itertools.count(1):
-            if _reached(now, target) or not (now.gap < math.inf and spent < allowed):
-                break
+        while now.gap < math.inf and spent < allowed and not _reached(now, target):
             if draws.by is None:
                 s = self.samples
                 draws.by = doubts(s.features, s.targets, self._every_class(now.head), s.squares, s.weights)
                 spent += 0.5 if isinstance(s.features, Tensor) else 1.0
-            step, cost = self._newton_step(now, l2, target, pairs, draws, allowed - spent)
+            step, cost, curvature = self._newton_step(now, l2, target, pairs, draws, allowed - spent)
             spent += cost
             new, length = None, 1.0
             while new is None and length >= _SHORTEST and spent < allowed:
                 head = now.head + length * step.to(now.head.dtype)
-                evaluation = objective(head[None], value, with_curvature=self._refreshed(count))
-                there, spent = self._point(head, evaluation, 0, l2, now.curvature), spent + 1
+                evaluation = objective(head[None], value, with_curvature=self.samples.n_classes <= _MANY)
+                there, spent = self._point(head, evaluation, 0, l2, curvature), spent + 1
                 falls = there.objective < now.objective * (1 - rounding)
                 # Where the objective's digits run out, the gap tells what is better.
                 falls |= there.objective <= now.objective * (1 + rounding) and there.gap < now.gap
@@ -503,10 +507,11 @@ class Continuation(AbstractContinuation):
 
     def _newton_step(
         self, now: Point, l2: float, target: float, pairs: Pairs, draws: _Draws, allowed: float
-    ) -> tuple[Tensor, float]:
-        """A step from a point, and what it costs: the Hessian, which is not kept, takes as much memory as is allowed.
+    ) -> tuple[Tensor, float, ClassAxes]:
+        """A step from a point, what it costs, and the class curvature: of many classes that of the Hessian's rows.
 
-        To draw its rows costs nothing where they are in memory, and a reading where they are not.
+        The Hessian, which is not kept, takes as much memory as is allowed. To draw its rows costs nothing where they
+        are in memory, and a reading where they are not.
         """
         s = self.samples
         every, axes = basis(s.n_classes, s.dtype, now.head.device), None if s.axes is None else s.axes.to(s.dtype)
@@ -520,9 +525,13 @@ class Continuation(AbstractContinuation):
             found[:, :-1] += l2 * v[:, :-1]
             return found
 
+        curvature = now.curvature
+        if s.n_classes > _MANY:
+            wide = every.double()
+            curvature = ClassAxes.of(wide.T @ hessian.class_curvature @ wide)
         value = torch.full((1,), l2, dtype=torch.float64)
         precision, newest = pairs.steps.dtype, torch.tensor(pairs.newest)
-        apply = self._metric(precision)(now.curvature.values, now.curvature.vectors, value)
+        apply = self._metric(precision)(curvature.values, curvature.vectors, value)
         right, share = -now.gradient.to(s.dtype), hessian.size / len(s.features)
         enough = max(
             0.3 * math.sqrt(2 * l2 * target * now.objective),
@@ -542,12 +551,11 @@ class Continuation(AbstractContinuation):
         nothing = torch.zeros_like(right, dtype=precision)
         for direction, turned in found:
             self._remember(pairs, pairs.pair(direction.to(precision), nothing, turned.to(precision), value))
-        return step, drawn + share * products
+        return step, drawn + share * products, curvature
 
     def _refreshed(self, i: int) -> bool:
         """Whether an iteration evaluates the class curvature."""
-        # It costs c²·n, and its decomposition c³: nothing for few classes, much for a thousand.
-        return self.samples.n_classes <= 64 or i in (1, 2, 4, 8) or i % 16 == 0
+        return self.samples.n_classes <= _MANY or i in (1, 2, 4, 8) or i % 16 == 0
 
     def _descend(
         self, attempt: Try, start: Point, pairs: Pairs, l2: float, target: float, allowed: int, patience: int = 0

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import BLOCK, Features, placed_blocks, some_rows
 from layerprobe.probing.solvers.lbfgs import Metric
-from layerprobe.probing.solvers.softmax_objective import scored
+from layerprobe.probing.solvers.softmax_objective import covariance, scored
 
 _PRODUCT_ROWS = 256
 """Rows of a sample in one product: thin products of some rows each take two thirds of the time of a long one's."""
@@ -81,6 +81,12 @@ class SampledHessian:
         self._own = F.pad(targets[chosen], padding).view(blocks, 1, length)
         self._shares = scored(head[:, :-1], head[:, -1:], self._rows).softmax(1)
         self._counts = F.pad(counts, padding).view(blocks, 1, length)
+
+    @property
+    def class_curvature(self) -> Float[Tensor, "c c"]:
+        """Mean of diag(p) - ppᵀ, from the same rows, in float64."""
+        products = torch.bmm(self._shares * self._counts, self._shares.mT).sum(0, dtype=torch.float64)
+        return covariance(-products[None])[0]
 
     def __matmul__(self, vector: Float[Tensor, "c e"]) -> Float[Tensor, "c e"]:
         """The Hessian's product with weights and biases of every class."""
