@@ -171,7 +171,7 @@ class PathRecord(AbstractRecord):
         seed: The probe's seed.
         control: `none`; `shuffled` or `control_task` for a head fitted to that control's labels.
         l2: The L2 value.
-        status: `converged`, `stalled`, `diverged` or `failed`; `rough` where the value was fitted to a rough gap only
+        status: `converged`, `stalled`, `diverged` or `failed`; `rough` where the value was fitted roughly only
             and another one chosen, `skipped` where it was not fitted.
         message: What the status says; empty when converged.
         gap: Bound on (objective - optimum) / objective; of a `rough` value, too.

@@ -55,3 +55,22 @@ def test_two_classes_have_the_bound_of_the_formula(
             assert float(found.bound[i]) == pytest.approx(slow, abs=1e-9)
         assert (found.bound <= best.objective + 1e-9).all()
         assert (found.objective >= best.objective * (1 - 1e-5)).all()
+
+
+@pytest.mark.parametrize("c", [2, 3, 70])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("separation", [0.5, 40.0])
+def test_in_float32_it_is_the_same_up_to_rounding(c: int, weighted: bool, separation: float) -> None:
+    """Also where the classes are so far apart that a sample's loss is nearly nothing."""
+    x, y = (torch.as_tensor(part) for part in made(1400, 12, c, separation))
+    counts = of_mean_one(torch.linspace(0.5, 2, c), y) if weighted else None
+    l2 = torch.tensor([1e-6, 1e-2], dtype=torch.float64)
+    best = Logistic(tolerance=1e-2).solve(x, y, c, l2, weights=counts)
+    heads = best.weight.double(), best.bias.double()
+    exact = certify(x, y, *heads, l2, counts)
+    found = certify(x.float(), y, *heads, l2, counts, torch.float32)
+    assert found.objective.dtype == found.bound.dtype == torch.float64
+    assert bool((exact.bound > 0).all())
+    torch.testing.assert_close(found.objective, exact.objective, rtol=2e-6, atol=0)
+    torch.testing.assert_close(found.bound, exact.bound, rtol=1e-5, atol=0)
+    assert bool((found.separated == exact.separated).all())

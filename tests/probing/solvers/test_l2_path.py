@@ -13,7 +13,7 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.linear_model import LogisticRegression
 
 from helpers.reference import L2, made, softmax_objective, softmax_regression, standardise
-from layerprobe.probing.solvers import newton
+from layerprobe.probing.solvers import l2_path, logistic, newton
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.spectrum import Spectrum
@@ -203,6 +203,60 @@ def test_a_single_weak_penalty_needs_no_path(name):
     solution = fit(features, targets, c, [L2[0]])
     assert solution.status == (Status.CONVERGED,)
     np.testing.assert_allclose(solution.objective, [optimum(name, L2[0])], rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_rough_value_is_left_where_a_step_brings_little(seed, monkeypatch):
+    """Under a weak penalty and a steep spectrum the gap is far more than what is left to gain."""
+    x, y = (torch.as_tensor(part) for part in made(1500, 100, 4, 0.5, seed, decay=3.0))
+    l2 = torch.tensor([1e-1, 1e-3, 1e-5, 1e-7], dtype=torch.float64)
+    best = Logistic().solve(x, y, 4, l2)
+    found = Logistic().solve(x, y, 4, l2, rough=True)
+    monkeypatch.setattr(l2_path, "_GAIN", 0.0)
+    by_gap = Logistic().solve(x, y, 4, l2, rough=True)
+    assert found.iterations.sum() < 0.6 * by_gap.iterations.sum()
+    assert bool((found.objective <= 1.03 * best.objective).all())
+    assert float(by_gap.gap.max()) <= 0.1 < float(found.gap.max())
+    assert bool((found.objective * (1 - found.gap) <= best.objective).all()), "the gap bounds what is left"
+    assert found.certify is not None
+    assert found.certify(range(4)).status == (Status.CONVERGED,) * 4
+
+
+@pytest.mark.parametrize("values", [[1e-2, 1e-4], [1e-3]])
+def test_rough_heads_are_proved_in_the_precision_of_the_features_and_certified_ones_in_float64(values, monkeypatch):
+    x, y = (torch.as_tensor(part) for part in made(400, 12, 4, 0.7))
+    certify, precisions = logistic.certify, []
+
+    def certifying(*given):
+        precisions.append(given[6] if len(given) > 6 else torch.float64)
+        return certify(*given)
+
+    monkeypatch.setattr(logistic, "certify", certifying)
+    l2 = torch.tensor(values, dtype=torch.float64)
+    rough = Logistic().solve(x, y, 4, l2, rough=True)
+    assert set(rough.status) == {Status.ROUGH}
+    assert set(precisions) == {torch.float32}
+    assert rough.certify is not None
+    found = rough.certify(range(len(values)))
+    assert precisions[-1] == torch.float64
+    exact = certify(x, y, found.weight.double(), found.bias.double(), l2)
+    torch.testing.assert_close(found.objective, exact.objective, rtol=1e-12, atol=0)
+    assert bool((exact.bound <= found.objective * (1 - found.gap) + 1e-12).all()), "the best bound is kept"
+    precisions.clear()
+    assert set(Logistic().solve(x, y, 4, l2).status) == {Status.CONVERGED}
+    assert set(precisions) == {torch.float64}
+
+
+def test_what_may_be_certified_is_proved_in_float64(monkeypatch):
+    """A rough walk may end within the tolerance: what says so is not of single precision."""
+    x, y = (torch.as_tensor(part) for part in made(400, 12, 4, 0.7))
+    certify, bounds = logistic.certify, []
+    monkeypatch.setattr(logistic, "certify", lambda *given: bounds.append(certify(*given)) or bounds[-1])
+    l2 = torch.tensor([1e-2, 100.0], dtype=torch.float64)
+    found = Logistic(tolerance=0.05).solve(x, y, 4, l2, rough=True)
+    assert set(found.status) == {Status.CONVERGED}
+    assert len(bounds) == 2
+    torch.testing.assert_close(found.objective * (1 - found.gap), bounds[1].bound, rtol=1e-12, atol=1e-14)
 
 
 def test_a_spectrum_that_the_caller_has_is_used():

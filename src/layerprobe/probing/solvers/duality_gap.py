@@ -75,7 +75,7 @@ def certify(
         l2: L2 value of each head.
         weights: What a sample of each class counts, of mean 1 over the samples; None where all count the same.
         dtype: Precision of what is computed of each sample; sums over samples are of float64. In float32 the bound is
-            one up to about 1e-6 of the objective.
+            one up to about 1e-5 of the objective.
 
     Returns:
         The certificates.

@@ -29,7 +29,7 @@ _MESSAGES = {
     Status.CONVERGED: "",
     Status.STALLED: "the solver stopped before the gradient's norm proved the optimum; raise max_iterations or l2",
     Status.DIVERGED: "the objective became infinite or NaN; are the features finite?",
-    Status.ROUGH: "fitted to a rough gap: validation prefers another value; probe.path=full proves every optimum",
+    Status.ROUGH: "fitted roughly: validation prefers another value; probe.path=full proves every optimum",
     Status.SKIPPED: "not fitted: validation was past its best at stronger penalties; probe.path=full fits all",
 }
 
