@@ -57,8 +57,8 @@ _GAIN = 1e-3
 penalty the gap, ‖g‖²/(2·l2), may be a thousand times what is left to gain."""
 
 _MANY = 64
-"""Classes beyond which their curvature, which costs c²·n and its decomposition c³, is that of some samples where a value
-begins, and seldom evaluated later; guesses are compared on the same samples."""
+"""Classes beyond which their curvature, which costs c²·n and its decomposition c³, is that of some samples where a
+value begins, and seldom evaluated later; guesses are compared on the same samples."""
 
 _TENTH, _ENOUGH = 10, 20
 """Of how many samples one is taken for that, and samples for each class at least."""
@@ -298,6 +298,9 @@ class Continuation(AbstractContinuation):
     Nocedal, 2000), so that no system searches again what those before have found: at other points, in other samples, at
     other values. L-BFGS takes over where such a step leads upwards, as it does where a feature is large in few samples,
     or the largest sample does not know the Hessian; where it slows down, Newton's steps are tried again.
+
+    **Many classes.** With more than `_MANY` a value begins at the guess that is best on a tenth of the samples, with the
+    class curvature there: an evaluation of each guess on all samples, with theirs, took as long as what followed.
 
     Attributes:
         values: Eigenvalues of the Gram matrix.
