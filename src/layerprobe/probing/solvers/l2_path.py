@@ -299,8 +299,8 @@ class Continuation(AbstractContinuation):
     other values. L-BFGS takes over where such a step leads upwards, as it does where a feature is large in few samples,
     or the largest sample does not know the Hessian; where it slows down, Newton's steps are tried again.
 
-    **Many classes.** With more than `_MANY` a value begins at the guess that is best on a tenth of the samples, with the
-    class curvature there: an evaluation of each guess on all samples, with theirs, took as long as what followed.
+    **Many classes.** With more than `_MANY` a value begins at the guess that is best on a tenth of the samples, with
+    the class curvature there: an evaluation of each guess on all samples, with theirs, took as long as what followed.
 
     Attributes:
         values: Eigenvalues of the Gram matrix.
