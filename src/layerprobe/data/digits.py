@@ -45,6 +45,7 @@ class DigitsDataModule(AbstractInMemoryDataModule):
         self.val_size = val_size
         self.test_size = test_size
         self.split_seed = split_seed
+        self.seed = seed
 
     def read_splits(self) -> Mapping[Split, InMemoryDataset]:
         """Read the digits and divide them."""

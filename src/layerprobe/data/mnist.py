@@ -51,6 +51,7 @@ class MnistDataModule(AbstractInMemoryDataModule):
             seed: Seed of the training order.
         """
         super().__init__(10, batch_size, num_workers, partial(ShuffledOrder, seed=seed))
+        self.seed = seed
         self.root = Path(root).expanduser()
         self.download = download
         self.train_size = train_size
