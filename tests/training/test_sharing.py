@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 from helpers.ranks import together
-from layerprobe.probing import recorder
+from layerprobe.probing import activation_recorder
 from layerprobe.probing.activation_recorder import ActivationRecorder
 from layerprobe.probing.analyses.mean_difference import MeanDifference
 from layerprobe.probing.analyses.nearest_mean import NearestMean
@@ -181,7 +181,7 @@ class DrawingLater(nn.Module):
 @pytest.fixture(autouse=True)
 def _draws_of_type_checkers_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests check types while they run, which draws from Python's own generator."""
-    monkeypatch.setattr(recorder, "random_states", lambda: random_states()[1:])
+    monkeypatch.setattr(activation_recorder, "random_states", lambda: random_states()[1:])
 
 
 def steady(*more: nn.Module) -> nn.Sequential:
