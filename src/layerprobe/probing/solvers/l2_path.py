@@ -331,7 +331,7 @@ class Continuation(AbstractContinuation):
             sampling = failures < _FAILURES and self._sampling(value)
             axes = None
             if self._few is not None:
-                starts, axes = self._likeliest(starts, l2)
+                starts, axes = _likeliest(self._few, starts, l2)
             first = objective(starts, l2.repeat(len(starts)), with_curvature=axes is None)
             points = [self._point(start, first, i, value, axes) for i, start in enumerate(starts)]
             # Far away the gap bounds nothing; L-BFGS, whose curvature is that of where it has been, starts by it.
@@ -379,16 +379,6 @@ class Continuation(AbstractContinuation):
         if s.n_classes <= _MANY or not in_memory or len(s.features) < _ENOUGH * s.n_classes:
             return None
         return replace(s, features=s.features[::_TENTH], targets=s.targets[::_TENTH]).objective(s.dtype)
-
-    def _likeliest(
-        self, starts: Float[Tensor, "k m e"], l2: Float[Tensor, " 1"]
-    ) -> tuple[Float[Tensor, "1 m e"], ClassAxes]:
-        """The guess whose objective is lowest on some samples, and the class curvature there."""
-        assert self._few is not None
-        found = self._few(starts, l2.repeat(len(starts)), with_curvature=True)
-        assert found.curvature is not None
-        best = int(found.objective.nan_to_num(torch.inf).argmin())
-        return starts[best][None], ClassAxes.of(found.curvature[best])
 
     def _tools(self, dtype: torch.dtype) -> tuple[Callable[..., Evaluation], Pairs, Try]:
         """The objective, what is known of its curvature, and what tries a step: as graphs where a GPU has all of it."""
@@ -575,7 +565,7 @@ class Continuation(AbstractContinuation):
             allowed,
             patience,
             self._refreshed,
-            least_gain(target),
+            _least_gain(target),
         )
 
     def _metric(self, dtype: torch.dtype) -> Callable[[Tensor, Tensor, Tensor], Metric]:
@@ -600,13 +590,23 @@ class Continuation(AbstractContinuation):
         return metric
 
 
-def least_gain(target: float) -> float:
+def _likeliest(
+    few: Objective, starts: Float[Tensor, "k m e"], l2: Float[Tensor, " 1"]
+) -> tuple[Float[Tensor, "1 m e"], ClassAxes]:
+    """The guess whose objective is lowest on some samples, and the class curvature there."""
+    found = few(starts, l2.repeat(len(starts)), with_curvature=True)
+    assert found.curvature is not None
+    best = int(found.objective.nan_to_num(torch.inf).argmin())
+    return starts[best][None], ClassAxes.of(found.curvature[best])
+
+
+def _least_gain(target: float) -> float:
     """The gain of a step, see `Point`, at which a value is left that is to reach a gap; 0 for one to be certified."""
     return _GAIN if target >= ROUGH else 0.0
 
 
 def _reached(point: Point, target: float) -> bool:
-    return point.gap <= target or point.gain < least_gain(target)
+    return point.gap <= target or point.gain < _least_gain(target)
 
 
 def _turned(heads: Float[Tensor, "q e"], axes: Float[Tensor, "d r"] | None) -> Tensor:

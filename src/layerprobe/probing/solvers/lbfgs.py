@@ -411,7 +411,7 @@ def minimise(
         gap = measure(found, curvature)
         gain = relative_gain(now.objective, found.objective, slope)
         now = Point(trial.head.clone(), found.objective, trial.gradient.clone(), curvature, gap, gain)
-        if gain < least_gain and not uphill:
+        if gain < least_gain:
             return now, iteration
         if gap < 0.9 * best.gap:
             best_at = iteration
