@@ -28,7 +28,7 @@ def quadratic(size: int, l2: float, condition: float):
     return evaluate, torch.linalg.solve(hessian + torch.diag(penalty), target), hessian
 
 
-def solve(evaluate, size, l2, *, max_iterations=300, pairs=None):
+def solve(evaluate, size, l2, *, max_iterations=300, pairs=None, least_gain=0.0):
     value = torch.tensor([l2], dtype=torch.float64)
     first = evaluate(torch.zeros(1, 1, size, dtype=torch.float64), value, True)
     axes = ClassAxes.of(first.curvature[0])
@@ -45,6 +45,7 @@ def solve(evaluate, size, l2, *, max_iterations=300, pairs=None):
         max_iterations=max_iterations,
         patience=300,
         refresh=lambda i: True,
+        least_gain=least_gain,
     )
 
 
@@ -53,6 +54,24 @@ def test_finds_the_minimum_of_a_quadratic():
     point, spent = solve(evaluate, 20, 0.3)
     torch.testing.assert_close(point.head[0], best)
     assert spent < 120
+
+
+@pytest.mark.parametrize("overflows", [0, 9])
+def test_ends_where_a_whole_step_would_bring_little_but_not_at_a_short_one(overflows):
+    """A step of which a small part is taken, since more of it overflows, brings little of what it promises."""
+    evaluate, best, _ = quadratic(20, 0.3, 100.0)
+    calls = []
+
+    def overflowing(heads, l2, curvature):
+        calls.append(evaluate(heads, l2, curvature))
+        if 1 < len(calls) <= 1 + overflows:
+            return Evaluation(torch.full((1,), torch.inf).double(), calls[-1].gradient, calls[-1].curvature)
+        return calls[-1]
+
+    point, spent = solve(overflowing, 20, 0.3, least_gain=1e-3)
+    least = float(evaluate(best[None, None], torch.tensor([0.3]), True).objective)
+    assert least < point.objective < 1.01 * least
+    assert spent < solve(evaluate, 20, 0.3)[1]
 
 
 def test_pairs_found_at_one_penalty_serve_at_another():

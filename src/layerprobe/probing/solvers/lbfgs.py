@@ -288,7 +288,7 @@ def relative_gain(before: float, after: float, slope: float) -> float:
     Args:
         before: The objective before.
         after: The objective after.
-        slope: The gradient's product with the step.
+        slope: The gradient's product with the whole step, also where a part of it was taken.
     """
     return max(-0.5 * slope, before - after) / max(after, torch.finfo(torch.float64).tiny)
 
@@ -390,7 +390,8 @@ def minimise(
     rounding = 50 * torch.finfo(now.gradient.dtype).eps
     while now.gap > target and iteration < max_iterations and iteration - best_at < patience and refused < 30:
         iteration += 1
-        numbers = torch.tensor([l2, 0.5 ** max(refused - 1, 0), pairs.newest], dtype=torch.float64)
+        share = 0.5 ** max(refused - 1, 0)
+        numbers = torch.tensor([l2, share, pairs.newest], dtype=torch.float64)
         given = now.head, now.gradient, numbers, now.curvature.values, now.curvature.vectors
         trial = attempt(*given, plain=uphill, curvature=refresh(iteration))
         found = Readout.read(trial.packed, len(now.head), 6, trial.curvature)
@@ -409,7 +410,7 @@ def minimise(
         refused = 0
         curvature = now.curvature if found.curvature is None else found.curvature
         gap = measure(found, curvature)
-        gain = relative_gain(now.objective, found.objective, slope)
+        gain = relative_gain(now.objective, found.objective, slope / share)
         now = Point(trial.head.clone(), found.objective, trial.gradient.clone(), curvature, gap, gain)
         if gain < least_gain:
             return now, iteration
