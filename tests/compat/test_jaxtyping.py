@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from jaxtyping import TypeCheckError
+from beartype import beartype
+from jaxtyping import TypeCheckError, jaxtyped
 
+from layerprobe.probing.capture.content_hash import content_hash
 from layerprobe.probing.metrics.classification import f1_score
 from layerprobe.probing.solvers.scikit_learn_c import ScikitLearnC
 from layerprobe.results.run_summary import RunSummary
@@ -30,3 +34,19 @@ def test_so_is_what_is_made_of_a_dataclass_and_what_a_method_takes() -> None:
         RunSummary(3, [])  # type: ignore[arg-type]
     with pytest.raises(TypeCheckError):
         ScikitLearnC().l2("10", 2)  # type: ignore[arg-type]
+
+
+def test_what_is_inside_another_function_is_like_the_first_of_its_code() -> None:
+    def made() -> Callable[[int], int]:
+        @jaxtyped(typechecker=beartype)
+        def doubled(value: int) -> int:
+            return 2 * value
+
+        return doubled
+
+    first, second = made(), made()
+    assert content_hash(first) == content_hash(second)
+    for function in (first, second):
+        assert function(3) == 6
+        with pytest.raises(TypeCheckError):
+            function("3")  # type: ignore[arg-type]

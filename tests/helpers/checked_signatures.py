@@ -72,6 +72,7 @@ _inside_others: dict[int, _Checked] = {}
 
 def _the_same_of(before: _Checked, function: FunctionType) -> Any:
     """The check of a function that has the same code, made before, around this one."""
+    vars(function).update(vars(before.function))  # a hash of its content reads what the check has noted down
     if before.checked is before.function:
         return function
     known = before.checked
