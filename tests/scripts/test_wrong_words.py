@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from helpers.command import call
 from layerprobe.config import CONF, register
 from layerprobe.formatting import nearest
-from layerprobe.jobs.config_check import unread_keys, wrong_values
+from layerprobe.jobs.config_check import unread_keys, untaken, wrong_values
 from layerprobe.results.run_summary import RunSummary
 
 TRAIN = [
@@ -25,7 +25,7 @@ TRAIN = [
         "is one of probe.py, not of train.py: uv run scripts/probe.py exp",
     ),
     ("model=null", "model=null: model is a group, which takes a name; to leave it out: ~model"),
-    ("trainer.max_epoch=3", "trainer has no 'max_epoch'. Did you mean max_epochs?"),
+    ("trainer.max_epoch=3", "trainer has no 'max_epoch'. Did you mean max_epochs"),
     ("sead=3", "There is no 'sead'. Did you mean seed?"),
     ("lr=0.1", "There is no 'lr'. Did you mean optimizer.lr?"),
     ("trainr.max_epochs=3", "There is no 'trainr'. Did you mean trainer.max_epochs?"),
@@ -68,7 +68,13 @@ TRAIN = [
     ("rerun=fialed", "rerun is 'fialed'. Did you mean failed? Choose one of: all, failed."),
     ("~data", "Nothing says what data to build. Choose one of conf/data: data=NAME"),
     ("matmul_precision=medum", "Did you mean medium?"),
-    ("optimizer.lr=-1", "Invalid learning rate: -1"),
+    ("optimizer.lr=-1", "optimizer.lr is -1, expected a number of at least 0."),
+    ("seed=-1", "seed is -1, expected a whole number from 0 to 4294967295."),
+    ("data.val_size=0", "val_size=0 and test_size=720 leave a split without a sample of each class"),
+    ("probe.layers=[]", "`layers` of the probe is empty. Give at least one."),
+    ("trainer.callbacks=3", "trainer.callbacks is 3, expected a Callback or a list of such or null."),
+    ("+trainer.max_epoch=3", "but pytorch_lightning.Trainer takes no 'max_epoch'. Did you mean max_epochs"),
+    ("+optimizer.lrr=3", "optimizer.lrr is added, but torch.optim.Adam takes no 'lrr'. Did you mean lr?"),
     ("experiment=mnist data.root=nowhere", "MNIST is not there"),
     ("data=image_folder data.root=nowhere", "Expected DIR/CLASS/IMAGE"),
     ("task=regression", "Choose solver=[ridge]"),
@@ -101,6 +107,8 @@ OTHERS = [
     ("report.py", "intervall=3", "There is no 'intervall'. Did you mean interval?"),
     ("report.py", "interval=soon", "interval=soon: Value 'soon' of type 'str'"),
     ("report.py", "runs=nowhere", "No runs in nowhere"),
+    ("report.py", f"runs={__file__}", f"{__file__} is a file, not a directory"),
+    ("features.py", f"keep={__file__}", f"keep={__file__} is a file, expected a folder of kept features"),
     ("report.py", "runs=nowhere out=/proc/x.html", "out=/proc/x.html cannot be written"),
     ("sweep.py", "state=x", "There is no 'state'. Did you mean status?"),
     ("sweep.py", "status=x rerun=fialed", "rerun is 'fialed'. Did you mean failed?"),
@@ -145,6 +153,18 @@ def test_the_error_of_a_network_of_ones_own_keeps_its_traceback(tmp_path: Path) 
     code, output = call("train.py", *words, "hydra.run.dir=run", cwd=tmp_path, path=tmp_path)
     assert code == 1
     assert "Traceback" in output, "the negative control: a mistake in the network is for who wrote it"
+
+
+def test_a_pattern_that_matches_nothing_is_told_before_the_baselines_of_the_data_are_made(tmp_path: Path) -> None:
+    (tmp_path / "own_data.py").write_text(
+        "from layerprobe import DigitsDataModule\n\nclass Data(DigitsDataModule):\n    def baselines(self):\n"
+        "        raise LookupError('baselines are made')\n"
+    )
+    words = ("model=digits_convnet", "data=digits", "data._target_=own_data.Data", "logger=none", "hydra.run.dir=run")
+    for layers, said in (("nolayer", "no layer matches the pattern 'nolayer'"), ("logits", "baselines are made")):
+        code, output = call("probe.py", *words, f"probe.layers={layers}", cwd=tmp_path, path=tmp_path)
+        assert code == 1
+        assert said in output
 
 
 @pytest.mark.parametrize(
@@ -235,6 +255,13 @@ def test_values_that_may_be_meant_are_left_alone() -> None:
             {"seeds": [*range(100), "x", *range(100)]},
             {"seeds": "holds 'x', expected a list whose items are each a whole num"},
         ),
+        ("layerprobe.ProbeProtocol", {"seeds": [0, -1]}, {"seeds": "is [0, -1], expected numbers of at least 0."}),
+        ("layerprobe.ProbeProtocol", {"batch_size": 0}, {"batch_size": "is 0, expected a number of at least 1."}),
+        ("layerprobe.DigitsDataModule", {"num_workers": -1}, {"num_workers": "expected a number of at least 0."}),
+        ("pytorch_lightning.Trainer", {"max_epochs": -5}, {"max_epochs": "is -5, expected a number of at least -1."}),
+        ("pytorch_lightning.Trainer", {"max_epochs": -1, "max_steps": 0}, {}),
+        ("pytorch_lightning.Trainer", {"logger": "x"}, {"logger": "expected a Logger or a list of such or true or f"}),
+        ("helpers.foreign.Anything", {"batch_size": -1}, {}),
         ("helpers.foreign.Anything", {"value": "x"}, {}),
         ("helpers.foreign.Anything", {"value": 1.5}, {}),
         ("helpers.foreign.Anything", {"value": None, "later": None}, {}),
@@ -255,6 +282,15 @@ def test_a_value_is_held_against_what_its_parameter_takes(
     wrong = wrong_values({"a": {"_target_": target, **values}})
     assert wrong.keys() == {f"a.{name}" for name in found}
     assert all(text in wrong[f"a.{name}"] for name, text in found.items())
+
+
+def test_an_argument_that_nothing_takes_is_found_among_those_that_are_looked_at() -> None:
+    parts = {
+        "trainer": {"_target_": "pytorch_lightning.Trainer", "max_epochs": 1, "max_epoch": 1},
+        "free": {"_target_": "builtins.dict", "x": 1},
+    }
+    assert untaken(parts, ["trainer.max_epochs", "free.x"]) == {}
+    assert untaken(parts, ["trainer.max_epoch"]).keys() == {"trainer.max_epoch"}
 
 
 def test_what_is_added_for_something_to_read_is_left_alone() -> None:

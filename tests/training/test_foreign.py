@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +160,10 @@ def small_fit(module: Net, *callbacks: ProbeCallback, epochs: int = 2) -> Net:
     return module
 
 
-def small_callback(directory: Path, **options: Any) -> ProbeCallback:
+def small_callback(directory: Path, layers: str = "*", **options: Any) -> ProbeCallback:
     x = torch.randn(60, 4, generator=torch.Generator().manual_seed(2))
     data = dict.fromkeys(("train", "val", "test"), (x, (x[:, 0] > 0).long()))
-    return ProbeCallback(ProbeProtocol(l2=(1e-2,)), directory=directory, data=data, progress=False, **options)
+    return ProbeCallback(ProbeProtocol(layers, l2=(1e-2,)), directory=directory, data=data, progress=False, **options)
 
 
 def test_a_network_that_its_first_step_initialises_is_probed_from_there_on(tmp_path: Path) -> None:
@@ -182,3 +183,16 @@ def test_training_without_a_step_says_that_nothing_was_probed(tmp_path: Path, ca
     caplog.clear()
     small_fit(Net(), small_callback(tmp_path / "one"), epochs=1)
     assert "Nothing was probed" not in caplog.text, "the control"
+    small_fit(Net(), small_callback(tmp_path / "no", before_training=False, at_end=False), epochs=1)
+    assert "Nothing was probed: training came to no moment that its schedule names" in caplog.text
+
+
+@pytest.mark.parametrize("options", [{"when": "end"}, {"before_training": False}])
+def test_a_pattern_that_matches_nothing_is_told_before_training(tmp_path: Path, options: dict[str, Any]) -> None:
+    module = Net()
+    before = deepcopy(module.state_dict())
+    with pytest.raises(ValueError, match="no layer matches the pattern 'nolayer'"):
+        small_fit(module, small_callback(tmp_path / "wrong", layers="nolayer", **options))
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items()), "nothing was trained"
+    alone, probed = small_fit(Net()), small_fit(Net(), small_callback(tmp_path / "right", layers="[12]", **options))
+    assert all(torch.equal(value, probed.state_dict()[name]) for name, value in alone.state_dict().items())

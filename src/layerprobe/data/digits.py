@@ -48,8 +48,19 @@ class DigitsDataModule(AbstractInMemoryDataModule):
         self.seed = seed
 
     def read_splits(self) -> Mapping[Split, InMemoryDataset]:
-        """Read the digits and divide them."""
+        """Read the digits and divide them.
+
+        Raises:
+            ValueError: If the sizes leave a split without a sample of each class.
+        """
         digits = load_digits()
+        sizes, n = (self.val_size, self.test_size), len(digits.target)
+        if min(sizes) < self.n_classes or sum(sizes) > n - self.n_classes:
+            raise ValueError(
+                f"val_size={self.val_size:,} and test_size={self.test_size:,} leave a split without a sample of each "
+                f"class: give at least {self.n_classes} each, and at most {n - self.n_classes:,} of the {n:,} digits "
+                "together (data.val_size=360 data.test_size=720)"
+            )
         images = torch.from_numpy(digits.images).to(torch.float32).unsqueeze(1)
         targets = torch.from_numpy(digits.target)
         rest, test = self._divide(np.arange(len(targets)), digits.target, self.test_size)

@@ -25,12 +25,20 @@ _NAMES = {int: "a whole number", float: "a number", bool: "true or false", types
 _OWN = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 _LONGEST = 120
 """Letters of a wrong value that are shown."""
+_LEAST = {
+    "seed": 0, "seeds": 0, "split_seed": 0, "batch_size": 1, "num_workers": 0, "train_size": 0, "val_size": 0,
+    "test_size": 0, "per_class": 1, "repeats": 1, "max_features": 1, "lr": 0, "weight_decay": 0, "momentum": 0,
+    "max_epochs": -1, "max_steps": -1, "log_every_n_steps": 0, "check_val_every_n_epoch": 1,
+}  # fmt: skip
+"""The least value of a number, or of each of several, by its name in the classes of `_BOUNDED`."""
+_BOUNDED = ("layerprobe.", "pytorch_lightning.", "torch.")
+"""Packages whose classes mean by such a name what is meant here; those of anyone else may mean another thing."""
 _LISTED = {"torchvision.models.get_model": "torchvision.models.list_models"}
 """What builds a thing by its `name`, in lower case, and what lists the names that there are."""
 
 
 def wrong_values(config: Mapping[str, Any]) -> dict[str, str]:
-    """Find words where numbers are wanted, fractions where whole numbers are, nothing where something is, and the like.
+    """Find words where numbers are wanted, fractions where whole numbers are, numbers too small, and the like.
 
     Returns:
         By key, what was found and what is wanted.
@@ -47,9 +55,18 @@ def wrong_values(config: Mapping[str, Any]) -> dict[str, str]:
         for known in [hydra.utils.get_method(_LISTED[node["_target_"]])()]
         if name.lower() not in known
     }
+    small = {
+        f"{path}.{name}": f"is {value!r}, expected {'numbers' if isinstance(value, list) else 'a number'} of at least "
+        f"{_LEAST[name]}."
+        for path, node in _targets(config, "")
+        if node["_target_"].startswith(_BOUNDED)
+        for name, value in node.items()
+        if name in _LEAST and _is_below(value, _LEAST[name])
+    }
     return (
         gone
         | unknown
+        | small
         | {
             f"{path}.{name}": f"has no value. Give one: {path}.{name}=VALUE"
             if value == "???"
@@ -60,6 +77,41 @@ def wrong_values(config: Mapping[str, Any]) -> dict[str, str]:
             if name in hints and name not in _OWN and not _fits(value, hints[name])
         }
     )
+
+
+def untaken(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, str]:
+    """Find arguments that the class or function above them does not take.
+
+    Args:
+        config: A configuration of plain values.
+        keys: The dotted keys to look at.
+
+    Returns:
+        By key, what does not take it, and which argument may have been meant.
+    """
+    return {
+        f"{path}.{name}": f"is added, but {node['_target_']} takes no {name!r}. {nearest(name, known)}"
+        for path, node in _targets(config, "")
+        for name in node.keys() - {*_OWN}
+        if f"{path}.{name}" in keys and (known := arguments_of(node["_target_"])) and name not in known
+    }
+
+
+def arguments_of(target: str) -> list[str]:
+    """The names of the arguments that a class or function takes; none where it takes any, or does not say."""
+    try:
+        parameters = inspect.signature(hydra.utils.get_object(target)).parameters.values()
+    except Exception:  # as for `_hints`
+        return []
+    if any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return []
+    return [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+
+
+def _is_below(value: Any, least: int) -> bool:
+    if isinstance(value, list):
+        return any(_is_below(one, least) for one in value)
+    return isinstance(value, int | float) and value < least
 
 
 def unread_keys(config: DictConfig, hydra_config: Any = None) -> dict[str, str]:
@@ -213,16 +265,28 @@ def _expected(value: Any, hint: Any) -> str:
     if not isinstance(value, str | int | float):
         words = []
     others = [member for member in members if not words or get_origin(member) is not Literal]
-    named = " or ".join(dict.fromkeys(_NAMES.get(get_origin(one) or one) or _called(one) for one in others))
+    items = {one: {*_members(get_args(one)[0])} for one in others if _lists(one) and get_args(one)}
+    such = [one for one in items if items[one] <= {*others}]
+    first = [one for one in others if any(one in items[several] for several in such)]
+    rest = [one for one in others if one not in (*first, *such)]
+    names = [*map(_called, first), *["a list of such" for _ in such], *map(_called, rest)]
+    named = " or ".join(dict.fromkeys(names))
     if not words:
         return f"{named}."
     return f"one of a few words. {nearest(str(value), map(str, words))}" + (f" Or {named}." if named else "")
 
 
+def _lists(hint: Any) -> bool:
+    origin = get_origin(hint) or hint
+    return inspect.isclass(origin) and _takes_list(origin)
+
+
 def _called(hint: Any) -> str:
     origin = get_origin(hint) or hint
-    if inspect.isclass(origin) and _takes_list(origin):
-        parts = [_NAMES.get(part) or _called(part) for part in get_args(hint)[:1]]
+    if origin in _NAMES:
+        return _NAMES[origin]
+    if _lists(hint):
+        parts = [_called(part) for part in get_args(hint)[:1]]
         return "a list" + "".join(f" whose items are each {part}" for part in parts)
     if inspect.isclass(origin):
         return f"a {origin.__name__}"

@@ -26,7 +26,7 @@ from layerprobe.compat.hydra import sweeper_learns
 from layerprobe.files.atomic import write_bytes
 from layerprobe.files.errors import UnusableFileError
 from layerprobe.formatting import first_line, is_message, nearest
-from layerprobe.jobs.config_check import unread_keys, wrong_values
+from layerprobe.jobs.config_check import arguments_of, unread_keys, untaken, wrong_values
 from layerprobe.jobs.lightning_hydra_template import extras
 from layerprobe.jobs.quoting import command, override
 from layerprobe.jobs.revisions import revisions_of, with_revision
@@ -185,6 +185,9 @@ def checked(cfg: DictConfig, *, whole: bool = True) -> Any:
     config = plain(cfg, whole=whole)
     if config["rerun"] not in (None, *RERUNS):
         raise CompactHydraException(f"rerun is {config['rerun']!r}. {nearest(str(config['rerun']), RERUNS)}")
+    seed = config.get("seed")
+    if isinstance(seed, int) and not 0 <= seed < 2**32:  # which NumPy takes
+        raise CompactHydraException(f"seed is {seed}, expected a whole number from 0 to {2**32 - 1}.")
     for name in ("model", "data", "trainer"):
         empty = name in config and "_target_" not in (config[name] or {})  # a script of one's own may have none of it
         if empty and not config.get("checkpoint"):
@@ -200,8 +203,10 @@ def checked(cfg: DictConfig, *, whole: bool = True) -> Any:
     except ValueError as error:
         raise CompactHydraException(str(error)) from None
     of_one = config if not revisions else plain(with_revision(cfg, revisions[0]), whole=whole)
+    said = [word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task]
+    for key, reason in untaken(of_one, said).items():
+        raise CompactHydraException(f"{key} {reason}")
     if wrong := wrong_values(of_one):
-        said = [word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task]
         key = min(wrong, key=lambda path: (path not in said, path.count(".")))
         raise CompactHydraException(f"{key} {wrong[key]}")
     return config
@@ -318,7 +323,12 @@ def reason(error: BaseException) -> str:
         return f"{where}_target_={absent[1]} cannot be found. {_why_absent(absent[1])}"
     if not key:
         return f"{type(cause).__name__}: {cause}"
-    return f"{key[1]}: {type(cause).__name__}: {cause}. To set an argument: {where}NAME=VALUE, or +{where}NAME=VALUE"
+    said = f"{key[1]}: {type(cause).__name__}: {str(cause).rstrip('.')}."
+    called = re.match(r"Error in call to target '(.*?)'", str(error))
+    unknown = re.search(r"unexpected keyword argument '(\w+)'$", str(cause))
+    if called and unknown and (known := arguments_of(called[1])):
+        return f"{said} {nearest(unknown[1], known)}"
+    return f"{said} To set an argument: {where}NAME=VALUE, or +{where}NAME=VALUE"
 
 
 def _why_absent(target: str) -> str:

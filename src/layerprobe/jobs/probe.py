@@ -198,10 +198,12 @@ def probe_source(session: ProbeSession, builder: Builder, source: Source) -> boo
         log.info("%s has been probed already; force=true probes it again.", info.name)
         return False
     built = builder.build(checkpoint, config)
-    for name, features in getattr(built.datamodule, "baselines", dict)().items():
-        if not session.store.done(name):
-            of_features = built.protocol.for_features()
-            session.probe(nn.Identity(), features, of_features, CheckpointInfo(name), plan=False)
+    if (baselines := getattr(built.datamodule, "baselines", None)) is not None:
+        session.check_layers(built.network, built.data, built.protocol, precision=built.precision)
+        for name, features in baselines().items():
+            if not session.store.done(name):
+                of_features = built.protocol.for_features()
+                session.probe(nn.Identity(), features, of_features, CheckpointInfo(name), plan=False)
     session.probe(built.network, built.data, built.protocol, info, precision=built.precision, entry=entry)
     return True
 

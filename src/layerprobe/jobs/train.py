@@ -89,7 +89,8 @@ def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
         trainer.test(model, datamodule=datamodule, ckpt_path=None if cfg.train else cfg.ckpt_path, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     log.info("Network: %s", ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
-    if not trainer.is_global_zero or not (run.path / "probes").is_dir():
+    probes = run.path / "probes"
+    if not trainer.is_global_zero or not probes.is_dir() or ProbeStore(probes).results().empty:
         return RunSummary("done", list(HydraConfig.get().overrides.task), metrics)
     return summary(cfg, report(run, ProbeLog(trainer.loggers), view), metrics)
 

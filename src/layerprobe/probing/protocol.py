@@ -111,7 +111,7 @@ class ProbeProtocol:
             ValueError: Naming the field.
         """
         object.__setattr__(self, "reducers", tuple(_flat(self.reducers)))  # a set of them counts as its members
-        for name in ("reducers", "solvers", "l2", "seeds"):
+        for name in ("layers", "reducers", "solvers", "l2", "seeds"):
             if not len(getattr(self, name)):
                 raise ValueError(f"`{name}` of the probe is empty. Give at least one.")
         for name, kind, example in (

@@ -208,6 +208,8 @@ class ProbeCallback(LateCallback):
         self._find_data(trainer, pl_module)
         if self._ended:
             self._take_up()
+        if self._session is not None and self._data is not None and not (self.schedule.starts and self.when == "now"):
+            self._session.check_layers(pl_module, self._data, self.protocol, precision=trainer.precision_plugin)
         if self.when == "now":
             self._probe_waiting(trainer, pl_module)
         if self.schedule.starts and trainer.global_step == 0:
@@ -236,16 +238,19 @@ class ProbeCallback(LateCallback):
         self._finish(trainer, pl_module)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where training had nothing to do, and so nothing was probed."""
-        if self._ranks.is_first and not self._frozen and not self._trained and not trainer.interrupted:
-            log.warning(
-                "Nothing was probed: training had no step to take (max_epochs=%s, max_steps=%s, "
-                "limit_train_batches=%s). Next step: train, or probe the network as it is with layerprobe.probe or "
-                "scripts/probe.py.",
-                trainer.max_epochs,
-                trainer.max_steps,
-                trainer.limit_train_batches,
-            )
+        """Say where nothing was probed: training had nothing to do, or came to no moment of the schedule."""
+        if not self._ranks.is_first or self._frozen or trainer.interrupted:
+            return
+        if self._trained:
+            log.warning("Nothing was probed: training came to no moment that its schedule names (%s).", self.schedule)
+            return
+        log.warning(
+            "Nothing was probed: training had no step to take (max_epochs=%s, max_steps=%s, limit_train_batches=%s). "
+            "Next step: train, or probe the network as it is with layerprobe.probe or scripts/probe.py.",
+            trainer.max_epochs,
+            trainer.max_steps,
+            trainer.limit_train_batches,
+        )
 
     def _agree(self) -> None:
         """Know in every process what the first one knows: under SLURM only that one is told the run's id."""

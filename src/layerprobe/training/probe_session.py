@@ -16,10 +16,11 @@ from torch import nn
 
 from layerprobe.formatting import count_text, is_message
 from layerprobe.probing.batches import Data, reads_again
+from layerprobe.probing.capture.freeze import freeze, uninitialised
 from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.cost.plan import make_plan
 from layerprobe.probing.data_fingerprint import Fingerprint
-from layerprobe.probing.discovery import Discovery
+from layerprobe.probing.discovery import Discovery, discover_layers
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import DEFAULTS, Resources
@@ -135,6 +136,33 @@ class ProbeSession:
             self._probe(network, data, protocol, info, context, done, plan, at or {})
         if entry is not None:
             self._ledger.write(info.name, replace(entry, complete=True))
+
+    def check_layers(
+        self, network: nn.Module, data: Data, protocol: ProbeProtocol, *, precision: Precision | None = None
+    ) -> None:
+        """Find out on one batch whether each pattern matches a layer, before work that comes before probing.
+
+        Nothing is looked at where all layers are asked for, where the network is not initialised yet, and of data that
+        can only be iterated, which that might use up.
+
+        Args:
+            network: The network; it is left as it was.
+            data: The splits.
+            protocol: The sweep.
+            precision: As for `probe`.
+
+        Raises:
+            ValueError: A pattern matches no layer.
+        """
+        if (protocol.layers == "*" and not protocol.exclude) or uninitialised(network):
+            return
+        if not reads_again(data["train"]):
+            return
+        context: Context = nullcontext
+        if precision is not None:
+            protocol, context = with_converted_inputs(protocol, precision), precision.forward_context
+        with freeze(network, context=context) as frozen:
+            discover_layers(frozen, data, protocol, self._resources)
 
     def _probe(
         self,
