@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 # Before torch and NumPy count the cores: workers share them, and the last digits of a product depend on the threads.
@@ -27,6 +28,16 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Take a process for each core, and two with the slow tests, which wait for servers, clusters and signals."""
     each = 1 if "not slow" in config.option.markexpr else 2
     return each * (os.cpu_count() or 1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage while the tests are imported: going through all modules takes seconds."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

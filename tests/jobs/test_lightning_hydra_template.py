@@ -89,7 +89,7 @@ def test_extras(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.slow
 def test_optuna_draws_values_and_finds_the_smallest_objective(tmp_path: Path) -> None:
     words = ["experiment=xor_mlp", "hparams_search=optuna", "hydra.sweeper.n_trials=3", "logger=none"]
-    short = ["trainer.max_epochs=1", "++trainer.limit_train_batches=2", "probe.l2=[0.1]"]
+    short = ["trainer.max_epochs=1", "++trainer.limit_train_batches=2", "probe.l2=[0.1]", "report.figures=false"]
     code, output = call("train.py", *words, *short, "hydra.sweep.dir=search", cwd=tmp_path)
     assert code == 0, output
     found = OmegaConf.load(tmp_path / "search" / "optimization_results.yaml")

@@ -92,7 +92,7 @@ def test_a_layer_is_like_the_input_without_an_activation_and_only_then(
 def test_activation_and_depth_end_in_one_picture(tmp_path: Path) -> None:
     output = run(
         "train.py", "experiment=activation_depth", "model.depth=1,3", "model/activation=identity,relu",
-        "trainer.max_epochs=2", "logger=none", "hydra.sweep.dir=sweep", cwd=tmp_path,
+        "trainer.max_epochs=2", "logger=none", "report.figures=false", "hydra.sweep.dir=sweep", cwd=tmp_path,
     ).stdout  # fmt: skip
     assert len(list((tmp_path / "sweep").glob("*/probes/results.parquet"))) == 8
     drawing = (tmp_path / "sweep" / "depth_curves.svg").read_text()

@@ -64,7 +64,8 @@ def test_completion_imports_nothing_heavy(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_a_sweeps_state_needs_nothing_heavy_and_a_report_no_torch(tmp_path: Path) -> None:
-    sweep = ["-m", "experiment=xor_linear", "seed=0,1", "logger=none", "callbacks=none", "hydra.sweep.dir=sweep"]
+    sweep = ["-m", "experiment=xor_linear", "data.repeats=10", "seed=0,1", "logger=none", "callbacks=none"]
+    sweep += ["hydra.sweep.dir=sweep"]
     assert forked.run([sys.executable, str(ROOT / "scripts" / "train.py"), *sweep], cwd=tmp_path).returncode == 0
     assert imported(tmp_path, "sweep.py", "status=sweep").isdisjoint(HEAVY)
     made_runs.write_sweep(tmp_path / "outputs", 2)

@@ -123,7 +123,7 @@ def test_missing_data_says_what_to_do_and_marks_the_run(tmp_path: Path) -> None:
 def test_xor_sweep_ends_with_a_table_of_success_by_width(tmp_path: Path) -> None:
     result = run(
         "train.py", "-m", "experiment=xor_mlp", "model.width=2,8", "seed=range(2)", "data.repeats=300", "logger=none",
-        "hydra.sweep.dir=sweep", cwd=tmp_path,
+        "report.figures=false", "hydra.sweep.dir=sweep", cwd=tmp_path,
     )  # fmt: skip
     assert len(list((tmp_path / "sweep").glob("*/run.json"))) == 4
     assert "model.width=2" in result.stdout

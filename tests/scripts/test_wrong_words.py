@@ -315,7 +315,7 @@ def test_near_names() -> None:
 @pytest.mark.slow
 def test_a_wrong_value_of_one_job_fails_that_job_and_the_sweep_goes_on(tmp_path: Path) -> None:
     words = ["-m", "experiment=xor_linear", "trainer.log_every_n_steps=broken,50", "callbacks=none", "logger=none"]
-    code, output = call("train.py", *words, "hydra.sweep.dir=sweep", cwd=tmp_path)
+    code, output = call("train.py", *words, "data.repeats=10", "hydra.sweep.dir=sweep", cwd=tmp_path)
     assert code == 1
     assert "trainer.log_every_n_steps is 'broken'" in output
     assert "Traceback" not in output
