@@ -56,7 +56,7 @@ _GAIN = 1e-3
 """A rough value is left, too, at a step that has brought less than this share of the objective and was to: under a weak
 penalty the gap, ‖g‖²/(2·l2), may be a thousand times what is left to gain."""
 
-_MANY = 64
+MANY = 64
 """Classes beyond which their curvature, which costs c²·n and its decomposition c³, is that of some samples where a
 value begins, and seldom evaluated later; guesses are compared on the same samples."""
 
@@ -76,7 +76,7 @@ _TURN = 10
 """Evaluations without a gap a tenth smaller after which L-BFGS leaves the turn to Newton's steps again."""
 
 _FAILURES = 2
-"""Values in a row that Newton's steps alone do not bring to their target, after which L-BFGS has those that follow."""
+"""Values in a row at which no Newton's step leads downwards, after which L-BFGS has those that follow."""
 
 PAIR_BYTES = 1 << 29
 """What curvature pairs may take."""
@@ -299,7 +299,7 @@ class Continuation(AbstractContinuation):
     other values. L-BFGS takes over where such a step leads upwards, as it does where a feature is large in few samples,
     or the largest sample does not know the Hessian; where it slows down, Newton's steps are tried again.
 
-    **Many classes.** With more than `_MANY` a value begins at the guess that is best on a tenth of the samples, with
+    **Many classes.** With more than `MANY` a value begins at the guess that is best on a tenth of the samples, with
     the class curvature there: an evaluation of each guess on all samples, with theirs, took as long as what followed.
 
     Attributes:
@@ -345,8 +345,8 @@ class Continuation(AbstractContinuation):
                 self._add(pairs, point, other, value)
             spent = 0
             if sampling:
-                point, spent, alone = self._newton_first(objective, attempt, point, pairs, value, target, allowed)
-                failures = 0 if alone else failures + 1
+                point, spent, helped = self._newton_first(objective, attempt, point, pairs, value, target, allowed)
+                failures = 0 if helped else failures + 1
             end, more = self._descend(attempt, point, pairs, value, target, max(allowed - spent, 0))
             trace = float(end.curvature.values.sum())
             return end.head, 1 + spent + more
@@ -376,7 +376,7 @@ class Continuation(AbstractContinuation):
         """The objective of a tenth of the samples, a view of all; None where classes are few, or it brings nothing."""
         s = self.samples
         in_memory = isinstance(s.features, Tensor) and s.features.device.type == "cpu"
-        if s.n_classes <= _MANY or not in_memory or len(s.features) < _ENOUGH * s.n_classes:
+        if s.n_classes <= MANY or not in_memory or len(s.features) < _ENOUGH * s.n_classes:
             return None
         return replace(s, features=s.features[::_TENTH], targets=s.targets[::_TENTH]).objective(s.dtype)
 
@@ -441,15 +441,15 @@ class Continuation(AbstractContinuation):
         """Newton's steps, and L-BFGS in turn with them as long as they move.
 
         Returns:
-            Where they end, what they have spent, and whether Newton's steps alone have come to the target.
+            Where they end, what they have spent, and whether a Newton's step has led downwards.
         """
         draws, now, spent = _Draws(*sample_sizes(*self._sizes)), start, 0
         while True:
             before = now
             now, more = self._newton(objective, now, l2, target, allowed - spent, pairs, draws)
-            alone, spent = spent == 0 and _reached(now, target), spent + more
+            spent += more
             if now is before or _reached(now, target) or spent >= allowed:
-                return now, spent, alone
+                return now, spent, now is not start
             now, more = self._descend(attempt, now, pairs, l2, target, allowed - spent, _TURN)
             spent += more
 
@@ -546,7 +546,7 @@ class Continuation(AbstractContinuation):
 
     def _refreshed(self, i: int) -> bool:
         """Whether an iteration evaluates the class curvature."""
-        return self.samples.n_classes <= _MANY or i in (4, 8) or i % 16 == 0
+        return self.samples.n_classes <= MANY or i in (4, 8) or i % 16 == 0
 
     def _descend(
         self, attempt: Try, start: Point, pairs: Pairs, l2: float, target: float, allowed: int, patience: int = 0
