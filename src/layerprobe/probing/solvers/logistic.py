@@ -321,8 +321,8 @@ class _Fits:
         # The bound before rounding is better, and there already.
         failed = self._failed(which)
         if len(failed):
-            heads, weights = self.whole(self.heads[failed]), self.path.samples.weights
-            exact = certify(self.features, self.targets, *heads, self.l2[failed], weights)
+            unrounded = self.whole(self.heads[failed])
+            exact = certify(self.features, self.targets, *unrounded, self.l2[failed], self.path.samples.weights)
             self.bound[failed], self.slope[failed] = torch.maximum(self.bound[failed], exact.bound), exact.slope
         # The certificate is harder to meet than its estimate during the fit, so a failure also tightens that.
         for tighter in (_AIM, 0.1, 0.02):
