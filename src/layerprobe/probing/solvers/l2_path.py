@@ -56,7 +56,7 @@ _GAIN = 1e-3
 """A rough value is left, too, at a step that has brought less than this share of the objective and was to: under a weak
 penalty the gap, ‖g‖²/(2·l2), may be a thousand times what is left to gain."""
 
-MANY = 64
+_MANY = 64
 """Classes beyond which their curvature, which costs c²·n and its decomposition c³, is that of some samples where a
 value begins, and seldom evaluated later; guesses are compared on the same samples."""
 
@@ -299,7 +299,7 @@ class Continuation(AbstractContinuation):
     other values. L-BFGS takes over where such a step leads upwards, as it does where a feature is large in few samples,
     or the largest sample does not know the Hessian; where it slows down, Newton's steps are tried again.
 
-    **Many classes.** With more than `MANY` a value begins at the guess that is best on a tenth of the samples, with
+    **Many classes.** With more than `_MANY` a value begins at the guess that is best on a tenth of the samples, with
     the class curvature there: an evaluation of each guess on all samples, with theirs, took as long as what followed.
 
     Attributes:
@@ -376,7 +376,7 @@ class Continuation(AbstractContinuation):
         """The objective of a tenth of the samples, a view of all; None where classes are few, or it brings nothing."""
         s = self.samples
         in_memory = isinstance(s.features, Tensor) and s.features.device.type == "cpu"
-        if s.n_classes <= MANY or not in_memory or len(s.features) < _ENOUGH * s.n_classes:
+        if s.n_classes <= _MANY or not in_memory or len(s.features) < _ENOUGH * s.n_classes:
             return None
         return replace(s, features=s.features[::_TENTH], targets=s.targets[::_TENTH]).objective(s.dtype)
 
@@ -546,7 +546,7 @@ class Continuation(AbstractContinuation):
 
     def _refreshed(self, i: int) -> bool:
         """Whether an iteration evaluates the class curvature."""
-        return self.samples.n_classes <= MANY or i in (4, 8) or i % 16 == 0
+        return self.samples.n_classes <= _MANY or i in (4, 8) or i % 16 == 0
 
     def _descend(
         self, attempt: Try, start: Point, pairs: Pairs, l2: float, target: float, allowed: int, patience: int = 0

@@ -16,7 +16,7 @@ from torch import Tensor
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.solvers.centred_axes import FLOOR, Centred
 from layerprobe.probing.solvers.duality_gap import certify
-from layerprobe.probing.solvers.l2_path import MANY, AbstractContinuation, Continuation, Samples
+from layerprobe.probing.solvers.l2_path import AbstractContinuation, Continuation, Samples
 from layerprobe.probing.solvers.newton import Newton, possible
 from layerprobe.probing.solvers.precision import full_precision
 from layerprobe.probing.solvers.softmax_objective import basis, log_odds
@@ -30,11 +30,6 @@ _ABSENT = -60.0
 
 _NOTHING = 1e-15
 """A difference of objectives, in nats, that float64 cannot tell from none."""
-
-_AIM, _AIM_OF_MANY = 0.5, 0.25
-"""What is aimed at during a fit, over the tolerance. The certificate makes up for the bias's gradient by moving all
-probabilities, which the estimate does not count; with 300 classes it is two to four times the estimate, and to come
-closer in float64 takes much longer than in float32."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +148,7 @@ class Logistic(AbstractSolver):
     ) -> _Fits:
         """The values of a path, none of them fitted yet; see `_Fits`."""
         span = None if spectrum is None else spectrum.span
-        fitted = features if span is None else span.coordinates
-        target = (_AIM if n_classes <= MANY else _AIM_OF_MANY) * self.tolerance
+        fitted, target = features if span is None else span.coordinates, 0.5 * self.tolerance
         if bool((l2 > 0).all()) and possible(fitted, n_classes):
             newton = Newton(
                 Samples(fitted, targets, n_classes, features.dtype, weights=weights), target, self.max_iterations
@@ -321,19 +315,16 @@ class _Fits:
         # The bound before rounding is better, and there already.
         failed = self._failed(which)
         if len(failed):
-            unrounded = self.whole(self.heads[failed])
-            exact = certify(self.features, self.targets, *unrounded, self.l2[failed], self.path.samples.weights)
-            self.bound[failed], self.slope[failed] = torch.maximum(self.bound[failed], exact.bound), exact.slope
+            self._take(failed, self.whole(self.heads[failed]))
         # The certificate is harder to meet than its estimate during the fit, so a failure also tightens that.
-        for tighter in (_AIM, 0.1, 0.02):
+        for tighter in (0.5, 0.1, 0.02):
             failed = self._failed(which)
             if not len(failed):
                 break
             heads, more = self.path.refine(self.heads[failed], self.l2[failed], tighter * tolerance)
             self.heads[failed] = heads
             self.iterations[failed] += more
-            moved = more > 1
-            self._take(failed[moved], self.whole(heads[moved]))
+            self._take(failed, self.whole(heads))
         failed = which[((self.gaps() > tolerance) & (self.l2 > 0)).cpu()[which]]
         centred = Centred.of(self.path.samples.features) if len(failed) else None
         if centred is not None:
