@@ -57,9 +57,11 @@ def main() -> None:
             raise ValueError(f"left={cfg.left} is no size. Give bytes, or a size such as 500MB or 50GB.")
     except ValueError as error:
         raise SystemExit(f"{name()}: {error}") from None
-    if Path(cfg.keep).exists() and not Path(cfg.keep).is_dir():
-        raise SystemExit(f"{name()}: keep={cfg.keep} is a file, expected a folder of kept features. Give one: keep=DIR")
     if not Path(cfg.keep).is_dir():
+        if Path(cfg.keep).exists():
+            raise SystemExit(
+                f"{name()}: keep={cfg.keep} is a file, expected a folder of kept features. Give one: keep=DIR"
+            )
         print(f"There is no folder {cfg.keep}. Probes with probe.keep={cfg.keep} make it; to look at another: keep=DIR")
         return
     from layerprobe.probing.features.feature_store import FeatureStore, FeatureStoreError

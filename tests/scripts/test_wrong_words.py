@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from helpers.command import call
 from layerprobe.config import CONF, register
 from layerprobe.formatting import nearest
 from layerprobe.jobs.config_check import unread_keys, untaken, wrong_values
+from layerprobe.jobs.lifecycle import reason
 from layerprobe.results.run_summary import RunSummary
 
 TRAIN = [
@@ -25,7 +28,7 @@ TRAIN = [
         "is one of probe.py, not of train.py: uv run scripts/probe.py exp",
     ),
     ("model=null", "model=null: model is a group, which takes a name; to leave it out: ~model"),
-    ("trainer.max_epoch=3", "trainer has no 'max_epoch'. Did you mean max_epochs"),
+    ("trainer.max_epoch=3", "trainer has no 'max_epoch'. Did you mean max_epochs?"),
     ("sead=3", "There is no 'sead'. Did you mean seed?"),
     ("lr=0.1", "There is no 'lr'. Did you mean optimizer.lr?"),
     ("trainr.max_epochs=3", "There is no 'trainr'. Did you mean trainer.max_epochs?"),
@@ -291,6 +294,12 @@ def test_an_argument_that_nothing_takes_is_found_among_those_that_are_looked_at(
     }
     assert untaken(parts, ["trainer.max_epochs", "free.x"]) == {}
     assert untaken(parts, ["trainer.max_epoch"]).keys() == {"trainer.max_epoch"}
+
+
+def test_an_argument_in_a_file_of_ones_own_that_nothing_takes_has_a_near_name_too() -> None:
+    with pytest.raises(InstantiationException) as caught:
+        instantiate({"optimizer": {"_target_": "torch.optim.Adam", "params": [], "lrr": 3}})
+    assert "unexpected keyword argument 'lrr'. Did you mean lr?" in reason(caught.value)
 
 
 def test_what_is_added_for_something_to_read_is_left_alone() -> None:

@@ -125,8 +125,12 @@ def compare(roots: Iterable[str | Path], where: str | None = None) -> Comparison
     if not directories:
         missing = [root for root in looked if not Path(root).exists() and not any(c in root for c in "*?[")]
         files = [root for root in looked if Path(root).is_file()]
-        found = f"{', '.join(missing)} does not exist" if missing else "they hold no `probes/results.parquet`"
-        found = f"{', '.join(files)} is a file, not a directory" if files and not missing else found
+        if missing:
+            found = f"{', '.join(missing)} does not exist"
+        elif files:
+            found = f"{', '.join(files)} is a file, not a directory"
+        else:
+            found = "they hold no `probes/results.parquet`"
         raise ReportError(
             f"No runs in {', '.join(looked) or 'an empty list'}: {found}. "
             f"Next step: name a directory that holds runs of train.py or probe.py (runs=outputs, runs=[a,b], or a "

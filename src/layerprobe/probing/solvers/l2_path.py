@@ -345,8 +345,9 @@ class Continuation(AbstractContinuation):
                 self._add(pairs, point, other, value)
             spent = 0
             if sampling:
-                point, spent, helped = self._newton_first(objective, attempt, point, pairs, value, target, allowed)
-                failures = 0 if helped else failures + 1
+                before = point
+                point, spent = self._newton_first(objective, attempt, before, pairs, value, target, allowed)
+                failures = failures + 1 if point is before else 0
             end, more = self._descend(attempt, point, pairs, value, target, max(allowed - spent, 0))
             trace = float(end.curvature.values.sum())
             return end.head, 1 + spent + more
@@ -365,7 +366,7 @@ class Continuation(AbstractContinuation):
             pairs.move(l2.new_full((1,), value))
             if self._sampling(value):
                 given = objective, attempt, start, pairs, value, target, self.max_iterations
-                start, newton, _ = self._newton_first(*given)
+                start, newton = self._newton_first(*given)
             end, count = self._descend(attempt, start, pairs, value, target, max(self.max_iterations - newton, 0))
             refined.append(end.head)
             spent.append(1 + newton + count)
@@ -437,11 +438,11 @@ class Continuation(AbstractContinuation):
         l2: float,
         target: float,
         allowed: int,
-    ) -> tuple[Point, int, bool]:
+    ) -> tuple[Point, int]:
         """Newton's steps, and L-BFGS in turn with them as long as they move.
 
         Returns:
-            Where they end, what they have spent, and whether a Newton's step has led downwards.
+            Where they end, the start itself where no Newton's step led downwards, and what they have spent.
         """
         draws, now, spent = _Draws(*sample_sizes(*self._sizes)), start, 0
         while True:
@@ -449,7 +450,7 @@ class Continuation(AbstractContinuation):
             now, more = self._newton(objective, now, l2, target, allowed - spent, pairs, draws)
             spent += more
             if now is before or _reached(now, target) or spent >= allowed:
-                return now, spent, now is not start
+                return now, spent
             now, more = self._descend(attempt, now, pairs, l2, target, allowed - spent, _TURN)
             spent += more
 
