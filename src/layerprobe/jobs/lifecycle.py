@@ -203,7 +203,7 @@ def checked(cfg: DictConfig, *, whole: bool = True) -> Any:
     except ValueError as error:
         raise CompactHydraException(str(error)) from None
     of_one = config if not revisions else plain(with_revision(cfg, revisions[0]), whole=whole)
-    said = [word.lstrip("+").partition("=")[0] for word in HydraConfig.get().overrides.task]
+    said = [word.lstrip("+").partition("=")[0] for word in (hydra.overrides.task if hydra else ())]
     for key, reason in untaken(of_one, said).items():
         raise CompactHydraException(f"{key} {reason}")
     if wrong := wrong_values(of_one):
