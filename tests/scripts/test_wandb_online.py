@@ -40,7 +40,7 @@ def test_a_run_arrives_whole(tmp_path: Path) -> None:
 
 
 def test_five_jobs_of_which_one_fails_are_five_runs_and_one_is_marked(tmp_path: Path) -> None:
-    sizes = [4, 2, 0, 8, 16]  # no batch has no samples
+    sizes = [4, 2, 10**19, 8, 16]  # nobody can count so far, which shows only when batches are made
     swept = f"data.batch_size={','.join(map(str, sizes))}"
     with serving() as server:
         result = run(command(swept, "hydra.sweep.dir=sweep", flags=("-m",)), tmp_path, server)
@@ -50,7 +50,7 @@ def test_five_jobs_of_which_one_fails_are_five_runs_and_one_is_marked(tmp_path: 
     for number, size in enumerate(sizes):
         directory = tmp_path / "sweep" / str(number)
         stored = runs.pop((directory / "run_id").read_text().strip())
-        failed = size == 0
+        failed = size == 10**19
         assert stored.exit_code == (1 if failed else 0)
         assert json.loads((directory / "run.json").read_text())["status"] == ("failed" if failed else "done")
         assert stored.config["data"]["batch_size"] == size

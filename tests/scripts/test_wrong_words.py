@@ -164,6 +164,7 @@ def test_a_pattern_that_matches_nothing_is_told_before_the_baselines_of_the_data
         "        raise LookupError('baselines are made')\n"
     )
     words = ("model=digits_convnet", "data=digits", "data._target_=own_data.Data", "logger=none", "hydra.run.dir=run")
+    words += ("probe.batch_size=50", "probe.keep=true")  # which are the probe's, and no argument of its protocol
     for layers, said in (("nolayer", "no layer matches the pattern 'nolayer'"), ("logits", "baselines are made")):
         code, output = call("probe.py", *words, f"probe.layers={layers}", cwd=tmp_path, path=tmp_path)
         assert code == 1

@@ -203,8 +203,10 @@ def checked(cfg: DictConfig, *, whole: bool = True) -> Any:
     except ValueError as error:
         raise CompactHydraException(str(error)) from None
     of_one = config if not revisions else plain(with_revision(cfg, revisions[0]), whole=whole)
-    said = [word.lstrip("+").partition("=")[0] for word in (hydra.overrides.task if hydra else ())]
-    for key, reason in untaken(of_one, said).items():
+    words = hydra.overrides.task if hydra else ()
+    said = [word.lstrip("+").partition("=")[0] for word in words]
+    added = [key for key, word in zip(said, words, strict=True) if word.startswith("+") and not word.startswith("++")]
+    for key, reason in untaken(of_one, added).items():
         raise CompactHydraException(f"{key} {reason}")
     if wrong := wrong_values(of_one):
         key = min(wrong, key=lambda path: (path not in said, path.count(".")))
