@@ -31,7 +31,7 @@ NAMES = ("mü=a,b (c) $d{e} 'x'", 'say "x" {y} ~#a\\', "null")
 
 
 @settings(max_examples=300)
-@given(HOSTILE)
+@given(HOSTILE.filter(lambda text: text != "???"))  # which OmegaConf takes as missing, quoted or not
 @example("${seed}")
 @example("a\\${b}\\")
 @example("null")

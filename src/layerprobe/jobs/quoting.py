@@ -34,7 +34,8 @@ def quoted(text: str) -> str:
     the end, where they would escape what follows, and nowhere else.
 
     Args:
-        text: Any text without line breaks.
+        text: Any text without line breaks but `???`, which OmegaConf takes as a value that is missing however it is
+            quoted.
 
     Returns:
         The text as it is where Hydra reads it so, else in single quotes.
