@@ -32,6 +32,15 @@ def test_a_shuffled_loader_is_read_in_order_and_whole(workers: int) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_what_can_be_read_once_only_is_refused(split: str) -> None:
+    batches = [(torch.zeros(2, 1), torch.tensor([0, 1]))]
+    data: dict[str, Any] = {"train": batches, "val": batches, "test": batches}
+    check_splits(data)
+    with pytest.raises(TypeError, match=f"The data of '{split}' are a generator, which can be read once.*list"):
+        check_splits(data | {split: (batch for batch in batches)})
+
+
 def test_a_subset_sampler_keeps_its_subset_and_its_generator() -> None:
     generator = torch.Generator().manual_seed(3)
     state = generator.get_state()
@@ -101,6 +110,13 @@ def test_a_batch_that_is_not_a_pair(batch: object, found: str) -> None:
 def test_targets_that_are_not_class_indices(targets: object, found: str) -> None:
     with pytest.raises(TypeError, match=f"found {found} in the val split"):
         Classification().read(targets, "val")
+
+
+def test_one_hot_rows_are_named_as_such() -> None:
+    with pytest.raises(TypeError, match=r"in the val split: rows with one place that is not 0, whose class is `\.argm"):
+        Classification().read(torch.eye(4)[[2, 0, 1]], "val")
+    with pytest.raises(TypeError, match=r"float32 of shape \(4, 3\) in the val split\. Map"):
+        Classification().read(torch.ones(4, 3), "val")
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])

@@ -38,11 +38,18 @@ _WITHOUT_VAL = (
 
 
 def check_splits(data: Mapping[Any, Any], *, needs_val: bool = True) -> None:
-    """Refuse data without a training, validation or test split.
+    """Refuse data without a training, validation or test split, and a split that can be read once only.
 
     Raises:
+        TypeError: Naming the split that is an iterator: the first pass would take samples from the next.
         ValueError: Naming the split that is missing, or the test set that is known to be empty.
     """
+    for split, source in data.items():
+        if isinstance(source, Iterator):
+            raise TypeError(
+                f"The data of {split!r} are a {type(source).__name__}, which can be read once; probing reads a split "
+                "more often. Give a list of its batches, a DataLoader, or an object whose `__iter__` starts anew."
+            )
     tests = test_sets(data)
     for name in tests if len(tests) > 1 else ():
         if length(data[name]) == 0:

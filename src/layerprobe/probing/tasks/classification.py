@@ -65,6 +65,8 @@ class Classification(AbstractScoredTask):
             values = targets.detach().cpu()
             if values.ndim == 2 and values.shape[1] == 1:
                 values = values.squeeze(1)
+            if values.ndim == 2 and not values.is_complex() and bool(((values != 0).sum(1) == 1).all()):
+                example = ": rows with one place that is not 0, whose class is `.argmax(1)`"
             if values.ndim == 1 and not values.is_complex():
                 indices = values.to(torch.int64)
                 if not len(indices) or (indices.min() >= 0 and torch.equal(indices.to(values.dtype), values)):
