@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from textwrap import wrap
 from typing import Any
 
 INK = "#222222"
@@ -61,11 +63,12 @@ def packed(notes: Sequence[str], width: int) -> list[str]:
     """Set notes one after another, on as many lines as a subtitle of this width needs.
 
     Args:
-        notes: Notes, each shorter than a line.
+        notes: Notes. One of more than a line, and more than 300 pixels, is broken between words.
         width: Width of the chart, in pixels.
     """
     rows: list[str] = []
-    for note in notes:
+    longest = int(max(width, 300) / 5.6)
+    for note in chain.from_iterable(wrap(note, longest, break_long_words=False) for note in notes):
         joined = f"{rows[-1]}; {note}" if rows else note
         if rows and 5.6 * len(joined) <= width:
             rows[-1] = joined

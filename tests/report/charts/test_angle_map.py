@@ -14,6 +14,7 @@ from scipy.linalg import subspace_angles
 import layerprobe
 from helpers import made_results as made
 from layerprobe.files.errors import DamagedFileError
+from layerprobe.report import style
 from layerprobe.report.charts.angle_map import angle_map
 from layerprobe.report.run_figures import angle_maps
 from layerprobe.results.reader import Run
@@ -138,6 +139,20 @@ def test_a_map_shows_what_can_be_compared_and_says_what_it_leaves_out() -> None:
     subtitle = " ".join(chart.to_dict()["title"]["subtitle"])
     assert "left out, with none to compare: pool, fc" in subtitle
     assert f"random 2 of 64 dimensions: {found.random_angle:.0f}°" in subtitle
+
+
+def test_title_and_notes_of_a_small_map_fit_a_narrow_screen() -> None:
+    title = layerprobe.angle_map(results()).to_dict()["title"]
+    assert title["frame"] == "bounds", "they start at the left of the names"
+    assert max(map(len, title["subtitle"])) <= 53
+
+
+def test_a_note_of_more_than_a_line_is_broken_between_words() -> None:
+    note = "left out, with none to compare: " + ", ".join(f"layer_{i}" for i in range(12))
+    rows = style.packed(["first", note, "last"], 200)
+    assert max(map(len, rows)) <= 53
+    assert " ".join(rows).replace("; ", " ") == f"first {note} last"
+    assert style.packed(["a", "b"], 200) == ["a; b"]
 
 
 def test_a_damaged_head_is_named_and_leaves_the_others_on_the_map(tmp_path: Path, caplog) -> None:

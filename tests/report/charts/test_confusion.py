@@ -22,6 +22,9 @@ def test_rows_are_shares_of_their_class_and_a_class_without_a_sample_has_none() 
     assert shares.loc["owl"].tolist() == [0.0, 0.0, 0.0]
     assert set(cells.loc[cells["right"], "target"]) == set(names)
     assert chart["title"]["text"] == "Answers"
+    empty, *drawn = [layer for layer in chart["layer"] if layer["mark"]["type"] == "rect"]
+    assert empty["transform"] == [{"filter": "(datum.samples === 0)"}]
+    assert all("datum.samples > 0" in layer["transform"][0]["filter"] for layer in drawn)
 
 
 def test_a_run_has_the_figure_where_its_scores_are_kept(tmp_path: Path) -> None:

@@ -46,6 +46,14 @@ def unpacked(found: dict[str, Any], one: dict[str, Any]) -> dict[str, Any]:
     return found["look"] | json.loads(zlib.decompress(base64.b64decode(one["spec"])))
 
 
+def test_empty_cells_are_of_the_colour_of_the_paper_in_either_theme(comparison: Comparison) -> None:
+    found, _ = head_charts(comparison, page_data(comparison))
+    (spec, *_) = [unpacked(found, one) for one in found["maps"] if one["kind"] == "confusion"]
+    empty, *drawn = [layer["mark"] for layer in spec["layer"] if layer["mark"]["type"] == "rect"]
+    assert empty["fill"] == spec["config"]["background"] == {"expr": "dark ? '#141414' : 'white'"}
+    assert not any("fill" in mark for mark in drawn)
+
+
 def test_charts_are_those_of_the_run(comparison: Comparison) -> None:
     data = page_data(comparison)
     found, notes = head_charts(comparison, data)

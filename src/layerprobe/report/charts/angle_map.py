@@ -32,7 +32,7 @@ def angle_map(pairs: pd.DataFrame, heading: str) -> alt.LayerChart:
         heading: What is compared, for the title.
 
     Returns:
-        The chart. Heads that cannot be compared have a white cell with a rim, whose tooltip says why; one that can be
+        The chart. Heads that cannot be compared have an empty cell with a rim, whose tooltip says why; one that can be
         compared with no other is left out, and the title says why.
 
     Raises:
@@ -71,7 +71,7 @@ def angle_map(pairs: pd.DataFrame, heading: str) -> alt.LayerChart:
             figures = base.transform_filter(far).mark_text(fontSize=10.5, fontStyle=look, aria=False)
             layers.append(figures.encode(text="text:N", color=ink))
     notes = [*_notes(known, signed, bool(frame["value"].isna().any()), step, left_out), *reasons[:3]]
-    return layered(layers, side, side, heading, notes, room=330)
+    return layered(layers, side, side, heading, notes, room=300)
 
 
 def heading(over: Over, checkpoint: str, layer: str) -> str:
@@ -170,7 +170,7 @@ def _notes(known: pd.DataFrame, signed: bool, empty: bool, step: int, left_out: 
     if step >= 30:
         notes.append("italic: no nearer than random")
     if empty:
-        notes.append("white: other features, not compared")
+        notes.append("empty: other features, not compared")
     if left_out:
         more = f", … ({len(left_out)} in all)" if len(left_out) > 3 else ""
         notes.append(f"left out, with none to compare: {', '.join(clipped(n, 16) for n in left_out[:3])}{more}")

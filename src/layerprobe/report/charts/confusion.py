@@ -18,7 +18,8 @@ _WIDEST_NAME = 24
 def confusion_chart(counts: pd.DataFrame, heading: str) -> alt.LayerChart:
     """Draw true classes by predicted ones, each row in shares of its class.
 
-    What is right, on the diagonal, is blue, and what is wrong is red, so that a rare mistake is seen beside it.
+    What is right, on the diagonal, is blue, and what is wrong is red, so that a rare mistake is seen beside it. A cell
+    without a sample is empty.
 
     Args:
         counts: Test samples, true classes by predicted ones.
@@ -47,10 +48,11 @@ def confusion_chart(counts: pd.DataFrame, heading: str) -> alt.LayerChart:
         ],
     )  # fmt: skip
     wrong = float(cells.loc[~cells["right"], "share"].max()) if (~cells["right"]).any() else 0.0
-    layers = []
+    none = base.transform_filter(alt.datum.samples == 0)
+    layers = [none.mark_rect(fill="white", stroke=style.FAINT, strokeWidth=1, aria=False)]
     for right, dark, top in ((True, "#2166ac", 1.0), (False, "#b2182b", max(wrong, 0.05))):
         shade = alt.Color("share:Q", scale=alt.Scale(range=["#f7f7f7", dark], domain=[0, top]), legend=None)
-        part = base.transform_filter(alt.datum.right == right)
+        part = base.transform_filter((alt.datum.right == right) & (alt.datum.samples > 0))
         layers.append(part.mark_rect(aria=False).encode(color=shade))
         if step >= 26:
             ink = alt.when(alt.datum.share > 0.6 * top).then(alt.value("white")).otherwise(alt.value(style.INK))

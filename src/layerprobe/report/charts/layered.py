@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import altair as alt
 
@@ -21,7 +21,8 @@ def layered(
         height: Pixels.
         heading: The title.
         notes: What the lines below it say.
-        room: Pixels that these lines may take where the chart is narrower.
+        room: Pixels that title and lines may take where the chart is narrower: they start at the labels' left then.
     """
-    title = alt.TitleParams(heading, subtitle=style.packed(notes, max(width, room)))
+    frame: Literal["bounds", "group"] = "bounds" if width < room else "group"
+    title = alt.TitleParams(heading, subtitle=style.packed(notes, max(width, room)), frame=frame)
     return alt.layer(*layers).properties(width=width, height=height, title=title).configure(**style.theme())

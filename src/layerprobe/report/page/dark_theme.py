@@ -19,8 +19,8 @@ def following_theme(spec: dict[str, Any]) -> dict[str, Any]:
     light, which stand for a high error.
 
     Returns:
-        The same with the parameter `DARK`, by which paper, lines and letters have their colours. Cells, and the figures
-        in them, keep theirs.
+        The same with the parameter `DARK`, by which paper, lines, letters and empty cells have their colours. Cells,
+        and the figures in them, keep theirs.
     """
     return _followed(spec) | {"params": [*spec.get("params", []), {"name": DARK, "value": False}]}
 
@@ -32,7 +32,7 @@ def _followed(part: Any) -> Any:
         return part
     found = {}
     for key, value in part.items():
-        painted = key in ("stroke", "background") or key.lower().endswith("color")
+        painted = key in ("fill", "stroke", "background") or key.lower().endswith("color")
         if painted and isinstance(value, str) and value in _BY_NIGHT:
             found[key] = {"expr": f"{DARK} ? '{_BY_NIGHT[value]}' : '{value}'"}
         else:
