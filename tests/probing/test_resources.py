@@ -74,3 +74,12 @@ def test_what_cannot_be_is_refused(field: str, value: object) -> None:
 
 def test_protocols_know_nothing_of_resources() -> None:
     assert not set(vars(Resources())) & set(vars(ProbeProtocol()))
+
+
+@pytest.mark.parametrize("name", ["keep", "spill_directory"])
+def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=rf"`{name}` of the probe is .*/file, a file\. Give a folder"):
+        Resources(**{name: str(tmp_path / "file")})
+    found = Resources(**{name: str(tmp_path / "none_yet")})
+    assert tmp_path / "none_yet" in (found.keep_path, found.spill_path)

@@ -28,7 +28,9 @@ _LONGEST = 120
 _LEAST = {
     "seed": 0, "seeds": 0, "split_seed": 0, "batch_size": 1, "num_workers": 0, "train_size": 0, "val_size": 0,
     "test_size": 0, "per_class": 1, "repeats": 1, "max_features": 1, "lr": 0, "weight_decay": 0, "momentum": 0,
-    "max_epochs": -1, "max_steps": -1, "log_every_n_steps": 0, "check_val_every_n_epoch": 1,
+    "max_epochs": -1, "max_steps": -1, "log_every_n_steps": 0, "check_val_every_n_epoch": 1, "limit_train_batches": 0,
+    "limit_val_batches": 0, "limit_test_batches": 0, "overfit_batches": 0, "accumulate_grad_batches": 1, "num_nodes": 1,
+    "num_sanity_val_steps": -1,
 }  # fmt: skip
 """The least value of a number, or of each of several, by its name in the classes of `_BOUNDED`."""
 _BOUNDED = ("layerprobe.", "pytorch_lightning.", "torch.")

@@ -43,6 +43,11 @@ class Resources:
         if self.batch_size is not None and not (isinstance(self.batch_size, Integral) and self.batch_size >= 1):
             raise ValueError(f"`batch_size` of the probe is {self.batch_size}. Give a whole number of at least 1.")
         memory_budget(self.max_memory)
+        for name, path in (("keep", self.keep_path), ("spill_directory", self.spill_path)):
+            if path is not None and path.exists() and not path.is_dir():
+                raise ValueError(
+                    f"`{name}` of the probe is {path}, a file. Give a folder: it is made if there is none."
+                )
 
     @property
     def spill_path(self) -> Path | None:

@@ -118,21 +118,21 @@ def compare(roots: Iterable[str | Path], where: str | None = None) -> Comparison
             as "model == 'digits_convnet' and optimizer.lr < 0.01".
 
     Raises:
-        ReportError: If there is no run, none fulfils the condition, or the condition cannot be understood.
+        ReportError: If there is no run, one of the roots is no directory, no run fulfils the condition, or the
+            condition cannot be understood.
     """
     looked = [str(root) for root in roots]
     directories = find_runs(looked)
-    if not directories:
-        missing = [root for root in looked if not Path(root).exists() and not any(c in root for c in "*?[")]
-        files = [root for root in looked if Path(root).is_file()]
-        if missing:
-            found = f"{', '.join(missing)} does not exist"
-        elif files:
-            found = f"{', '.join(files)} is a file, not a directory"
-        else:
-            found = "they hold no `probes/results.parquet`"
+    wrong: dict[str, str] = {}
+    for root in looked:
+        if (path := Path(root).expanduser()).is_file():
+            wrong[root] = f"{root} is a file, not a directory"
+        elif not path.exists() and not any(c in root for c in "*?["):
+            wrong[root] = f"{root} does not exist"
+    if wrong or not directories:
+        found = "; ".join(wrong.values()) or "they hold no `probes/results.parquet`"
         raise ReportError(
-            f"No runs in {', '.join(looked) or 'an empty list'}: {found}. "
+            f"No runs in {', '.join(wrong or looked) or 'an empty list'}: {found}. "
             f"Next step: name a directory that holds runs of train.py or probe.py (runs=outputs, runs=[a,b], or a "
             f"quoted pattern)."
         )
