@@ -69,6 +69,8 @@ class Recording:
         first: Samples in the first batch.
         ids: What names each sample, where that was asked for.
         no_positions: Why analyses have no positions of a layer to read, by layer; its heads are fitted all the same.
+        samples: Fingerprint of the samples in their order; empty where it is not asked for.
+        autocast: The number format of the passes, where they ran in another than the network's own.
     """
 
     targets: Shaped[Tensor, "n ..."]
@@ -79,6 +81,8 @@ class Recording:
     first: int = 0
     ids: Shaped[np.ndarray, " n"] | None = None
     no_positions: Mapping[LayerName, str] = field(default_factory=dict)
+    samples: str = ""
+    autocast: str | None = None
 
     def beside(self, other: Recording) -> Recording:
         """The same pass, with what another one over the split left behind for other layers."""

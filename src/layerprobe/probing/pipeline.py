@@ -136,8 +136,11 @@ def probe_checkpoint(
                 recordings = passes.found_or_recorded(keeper, found, cache)
             else:
                 recordings = passes.record(found.every or ways, sink, exchange=exchange)
-        digests = {name: fingerprint.digest() for name, fingerprint in samples.items()}
-        recorded = _Recorded(ways, cache, sink, recordings, digests, autocast, keeper)
+        recordings = {
+            split: replace(one, samples=samples[split].digest() if split in samples else "", autocast=autocast)
+            for split, one in recordings.items()
+        }
+        recorded = _Recorded(ways, cache, sink, recordings, keeper)
         yield from _fit_layers(recorded, protocol, info, device_of(network), on_progress)
 
 
@@ -150,8 +153,6 @@ class _Recorded:
         cache: Where features wait for their fit.
         sink: What hands them out, with the moments of train where it is streamed.
         recordings: What else was taken of each split.
-        digests: Fingerprints of the samples of each test set.
-        autocast: The number format of the passes, where they ran in another than the network's own.
         keeper: Keeps features for later probes.
     """
 
@@ -159,8 +160,6 @@ class _Recorded:
     cache: FeatureCache
     sink: AbstractSink
     recordings: Mapping[Split, Recording]
-    digests: Mapping[Split, str]
-    autocast: str | None
     keeper: FeatureKeeper | None
 
 
@@ -204,10 +203,7 @@ def _fit_layers(
             raise
 
     for small, layers in groupby(begun(), lambda layer: layer in together):
-        for result in parallel(layers, lambda layer: recorded.sink.layer(layer.name), fit, workers if small else 1):
-            recipe = result.recipe and replace(result.recipe, autocast=recorded.autocast)
-            further = {name: replace(one, samples=recorded.digests[name]) for name, one in result.further.items()}
-            yield replace(result, samples=recorded.digests[result.test_set], further=further, recipe=recipe)
+        yield from parallel(layers, lambda layer: recorded.sink.layer(layer.name), fit, workers if small else 1)
     on_progress("probe layers", len(ways), len(ways))
 
 
@@ -277,7 +273,7 @@ def probe_layer(
     """Fit on train, choose on validation, and only then look at the test sets."""
     start = time.perf_counter() - sum(recording.seconds.get(layer.name, 0.0) for recording in recordings.values())
     tests = test_sets(recordings)
-    records = LayerRecords(layer, checkpoint, labels["none"], protocol, tests)
+    records = LayerRecords(layer, checkpoint, labels["none"], protocol, {name: recordings[name] for name in tests})
     paths: dict[str, list[HeadPath]] = {}
 
     def failed(message: str) -> LayerResult:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
+from layerprobe.probing.activation_recorder import Recording
 from layerprobe.probing.analyses.analysis import Metric
 from layerprobe.probing.analyses.reference_predictor import AbstractReference
 from layerprobe.probing.capture.layers import Layer
@@ -43,14 +44,19 @@ class LayerRecords:
         checkpoint: The frozen network.
         labels: The true labels.
         protocol: The sweep.
-        tests: Names of the test sets, the primary one first.
+        tests: What was recorded of each test set, the primary one first.
     """
 
     layer: Layer
     checkpoint: CheckpointInfo
     labels: Labels
     protocol: ProbeProtocol
-    tests: Sequence[Split]
+    tests: Mapping[Split, Recording]
+
+    @property
+    def primary(self) -> Split:
+        """Name of the primary test set."""
+        return next(iter(self.tests))
 
     def measured(
         self,
@@ -69,7 +75,7 @@ class LayerRecords:
             analyses: What each analysis came to.
             seconds: Wall-clock seconds spent on this layer.
         """
-        test = found_on[self.tests[0]]
+        test = found_on[self.primary]
         found, population, status = test["none"], self.protocol.population, head.solution.status[0]
         chosen_by = f"chosen by {head.selection}" if head.selection != "error" else ""
         notes = [status.message, chosen_by, found.message]
@@ -109,10 +115,15 @@ class LayerRecords:
             self._path_records(paths),
             self._head_arrays(head),
             found.correct.cpu().numpy(),
-            recipe=_recipe(self.layer, head.way, self.protocol),
+            samples=self.tests[self.primary].samples,
+            recipe=self._recipe(head.way, channel_axis(head.way.reducer, self.layer)),
             metrics=tuple(self._metrics(found_on, analyses)),
-            test_set=self.tests[0],
-            further={name: Answers(found_on[name]["none"].correct.cpu().numpy()) for name in self.tests[1:]},
+            test_set=self.primary,
+            further={
+                name: Answers(found_on[name]["none"].correct.cpu().numpy(), recorded.samples)
+                for name, recorded in self.tests.items()
+                if name != self.primary
+            },
         )
 
     def references(
@@ -132,8 +143,7 @@ class LayerRecords:
             way, recipe = head.way, None
             if analysis.positions:
                 way = next(each for each in ways if not each.reduction.fitted)
-                axis = positions_axis(self.layer, self.protocol)
-                recipe = replace(_recipe(self.layer, way, self.protocol), channel_axis=axis)
+                recipe = self._recipe(way, positions_axis(self.layer, self.protocol))
             arrays = {part: values.cpu().contiguous().numpy() for part, values in predictors[analysis.name].items()}
             made = way.reducer.name, way.reduction.description, way.reduction.n_features
             found[analysis.name] = FittedReference(arrays, *made, recipe, "" if analysis.needs_train else None)
@@ -211,7 +221,8 @@ class LayerRecords:
             seed=self.protocol.seeds[0],
             refit=False,
         )
-        return LayerResult(record, self._path_records(paths), {}, np.empty(0, dtype=bool), test_set=self.tests[0])
+        samples, nothing = self.tests[self.primary].samples, np.empty(0, dtype=bool)
+        return LayerResult(record, self._path_records(paths), {}, nothing, samples, test_set=self.primary)
 
     def _path_records(self, paths: Mapping[str, Sequence[HeadPath]]) -> tuple[PathRecord, ...]:
         """The record of every swept head."""
@@ -240,6 +251,17 @@ class LayerRecords:
             for i, l2 in enumerate(path.l2)
         )
 
+    def _recipe(self, way: FeatureWay, channel_axis: int | None) -> FeatureRecipe:
+        reduction = way.reduction
+        return FeatureRecipe(
+            granularity=self.protocol.granularity,
+            arguments=_plain_arguments(way.reducer),
+            channel_axis=channel_axis,
+            token_axes=tuple(zip_longest(reduction.axes, reduction.masks, fillvalue="")),
+            own_mask=bool(reduction.axes) and self.protocol.mask is not None,
+            autocast=self.tests[self.primary].autocast,
+        )
+
     def _place(self) -> dict[str, Any]:
         layer, checkpoint = self.layer, self.checkpoint
         at = {"checkpoint": checkpoint.name, "step": checkpoint.step, "epoch": checkpoint.epoch}
@@ -247,7 +269,7 @@ class LayerRecords:
 
     def _common(self) -> dict[str, Any]:
         layer, task = self.layer, self.protocol.task
-        labels = self.labels.read_on(self.tests[0])
+        labels = self.labels.read_on(self.primary)
         return {
             **self._place(),
             "aliases": ", ".join(layer.aliases),
@@ -261,17 +283,6 @@ class LayerRecords:
             "n_test": len(labels.splits["test"]),
             "majority_error": task.constant_error(labels),
         }
-
-
-def _recipe(layer: Layer, way: FeatureWay, protocol: ProbeProtocol) -> FeatureRecipe:
-    reduction = way.reduction
-    return FeatureRecipe(
-        granularity=protocol.granularity,
-        arguments=_plain_arguments(way.reducer),
-        channel_axis=channel_axis(way.reducer, layer),
-        token_axes=tuple(zip_longest(reduction.axes, reduction.masks, fillvalue="")),
-        own_mask=bool(reduction.axes) and protocol.mask is not None,
-    )
 
 
 def _plain_arguments(reducer: AbstractReducer) -> dict[str, Any] | None:

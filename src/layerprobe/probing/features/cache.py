@@ -128,14 +128,15 @@ class FeatureCache(AbstractSink):
     @contextmanager
     def layer(self, name: LayerName) -> Iterator[Splits]:
         """See `AbstractSink.layer`; features are handed over once."""
+
+        def taken(split: Split, reduction: Reduction) -> Features:
+            return self.take((name, split, reduction.description))
+
         try:
             kept = (*self._held, *self._in_host, *self._spilled)
-            yield {split: partial(self._taken_of, name, split) for layer, split, _ in kept if layer == name}
+            yield {split: partial(taken, split) for layer, split, _ in kept if layer == name}
         finally:
             self.drop(name)
-
-    def _taken_of(self, layer: LayerName, split: Split, reduction: Reduction) -> Features:
-        return self.take((layer, split, reduction.description))
 
     def append(self, key: Key, features: Float[Tensor, "k d"], targets: Shaped[Tensor, "k ..."] | None = None) -> None:
         """See `AbstractSink.append`; targets are not kept.
