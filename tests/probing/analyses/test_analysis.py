@@ -22,7 +22,6 @@ from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.tasks.regression import Regression
-from layerprobe.probing.tasks.task import AbstractTask
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +43,6 @@ class Seen(AbstractAnalysis):
     given: list[object]
     name: ClassVar[str] = "seen"
 
-    def check(self, task: AbstractTask) -> None:
-        """Take every task."""
-
     def fit(self, layer: LayerData) -> Reading:
         self.given.append(layer)
 
@@ -60,9 +56,6 @@ class Seen(AbstractAnalysis):
 @dataclass(frozen=True)
 class Failing(AbstractAnalysis):
     name: ClassVar[str] = "failing"
-
-    def check(self, task: AbstractTask) -> None:
-        """Take every task."""
 
     def fit(self, layer: LayerData) -> Reading:
         raise RuntimeError("nothing to be had")

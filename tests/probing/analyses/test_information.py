@@ -30,7 +30,6 @@ from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.tasks.regression import Regression
-from layerprobe.probing.tasks.task import AbstractTask
 
 L2 = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 Pairs = dict[str, tuple[Tensor, Tensor]]
@@ -42,9 +41,6 @@ class Seen(AbstractAnalysis):
 
     given: list[object]
     name: ClassVar[str] = "seen"
-
-    def check(self, task: AbstractTask) -> None:
-        """Take every task."""
 
     def fit(self, layer: LayerData) -> Reading:
         def read(test_sets: Mapping[str, TestSet]) -> Iterable[Metric]:

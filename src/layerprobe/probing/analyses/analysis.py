@@ -108,18 +108,21 @@ class AbstractAnalysis(ABC):
     """Asks something else of a layer's features than the test error of their linear head."""
 
     name: ClassVar[str]
+    needs_classes: ClassVar[bool] = False
+    """Whether it says nothing of labels and numbers."""
     needs_val: ClassVar[bool] = False
     """Whether it chooses by validation, and so cannot do without."""
     positions: int = 0
     """How many positions of a layer, such as tokens, it reads beside the linear head's features; 0 for none."""
 
-    @abstractmethod
     def check(self, task: AbstractTask) -> None:
         """Refuse a task that it says nothing of.
 
         Raises:
-            ValueError: Naming the task, and what can be asked of it.
+            ValueError: Naming both.
         """
+        if self.needs_classes and not isinstance(task, Classification):
+            raise ValueError(f"`{self.name}` needs classes, found the task {task.name}. Leave it out of `analyses`.")
 
     @abstractmethod
     def fit(self, layer: LayerData) -> Reading:
@@ -131,13 +134,3 @@ class AbstractAnalysis(ABC):
         Returns:
             What reads the test sets.
         """
-
-
-def check_classes(analysis: str, task: AbstractTask) -> None:
-    """Refuse a task that is not of classes.
-
-    Raises:
-        ValueError: Naming both.
-    """
-    if not isinstance(task, Classification):
-        raise ValueError(f"`{analysis}` needs classes, found the task {task.name}. Leave it out of `analyses`.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, final
@@ -11,11 +11,10 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet, check_classes
+from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading
 from layerprobe.probing.analyses.best_head import best_head
 from layerprobe.probing.analyses.code_length import by_code_length, code_length, unweighted_logistic
 from layerprobe.probing.features.row_blocks import picked_rows
-from layerprobe.probing.tasks.task import AbstractTask
 
 
 @dataclass(frozen=True)
@@ -68,19 +67,11 @@ class DescriptionLength(AbstractAnalysis):
 
     blocks: Sequence[float] = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
     name: ClassVar[str] = "description_length"
+    needs_classes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse blocks that are none.
-
-        Raises:
-            ValueError: Naming the share.
-        """
         if bad := [share for share in self.blocks if not 0 < share <= 1]:
             raise ValueError(f"`blocks` of description_length holds {bad[0]}. Give shares of train above 0, at most 1.")
-
-    def check(self, task: AbstractTask) -> None:
-        """See `AbstractAnalysis.check`."""
-        check_classes(self.name, task)
 
     def fit(self, layer: LayerData) -> Reading:
         """See `AbstractAnalysis.fit`; no test set is read."""
@@ -96,11 +87,7 @@ class DescriptionLength(AbstractAnalysis):
         for block in blocks[1:]:
             each = {"block_bits": block.bits / (block.end - block.start), "block_l2": block.l2}
             found += [Metric(name, value, n_train=block.start) for name, value in each.items()]
-
-        def read(test_sets: Mapping[str, TestSet]) -> Iterable[Metric]:
-            return found
-
-        return read
+        return lambda test_sets: found
 
     def order(self, layer: LayerData) -> Tensor:
         """The order in which the training labels are sent."""

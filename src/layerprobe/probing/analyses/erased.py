@@ -13,7 +13,7 @@ from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Me
 from layerprobe.probing.analyses.erasers import check_installed, erased, fit_eraser
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.solvers.spectrum import Spectrum
-from layerprobe.probing.tasks.task import AbstractTask, unweighted
+from layerprobe.probing.tasks.task import unweighted
 
 
 @final
@@ -30,8 +30,7 @@ class Erased(AbstractAnalysis):
 
     name: ClassVar[str] = "erased"
 
-    def check(self, task: AbstractTask) -> None:
-        """Take every task, where the package is installed."""
+    def __post_init__(self) -> None:
         check_installed("`analysis=erased`")
 
     def fit(self, layer: LayerData) -> Reading:

@@ -10,12 +10,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet, check_classes
+from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
 from layerprobe.probing.analyses.best_head import best_head
 from layerprobe.probing.features.row_blocks import picked_rows
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.metrics.intervals import mean_interval
-from layerprobe.probing.tasks.task import AbstractTask
 
 
 @final
@@ -41,21 +40,13 @@ class FewShot(AbstractAnalysis):
     samples: Sequence[int] = (1, 2, 4, 8, 16, 32, 64, 128)
     draws: int = 5
     name: ClassVar[str] = "few_shot"
+    needs_classes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse a curve without points.
-
-        Raises:
-            ValueError: Naming the field.
-        """
         if not self.samples or min(self.samples) < 1:
             raise ValueError(f"`samples` of few_shot is {list(self.samples)}. Give numbers of samples of a class, ≥ 1.")
         if self.draws < 1:
             raise ValueError(f"`draws` of few_shot is {self.draws}. Give at least 1; from 2 on there is an interval.")
-
-    def check(self, task: AbstractTask) -> None:
-        """See `AbstractAnalysis.check`."""
-        check_classes(self.name, task)
 
     def fit(self, layer: LayerData) -> Reading:
         """See `AbstractAnalysis.fit`."""

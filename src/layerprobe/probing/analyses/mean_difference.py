@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet, check_classes
+from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading
 from layerprobe.probing.analyses.direction_metrics import angles_between, head_directions, random_metric
 from layerprobe.probing.analyses.nearest_mean import class_means
-from layerprobe.probing.tasks.task import AbstractTask
 from layerprobe.statistics.directions import contrasts
 
 
@@ -23,10 +21,7 @@ class MeanDifference(AbstractAnalysis):
     """
 
     name: ClassVar[str] = "mean_difference"
-
-    def check(self, task: AbstractTask) -> None:
-        """See `AbstractAnalysis.check`."""
-        check_classes(self.name, task)
+    needs_classes: ClassVar[bool] = True
 
     def fit(self, layer: LayerData) -> Reading:
         """See `AbstractAnalysis.fit`."""
@@ -35,8 +30,4 @@ class MeanDifference(AbstractAnalysis):
         fitted = head_directions(layer.head.heads.weight[0], layer)
         found = [Metric(name, value) for name, value in angles_between(differences, fitted, layer).items()]
         found.append(random_metric(differences, fitted, layer))
-
-        def read(test_sets: Mapping[str, TestSet]) -> Iterable[Metric]:
-            return found
-
-        return read
+        return lambda test_sets: found

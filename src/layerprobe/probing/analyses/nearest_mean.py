@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from layerprobe.probing.analyses.against_linear_head import compared
-from layerprobe.probing.analyses.analysis import LayerData, Metric, TestSet, check_classes
+from layerprobe.probing.analyses.analysis import LayerData, Metric, TestSet
 from layerprobe.probing.analyses.reference_predictor import AbstractReference, FittedReading, Train
 from layerprobe.probing.features.row_blocks import Features, placed_blocks
 from layerprobe.probing.heads import Heads
@@ -28,10 +28,7 @@ class NearestMean(AbstractReference):
     """
 
     name: ClassVar[str] = "nearest_mean"
-
-    def check(self, task: AbstractTask) -> None:
-        """See `AbstractAnalysis.check`."""
-        check_classes(self.name, task)
+    needs_classes: ClassVar[bool] = True
 
     def fit(self, layer: LayerData) -> FittedReading:
         """See `AbstractAnalysis.fit`."""

@@ -46,18 +46,10 @@ class NearestNeighbours(AbstractReference):
         return not self.keep_train
 
     def __post_init__(self) -> None:
-        """Refuse what is no number of neighbours, and no distance.
-
-        Raises:
-            ValueError: Naming it.
-        """
         if not self.k or any(k < 1 for k in self.k):
             raise ValueError(f"`k` of `knn` is {list(self.k)}. Give numbers of neighbours of at least 1.")
         if self.metric not in get_args(Distance):
             raise ValueError(f"`metric` of `knn` is {self.metric!r}. Give one of {', '.join(get_args(Distance))}.")
-
-    def check(self, task: AbstractTask) -> None:
-        """Take every task."""
 
     def fit(self, layer: LayerData) -> FittedReading:
         """See `AbstractAnalysis.fit`."""

@@ -17,7 +17,6 @@ from layerprobe.probing.analyses.direction_metrics import angles_between, head_d
 from layerprobe.probing.features.row_blocks import picked_rows
 from layerprobe.probing.metrics.intervals import mean_interval
 from layerprobe.probing.solvers.spectrum import Spectrum
-from layerprobe.probing.tasks.task import AbstractTask
 
 
 @final
@@ -37,12 +36,8 @@ class Stability(AbstractAnalysis):
     name: ClassVar[str] = "stability"
 
     def __post_init__(self) -> None:
-        """Refuse to divide never."""
         if self.divisions < 1:
             raise ValueError(f"`divisions` must be at least 1, found {self.divisions}.")
-
-    def check(self, task: AbstractTask) -> None:
-        """Take every task."""
 
     def fit(self, layer: LayerData) -> Reading:
         """See `AbstractAnalysis.fit`."""

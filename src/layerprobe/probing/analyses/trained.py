@@ -140,11 +140,6 @@ class AbstractTrained(AbstractReference):
     seeds: int = 3
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained.
-
-        Raises:
-            ValueError: Naming it.
-        """
         for field in fields(self):
             value = getattr(self, field.name)
             least = self.at_least.get(field.name, 1)
@@ -168,9 +163,6 @@ class AbstractTrained(AbstractReference):
     @abstractmethod
     def operations(self, layer: LayerData) -> float:
         """Floating-point operations of a step, about."""
-
-    def check(self, task: AbstractTask) -> None:
-        """Take every task."""
 
     def fit(self, layer: LayerData) -> FittedReading:
         """See `AbstractAnalysis.fit`."""

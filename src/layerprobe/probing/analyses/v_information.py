@@ -8,12 +8,11 @@ from typing import ClassVar, final
 
 import torch
 
-from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet, check_classes
+from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
 from layerprobe.probing.analyses.best_head import best_head
 from layerprobe.probing.analyses.code_length import by_code_length, code_length, unweighted_logistic
 from layerprobe.probing.features.row_blocks import picked_rows
 from layerprobe.probing.metrics.intervals import mean_interval
-from layerprobe.probing.tasks.task import AbstractTask
 
 
 @final
@@ -34,10 +33,7 @@ class VInformation(AbstractAnalysis):
     """
 
     name: ClassVar[str] = "v_information"
-
-    def check(self, task: AbstractTask) -> None:
-        """See `AbstractAnalysis.check`."""
-        check_classes(self.name, task)
+    needs_classes: ClassVar[bool] = True
 
     def fit(self, layer: LayerData) -> Reading:
         """See `AbstractAnalysis.fit`."""
