@@ -14,6 +14,17 @@ from layerprobe.report.papers.reference_curve import Reference, reference_table
 class DepthView:
     """Which error is drawn over depth, and over which published curve.
 
+    The reference is read at once, so that a mistake in its path is known before anything is computed.
+
+    Args:
+        error: `test`, or `train` for the samples that the heads were fitted to.
+        reference: A JSON file; see `Reference.read`.
+        figures: Whether a run draws its figures, which takes some seconds.
+
+    Raises:
+        ValueError: If the error is neither.
+        ReferenceCurveError: If the reference cannot be read.
+
     Attributes:
         error: The error.
         reference: The curve; None where there is none.
@@ -21,17 +32,6 @@ class DepthView:
     """
 
     def __init__(self, error: str = "test", reference: str | Path | None = None, figures: bool = True) -> None:
-        """Read the reference, so that a mistake in its path is known before anything is computed.
-
-        Args:
-            error: `test`, or `train` for the samples that the heads were fitted to.
-            reference: A JSON file; see `Reference.read`.
-            figures: Whether a run draws its figures, which takes some seconds.
-
-        Raises:
-            ValueError: If the error is neither.
-            ReferenceCurveError: If the reference cannot be read.
-        """
         if error not in ERRORS:
             raise ValueError(f"report.error={error!r}: there are {' and '.join(map(repr, ERRORS))}")
         self.error = ERRORS[error]

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from layerprobe.files.errors import DamagedFileError
 from layerprobe.files.parquet import read_parquet
-from layerprobe.results.arrow_tables import LATER, SchemaError
+from layerprobe.results.arrow_tables import LATER, ROWS, SchemaError
 from layerprobe.results.layer_parts import unfolded
 from layerprobe.types import MetricRecord, PathRecord, ProbeRecord
 
@@ -24,7 +24,6 @@ _NEEDED: dict[Kind, tuple[str, ...]] = {
     MetricRecord: ("checkpoint", "layer", "head", "test_set", "metric", "value"),
 }
 _COLUMN: dict[Kind, str] = {ProbeRecord: "record", PathRecord: "path", MetricRecord: "metrics"}
-_NO_ROWS: dict[Kind, pd.DataFrame] = {}
 _EMPTY: dict[type, object] = {str: "", int: 0, float: float("nan"), bool: False}
 
 
@@ -69,11 +68,7 @@ def read_any_version(file: Path, kind: Kind, parts: Iterable[Path] = ()) -> tupl
 
 def no_rows(kind: Kind) -> pd.DataFrame:
     """Return the columns of a record without any row."""
-    if kind not in _NO_ROWS:
-        hints = get_type_hints(kind)
-        columns = {field.name: pd.Series(dtype=_dtype(hints[field.name])) for field in fields(kind)}
-        _NO_ROWS[kind] = pd.DataFrame(columns)
-    return _NO_ROWS[kind].copy()
+    return ROWS[_COLUMN[kind]].empty_table().to_pandas()
 
 
 def read_correct(file: Path, parts: Iterable[Path] = (), *, by_test_set: bool = False) -> pd.DataFrame:
@@ -128,7 +123,3 @@ def _with_todays_meaning(table: pa.Table) -> pa.Table:
     """Leave out what earlier versions called selectivity: the difference to shuffled labels, not the control task."""
     outdated = {"selectivity"} & set(table.column_names) if "control_error" not in table.column_names else set()
     return table.drop_columns(sorted(outdated))
-
-
-def _dtype(kind: type) -> str:
-    return {str: "str", int: "int64", float: "float64", bool: "bool"}[kind]

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import replace
 
 import altair as alt
 import pandas as pd
 
 from layerprobe.report import style
-from layerprobe.report.charts.curves import Look, Y, curves, error_y
+from layerprobe.report.charts.curves import Look, curves, error_y
 from layerprobe.report.charts.layer_axis import layer_names
 from layerprobe.report.tidy import axis_top, tidy_results
 from layerprobe.results.baselines import without_baselines
 
 _NAMED = 12
 """So many layers have an entry of their own in the legend; more are a scale of depth."""
+CHOSEN_HEAD = {"size": alt.value(50), "stroke": alt.value("white")}
+"""The look of the head that validation chose, on the line of its path."""
 _LAYERS = 45
 _POINTS = 60
 _COLUMNS = ["place", "l2", "val_error", "position", "layer", "caption", "line", "selected", "status"]
@@ -57,10 +57,8 @@ def path_curve(path: pd.DataFrame) -> alt.ConcatChart:
             labels=i % columns == 0,
         )  # fmt: skip
         rows = alt.Chart(frame.loc[frame["caption"] == caption, _COLUMNS])
-        layers = path_lines(
-            rows, x, y, "val_error", Look(colour, ["line:N"]),
-            chosen=f"datum.selected && datum.val_error <= {top}", tooltip=_tooltip(),
-        )  # fmt: skip
+        look = Look(colour, ["line:N"], points={"tooltip": _tooltip(), **CHOSEN_HEAD})
+        layers = curves(rows, x, y, "val_error", look, marked=f"datum.selected && datum.val_error <= {top}")
         heading = alt.TitleParams(caption if len(captions) > 1 else "", fontSize=12, offset=8)
         panels.append(alt.layer(*layers).properties(width=width, height=250, title=heading))
     notes = [
@@ -74,34 +72,6 @@ def path_curve(path: pd.DataFrame) -> alt.ConcatChart:
         .properties(title=alt.TitleParams("Validation error over L2", subtitle=style.packed(notes, width * columns)))
         .configure(**style.theme())
     )
-
-
-def path_lines(
-    rows: alt.Chart,
-    x: alt.X,
-    y: Y,
-    error: str,
-    look: Look,
-    *,
-    chosen: str,
-    tooltip: Sequence[alt.Tooltip],
-) -> list[alt.Chart]:
-    """Draw validation error over L2: lines, and a point at the head that validation chose.
-
-    Args:
-        rows: A chart of rows, one for each head, with the fields that the encodings name.
-        x: The encoding of L2.
-        y: The vertical encoding, from `error_y`.
-        error: Field of the validation error.
-        look: How the paths are told apart, but for their points.
-        chosen: Which rows are the chosen heads, as an expression of Vega.
-        tooltip: What a chosen head says when it is pointed at.
-
-    Returns:
-        The layers, from the lowest to the uppermost.
-    """
-    points = {"tooltip": list(tooltip), "size": alt.value(50), "stroke": alt.value("white")}
-    return curves(rows, x, y, error, replace(look, points=points), marked=chosen)
 
 
 def _l2_axis(frame: pd.DataFrame, zero: float) -> alt.Axis:

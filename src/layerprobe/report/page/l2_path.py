@@ -7,7 +7,7 @@ import json
 import altair as alt
 
 from layerprobe.report.charts.curves import Look, curves, error_y
-from layerprobe.report.charts.l2_path import path_lines
+from layerprobe.report.charts.l2_path import CHOSEN_HEAD
 from layerprobe.report.layer_labels import clipped
 from layerprobe.report.page.frame import Frame
 from layerprobe.report.page.page_data import PageData
@@ -75,11 +75,9 @@ def l2_path(data: PageData, frame: Frame) -> alt.LayerChart:
     layers = [] if len(data.runs) == 1 else curves(together, x, y, "mean", look, interval=("low", "high"))
     width = alt.when(POINTED).then(alt.value(4)).otherwise(alt.value(1.8))
     line = {"strokeDash": dash, "strokeWidth": width, "opacity": faint(data)}
-    layers += path_lines(
-        base.transform_filter(f"!{mean} || {POINTED}"), x, y, "heads_error",
-        Look(colour, ["run:N", "checkpoint:N", "way:N"], line),
-        chosen="datum.place_in_path == datum.selected", tooltip=tooltip,
-    )  # fmt: skip
+    look = Look(colour, ["run:N", "checkpoint:N", "way:N"], line, {"tooltip": tooltip, **CHOSEN_HEAD})
+    each = base.transform_filter(f"!{mean} || {POINTED}")
+    layers += curves(each, x, y, "heads_error", look, marked="datum.place_in_path == datum.selected")
     return frame.chart(
         layers,
         280,
