@@ -27,7 +27,8 @@ def _drawn(seed: int = 0, n: int = 30) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _of(batches) -> str:
     fingerprint = Fingerprint()
-    assert len(list(fingerprint.watch(batches))) == len(batches)
+    for batch in batches:
+        fingerprint.update(batch)
     return fingerprint.digest()
 
 

@@ -36,6 +36,12 @@ class GpuBoxLauncher(Launcher):
 
     Each job is the command that runs it alone, in a process of its own that starts with `CUDA_VISIBLE_DEVICES` set.
     What it prints goes to `output.log` in its directory. A job that crashes or is killed loses itself only.
+
+    Args:
+        jobs_per_gpu: Jobs at a time on one GPU; 1/g for jobs of g GPUs.
+        devices: The GPUs to use; by default all that this process sees.
+        n_jobs: Jobs at a time where there is no GPU; by default one for every two CPUs. They share the threads.
+        lock_dir: Where the GPUs' locks are; by default the machine's folder for temporary files.
     """
 
     def __init__(
@@ -45,14 +51,6 @@ class GpuBoxLauncher(Launcher):
         n_jobs: int | None = None,
         lock_dir: str | None = None,
     ) -> None:
-        """Choose how the machine is shared out.
-
-        Args:
-            jobs_per_gpu: Jobs at a time on one GPU; 1/g for jobs of g GPUs.
-            devices: The GPUs to use; by default all that this process sees.
-            n_jobs: Jobs at a time where there is no GPU; by default one for every two CPUs. They share the threads.
-            lock_dir: Where the GPUs' locks are; by default the machine's folder for temporary files.
-        """
         self._jobs_per_gpu = jobs_per_gpu
         self._devices = None if devices is None else [str(device) for device in devices]
         self._n_jobs = n_jobs

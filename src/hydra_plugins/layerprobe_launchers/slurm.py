@@ -46,16 +46,14 @@ class SlurmLauncher(Launcher):
 
     A job that gets a warning saves, is requeued by submitit's handler and goes on in its directory, at most
     `max_num_timeout` times after a time limit. A job that fails is FAILED for SLURM too.
+
+    Args:
+        submitit_folder: Where the jobs' scripts and logs go; on a file system that all nodes see.
+        max_num_timeout: How often a job may go on after its time limit.
+        parameters: What submitit's SLURM executor takes: partition, account, timeout_min, mem_gb, gpus_per_node, …
     """
 
     def __init__(self, submitit_folder: str, max_num_timeout: int = 20, **parameters: Any) -> None:
-        """Choose what each job asks for.
-
-        Args:
-            submitit_folder: Where the jobs' scripts and logs go; on a file system that all nodes see.
-            max_num_timeout: How often a job may go on after its time limit.
-            parameters: What submitit's SLURM executor takes: partition, account, timeout_min, mem_gb, gpus_per_node, …
-        """
         self._folder = submitit_folder
         self._max_num_timeout = max_num_timeout
         self._parameters = {

@@ -40,16 +40,14 @@ class AbstractHead(ABC):
     was fitted), or what was recorded of the layer before. The network's weights may be others than those that the head
     was fitted to, such as those of another training step.
 
+    Args:
+        result: What probing the layer has left behind.
+
     Attributes:
         record: The layer's record: what the selected linear head is, and its errors.
     """
 
     def __init__(self, result: LayerResult) -> None:
-        """Take what predicts of a layer.
-
-        Args:
-            result: What probing the layer has left behind.
-        """
         self.record: ProbeRecord = result.record
         self._result = result
 

@@ -165,14 +165,13 @@ class ProbeHead(AbstractHead):
 
 
 class ProbeHeads(Mapping[LayerName, ProbeHead]):
-    """The heads of a network's layers, by the names of these; an alias is as good."""
+    """The heads of a network's layers, by the names of these; an alias is as good.
+
+    Args:
+        results: What probing each layer has left behind, in order of depth.
+    """
 
     def __init__(self, results: Sequence[LayerResult]) -> None:
-        """Take the heads.
-
-        Args:
-            results: What probing each layer has left behind, in order of depth.
-        """
         self._results = {result.record.layer: result for result in results}
         self._aliases = {
             alias: result.record.layer for result in results for alias in result.record.aliases.split(", ") if alias

@@ -31,18 +31,16 @@ from layerprobe.types import FeatureRecipe, LayerResult, ProbeRecord, named_clas
 class ReferenceHead(AbstractHead):
     """What an analysis such as `mlp` has fitted beside the linear head of a layer; see `AbstractHead`.
 
+    Args:
+        result: What probing the layer has left behind.
+        name: Name of the analysis.
+
     Attributes:
         name: Name of the analysis.
         record: As in `AbstractHead`; the reference's own errors are in `ProbeResults.metrics`.
     """
 
     def __init__(self, result: LayerResult, name: str) -> None:
-        """Take a reference of a layer.
-
-        Args:
-            result: What probing the layer has left behind.
-            name: Name of the analysis.
-        """
         super().__init__(result)
         self.name = name
         self._reference = result.references[name]
@@ -102,14 +100,13 @@ class ReferenceHead(AbstractHead):
 
 
 class ReferenceHeads(Mapping[str, ReferenceHead]):
-    """What was fitted beside the linear head of a layer and predicts, by the name of the analysis."""
+    """What was fitted beside the linear head of a layer and predicts, by the name of the analysis.
+
+    Args:
+        result: What probing the layer has left behind.
+    """
 
     def __init__(self, result: LayerResult) -> None:
-        """Take the references of a layer.
-
-        Args:
-            result: What probing the layer has left behind.
-        """
         self._result = result
 
     def __getitem__(self, name: str) -> ReferenceHead:

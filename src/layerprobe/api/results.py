@@ -35,16 +35,14 @@ class ProbeResults(pd.DataFrame):
 
     A DataFrame, so that whatever takes one takes it (`results["test_error"]`, `pd.concat`, plotting libraries); what
     is made of it is an ordinary DataFrame. It prints as the table that a run prints.
+
+    Args:
+        layers: What probing each layer has left behind, in order of depth.
     """
 
     _metadata: ClassVar[list[str]] = ["_layers"]
 
     def __init__(self, layers: Iterable[LayerResult] = ()) -> None:
-        """Lay out the results.
-
-        Args:
-            layers: What probing each layer has left behind, in order of depth.
-        """
         layers = tuple(layers)
         super().__init__(to_frame([layer.record for layer in layers]))  # type: ignore[call-arg]
         self._layers = layers

@@ -31,17 +31,16 @@ def logged_step(trainer: pl.Trainer) -> int:
 
 
 class OpenEpoch:
-    """The batches of a training epoch, as the trainer reads them."""
+    """The batches of a training epoch, as the trainer reads them.
+
+    Args:
+        trainer: A trainer in `on_train_start`.
+
+    Raises:
+        ValueError: Where the trainer has not opened its training data.
+    """
 
     def __init__(self, trainer: pl.Trainer) -> None:
-        """Find the batches of the epoch that a trainer is about to begin.
-
-        Args:
-            trainer: A trainer in `on_train_start`.
-
-        Raises:
-            ValueError: Where the trainer has not opened its training data.
-        """
         loop = trainer.fit_loop
         if loop._combined_loader is None or loop._data_fetcher is None:
             raise ValueError("the trainer has not opened its training data: call this in on_train_start")

@@ -20,16 +20,14 @@ class CorruptedDataset(Dataset[Any]):
     """The samples of a data set with their images corrupted, the same ones each time that they are read.
 
     What is drawn for a sample depends on the seed and its place alone, so neither order, batch nor worker changes it.
+
+    Args:
+        clean: Samples of (image, target), an image as a float tensor (c, h, w).
+        corruption: What is done to an image.
+        seed: Seed of what is drawn, one number or several.
     """
 
     def __init__(self, clean: Dataset[Any], corruption: AbstractCorruption, seed: int | Sequence[int] = 0) -> None:
-        """Read nothing yet.
-
-        Args:
-            clean: Samples of (image, target), an image as a float tensor (c, h, w).
-            corruption: What is done to an image.
-            seed: Seed of what is drawn, one number or several.
-        """
         self.clean = clean
         self.corruption = corruption
         self._seed = [seed] if isinstance(seed, int) else list(seed)
@@ -61,19 +59,17 @@ class CorruptedDataset(Dataset[Any]):
 class CorruptedDataModule(AbstractDataModule):
     """A data module of images with those of every split corrupted; the division into splits stays.
 
+    Args:
+        clean: The data module, whose loaders are over map-style data sets of (image, target).
+        corruption: What is done to an image.
+        seed: Seed of what is drawn; each split has draws of its own.
+
     Attributes:
         clean: The data module.
         corruption: What is done to an image.
     """
 
     def __init__(self, clean: pl.LightningDataModule, corruption: AbstractCorruption, seed: int = 0) -> None:
-        """Read nothing yet.
-
-        Args:
-            clean: The data module, whose loaders are over map-style data sets of (image, target).
-            corruption: What is done to an image.
-            seed: Seed of what is drawn; each split has draws of its own.
-        """
         super().__init__()
         self.clean = clean
         self.corruption = corruption

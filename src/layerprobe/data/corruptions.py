@@ -27,11 +27,6 @@ class AbstractCorruption(ABC):
     severity: int = 3
 
     def __post_init__(self) -> None:
-        """Check the severity.
-
-        Raises:
-            ValueError: If it is not 1, 2, 3, 4 or 5.
-        """
         if isinstance(self.severity, bool) or self.severity not in range(1, 6):
             raise ValueError(f"The severity of {type(self).__name__} is {self.severity!r}. Give 1, 2, 3, 4 or 5.")
 

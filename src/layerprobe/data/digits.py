@@ -20,6 +20,14 @@ class DigitsDataModule(AbstractInMemoryDataModule):
     """The 1,797 digits of scikit-learn's `load_digits`, 1 x 8 x 8, pixels in [-0.5, 0.5].
 
     The splits are stratified: every class has the same share of each, to within one sample.
+
+    Args:
+        val_size: Validation samples.
+        test_size: Test samples.
+        split_seed: Seed of the splits alone, so that runs with different seeds are tested on the same samples.
+        batch_size: Samples in a batch.
+        num_workers: Worker processes of each loader.
+        seed: Seed of the training order.
     """
 
     def __init__(
@@ -31,16 +39,6 @@ class DigitsDataModule(AbstractInMemoryDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        """Describe the splits.
-
-        Args:
-            val_size: Validation samples.
-            test_size: Test samples.
-            split_seed: Seed of the splits alone, so that runs with different seeds are tested on the same samples.
-            batch_size: Samples in a batch.
-            num_workers: Worker processes of each loader.
-            seed: Seed of the training order.
-        """
         super().__init__(10, batch_size, num_workers, partial(ShuffledOrder, seed=seed))
         self.val_size = val_size
         self.test_size = test_size

@@ -42,6 +42,17 @@ class AbstractImageDataModule(AbstractDataModule):
 
     What is held out or chosen has the classes in their shares, and is the same for every run seed.
 
+    Args:
+        train_size: Training images, as a number or a share of the data set that they are chosen from; by default
+            all that are left.
+        val_size: Validation images, likewise; by default all of a data set of their own, else a fifth of the
+            images, 10,000 at most.
+        test_size: Test images, likewise.
+        batch_size: Images in a batch.
+        num_workers: Worker processes of each loader.
+        split_seed: Seed of which images are chosen and held out.
+        seed: Seed of the training order.
+
     Attributes:
         n_classes: Number of classes, known after `setup`.
         batch_size: Images in a batch; the last one of an epoch may be smaller.
@@ -57,19 +68,6 @@ class AbstractImageDataModule(AbstractDataModule):
         split_seed: int,
         seed: int,
     ) -> None:
-        """Read nothing yet.
-
-        Args:
-            train_size: Training images, as a number or a share of the data set that they are chosen from; by default
-                all that are left.
-            val_size: Validation images, likewise; by default all of a data set of their own, else a fifth of the
-                images, 10,000 at most.
-            test_size: Test images, likewise.
-            batch_size: Images in a batch.
-            num_workers: Worker processes of each loader.
-            split_seed: Seed of which images are chosen and held out.
-            seed: Seed of the training order.
-        """
         super().__init__()
         self.batch_size = batch_size
         self.n_classes = 0

@@ -34,6 +34,19 @@ class ImageFolderDataModule(AbstractImageDataModule):
 
     What is held out or chosen has the classes in their shares, and is the same for every run seed.
 
+    Args:
+        root: The folder.
+        transform: Makes the network's input of a PIL image; by default `prescribed_transform()`.
+        train_size: Training images, as a number or a share of the folder that they are chosen from; by default all
+            that are left.
+        val_size: Validation images, likewise; by default all of a folder of their own, else a fifth of the images,
+            10,000 at most.
+        test_size: Test images, likewise.
+        batch_size: Images in a batch.
+        num_workers: Worker processes of each loader.
+        split_seed: Seed of which images are chosen and held out.
+        seed: Seed of the training order.
+
     Attributes:
         n_classes: Number of classes, known after `setup`.
         batch_size: Images in a batch; the last one of an epoch may be smaller.
@@ -51,21 +64,6 @@ class ImageFolderDataModule(AbstractImageDataModule):
         split_seed: int = 0,
         seed: int = 0,
     ) -> None:
-        """Read nothing yet.
-
-        Args:
-            root: The folder.
-            transform: Makes the network's input of a PIL image; by default `prescribed_transform()`.
-            train_size: Training images, as a number or a share of the folder that they are chosen from; by default all
-                that are left.
-            val_size: Validation images, likewise; by default all of a folder of their own, else a fifth of the images,
-                10,000 at most.
-            test_size: Test images, likewise.
-            batch_size: Images in a batch.
-            num_workers: Worker processes of each loader.
-            split_seed: Seed of which images are chosen and held out.
-            seed: Seed of the training order.
-        """
         super().__init__(train_size, val_size, test_size, batch_size, num_workers, split_seed, seed)
         self.root = Path(root).expanduser()
         self._transform = transform or prescribed_transform()

@@ -17,6 +17,12 @@ from layerprobe.types import Split
 class AbstractInMemoryDataModule(AbstractDataModule):
     """Batches of (input, class index) for the three splits; only the training loader shuffles.
 
+    Args:
+        n_classes: Number of classes.
+        batch_size: Samples in a batch.
+        num_workers: Worker processes of each loader.
+        training_order: Builds the order in which training samples are drawn, of their number.
+
     Attributes:
         n_classes: Number of classes.
         batch_size: Samples in a batch; the last one of an epoch may be smaller.
@@ -26,14 +32,6 @@ class AbstractInMemoryDataModule(AbstractDataModule):
     def __init__(
         self, n_classes: int, batch_size: int, num_workers: int, training_order: Callable[[int], Sampler[int]]
     ) -> None:
-        """Read nothing yet.
-
-        Args:
-            n_classes: Number of classes.
-            batch_size: Samples in a batch.
-            num_workers: Worker processes of each loader.
-            training_order: Builds the order in which training samples are drawn, of their number.
-        """
         super().__init__()
         self.n_classes = n_classes
         self.batch_size = batch_size

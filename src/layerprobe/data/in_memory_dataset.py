@@ -17,6 +17,14 @@ class InMemoryDataset(Dataset[Sample]):
 
     An input is `stored * scale + shift` as float32, so that a set of images may stay in memory as bytes.
 
+    The tensors are not copied.
+
+    Args:
+        stored: Inputs of any type.
+        targets: Class indices.
+        scale: Factor from stored values to inputs.
+        shift: Summand from scaled values to inputs.
+
     Attributes:
         stored: The inputs as they lie in memory.
         targets: Class indices, int64.
@@ -29,14 +37,6 @@ class InMemoryDataset(Dataset[Sample]):
         scale: float = 1.0,
         shift: float = 0.0,
     ) -> None:
-        """Take the tensors without copying them.
-
-        Args:
-            stored: Inputs of any type.
-            targets: Class indices.
-            scale: Factor from stored values to inputs.
-            shift: Summand from scaled values to inputs.
-        """
         self.stored = stored
         self.targets = targets.long()
         self._scale = scale

@@ -27,6 +27,15 @@ class MnistDataModule(AbstractInMemoryDataModule):
 
     Validation is the last `val_size` images of the training file, whatever the seed: every run is judged on the same
     images, and with 10,000 of them this is the customary 50,000 / 10,000 / 10,000.
+
+    Args:
+        root: Folder that holds `MNIST/raw`.
+        download: Whether to fetch the files if one is missing.
+        train_size: Training samples, the first of the training file; by default all but validation's.
+        val_size: Validation samples.
+        batch_size: Samples in a batch.
+        num_workers: Worker processes of each loader.
+        seed: Seed of the training order.
     """
 
     def __init__(
@@ -39,17 +48,6 @@ class MnistDataModule(AbstractInMemoryDataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        """Say where the files are.
-
-        Args:
-            root: Folder that holds `MNIST/raw`.
-            download: Whether to fetch the files if one is missing.
-            train_size: Training samples, the first of the training file; by default all but validation's.
-            val_size: Validation samples.
-            batch_size: Samples in a batch.
-            num_workers: Worker processes of each loader.
-            seed: Seed of the training order.
-        """
         super().__init__(10, batch_size, num_workers, partial(ShuffledOrder, seed=seed))
         self.seed = seed
         self.root = Path(root).expanduser()

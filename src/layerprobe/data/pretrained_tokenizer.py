@@ -22,7 +22,19 @@ _UNLIMITED = 1_000_000
 
 
 class PretrainedTokenizer:
-    """A tokenizer of the Hugging Face hub, or of a folder."""
+    """A tokenizer of the Hugging Face hub, or of a folder.
+
+    It is read when it is first used.
+
+    Args:
+        name: Name or folder.
+        revision: Commit, tag or branch; of a folder, the folder in it that is called so, if it has a tokenizer.
+        padding_side: Where shorter texts of a batch are filled up. On the left, batches have `position_ids` too,
+            which count tokens and not places, as in generation.
+        max_length: Tokens of a text at most; by default what the tokenizer says.
+        truncation: Whether a longer text is cut; it is refused otherwise.
+        special_tokens: Whether tokens such as `[CLS]` or a start of text are added.
+    """
 
     def __init__(
         self,
@@ -33,17 +45,6 @@ class PretrainedTokenizer:
         truncation: bool = False,
         special_tokens: bool = True,
     ) -> None:
-        """Describe the tokenizer; it is read when it is first used.
-
-        Args:
-            name: Name or folder.
-            revision: Commit, tag or branch; of a folder, the folder in it that is called so, if it has a tokenizer.
-            padding_side: Where shorter texts of a batch are filled up. On the left, batches have `position_ids` too,
-                which count tokens and not places, as in generation.
-            max_length: Tokens of a text at most; by default what the tokenizer says.
-            truncation: Whether a longer text is cut; it is refused otherwise.
-            special_tokens: Whether tokens such as `[CLS]` or a start of text are added.
-        """
         self.name = name
         self.revision = revision
         self.padding_side = padding_side

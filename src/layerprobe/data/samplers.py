@@ -14,15 +14,13 @@ class ShuffledOrder(Sampler[int]):
     It holds no random state: going through the loader once more, for a probe, changes nothing that training sees, and
     a resumed run sees what the uninterrupted one would have seen. Lightning calls `set_epoch`, as it does on a
     `DistributedSampler`.
+
+    Args:
+        n_samples: Length of a permutation.
+        seed: Any integer that is not negative.
     """
 
     def __init__(self, n_samples: int, seed: int) -> None:
-        """Start at epoch 0.
-
-        Args:
-            n_samples: Length of a permutation.
-            seed: Any integer that is not negative.
-        """
         self._n_samples = n_samples
         self._seed = seed
         self._epoch = 0
@@ -44,15 +42,13 @@ class RepeatedOrder(Sampler[int]):
     """All samples in their own order, again and again within one epoch.
 
     The repetition is the sampler's: the loader's `dataset` still holds each sample once.
+
+    Args:
+        n_samples: Length of one pass.
+        repeats: Passes in an epoch.
     """
 
     def __init__(self, n_samples: int, repeats: int) -> None:
-        """Take the length of one pass and their number.
-
-        Args:
-            n_samples: Length of one pass.
-            repeats: Passes in an epoch.
-        """
         self._n_samples = n_samples
         self._repeats = repeats
 
@@ -71,16 +67,14 @@ class ShardedOrder(DistributedSampler[int]):
 
     Process r of n draws the positions r, r + n, r + 2n, … of the order, begun again where it does not divide. That it
     is a `DistributedSampler` tells Lightning to leave it as it is: its own would forget the order that it replaces.
+
+    Args:
+        order: The order of all processes together.
+        rank: Number of this process.
+        n_ranks: How many there are; 1 for all of the order.
     """
 
     def __init__(self, order: Sampler[int], rank: int, n_ranks: int) -> None:
-        """Take an order apart.
-
-        Args:
-            order: The order of all processes together.
-            rank: Number of this process.
-            n_ranks: How many there are; 1 for all of the order.
-        """
         super().__init__(order, num_replicas=n_ranks, rank=rank, shuffle=False)  # type: ignore[arg-type]
         self._order = order
 

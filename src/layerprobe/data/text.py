@@ -28,7 +28,6 @@ class EncodedTexts(Dataset[tuple[Encoded, int]]):
     """Pairs of (token ids, class index)."""
 
     def __init__(self, encoded: Sequence[Encoded], targets: Sequence[int]) -> None:
-        """Take both, one entry for each text."""
         self.encoded = encoded
         self.targets = targets
 
@@ -54,6 +53,35 @@ class TextDataModule(AbstractDataModule):
 
     Texts go through these steps in order: columns and classes are chosen, at most so many of each class kept, noise
     put before each text, the text put into the template, all of them divided into splits, and tokenized.
+
+    Args:
+        table: Gives the rows.
+        tokenizer: Turns texts into token ids.
+        text: Column of the text, or several that are joined by a space.
+        label: Column of the label.
+        classes: Labels in the order of their class index; rows with any other label are left out. By default
+            every label, sorted.
+        group: Column whose equal values never straddle two splits.
+        remove: Regular expression; what it matches is taken out of each text column.
+        template: Prompt around each text, with `{text}` in its place.
+        noise: Strings of which one, drawn for each text, is put directly before it: `[aaa, bbb]`.
+        per_class: How many are kept of each class at most, the first ones.
+        balanced: Whether to draw from the larger classes as many as the smallest one has.
+        train_size: Share or number of training texts; by default all that are left.
+        val_size: Share or number of validation texts; 0 for no validation split.
+        test_size: Share or number of test texts.
+        stratified: Whether each split has the classes in the same shares; of no effect with groups.
+        split_seed: Seed of splits, balancing and noise, so that runs with different seeds see the same texts.
+        root: Folder that the table's path starts from.
+        batch_size: Texts in a batch.
+        num_workers: Worker processes of each loader.
+        seed: Seed of the training order.
+        spans: By name, a part of each text whose tokens `SpanToken` finds: the column that holds its words, of
+            which the first occurrence counts; or characters `[start, end]` of the text without noise and template,
+            as in a Python slice, `[null, null]` for all of it.
+
+    Raises:
+        ValueError: If the template has no place for the text.
     """
 
     def __init__(
@@ -80,37 +108,6 @@ class TextDataModule(AbstractDataModule):
         seed: int = 0,
         spans: Mapping[str, str | Sequence[int | None]] | None = None,
     ) -> None:
-        """Describe the data; they are read by `setup`.
-
-        Args:
-            table: Gives the rows.
-            tokenizer: Turns texts into token ids.
-            text: Column of the text, or several that are joined by a space.
-            label: Column of the label.
-            classes: Labels in the order of their class index; rows with any other label are left out. By default
-                every label, sorted.
-            group: Column whose equal values never straddle two splits.
-            remove: Regular expression; what it matches is taken out of each text column.
-            template: Prompt around each text, with `{text}` in its place.
-            noise: Strings of which one, drawn for each text, is put directly before it: `[aaa, bbb]`.
-            per_class: How many are kept of each class at most, the first ones.
-            balanced: Whether to draw from the larger classes as many as the smallest one has.
-            train_size: Share or number of training texts; by default all that are left.
-            val_size: Share or number of validation texts; 0 for no validation split.
-            test_size: Share or number of test texts.
-            stratified: Whether each split has the classes in the same shares; of no effect with groups.
-            split_seed: Seed of splits, balancing and noise, so that runs with different seeds see the same texts.
-            root: Folder that the table's path starts from.
-            batch_size: Texts in a batch.
-            num_workers: Worker processes of each loader.
-            seed: Seed of the training order.
-            spans: By name, a part of each text whose tokens `SpanToken` finds: the column that holds its words, of
-                which the first occurrence counts; or characters `[start, end]` of the text without noise and template,
-                as in a Python slice, `[null, null]` for all of it.
-
-        Raises:
-            ValueError: If the template has no place for the text.
-        """
         super().__init__()
         if template.count("{text}") != 1:
             raise ValueError(

@@ -26,6 +26,28 @@ class TorchvisionDataModule(AbstractImageDataModule):
     Validation is the data set's own where it has one, else held out of its training split, with the classes in their
     shares and the same for every run seed. Of a data set that torchvision does not divide, such as EuroSAT, test is
     held out likewise.
+
+    Args:
+        name: Name of a class of `torchvision.datasets`, such as `CIFAR10`.
+        root: The folder that this class takes.
+        download: Whether to fetch the files if one is missing.
+        splits: By the name that a split has here, the data set's own; `train` and `test` by default. Without `val`,
+            validation is held out of `train`; without `test`, so is the test split. Of a data set without splits,
+            both are.
+        options: Further arguments of the class, such as EMNIST's {split: letters}, which is which of its data sets.
+        transform: Makes the network's input of a PIL image; by default images are left as they are, with pixels
+            in [-0.5, 0.5].
+        train_size: Training images, as a number or a share; by default all that are left.
+        val_size: Validation images, likewise; by default all of a split of its own, else a fifth, 10,000 at most.
+        test_size: Test images, likewise; by default all.
+        batch_size: Images in a batch.
+        num_workers: Worker processes of each loader.
+        split_seed: Seed of which images are chosen and held out.
+        seed: Seed of the training order.
+
+    Raises:
+        ValueError: If torchvision has no such data set, or `splits` names another split than these, one that the
+            data set cannot have, or one of its splits twice.
     """
 
     def __init__(
@@ -44,30 +66,6 @@ class TorchvisionDataModule(AbstractImageDataModule):
         split_seed: int = 0,
         seed: int = 0,
     ) -> None:
-        """Read nothing yet.
-
-        Args:
-            name: Name of a class of `torchvision.datasets`, such as `CIFAR10`.
-            root: The folder that this class takes.
-            download: Whether to fetch the files if one is missing.
-            splits: By the name that a split has here, the data set's own; `train` and `test` by default. Without `val`,
-                validation is held out of `train`; without `test`, so is the test split. Of a data set without splits,
-                both are.
-            options: Further arguments of the class, such as EMNIST's {split: letters}, which is which of its data sets.
-            transform: Makes the network's input of a PIL image; by default images are left as they are, with pixels
-                in [-0.5, 0.5].
-            train_size: Training images, as a number or a share; by default all that are left.
-            val_size: Validation images, likewise; by default all of a split of its own, else a fifth, 10,000 at most.
-            test_size: Test images, likewise; by default all.
-            batch_size: Images in a batch.
-            num_workers: Worker processes of each loader.
-            split_seed: Seed of which images are chosen and held out.
-            seed: Seed of the training order.
-
-        Raises:
-            ValueError: If torchvision has no such data set, or `splits` names another split than these, one that the
-                data set cannot have, or one of its splits twice.
-        """
         super().__init__(train_size, val_size, test_size, batch_size, num_workers, split_seed, seed)
         kind = getattr(datasets, name, None)
         parameters = _parameters(kind) if isinstance(kind, type) else set()

@@ -18,6 +18,11 @@ class XorDataModule(AbstractInMemoryDataModule):
 
     Train, validation and test are the same four points: they are the whole problem. Nothing is shuffled.
 
+    Args:
+        repeats: Passes over the four points in one training epoch; with full batches, its gradient steps.
+        batch_size: Samples in a batch; 4 is full-batch gradient descent.
+        num_workers: Worker processes of each loader.
+
     Attributes:
         population: Tells probing that the test split is all that there is: its errors are exact, without an interval.
     """
@@ -25,13 +30,6 @@ class XorDataModule(AbstractInMemoryDataModule):
     population = True
 
     def __init__(self, repeats: int = 5000, batch_size: int = 4, num_workers: int = 0) -> None:
-        """Describe an epoch.
-
-        Args:
-            repeats: Passes over the four points in one training epoch; with full batches, its gradient steps.
-            batch_size: Samples in a batch; 4 is full-batch gradient descent.
-            num_workers: Worker processes of each loader.
-        """
         super().__init__(2, batch_size, num_workers, partial(RepeatedOrder, repeats=repeats))
 
     def read_splits(self) -> Mapping[Split, InMemoryDataset]:

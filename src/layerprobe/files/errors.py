@@ -13,18 +13,16 @@ class UnusableFileError(ValueError):
 class DamagedFileError(UnusableFileError):
     """A file that holds something else than it should.
 
+    Args:
+        path: The file.
+        problem: What was wanted and what was found.
+        next_step: What to do, where moving the file away is not all.
+
     Attributes:
         path: The file.
     """
 
     def __init__(self, path: Path, problem: str, next_step: str = "") -> None:
-        """Name the file and what to do about it.
-
-        Args:
-            path: The file.
-            problem: What was wanted and what was found.
-            next_step: What to do, where moving the file away is not all.
-        """
         super().__init__(f"{path} is damaged ({problem}).{f' {next_step}' if next_step else ''}")
         self.path = path
 

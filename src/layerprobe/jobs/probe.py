@@ -230,17 +230,15 @@ class Built:
 class Builder:
     """Builds networks and data of what their checkpoints and the command line say.
 
+    Args:
+        cfg: The configuration.
+
     Attributes:
         cfg: The configuration.
         resources: What probing may take.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
-        """Build nothing yet.
-
-        Args:
-            cfg: The configuration.
-        """
         self.cfg = cfg
         self.resources: Resources = hydra.utils.instantiate(resources_of(cfg.probe))
         self._data: tuple[Any, pl.LightningDataModule | None, Data] = (None, None, {})

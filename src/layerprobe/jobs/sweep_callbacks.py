@@ -27,15 +27,13 @@ class SweepTable(Callback):
     """Writes down how a sweep was started, and at its end prints what every job came to.
 
     It leaves with exit code 1 where a job is not done. Every job is a row of `sweep.csv`.
+
+    Args:
+        over: The key whose values are repetitions of one experiment.
+        yes_or_no: As for `sweep_table`; by default what it takes.
     """
 
     def __init__(self, over: str = "seed", yes_or_no: Sequence[str] | None = None) -> None:
-        """Choose what is averaged over.
-
-        Args:
-            over: The key whose values are repetitions of one experiment.
-            yes_or_no: As for `sweep_table`; by default what it takes.
-        """
         self._over = current_override(over)
         self._yes_or_no = yes_or_no
         self._claim = ExitStack()
@@ -113,17 +111,16 @@ class SweepTable(Callback):
 
 
 class SweepCurves(Callback):
-    """Draws every layer of every job of a sweep into one picture, `depth_curves.png` and `.svg`."""
+    """Draws every layer of every job of a sweep into one picture, `depth_curves.png` and `.svg`.
+
+    Args:
+        row: Key whose values are the rows of panels, such as `model`.
+        column: Key whose values are the columns, such as `model/activation`.
+        line: Key whose values are the lines of a panel, such as `model.depth`.
+        title: What the picture is to show.
+    """
 
     def __init__(self, row: str, column: str, line: str, title: str = "") -> None:
-        """Choose what tells the jobs apart.
-
-        Args:
-            row: Key whose values are the rows of panels, such as `model`.
-            column: Key whose values are the columns, such as `model/activation`.
-            line: Key whose values are the lines of a panel, such as `model.depth`.
-            title: What the picture is to show.
-        """
         self._keys = (current_override(row), current_override(column), current_override(line))
         self._title = title
 

@@ -19,6 +19,19 @@ class DeepConvNet(nn.Module):
     """`layers.0` to `layers.<depth - 1>`, each a 3 x 3 convolution and activation of one size, then `logits`.
 
     The scores are linear in the last layer: without an activation, the whole network is one linear map.
+
+    The weights are drawn from the global generator: seed it before.
+
+    Args:
+        input_shape: Channels, height and width of an input.
+        n_classes: Number of scores.
+        depth: Convolutions.
+        channels: Channels of each.
+        activation: What follows each convolution, copied for each; `torch.nn.Identity` leaves a linear network.
+        initialise: Draws a weight in place, such as `torch.nn.init.xavier_normal_`. Biases start at 0.
+
+    Raises:
+        ValueError: Where there is no layer or channel.
     """
 
     def __init__(
@@ -30,19 +43,6 @@ class DeepConvNet(nn.Module):
         activation: nn.Module,
         initialise: Callable[[Tensor], Any],
     ) -> None:
-        """Draw the weights from the global generator: seed it before.
-
-        Args:
-            input_shape: Channels, height and width of an input.
-            n_classes: Number of scores.
-            depth: Convolutions.
-            channels: Channels of each.
-            activation: What follows each convolution, copied for each; `torch.nn.Identity` leaves a linear network.
-            initialise: Draws a weight in place, such as `torch.nn.init.xavier_normal_`. Biases start at 0.
-
-        Raises:
-            ValueError: Where there is no layer or channel.
-        """
         super().__init__()
         if depth < 1 or channels < 1:
             raise ValueError(f"depth={depth}, channels={channels}: a network needs at least one layer of one channel")

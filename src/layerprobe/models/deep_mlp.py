@@ -26,6 +26,20 @@ class DeepMLP(nn.Module):
     With a_k the activation and h_-1 the flattened input,
 
         h_k = a_k(W_k (h_{k-1} + [k = t] h_s) + b_k),    scores = W h_{depth-1} + b.
+
+    The weights are drawn from the global generator: seed it before.
+
+    Args:
+        input_shape: Shape of one input, such as (1, 28, 28).
+        n_classes: Number of scores.
+        depth: Hidden layers.
+        width: Units of each.
+        activation: What follows each linear map, copied for each; `torch.nn.Identity` leaves a linear network.
+        skip: Layers s and t, t at least s + 2; None for a plain network.
+        initialise: Draws a weight in place, such as `torch.nn.init.xavier_normal_`. Biases start at 0.
+
+    Raises:
+        ValueError: Where there is no layer or unit, or the skip does not lead from one layer past another.
     """
 
     def __init__(
@@ -38,20 +52,6 @@ class DeepMLP(nn.Module):
         skip: Sequence[int] | None,
         initialise: Callable[[Tensor], Any],
     ) -> None:
-        """Draw the weights from the global generator: seed it before.
-
-        Args:
-            input_shape: Shape of one input, such as (1, 28, 28).
-            n_classes: Number of scores.
-            depth: Hidden layers.
-            width: Units of each.
-            activation: What follows each linear map, copied for each; `torch.nn.Identity` leaves a linear network.
-            skip: Layers s and t, t at least s + 2; None for a plain network.
-            initialise: Draws a weight in place, such as `torch.nn.init.xavier_normal_`. Biases start at 0.
-
-        Raises:
-            ValueError: Where there is no layer or unit, or the skip does not lead from one layer past another.
-        """
         super().__init__()
         if depth < 1 or width < 1:
             raise ValueError(f"depth={depth}, width={width}: a network needs at least one layer of one unit")

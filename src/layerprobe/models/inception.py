@@ -16,17 +16,15 @@ class InceptionWithAuxiliary(nn.Module):
     Whether the head runs is decided by the `training` flag of the outermost module alone, and that module has no
     batch normalisation or dropout of its own. So the flag is set for the duration of the call, while every module
     inside stays in the mode that it is in: the head, too, is evaluated with its running statistics.
+
+    Args:
+        network: Inception v3 with its auxiliary head.
+
+    Raises:
+        ValueError: If it was built without the head.
     """
 
     def __init__(self, network: Inception3) -> None:
-        """Take the network.
-
-        Args:
-            network: Inception v3 with its auxiliary head.
-
-        Raises:
-            ValueError: If it was built without the head.
-        """
         super().__init__()
         if not network.aux_logits:
             raise ValueError("This Inception v3 has no auxiliary head. Build it with aux_logits=True.")

@@ -23,6 +23,14 @@ Batch: TypeAlias = tuple[Shaped[Tensor, "n ..."], Int[Tensor, " n"]] | list[Tens
 class AbstractLearner(pl.LightningModule, ABC):
     """Trains an injected network on batches of (input, class index).
 
+    The optimizer is built when training starts.
+
+    Args:
+        network: The network to train.
+        optimizer: Builds the optimizer from `network.named_parameters()`.
+        scheduler: Builds the learning-rate schedule from the optimizer; it steps once an epoch.
+        loss: Mean loss of a batch.
+
     Attributes:
         network: The network; `forward` is its call and nothing else.
         loss: Mean loss of a batch, from outputs and targets.
@@ -35,14 +43,6 @@ class AbstractLearner(pl.LightningModule, ABC):
         scheduler: SchedulerFactory | None,
         loss: nn.Module,
     ) -> None:
-        """Take the parts; build the optimizer when training starts.
-
-        Args:
-            network: The network to train.
-            optimizer: Builds the optimizer from `network.named_parameters()`.
-            scheduler: Builds the learning-rate schedule from the optimizer; it steps once an epoch.
-            loss: Mean loss of a batch.
-        """
         super().__init__()
         self.network = network
         self.loss = loss

@@ -13,15 +13,16 @@ from layerprobe.models.regressor import Regressor
 
 @final
 class LinearRegression(nn.Sequential):
-    """One number as a linear function of the input: the layer `output`."""
+    """One number as a linear function of the input: the layer `output`.
+
+    The weights are drawn as `torch.nn.Linear` does, from the global generator.
+
+    Args:
+        n_inputs: Numbers in an input.
+        bias: Whether the function is affine.
+    """
 
     def __init__(self, n_inputs: int, bias: bool) -> None:
-        """Draw the weights as `torch.nn.Linear` does, from the global generator.
-
-        Args:
-            n_inputs: Numbers in an input.
-            bias: Whether the function is affine.
-        """
         super().__init__(OrderedDict(output=nn.Linear(n_inputs, 1, bias=bias)))
 
 

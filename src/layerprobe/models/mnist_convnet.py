@@ -14,15 +14,15 @@ class MnistConvNet(nn.Sequential):
 
     Weights start from a normal distribution with standard deviation 0.1, cut at two of them as TensorFlow does; biases
     start at 0 in the first convolution and at 0.1 elsewhere.
+
+    The weights are drawn from the global generator: seed it before.
+
+    Args:
+        n_classes: Number of scores.
+        dropout: Share of the last hidden layer's units that training leaves out.
     """
 
     def __init__(self, n_classes: int = 10, dropout: float = 0.5) -> None:
-        """Draw the weights from the global generator: seed it before.
-
-        Args:
-            n_classes: Number of scores.
-            dropout: Share of the last hidden layer's units that training leaves out.
-        """
         super().__init__(two_convolutions(5, 7, 512, n_classes, dropout))
         for name, parameter in self.named_parameters():
             if name.endswith(".weight"):

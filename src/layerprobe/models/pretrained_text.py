@@ -12,14 +12,13 @@ from layerprobe.models.pretrained import from_the_hub
 
 @final
 class TextModel(pl.LightningModule):
-    """A network of the package `transformers`, called with the tokenizer's outputs by name."""
+    """A network of the package `transformers`, called with the tokenizer's outputs by name.
+
+    Args:
+        model: A `PreTrainedModel`.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        """Take the network.
-
-        Args:
-            model: A `PreTrainedModel`.
-        """
         super().__init__()
         self.model = model
 

@@ -15,15 +15,13 @@ class VisionModel(nn.Module):
     """A network of the package `transformers`, called with a batch of images.
 
     Of a network for images and texts, such as CLIP, it is the part for images, unless that has class scores of its own.
+
+    Args:
+        model: A `PreTrainedModel`.
+        whole: Whether all of it is called with images, as a classifier is.
     """
 
     def __init__(self, model: nn.Module, whole: bool = False) -> None:
-        """Take the network.
-
-        Args:
-            model: A `PreTrainedModel`.
-            whole: Whether all of it is called with images, as a classifier is.
-        """
         super().__init__()
         part = None if whole else getattr(model, "vision_model", None)
         self.model: nn.Module = model if part is None else part

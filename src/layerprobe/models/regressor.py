@@ -16,6 +16,13 @@ class Regressor(AbstractLearner):
 
     Logs `train/loss`, `val/loss`, `test/loss` and `test/solved`: 1 where the test loss is below `solved_below`, else 0,
     so that its mean over seeds is the rate of success.
+
+    Args:
+        network: Maps a batch to one number for each sample (n 1).
+        optimizer: Builds the optimizer from named parameters.
+        scheduler: Builds the learning-rate schedule from the optimizer; it steps once an epoch.
+        loss: Mean loss of numbers and numbers, such as `torch.nn.MSELoss`.
+        solved_below: Test loss below which the task counts as solved.
     """
 
     def __init__(
@@ -26,15 +33,6 @@ class Regressor(AbstractLearner):
         loss: nn.Module,
         solved_below: float = 0.01,
     ) -> None:
-        """Take the parts.
-
-        Args:
-            network: Maps a batch to one number for each sample (n 1).
-            optimizer: Builds the optimizer from named parameters.
-            scheduler: Builds the learning-rate schedule from the optimizer; it steps once an epoch.
-            loss: Mean loss of numbers and numbers, such as `torch.nn.MSELoss`.
-            solved_below: Test loss below which the task counts as solved.
-        """
         super().__init__(network, optimizer, scheduler, loss)
         self.solved_below = solved_below
 

@@ -16,19 +16,19 @@ class XorNetwork(nn.Sequential):
     """One hidden layer: `hidden_preact`, `hidden`, `output` (Dalvi, "A Fresh Look at Nonlinearity in Deep Learning").
 
     With two ReLU units and no biases, ReLU(x1 - x2) + ReLU(x2 - x1) is exact.
+
+    The weights are drawn as `torch.nn.Linear` does, from the global generator.
+
+    Args:
+        width: Hidden units.
+        bias: Whether both linear layers have one.
+        activation: What stands between them; `torch.nn.Identity` leaves a linear network.
+
+    Raises:
+        ValueError: If there is no hidden unit.
     """
 
     def __init__(self, width: int, bias: bool, activation: nn.Module) -> None:
-        """Draw the weights as `torch.nn.Linear` does, from the global generator.
-
-        Args:
-            width: Hidden units.
-            bias: Whether both linear layers have one.
-            activation: What stands between them; `torch.nn.Identity` leaves a linear network.
-
-        Raises:
-            ValueError: If there is no hidden unit.
-        """
         if width < 1:
             raise ValueError(f"width={width}: the hidden layer needs at least one unit (model.width=2)")
         super().__init__(

@@ -7,7 +7,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -134,24 +133,23 @@ class SplitReader:
         self._targets.append(targets)
         if "control_task" in self._protocol.controls:
             self._keys.append(self._protocol.keys_of(batch))
-            if len(self._keys[-1]) != len(targets):
-                raise ValueError(
-                    f"A batch of the {self._split} split has {len(targets)} targets and {len(self._keys[-1])} keys of "
-                    "the control task. Each sample needs one: choose with `control_key` what has samples first."
-                )
+            self._check_number(len(targets), len(self._keys[-1]), "keys of the control task", "control_key")
         if self._named is not None:
             self._ids.append(_ids(self._named(batch)))
-            if len(self._ids[-1]) != len(targets):
-                raise ValueError(
-                    f"A batch of the {self._split} split has {len(targets)} targets and {len(self._ids[-1])} ids. Each "
-                    "sample needs one: choose with `sample_ids` what has samples first."
-                )
+            self._check_number(len(targets), len(self._ids[-1]), "ids", "sample_ids")
         if self._inputs is not None:
             self._inputs.update(inputs)
         if self._masked:
             masks, _ = masks_of(self._protocol, inputs, batch)
             self._masks.update({name: {"attention_mask": mask} for name, mask in masks.items()})
         return inputs, targets
+
+    def _check_number(self, n: int, found: int, of_what: str, option: str) -> None:
+        if found != n:
+            raise ValueError(
+                f"A batch of the {self._split} split has {n} targets and {found} {of_what}. Each sample needs one: "
+                f"choose with `{option}` what has samples first."
+            )
 
     @property
     def samples(self) -> int:
@@ -207,6 +205,16 @@ class ActivationRecorder:
     ```
 
     A layer that is not reached, changes its shape or holds NaN is among the problems, and dropped from the sink.
+
+    Args:
+        frozen: The network.
+        reductions: What to make of each layer, those of other processes among them where batches are shared.
+        protocol: Says how a batch is read.
+        sink: Where the features go, when their batch is through.
+        split: Name of the split.
+        contents: Whether to hash what the network is called with.
+        ways: As for `LayerReader`.
+        exchange: Shares the batches with other processes.
     """
 
     def __init__(
@@ -221,18 +229,6 @@ class ActivationRecorder:
         ways: dict[Site, Way] | None = None,
         exchange: AbstractExchange | None = None,
     ) -> None:
-        """Choose what is recorded.
-
-        Args:
-            frozen: The network.
-            reductions: What to make of each layer, those of other processes among them where batches are shared.
-            protocol: Says how a batch is read.
-            sink: Where the features go, when their batch is through.
-            split: Name of the split.
-            contents: Whether to hash what the network is called with.
-            ways: As for `LayerReader`.
-            exchange: Shares the batches with other processes.
-        """
         self._problems: dict[LayerName, str] = {}
         self._infinite: set[LayerName] = set()
         self._no_positions: dict[LayerName, str] = {}
@@ -259,9 +255,7 @@ class ActivationRecorder:
     def __enter__(self) -> ActivationRecorder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._found = BatchFindings()
         if kind is None:
             if self._waiting:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
@@ -48,16 +48,6 @@ class Fingerprint:
         self._place = self._read = 0
         self._n: int | None = None
         self._readable = True
-
-    def watch(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """Take in batches on their way.
-
-        Args:
-            batches: Batches of any make, samples first.
-        """
-        for batch in batches:
-            self.update(batch)
-            yield batch
 
     def update(self, batch: Any) -> None:
         """Take in the samples of a batch; one that cannot be read leaves them all without a fingerprint.

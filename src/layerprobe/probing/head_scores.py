@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,7 +53,7 @@ def score_test_sets(
         return head.heads.to(features.device).scores(standardised)
 
     for name, (features, targets, *_) in test.items():
-        scores = with_room(partial(scored), features, what=f"{what}, {name}")
+        scores = with_room(scored, features, what=f"{what}, {name}")
         if protocol.metric_names and isinstance(task, AbstractScoredTask):
             found = score_metrics(protocol.metric_names, task.scored(head.solver, scores, targets))
             for metric, (value, *ends) in found.items():

@@ -61,19 +61,17 @@ class FeatureKeeper:
     and, where it is by tokens, their mask. Targets, controls, heads, seeds of what is not random and the number of
     samples at a time have no part in it.
 
+    Args:
+        store: Where features are.
+        network: Hash of the network.
+        name: What to call it in a list.
+        device: Where features are wanted.
+
     Attributes:
         known: The splits, where they have been read without the network to find what is kept.
     """
 
     def __init__(self, store: FeatureStore, network: str, name: str, device: torch.device | None) -> None:
-        """See `open`.
-
-        Args:
-            store: Where features are.
-            network: Hash of the network.
-            name: What to call it in a list.
-            device: Where features are wanted.
-        """
         self._store, self._network, self._name = store, network, name
         self._device = torch.device("cpu") if device is None or device.type in WITHOUT_DOUBLE else device
         self.known: Mapping[Split, Recording] = {}

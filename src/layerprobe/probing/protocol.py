@@ -105,11 +105,6 @@ class ProbeProtocol:
     each_reducer: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a sweep with nothing in it, and values that cannot be.
-
-        Raises:
-            ValueError: Naming the field.
-        """
         object.__setattr__(self, "reducers", tuple(_flat(self.reducers)))  # a set of them counts as its members
         for name in ("layers", "reducers", "solvers", "l2", "seeds"):
             if not len(getattr(self, name)):

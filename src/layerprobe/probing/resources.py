@@ -35,11 +35,6 @@ class Resources:
     processes: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be.
-
-        Raises:
-            ValueError: Naming the field.
-        """
         if self.batch_size is not None and not (isinstance(self.batch_size, Integral) and self.batch_size >= 1):
             raise ValueError(f"`batch_size` of the probe is {self.batch_size}. Give a whole number of at least 1.")
         memory_budget(self.max_memory)

@@ -37,14 +37,13 @@ class Entry:
 
 
 class Ledger:
-    """Kept as `checkpoints.json` beside the results, so that a pair of (network, protocol) is probed once."""
+    """Kept as `checkpoints.json` beside the results, so that a pair of (network, protocol) is probed once.
+
+    Raises:
+        OtherResultsError: Where the file and its copy are damaged.
+    """
 
     def __init__(self, directory: Path) -> None:
-        """Read what there is.
-
-        Raises:
-            OtherResultsError: Where the file and its copy are damaged.
-        """
         self._file = Path(directory) / FILE
         self._entries: dict[str, Entry] = {}
         if self._file.exists():

@@ -14,15 +14,14 @@ FILE = "progress.json"
 
 
 class ProgressFile:
-    """Writes where a run is, at most every few seconds; what cannot be written is passed over."""
+    """Writes where a run is, at most every few seconds; what cannot be written is passed over.
+
+    Args:
+        directory: The directory.
+        every_n_seconds: Time between two writings.
+    """
 
     def __init__(self, directory: str | Path, every_n_seconds: float = 5.0) -> None:
-        """Choose the run's directory.
-
-        Args:
-            directory: The directory.
-            every_n_seconds: Time between two writings.
-        """
         self._file = Path(directory) / FILE
         self._every = every_n_seconds
         self._written = -every_n_seconds

@@ -43,7 +43,6 @@ class RunDirectory:
     """The directory of one run."""
 
     def __init__(self, path: str | Path) -> None:
-        """Name the directory; nothing is written yet."""
         self.path = Path(path)
 
     @property

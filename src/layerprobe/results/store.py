@@ -21,7 +21,6 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import pandas as pd
@@ -68,17 +67,17 @@ class ProbeStore:
 
     As a context manager it merges at the end of the block, also after an error.
     One process writes at a time; any number may read.
+
+    Nothing is written before the first `add` or `prepare`.
+
+    Args:
+        directory: The folder, usually `<run>/probes`.
+
+    Raises:
+        SchemaError: If the folder holds results of another schema.
     """
 
     def __init__(self, directory: str | Path) -> None:
-        """Open the results in a folder, or begin new ones; nothing is written before the first `add` or `prepare`.
-
-        Args:
-            directory: The folder, usually `<run>/probes`.
-
-        Raises:
-            SchemaError: If the folder holds results of another schema.
-        """
         self.directory = Path(directory)
         self._prepared = False
         self._records: dict[tuple[str, LayerName], ProbeRecord] = {}
@@ -92,9 +91,7 @@ class ProbeStore:
         """Return the store itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Merge what was added."""
         self.merge()
 

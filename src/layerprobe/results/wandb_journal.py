@@ -54,15 +54,16 @@ class WandbGuard:
 
 
 class WandbHistory:
-    """Logs rows to a run. Without a way to restart it, or where it logs nowhere, rows go to the run as they come."""
+    """Logs rows to a run. Without a way to restart it, or where it logs nowhere, rows go to the run as they come.
+
+    It takes up the history of a run, and logs again what earlier processes of it have logged in vain.
+
+    Args:
+        run: The run, going on.
+        restart: Starts a run under the same id, after wandb's own process has died.
+    """
 
     def __init__(self, run: Run, restart: Callable[[], Run] | None = None) -> None:
-        """Take up the history of a run, and log again what earlier processes of it have logged in vain.
-
-        Args:
-            run: The run, going on.
-            restart: Starts a run under the same id, after wandb's own process has died.
-        """
         self.run = run
         self._restart = restart if restart is not None and run.settings.mode in ("online", "offline") else None
         self._restarts = 0

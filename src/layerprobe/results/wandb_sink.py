@@ -38,14 +38,12 @@ class WandbSink:
     """Sends checkpoints' results to a run as charts, and the whole as a table, pictures and an artifact.
 
     Every key is defined by its exact name: that wins over the logger's own `*`, a second pattern does not.
+
+    Args:
+        run: A run of `wandb.init`, or `WandbLogger.experiment`; or its history, which survives a kill.
     """
 
     def __init__(self, run: Run | WandbHistory) -> None:
-        """Log to a run that is going on.
-
-        Args:
-            run: A run of `wandb.init`, or `WandbLogger.experiment`; or its history, which survives a kill.
-        """
         self._history = run if isinstance(run, WandbHistory) else WandbHistory(run)
         self._guarded = WandbGuard()
 
@@ -187,10 +185,7 @@ def finish_run(exit_code: int = 0, preempted: bool = False) -> None:
 
 
 def _digest(contents: Iterable[bytes]) -> str:
-    found = hashlib.sha256()
-    for content in contents:
-        found.update(content)
-    return found.hexdigest()
+    return hashlib.sha256(b"".join(contents)).hexdigest()
 
 
 def _plain_rows(frame: pd.DataFrame) -> list[Iterable[Any]]:

@@ -52,6 +52,29 @@ class ProbeCallback(LateCallback):
 
     Each checkpoint is written to `<directory>/checkpoints/<name>.ckpt` before it is probed; results go to
     `<directory>/probes`, layer by layer, and to the trainer's loggers.
+
+    Args:
+        protocol: The sweep that every checkpoint goes through; by default every layer, at most 1,024 features,
+            twelve L2 values.
+        resources: What probing may take: memory, disk, samples at a time.
+        before_training: Freeze the untrained network, as `initial`.
+        every_n_epochs: Freeze after every so many epochs, as `epoch_<n>`.
+        every_n_steps: Freeze after every so many optimizer steps, as `step_<n>`.
+        steps: Freeze after these optimizer steps, as `step_<n>`.
+        at_end: Freeze the network that training ends with, as `final`.
+        when: Probe as soon as a checkpoint is frozen (`now`) or all of them after training (`end`).
+        directory: Where checkpoints and results go; by default the trainer's log directory.
+        data: The splits to probe on, as `layerprobe.probe` takes them; by default those of the trainer's own data
+            module and loaders.
+        loaders: Which loader of a split to probe on, by split, where there are several; by default the first.
+            Several of test, as a list or by names, are several test sets.
+        tests: Further test sets that each head is read on, by name, as `layerprobe.probe` takes them.
+        config: The run's resolved configuration, kept in each checkpoint.
+        progress: Whether to show a progress bar; by default only on a terminal.
+
+    Raises:
+        TypeError: Where `protocol` or `resources` is something else.
+        ValueError: Where an interval is not positive, or `when` is neither `now` nor `end`.
     """
 
     def __init__(
@@ -72,31 +95,6 @@ class ProbeCallback(LateCallback):
         config: Config | None = None,
         progress: bool | None = None,
     ) -> None:
-        """Choose what is probed, and when.
-
-        Args:
-            protocol: The sweep that every checkpoint goes through; by default every layer, at most 1,024 features,
-                twelve L2 values.
-            resources: What probing may take: memory, disk, samples at a time.
-            before_training: Freeze the untrained network, as `initial`.
-            every_n_epochs: Freeze after every so many epochs, as `epoch_<n>`.
-            every_n_steps: Freeze after every so many optimizer steps, as `step_<n>`.
-            steps: Freeze after these optimizer steps, as `step_<n>`.
-            at_end: Freeze the network that training ends with, as `final`.
-            when: Probe as soon as a checkpoint is frozen (`now`) or all of them after training (`end`).
-            directory: Where checkpoints and results go; by default the trainer's log directory.
-            data: The splits to probe on, as `layerprobe.probe` takes them; by default those of the trainer's own data
-                module and loaders.
-            loaders: Which loader of a split to probe on, by split, where there are several; by default the first.
-                Several of test, as a list or by names, are several test sets.
-            tests: Further test sets that each head is read on, by name, as `layerprobe.probe` takes them.
-            config: The run's resolved configuration, kept in each checkpoint.
-            progress: Whether to show a progress bar; by default only on a terminal.
-
-        Raises:
-            TypeError: Where `protocol` or `resources` is something else.
-            ValueError: Where an interval is not positive, or `when` is neither `now` nor `end`.
-        """
         for name, given, kind in (("protocol", protocol, ProbeProtocol), ("resources", resources, Resources)):
             if not isinstance(given, kind | None):
                 raise TypeError(

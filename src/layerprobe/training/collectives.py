@@ -33,13 +33,14 @@ class Ranks:
 
     Messages go through gloo, on the CPU: agreeing once a batch never waits for a GPU's queue.
 
+    Every process makes it at the same point.
+
     Attributes:
         rank: The number of this process.
         size: How many there are.
     """
 
     def __init__(self) -> None:
-        """Join the others; every process calls it at the same point."""
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self._group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE) if several else None
         # What is swapped must not be taken for a message, which threads of their own may be waiting for.

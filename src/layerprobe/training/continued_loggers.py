@@ -33,15 +33,14 @@ log = logging.getLogger("layerprobe")
 
 
 class ContinuedCsvLogger(CSVLogger):
-    """Lightning's `CSVLogger`, whose file is kept when a run goes on; Lightning's own deletes it."""
+    """Lightning's `CSVLogger`, whose file is kept when a run goes on; Lightning's own deletes it.
+
+    Args:
+        save_dir: The run's directory.
+        name: The folder in it that holds `metrics.csv`.
+    """
 
     def __init__(self, save_dir: str | Path, name: str = "csv") -> None:
-        """Choose the directory.
-
-        Args:
-            save_dir: The run's directory.
-            name: The folder in it that holds `metrics.csv`.
-        """
         # Every row at once: what waits in memory is lost in a kill.
         super().__init__(save_dir, name=name, version="", flush_logs_every_n_steps=1)
 
@@ -132,7 +131,6 @@ class SteadyWandbLogger(WandbLogger):
     _hyper_parameters: dict[str, Any] | Namespace | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take what Lightning's logger takes."""
         super().__init__(*args, **kwargs)
         self._guarded = WandbGuard()
         wandb_options(self).pop("anonymous", None)  # wandb warns of it, even where nobody has chosen it
@@ -189,7 +187,6 @@ class ProbeLog:
     """Logs checkpoints as they are probed; never changes the loggers' own steps."""
 
     def __init__(self, loggers: Sequence[Logger]) -> None:
-        """Log to these."""
         start_runs(loggers)
         self._sinks = [
             WandbSink(logger.history if isinstance(logger, SteadyWandbLogger) else logger.experiment)

@@ -28,6 +28,13 @@ class PlaneCallback(LateCallback):
 
     The frames are `surface.parquet`, `points.parquet` and `hidden.parquet`; `report.toy.decision_surface` says what
     their columns are. The run is not changed.
+
+    Args:
+        directory: Where the frames are written.
+        resolution: Points of the grid along each axis.
+        margin: How far the grid reaches beyond the samples, in units of the input.
+        every_n_steps: Look after every so many optimizer steps, as `step_<n>`, the probes' name for it.
+        steps: Look after these optimizer steps.
     """
 
     def __init__(
@@ -38,15 +45,6 @@ class PlaneCallback(LateCallback):
         every_n_steps: int | None = None,
         steps: Sequence[int] = (),
     ) -> None:
-        """Choose the grid, and when to look beside the beginning and the end.
-
-        Args:
-            directory: Where the frames are written.
-            resolution: Points of the grid along each axis.
-            margin: How far the grid reaches beyond the samples, in units of the input.
-            every_n_steps: Look after every so many optimizer steps, as `step_<n>`, the probes' name for it.
-            steps: Look after these optimizer steps.
-        """
         self.directory = Path(directory)
         self.resolution = resolution
         self.margin = margin

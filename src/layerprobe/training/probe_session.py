@@ -43,6 +43,17 @@ class ProbeSession:
 
     Where a run has several processes, each has a session: they share the layers, and the first one writes and logs.
 
+    The results are opened at once, so that a directory that cannot be written costs nothing.
+
+    Args:
+        directory: The folder of the results.
+        loggers: Where results are logged.
+        resources: What probing may take.
+        ranks: The processes of the run; by default this one alone.
+        signals: Those that ask to stop, answered before the next layer; by default none is.
+        where: Told which layer of which checkpoint is being probed.
+        progress: Whether to show a progress bar; by default only on a terminal.
+
     Attributes:
         store: The results on disk.
         log: The loggers.
@@ -59,17 +70,6 @@ class ProbeSession:
         where: ProgressFile | None = None,
         progress: bool | None = None,
     ) -> None:
-        """Open the results, so that a directory that cannot be written costs nothing.
-
-        Args:
-            directory: The folder of the results.
-            loggers: Where results are logged.
-            resources: What probing may take.
-            ranks: The processes of the run; by default this one alone.
-            signals: Those that ask to stop, answered before the next layer; by default none is.
-            where: Told which layer of which checkpoint is being probed.
-            progress: Whether to show a progress bar; by default only on a terminal.
-        """
         self._ranks = ranks or Ranks()
         self.store = ProbeStore(directory)
         if self._ranks.is_first:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
 
 from tqdm import tqdm
 
 
 class ProbeProgress:
-    """Shows which stage of probing is going on and how far it is."""
+    """Shows which stage of probing is going on and how far it is.
+
+    Args:
+        title: What is probed.
+        enabled: Whether to show it; by default only where stderr is a terminal.
+    """
 
     def __init__(self, title: str, enabled: bool | None = None) -> None:
-        """Make a bar.
-
-        Args:
-            title: What is probed.
-            enabled: Whether to show it; by default only where stderr is a terminal.
-        """
         self._title = title
         self._enabled = sys.stderr.isatty() if enabled is None else enabled
         self._stage = ""
@@ -27,9 +25,7 @@ class ProbeProgress:
         """Start with no bar; the first report makes one."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Take the bar away, also after an error."""
         self._close()
 

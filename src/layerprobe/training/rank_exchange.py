@@ -6,7 +6,6 @@ import pickle
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -52,16 +51,14 @@ class RankExchange(AbstractExchange):
 
     A process that leaves, by an error or a signal, says so at the end of the round that the others are at; they leave
     with `OthersHaveLeft`, so that none waits for a batch that nobody runs.
+
+    Args:
+        ranks: All processes of the run, each of which fits layers.
+        owner: The rank that fits each layer.
+        device: Where this process's network is; None where it has no parameters.
     """
 
     def __init__(self, ranks: Ranks, owner: Mapping[LayerName, int], device: torch.device | None) -> None:
-        """Begin undecided.
-
-        Args:
-            ranks: All processes of the run, each of which fits layers.
-            owner: The rank that fits each layer.
-            device: Where this process's network is; None where it has no parameters.
-        """
         self.size, self.shares = ranks.size, None
         self._ranks, self._owner, self._device = ranks, owner, device
         self._is_over = False
@@ -69,7 +66,7 @@ class RankExchange(AbstractExchange):
     def __enter__(self) -> RankExchange:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, *_: object) -> None:
         if isinstance(error, Exception) and not self._is_over:
             with suppress(OthersHaveLeft, OtherProcessError):
                 self._swap(_Message(leaves=True))

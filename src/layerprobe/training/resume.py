@@ -46,17 +46,15 @@ class Guard(LateCallback):
     a training epoch, and the position of a loader whose order depends on anything but those generators and the epoch.
 
     It runs after the other callbacks, and so sees each as it is once a batch or an epoch is over.
+
+    Args:
+        path: The file to save to and to go on from.
+        every_n_seconds: Training time between two savings: what a kill without warning can cost at most.
     """
 
     place = SAVES
 
     def __init__(self, path: str | Path, every_n_seconds: float = 300.0) -> None:
-        """Choose where and how often.
-
-        Args:
-            path: The file to save to and to go on from.
-            every_n_seconds: Training time between two savings: what a kill without warning can cost at most.
-        """
         self.path = Path(path)
         self.every_n_seconds = every_n_seconds
         self.signals = StopSignals()

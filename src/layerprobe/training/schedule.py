@@ -25,11 +25,6 @@ class Schedule:
     at_end: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse intervals that are not positive.
-
-        Raises:
-            ValueError: Naming the field.
-        """
         for name in ("every_n_epochs", "every_n_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:

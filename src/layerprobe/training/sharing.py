@@ -22,7 +22,6 @@ from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, replace
 from threading import Event, RLock, Thread
-from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 from torch import nn
@@ -187,6 +186,12 @@ class Team:
 
     At the end of the block all know how the whole went. An error is raised in the first process, where it is reported,
     and the others leave quietly: with `SystemExit(0)`, since a launcher that sees one fail would kill the first.
+
+    Args:
+        ranks: The processes.
+        keep: Takes a result, in the first process, one at a time.
+        show: Told there how many layers are done, and of how many.
+        is_stopping: Tells there whether a signal has come.
     """
 
     def __init__(
@@ -196,14 +201,6 @@ class Team:
         show: Callable[[int, int], None],
         is_stopping: Callable[[], bool],
     ) -> None:
-        """Begin with nothing done.
-
-        Args:
-            ranks: The processes.
-            keep: Takes a result, in the first process, one at a time.
-            show: Told there how many layers are done, and of how many.
-            is_stopping: Tells there whether a signal has come.
-        """
         self._ranks, self._keep, self._show, self._is_stopping = ranks, keep, show, is_stopping
         self._has_read = Event()
         self._begun: dict[int, _Begun] = {}
@@ -308,9 +305,7 @@ class Team:
         except Exception:
             log.debug("The process of rank %d has ended.", rank)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, *_: object) -> None:
         """Wait for all, unless this process is made to leave at once.
 
         Raises:

@@ -20,7 +20,6 @@ class StopSignals:
     """Notes which of `WARNINGS` has come; a second Ctrl-C interrupts at once, as ever."""
 
     def __init__(self) -> None:
-        """Note nothing yet."""
         self.received = 0
         self._before: dict[int, Any] = {}
 
@@ -83,19 +82,17 @@ def leaving_on_sigterm() -> Iterator[None]:
 class Stopped(SystemExit):
     """A run that was asked to stop has saved what it had and leaves; the same command goes on from there.
 
+    Args:
+        number: The signal.
+        handler: Whatever handled SIGUSR2 before; under submitit, what requeues the job.
+        where: Where the run was stopped, and what it has saved.
+
     Attributes:
         signal: The number of the signal.
         where: Where the run was stopped, and what it has saved.
     """
 
     def __init__(self, number: int, handler: Any, where: str) -> None:
-        """Remember who has to be told.
-
-        Args:
-            number: The signal.
-            handler: Whatever handled SIGUSR2 before; under submitit, what requeues the job.
-            where: Where the run was stopped, and what it has saved.
-        """
         super().__init__(128 + number)
         self.signal = number
         self.where = where

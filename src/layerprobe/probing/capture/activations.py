@@ -33,6 +33,13 @@ class LayerReader:
 
     Those of a layer that has its samples in an order of the network's own come from a pass for each sample. The network
     runs on copies of the inputs, on its own device.
+
+    Args:
+        frozen: The network that they were discovered in.
+        layers: What to read.
+        same_shape: Whether a layer whose shape is not the one discovered is withheld. Without it, only the axis
+            over samples has to hold: sequences of another length are handed out as they are.
+        ways: The way to each function in the first batch, shared by the readers of a network's splits.
     """
 
     def __init__(
@@ -43,15 +50,6 @@ class LayerReader:
         same_shape: bool = True,
         ways: dict[Site, Way] | None = None,
     ) -> None:
-        """Choose the layers.
-
-        Args:
-            frozen: The network that they were discovered in.
-            layers: What to read.
-            same_shape: Whether a layer whose shape is not the one discovered is withheld. Without it, only the axis
-                over samples has to hold: sequences of another length are handed out as they are.
-            ways: The way to each function in the first batch, shared by the readers of a network's splits.
-        """
         self._frozen, self._same_shape = frozen, same_shape
         self._ways = {} if ways is None else ways
         self._layers: dict[Site, list[tuple[Layer, BatchAxis]]] = defaultdict(list)

@@ -44,6 +44,10 @@ _ABSENT = object()
 class Frozen:
     """A network that is frozen, with hooks on its modules.
 
+    Args:
+        network: The network as it was given, in eval mode.
+        hooks: Hooks on its modules.
+
     Attributes:
         hooks: The hooks, through which its passes run.
         network: The network, without wrappers.
@@ -51,12 +55,6 @@ class Frozen:
     """
 
     def __init__(self, network: nn.Module, hooks: Hooks) -> None:
-        """Keep the state that every stretch of passes begins with.
-
-        Args:
-            network: The network as it was given, in eval mode.
-            hooks: Hooks on its modules.
-        """
         self.hooks, self.network = hooks, hooks.network
         self.device = device_of(self.network)
         self._given = network

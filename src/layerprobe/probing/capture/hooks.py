@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from types import FunctionType, TracebackType
+from types import FunctionType
 from typing import Any, TypeAlias, no_type_check
 
 import torch
@@ -144,6 +144,10 @@ class Hooks:
 
     They do nothing but in a pass that `run` makes.
 
+    Args:
+        network: Any module.
+        context: Makes what each pass runs in.
+
     Attributes:
         network: The network, without wrappers.
         observer: Is told about the pass that is made; None between passes.
@@ -155,12 +159,6 @@ class Hooks:
     """
 
     def __init__(self, network: nn.Module, context: Context = nullcontext) -> None:
-        """Choose the network.
-
-        Args:
-            network: Any module.
-            context: Makes what each pass runs in.
-        """
         self.network = unwrap(network)
         self._context = context
         self._installed = ExitStack()
@@ -187,9 +185,7 @@ class Hooks:
             self._installed = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._installed.close()
 
     def run(
@@ -323,15 +319,14 @@ def _showing_heads(show: Callable[[torch.Tensor], None]) -> Callable[..., Any]:
 
 
 class SiteReader(AbstractObserver):
-    """Hands out the tensors at chosen sites, pass after pass, each at the moment that it is made."""
+    """Hands out the tensors at chosen sites, pass after pass, each at the moment that it is made.
+
+    Args:
+        hooks: The network's hooks.
+        sites: Where to look. Functions cost more than modules, and only their own modules pay for them.
+    """
 
     def __init__(self, hooks: Hooks, sites: Collection[Site]) -> None:
-        """Choose the sites.
-
-        Args:
-            hooks: The network's hooks.
-            sites: Where to look. Functions cost more than modules, and only their own modules pay for them.
-        """
         self._hooks = hooks
         self._sites = frozenset(sites)
         self._reads_input = any(site.function == INPUT for site in sites)

@@ -268,19 +268,18 @@ class Watched(AbstractKept):
 
 
 class StandIn:
-    """Puts a copy of an iterator into its place, and leaves the iterator itself alone."""
+    """Puts a copy of an iterator into its place, and leaves the iterator itself alone.
+
+    Args:
+        holder: A dictionary or a list.
+        key: Where the iterator is in it.
+        iterator: The iterator.
+
+    Raises:
+        TypeError: It cannot be copied.
+    """
 
     def __init__(self, holder: Any, key: Any, iterator: Iterator[Any]) -> None:
-        """Try to copy.
-
-        Args:
-            holder: A dictionary or a list.
-            key: Where the iterator is in it.
-            iterator: The iterator.
-
-        Raises:
-            TypeError: It cannot be copied.
-        """
         self.holder, self.key, self.iterator = holder, key, iterator
         copy_iterator(iterator)
 

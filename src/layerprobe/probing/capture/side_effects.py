@@ -69,17 +69,15 @@ class Snapshot:
     these, of parameters and of functions with `yield`, `restore` tells what has been changed. Not looked into are the
     items of a container of more than 2,000 containers or objects, live trainers, loggers, optimizers and threads, and
     objects of extensions that show nothing of themselves.
+
+    Args:
+        root: A network, or a source of data.
+        name: What it is called in messages.
+        each: Largest tensor or array to copy, in bytes; a module's own are copied whatever their size.
+        total: Bytes to copy in all, likewise.
     """
 
     def __init__(self, root: Any, name: str = "network", *, each: int = 64 * _MIB, total: int = 1024 * _MIB) -> None:
-        """Keep what can change.
-
-        Args:
-            root: A network, or a source of data.
-            name: What it is called in messages.
-            each: Largest tensor or array to copy, in bytes; a module's own are copied whatever their size.
-            total: Bytes to copy in all, likewise.
-        """
         self._root, self._name = root, name
         self._each, self._left = each, total
         self._kept: list[AbstractKept] = []

@@ -173,7 +173,6 @@ class AveragePool(AbstractChannelReducer):
     is_random: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse a budget that holds no feature."""
         _positive("max_features", self.max_features)
 
     def fit(self, shape: Shape, seed: int, sequence: TokenAxes = (), channel_axis: int | None = None) -> Reduction:
@@ -233,7 +232,6 @@ class RandomSubset(AbstractReducer):
     is_random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse an empty choice."""
         _positive("n_features", self.n_features)
 
     def fit(self, shape: Shape, seed: int, sequence: TokenAxes = (), channel_axis: int | None = None) -> Reduction:

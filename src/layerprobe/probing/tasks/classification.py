@@ -52,7 +52,6 @@ class Classification(AbstractScoredTask):
     )
 
     def __post_init__(self) -> None:
-        """Refuse weights that cannot be."""
         check_class_weight(self.class_weight)
 
     def check(self, solver: AbstractSolver) -> None:

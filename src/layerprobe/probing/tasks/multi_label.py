@@ -61,11 +61,6 @@ class MultiLabel(AbstractScoredTask):
     )
 
     def __post_init__(self) -> None:
-        """Refuse weights that cannot be.
-
-        Raises:
-            ValueError: Naming what is wrong.
-        """
         check_class_weight(self.class_weight)
         if isinstance(self.class_weight, Mapping) and (other := sorted(set(self.class_weight) - {0, 1})):
             raise ValueError(
