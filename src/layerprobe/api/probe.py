@@ -40,7 +40,8 @@ from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.multi_label import MultiLabel as MultiLabel
 from layerprobe.probing.tasks.regression import Regression
 from layerprobe.probing.tasks.task import AbstractTask
-from layerprobe.training.lightning_splits import of_population, splits_of
+from layerprobe.training.batch_hooks import with_batch_hooks
+from layerprobe.training.lightning_splits import is_datamodule, of_population, splits_of
 from layerprobe.training.progress_bar import ProbeProgress
 from layerprobe.types import LayerResult, named_classes
 
@@ -184,6 +185,8 @@ def probe(
     resources = Resources(batch_size, max_memory, keep=keep)
     splits = splits_of(data, network, seed=int(seed), tests=tests)
     protocol = of_population(protocol, data)
+    if is_datamodule(data):
+        protocol = with_batch_hooks(protocol, network, data)
     with ProbeProgress("Probing", progress) as bar:
         results = list(probe_checkpoint(network, splits, protocol, resources=resources, on_progress=bar))
     division = division_of(data, seed=int(seed))

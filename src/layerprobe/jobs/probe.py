@@ -40,6 +40,7 @@ from layerprobe.results.checkpoint_ledger import Entry
 from layerprobe.results.progress import ProgressFile
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
+from layerprobe.training.batch_hooks import with_batch_hooks
 from layerprobe.training.checkpoints import FrozenCheckpoint, file_hash, find_checkpoints, load
 from layerprobe.training.lightning_splits import of_population, splits_of_datamodule, with_tests
 from layerprobe.training.probe_session import ProbeSession, ProbingStopped, with_converted_inputs
@@ -321,4 +322,5 @@ class Builder:
         if getattr(network, "hf_device_map", None) is None and trainer.strategy.root_device.type != "cpu":
             network.to(trainer.strategy.root_device)
         protocol = of_population(hydra.utils.instantiate(protocol_of(self.cfg.probe)), datamodule)
+        protocol = with_batch_hooks(protocol, network, datamodule, trainer)
         return Built(network, datamodule, data, protocol, trainer.precision_plugin)

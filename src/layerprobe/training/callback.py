@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from layerprobe.files.errors import DamagedFileError, aside
-from layerprobe.probing.batches import Data, check_splits
+from layerprobe.probing.batches import Data, check_splits, undisturbed
 from layerprobe.probing.capture.freeze import check_initialised, random_states_kept
 from layerprobe.probing.capture.freeze import freeze as freeze_network
 from layerprobe.probing.data_adapters import named_tests
@@ -24,10 +24,18 @@ from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.results.config_identity import differing, identity
 from layerprobe.results.store import ProbeStore
+from layerprobe.training.batch_hooks import with_batch_hooks
 from layerprobe.training.callback_order import LateCallback
 from layerprobe.training.checkpoints import CONFIG_KEY, CheckpointError, FrozenCheckpoint, damage, freeze, load
 from layerprobe.training.collectives import Ranks
-from layerprobe.training.lightning_splits import Loaders, of_population, splits_of, splits_of_trainer, with_tests
+from layerprobe.training.lightning_splits import (
+    Loaders,
+    is_datamodule,
+    of_population,
+    splits_of,
+    splits_of_trainer,
+    with_tests,
+)
 from layerprobe.training.probe_session import ProbeSession, ProbingStopped
 from layerprobe.training.resume import Guard
 from layerprobe.training.schedule import Schedule
@@ -207,7 +215,9 @@ class ProbeCallback(LateCallback):
         if self._ended:
             self._take_up()
         if self._session is not None and self._data is not None and not (self.schedule.starts and self.when == "now"):
-            self._session.check_layers(pl_module, self._data, self.protocol, precision=trainer.precision_plugin)
+            self._session.check_layers(
+                pl_module, self._data, self._protocol(trainer, pl_module), precision=trainer.precision_plugin
+            )
         if self.when == "now":
             self._probe_waiting(trainer, pl_module)
         if self.schedule.starts and trainer.global_step == 0:
@@ -316,6 +326,14 @@ class ProbeCallback(LateCallback):
                 self._data = splits_of(self._given, pl_module, loaders=self._loaders, tests=self._tests)
         check_splits(self._data, needs_val=self.protocol.needs_val)
 
+    def _protocol(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> ProbeProtocol:
+        """The sweep, as the data ask for it."""
+        source = getattr(trainer, "datamodule", None) if self._given is None else self._given
+        protocol = of_population(self.protocol, source)
+        if self._given is None or is_datamodule(source):
+            protocol = with_batch_hooks(protocol, pl_module, source, trainer)
+        return protocol
+
     def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._probe_waiting(trainer, pl_module)
         if {info.name for info in self._frozen} != set(self._probed):
@@ -378,12 +396,13 @@ class ProbeCallback(LateCallback):
         """Probe what is not done; where a signal comes in between, the checkpoint is still to be probed."""
         whole = True
         if self._session is not None and self._data is not None:
-            source = getattr(trainer, "datamodule", None) if self._given is None else self._given
-            protocol = of_population(self.protocol, source)
+            protocol = self._protocol(trainer, pl_module)
             at = {"epoch": trainer.current_epoch, "step": trainer.global_step}
             precision = trainer.precision_plugin
+            hooked = protocol.inputs is not self.protocol.inputs
             try:
-                self._session.probe(pl_module, self._data, protocol, info, precision=precision, done=done, at=at)
+                with undisturbed(getattr(trainer, "datamodule", None) if hooked else None, "datamodule"):
+                    self._session.probe(pl_module, self._data, protocol, info, precision=precision, done=done, at=at)
                 if self._ranks.is_first:
                     self._session.log_checkpoint(info.name)
             except ProbingStopped:

@@ -65,7 +65,7 @@ def splits_of(
         loaders: As for `splits_of_datamodule`.
         tests: As for `with_tests`.
     """
-    if _is_datamodule(given):
+    if is_datamodule(given):
         return with_tests(splits_of_datamodule(given, loaders), tests, network)
     if isinstance(given, Mapping) and isinstance(several := given.get("test"), Mapping):
         given = {**given, "test": _own_tests(named_tests(several))}
@@ -91,7 +91,7 @@ def with_tests(data: Data, tests: Mapping[str, Any] | None, network: nn.Module |
 
 def _own_tests(tests: Mapping[str, Any]) -> dict[str, Any]:
     """Test sets with the test split of each data module in its place."""
-    found = {name: splits_of_datamodule(one) if _is_datamodule(one) else one for name, one in tests.items()}
+    found = {name: splits_of_datamodule(one) if is_datamodule(one) else one for name, one in tests.items()}
     for name, own in found.items():
         if own is not tests[name]:
             if "test" not in own:
@@ -100,7 +100,8 @@ def _own_tests(tests: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _is_datamodule(given: Any) -> bool:
+def is_datamodule(given: Any) -> bool:
+    """Whether it is a data module, of `pytorch_lightning`, `lightning` or with their methods."""
     return hasattr(given, "train_dataloader") and hasattr(given, "setup")
 
 
