@@ -344,3 +344,15 @@ def test_a_data_set_need_not_be_of_torch_s_class() -> None:
     [(x, y)] = sources_of({"train": Table()})["train"]
     assert (x.shape, y.tolist()) == ((20, 3), [0, 1] * 10)
     assert [len(part.dataset) for part in sources_of(Table()).values()] == [12, 4, 4]
+
+
+def test_heads_are_fitted_and_read_in_full_precision_inside_autocast() -> None:
+    data, net = made(), nn.Linear(5, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layerprobe.probe(net, data, l2=[1e-3, 1e-1], analyses="nearest_mean")
+        scores = found.heads["input"].decision_function(net, data["test"][0])
+        near = found.heads["input"].references["nearest_mean"].predict(net, data["test"][0])
+    expected = layerprobe.probe(net, data, l2=[1e-3, 1e-1], analyses="nearest_mean")
+    assert found["test_loss"][0] == expected["test_loss"][0]
+    assert torch.equal(scores, expected.heads["input"].decision_function(net, data["test"][0]))
+    assert torch.equal(near, expected.heads["input"].references["nearest_mean"].predict(net, data["test"][0]))

@@ -160,7 +160,7 @@ class ProbeHead(AbstractHead):
         if isinstance(features, Tensor):
             features = features.to(weight.dtype)
         standardised = StandardisedRows(features, Standardiser(mean, scale, torch.zeros_like(mean, dtype=torch.bool)))
-        with full_precision():
+        with torch.autocast(features.device.type, enabled=False), full_precision():
             return Heads(weight[None], bias[None]).scores(standardised)
 
 

@@ -76,7 +76,7 @@ class ReferenceHead(AbstractHead):
         train = None
         if self._reference.train_features is not None:
             train = StandardisedRows(self._train_features(self._reference.train_features, features), standardiser)
-        with full_precision():
+        with torch.autocast(features.device.type, enabled=False), full_precision():
             found: Tensor = known[self.name].scores(parts, StandardisedRows(features, standardiser), self._task, train)
         return found
 

@@ -260,6 +260,8 @@ def check_test_sets(targets: Mapping[Split, Tensor]) -> None:
             )  # fmt: skip
 
 
+@torch.autocast("cuda", enabled=False)
+@torch.autocast("cpu", enabled=False)
 @full_precision()
 def probe_layer(
     layer: Layer,
