@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -291,6 +292,17 @@ ABSENT = (
 def test_what_has_no_value_is_no_class_and_no_number(data: Any, message: str) -> None:
     with pytest.raises(TypeError, match=f"{message}.*Leave out samples without a value"):
         layerprobe.probe(nn.Linear(3, 2), data, l2=0.1)
+
+
+def test_a_list_with_something_that_is_no_target_names_it() -> None:
+    with pytest.raises(TypeError, match=r"a tuple of 2 \(ndarray, list, with the target None at 1\)"):
+        layerprobe.probe(nn.Linear(3, 2), _pair(targets=[0, None, *[1] * 58]), l2=0.1)
+
+
+@pytest.mark.parametrize("kind", [np.ones, torch.ones, lambda n: [1.0] * n])
+def test_samples_of_several_shapes_are_answered_with_a_message(kind: Callable[[int], Any]) -> None:
+    with pytest.raises(ValueError, match=r"a list of samples of several shapes(, \(1,\) and \(2,\))?\. Pad or crop"):
+        layerprobe.probe(nn.Linear(3, 2), _pair(inputs=[kind(1 + i % 2) for i in range(60)]), l2=0.1)
 
 
 def test_arrays_of_any_byte_order_and_width() -> None:

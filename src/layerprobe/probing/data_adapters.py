@@ -233,12 +233,26 @@ def _inputs(given: Any, n: int, dtype: torch.dtype) -> Any:
         return _tensor(_array(given), dtype)
     if isinstance(given, list | tuple) and given:
         of_samples = len(given) == n and not isinstance(given[0], Mapping | str)
-        if of_samples and all(isinstance(part, Tensor) for part in given):
-            return torch.stack(list(given))
         if of_samples:
-            return _tensor(np.asarray([_array(part) if _is_array(part) else part for part in given]), dtype)
+            return _stacked(given, dtype)
         return tuple(_inputs(part, n, dtype) for part in given)
     raise TypeError(f"The inputs are {_described(given)}. Give {ACCEPTED}.")
+
+
+def _stacked(given: Sequence[Any], dtype: torch.dtype) -> Tensor:
+    """One sample after the other as one tensor."""
+    try:
+        if all(isinstance(part, Tensor) for part in given):
+            return torch.stack(list(given))
+        found = np.asarray([_array(part) if _is_array(part) else part for part in given])
+    except (ValueError, RuntimeError) as error:
+        shapes = list(dict.fromkeys(str(tuple(part.shape)) for part in given if hasattr(part, "shape")))
+        such = f", {shapes[0]} and {shapes[1]}" if shapes[1:] else ""
+        raise ValueError(
+            f"The inputs are a list of samples of several shapes{such}. "
+            "Pad or crop them to one shape, or give a DataLoader whose `collate_fn` makes batches of them."
+        ) from error
+    return _tensor(found, dtype)
 
 
 def _targets(given: Any, words: Sequence[str] | None) -> Tensor:
@@ -307,5 +321,8 @@ def _parts(inputs: Any) -> list[Tensor]:
 def _described(given: Any) -> str:
     if isinstance(given, tuple | list):
         kinds = ", ".join(type(part).__name__ for part in given[:4]) + (", …" if len(given) > 4 else "")
+        if len(given) == 2 and isinstance(given[1], list | tuple):
+            odd = [i for i, value in enumerate(given[1]) if not _are_targets([value])]
+            kinds += f", with the target {given[1][odd[0]]!r} at {odd[0]}" if odd else ""
         return f"a {type(given).__name__} of {len(given)} ({kinds})"
     return "None" if given is None else f"a {type(given).__name__}"
