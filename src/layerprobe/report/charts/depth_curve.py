@@ -11,10 +11,10 @@ import pandas as pd
 from layerprobe.report import style
 from layerprobe.report.charts.baselines import baseline_lines, baseline_rows, control_lines, name_places
 from layerprobe.report.charts.beyond_linear import reader_lines, reader_names, readers
-from layerprobe.report.charts.checkpoint_legend import CheckpointLines
 from layerprobe.report.charts.curves import Y, curves, error_y
 from layerprobe.report.charts.layer_axis import LayerAxis, layer_names
 from layerprobe.report.charts.layered import layered
+from layerprobe.report.charts.line_legend import checkpoint_lines
 from layerprobe.report.charts.tooltips import result_tooltip
 from layerprobe.report.error_column import TEST_ERROR, ErrorColumn
 from layerprobe.report.papers.reference_curve import Reference
@@ -70,13 +70,12 @@ def depth_curve(
     beyond = [str(name) for name, value in (highest | least.to_dict()).items() if value > top]
     others = others[others["reader"].map(least) <= top]
 
-    told_apart = CheckpointLines.of(frame, width)
-    frame["colour"] = told_apart.colours
+    frame, look = checkpoint_lines(frame, width, result_tooltip("layer", "caption"))
     y = error_y(error.title, alt.Scale(domain=[0, top], nice=False))
     base = alt.Chart(frame[_COLUMNS])
     layers = [
         *curves(
-            base, x, y, error.column, told_apart.look(result_tooltip("layer", "caption")), interval=error.interval,
+            base, x, y, error.column, look, interval=error.interval,
             between=_compared_with(baselines, controls, others, top, x, y, width),
             marked=f"{axis.marked} && datum.{error.column} <= {top}",
             failed=bool(frame["test_error"].isna().any()),

@@ -9,10 +9,10 @@ import pandas as pd
 
 from layerprobe.formatting import number_text
 from layerprobe.report.charts.baselines import baseline_lines, baseline_rows
-from layerprobe.report.charts.checkpoint_legend import CheckpointLines
 from layerprobe.report.charts.curves import curves, error_y
 from layerprobe.report.charts.layer_axis import LayerAxis, layer_names
 from layerprobe.report.charts.layered import layered
+from layerprobe.report.charts.line_legend import checkpoint_lines
 from layerprobe.report.tidy import tidy_results
 from layerprobe.results.baselines import of_baselines, without_baselines
 
@@ -64,8 +64,6 @@ def information_curve(metrics: pd.DataFrame, figure: Figure = V_INFORMATION) -> 
     ends = zip(frame["low"], frame["high"], strict=True)
     frame["interval"] = [_interval(low, high) for low, high in ends]
     axis = LayerAxis.of(layer_names(frame), frame["layer"])
-    lines = CheckpointLines.of(frame, axis.width)
-    frame["colour"] = lines.colours
 
     known = rows_of(metrics, figure.analysis, figure.baseline)["value"].round(4).unique().tolist()
     beside = {f"{figure.baseline_name} {value:.2f}": value for value in sorted(known)}
@@ -81,10 +79,11 @@ def information_curve(metrics: pd.DataFrame, figure: Figure = V_INFORMATION) -> 
         alt.Tooltip("text:N", title=figure.axis),
         alt.Tooltip("interval:N", title="95% interval"),
     ]
+    frame, look = checkpoint_lines(frame, axis.width, tooltip)
     columns = ["position", "caption", "colour", "layer", "depth", "value", "low", "high", "text", "interval"]
     panel = alt.Chart(baseline_rows(beside, (bottom, top), _HEIGHT))
     layers = curves(
-        alt.Chart(frame[columns]), axis.x, y, "value", lines.look(tooltip), interval=("low", "high"),
+        alt.Chart(frame[columns]), axis.x, y, "value", look, interval=("low", "high"),
         band="isValid(datum.low)", between=baseline_lines(panel, y, axis.width), marked=axis.marked,
     )  # fmt: skip
     return layered(layers, axis.width, _HEIGHT, figure.title, [figure.note])

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
 
 import altair as alt
 import pandas as pd
 
 from layerprobe.formatting import number_text
 from layerprobe.report import style
-from layerprobe.report.charts.curves import Look, Y, curves
+from layerprobe.report.charts.curves import Y, curves
 from layerprobe.report.charts.layer_axis import LayerAxis
 from layerprobe.report.charts.layered import layered
+from layerprobe.report.charts.line_legend import legend_of, look_of
 
 _HEIGHT = 300
 
@@ -42,38 +41,27 @@ def named_curves(
         band: What chance comes to, in the columns `position`, `value` (or NaN), `low` and `high`.
         percent: Whether the figures are shares.
     """
-    look = style.lines([False] * len(names))
+    lines = style.lines([False] * len(names))
     # A style's last line is its most conspicuous one.
-    colours, fills, dashes, shapes = (each[::-1] for each in (look.colours, look.fills, look.dashes, look.shapes))
+    lines = style.Lines(lines.colours[::-1], lines.fills[::-1], lines.dashes[::-1], lines.shapes[::-1])
     axis = LayerAxis.of(labels, rows["layer"])
     form = ".2%" if percent else ".4g"
     shown = rows.assign(
-        colour=rows["line"].map(dict(zip(names, colours, strict=True))),
+        colour=rows["line"].map(dict(zip(names, lines.colours, strict=True))),
         text=[number_text(value, form) for value in rows["value"]],
         interval=[
             "–" if low != low else f"{number_text(low, form)} to {number_text(high, form)}"
             for low, high in zip(rows["low"], rows["high"], strict=True)
         ],
     )[["line", "layer", "position", "value", "low", "high", "colour", "text", "interval"]]
-    scale = partial(alt.Scale, domain=list(names))
-    columns = 2 if 2 * (6.0 * max(map(len, names)) + 40) <= axis.width else 1
-    legend = alt.Legend(title=None, orient="top", direction="horizontal", columns=columns, columnPadding=18, offset=8)
-    pattern: Any = alt.when(alt.datum.line == names[0]).then(alt.value(dashes[0]))
-    for name, dash in zip(names[1:], dashes[1:], strict=True):
-        pattern = pattern.when(alt.datum.line == name).then(alt.value(dash))
     layers: list[alt.Chart] = []
     if band is not None and len(band):
         chance = alt.Chart(band[["position", "value", "low", "high"]]).encode(x=axis.x)
         layers.append(chance.mark_area(color=style.QUIET, opacity=0.16, aria=False).encode(y=y("low"), y2="high:Q"))
-    points = {
-        "stroke": alt.Stroke("line:N", scale=scale(range=colours), legend=legend),
-        "fill": alt.Fill("line:N", scale=scale(range=fills), legend=legend),
-        "shape": alt.Shape("line:N", scale=scale(range=shapes), legend=legend),
-        "tooltip": [
-            alt.Tooltip("line:N", title="of"), alt.Tooltip("layer:N"), alt.Tooltip("text:N", title="figure"),
-            alt.Tooltip("interval:N", title="95% interval"),
-        ],
-    }  # fmt: skip
-    apart = Look(alt.Color("colour:N", scale=None), ["line:N"], {"strokeDash": pattern}, points)
-    lines = curves(alt.Chart(shown), axis.x, y, "value", apart, interval=("low", "high"), marked=axis.marked)
-    return layered([*layers, *lines], axis.width, _HEIGHT, heading, notes, room=380)
+    tooltip = [
+        alt.Tooltip("line:N", title="of"), alt.Tooltip("layer:N"), alt.Tooltip("text:N", title="figure"),
+        alt.Tooltip("interval:N", title="95% interval"),
+    ]  # fmt: skip
+    look = look_of("line", names, lines, legend_of(names, axis.width, most=2), tooltip)
+    layers += curves(alt.Chart(shown), axis.x, y, "value", look, interval=("low", "high"), marked=axis.marked)
+    return layered(layers, axis.width, _HEIGHT, heading, notes, room=380)
