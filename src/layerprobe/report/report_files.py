@@ -64,18 +64,7 @@ def write_report(
     for run, name in zip(comparison.runs, comparison.names, strict=True):
         if len(animations) < _MOST_ANIMATIONS and (spec := animation(run)) is not None:
             animations[name] = spec
-    tables = transfers(comparison.runs)
-    carried: dict[str, AnyChart] = {
-        f"transfer_{safe_name(name)}" if name else "transfer": transfer_map(table) for name, table in tables.items()
-    }
-    several: list[tuple[str, pd.DataFrame]] = []
-    if not carried:
-        lines = {name: test_set_lines(run) for run, name in zip(comparison.runs, comparison.names, strict=True)}
-        several = [(name, rows) for name, rows in lines.items() if rows is not None]
-        carried = {f"test_sets_{safe_name(name)}": depth_curve(rows) for name, rows in several[:_MOST_CURVES]}
-    captions = list(tables) or [name for name, _ in several]
-    specs = map(specification, carried.values())
-    on_page = list(zip(captions, map(following_theme, specs) if tables else specs, strict=False))
+    carried, on_page = _between_test_sets(comparison)
     drawn = page_data(comparison)
     write_bytes(out, page(comparison, list(animations.items()), renew, on_page, drawn).encode())
     yield out
@@ -98,6 +87,20 @@ def write_report(
         for run, name in zip(comparison.runs, comparison.names, strict=True):
             if name in animations:
                 yield from write_gif(run, folder / f"animation_{safe_name(name)}.gif")
+
+
+def _between_test_sets(comparison: Comparison) -> tuple[dict[str, AnyChart], list[tuple[str, dict[str, Any]]]]:
+    """Maps of the transfer between data sets, or the curves of each run's test sets: files, and the page's charts."""
+    charts: dict[str, AnyChart]
+    if tables := transfers(comparison.runs):
+        charts = {
+            f"transfer_{safe_name(name)}" if name else "transfer": transfer_map(table) for name, table in tables.items()
+        }
+        return charts, [(n, following_theme(specification(c))) for n, c in zip(tables, charts.values(), strict=False)]
+    lines = {name: test_set_lines(run) for run, name in zip(comparison.runs, comparison.names, strict=True)}
+    several = [(name, rows) for name, rows in lines.items() if rows is not None][:_MOST_CURVES]
+    charts = {f"test_sets_{safe_name(name)}": depth_curve(rows) for name, rows in several}
+    return charts, [(n, specification(c)) for (n, _), c in zip(several, charts.values(), strict=False)]
 
 
 def _difference(comparison: Comparison, pair: Sequence[str]) -> tuple[list[str], list[AnyChart]]:
