@@ -71,24 +71,14 @@ def examples_of(
     columns = [text] if isinstance(text, str) else list(text)
     spans = spans or {}
     parts_of_text = [column for column in spans.values() if isinstance(column, str)]
-    for option, names in (
-        ("text", columns), ("label", [label]), ("group", [group] if group else []), ("spans.NAME", parts_of_text)
-    ):  # fmt: skip
+    given = {"text": columns, "label": [label], "group": [group] if group else [], "spans.NAME": parts_of_text}
+    for option, names in given.items():
         for name in names:
             if name not in table.columns:
                 found = ", ".join(map(str, table.columns))
                 raise DataError(f"There is no column {name!r}: found {found}. Choose one of them with data.{option}=…")
     labels = table[label].where(table[label].notna(), "").map(str).to_numpy()
-    named = tuple(map(str, classes)) if classes is not None else tuple(sorted(set(labels) - {""}))
-    known = set(labels)
-    if missing := [name for name in named if name not in known]:
-        some = ", ".join(repr(value) for value in sorted(known)[:8])
-        raise DataError(f"The column {label!r} has no label {missing[0]!r}: found {some}. Choose with data.classes=[…]")
-    if len(named) < 2:
-        raise DataError(
-            f"The column {label!r} has {f'one class only, {named[0]!r}' if named else 'no label'}. A probe tells at "
-            "least two classes apart: give a table or data.classes with more."
-        )
+    named = _classes(labels, label, classes)
 
     def words(column: str) -> pd.Series:
         part = table[column].fillna("").map(str)
@@ -116,6 +106,21 @@ def examples_of(
             for name, where in spans.items()
         },
     )
+
+
+def _classes(labels: np.ndarray, label: str, chosen: Sequence[object] | None) -> tuple[str, ...]:
+    """The classes in their order, at least two, all of which some row has."""
+    known = set(labels)
+    named = tuple(map(str, chosen)) if chosen is not None else tuple(sorted(known - {""}))
+    if missing := [name for name in named if name not in known]:
+        some = ", ".join(repr(value) for value in sorted(known)[:8])
+        raise DataError(f"The column {label!r} has no label {missing[0]!r}: found {some}. Choose with data.classes=[…]")
+    if len(named) < 2:
+        raise DataError(
+            f"The column {label!r} has {f'one class only, {named[0]!r}' if named else 'no label'}. A probe tells at "
+            "least two classes apart: give a table or data.classes with more."
+        )
+    return named
 
 
 def _ends(name: str, rows: np.ndarray, texts: np.ndarray, where: pd.Series | Sequence[int | None]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,12 +22,13 @@ _UNLIMITED = 1_000_000
 """A tokenizer that knows no limit says a number far beyond this."""
 
 
+@dataclass(eq=False)
 class PretrainedTokenizer:
     """A tokenizer of the Hugging Face hub, or of a folder.
 
     It is read when it is first used.
 
-    Args:
+    Attributes:
         name: Name or folder.
         revision: Commit, tag or branch; of a folder, the folder in it that is called so, if it has a tokenizer.
         padding_side: Where shorter texts of a batch are filled up. On the left, batches have `position_ids` too,
@@ -36,21 +38,12 @@ class PretrainedTokenizer:
         special_tokens: Whether tokens such as `[CLS]` or a start of text are added.
     """
 
-    def __init__(
-        self,
-        name: str,
-        revision: str | None = None,
-        padding_side: Literal["right", "left"] = "right",
-        max_length: int | None = None,
-        truncation: bool = False,
-        special_tokens: bool = True,
-    ) -> None:
-        self.name = name
-        self.revision = revision
-        self.padding_side = padding_side
-        self.max_length = max_length
-        self.truncation = truncation
-        self.special_tokens = special_tokens
+    name: str
+    revision: str | None = None
+    padding_side: Literal["right", "left"] = "right"
+    max_length: int | None = None
+    truncation: bool = False
+    special_tokens: bool = True
 
     @cached_property
     def tokenizer(self) -> Any:

@@ -24,12 +24,12 @@ from layerprobe.types import Split
 TextBatch = tuple[dict[str, Int[Tensor, "n t"]], Int[Tensor, " n"]]
 
 
+@dataclass(frozen=True, eq=False)
 class EncodedTexts(Dataset[tuple[Encoded, int]]):
     """Pairs of (token ids, class index)."""
 
-    def __init__(self, encoded: Sequence[Encoded], targets: Sequence[int]) -> None:
-        self.encoded = encoded
-        self.targets = targets
+    encoded: Sequence[Encoded]
+    targets: Sequence[int]
 
     def __len__(self) -> int:
         """Count the texts."""
