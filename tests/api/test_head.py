@@ -353,7 +353,6 @@ class Scaled(AbstractReducer):
 
     factor: Any
     name: ClassVar[str] = "scaled_for_heads"
-    is_random: ClassVar[bool] = False
 
     def fit(self, shape: Any, seed: int, sequence: Any = (), channel_axis: int | None = None) -> Reduction:
         found = Flatten().fit(shape, seed)

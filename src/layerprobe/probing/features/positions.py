@@ -43,7 +43,6 @@ class Positions(AbstractReducer):
 
     n: int
     name: ClassVar[str] = "positions"
-    is_random: ClassVar[bool] = False
 
     def fit(self, shape: Shape, seed: int, sequence: TokenAxes = (), channel_axis: int | None = None) -> Reduction:
         """See `AbstractReducer.fit`."""

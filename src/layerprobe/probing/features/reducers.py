@@ -78,7 +78,7 @@ class AbstractReducer(ABC):
     """Makes feature vectors of a layer's activations."""
 
     name: ClassVar[str]
-    is_random: ClassVar[bool]
+    is_random: ClassVar[bool] = False
     """Whether the probe's seed changes the features."""
 
     @abstractmethod
@@ -147,7 +147,6 @@ class Flatten(AbstractReducer):
     """Every unit of the layer is a feature."""
 
     name: ClassVar[str] = "flatten"
-    is_random: ClassVar[bool] = False
 
     def fit(self, shape: Shape, seed: int, sequence: TokenAxes = (), channel_axis: int | None = None) -> Reduction:
         """See `AbstractReducer.fit`."""
@@ -170,7 +169,6 @@ class AveragePool(AbstractChannelReducer):
     max_features: int = 1024
     channel_axis: int | Mapping[str, int] | None = field(default=None, hash=False)
     name: ClassVar[str] = "average_pool"
-    is_random: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _positive("max_features", self.max_features)
@@ -205,7 +203,6 @@ class ChannelMean(AbstractChannelReducer):
 
     channel_axis: int | Mapping[str, int] | None = field(default=None, hash=False)
     name: ClassVar[str] = "channel_mean"
-    is_random: ClassVar[bool] = False
 
     def fit(self, shape: Shape, seed: int, sequence: TokenAxes = (), channel_axis: int | None = None) -> Reduction:
         """See `AbstractReducer.fit`."""

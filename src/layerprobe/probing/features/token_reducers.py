@@ -93,7 +93,6 @@ class LastToken(AbstractOneToken):
     """The last token that is no padding, as Jin et al. (2024) do."""
 
     name: ClassVar[str] = "last_token"
-    is_random: ClassVar[bool] = False
     phrase: ClassVar[str] = "last token"
     index: int = field(default=-1, init=False, repr=False)
 
@@ -103,7 +102,6 @@ class FirstToken(AbstractOneToken):
     """The first token that is no padding, such as BERT's `[CLS]`."""
 
     name: ClassVar[str] = "first_token"
-    is_random: ClassVar[bool] = False
     phrase: ClassVar[str] = "first token"
     index: int = field(default=0, init=False, repr=False)
 
@@ -113,7 +111,6 @@ class MeanToken(AbstractTokenReducer):
     """The mean over the tokens that are no padding."""
 
     name: ClassVar[str] = "mean_token"
-    is_random: ClassVar[bool] = False
     phrase: ClassVar[str] = "mean token"
 
     def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
@@ -135,7 +132,6 @@ class TokenIndex(AbstractOneToken):
 
     index: int
     name: ClassVar[str] = "token_index"
-    is_random: ClassVar[bool] = False
 
     @property
     def phrase(self) -> str:
@@ -155,7 +151,6 @@ class SpanToken(AbstractOneToken):
     span: str = field()
     index: int = -1
     name: ClassVar[str] = "span_token"
-    is_random: ClassVar[bool] = False
 
     @property
     def phrase(self) -> str:
