@@ -136,6 +136,16 @@ class ProbeProtocol:
                 f"`selection` of the probe is {self.selection!r}. With the task {self.task.name} there is: "
                 f"{', '.join(known)}."
             )
+        self._check_metrics()
+        if self.stream:
+            self._check_stream()
+        if unknown := set(self.controls) - set(CONTROLS):
+            raise ValueError(
+                f"`controls` of the probe holds {sorted(unknown)[0]!r}. Choose one of: {', '.join(CONTROLS)}."
+            )
+        self._check_use()
+
+    def _check_metrics(self) -> None:
         possible = (*SCORE_METRICS, "all") if isinstance(self.task, AbstractScoredTask) else ()
         given = (self.metrics,) if isinstance(self.metrics, str) else tuple(self.metrics)
         if given and not possible:
@@ -150,13 +160,6 @@ class ProbeProtocol:
             )
         if self.sample_ids is not None and not self.scores:
             raise ValueError("`sample_ids` names the samples whose scores are kept. Set scores=true as well.")
-        if self.stream:
-            self._check_stream()
-        if unknown := set(self.controls) - set(CONTROLS):
-            raise ValueError(
-                f"`controls` of the probe holds {sorted(unknown)[0]!r}. Choose one of: {', '.join(CONTROLS)}."
-            )
-        self._check_use()
 
     def _check_use(self) -> None:
         """Refuse what would have no effect.
