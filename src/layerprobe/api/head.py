@@ -17,7 +17,7 @@ from layerprobe.formatting import interval_text, nearest, percent_text
 from layerprobe.probing.analyses.erasers import erased_activation, fit_eraser
 from layerprobe.probing.capture.replacement import replaced
 from layerprobe.probing.capture.token_axes import attention_masks, span_masks
-from layerprobe.probing.features.positions import Positions as Positions
+from layerprobe.probing.features.position_reducer import Positions as Positions
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
 from layerprobe.probing.heads import Heads

@@ -17,7 +17,7 @@ from layerprobe.data.labelled_texts import Examples, divide, examples_of, limite
 from layerprobe.data.loaders import AbstractDataModule, loader
 from layerprobe.data.pretrained_tokenizer import Encoded, PretrainedTokenizer
 from layerprobe.data.samplers import ShuffledOrder
-from layerprobe.data.text_features import bag_of_words, text_length
+from layerprobe.data.text_baselines import bag_of_words, text_length
 from layerprobe.data.text_table import AbstractTable
 from layerprobe.types import Split
 

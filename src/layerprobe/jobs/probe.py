@@ -22,8 +22,8 @@ from torch import nn
 
 from layerprobe.config import plain_probe, protocol_of, resources_of
 from layerprobe.formatting import percent_text
+from layerprobe.jobs.hub_revisions import revisions_of, with_revision
 from layerprobe.jobs.lifecycle import plain, reason
-from layerprobe.jobs.revisions import revisions_of, with_revision
 from layerprobe.jobs.run_report import report, summary
 from layerprobe.jobs.shard import share
 from layerprobe.jobs.test_set_config import without_tests

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.features.oom import with_room
-from layerprobe.probing.features.positions import Positions
+from layerprobe.probing.features.position_reducer import Positions
 from layerprobe.probing.features.reducers import (
     AbstractChannelReducer,
     AbstractReducer,

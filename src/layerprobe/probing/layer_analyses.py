@@ -16,7 +16,7 @@ from torch import Tensor
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, LayerPositions, Metric, TestSet
 from layerprobe.probing.analyses.reference_predictor import FittedReading
 from layerprobe.probing.features.oom import with_room
-from layerprobe.probing.features.positions import standardiser_of
+from layerprobe.probing.features.position_reducer import standardiser_of
 from layerprobe.probing.features.row_blocks import AbstractRows, Features
 from layerprobe.probing.features.scaler import Standardiser
 from layerprobe.probing.fitting import Fitted

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from layerprobe.probing.activation_recorder import Progress, Recording
 from layerprobe.probing.batches import Data, check_splits, length, split_names, test_sets
+from layerprobe.probing.best_of_reducers import best_of_each, read_tests
 from layerprobe.probing.budget import budget, feature_cache, is_weighted
 from layerprobe.probing.capture.call_arguments import autocast_of, device_of
 from layerprobe.probing.capture.freeze import freeze
@@ -36,7 +37,6 @@ from layerprobe.probing.parallel.process_pool import layers_in_parallel, paralle
 from layerprobe.probing.passes import Passes
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.record_builder import LayerRecords
-from layerprobe.probing.reducer_heads import best_of_each, read_tests
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.selection import HeadPath
 from layerprobe.probing.solvers.precision import full_precision

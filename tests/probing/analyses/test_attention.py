@@ -15,12 +15,12 @@ from torch import nn
 import layerprobe
 from helpers.small_memory import ROOM, probed_with
 from layerprobe.probing import layer_analyses
-from layerprobe.probing.analyses import trained
+from layerprobe.probing.analyses import trained_networks
 from layerprobe.probing.analyses.analysis import LayerPositions
 from layerprobe.probing.analyses.attention import Attention
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.discovery import discover_layers
-from layerprobe.probing.features.positions import Positions, standardiser_of
+from layerprobe.probing.features.position_reducer import Positions, standardiser_of
 from layerprobe.probing.features.row_blocks import JoinedRows
 from layerprobe.probing.features.token_reducers import MeanToken
 from layerprobe.probing.protocol import ProbeProtocol
@@ -79,7 +79,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("task", [Classification(), MultiLabel(), Regression()], ids=lambda task: task.name)
 def test_pools_are_those_of_a_plain_loop(task, layer_data, monkeypatch):
-    monkeypatch.setattr(trained, "TRIED", 4)
+    monkeypatch.setattr(trained_networks, "TRIED", 4)
     loss, wrong = LOSSES[task.name]
     rows, there = _sequences()
     x = rows[:, :, :D]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from layerprobe.probing.analyses import trained
+from layerprobe.probing.analyses import trained_networks
 from layerprobe.probing.analyses.mlp import MLP, Networks
 from layerprobe.probing.features.row_blocks import JoinedRows
 from layerprobe.probing.tasks.classification import Classification
@@ -91,7 +91,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_networks_are_those_of_a_plain_loop(name, layer_data, monkeypatch):
-    monkeypatch.setattr(trained, "TRIED", 10)
+    monkeypatch.setattr(trained_networks, "TRIED", 10)
     task, loss, wrong = CASES[name]
     x, y = _data(task)
     settings = MLP(width=8, l2=0.01, learning_rate=0.02, batch_size=32, steps=95, patience=3, seeds=3)

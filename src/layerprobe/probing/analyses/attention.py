@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from layerprobe.probing.analyses.analysis import LayerData
-from layerprobe.probing.analyses.trained import AbstractNetworks, AbstractTrained, Slopes
+from layerprobe.probing.analyses.trained_networks import AbstractNetworks, AbstractTrained, Slopes
 
 _START = 0.1
 """Standard deviation of a query's first values."""

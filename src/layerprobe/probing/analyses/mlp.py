@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from layerprobe.probing.analyses.analysis import LayerData
-from layerprobe.probing.analyses.trained import AbstractNetworks, AbstractTrained, Slopes
+from layerprobe.probing.analyses.trained_networks import AbstractNetworks, AbstractTrained, Slopes
 from layerprobe.probing.features.row_blocks import Features
 
 

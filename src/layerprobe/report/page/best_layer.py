@@ -9,10 +9,10 @@ import altair as alt
 from layerprobe.report.charts.curves import error_y
 from layerprobe.report.charts.layer_axis import LETTER
 from layerprobe.report.charts.tooltips import ERROR
-from layerprobe.report.page.frame import Frame
 from layerprobe.report.page.page_data import ConfigKey, PageData
 from layerprobe.report.page.pickers import CHOSEN, CROWD, OF_PROBLEM, POINTED, group_legend, group_scale
 from layerprobe.report.page.vega_data import source, with_text_fields
+from layerprobe.report.page.view_frame import Frame
 
 DESCRIPTION = (
     "Scatter plot: for each run the test error of the layer that validation prefers at its last whole checkpoint, over "

@@ -12,7 +12,6 @@ from layerprobe.report import style
 from layerprobe.report.charts.beyond_linear import COLOURS
 from layerprobe.report.charts.curves import Look, Y, curves, error_y
 from layerprobe.report.charts.tooltips import result_tooltip
-from layerprobe.report.page.frame import Frame
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import (
     NARROW,
@@ -28,6 +27,7 @@ from layerprobe.report.page.pickers import (
     shown_in_title,
 )
 from layerprobe.report.page.vega_data import chosen_rows, layers_x, with_layers, with_text_fields
+from layerprobe.report.page.view_frame import Frame
 
 DESCRIPTION = (
     "Line chart: test error, or another measure that is chosen, on the vertical axis over the depth of the layer, one "

@@ -12,9 +12,9 @@ from layerprobe.report import style
 from layerprobe.report.charts.heat_map import cells
 from layerprobe.report.charts.layer_axis import LETTER
 from layerprobe.report.layer_labels import clipped, shared_folder, short_names
-from layerprobe.report.page.frame import Frame
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.vega_data import chosen_rows, with_layers
+from layerprobe.report.page.view_frame import Frame
 from layerprobe.report.picture_files import CONTAINER
 from layerprobe.report.tidy import axis_top
 

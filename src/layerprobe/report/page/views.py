@@ -11,7 +11,6 @@ from layerprobe.report import style
 from layerprobe.report.page.best_layer import best_layer
 from layerprobe.report.page.dark_theme import following_theme
 from layerprobe.report.page.depth_curves import depth_curves
-from layerprobe.report.page.frame import Frame
 from layerprobe.report.page.l2_path import l2_path
 from layerprobe.report.page.layer_map import layer_map
 from layerprobe.report.page.mean_curves import beyond_linear_curves, reducer_curves
@@ -19,6 +18,7 @@ from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.pickers import parameters
 from layerprobe.report.page.seed_mean import seed_mean
 from layerprobe.report.page.vega_data import share_transforms
+from layerprobe.report.page.view_frame import Frame
 from layerprobe.report.picture_files import AnyChart
 
 View: TypeAlias = Callable[[PageData, Frame], alt.LayerChart]

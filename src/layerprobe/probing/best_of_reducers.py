@@ -1,4 +1,4 @@
-"""Heads of each reducer of a layer: where several are asked for, the best of each, and not only the best of all."""
+"""Best heads of each reducer of a layer, where several are asked for, beside the best of all."""
 
 from __future__ import annotations
 

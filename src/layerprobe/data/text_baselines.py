@@ -1,4 +1,4 @@
-"""Features of texts that a probe reads without any network: counts of their words, and their length."""
+"""Baselines of texts, features that need no network: counts of their words, and their length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Positions of a layer: its tokens, or places in space or time, one after the other in one row of features."""
+"""Reducer to positions of a layer: its tokens, or places in space or time, one after the other in a row of features."""
 
 from __future__ import annotations
 

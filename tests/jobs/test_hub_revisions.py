@@ -17,8 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from data.test_text import word_level
 from helpers.command import ROOT
 from layerprobe.config import register
+from layerprobe.jobs.hub_revisions import revisions_of, with_revision
 from layerprobe.jobs.probe import Builder, checkpoints_of, probe_source
-from layerprobe.jobs.revisions import revisions_of, with_revision
 from layerprobe.models.pretrained import ModelError
 from layerprobe.training.probe_session import ProbeSession
 
