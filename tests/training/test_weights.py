@@ -54,6 +54,15 @@ def test_what_lies_beside_the_network_is_left_out() -> None:
     assert torch.equal(target[0].weight, source[0].weight)  # type: ignore[index]
 
 
+def test_another_width_is_told_by_the_shapes_whatever_the_prefix() -> None:
+    wider = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Sequential(nn.Linear(8, 2), nn.Linear(2, 2)))
+    with pytest.raises(CheckpointError) as caught:
+        put_weights(small(), prefixed("module.", wider.state_dict()))
+    assert "0.weight (8x3 in the checkpoint, 4x3 in the network)" in str(caught.value)
+    assert "not in the network: 2.1.weight, 2.1.bias" in str(caught.value)
+    assert "missing" not in str(caught.value)
+
+
 def test_one_of_several_networks_by_its_prefix() -> None:
     student, teacher, target = small(), small(), small()
     both = prefixed("student.", student.state_dict()) | prefixed("teacher.", teacher.state_dict())

@@ -28,6 +28,11 @@ def without_baselines(results: pd.DataFrame) -> pd.DataFrame:
     return results[~of_baselines(results)]
 
 
+def constant_answer(results: pd.DataFrame) -> str:
+    """What the best constant answer is called, whose test error is `majority_error`."""
+    return "mean of train" if results["task"].eq("regression").any() else "majority class"
+
+
 def baseline_errors(results: pd.DataFrame) -> dict[str, list[float]]:
     """Find the test errors that a layer's is compared with, whichever layer it is.
 
@@ -35,11 +40,11 @@ def baseline_errors(results: pd.DataFrame) -> dict[str, list[float]]:
         results: Results of one run, in the columns of `ProbeRecord`.
 
     Returns:
-        By name, as a reader is told it: `majority class`, and the baselines of the data, such as `bag of words`. Each
+        By name, as a reader is told it: that of `constant_answer`, and those of the data, such as `bag of words`. Each
         has one value, or several in ascending order where checkpoints brought data of their own along.
     """
     network, features = without_baselines(results), results[of_baselines(results)]
-    found = {"majority class": network["majority_error"]}
+    found = {constant_answer(network): network["majority_error"]}
     found |= {str(name).replace("_", " "): rows["test_error"] for name, rows in features.groupby("checkpoint")}
     return {name: values for name, errors in found.items() if (values := sorted(errors.dropna().unique().tolist()))}
 

@@ -63,9 +63,9 @@ def put_weights(network: nn.Module, state_dict: Mapping[str, Tensor], *, prefix:
         )
     fitting = [match for match in matches if match.fits]
     if not fitting:
-        nearest = max(matches, key=lambda match: match.n_right)
-        if 2 * nearest.n_right < len(own):  # a few equal names are chance
-            nearest = max((match for match in matches if match.given == wanted[0]), key=lambda match: match.n_right)
+        nearest = max(matches, key=_likeness)
+        if 2 * len(nearest.weights) < len(own):  # a few equal names are chance
+            nearest = max((match for match in matches if match.given == wanted[0]), key=_likeness)
         raise CheckpointError(_explain(network, nearest))
     whole = [match for match in fitting if not match.given] or fitting
     parts = {tuple(map(id, match.weights.values())): match.given for match in reversed(whole)}
@@ -75,6 +75,10 @@ def put_weights(network: nn.Module, state_dict: Mapping[str, Tensor], *, prefix:
             "Choose one: prefix=PART"
         )
     network.load_state_dict(whole[0].weights, strict=False)
+
+
+def _likeness(match: _Match) -> tuple[int, int]:
+    return match.n_right, len(match.weights)
 
 
 def _match(

@@ -11,7 +11,7 @@ import pandas as pd
 from layerprobe.report import style
 from layerprobe.report.charts.curves import Y
 
-_SOLID = "majority class"
+_SOLID = ("majority class", "mean of train")
 _LETTER = 11
 """Pixels from one name to the next, at least."""
 

@@ -12,6 +12,7 @@ from layerprobe.report.charts.curves import error_y
 from layerprobe.report.charts.layer_axis import layer_names
 from layerprobe.report.charts.named_curves import named_curves
 from layerprobe.report.tidy import tidy_results
+from layerprobe.results.baselines import constant_answer
 from layerprobe.results.best import at_last_checkpoint
 
 _HEAD, _ERASED = "linear head", "linear head, erased"
@@ -27,7 +28,7 @@ def erasure_curve(results: pd.DataFrame, metrics: pd.DataFrame, own: pd.DataFram
         own: What `layerprobe.erasure` says of the network.
 
     Returns:
-        The chart, of the last checkpoint. Grey is the error of the majority class.
+        The chart, of the last checkpoint. Grey is the error of the best constant answer.
 
     Raises:
         ValueError: If nothing was erased.
@@ -56,7 +57,7 @@ def erasure_curve(results: pd.DataFrame, metrics: pd.DataFrame, own: pd.DataFram
     majority = frame["majority_error"].dropna()
     notes = [f"{frame['n_test'].max():,} test samples", "erased: without any linear trace of the property on train"]
     if len(majority):
-        notes.append(f"grey: majority class, {majority.iloc[0]:.1%}")
+        notes.append(f"grey: {constant_answer(results)}, {majority.iloc[0]:.1%}")
     band = frame.assign(value=math.nan, low=frame["majority_error"], high=frame["majority_error"] + 0.003)
     y = error_y("test error", alt.Scale(domain=[0, top], nice=False))
     heading = f"What erasing the property does, {last['checkpoint'].iloc[0]}"
