@@ -11,6 +11,7 @@ from torch.utils.data import (
     SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
+    get_worker_info,
 )
 
 from layerprobe.probing.batches import check_splits, in_order, inputs_of, length, n_samples, targets_of
@@ -30,6 +31,24 @@ def test_a_shuffled_loader_is_read_in_order_and_whole(workers: int) -> None:
     before = torch.get_rng_state()
     assert samples(loader) == list(range(10))
     assert torch.equal(before, torch.get_rng_state())
+
+
+class Streamed(IterableDataset):  # type: ignore[type-arg]
+    def __init__(self, shards: bool) -> None:
+        self.shards = shards
+
+    def __iter__(self) -> Any:
+        worker = get_worker_info()
+        start, step = (worker.id, worker.num_workers) if self.shards and worker is not None else (0, 1)
+        return ((torch.tensor(float(i)), i) for i in range(start, 10, step))
+
+
+@pytest.mark.parametrize("shards", [False, True], ids=["every worker gives all", "each gives its share"])
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_stream_is_read_once_whatever_the_number_of_workers(workers: int, shards: bool) -> None:
+    loader = DataLoader(Streamed(shards), batch_size=4, num_workers=workers, persistent_workers=workers > 0)
+    assert samples(loader) == samples(loader) == list(range(10))
+    assert loader.num_workers == workers
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])

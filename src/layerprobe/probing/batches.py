@@ -88,8 +88,9 @@ def in_order(source: Source, batch_size: int | None = None, seed: int = 0) -> Ge
     """The batches of a split, without shuffling, without dropping a sample, and without leaving a trace in it.
 
     A DataLoader over a map-style data set is read through a loader of its own: the samples that its sampler covers,
-    in the order of the data set. Anything else is iterated as it is, and put back when the last batch has been read
-    or the iterator is closed (see `undisturbed`).
+    in the order of the data set; one over an `IterableDataset` by one worker at most, so that it gives no sample twice.
+    Anything else is iterated as it is, and put back when the last batch has been read or the iterator is closed (see
+    `undisturbed`).
 
     Args:
         source: The split.
@@ -207,6 +208,8 @@ def _reader(
         # A copy: the workers of the loader itself may be in the middle of an epoch, which they would leave.
         reader = copy(loader)
         vars(reader).update(generator=generator, persistent_workers=False, _iterator=None)
+        if isinstance(dataset, IterableDataset):  # each of several would give every sample that it does not leave out
+            vars(reader).update(num_workers=min(1, loader.num_workers))
         return reader
     sampler: Any = loader.sampler
     size = batch_size or loader.batch_size
