@@ -19,6 +19,7 @@ from layerprobe.results.progress import ProgressFile, read_progress
 from layerprobe.training.callback import ProbeCallback
 from layerprobe.training.lightning_splits import splits_of_datamodule
 from layerprobe.training.probe_session import ProbeSession, ProbingStopped, announce
+from layerprobe.training.sharing import Subject
 from layerprobe.training.signals import StopSignals
 from layerprobe.types import CheckpointInfo, LayerResult
 
@@ -35,20 +36,20 @@ def made() -> tuple[nn.Module, dict[str, tuple[Tensor, Tensor]]]:
 def test_says_where_features_go_and_how_long_it_takes(caplog: pytest.LogCaptureFixture) -> None:
     network, data = made()
     with caplog.at_level(logging.INFO, "layerprobe"):
-        announce(network, data, ProbeProtocol())
+        announce(Subject(network, data, ProbeProtocol()))
     first, second = (record.getMessage() for record in caplog.records)
     assert first.startswith("Plan: 4 layers, 150 samples, one pass; features: 4 in memory; memory ")
     assert second.startswith("Plan: about ")
     caplog.clear()
     with caplog.at_level(logging.INFO, "layerprobe"):
-        announce(network, data, ProbeProtocol(), processes=2)
+        announce(Subject(network, data, ProbeProtocol()), processes=2)
     assert caplog.messages[1].endswith(" to fit by 2 processes")
 
 
 def test_says_nothing_where_nothing_is_left(caplog: pytest.LogCaptureFixture) -> None:
     network, data = made()
     with caplog.at_level(logging.INFO, "layerprobe"):
-        announce(network, data, ProbeProtocol(), done=("input", "0", "1", "2"))
+        announce(Subject(network, data, ProbeProtocol(), done=("input", "0", "1", "2")))
     assert not caplog.records
 
 
@@ -62,7 +63,7 @@ def test_data_that_can_only_be_iterated_are_not_read(caplog: pytest.LogCaptureFi
             yield x, y
 
     with caplog.at_level(logging.INFO, "layerprobe"):
-        announce(network, data | {"train": once()}, ProbeProtocol())
+        announce(Subject(network, data | {"train": once()}, ProbeProtocol()))
     assert not used
     assert not caplog.records
 
@@ -70,7 +71,7 @@ def test_data_that_can_only_be_iterated_are_not_read(caplog: pytest.LogCaptureFi
 def test_a_plan_that_cannot_be_made_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
     network, data = made()
     with caplog.at_level(logging.INFO, "layerprobe"):
-        announce(network, data, ProbeProtocol(layers="no_such_layer"))
+        announce(Subject(network, data, ProbeProtocol(layers="no_such_layer")))
     (record,) = caplog.records
     assert record.getMessage().startswith("There is no plan: ")
 
@@ -84,7 +85,7 @@ def test_a_fault_of_planning_shows_and_stops_nothing(
     monkeypatch.setattr("layerprobe.training.probe_session.make_plan", faulty)
     network, data = made()
     with caplog.at_level(logging.INFO, "layerprobe"):
-        announce(network, data, ProbeProtocol())
+        announce(Subject(network, data, ProbeProtocol()))
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.exc_info is not None

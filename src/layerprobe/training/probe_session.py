@@ -20,7 +20,7 @@ from layerprobe.probing.capture.freeze import freeze, uninitialised
 from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.cost.plan import make_plan
 from layerprobe.probing.data_fingerprint import Fingerprint
-from layerprobe.probing.discovery import Discovery, discover_layers
+from layerprobe.probing.discovery import Discovery
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import DEFAULTS, Resources
@@ -31,7 +31,7 @@ from layerprobe.results.test_sets import on_each_test_set
 from layerprobe.training.collectives import Ranks
 from layerprobe.training.continued_loggers import ProbeLog
 from layerprobe.training.progress_bar import ProbeProgress
-from layerprobe.training.sharing import ProbingStopped, Team, share
+from layerprobe.training.sharing import ProbingStopped, Subject, Team, share
 from layerprobe.training.signals import StopSignals
 from layerprobe.types import CheckpointInfo, LayerName, LayerResult
 
@@ -127,13 +127,11 @@ class ProbeSession:
             ProbingStopped: Where a signal has come.
         """
         done = self._ranks.from_first(self.store.done(info.name) if done is None else done)
-        context: Context = nullcontext
-        if precision is not None:
-            protocol, context = with_converted_inputs(protocol, precision), precision.forward_context
+        subject = self._subject(network, data, protocol, precision, done)
         if entry is not None:
             self._ledger.write(info.name, entry)
         with self._ranks.as_first(network):
-            self._probe(network, data, protocol, info, context, done, plan, at or {})
+            self._probe(subject, info, plan, at or {})
         if entry is not None:
             self._ledger.write(info.name, replace(entry, complete=True))
 
@@ -158,28 +156,29 @@ class ProbeSession:
             return
         if not reads_again(data["train"]):
             return
-        context: Context = nullcontext
-        if precision is not None:
-            protocol, context = with_converted_inputs(protocol, precision), precision.forward_context
-        with freeze(network, context=context) as frozen:
-            discover_layers(frozen, data, protocol, self._resources)
+        subject = self._subject(network, data, protocol, precision)
+        with freeze(network, context=subject.context) as frozen:
+            subject.discover(frozen)
 
-    def _probe(
+    def _subject(
         self,
         network: nn.Module,
         data: Data,
         protocol: ProbeProtocol,
-        info: CheckpointInfo,
-        context: Context,
-        done: Collection[LayerName],
-        plan: bool,
-        at: Mapping[str, int],
-    ) -> None:
+        precision: Precision | None,
+        done: Collection[LayerName] = (),
+    ) -> Subject:
+        context: Context = nullcontext
+        if precision is not None:
+            protocol, context = with_converted_inputs(protocol, precision), precision.forward_context
+        return Subject(network, data, protocol, context, self._resources, done)
+
+    def _probe(self, subject: Subject, info: CheckpointInfo, plan: bool, at: Mapping[str, int]) -> None:
         ranks, resources, read, exchange = self._ranks, self._resources, None, None
-        discovery = self._planned(network, data, protocol, context, done) if plan else None
+        discovery = self._planned(subject) if plan else None
         if ranks.size > 1:
             assert not callable(discovery)
-            own = share(ranks, network, data, protocol, context, resources=resources, discovery=discovery, done=done)
+            own = share(ranks, subject, discovery)
             resources, read = replace(resources, processes=own.processes), Fingerprint()
             discovery, exchange = own.discovery, own.exchange
         new, ended = 0, False
@@ -205,14 +204,14 @@ class ProbeSession:
                     exchange or nullcontext(),
                 ):
                     for result in probe_checkpoint(
-                        network,
-                        data,
-                        protocol,
+                        subject.network,
+                        subject.data,
+                        subject.protocol,
                         info,
                         resources=resources,
                         discovery=discovery,
-                        done=done,
-                        context=context,
+                        done=subject.done,
+                        context=subject.context,
                         on_progress=on_progress,
                         read=read,
                         exchange=exchange,
@@ -223,18 +222,16 @@ class ProbeSession:
                 if ranks.is_first:
                     self.store.merge()
                     if ended or new:
-                        before = f", {len(done)} done before" if done else ""
+                        before = f", {len(subject.done)} done before" if subject.done else ""
                         log.info("Probed %s at step %d: %s%s", info.name, info.step, count_text(new, "layer"), before)
 
-    def _planned(
-        self, network: nn.Module, data: Data, protocol: ProbeProtocol, context: Context, done: Collection[LayerName]
-    ) -> Discovery | Callable[[], Discovery | None] | None:
+    def _planned(self, subject: Subject) -> Discovery | Callable[[], Discovery | None] | None:
         """What the plan of this session has found out, or what makes it where kept features may need none."""
         size = self._ranks.size
         if self._announced or not self._ranks.is_first:
             return None
         self._announced = True
-        plan = partial(announce, network, data, protocol, context, resources=self._resources, done=done, processes=size)
+        plan = partial(announce, subject, processes=size)
         return plan if self._resources.keep and size == 1 else plan()
 
     def log_checkpoint(self, name: str, *, new: bool = True) -> None:
@@ -277,16 +274,7 @@ def with_converted_inputs(protocol: ProbeProtocol, precision: Precision) -> Prob
     return replace(protocol, inputs=lambda batch: precision.convert_input(inputs(batch)))
 
 
-def announce(
-    network: nn.Module,
-    data: Data,
-    protocol: ProbeProtocol,
-    context: Context = nullcontext,
-    *,
-    resources: Resources = DEFAULTS,
-    done: Collection[LayerName] = (),
-    processes: int = 1,
-) -> Discovery | None:
+def announce(subject: Subject, processes: int = 1) -> Discovery | None:
     """Log a plan, two lines of it.
 
     Data that can only be iterated are left alone: reading them for a plan might use them up. No problem of planning
@@ -294,21 +282,17 @@ def announce(
     too; any other error is logged as one, with its traceback.
 
     Args:
-        network: The network; it is left as it was.
-        data: The splits.
-        protocol: The sweep.
-        context: Makes what the network's passes run in.
-        resources: What it may take.
-        done: Layers that will be left out.
+        subject: What is probed.
         processes: Processes that the layers are dealt out to.
 
     Returns:
         What the plan has found out about the network, for the probing of it; None without a plan.
     """
-    if not all(reads_again(source) for source in data.values() if source is not None):
+    if not subject.reads_again:
         return None
+    given = (subject.network, subject.data, subject.protocol, subject.context)
     try:
-        plan = make_plan(network, data, protocol, context, resources=resources, done=done)
+        plan = make_plan(*given, resources=subject.resources, done=subject.done)
         plan = replace(plan, processes=processes)
     except Exception as error:  # a plan is advice, without which the run goes on
         if is_message(error) or isinstance(error, OSError | torch.OutOfMemoryError):

@@ -19,7 +19,7 @@ import socket
 import traceback
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from threading import Event, RLock, Thread
 from typing import Any, Literal, TypeAlias
@@ -29,14 +29,14 @@ from torch import nn
 from layerprobe.probing.batches import Data, in_order, length, reads_again
 from layerprobe.probing.budget import least_memory
 from layerprobe.probing.capture.call_arguments import device_of
-from layerprobe.probing.capture.freeze import freeze
+from layerprobe.probing.capture.freeze import Frozen, freeze
 from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.capture.survey import Survey
 from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import Discovery, discover_layers
 from layerprobe.probing.fit_memory import processes_with_room
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.resources import Resources
+from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.training.collectives import Ranks
 from layerprobe.training.rank_exchange import OtherProcessError, OthersHaveLeft, RankExchange, different_samples
 from layerprobe.types import LayerName, LayerResult
@@ -56,6 +56,36 @@ class ProbingStopped(Exception):
     """Probing was left before a layer, which the message names; those that are done are kept."""
 
 
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is probed, and how.
+
+    Attributes:
+        network: The network; it is left as it was.
+        data: The splits.
+        protocol: The sweep.
+        context: Makes what the network's passes run in.
+        resources: What probing may take; `max_memory` is for the processes of a machine together.
+        done: Layers to leave out.
+    """
+
+    network: nn.Module
+    data: Data
+    protocol: ProbeProtocol
+    context: Context = nullcontext
+    resources: Resources = DEFAULTS
+    done: Collection[LayerName] = ()
+
+    @property
+    def reads_again(self) -> bool:
+        """Whether its data can be read more than once: what can only be iterated might be used up."""
+        return all(reads_again(source) for source in self.data.values() if source is not None)
+
+    def discover(self, frozen: Frozen) -> Discovery:
+        """Find the layers of the frozen network, on the first batch."""
+        return discover_layers(frozen, self.data, self.protocol, self.resources, self.done)
+
+
 @dataclass(frozen=True)
 class Share:
     """What falls to one process.
@@ -71,17 +101,7 @@ class Share:
     exchange: RankExchange | None = None
 
 
-def share(
-    ranks: Ranks,
-    network: nn.Module,
-    data: Data,
-    protocol: ProbeProtocol,
-    context: Context,
-    *,
-    resources: Resources,
-    discovery: Discovery | None,
-    done: Collection[LayerName],
-) -> Share:
+def share(ranks: Ranks, subject: Subject, discovery: Discovery | None) -> Share:
     """Deal the layers of a network out to the processes that have the layers and samples of the first one, and room.
 
     Data that can only be iterated are left to the first process: reading them elsewhere might use them up, and each
@@ -89,21 +109,17 @@ def share(
 
     Args:
         ranks: The processes; each calls this.
-        network: The network.
-        data: The splits.
-        protocol: The sweep.
-        context: Makes what the network's passes run in.
-        resources: What probing may take; `max_memory` is for the processes of a machine together.
+        subject: What is probed.
         discovery: The layers of the network, where this process knows them already.
-        done: Layers to leave out.
     """
+    protocol, resources, device = subject.protocol, subject.resources, device_of(subject.network)
     nothing = Discovery({}, 0, 0, Survey(protocol.granularity, (), {}), {})
     found, seen, room = discovery, None, 1
-    if all(reads_again(source) for source in data.values() if source is not None):
+    if subject.reads_again:
         try:
-            found, seen = _look(network, data, protocol, context, resources, discovery, done)
+            found, seen = _look(subject, discovery)
             needs = least_memory(protocol, found)
-            room = processes_with_room(device_of(network), resources.max_memory, *needs, processes=ranks.size)
+            room = processes_with_room(device, resources.max_memory, *needs, processes=ranks.size)
         except Exception:  # the first process comes upon it again when it probes, and ends with it
             log.debug("Nothing is known of the layers and the samples.", exc_info=True)
     everyones, rooms, machines = zip(*ranks.everyones((seen, room, socket.gethostname())), strict=True)
@@ -129,27 +145,19 @@ def share(
     own = parts[fitting.index(ranks.rank)] if ranks.rank in fitting else nothing
     if len(fitting) == ranks.size and all(part.ways for part in parts) and resources.keep is None:
         owner = {layer.name: rank for rank, part in enumerate(parts) for layer in part.ways}
-        exchange, own = RankExchange(ranks, owner, device_of(network)), replace(own, every=found.ways)
+        exchange, own = RankExchange(ranks, owner, device), replace(own, every=found.ways)
     return Share(own, max(1, len(beside(ranks.rank, fitting))), exchange)
 
 
-def _look(
-    network: nn.Module,
-    data: Data,
-    protocol: ProbeProtocol,
-    context: Context,
-    resources: Resources,
-    discovery: Discovery | None,
-    done: Collection[LayerName],
-) -> tuple[Discovery, Any]:
+def _look(subject: Subject, discovery: Discovery | None) -> tuple[Discovery, Any]:
     """The layers; and what tells other processes whether theirs and their samples are the same, None if none does."""
-    seed, samples = protocol.seeds[0], []
-    with freeze(network, context=context) as frozen:
-        found = discovery or discover_layers(frozen, data, protocol, resources, done)
-        for split, source in data.items():
+    seed, size, samples = subject.protocol.seeds[0], subject.resources.batch_size, []
+    with freeze(subject.network, context=subject.context) as frozen:
+        found = discovery or subject.discover(frozen)
+        for split, source in subject.data.items():
             if source is not None:
                 first = Fingerprint()
-                with frozen.fresh(seed), closing(in_order(source, resources.batch_size, seed)) as batches:
+                with frozen.fresh(seed), closing(in_order(source, size, seed)) as batches:
                     first.update(next(batches, None))
                 samples.append((split, length(source), first.digest()))
     known = all(digest for *_, digest in samples)
