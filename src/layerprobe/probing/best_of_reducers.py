@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 from layerprobe.probing.analyses.analysis import Metric
-from layerprobe.probing.features.oom import with_room
 from layerprobe.probing.features.reducers import AbstractReducer, FeatureWay
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.features.token_reducers import AbstractTokenReducer
@@ -68,8 +65,6 @@ def read_tests(
     metrics = [Metric(VAL_ERROR, head.val_error[0], head=name) for name, head in heads.items()]
     for test_set, made in features.items():
         for name, head in heads.items():
-            read = partial(measure, head, targets=labels.splits[test_set], task=protocol.task)
-            found = with_room(read, made[head.way], what=f"{what}, {name}, {test_set}")
-            low, high = (math.nan,) * 2 if protocol.population else (found.low, found.high)
-            metrics.append(Metric(ERROR, found.error, low, high, test_set=test_set, head=name))
+            found = measure(head, made[head.way], labels.splits[test_set], protocol, f"{what}, {name}, {test_set}")
+            metrics.append(Metric(ERROR, found.error, found.low, found.high, test_set=test_set, head=name))
     return metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -32,7 +33,7 @@ from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.class_weights import class_weights
-from layerprobe.probing.tasks.task import AbstractTask, Measured
+from layerprobe.probing.tasks.task import Measured
 
 Ways: TypeAlias = Mapping[Layer, Sequence[FeatureWay]]
 """The ways to make features of each layer, in the order of depth."""
@@ -329,17 +330,25 @@ def refit(
     return replace(chosen, solution=solution, standardiser=composed, train_error=float(error[0]), refitted=True)
 
 
-def measure(head: HeadPath, features: Features, targets: Shaped[Tensor, "n ..."], task: AbstractTask) -> Measured:
+def measure(
+    head: HeadPath, features: Features, targets: Shaped[Tensor, "n ..."], protocol: ProbeProtocol, what: str
+) -> Measured:
     """Read a split that had no part in fitting or choosing.
 
     Args:
         head: The selected head, as a path of one.
         features: Features as the reducer made them, not standardised.
         targets: The split's targets, as in `Labels`.
-        task: What is predicted.
+        protocol: The sweep.
+        what: Names of the layer and the split, for the log.
 
     Returns:
-        What the head comes to there.
+        What the head comes to there; without an interval where the split is all that there is.
     """
-    standardised = StandardisedRows(features, head.standardiser.to(features.device))
-    return task.measure(head.heads.to(features.device), standardised, targets.to(features.device), head.solver)
+
+    def read(rows: Features) -> Measured:
+        standardised = StandardisedRows(rows, head.standardiser.to(rows.device))
+        return protocol.task.measure(head.heads.to(rows.device), standardised, targets.to(rows.device), head.solver)
+
+    found = with_room(read, features, what=what)
+    return replace(found, low=math.nan, high=math.nan) if protocol.population else found

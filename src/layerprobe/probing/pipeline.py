@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby, product
 
 import torch
@@ -25,7 +24,6 @@ from layerprobe.probing.capture.survey import log_left_out
 from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import Discovery, discover_layers
 from layerprobe.probing.features.cache import AbstractSink, FeatureCache, Splits
-from layerprobe.probing.features.oom import with_room
 from layerprobe.probing.features.reducers import FeatureWay
 from layerprobe.probing.fit_memory import Budget
 from layerprobe.probing.fitting import Ways, check_selection, features_of, fit_layer, measure, unfitted_features
@@ -295,8 +293,8 @@ def probe_layer(
         features = {name: {way: splits[name](way.reduction) for way in of_way} for name in tests}
         found: dict[Split, dict[str, Measured]] = {name: {} for name in tests}
         for (test_set, made), (name, each) in product(features.items(), fitted.items()):
-            read = partial(measure, each.head, targets=labels[name].splits[test_set], task=protocol.task)
-            found[test_set][name] = with_room(read, made[each.head.way], what=f"{layer.name}, {test_set}")
+            targets, what = labels[name].splits[test_set], f"{layer.name}, {test_set}"
+            found[test_set][name] = measure(each.head, made[each.head.way], targets, protocol, what)
         by_reducer = read_tests(of_reducers, features, labels["none"], protocol, layer.name)
         read_on = {
             name: (features[name][selected.head.way], labels["none"].splits[name], found[name]["none"])

@@ -76,7 +76,7 @@ class LayerRecords:
             seconds: Wall-clock seconds spent on this layer.
         """
         test = found_on[self.primary]
-        found, population, status = test["none"], self.protocol.population, head.solution.status[0]
+        found, status = test["none"], head.solution.status[0]
         chosen_by = f"chosen by {head.selection}" if head.selection != "error" else ""
         notes = [status.message, chosen_by, found.message]
         if head.standardiser.constant.all():
@@ -97,8 +97,8 @@ class LayerRecords:
             val_error=head.val_error[0],
             val_loss=head.val_loss[0],
             test_error=found.error,
-            test_error_low=math.nan if population else found.low,
-            test_error_high=math.nan if population else found.high,
+            test_error_low=found.low,
+            test_error_high=found.high,
             test_loss=found.loss,
             test_f1=found.f1,
             test_auc=found.auc,
@@ -174,8 +174,7 @@ class LayerRecords:
         for name, test in found_on.items() if len(found_on) > 1 else ():
             found, labels = test["none"], self.labels.read_on(name)
             shuffled, control = (test[of].error if of in test else math.nan for of in ("shuffled", "control_task"))
-            low, high = (math.nan, math.nan) if self.protocol.population else (found.low, found.high)
-            yield Metric("error", found.error, low, high, test_set=name)
+            yield Metric("error", found.error, found.low, found.high, test_set=name)
             figures = {
                 "loss": found.loss,
                 "f1": found.f1,
