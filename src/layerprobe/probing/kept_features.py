@@ -19,7 +19,7 @@ from layerprobe.probing.activation_recorder import WITHOUT_DOUBLE, ActivationRec
 from layerprobe.probing.batches import Data, reads_again
 from layerprobe.probing.capture.batch_axis import BatchAxis
 from layerprobe.probing.capture.content_hash import Named, NoContentHashError, content_hash
-from layerprobe.probing.capture.freeze import Frozen
+from layerprobe.probing.capture.freeze import PRECISION, Frozen
 from layerprobe.probing.capture.hooks import Context, Site
 from layerprobe.probing.capture.layers import Layer, Tap
 from layerprobe.probing.capture.survey import Survey
@@ -37,16 +37,8 @@ log = logging.getLogger("layerprobe")
 
 _PROBLEM = "problem"
 _SAMPLES = "samples"
-_PRECISION = {
-    "cpu": ("fp32_precision", *(f"mkldnn.{of}fp32_precision" for of in ("", "matmul.", "conv.", "rnn."))),
-    "cuda": (
-        *(f"{of}.fp32_precision" for of in ("cuda.matmul", "cudnn", "cudnn.conv", "cudnn.rnn")),
-        *(f"cuda.matmul.allow_{kind}_reduced_precision_reduction" for kind in ("fp16", "bf16")),
-        "cuda.matmul.allow_tf32",
-        "cudnn.allow_tf32",
-    ),
-}
-"""Flags of `torch.backends` that say how exactly a device reckons."""
+_OF_DEVICE = {"cpu": ("fp32_precision", "mkldnn."), "cuda": ("cuda.", "cudnn.")}
+"""How the flags of `torch.backends` begin that say how exactly a device reckons."""
 
 
 class DataChangedError(Exception):
@@ -322,7 +314,7 @@ def _numbers(device: torch.device | None, context: Context) -> dict[str, Any]:
         }
         found["default"] = torch.get_default_dtype()
         found["matmul"] = _read(torch.get_float32_matmul_precision)
-        for name in (name for kind in kinds for name in _PRECISION.get(kind, ())):
+        for name in (name for kind in kinds for name in PRECISION if name.startswith(_OF_DEVICE.get(kind, ()))):
             found[name] = _read(partial(attrgetter(name), torch.backends))
     return found
 

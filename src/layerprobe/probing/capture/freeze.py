@@ -18,7 +18,7 @@ from layerprobe.probing.capture.call_arguments import check_network, device_of
 from layerprobe.probing.capture.hooks import Context, Hooks
 from layerprobe.probing.capture.side_effects import Snapshot, put_back
 
-_OF_BACKENDS = (
+PRECISION = (
     "fp32_precision",
     "cuda.matmul.fp32_precision",
     "cudnn.fp32_precision",
@@ -32,11 +32,8 @@ _OF_BACKENDS = (
     "cuda.matmul.allow_bf16_reduced_precision_reduction",
     "cuda.matmul.allow_tf32",
     "cudnn.allow_tf32",
-    "cudnn.enabled",
-    "cudnn.benchmark",
-    "cudnn.deterministic",
 )
-"""Flags of `torch.backends`. Those that several others stand for come last, and are put back first."""
+"""Flags of `torch.backends` for precision. Those that several others stand for come last, and are put back first."""
 
 _ABSENT = object()
 
@@ -233,7 +230,7 @@ def _seed_everything(seed: int) -> None:
 
 def _keep_flags(restore: ExitStack) -> None:
     """Have the flags put back, where they changed, when the stack unwinds."""
-    for path in _OF_BACKENDS:
+    for path in (*PRECISION, "cudnn.enabled", "cudnn.benchmark", "cudnn.deterministic"):
         _keep_flag(restore, *_accessors(f"backends.{path}"))
     _keep_flag(restore, torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
     _keep_flag(restore, torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode)

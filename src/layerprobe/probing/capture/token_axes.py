@@ -192,12 +192,12 @@ def _sequences(
             continue
         own = _mask_of(name, masks)
         fitting = next((one for one in masked if one.name == own and one.length == tensor.shape[1]), None)
-        if name.rpartition(".")[2] == "labels" and (of_decoder := _decoder(tensors, [*masked, *alone])):
+        if name.rpartition(".")[2] == "labels" and (of_decoder := _decoder([*masked, *alone])):
             of_decoder.inputs += [name] * (of_decoder.length == tensor.shape[1])
         elif fitting is not None:
             fitting.inputs.append(name)
         elif own is None and _is_decoder(name):
-            same = _decoder(tensors, alone)
+            same = _decoder(alone)
             if same is not None and same.length == tensor.shape[1]:
                 same.inputs.append(name)
             else:
@@ -310,7 +310,7 @@ def _is_decoder(name: str) -> bool:
     return name.rpartition(".")[2].startswith(_DECODER)
 
 
-def _decoder(tensors: Mapping[str, Tensor], sequences: Iterable[_Sequence]) -> _Sequence | None:
+def _decoder(sequences: Iterable[_Sequence]) -> _Sequence | None:
     return next((one for one in sequences if _is_decoder(one.name)), None)
 
 
