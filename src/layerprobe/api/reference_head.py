@@ -36,7 +36,6 @@ class ReferenceHead(AbstractHead):
         name: Name of the analysis.
 
     Attributes:
-        name: Name of the analysis.
         record: As in `AbstractHead`; the reference's own errors are in `ProbeResults.metrics`.
     """
 

@@ -63,10 +63,6 @@ class CorruptedDataModule(AbstractDataModule):
         clean: The data module, whose loaders are over map-style data sets of (image, target).
         corruption: What is done to an image.
         seed: Seed of what is drawn; each split has draws of its own.
-
-    Attributes:
-        clean: The data module.
-        corruption: What is done to an image.
     """
 
     def __init__(self, clean: pl.LightningDataModule, corruption: AbstractCorruption, seed: int = 0) -> None:

@@ -42,14 +42,13 @@ class ImageFolderDataModule(AbstractImageDataModule):
         val_size: Validation images, likewise; by default all of a folder of their own, else a fifth of the images,
             10,000 at most.
         test_size: Test images, likewise.
-        batch_size: Images in a batch.
+        batch_size: Images in a batch; the last one of an epoch may be smaller.
         num_workers: Worker processes of each loader.
         split_seed: Seed of which images are chosen and held out.
         seed: Seed of the training order.
 
     Attributes:
         n_classes: Number of classes, known after `setup`.
-        batch_size: Images in a batch; the last one of an epoch may be smaller.
     """
 
     def __init__(

@@ -19,14 +19,9 @@ class AbstractInMemoryDataModule(AbstractDataModule):
 
     Args:
         n_classes: Number of classes.
-        batch_size: Samples in a batch.
-        num_workers: Worker processes of each loader.
-        training_order: Builds the order in which training samples are drawn, of their number.
-
-    Attributes:
-        n_classes: Number of classes.
         batch_size: Samples in a batch; the last one of an epoch may be smaller.
         num_workers: Worker processes of each loader; batches do not depend on it.
+        training_order: Builds the order in which training samples are drawn, of their number.
     """
 
     def __init__(

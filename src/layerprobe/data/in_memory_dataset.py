@@ -20,14 +20,10 @@ class InMemoryDataset(Dataset[Sample]):
     The tensors are not copied.
 
     Args:
-        stored: Inputs of any type.
+        stored: The inputs as they lie in memory, of any type.
         targets: Class indices.
         scale: Factor from stored values to inputs.
         shift: Summand from scaled values to inputs.
-
-    Attributes:
-        stored: The inputs as they lie in memory.
-        targets: Class indices, int64.
     """
 
     def __init__(

@@ -17,9 +17,6 @@ class DamagedFileError(UnusableFileError):
         path: The file.
         problem: What was wanted and what was found.
         next_step: What to do, where moving the file away is not all.
-
-    Attributes:
-        path: The file.
     """
 
     def __init__(self, path: Path, problem: str, next_step: str = "") -> None:

@@ -235,7 +235,6 @@ class Builder:
         cfg: The configuration.
 
     Attributes:
-        cfg: The configuration.
         resources: What probing may take.
     """
 

@@ -26,13 +26,9 @@ class AbstractLearner(pl.LightningModule, ABC):
     The optimizer is built when training starts.
 
     Args:
-        network: The network to train.
+        network: The network to train; `forward` is its call and nothing else.
         optimizer: Builds the optimizer from `network.named_parameters()`.
         scheduler: Builds the learning-rate schedule from the optimizer; it steps once an epoch.
-        loss: Mean loss of a batch.
-
-    Attributes:
-        network: The network; `forward` is its call and nothing else.
         loss: Mean loss of a batch, from outputs and targets.
     """
 

@@ -28,7 +28,6 @@ class DepthView:
     Attributes:
         error: The error.
         reference: The curve; None where there is none.
-        figures: Whether a run draws its figures.
     """
 
     def __init__(self, error: str = "test", reference: str | Path | None = None, figures: bool = True) -> None:

@@ -89,7 +89,6 @@ class Stopped(SystemExit):
 
     Attributes:
         signal: The number of the signal.
-        where: Where the run was stopped, and what it has saved.
     """
 
     def __init__(self, number: int, handler: Any, where: str) -> None:
