@@ -294,6 +294,13 @@ def test_what_has_no_value_is_no_class_and_no_number(data: Any, message: str) ->
         layerprobe.probe(nn.Linear(3, 2), data, l2=0.1)
 
 
+@pytest.mark.parametrize("kind", [list, lambda split: DataLoader(split, batch_size=None)])
+def test_samples_in_the_place_of_batches_are_answered_with_a_message(kind: Callable[[Any], Any]) -> None:
+    data = {split: kind(Pairs(pair)) for split, pair in made().items()}
+    with pytest.raises(TypeError, match=r"train split has one target, .*, without an axis of samples.* DataLoader\("):
+        layerprobe.probe(network(), data, l2=0.1)
+
+
 def test_a_list_with_something_that_is_no_target_names_it() -> None:
     with pytest.raises(TypeError, match=r"a tuple of 2 \(ndarray, list, with the target None at 1\)"):
         layerprobe.probe(nn.Linear(3, 2), _pair(targets=[0, None, *[1] * 58]), l2=0.1)

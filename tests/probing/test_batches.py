@@ -73,6 +73,14 @@ def test_a_sampler_with_replacement_gives_each_sample_once() -> None:
     assert samples(DataLoader(TensorDataset(torch.arange(3.0), torch.arange(3)), sampler=sampler)) == [0, 2]
 
 
+def test_a_weighted_sampler_gives_all_that_it_may_draw() -> None:
+    sampler = WeightedRandomSampler([1.0, 0.0, *[1e-6] * 8], 4)
+    loader = DataLoader(DATASET, batch_size=4, sampler=sampler)
+    assert samples(loader) == [0, *range(2, 10)]
+    assert n_samples(loader) == 9
+    assert length(loader) == 10
+
+
 def test_a_batch_sampler() -> None:
     assert samples(DataLoader(DATASET, batch_sampler=[[3, 4], [0]])) == [0, 3, 4]
 

@@ -487,6 +487,11 @@ def task_targets(protocol: ProbeProtocol, batch: Any, split: Split) -> Shaped[Te
         ValueError: Targets have another shape than the task's, or values that it cannot read.
     """
     targets = protocol.targets(batch)
+    if isinstance(targets, int | float | np.generic) or (isinstance(targets, Tensor) and not targets.ndim):
+        raise TypeError(
+            f"A batch of the {split} split has one target, {targets!r}, without an axis of samples: the split gives "
+            "samples, and batches are wanted. Give DataLoader(split, batch_size=256), or a Dataset."
+        )
     return protocol.task.read(targets if isinstance(targets, Tensor) else as_targets(targets), split)
 
 

@@ -16,6 +16,7 @@ from torch.utils.data import (
     IterableDataset,
     RandomSampler,
     SequentialSampler,
+    WeightedRandomSampler,
 )
 
 from layerprobe.probing.capture.pytree import map_tensors, tensors
@@ -87,10 +88,10 @@ def split_names(data: Mapping[Split, Any]) -> tuple[Split, ...]:
 def in_order(source: Source, batch_size: int | None = None, seed: int = 0) -> Generator[Any, None, None]:
     """The batches of a split, without shuffling, without dropping a sample, and without leaving a trace in it.
 
-    A DataLoader over a map-style data set is read through a loader of its own: the samples that its sampler covers,
-    in the order of the data set; one over an `IterableDataset` by one worker at most, so that it gives no sample twice.
-    Anything else is iterated as it is, and put back when the last batch has been read or the iterator is closed (see
-    `undisturbed`).
+    A DataLoader over a map-style data set is read through a loader of its own: the samples that its sampler covers, of
+    a weighted one all that it may draw, in the order of the data set; one over an `IterableDataset` by one worker at
+    most, so that it gives no sample twice. Anything else is iterated as it is, and put back when the last batch has
+    been read or the iterator is closed (see `undisturbed`).
 
     Args:
         source: The split.
@@ -126,7 +127,7 @@ def length(source: Source) -> int | None:
     if not isinstance(source, DataLoader) or _as_it_is(source):
         return None
     sampler = getattr(source.batch_sampler, "sampler", None) if source.batch_size is None else source.sampler
-    counted = (source.dataset,) if isinstance(sampler, _WHOLE) else (source.dataset, sampler)
+    counted = (source.dataset,) if isinstance(sampler, (*_WHOLE, WeightedRandomSampler)) else (source.dataset, sampler)
     lengths = [len(part) for part in counted if isinstance(part, Sized)]
     return min(lengths) if len(lengths) == len(counted) else None
 
@@ -217,7 +218,11 @@ def _reader(
         batches: Any = loader.batch_sampler
         sampler = getattr(batches, "sampler", None) or [i for batch in batches for i in batch]
         size = size or getattr(batches, "batch_size", 256)
-    order: Sequence[int] | None = None if isinstance(sampler, _WHOLE) else sorted({int(i) for i in sampler})
+    order: Sequence[int] | None
+    if isinstance(sampler, WeightedRandomSampler):
+        order = sampler.weights.nonzero().flatten().tolist()
+    else:
+        order = None if isinstance(sampler, _WHOLE) else sorted({int(i) for i in sampler})
     if shuffle is not None:
         order = range(len(dataset)) if order is None else order  # type: ignore[arg-type]
         order = [order[i] for i in torch.randperm(len(order), generator=shuffle).tolist()]
