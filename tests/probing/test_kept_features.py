@@ -346,7 +346,7 @@ def other_folder(folder: Path) -> None:
         (other_version, "were kept by another version of layerprobe (format 1; this one has format 4). They are left"),
         (damaged_mark, "were kept by another version of layerprobe (an unknown format"),
         (other_folder, "holds other files than kept features. Give a folder of its own"),
-        (lambda folder: (folder.rmdir(), folder.write_text("")), "cannot be read (Not a directory)"),
+        (lambda folder: (folder / "features.json").mkdir(), "cannot be read (Is a directory)"),
     ],
 )
 def test_a_folder_that_is_no_store_of_this_version_is_left_alone(

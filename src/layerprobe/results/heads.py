@@ -65,15 +65,7 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
 
 
 def write_head(directory: Path, result: LayerResult) -> None:
-    """Write a head, atomically, in place of an earlier one of the same layer.
-
-    Args:
-        directory: The folder of the results.
-        result: The layer's result; of a failed layer, which has no head, the earlier head is removed.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
+    """Write a layer's head, atomically, in place of an earlier one, which is removed where the layer failed."""
     arrays = {name: np.ascontiguousarray(values) for name, values in result.head.items()}
     about = {name: str(getattr(result.record, name)) for name in _ABOUT}
     if result.recipe is not None:

@@ -20,15 +20,7 @@ REFERENCES = LayerFiles("references", ".safetensors")
 
 
 def write_references(directory: Path, result: LayerResult) -> None:
-    """Write the references of a layer, atomically, in place of earlier ones.
-
-    Args:
-        directory: The folder of the results.
-        result: The layer's result; where it has none, earlier ones are removed.
-
-    Raises:
-        OSError: If they cannot be written.
-    """
+    """Write the references of a layer, atomically, in place of earlier ones, which are removed where it has none."""
     arrays: dict[str, np.ndarray] = {}
     about: dict[str, str] = {}
     for name, reference in result.references.items():

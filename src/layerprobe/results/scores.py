@@ -28,15 +28,7 @@ _SCORE, _TARGET = "score_", "target"
 
 
 def write_scores(directory: Path, result: LayerResult) -> None:
-    """Write the scores of a layer, atomically, in place of earlier ones.
-
-    Args:
-        directory: The folder of the results.
-        result: The layer's result; where it has none, earlier ones are removed.
-
-    Raises:
-        OSError: If they cannot be written.
-    """
+    """Write the scores of a layer, atomically, in place of earlier ones, which are removed where it has none."""
     SCORES.put(directory, result.record, partial(_write, result) if result.scores else None)
 
 
