@@ -40,9 +40,7 @@ class Resources:
         memory_budget(self.max_memory)
         for name, path in (("keep", self.keep_path), ("spill_directory", self.spill_path)):
             if path is not None and path.exists() and not path.is_dir():
-                raise ValueError(
-                    f"`{name}` of the probe is {path}, a file. Give a folder: it is made if there is none."
-                )
+                raise ValueError(f"`{name}` of the probe is {path}, a file. Give a folder.")
 
     @property
     def spill_path(self) -> Path | None:
