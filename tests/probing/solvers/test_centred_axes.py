@@ -26,7 +26,7 @@ def mixed(seed: int, offset: float, n: int = 300, d: int = 10, c: int = 3) -> tu
 
 @pytest.mark.parametrize(("seed", "offset"), [(102, 0.0), (102, 4.0), (103, 4.0)])
 def test_the_optimum_is_proved_whatever_the_scales(seed: int, offset: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(newton, "LARGEST", 0)  # which is in double precision from the start
+    monkeypatch.setattr(newton, "SAMPLE_BYTES", 0)  # which is in double precision from the start
     x, y = mixed(seed, offset)
     solver = Logistic(max_iterations=120)
     found = solver.solve(torch.tensor(x), torch.tensor(y), 3, torch.tensor([L2], dtype=torch.float64))

@@ -35,7 +35,7 @@ SAMPLES = {
 @pytest.fixture(autouse=True, scope="module")
 def _only_this_way():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(newton, "LARGEST", 0)
+        patch.setattr(newton, "SAMPLE_BYTES", 0)
         yield
 
 

@@ -109,7 +109,7 @@ def test_a_fit_that_cannot_be_is_refused(field: dict[str, Any]) -> None:
 
 
 def test_few_pairs_are_slower_and_no_less_exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(newton, "LARGEST", 0)
+    monkeypatch.setattr(newton, "SAMPLE_BYTES", 0)
     x, y = CASES["overlapping"]()
     found = [Logistic(memory=memory).solve(x, y, 5, torch.tensor([1e-5], dtype=torch.float64)) for memory in (1, 100)]
     assert all(solution.status == (Status.CONVERGED,) for solution in found)

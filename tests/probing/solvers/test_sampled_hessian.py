@@ -174,7 +174,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def beyond_newton(monkeypatch: pytest.MonkeyPatch) -> None:
     """No head is small enough for the whole Hessian."""
-    monkeypatch.setattr(newton, "LARGEST", 0)
+    monkeypatch.setattr(newton, "SAMPLE_BYTES", 0)
 
 
 @pytest.mark.parametrize(("c", "weights"), [(3, None), (3, WEIGHTS), (2, None)])

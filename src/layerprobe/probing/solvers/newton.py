@@ -17,9 +17,21 @@ from layerprobe.probing.solvers.l2_path import AbstractContinuation, Fit, Sample
 from layerprobe.probing.solvers.score_losses import AbstractScoreLoss, BinaryLoss, ScoreDerivatives, SoftmaxLoss
 
 LARGEST = 1024
-"""Parameters of a head up to which a Hessian is made."""
+"""Parameters of a head up to which Newton's steps are worth it, however many the samples."""
 
-_SAMPLE_BYTES = 1 << 27
+_WIDEST, _FEW = 16384, 125_000
+"""Parameters up to which they are worth it where samples times classes squared are at most so many: there L-BFGS takes
+as long for its calls as for its products, and for the spectrum. Measured from 300 to 30,000 samples and from 2 to 20
+classes."""
+
+_LITTLE = 5
+"""Classes up to which that holds with more features than samples; with more of them the spectrum, which is small then,
+spares more products than it costs."""
+
+_HELD = 3072
+"""Parameters up to which a Hessian is made."""
+
+SAMPLE_BYTES = 1 << 28
 """What the samples may take in float64."""
 
 _BLOCK = 1 << 20
@@ -55,16 +67,28 @@ def products_worth(n: int, size: int, m: int) -> tuple[float, float]:
     return (made + factor) / one, factor / one
 
 
+def worth_newton(n: int, d: int, c: int) -> bool:
+    """Whether Newton's steps are faster than those of L-BFGS.
+
+    Args:
+        n: Samples.
+        d: Features, or coordinates.
+        c: Classes, at least 2.
+    """
+    whole = (c - 1) * (d + 1)
+    few = whole <= _WIDEST and n * c**2 <= _FEW and (whole <= _HELD or d < n or c <= _LITTLE)
+    return c <= _CLASSES and (whole <= LARGEST or few) and 8 * n * (d + 1) <= SAMPLE_BYTES
+
+
 def possible(features: Features, n_classes: int) -> bool:
-    """Whether a Hessian may be made: on a CPU, for samples and classes that are few enough.
+    """Whether Newton's steps are taken: on a CPU, where they are worth it.
 
     Args:
         features: The samples, or their coordinates.
         n_classes: Number of classes, at least 2.
     """
-    n, size = len(features), features.shape[1] + 1
-    fits = n_classes <= _CLASSES and (n_classes - 1) * size <= LARGEST and 8 * n * size <= _SAMPLE_BYTES
-    return fits and features.device.type == "cpu"
+    n, d = features.shape
+    return features.device.type == "cpu" and worth_newton(n, d, n_classes)
 
 
 def newton_bytes(d: int, c: int, n: int | None = None) -> int:
@@ -75,11 +99,15 @@ def newton_bytes(d: int, c: int, n: int | None = None) -> int:
         c: Classes.
         n: Samples; by default, as many as there may be.
     """
-    size = (c - 1) * (d + 1)
-    if c > _CLASSES or size > LARGEST:
+    whole = (c - 1) * (d + 1)
+    if n is None:
+        n = SAMPLE_BYTES // (8 * (d + 1))
+        n = n if whole <= LARGEST else min(n, _FEW // c**2)
+    if not worth_newton(n, d, c):
         return 0
-    samples = _SAMPLE_BYTES if n is None else min(_SAMPLE_BYTES, 8 * n * (d + 1))
-    return samples * 3 // 2 + 2 * min(8 * _BLOCK, samples) + 3 * 8 * _BLOCK + 32 * size**2
+    samples = 8 * n * (d + 1)
+    hessian = 3 * 8 * _BLOCK + 32 * whole**2 if whole <= _HELD else 0
+    return samples * 3 // 2 + 2 * min(8 * _BLOCK, samples) + hessian
 
 
 @dataclass(frozen=True)
@@ -118,7 +146,7 @@ class Newton(AbstractContinuation):
     samples have cost as much as a Hessian; then with the factored Hessian of an earlier head and penalty, its part of
     the loss scaled by the trace of the mean of B. When further products have cost as much as a factor, it is made anew
     for the penalty; as much as a Hessian, that is made anew at the head. So neither is made much more often than if one
-    knew.
+    knew. Beyond `_HELD` parameters none is made.
 
     What is computed of the classes' scores are some thirty calls on few numbers, in NumPy, whose calls cost the least.
 
@@ -141,6 +169,8 @@ class Newton(AbstractContinuation):
         self._penalised = np.ones(d + 1)
         self._penalised[-1] = 0
         self._dear, self._factor_dear = products_worth(n, d + 1, samples.n_classes - 1)
+        if (samples.n_classes - 1) * (d + 1) > _HELD:
+            self._dear = math.inf
         self._hessian: Tensor | None = None
         self._hessian_trace = 1.0
         self._factor: Tensor | None = None
