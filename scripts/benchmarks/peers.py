@@ -54,6 +54,7 @@ from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.selection import PATIENCE, HeadPath, PastBest
 from layerprobe.probing.solvers.duality_gap import certify
 from layerprobe.probing.solvers.logistic import Logistic
+from layerprobe.probing.solvers.newton import possible
 from layerprobe.probing.solvers.solution import Status
 from layerprobe.report.tables.table_width import needed_width
 from layerprobe.training.checkpoints import load
@@ -163,33 +164,47 @@ def random_problems(
         n = int(r.integers(1000, 1501 if wide else 3001) * scale)
         d = int(r.integers(400, 785)) if wide else int(math.exp(r.uniform(math.log(64), math.log(784))))
         c, kind, total = int(r.choice(classes)), _KINDS[i % (4 if wide else 5)], n + n // 4
-        if kind == "power law":
-            z = r.normal(size=(total, d)) * np.arange(1, d + 1) ** (-r.uniform(0.25, 1))
-            x = z @ np.linalg.qr(r.normal(size=(d, d)))[0]
-            scores = x @ r.normal(size=(d, c))
-            y = (3 * scores / scores.std() + r.gumbel(size=(total, c))).argmax(1)
-        elif kind == "rare pixels":
-            side = 28 if wide else int(r.integers(14, 29))
-            place = np.arange(side) - side / 2
-            window = np.exp(-(place[:, None] ** 2 + place**2) / (0.08 * side**2)).ravel()
-            blobs = gaussian_filter(r.normal(size=(3 * c, side, side)), (0, 2, 2)).reshape(3 * c, -1)
-            k = r.integers(0, 3 * c, total)
-            noise = gaussian_filter(r.normal(size=(total, side, side)), (0, 1, 1)).reshape(total, -1)
-            x = np.maximum(blobs[k] / blobs.std() + 0.8 * noise / noise.std() - 1, 0) * window
-            x[x < 0.15] = 0
-            y = np.where(r.random(total) < 0.02, r.integers(0, c, total), k % c)
-        elif kind == "separable":
-            y = r.integers(0, c, total)
-            x = r.normal(size=(total, d)) * np.arange(1, d + 1) ** -0.5 + 0.6 * r.normal(size=(c, d))[y]
-        else:
-            x = r.normal(size=(total, 32))
-            y = (np.tanh(x @ r.normal(size=(32, 16))) @ r.normal(size=(16, c))).argmax(1)
-            for _ in range(int(r.integers(2, 5))):
-                x = np.maximum(x @ (r.normal(size=(x.shape[1], d)) * math.sqrt(2 / x.shape[1])), 0)
-            if kind != "deep ReLU":
-                y = np.where(r.random(total) < r.uniform(0.05, 0.25), r.integers(0, c, total), y)
-        y[:c] = np.arange(c)  # every class is there
-        yield split(torch.from_numpy(x).float(), torch.from_numpy(y), n, c)
+        side = 28 if wide or kind != "rare pixels" else int(r.integers(14, 29))
+        yield split(*drawn(r, kind, total, d, c, side), n, c)
+
+
+def wide_layers(scale: float, seed: int) -> Iterator[Layer]:
+    """Two classes of samples as wide as a language model's layers, of two kinds."""
+    r, c = np.random.default_rng(seed), 2
+    for n, d in ((1200, 4096), (2000, 2048), (3500, 4096)):
+        n = int(n * scale)
+        for kind in ("power law", "deep ReLU, noisy labels"):
+            yield split(*drawn(r, kind, n + n // 4, d, c, 28), n, c)
+
+
+def drawn(r: np.random.Generator, kind: str, total: int, d: int, c: int, side: int) -> tuple[Tensor, Tensor]:
+    """Samples of one of `_KINDS` and their classes, every one of which is there; `side` is that of rare pixels."""
+    if kind == "power law":
+        z = r.normal(size=(total, d)) * np.arange(1, d + 1) ** (-r.uniform(0.25, 1))
+        x = z @ np.linalg.qr(r.normal(size=(d, d)))[0]
+        scores = x @ r.normal(size=(d, c))
+        y = (3 * scores / scores.std() + r.gumbel(size=(total, c))).argmax(1)
+    elif kind == "rare pixels":
+        place = np.arange(side) - side / 2
+        window = np.exp(-(place[:, None] ** 2 + place**2) / (0.08 * side**2)).ravel()
+        blobs = gaussian_filter(r.normal(size=(3 * c, side, side)), (0, 2, 2)).reshape(3 * c, -1)
+        k = r.integers(0, 3 * c, total)
+        noise = gaussian_filter(r.normal(size=(total, side, side)), (0, 1, 1)).reshape(total, -1)
+        x = np.maximum(blobs[k] / blobs.std() + 0.8 * noise / noise.std() - 1, 0) * window
+        x[x < 0.15] = 0
+        y = np.where(r.random(total) < 0.02, r.integers(0, c, total), k % c)
+    elif kind == "separable":
+        y = r.integers(0, c, total)
+        x = r.normal(size=(total, d)) * np.arange(1, d + 1) ** -0.5 + 0.6 * r.normal(size=(c, d))[y]
+    else:
+        x = r.normal(size=(total, 32))
+        y = (np.tanh(x @ r.normal(size=(32, 16))) @ r.normal(size=(16, c))).argmax(1)
+        for _ in range(int(r.integers(2, 5))):
+            x = np.maximum(x @ (r.normal(size=(x.shape[1], d)) * math.sqrt(2 / x.shape[1])), 0)
+        if kind != "deep ReLU":
+            y = np.where(r.random(total) < r.uniform(0.05, 0.25), r.integers(0, c, total), y)
+    y[:c] = np.arange(c)
+    return torch.from_numpy(x).float(), torch.from_numpy(y)
 
 
 def split(x: Tensor, y: Tensor, n: int, c: int) -> Layer:
@@ -258,7 +273,9 @@ def layers_of(case: str, cfg: DictConfig) -> Iterator[Layer]:
         return random_problems(cfg.problems, cfg.seed, cfg.scale, (2, 3, 5, 10))
     if case == "two_classes":
         return random_problems(cfg.problems, cfg.seed, cfg.scale, (2,), wide=True)
-    cases = "synthetic, transformer, mnist, imagenet, deep_relu, random, two_classes"
+    if case == "wide_layers":
+        return wide_layers(cfg.scale, cfg.seed)
+    cases = "synthetic, transformer, mnist, imagenet, deep_relu, random, two_classes, wide_layers"
     raise ValueError(f"There is no case {case!r}. There are: {cases}.")
 
 
@@ -556,13 +573,13 @@ class Machine:
         """Seconds below which the solver's own algorithm cannot come here.
 
         An evaluation is two products of 2·n·d·(c - 1) operations and one reading of the features; the certificate does
-        as much twice for every value, in float64 at half the rate; the Gram matrix is 2·n·d², its eigenvectors 9·d³
-        (Golub & Van Loan). Everything else, such as exponentials, is left out.
+        as much twice for every value, in float64 at half the rate; the Gram matrix, which Newton's method does without,
+        is 2·n·d², its eigenvectors 9·d³ (Golub & Van Loan). Everything else, such as exponentials, is left out.
         """
         (n, d), c = layer.x.shape, layer.c
         size = min(n, d)
         products = 4.0 * n * d * (c - 1) * evaluations + 2 * 2 * 4.0 * n * size * c * points
-        decomposition = 2.0 * n * d * size + 9.0 * size**3
+        decomposition = 0.0 if possible(layer.x, c) else 2.0 * n * d * size + 9.0 * size**3
         read = 4.0 * n * d * (evaluations + 2 * points + 1)
         return max((products + decomposition) / self.products, read / self.bandwidth)
 
