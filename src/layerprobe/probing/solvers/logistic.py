@@ -145,11 +145,12 @@ class Logistic(AbstractSolver):
         l2: Tensor,
         spectrum: Spectrum | None,
         weights: Tensor | None,
+        by_newton: bool = True,
     ) -> _Fits:
         """The values of a path, none of them fitted yet; see `_Fits`."""
         span = None if spectrum is None else spectrum.span
         fitted, target = features if span is None else span.coordinates, 0.5 * self.tolerance
-        if bool((l2 > 0).all()) and possible(fitted, n_classes):
+        if by_newton and bool((l2 > 0).all()) and possible(fitted, n_classes):
             newton = Newton(
                 Samples(fitted, targets, n_classes, features.dtype, weights=weights), target, self.max_iterations
             )
@@ -331,12 +332,13 @@ class _Fits:
             weight, bias, more = self._about_means(centred, self.l2[failed])
             self.iterations[failed] += more
             self._take(failed, (weight if span is None else span.back(weight, self.features), bias))
-        failed = self._failed(which)
-        if self.narrow and len(failed):
-            # What lies beside the few dimensions counts at these values.
-            spectrum = Spectrum.in_all_axes(self.features)
+        newton = isinstance(self.path, Newton)
+        failed = which[((self.gaps() > tolerance) & (self.l2 > 0)).cpu()[which]] if newton else self._failed(which)
+        if (self.narrow or newton) and len(failed):
+            # What lies beside the few dimensions counts at these values, or Newton's steps have led no further.
+            spectrum = Spectrum.in_all_axes(self.features) if self.narrow else Spectrum.of(self.features)
             l2, weights = self.l2[failed], self.path.samples.weights
-            again = self.solver.fits(self.features, self.targets, self.n_classes, l2, spectrum, weights)
+            again = self.solver.fits(self.features, self.targets, self.n_classes, l2, spectrum, weights, False)
             again.follow(None, rough=False)
             self.iterations[failed] += again.iterations
             better = (again.gaps() < self.gaps()[failed]).cpu()

@@ -19,17 +19,12 @@ from layerprobe.probing.solvers.score_losses import AbstractScoreLoss, BinaryLos
 LARGEST = 1024
 """Parameters of a head up to which Newton's steps are worth it, however many the samples."""
 
-_WIDEST, _FEW = 16384, 125_000
-"""Parameters up to which they are worth it where samples times classes squared are at most so many: there L-BFGS takes
-as long for its calls as for its products, and for the spectrum. Measured from 300 to 30,000 samples and from 2 to 20
-classes."""
+_WIDEST = 4352
+"""Parameters up to which they are where samples are few, and features less than twice as many: L-BFGS takes as long
+there for its calls as for its products, and for the spectrum. Nor are Hessians made that are larger."""
 
-_LITTLE = 5
-"""Classes up to which that holds with more features than samples; with more of them the spectrum, which is small then,
-spares more products than it costs."""
-
-_HELD = 3072
-"""Parameters up to which a Hessian is made."""
+_FEW_OF_TWO, _FEW = 31_250, 1_250
+"""Samples up to which that holds, of two classes and of more; measured from 300 to 30,000 samples."""
 
 SAMPLE_BYTES = 1 << 28
 """What the samples may take in float64."""
@@ -76,7 +71,7 @@ def worth_newton(n: int, d: int, c: int) -> bool:
         c: Classes, at least 2.
     """
     whole = (c - 1) * (d + 1)
-    few = whole <= _WIDEST and n * c**2 <= _FEW and (whole <= _HELD or d < n or c <= _LITTLE)
+    few = whole <= _WIDEST and n <= (_FEW_OF_TWO if c == 2 else _FEW) and d < (2 * n if c == 2 else n)
     return c <= _CLASSES and (whole <= LARGEST or few) and 8 * n * (d + 1) <= SAMPLE_BYTES
 
 
@@ -102,12 +97,11 @@ def newton_bytes(d: int, c: int, n: int | None = None) -> int:
     whole = (c - 1) * (d + 1)
     if n is None:
         n = SAMPLE_BYTES // (8 * (d + 1))
-        n = n if whole <= LARGEST else min(n, _FEW // c**2)
+        n = n if whole <= LARGEST else min(n, _FEW_OF_TWO if c == 2 else _FEW)
     if not worth_newton(n, d, c):
         return 0
     samples = 8 * n * (d + 1)
-    hessian = 3 * 8 * _BLOCK + 32 * whole**2 if whole <= _HELD else 0
-    return samples * 3 // 2 + 2 * min(8 * _BLOCK, samples) + hessian
+    return samples * 3 // 2 + 2 * min(8 * _BLOCK, samples) + 3 * 8 * _BLOCK + 32 * whole**2
 
 
 @dataclass(frozen=True)
@@ -146,7 +140,7 @@ class Newton(AbstractContinuation):
     samples have cost as much as a Hessian; then with the factored Hessian of an earlier head and penalty, its part of
     the loss scaled by the trace of the mean of B. When further products have cost as much as a factor, it is made anew
     for the penalty; as much as a Hessian, that is made anew at the head. So neither is made much more often than if one
-    knew. Beyond `_HELD` parameters none is made.
+    knew.
 
     What is computed of the classes' scores are some thirty calls on few numbers, in NumPy, whose calls cost the least.
 
@@ -169,8 +163,6 @@ class Newton(AbstractContinuation):
         self._penalised = np.ones(d + 1)
         self._penalised[-1] = 0
         self._dear, self._factor_dear = products_worth(n, d + 1, samples.n_classes - 1)
-        if (samples.n_classes - 1) * (d + 1) > _HELD:
-            self._dear = math.inf
         self._hessian: Tensor | None = None
         self._hessian_trace = 1.0
         self._factor: Tensor | None = None
