@@ -175,7 +175,7 @@ def test_what_newton_s_steps_leave_short_is_fitted_by_l_bfgs(monkeypatch: pytest
     reached = Logistic().solve(x, y, 2, L2[2:5])
 
     def stays(self: Newton, point: newton._Point, *_: object) -> tuple[torch.Tensor, int]:
-        return torch.from_numpy(point.head), 501
+        return torch.from_numpy(point.head), 1
 
     monkeypatch.setattr(Newton, "_descend", stays)
     found = Logistic().solve(x, y, 2, L2[2:5])

@@ -17,7 +17,7 @@ from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.solvers.centred_axes import FLOOR, Centred
 from layerprobe.probing.solvers.duality_gap import certify
 from layerprobe.probing.solvers.l2_path import AbstractContinuation, Continuation, Samples
-from layerprobe.probing.solvers.newton import Newton, possible
+from layerprobe.probing.solvers.newton import LARGEST, Newton, possible
 from layerprobe.probing.solvers.precision import full_precision
 from layerprobe.probing.solvers.softmax_objective import basis, log_odds
 from layerprobe.probing.solvers.solution import Solution, Status
@@ -151,9 +151,10 @@ class Logistic(AbstractSolver):
         span = None if spectrum is None else spectrum.span
         fitted, target = features if span is None else span.coordinates, 0.5 * self.tolerance
         if by_newton and bool((l2 > 0).all()) and possible(fitted, n_classes):
-            newton = Newton(
-                Samples(fitted, targets, n_classes, features.dtype, weights=weights), target, self.max_iterations
-            )
+            # Half of the evaluations of a wide head are for L-BFGS, where Newton's steps lead no further.
+            wide = (n_classes - 1) * (fitted.shape[1] + 1) > LARGEST
+            most = -(-self.max_iterations // 2) if wide else self.max_iterations
+            newton = Newton(Samples(fitted, targets, n_classes, features.dtype, weights=weights), target, most)
             return _Fits(self, features, targets, n_classes, l2, spectrum, newton)
         assert spectrum is not None
         vectors = spectrum.vectors
@@ -332,13 +333,14 @@ class _Fits:
             weight, bias, more = self._about_means(centred, self.l2[failed])
             self.iterations[failed] += more
             self._take(failed, (weight if span is None else span.back(weight, self.features), bias))
-        newton = isinstance(self.path, Newton)
-        failed = which[((self.gaps() > tolerance) & (self.l2 > 0)).cpu()[which]] if newton else self._failed(which)
+        failed, newton = self._failed(which), isinstance(self.path, Newton)
         if (self.narrow or newton) and len(failed):
             # What lies beside the few dimensions counts at these values, or Newton's steps have led no further.
             spectrum = Spectrum.in_all_axes(self.features) if self.narrow else Spectrum.of(self.features)
             l2, weights = self.l2[failed], self.path.samples.weights
-            again = self.solver.fits(self.features, self.targets, self.n_classes, l2, spectrum, weights, False)
+            left = max(1, self.solver.max_iterations - int(self.iterations[failed].max())) if newton else None
+            solver = replace(self.solver, max_iterations=left or self.solver.max_iterations)
+            again = solver.fits(self.features, self.targets, self.n_classes, l2, spectrum, weights, False)
             again.follow(None, rough=False)
             self.iterations[failed] += again.iterations
             better = (again.gaps() < self.gaps()[failed]).cpu()
