@@ -294,9 +294,9 @@ class _Fits:
         relative = ((objective - self.bound - _NOTHING).clamp_min(0) / objective.clamp_min(_NOTHING)).clamp_max(1.0)
         return torch.where(self.l2 > 0, relative, self.slope / self.first_slope).nan_to_num(torch.inf)
 
-    def _failed(self, which: Tensor) -> Tensor:
+    def _failed(self, which: Tensor, most: int | None = None) -> Tensor:
         # Where the evaluations have run out, more precision is not what is missing.
-        on_its_way = self.iterations <= self.solver.max_iterations
+        on_its_way = self.iterations <= (self.path.max_iterations if most is None else most)
         failed = (self.gaps() > self.solver.tolerance) & ((self.l2 > 0) | ~self.separated)
         return which[(failed.cpu() & on_its_way)[which]]
 
@@ -333,7 +333,7 @@ class _Fits:
             weight, bias, more = self._about_means(centred, self.l2[failed])
             self.iterations[failed] += more
             self._take(failed, (weight if span is None else span.back(weight, self.features), bias))
-        failed, newton = self._failed(which), isinstance(self.path, Newton)
+        failed, newton = self._failed(which, self.solver.max_iterations), isinstance(self.path, Newton)
         if (self.narrow or newton) and len(failed):
             # What lies beside the few dimensions counts at these values, or Newton's steps have led no further.
             spectrum = Spectrum.in_all_axes(self.features) if self.narrow else Spectrum.of(self.features)
