@@ -145,6 +145,7 @@ class Logistic(AbstractSolver):
         l2: Tensor,
         spectrum: Spectrum | None,
         weights: Tensor | None,
+        *,
         by_newton: bool = True,
     ) -> _Fits:
         """The values of a path, none of them fitted yet; see `_Fits`."""
@@ -225,6 +226,7 @@ class _Fits:
         path: AbstractContinuation,
     ) -> None:
         self.solver, self.features, self.targets, self.n_classes, self.l2 = solver, features, targets, n_classes, l2
+        self.spectrum = spectrum
         self.span, self.narrow = (None, False) if spectrum is None else (spectrum.span, spectrum.narrow)
         self.path = path
         (p, d), c, device = (len(l2), features.shape[1]), n_classes, features.device
@@ -336,11 +338,13 @@ class _Fits:
         failed, newton = self._failed(which, self.solver.max_iterations), isinstance(self.path, Newton)
         if (self.narrow or newton) and len(failed):
             # What lies beside the few dimensions counts at these values, or Newton's steps have led no further.
-            spectrum = Spectrum.in_all_axes(self.features) if self.narrow else Spectrum.of(self.features)
-            l2, weights = self.l2[failed], self.path.samples.weights
-            left = max(1, self.solver.max_iterations - int(self.iterations[failed].max())) if newton else None
-            solver = replace(self.solver, max_iterations=left or self.solver.max_iterations)
-            again = solver.fits(self.features, self.targets, self.n_classes, l2, spectrum, weights, False)
+            features, solver = self.features, self.solver
+            spectrum = Spectrum.in_all_axes(features) if self.narrow else self.spectrum or Spectrum.of(features)
+            if newton:
+                left = solver.max_iterations - int(self.iterations[failed].max())
+                solver = replace(solver, max_iterations=max(1, left))
+            given = features, self.targets, self.n_classes, self.l2[failed], spectrum, self.path.samples.weights
+            again = solver.fits(*given, by_newton=False)
             again.follow(None, rough=False)
             self.iterations[failed] += again.iterations
             better = (again.gaps() < self.gaps()[failed]).cpu()

@@ -70,9 +70,15 @@ def worth_newton(n: int, d: int, c: int) -> bool:
         d: Features, or coordinates.
         c: Classes, at least 2.
     """
-    whole = (c - 1) * (d + 1)
-    few = whole <= _WIDEST and n <= (_FEW_OF_TWO if c == 2 else _FEW) and d < (2 * n if c == 2 else n)
-    return c <= _CLASSES and (whole <= LARGEST or few) and 8 * n * (d + 1) <= SAMPLE_BYTES
+    narrow = (c - 1) * (d + 1) <= LARGEST
+    return 0 < n <= _most_samples(d, c) and (narrow or d < (2 * n if c == 2 else n))
+
+
+def _most_samples(d: int, c: int) -> int:
+    whole, room = (c - 1) * (d + 1), SAMPLE_BYTES // (8 * (d + 1))
+    if c > _CLASSES or whole > _WIDEST:
+        return 0
+    return room if whole <= LARGEST else min(room, _FEW_OF_TWO if c == 2 else _FEW)
 
 
 def possible(features: Features, n_classes: int) -> bool:
@@ -94,14 +100,11 @@ def newton_bytes(d: int, c: int, n: int | None = None) -> int:
         c: Classes.
         n: Samples; by default, as many as there may be.
     """
-    whole = (c - 1) * (d + 1)
-    if n is None:
-        n = SAMPLE_BYTES // (8 * (d + 1))
-        n = n if whole <= LARGEST else min(n, _FEW_OF_TWO if c == 2 else _FEW)
+    n = _most_samples(d, c) if n is None else n
     if not worth_newton(n, d, c):
         return 0
     samples = 8 * n * (d + 1)
-    return samples * 3 // 2 + 2 * min(8 * _BLOCK, samples) + 3 * 8 * _BLOCK + 32 * whole**2
+    return samples * 3 // 2 + 2 * min(8 * _BLOCK, samples) + 3 * 8 * _BLOCK + 32 * ((c - 1) * (d + 1)) ** 2
 
 
 @dataclass(frozen=True)
