@@ -147,9 +147,6 @@ def as_typed(arguments: Sequence[str]) -> list[str]:
     there a bracket or a quote is missing. A value of what a group chooses may be said by the group: `targets.path` is
     `probe.targets.path`.
 
-    Args:
-        arguments: A script's arguments.
-
     Returns:
         The same, with such values in quotes, and with the keys under which the configuration has them.
     """

@@ -59,10 +59,6 @@ def described(value: Any) -> str:
 def number_text(value: float, form: str = ".4g") -> str:
     """Write a number; one that is rounded to zero has no sign.
 
-    Args:
-        value: The number.
-        form: A format of Python.
-
     Returns:
         The text; "–" for NaN.
     """

@@ -65,12 +65,6 @@ class Job:
 def jobs_of(context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
     """Compose the jobs of a sweep.
 
-    Args:
-        context: Hydra's own.
-        config: The sweep's configuration.
-        job_overrides: One list of overrides for each job.
-        first: Number of the first job.
-
     Returns:
         The jobs.
     """
@@ -134,10 +128,7 @@ def to_do(jobs: Sequence[Job], rerun: str | None) -> list[Job]:
 def report_end(job: Job, cause: Callable[[], str], took: str = "") -> None:
     """Say how a job ended; write it down where it had no time to do so itself.
 
-    Args:
-        job: The job.
-        cause: Finds out what ended it, where it has not written that down.
-        took: How long it took, behind its name.
+    `cause` finds out what ended it, where it has not written that down; `took` says how long it took.
     """
     from layerprobe.results.run_summary import RunSummary
 

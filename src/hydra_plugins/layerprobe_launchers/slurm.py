@@ -142,11 +142,7 @@ class Command:
     """Runs a script in this process, which is where SLURM's signals arrive; requeued, it runs it again."""
 
     def __call__(self, command: Sequence[str]) -> None:
-        """Run it.
-
-        Args:
-            command: The script and its arguments.
-        """
+        """Run it."""
         sys.argv = list(command)
         runpy.run_path(command[0], run_name="__main__")
 
@@ -158,10 +154,7 @@ class Command:
 
 
 def slurm_states(slurm_jobs: Sequence[str]) -> dict[str, str]:
-    """Ask SLURM which jobs wait or run.
-
-    Args:
-        slurm_jobs: Ids such as `12_3`.
+    """Ask SLURM which jobs wait or run, by ids such as `12_3`.
 
     Returns:
         The state of each job that has not ended. A cluster that does not answer is asked again until it does.

@@ -166,14 +166,9 @@ def limited(examples: Examples, per_class: int | None, balanced: bool, seed: int
 
 
 def noised(texts: Sequence[str], noise: Sequence[str], seed: int) -> list[str]:
-    """Put one of several strings, drawn anew for each, directly before every text.
+    """Put one of several strings, drawn anew for each, directly before every text; none leaves the texts as they are.
 
     Source: Jin et al. (2024), whose strings are "aaa" and "bbb".
-
-    Args:
-        texts: The texts.
-        noise: The strings; none leaves the texts as they are.
-        seed: Seed of the draws.
     """
     if not noise:
         return list(texts)

@@ -44,13 +44,7 @@ def loader(
 
     A loader draws a base seed for its workers each time that it is iterated, from the global generator unless it has
     its own: with one, no loop over the data moves the random numbers of training.
-
-    Args:
-        dataset: The samples.
-        sampler: Their order; by default their own.
-        batch_size: Samples in a batch.
-        num_workers: Worker processes, which stay for the next epoch.
-        collate: Makes a batch of several samples; by default as torch does.
+    Worker processes stay for the next epoch.
     """
     return DataLoader(
         dataset,

@@ -126,9 +126,6 @@ class PretrainedTokenizer:
     def pad(self, encoded: Sequence[Encoded]) -> dict[str, Int[Tensor, "n t"]]:
         """Fill texts up to the longest one.
 
-        Args:
-            encoded: Texts from `encode`.
-
         Returns:
             What the network is called with: `input_ids`, `attention_mask` and whatever else the tokenizer makes.
         """

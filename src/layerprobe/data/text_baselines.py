@@ -15,9 +15,6 @@ from layerprobe.types import Split
 def bag_of_words(texts: Mapping[Split, Sequence[str]]) -> dict[Split, Float[Tensor, "n d"]]:
     """Count the words of each text, by scikit-learn's `CountVectorizer`.
 
-    Args:
-        texts: Texts of each split.
-
     Returns:
         For each split, how often each word of the training texts is in each text.
     """
@@ -27,10 +24,6 @@ def bag_of_words(texts: Mapping[Split, Sequence[str]]) -> dict[Split, Float[Tens
 
 def text_length(texts: Sequence[str], n_tokens: Sequence[int]) -> Float[Tensor, "n 3"]:
     """Count what texts are made of.
-
-    Args:
-        texts: The texts.
-        n_tokens: Tokens of each.
 
     Returns:
         The tokens, words and characters of each text.

@@ -48,9 +48,6 @@ def atomic(path: Path, *, durable: bool = True) -> Iterator[Path]:
 def check_writable(path: Path) -> None:
     """Find out, before the work for it, whether a file can be written; nothing is left behind.
 
-    Args:
-        path: The file, in a folder that there is or that could be made.
-
     Raises:
         OSError: If the file is a folder, or nothing can be written where its folder is or would be made.
     """
@@ -63,11 +60,6 @@ def check_writable(path: Path) -> None:
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write `data` atomically.
-
-    Args:
-        path: The file to write or to replace; missing folders are made.
-        data: Its content.
-        durable: As for `atomic`.
 
     Raises:
         OSError: If it cannot be written; `path` is then as it was.

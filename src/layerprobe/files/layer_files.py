@@ -37,10 +37,7 @@ class LayerFiles:
     def put(self, directory: Path, record: ProbeRecord, write: Callable[[Path], object] | None) -> None:
         """Write the file of a layer, atomically, in place of earlier ones, whatever their depth was.
 
-        Args:
-            directory: The folder of the results.
-            record: The layer's record.
-            write: Writes it where it is told to; None for nothing in place of the earlier ones.
+        `write` writes it where it is told to; None puts nothing in place of the earlier ones.
 
         Raises:
             OSError: If it cannot be written; the earlier ones stay.

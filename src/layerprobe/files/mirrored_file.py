@@ -55,12 +55,7 @@ def read_state(path: Path, parse: Callable[[bytes], Content]) -> Content:
 
 
 def restore_state(path: Path, parse: Callable[[bytes], object]) -> None:
-    """Write a damaged file anew from its copy, and say so; leave it where there is none, or the copy is damaged too.
-
-    Args:
-        path: A file that `write_state` wrote.
-        parse: As for `read_state`.
-    """
+    """Write a damaged file anew from its copy, and say so; leave it where there is none, or the copy is damaged too."""
     try:
         parse(path.read_bytes())
         return

@@ -17,9 +17,6 @@ _FORMATS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 def concept_runs(jobs: list[Path]) -> list[tuple[dict[str, str], pd.DataFrame]]:
     """Collect the results of jobs, with what tells them apart.
 
-    Args:
-        jobs: Directories of jobs, in order.
-
     Returns:
         For each job that has probed a layer: its network, precision, noise and data set, and its results.
     """

@@ -84,10 +84,6 @@ def wrong_values(config: Mapping[str, Any]) -> dict[str, str]:
 def untaken(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, str]:
     """Find arguments that the class or function above them does not take.
 
-    Args:
-        config: A configuration of plain values.
-        keys: The dotted keys to look at.
-
     Returns:
         By key, what does not take it, and which argument may have been meant.
     """

@@ -38,12 +38,7 @@ def revisions_of(cfg: DictConfig) -> list[CheckpointInfo]:
 
 
 def with_revision(cfg: DictConfig, info: CheckpointInfo) -> DictConfig:
-    """Put one revision in the place of several, also where other values take it from there.
-
-    Args:
-        cfg: The configuration.
-        info: The checkpoint; one that is no revision stands for the first.
-    """
+    """Put one revision in the place of several, also where other values take it from there."""
     infos = revisions_of(cfg)
     if not infos:
         return cfg

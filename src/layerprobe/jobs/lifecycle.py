@@ -145,10 +145,6 @@ def times_stopped_at(run: RunDirectory, stop: Stopped) -> int:
 def plain(cfg: DictConfig, *, whole: bool = True) -> Any:
     """Resolve a configuration.
 
-    Args:
-        cfg: The configuration, or a part of one.
-        whole: Whether a value that is missing is refused.
-
     Raises:
         CompactHydraException: Naming the key that is missing, or what cannot be resolved.
     """
@@ -165,10 +161,6 @@ def checked(cfg: DictConfig, *, whole: bool = True) -> Any:
     """Resolve a configuration, and refuse keys that nothing reads and values that the classes in it cannot take.
 
     Former names of classes in it are replaced by the public ones.
-
-    Args:
-        cfg: The configuration.
-        whole: Whether a value that is missing is refused too.
 
     Returns:
         The same, of plain values.

@@ -15,9 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 def extras(cfg: DictConfig) -> Iterator[None]:
     """Do what `extras` of a configuration asks for; the filters of warnings are put back behind the job.
 
-    Args:
-        cfg: The configuration of the job. One without `extras` asks for nothing.
-
     Raises:
         CompactHydraException: Where tags are asked for and there are none.
     """

@@ -102,11 +102,6 @@ def job_directory(path: str, *, _root_: DictConfig) -> str:
 def known_directory(path: str, config: DictConfig, where: str = "") -> str:
     """Shorten names that no file system takes, and keep to what an earlier version has made.
 
-    Args:
-        path: A path.
-        config: A configuration with Hydra's part of it.
-        where: The directory that the path is in.
-
     Returns:
         The path, as `short_path`; where the overrides are a part of it, that with the former names of keys if it is
         there.

@@ -179,11 +179,6 @@ def probe_source(session: ProbeSession, builder: Builder, source: Source) -> boo
     Before it come the features that the data have without a network, such as the words of a text, each once: a data
     module's method `baselines` names them, and each goes under the checkpoint of its name.
 
-    Args:
-        session: What probes.
-        builder: What builds.
-        source: The checkpoint's file, none where the network is probed as it is built, and name.
-
     Returns:
         Whether there was anything left to do.
 
@@ -290,10 +285,6 @@ class Builder:
 
     def build(self, checkpoint: FrozenCheckpoint, config: Mapping[str, Any]) -> Built:
         """The network with the checkpoint's weights, where the trainer puts it; the data, the sweep, the precision.
-
-        Args:
-            checkpoint: The checkpoint.
-            config: What `config` made of it.
 
         Raises:
             TypeError: Where what is built is no network.

@@ -25,21 +25,13 @@ def console_command() -> str:
 
 
 def words(script: str) -> list[str]:
-    """The words that start a script, for a shell, as the user has called this one.
-
-    Args:
-        script: Its name, without its suffix.
-    """
+    """The words that start a script, for a shell, as the user has called this one."""
     called = os.environ.get(CALLED) or ("layerprobe" if INSTALLED else "")
     return [*called.split(), script] if called else ["uv", "run", f"scripts/{script}.py"]
 
 
 def name(script: str | None = None) -> str:
-    """What a script is called in its own messages: `layerprobe train`, or `train.py`.
-
-    Args:
-        script: Its name, without its suffix; by default the one that runs.
-    """
+    """What a script is called in its own messages: `layerprobe train`, or `train.py`."""
     script = script or Path(sys.argv[0]).stem
     return f"layerprobe {script}" if INSTALLED or CALLED in os.environ else f"{script}.py"
 

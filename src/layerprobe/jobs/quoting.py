@@ -17,10 +17,6 @@ _PLAIN = re.compile(
 def override(key: str, value: Any) -> str:
     """An override that gives a key a text, whatever is in it.
 
-    Args:
-        key: The key.
-        value: The text, such as a path.
-
     Returns:
         `key=value` in Hydra's grammar, with quotes where they are needed.
     """
@@ -46,10 +42,7 @@ def quoted(text: str) -> str:
 
 
 def expression(text: str) -> str:
-    """A text in Hydra's grammar that may refer to other values.
-
-    Args:
-        text: Any text without line breaks; `${key}` in it stands for a value.
+    """A text without line breaks in Hydra's grammar; `${key}` in it stands for a value.
 
     Returns:
         The text in single quotes.
@@ -59,10 +52,5 @@ def expression(text: str) -> str:
 
 
 def command(script: str, *words: str) -> str:
-    """A command for a shell.
-
-    Args:
-        script: Name of the script, without its suffix.
-        words: Its arguments.
-    """
+    """A command for a shell."""
     return shlex.join([*program.words(script), *words])

@@ -28,11 +28,6 @@ log = logging.getLogger("layerprobe")
 def report(run: RunDirectory, sinks: ProbeLog, view: DepthView) -> pd.DataFrame:
     """Draw, print and log what the probes found.
 
-    Args:
-        run: The run's directory.
-        sinks: Where the figures are logged.
-        view: Whether figures are drawn, and what the one over depth shows.
-
     Returns:
         The results, in the columns of `ProbeRecord`.
     """
@@ -51,11 +46,6 @@ def report(run: RunDirectory, sinks: ProbeLog, view: DepthView) -> pd.DataFrame:
 
 def summary(cfg: DictConfig, results: pd.DataFrame, metrics: Mapping[str, float] | None = None) -> RunSummary:
     """Sum up a run that is done.
-
-    Args:
-        cfg: Its configuration.
-        results: What the probes found, in the columns of `ProbeRecord`.
-        metrics: The network's own metrics.
 
     Returns:
         The metrics, the layer that validation prefers at the last checkpoint with its test error, and the objective.

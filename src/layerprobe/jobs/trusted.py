@@ -49,13 +49,6 @@ def merged(name: str, own: Mapping[str, Any], given: Mapping[str, Any], source: 
     network, a data set, or a part of one, of this package, torchvision or `torch.nn`, by the module that the object
     itself was defined in and not by the path that leads to it. `BY_HAND` arguments of the file are not taken over.
 
-    Args:
-        name: What is configured: `model` or `data`.
-        own: What the file says.
-        given: What the command line says, of plain values.
-        source: The file, for the error.
-        trust: Whether the file may name anything.
-
     Returns:
         Both together, of plain values.
 

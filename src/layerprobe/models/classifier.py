@@ -65,11 +65,6 @@ class Classifier(AbstractLearner):
 def trainable(network: Any, optimizer: OptimizerFactory, scheduler: SchedulerFactory | None) -> pl.LightningModule:
     """Make a network one that a trainer takes.
 
-    Args:
-        network: Any network.
-        optimizer: As for `Classifier`.
-        scheduler: As for `Classifier`.
-
     Returns:
         A LightningModule as it is; any other network in a `Classifier` with cross-entropy.
 

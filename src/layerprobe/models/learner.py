@@ -51,10 +51,6 @@ class AbstractLearner(pl.LightningModule, ABC):
     def objective(self, outputs: Float[Tensor, "n ..."], targets: Int[Tensor, " n"]) -> Float[Tensor, ""]:
         """Compute the loss of a batch.
 
-        Args:
-            outputs: What the network gave.
-            targets: Class indices.
-
         Returns:
             The mean loss.
         """
@@ -62,10 +58,6 @@ class AbstractLearner(pl.LightningModule, ABC):
     @abstractmethod
     def errors(self, outputs: Float[Tensor, "n ..."], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"] | None:
         """Tell which samples of a batch are wrong.
-
-        Args:
-            outputs: What the network gave.
-            targets: Class indices.
 
         Returns:
             1 for each wrong sample, 0 for each right one; None where the loss is the only figure.

@@ -180,12 +180,7 @@ class SplitReader:
                 )
 
     def recording(self, problems: Mapping[LayerName, str], seconds: Mapping[LayerName, float]) -> Recording:
-        """What is read by now.
-
-        Args:
-            problems: Why a layer has no usable features, by layer.
-            seconds: Wall-clock seconds spent on reducing, by layer.
-        """
+        """What is read by now."""
         keys = torch.cat(self._keys) if self._keys else None
         contents = None
         if self._inputs is not None and (inputs := self._inputs.digest()):

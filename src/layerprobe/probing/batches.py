@@ -72,11 +72,7 @@ def check_splits(data: Mapping[Any, Any], *, needs_val: bool = True) -> None:
 
 
 def test_sets(data: Mapping[Split, Any]) -> tuple[Split, ...]:
-    """Names of the test sets that there are, the primary one first.
-
-    Args:
-        data: The splits, or anything by split.
-    """
+    """Names of the test sets that there are, the primary one first."""
     return tuple(split for split, source in data.items() if split not in ("train", "val") and source is not None)
 
 
@@ -148,10 +144,6 @@ def undisturbed(source: Any, name: str = "data") -> Iterator[None]:
     """Leave a source of data as it was: positions, random generators, caches, of its data set, sampler and collation.
 
     What has changed and cannot be put back is named in a warning. Large arrays are shared, not copied.
-
-    Args:
-        source: What is read inside.
-        name: What it is called in the warning.
     """
     snapshot = Snapshot(source, name, each=1024**2, total=64 * 1024**2)
     try:

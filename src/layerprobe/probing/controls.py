@@ -30,10 +30,6 @@ def shuffled(targets: Shaped[Tensor, "n ..."], seed: int) -> Shaped[Tensor, "n .
 
     There is nothing in them to be learnt, on test either: the error of heads that are fitted to them is that of chance,
     whatever they memorise. A lower one means that something leaks from test into the fit.
-
-    Args:
-        targets: Targets of any kind, samples first.
-        seed: Seed of the permutation, drawn from a generator of its own.
     """
     generator = torch.Generator().manual_seed(seed)
     return targets[torch.randperm(len(targets), generator=generator).to(targets.device)]

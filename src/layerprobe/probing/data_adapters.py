@@ -91,12 +91,7 @@ def _by_name(data: Mapping[Any, Any], tests: Mapping[str, Any] | None) -> dict[S
 
 
 def division_of(data: Any, *, seed: int = 0) -> dict[Split, Tensor] | None:
-    """Which samples of data without splits `sources_of` takes for each split; None where the data have splits.
-
-    Args:
-        data: As for `sources_of`.
-        seed: As for `sources_of`.
-    """
+    """Which samples of data without splits `sources_of` takes for each split; None where the data have splits."""
     data = _unpacked(data)
     if _is_pair(data):
         targets = _targets(data[1], class_words(data))
@@ -107,12 +102,7 @@ def division_of(data: Any, *, seed: int = 0) -> dict[Split, Tensor] | None:
 
 
 def class_words(data: Any, tests: Mapping[str, Any] | None = None) -> list[str] | None:
-    """What the classes are called, by the numbers that `sources_of` gives them; None where they are numbers.
-
-    Args:
-        data: As for `sources_of`.
-        tests: As for `sources_of`.
-    """
+    """What the classes are called, by the numbers that `sources_of` gives them; None where they are numbers."""
     splits = _by_name(data if isinstance(data, Mapping) else {"train": data}, tests)
     words = _words({split: given for split, given in splits.items() if _is_pair(given)})
     if words is not None and not _is_pair(splits.get("train")):

@@ -50,11 +50,7 @@ class Fingerprint:
         self._readable = True
 
     def update(self, batch: Any) -> None:
-        """Take in the samples of a batch; one that cannot be read leaves them all without a fingerprint.
-
-        Args:
-            batch: A batch of any make, samples first.
-        """
+        """Take in the samples of a batch; one that cannot be read leaves them all without a fingerprint."""
         try:
             if self._readable:
                 self._place, self._n = self._read, None

@@ -58,9 +58,6 @@ class Discovery:
 
         Layer by layer, from the one with the most features to the one with the fewest, each goes to the part that has
         the fewest so far. Neighbours of one size, which are about as hard, go to different parts.
-
-        Args:
-            n: How many parts; some are empty where there are fewer layers.
         """
         width = {layer: fitted_features(found) for layer, found in self.ways.items()}
         parts: list[list[Layer]] = [[] for _ in range(n)]
@@ -105,13 +102,6 @@ def discovered(
     done: Collection[LayerName] = (),
 ) -> Discovery | None:
     """What `discover_layers` would find, of what is known of a network already.
-
-    Args:
-        found: Its layers.
-        sequence: As in `Discovery`.
-        targets: Those of the first training batch.
-        protocol: The sweep.
-        done: Layers to leave out.
 
     Returns:
         The discovery; None where it is not known of each layer which axes run over tokens.

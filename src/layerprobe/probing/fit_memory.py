@@ -48,13 +48,7 @@ def workspace(d: int, c: int, p: int) -> int:
 
 
 def path_bytes(d: int, c: int, p: int) -> int:
-    """What the heads of a path take in both precisions, with the curvature pairs.
-
-    Args:
-        d: Features.
-        c: Classes.
-        p: L2 values.
-    """
+    """What the heads of a path take in both precisions, with the curvature pairs."""
     return min(PAIR_BYTES, 12 * Logistic.memory * c * d) + 24 * p * c * d
 
 
@@ -117,10 +111,7 @@ def processes_with_room(
 def host_budget(device: torch.device | None, max_memory: int | float | str | None, processes: int = 1) -> int:
     """What features made on a GPU may take of the machine's own memory.
 
-    Args:
-        device: The network's device.
-        max_memory: See `memory.memory_budget`; it holds for the GPU and for the machine's own memory each.
-        processes: As for `feature_budget`.
+    `max_memory` holds for the GPU and for the machine's own memory each.
 
     Returns:
         Bytes; 0 where the network is on the CPU, whose memory `feature_budget` has dealt with.

@@ -46,13 +46,7 @@ FeatureTake: TypeAlias = Callable[[Reduction], Features]
 
 
 def feature_ways(layer: Layer, protocol: ProbeProtocol, sequence: TokenAxes = ()) -> tuple[FeatureWay, ...]:
-    """Every distinct way; a reducer that changes nothing, or that no seed changes, counts once.
-
-    Args:
-        layer: The layer.
-        protocol: The sweep.
-        sequence: Which of its axes run over tokens, with the names of their masks.
-    """
+    """Every distinct way; a reducer that changes nothing, or that no seed changes, counts once."""
     ways: dict[str, FeatureWay] = {}
     for seed in protocol.seeds:
         for reducer in protocol.reducers:
@@ -122,14 +116,6 @@ def fit_layer(
     what: str,
 ) -> tuple[dict[str, list[HeadPath]], dict[str, Fitted]]:
     """Fit reducers × solvers × L2 values × seeds, for the true labels and every control at once, and choose.
-
-    Args:
-        train: The layer's training samples.
-        val: Its validation samples; None where there is one head and nothing to choose.
-        ways: Its ways to make features.
-        labels: One set of labels for each name (`none` for the true ones).
-        protocol: The sweep.
-        what: Name of the layer, for the log.
 
     Returns:
         For each set of labels every path, in the order of fitting, and the selected head; there is none where all
@@ -264,10 +250,6 @@ class Validation:
 def check_selection(labels: Labels, protocol: ProbeProtocol) -> None:
     """Refuse to choose heads by what the validation split does not give, whatever their scores are.
 
-    Args:
-        labels: The targets.
-        protocol: The sweep.
-
     Raises:
         ValueError: Where no head would have the figure that `selection` names.
     """
@@ -299,13 +281,7 @@ def refit(
     """Use the validation split for fitting too, once it has chosen, as Kornblith et al. (2019) and CLIP do.
 
     The L2 value stays: the objective is a mean over samples, so it means the same for more of them.
-
-    Args:
-        chosen: The selected head, as a path of one.
-        train: Its training features, standardised by it.
-        val: Its validation features, standardised by it.
-        labels: The targets.
-        protocol: The sweep.
+    Both splits' features are standardised by the head.
 
     Returns:
         The head fitted to both, its standardiser that of both, and its training error that on both. Where val has a
@@ -335,12 +311,7 @@ def measure(
 ) -> Measured:
     """Read a split that had no part in fitting or choosing.
 
-    Args:
-        head: The selected head, as a path of one.
-        features: Features as the reducer made them, not standardised.
-        targets: The split's targets, as in `Labels`.
-        protocol: The sweep.
-        what: Names of the layer and the split, for the log.
+    Features are as the reducer made them, not standardised.
 
     Returns:
         What the head comes to there; without an interval where the split is all that there is.

@@ -33,14 +33,6 @@ def score_test_sets(
 ) -> tuple[list[Metric], dict[str, SampleScores]]:
     """Score the samples of every test set with the selected head, where the protocol asks for it.
 
-    Args:
-        head: The selected head, as a path of one.
-        test: By name, each test set's features as the reducer made them, and its targets.
-        recordings: What the passes over the splits have left behind.
-        labels: The true labels.
-        protocol: The sweep.
-        what: Name of the layer, for the log.
-
     Returns:
         The metrics of the protocol, and by test set what is kept.
     """

@@ -81,12 +81,6 @@ def recorded_features(
 def layer_of(network: nn.Module, inputs: Any, record: ProbeRecord, recipe: FeatureRecipe) -> Layer:
     """Find the layer of a head in a network.
 
-    Args:
-        network: The network; it is left exactly as it was.
-        inputs: As for `recorded_features`.
-        record: The layer's record.
-        recipe: How its features are made.
-
     Raises:
         ValueError: There are no inputs, or the network has no such layer, or another one under its name.
     """

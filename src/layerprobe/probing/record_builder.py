@@ -129,13 +129,7 @@ class LayerRecords:
     def references(
         self, predictors: Predictors, head: HeadPath, ways: Sequence[FeatureWay]
     ) -> dict[str, FittedReference]:
-        """What predicts beside the selected head.
-
-        Args:
-            predictors: What each has fitted.
-            head: The selected head, as a path of one.
-            ways: The layer's ways to make features.
-        """
+        """What predicts beside the selected head."""
         found = {}
         for analysis in self.protocol.analyses:
             if not isinstance(analysis, AbstractReference) or analysis.name not in predictors:
@@ -201,13 +195,7 @@ class LayerRecords:
         )
 
     def failed(self, paths: Mapping[str, Sequence[HeadPath]], message: str, seconds: float) -> LayerResult:
-        """The result of a layer that could not be probed: no figures, but the reason.
-
-        Args:
-            paths: The paths that there are, by control.
-            message: The reason.
-            seconds: Wall-clock seconds spent on this layer.
-        """
+        """The result of a layer that could not be probed: no figures, but the reason."""
         missing: dict[str, Any] = {field.name: math.nan for field in fields(ProbeRecord) if field.type == "float"}
         record = ProbeRecord(
             **missing | self._common() | {"seconds": seconds},

@@ -129,10 +129,6 @@ def with_certified_best(
     Certified heads do a little better or worse on validation than rough ones. So the choice is made again, until the
     best of all and its neighbours are certified; then no other head is, unless it was for a while the best.
 
-    Args:
-        path: The path, perhaps with `rough` values.
-        evaluate: Error and loss of heads on validation.
-
     Returns:
         The path with what validation says of the heads as they are now.
     """

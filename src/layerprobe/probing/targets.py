@@ -36,9 +36,6 @@ class Labels:
     def of(cls, targets: Mapping[Split, Int[Tensor, " n"]]) -> Labels:
         """Number the training classes.
 
-        Args:
-            targets: Class indices of each split that there is.
-
         Raises:
             ValueError: Where train holds one class only.
         """

@@ -81,9 +81,6 @@ def head_angles(results: pd.DataFrame, head: HeadOf, over: Over = "layers") -> p
 def coordinates(row: Mapping[Any, Any]) -> str:
     """Say what the features of a head are coordinates of: heads can be compared where these are the same.
 
-    Args:
-        row: `n_features`, `n_features_full` and `reduction` of a `ProbeRecord`.
-
     Returns:
         It in words. Layers share a random choice of units where they are of one size; other reducers say what they
         make.

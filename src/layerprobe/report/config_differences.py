@@ -16,10 +16,7 @@ def differing_keys(configs: Sequence[Mapping[str, Any]], overridden: Sequence[st
     """Find the keys that have more than one value; of keys that always change together, one.
 
     What lies in another key, as `data.label` in `data`, and has one value for each of its values says nothing more.
-
-    Args:
-        configs: The configuration of each run, with dotted keys.
-        overridden: Keys that command lines changed: they come first, and stand for those that change with them.
+    Keys that command lines changed (`overridden`) come first, and stand for those that change with them.
 
     Returns:
         The keys: overridden ones first, then the shorter path; the seed last.
@@ -43,9 +40,6 @@ def differing_keys(configs: Sequence[Mapping[str, Any]], overridden: Sequence[st
 
 def telling_keys(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Find as few keys as tell configurations apart, seeds left out: those that all have come first.
-
-    Args:
-        configs: Configurations, with dotted keys.
 
     Returns:
         Each key that tells configurations apart which those before it do not.

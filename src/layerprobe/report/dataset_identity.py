@@ -39,10 +39,6 @@ def problem_names(runs: Sequence[Run]) -> list[str]:
 def sample_counts(run: Run, *splits: str) -> str:
     """Say what a run's records tell of its problem, such as "10 classes, 360 test samples"; empty without results.
 
-    Args:
-        run: The run.
-        splits: Splits whose number of samples is said.
-
     Returns:
         The text; several, where its checkpoints have several.
     """
@@ -58,10 +54,6 @@ def sample_counts(run: Run, *splits: str) -> str:
 
 def told_apart(names: Sequence[str], facts: Sequence[str]) -> list[str]:
     """Add facts to names that several have whose facts differ.
-
-    Args:
-        names: Names, repeated or not.
-        facts: A fact for each; an empty one is unknown and tells nothing.
 
     Returns:
         The names, longer where that is needed.

@@ -40,10 +40,6 @@ class DepthView:
     def distance(self, results: pd.DataFrame, directory: Path) -> Table | None:
         """Write `reference.csv`, the run and the reference layer by layer, and sum it up.
 
-        Args:
-            results: Results of the run, in the columns of `ProbeRecord`.
-            directory: Where the file goes; made if missing.
-
         Returns:
             The sum for the terminal; None where there is no reference.
         """

@@ -34,11 +34,7 @@ class Tested(NamedTuple):
 def compare_runs(first: Run, second: Run, checkpoint: str, other: str | None = None) -> pd.DataFrame:
     """Compare two runs layer by layer: on the same test samples in pairs, else as independent samples.
 
-    Args:
-        first: A run.
-        second: Another.
-        checkpoint: The checkpoint of the first run.
-        other: The checkpoint of the second; by default that of the same name.
+    The checkpoint of the second run is by default that of the same name.
 
     Returns:
         One row for each layer that both have, in order of depth: `layer`, `first_error`, `second_error`, `low` and
@@ -69,11 +65,6 @@ def compare_heads(first: Mapping[str, Tested], second: Mapping[str, Tested], *, 
 
 def difference_sentence(table: pd.DataFrame, first: str, second: str) -> str:
     """Say whether two runs differ.
-
-    Args:
-        table: From `compare_runs`.
-        first: Name of the first run.
-        second: Name of the second.
 
     Returns:
         One or two sentences.

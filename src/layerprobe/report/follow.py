@@ -10,13 +10,9 @@ from layerprobe.results.reader import find_runs
 
 
 def follow(roots: Sequence[str | Path], interval: float) -> Iterator[None]:
-    """Come back at once, and then each time that runs have gone on.
+    """Come back at once, and then each time that runs have gone on, looking every `interval` seconds.
 
     The state is taken before the caller looks at the runs, so that what is written while it looks is a change too.
-
-    Args:
-        roots: As for `find_runs`.
-        interval: Seconds between two looks.
 
     Yields:
         Nothing; the caller's turn to look at the runs.
@@ -30,9 +26,6 @@ def follow(roots: Sequence[str | Path], interval: float) -> Iterator[None]:
 
 def file_states(roots: Sequence[str | Path]) -> dict[Path, tuple[int, int]]:
     """Look at when the results of runs were last written.
-
-    Args:
-        roots: As for `find_runs`.
 
     Returns:
         Time in nanoseconds and size of each run's `results.parquet` and `run.json`; equal states need no new report.

@@ -43,12 +43,6 @@ def confusion_of(run: Run, checkpoint: str, layer: str) -> AnyChart | None:
 def angles_of(run: Run, over: Over, at: str, most: float = _MOST_PRODUCTS) -> AnyChart | None:
     """Draw where heads look, against one another.
 
-    Args:
-        run: The run.
-        over: What is compared.
-        at: The checkpoint whose layers, or the layer whose checkpoints.
-        most: Multiplications at most; by default some twenty seconds' worth.
-
     Returns:
         The chart; None where there is nothing to compare, of more than 100 classes, or where it would take longer;
         `layerprobe.angle_map` draws these, too.
@@ -64,9 +58,5 @@ def angles_of(run: Run, over: Over, at: str, most: float = _MOST_PRODUCTS) -> An
 
 
 def angle_products(heads: pd.DataFrame) -> float:
-    """Multiplications that a map of angles takes: a singular value decomposition for every pair of heads.
-
-    Args:
-        heads: Their results, in the columns of `ProbeRecord`.
-    """
+    """Multiplications that a map of angles takes: a singular value decomposition for every pair of heads."""
     return len(heads) ** 2 * float(heads["n_classes"].max()) ** 2 * float(heads["n_features"].max())

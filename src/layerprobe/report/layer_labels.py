@@ -32,10 +32,6 @@ def short_names(names: Sequence[str], longest: int = _LONGEST) -> list[str]:
     Dropped are the shared folder, then of what is still too long the ends of the modules' names, whose numbers stay,
     then the middle.
 
-    Args:
-        names: Names of the layers.
-        longest: Letters of a name at most.
-
     Returns:
         A name for each; an ellipsis stands for what is dropped.
     """
@@ -65,10 +61,6 @@ def _fitted(name: str, longest: int) -> str:
 
 def clipped(name: str, longest: int) -> str:
     """Drop the middle of a long name; its end tells layers apart, so more of the end stays.
-
-    Args:
-        name: Any name.
-        longest: Letters to keep at most, the ellipsis among them.
 
     Returns:
         The name, or its two ends around an ellipsis.

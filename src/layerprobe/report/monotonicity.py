@@ -13,10 +13,7 @@ _COLUMNS = ["checkpoint", "step", "depth", "layer", "test_error", "test_error_lo
 
 
 def monotonicity(results: pd.DataFrame) -> pd.DataFrame:
-    """Find where the test error rises from one probed layer to the next.
-
-    Args:
-        results: Results of one run, in the columns of `ProbeRecord`; failed layers are passed over.
+    """Find where the test error rises from one probed layer to the next; failed layers are passed over.
 
     Returns:
         One row for each rise: `checkpoint`, `step`, `depth_before`, `layer_before`, `depth`, `layer`, `error_before`,

@@ -49,10 +49,7 @@ def with_all_rows(chart: C) -> C:
 def write_pictures(spec: dict[str, Any], stem: Path, scale: float) -> list[Path]:
     """Write a specification as `<stem>.png` and `<stem>.svg`.
 
-    Args:
-        spec: A Vega-Lite specification.
-        stem: Path of the files without their endings; missing folders are made.
-        scale: Pixels of the PNG file for each of the drawing.
+    The PNG file has `scale` pixels for each of the drawing; missing folders are made.
 
     Returns:
         Paths of the two files; each is whole or absent, whenever the process is killed.
@@ -71,10 +68,6 @@ def write_pictures(spec: dict[str, Any], stem: Path, scale: float) -> list[Path]
 
 def save(chart: AnyChart, stem: Path) -> list[Path]:
     """Write a chart as `write_pictures` does, the PNG file at twice its size in pixels.
-
-    Args:
-        chart: The chart.
-        stem: Path of the files without their endings; missing folders are made.
 
     Returns:
         Paths of the two files.

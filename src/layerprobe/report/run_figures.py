@@ -49,13 +49,6 @@ def write_figures(
 ) -> list[Path]:
     """Write the figures of one run: `depth_curve`, `heat_map`, `path_curve` and `beyond_linear`, as PNG and SVG.
 
-    Args:
-        results: Results of the run, in the columns of `ProbeRecord`.
-        path: Its swept heads, in the columns of `PathRecord`.
-        directory: Where the files go; made if missing.
-        view: What `depth_curve` shows; by default test error.
-        metrics: What was measured besides, in the columns of `MetricRecord`.
-
     Returns:
         Paths of the files. What has no data (no layer probed, no path of several values, no other reader) is left out,
         and so is what cannot be drawn, with a warning.
@@ -111,11 +104,7 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
     `analysis_charts`; `position_map`, where several reducers were read; `site_map`, where layers are sites of blocks;
     `test_sets`, where the heads were read on several: the last checkpoint's curve with a line for each; and `surface`
     and `hidden`, where their frames are kept.
-
-    Args:
-        run: The run, with or without `surface.parquet`, `points.parquet`, `hidden.parquet`.
-        directory: Where the figures go; made if missing.
-        view: What `depth_curve` shows; by default test error.
+    It may have `surface.parquet`, `points.parquet` and `hidden.parquet`, whose figures are written too.
 
     Returns:
         Paths of the files.

@@ -45,12 +45,6 @@ def two_sample_p(wrong: int, n: int, other_wrong: int, other_n: int) -> float:
 
         χ² = (N - 1) (p₂ - p₁)² / (p (1 - p) (1/n₁ + 1/n₂) N),   p the share of both together
 
-    Args:
-        wrong: Samples that the first one gets wrong.
-        n: Its samples.
-        other_wrong: Samples that the second one gets wrong.
-        other_n: Its samples.
-
     Returns:
         The two-sided p value; 1 where all are right or all are wrong.
     """
@@ -67,9 +61,6 @@ def holm(p: Sequence[float]) -> list[float]:
     """Correct p values for their number by Holm's step-down rule, which needs no independence.
 
     The i-th smallest of k becomes max over j ≤ i of min(1, (k - j + 1) p_j).
-
-    Args:
-        p: The p values (k).
 
     Returns:
         The corrected ones, in the same order.

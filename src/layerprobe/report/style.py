@@ -41,9 +41,6 @@ class Lines:
 def lines(untrained: Sequence[bool]) -> Lines:
     """Choose how lines look: the last trained one is solid blue, the untrained ones are dotted grey with empty points.
 
-    Args:
-        untrained: For each line in the order of training, whether it belongs to the untrained network.
-
     Returns:
         The look of each line; it repeats itself after seven trained ones.
     """

@@ -26,9 +26,6 @@ _LONGEST = 36
 def tidy_results(results: pd.DataFrame) -> pd.DataFrame:
     """Add what every view of the results needs.
 
-    Args:
-        results: Results of one run, in the columns of `ProbeRecord`.
-
     Returns:
         The rows in the order of training, then of depth, with these columns more:
         `position` (place of the layer among the probed ones, from 0), `label` (the layer's name, shortened),
@@ -49,9 +46,6 @@ def tidy_results(results: pd.DataFrame) -> pd.DataFrame:
 def with_texts(frame: pd.DataFrame) -> pd.DataFrame:
     """Add figures as a reader is told them: a format of Vega would make "0.00%" of a missing one.
 
-    Args:
-        frame: Rows in the columns of `ProbeRecord`.
-
     Returns:
         The rows with `error_text`, `interval` (the 95 % interval of the test error) and `l2_text`, "–" where there is
         none, and `features`, such as "64 of 128".
@@ -67,11 +61,7 @@ def with_texts(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def features_texts(frame: pd.DataFrame) -> list[str]:
-    """Say how many features of a layer are kept, such as "64 of 128", or "128" where all are.
-
-    Args:
-        frame: Rows with the columns n_features and n_features_full.
-    """
+    """Say how many features of a layer are kept, such as "64 of 128", or "128" where all are."""
     return [
         str(kept) if kept == full or not full else f"{kept} of {full}"
         for full, kept in zip(frame["n_features_full"], frame["n_features"], strict=True)
@@ -80,9 +70,6 @@ def features_texts(frame: pd.DataFrame) -> list[str]:
 
 def captions(frame: pd.DataFrame) -> dict[str, str]:
     """Caption the checkpoints: name and training step, or that the network is untrained.
-
-    Args:
-        frame: Any rows with the columns checkpoint and step.
 
     Returns:
         The caption of each checkpoint, in the order of training. Long names lose their middle where their ends tell
@@ -100,12 +87,7 @@ def captions(frame: pd.DataFrame) -> dict[str, str]:
 
 
 def few_checkpoints(frame: pd.DataFrame, most: int = 4) -> pd.DataFrame:
-    """Keep the rows of a few checkpoints, the first and the last among them, for a picture with a panel for each.
-
-    Args:
-        frame: Any rows with the columns checkpoint and step.
-        most: Checkpoints at most.
-    """
+    """Keep the rows of a few checkpoints, the first and the last among them, for a picture with a panel for each."""
     return frame[frame["checkpoint"].isin(evenly(list(captions(frame)), most))]
 
 
@@ -151,9 +133,6 @@ def group_mean(
 
 def axis_top(errors: pd.Series) -> float:
     """Find how high an axis of errors has to reach: to the highest, unless that lies far above nearly all others.
-
-    Args:
-        errors: Errors, or upper ends of their intervals; NaN is passed over.
 
     Returns:
         The highest error; or where at most a tenth of them lie more than three times above the others, such as the

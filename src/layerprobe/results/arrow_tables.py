@@ -36,9 +36,6 @@ class DamagedTableError(SchemaError):
 def schema(kind: type[Record]) -> pa.Schema:
     """Columns of a record: one for each field, in their order, with the version in the metadata.
 
-    Args:
-        kind: `ProbeRecord`, `PathRecord` or `MetricRecord`.
-
     Returns:
         The Arrow schema; every column has a type of its own also when there is no row.
     """
@@ -57,12 +54,7 @@ def stamp(columns: pa.Schema, kind: str) -> pa.Schema:
 
 
 def to_table(records: Iterable[Record], kind: type[Record]) -> pa.Table:
-    """Lay out records as an Arrow table.
-
-    Args:
-        records: Records of one kind.
-        kind: `ProbeRecord`, `PathRecord` or `MetricRecord`.
-    """
+    """Lay out records as an Arrow table."""
     rows = list(records)
     columns = schema(kind)
     return pa.table([pa.array([getattr(row, c.name) for row in rows], type=c.type) for c in columns], schema=columns)
@@ -71,10 +63,6 @@ def to_table(records: Iterable[Record], kind: type[Record]) -> pa.Table:
 def to_frame(records: Iterable[Record], kind: type[Record] = ProbeRecord) -> pd.DataFrame:
     """Lay out records as a data frame.
 
-    Args:
-        records: Records of one kind.
-        kind: `ProbeRecord`, `PathRecord` or `MetricRecord`.
-
     Returns:
         One row for each record, one column for each field: int64, float64, bool or string, also when empty.
     """
@@ -82,11 +70,7 @@ def to_frame(records: Iterable[Record], kind: type[Record] = ProbeRecord) -> pd.
 
 
 def from_table(table: pa.Table) -> list[ProbeRecord]:
-    """Give back the records of a table made by `to_table`.
-
-    Args:
-        table: A table of `ProbeRecord`s.
-    """
+    """Give back the records of a table made by `to_table`."""
     return [ProbeRecord(**row) for row in table.to_pylist()]
 
 

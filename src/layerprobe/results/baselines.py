@@ -8,9 +8,6 @@ import pandas as pd
 def of_baselines(results: pd.DataFrame) -> pd.Series:
     """Tell which rows are of features that need no network.
 
-    Args:
-        results: Results of one run, in the columns of `ProbeRecord`.
-
     Returns:
         True for the checkpoints without a training step of which the input is all that was probed, where others have
         layers behind theirs.
@@ -20,11 +17,7 @@ def of_baselines(results: pd.DataFrame) -> pd.Series:
 
 
 def without_baselines(results: pd.DataFrame) -> pd.DataFrame:
-    """Take the rows of networks alone.
-
-    Args:
-        results: Results of one run, in the columns of `ProbeRecord`.
-    """
+    """Take the rows of networks alone."""
     return results[~of_baselines(results)]
 
 
@@ -35,9 +28,6 @@ def constant_answer(results: pd.DataFrame) -> str:
 
 def baseline_errors(results: pd.DataFrame) -> dict[str, list[float]]:
     """Find the test errors that a layer's is compared with, whichever layer it is.
-
-    Args:
-        results: Results of one run, in the columns of `ProbeRecord`.
 
     Returns:
         By name, as a reader is told it: that of `constant_answer`, and those of the data, such as `bag of words`. Each
@@ -54,9 +44,6 @@ def baselines_above_majority(results: pd.DataFrame) -> dict[str, tuple[float, fl
 
     A head that validation has chosen seldom does on samples of the same distribution. It does where test samples are
     like training samples of another class, as where pairs are divided between train and test.
-
-    Args:
-        results: Results of one run, in the columns of `ProbeRecord`.
 
     Returns:
         By name, as a reader is told it: the test error, and that of the majority class.

@@ -57,12 +57,7 @@ def at_last_checkpoint(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_checkpoint(results: pd.DataFrame, checkpoint: str) -> pd.DataFrame:
-    """Take the rows of a checkpoint that have a test error, in order of depth.
-
-    Args:
-        results: Results of one run, in the columns of `ProbeRecord`.
-        checkpoint: Its name.
-    """
+    """Take the rows of a checkpoint that have a test error, in order of depth."""
     rows = results[(results["checkpoint"] == checkpoint) & results["test_error"].notna()]
     return rows.sort_values("depth", kind="stable")
 

@@ -44,12 +44,7 @@ SAME_SAMPLES = ("data*.batch_size", "data*.seed", "data*.root")
 
 
 def matters(key: str, excepted: tuple[str, ...] = NO_PART) -> bool:
-    """Tell whether a key is a part of what a run is.
-
-    Args:
-        key: A dotted key of a configuration.
-        excepted: Keys that are not, as in `NO_PART`.
-    """
+    """Tell whether a key is a part of what a run is."""
     return not any(fnmatchcase(key, pattern) or fnmatchcase(key, f"{pattern}.*") for pattern in excepted)
 
 
@@ -71,10 +66,6 @@ def identity(config: Mapping[str, Any], directory: Path | None = None) -> dict[s
 
 def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Find the keys in which two identities differ.
-
-    Args:
-        old: What `identity` returned of the one.
-        new: What it returned of the other.
 
     Returns:
         The old and the new value by key, in the order of the keys; None also stands for a key that is not there.

@@ -94,9 +94,6 @@ GONE: Mapping[str, str] = {
 def migrated(config: Any) -> Any:
     """Put public names in place of former ones.
 
-    Args:
-        config: A configuration or a part of one, of plain values.
-
     Returns:
         The same with the public name wherever a value is a former one.
     """
@@ -108,10 +105,7 @@ def migrated(config: Any) -> Any:
 
 
 def current_key(key: str) -> str:
-    """Put the key of today in place of a former one.
-
-    Args:
-        key: A dotted key, with any of Hydra's signs before it.
+    """Put the key of today in place of a former one, with any of Hydra's signs before it.
 
     Returns:
         The same key, elsewhere if what it is a part of has moved.
@@ -159,9 +153,6 @@ def with_current_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def without_unnamed(config: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out arguments that have the value that they had where 0.1 did not name them.
-
-    Args:
-        config: A configuration with public names; its keys may be dotted.
 
     Returns:
         The same without these keys, at any depth.

@@ -18,9 +18,6 @@ _PART = stamp(
 def to_part(result: LayerResult) -> pa.Table:
     """Lay out one layer's result as one row.
 
-    Args:
-        result: What probing the layer has left behind, its head apart.
-
     Returns:
         One row with a list for each of `ROWS`.
     """
@@ -53,9 +50,6 @@ def _table(record: ProbeRecord, answers: Mapping[str, Answers]) -> pa.Table:
 
 def read_parts(files: Iterable[Path]) -> dict[str, pa.Table]:
     """Read the rows of many parts.
-
-    Args:
-        files: Files written from `to_part`.
 
     Returns:
         For each of `ROWS`, the parts' rows one after another.

@@ -13,10 +13,6 @@ DIFFERENCE = "error_difference"
 def layer_metrics(frame: pd.DataFrame, metrics: pd.DataFrame | None = None) -> dict[str, float]:
     """Name each layer's test error as it is logged.
 
-    Args:
-        frame: Results of one checkpoint, in the columns of `ProbeRecord`, or of `on_each_test_set`.
-        metrics: What was measured besides, in the columns of `MetricRecord`.
-
     Returns:
         `probe/<layer>/test_error` as a share in [0, 1], in order of depth; of further test sets
         `probe/<layer>/<test set>/test_error`. Failed layers are left out. After them
@@ -45,12 +41,7 @@ def layer_metrics(frame: pd.DataFrame, metrics: pd.DataFrame | None = None) -> d
 
 
 def compared_errors(metrics: pd.DataFrame, metric: str = "error") -> pd.DataFrame:
-    """Choose what the analyses that were compared with the linear head measured, on the first of several test sets.
-
-    Args:
-        metrics: What was measured, in the columns of `MetricRecord`.
-        metric: Which of their metrics.
-    """
+    """Choose what the analyses that were compared with the linear head measured, on the first of several test sets."""
     compared = metrics[metrics["metric"] == DIFFERENCE]
     first = metrics["test_set"].isin(compared["test_set"].head(1))
     return metrics[first & (metrics["metric"] == metric) & metrics["head"].isin(compared["head"])]

@@ -138,10 +138,6 @@ class RunDirectory:
     def begin(self, config: Mapping[str, Any], rerun: Rerun = None) -> None:
         """Say what the directory's results belong to; set aside what is to be done again.
 
-        Args:
-            config: The resolved configuration.
-            rerun: Which ended runs start from the beginning.
-
         Raises:
             RunDirectoryError: Where the directory holds a run of another configuration.
         """

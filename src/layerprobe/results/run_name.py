@@ -13,10 +13,6 @@ _SEED = "seed"
 def run_name(experiment: str, overrides: Sequence[str]) -> str:
     """Name a run.
 
-    Args:
-        experiment: Name of the experiment.
-        overrides: The command line's overrides, `key=value`.
-
     Returns:
         The experiment and what was changed, such as "xor_mlp width=2 seed=3".
     """
@@ -26,10 +22,6 @@ def run_name(experiment: str, overrides: Sequence[str]) -> str:
 def run_group(experiment: str, overrides: Sequence[str]) -> str:
     """Name the group of a run: runs that differ only in their seed have the same one.
 
-    Args:
-        experiment: Name of the experiment.
-        overrides: The command line's overrides, `key=value`.
-
     Returns:
         As `run_name`, without the seed.
     """
@@ -38,11 +30,6 @@ def run_group(experiment: str, overrides: Sequence[str]) -> str:
 
 def run_tags(experiment: str, overrides: Sequence[str], own: Sequence[str] = ()) -> list[str]:
     """Tag a run with its experiment and with each value that was changed.
-
-    Args:
-        experiment: Name of the experiment.
-        overrides: The command line's overrides, `key=value`.
-        own: Tags that the user gives.
 
     Returns:
         The tags, each of at most 64 letters, as Weights & Biases asks.

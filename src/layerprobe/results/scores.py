@@ -125,10 +125,6 @@ def _table(test_set: str, part: SampleScores, ids: np.ndarray, outputs: np.ndarr
 def confusion(scores: pd.DataFrame, test_set: str | None = None) -> pd.DataFrame:
     """Count the samples of each class by what a head answers.
 
-    Args:
-        scores: The head's scores, as `score_frame` lays them out.
-        test_set: Name of the test set; by default the first.
-
     Returns:
         True classes by predicted ones: those of the scores in their order, then those that only the test set has.
 

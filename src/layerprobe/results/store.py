@@ -119,8 +119,7 @@ class ProbeStore:
     def add(self, result: LayerResult) -> None:
         """Keep one layer's result; when this returns it survives a kill. The same checkpoint and layer is replaced.
 
-        Args:
-            result: What probing the layer has left behind; a failed layer may have no head and no `correct`.
+        A failed layer may have no head and no `correct`.
 
         Raises:
             StoreError: If it cannot be written; what was added before stays.

@@ -66,11 +66,7 @@ class SweepRecord:
         return cls(directory, command, cwd, jobs)
 
     def begin(self, command: Sequence[str]) -> None:
-        """Write down how the sweep is started.
-
-        Args:
-            command: The script and its arguments.
-        """
+        """Write down how the sweep is started."""
         words = [word for word in command[1:] if not word.lstrip("+").startswith(("hydra.sweep.dir=", "rerun="))]
         self.command, self.cwd = [os.path.abspath(command[0]), *words], os.getcwd()
         self.write()

@@ -20,9 +20,6 @@ _COLUMNS = {
 def lines_of_test_sets(frame: pd.DataFrame) -> pd.DataFrame:
     """Give test sets the place of checkpoints, for a curve with a line for each; the primary one's is the last.
 
-    Args:
-        frame: Rows of `on_each_test_set`, of one checkpoint.
-
     Returns:
         The same rows, whose `checkpoint` is the name of a test set.
     """
@@ -33,11 +30,6 @@ def lines_of_test_sets(frame: pd.DataFrame) -> pd.DataFrame:
 
 def on_each_test_set(results: pd.DataFrame, metrics: pd.DataFrame, alone: str = "test") -> pd.DataFrame:
     """Lay out results with a row for each test set: what the record would say, had it been the only one.
-
-    Args:
-        results: Results, in the columns of `ProbeRecord`.
-        metrics: What else was measured, in the columns of `MetricRecord`.
-        alone: Name of the test set where there is one.
 
     Returns:
         The rows in their order, the primary test set's first, with the column `test_set`. A layer that failed has a row

@@ -78,12 +78,7 @@ class WandbHistory:
             _open.append(self)
 
     def define(self, key: str, **options: Any) -> None:
-        """Define a metric, once.
-
-        Args:
-            key: Its exact name.
-            options: Those of `Run.define_metric`.
-        """
+        """Define a metric by its exact name, once, with options of `Run.define_metric`."""
         if key not in self._defined:
             self._defined[key] = options
             if self._file is not None:
@@ -219,8 +214,7 @@ class WandbHistory:
 def close_histories(finish: Callable[[Run], None]) -> None:
     """End the runs whose history is open.
 
-    Args:
-        finish: Finishes a run; it is called again where wandb's own process turns out to have died.
+    `finish` is called again where wandb's own process turns out to have died.
     """
     for history in _open:
         try:

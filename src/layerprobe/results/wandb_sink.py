@@ -58,10 +58,6 @@ class WandbSink:
         chart; the layers are one row of `probe/<layer>/test_error`, and of `probe/<layer>/<analysis>/test_error` where
         an analysis was compared with the linear head. Every row has its own `trainer/global_step`. The keys of further
         test sets end in `<checkpoint>/<test set>` and `<layer>/<test set>/test_error`.
-
-        Args:
-            frame: Results of one checkpoint, as for `layer_metrics`; failed layers are left out.
-            metrics: What was measured besides, in the columns of `MetricRecord`.
         """
         with self._guarded("log a checkpoint"):
             points = layer_metrics(frame, metrics)
@@ -82,11 +78,7 @@ class WandbSink:
             self._log({**points, **step})
 
     def log_figures(self, figures: Sequence[Path]) -> None:
-        """Log pictures as `figures/<stem>`.
-
-        Args:
-            figures: Files of figures; the PNG files among them are logged.
-        """
+        """Log pictures as `figures/<stem>`."""
         with self._guarded("log the figures"):
             import wandb
 
@@ -159,12 +151,7 @@ class WandbSink:
 
 
 def finish_run(exit_code: int = 0, preempted: bool = False) -> None:
-    """End the process's current run, so that the next job gets one of its own.
-
-    Args:
-        exit_code: 0 for success; anything else marks the run as failed.
-        preempted: Whether the run will go on under the same id.
-    """
+    """End the process's current run, so that the next job gets one of its own."""
     wandb = sys.modules.get("wandb")
     if wandb is None or getattr(wandb, "run", None) is None:
         return

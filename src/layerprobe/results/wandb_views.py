@@ -25,13 +25,6 @@ def workspace(
 ) -> Workspace:
     """Lay out a workspace that opens on the views of the page, and on runs that did not fail.
 
-    Args:
-        project: The project that the runs are in.
-        entity: Its user or team.
-        checkpoints: Names of the checkpoints, in the order of training; of many, the last five.
-        layers: Names of the layers, in the order of depth.
-        swept: Dotted keys of the configuration that differ between the runs.
-
     Returns:
         The workspace; `save()` uploads it.
     """
@@ -79,11 +72,6 @@ def report(
 
 def save(workspace: Workspace, report: Report, file: Path) -> list[str]:
     """Upload both, in place of those that were uploaded before from the same place.
-
-    Args:
-        workspace: From `workspace`.
-        report: From `report`.
-        file: Remembers which views they are.
 
     Returns:
         Their addresses.

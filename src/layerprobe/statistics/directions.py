@@ -19,9 +19,6 @@ def in_own_units(head: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, "c d
     With standardised features z = (x - m)/s and scores W z + b these are W/s, and the bias is b - W (m/s); where
     numbers are predicted, in the units of these.
 
-    Args:
-        head: The arrays of a saved head, see `LayerResult.head`.
-
     Returns:
         Weight and bias, in float64.
     """
@@ -35,21 +32,12 @@ def in_own_units(head: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, "c d
 
 
 def directions(head: Mapping[str, np.ndarray], task: str) -> Float[np.ndarray, "k d"]:
-    """Where a head looks, in the features' own units; see `contrasts`.
-
-    Args:
-        head: The arrays of a saved head, see `LayerResult.head`.
-        task: What it answers, as `ProbeRecord.task`.
-    """
+    """Where a head looks, in the features' own units; see `contrasts`."""
     return contrasts(in_own_units(head)[0], task)
 
 
 def contrasts(weight: Float[np.ndarray, "c d"], task: str) -> Float[np.ndarray, "k d"]:
     """Turn weights into directions.
-
-    Args:
-        weight: Weights, a row for each class, label or value.
-        task: What they answer, as `ProbeRecord.task`.
 
     Returns:
         Of two classes one row, from the first to the second. Of more, a row for each class against the mean of all: a

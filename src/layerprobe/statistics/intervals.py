@@ -85,12 +85,6 @@ def newcombe_interval(wrong: int, n: int, other_wrong: int, other_n: int) -> tup
 
         p₂ - p₁ - √((p₂ - l₂)² + (u₁ - p₁)²)   to   p₂ - p₁ + √((u₂ - p₂)² + (p₁ - l₁)²).
 
-    Args:
-        wrong: Samples that the first one gets wrong.
-        n: Its samples.
-        other_wrong: Samples that the second one gets wrong.
-        other_n: Its samples.
-
     Returns:
         The ends, in [-1, 1].
     """
@@ -104,21 +98,12 @@ def newcombe_interval(wrong: int, n: int, other_wrong: int, other_n: int) -> tup
 
 
 def student_quantile(freedom: int) -> float:
-    """The 97.5 % quantile of Student's distribution.
-
-    Args:
-        freedom: Degrees of freedom, at least 1.
-    """
+    """The 97.5 % quantile of Student's distribution."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, 0.975))
 
 
 def student_half_width(deviation: float, n: int) -> float:
-    """Half the width of Student's 95 % interval of a mean, t·s/√n with n - 1 degrees of freedom.
-
-    Args:
-        deviation: Standard deviation s of the values.
-        n: How many values there are, at least 2.
-    """
+    """Half the width of Student's 95 % interval of a mean, t·s/√n with n - 1 degrees of freedom."""
     return student_quantile(n - 1) * deviation / math.sqrt(n)

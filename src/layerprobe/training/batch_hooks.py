@@ -27,12 +27,6 @@ def with_batch_hooks(
 
     As in Lightning, a hook of the data module comes before one of the module.
 
-    Args:
-        protocol: The sweep.
-        network: The network; a LightningModule may have hooks.
-        datamodule: What gives the batches; None where the trainer was given loaders.
-        trainer: The trainer, which says to the hooks that it validates.
-
     Returns:
         The same sweep where neither has a hook of its own.
     """

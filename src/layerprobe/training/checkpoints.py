@@ -59,12 +59,6 @@ def freeze(state_dict: Mapping[str, Any], path: Path, info: CheckpointInfo, conf
 
     The file is in Lightning's layout, holds tensors and plain values only, and so loads with `weights_only=True`.
 
-    Args:
-        state_dict: A module's.
-        path: The file to write.
-        info: Name, step and epoch.
-        config: Resolved configuration, of plain values.
-
     Raises:
         OSError: Where it cannot be written, naming it; torch's own error would not tell that a disk is full.
     """
@@ -137,10 +131,6 @@ def load(path: Path, *, trust: bool = False) -> FrozenCheckpoint:
 def check_goes_on(path: Path, *, trust: bool = False) -> None:
     """Refuse a file that a training cannot go on from.
 
-    Args:
-        path: The file.
-        trust: As for `load`.
-
     Raises:
         FileNotFoundError: Where there is no such file.
         CheckpointError: Where it is no checkpoint, or holds a network without the state of its training.
@@ -156,9 +146,6 @@ def check_goes_on(path: Path, *, trust: bool = False) -> None:
 
 def damage(path: Path) -> str:
     """Tell what is wrong with a file that torch has written, without loading it.
-
-    Args:
-        path: The file; it must be there.
 
     Returns:
         What is wrong, in a few words; empty where the file is whole.

@@ -61,11 +61,7 @@ class Ranks:
         return int(tensor)
 
     def from_first(self, value: T) -> T:
-        """The first process's value.
-
-        Args:
-            value: This process's own; of no effect but on the first.
-        """
+        """The first process's value."""
         if self._group is None:
             return value
         box = [value]
@@ -99,9 +95,6 @@ class Ranks:
 
         Each pair of processes talks by itself, so that every process notices when one has ended.
 
-        Args:
-            given: Bytes for each other rank, on the CPU.
-
         Returns:
             What each of them gives, and the ranks that have ended.
         """
@@ -134,9 +127,7 @@ class Ranks:
 
         Distributed training keeps parameters equal, and buffers only while a network is called: each process goes on
         with the averages of batch normalisation that its own last batch has led to.
-
-        Args:
-            network: This process's network, which every process has; afterwards it is bit for bit as before.
+        Afterwards this process's network is bit for bit as before.
         """
         own: list[tuple[Tensor, Tensor]] = []
         try:

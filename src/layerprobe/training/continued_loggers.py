@@ -196,13 +196,7 @@ class ProbeLog:
         self._others = [logger for logger in loggers if not isinstance(logger, WandbLogger)]
 
     def checkpoint(self, frame: pd.DataFrame, metrics: pd.DataFrame | None = None, *, new: bool = True) -> None:
-        """Log each layer's test error at one checkpoint.
-
-        Args:
-            frame: Results of one checkpoint, as for `layer_metrics`.
-            metrics: What was measured besides, in the columns of `MetricRecord`.
-            new: Whether it has never been logged; else it goes only to loggers that recognise what they have.
-        """
+        """Log each layer's test error at one checkpoint."""
         for sink in self._sinks:
             sink.log_checkpoint(frame, metrics)
         if not new:
@@ -215,19 +209,11 @@ class ProbeLog:
                 logger.log_metrics(points, step=int(frame["step"].iloc[0]))
 
     def finish(self, store: ProbeStore) -> None:
-        """Log the whole: one table and one artifact, where the logger can hold them.
-
-        Args:
-            store: The results of all checkpoints.
-        """
+        """Log the whole: one table and one artifact, where the logger can hold them."""
         for sink in self._sinks:
             sink.finish(store.results(), store.directory)
 
     def figures(self, files: Sequence[Path]) -> None:
-        """Log pictures, where the logger can hold them.
-
-        Args:
-            files: PNG and SVG files.
-        """
+        """Log pictures, where the logger can hold them."""
         for sink in self._sinks:
             sink.log_figures(files)

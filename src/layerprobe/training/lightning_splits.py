@@ -32,11 +32,6 @@ def splits_of_trainer(trainer: Any, module: nn.Module, loaders: Loaders | None =
 
     Training and validation data are the loaders that the run itself uses. The test loader comes from a shallow copy of
     the data module, so that its `setup("test")` leaves the one that trains alone; what the two share is put back.
-
-    Args:
-        trainer: A trainer inside `fit`.
-        module: Its module.
-        loaders: Which of several loaders to take; by default the first.
     """
     datamodule: Any = getattr(trainer, "datamodule", None)
     found: dict[Split, Any] = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
@@ -56,15 +51,7 @@ def splits_of(
     loaders: Loaders | None = None,
     tests: Mapping[str, Any] | None = None,
 ) -> Data:
-    """The data of whatever may be given as such.
-
-    Args:
-        given: A data module, or what `sources_of` takes.
-        network: The network that is to be called, for the type of its inputs.
-        seed: As for `sources_of`.
-        loaders: As for `splits_of_datamodule`.
-        tests: As for `with_tests`.
-    """
+    """The data of whatever may be given as such."""
     if is_datamodule(given):
         return with_tests(splits_of_datamodule(given, loaders), tests, network)
     if isinstance(given, Mapping) and isinstance(several := given.get("test"), Mapping):
@@ -108,9 +95,7 @@ def is_datamodule(given: Any) -> bool:
 def splits_of_datamodule(datamodule: Any, loaders: Loaders | None = None) -> Data:
     """The data of a data module outside a run: prepared, set up, and read.
 
-    Args:
-        datamodule: Any data module, of `pytorch_lightning`, `lightning` or with their methods; it is left as it is.
-        loaders: Which of several loaders to take; by default the first.
+    The data module, of `pytorch_lightning`, `lightning` or with their methods, is left as it is.
     """
     if hasattr(datamodule, "prepare_data"):
         datamodule.prepare_data()

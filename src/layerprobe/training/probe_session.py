@@ -85,11 +85,6 @@ class ProbeSession:
     def is_complete(self, name: str, entry: Entry, *, force: bool = False) -> bool:
         """Tell whether a checkpoint has been probed already.
 
-        Args:
-            name: Its name.
-            entry: What it is, and how it is to be probed.
-            force: Forget what there is of it.
-
         Raises:
             OtherResultsError: Where the results under that name are of another network or protocol.
         """
@@ -142,12 +137,6 @@ class ProbeSession:
 
         Nothing is looked at where all layers are asked for, where the network is not initialised yet, and of data that
         can only be iterated, which that might use up.
-
-        Args:
-            network: The network; it is left as it was.
-            data: The splits.
-            protocol: The sweep.
-            precision: As for `probe`.
 
         Raises:
             ValueError: A pattern matches no layer.
@@ -235,12 +224,7 @@ class ProbeSession:
         return plan if self._resources.keep and size == 1 else plan()
 
     def log_checkpoint(self, name: str, *, new: bool = True) -> None:
-        """Log what there is of a checkpoint.
-
-        Args:
-            name: Its name.
-            new: Whether it has never been logged; else it goes only to loggers that recognise what they have.
-        """
+        """Log what there is of a checkpoint."""
         metrics = self.store.metrics()
         results = on_each_test_set(self.store.results(), metrics)
         self.log.checkpoint(results[results["checkpoint"] == name], metrics, new=new)
@@ -264,12 +248,7 @@ class ProbeSession:
 
 
 def with_converted_inputs(protocol: ProbeProtocol, precision: Precision) -> ProbeProtocol:
-    """Turn the network's inputs into the number format of a precision, as training does.
-
-    Args:
-        protocol: The sweep.
-        precision: The trainer's precision; its `forward_context` belongs around the network's passes.
-    """
+    """Turn the network's inputs into the number format of a precision, as training does."""
     inputs = protocol.inputs
     return replace(protocol, inputs=lambda batch: precision.convert_input(inputs(batch)))
 
@@ -280,10 +259,6 @@ def announce(subject: Subject, processes: int = 1) -> Discovery | None:
     Data that can only be iterated are left alone: reading them for a plan might use them up. No problem of planning
     stops a run: one of the user's making is logged by its message, and said again by the probing if it is one there
     too; any other error is logged as one, with its traceback.
-
-    Args:
-        subject: What is probed.
-        processes: Processes that the layers are dealt out to.
 
     Returns:
         What the plan has found out about the network, for the probing of it; None without a plan.

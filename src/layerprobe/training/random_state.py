@@ -31,8 +31,7 @@ def random_state() -> dict[str, Any]:
 def set_random_state(state: dict[str, Any]) -> None:
     """Put the generators back.
 
-    Args:
-        state: What `random_state` returned, perhaps in another process; a device that is not there is passed over.
+    The state may be another process's; a device that is not there is passed over.
     """
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))

@@ -106,11 +106,6 @@ def share(ranks: Ranks, subject: Subject, discovery: Discovery | None) -> Share:
 
     Data that can only be iterated are left to the first process: reading them elsewhere might use them up, and each
     process may have a part of its own. So are samples that cannot be compared.
-
-    Args:
-        ranks: The processes; each calls this.
-        subject: What is probed.
-        discovery: The layers of the network, where this process knows them already.
     """
     protocol, resources, device = subject.protocol, subject.resources, device_of(subject.network)
     nothing = Discovery({}, 0, 0, Survey(protocol.granularity, (), {}), {})

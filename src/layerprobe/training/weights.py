@@ -168,10 +168,6 @@ def as_built(model: Mapping[str, Any], located: Callable[[str], Any]) -> Checkpo
 def with_random_weights(model: Any, located: Callable[[str], Any]) -> Any:
     """Have a network built with random weights, where its configuration names others.
 
-    Args:
-        model: Its configuration, as for `as_built`.
-        located: As for `as_built`.
-
     Returns:
         The same configuration, in which every argument that names weights says that there are none.
 

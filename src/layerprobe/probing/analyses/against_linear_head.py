@@ -13,12 +13,6 @@ from layerprobe.probing.analyses.analysis import LayerData, Metric, TestSet
 def compared(scores: Float[Tensor, "n c"], layer: LayerData, name: str, test: TestSet) -> Iterator[Metric]:
     """Measure a reference on a test set, and the linear head against it.
 
-    Args:
-        scores: What the reference says of each sample, as the scores of a linear head would.
-        layer: The layer, with its head.
-        name: Name of the test set.
-        test: The test set.
-
     Yields:
         `error`, and `error_difference`: the linear head's error less the reference's, what the reference reads of the
         layer and a linear head does not; both with their 95 % interval. The head is the one fitted to train alone, as

@@ -128,9 +128,6 @@ class AbstractAnalysis(ABC):
     def fit(self, layer: LayerData) -> Reading:
         """Learn what there is to learn from train, and choose by validation.
 
-        Args:
-            layer: The layer, without its test sets.
-
         Returns:
             What reads the test sets.
         """

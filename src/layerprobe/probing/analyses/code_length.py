@@ -18,13 +18,7 @@ from layerprobe.probing.solvers.logistic import Logistic
 def code_length(
     heads: Heads, features: Features, targets: Int[Tensor, " n"], seen: Bool[Tensor, " c"]
 ) -> Float[Tensor, "p n"]:
-    """Bits of each label, -log2 p(y | x), by the softmax over some classes.
-
-    Args:
-        heads: The heads.
-        features: Standardised features.
-        targets: Classes, each of them seen.
-        seen: The classes that the heads were fitted to.
+    """Bits of each label, -log2 p(y | x), by the softmax over the classes that the heads have seen, as all labels are.
 
     Returns:
         Bits, float64.
@@ -39,10 +33,6 @@ def code_length(
 
 def by_code_length(layer: LayerData, seen: Bool[Tensor, " c"]) -> Evaluate | None:
     """What chooses heads by the bits that validation's labels take, those of classes that were seen.
-
-    Args:
-        layer: The layer.
-        seen: The classes that the heads are fitted to.
 
     Returns:
         The mean, twice; None where there is no validation sample of these classes.

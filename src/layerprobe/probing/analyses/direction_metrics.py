@@ -23,11 +23,6 @@ def angles_between(
 ) -> dict[str, float]:
     """Measure two sets of directions against each other.
 
-    Args:
-        first: Directions in the features' own units.
-        second: Likewise.
-        layer: The layer.
-
     Returns:
         `angle`, in degrees as in `principal_angles.Angles`, Euclidean in the features' own units; `score_angle`,
         likewise of the scores that they give the training samples, about their means, which is the angle in the inner
@@ -43,10 +38,7 @@ def angles_between(
 def random_metric(first: Float[np.ndarray, "k d"], second: Float[np.ndarray, "m d"], layer: LayerData) -> Metric:
     """What `angle` is for random directions of as many dimensions, and between which ends 95 % of them are.
 
-    Args:
-        first: Directions in the features' own units.
-        second: Likewise.
-        layer: The layer; features that are constant on train do not count.
+    Features that are constant on train do not count as dimensions.
     """
     d = int((~layer.head.standardiser.constant).sum())
     found = random_angle(len(row_space(first)), len(row_space(second)), d)

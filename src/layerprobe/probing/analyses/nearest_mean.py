@@ -52,11 +52,7 @@ class NearestMean(AbstractReference):
 
 
 def class_means(layer: LayerData) -> Float[Tensor, "c d"]:
-    """Average the standardised training features of each class, in float64.
-
-    Args:
-        layer: The layer; its targets are classes.
-    """
+    """Average the standardised training features of each class, in float64."""
     targets, c = layer.labels.splits["train"].to(layer.train.device), len(layer.labels.outputs)
     sums = torch.zeros(c, layer.train.shape[1], dtype=torch.float64, device=targets.device)
     for rows, part in placed_blocks(layer.train):

@@ -24,18 +24,11 @@ def nearest_neighbours(
     metric: Distance = "euclidean",
     elements: int = BLOCK,
 ) -> Int[Tensor, "q k"]:
-    """Find the nearest training samples of each query: all distances are computed, some at a time.
+    """Find the nearest training samples of each query: all distances are computed, `elements` at a time.
 
     Queries x are ranked by ‖y‖² - 2 x·y, which is ‖x - y‖² up to what is the same for all y; by cosine after every
     sample has been brought to length 1. Of equal distances, as they come out in the features' precision, the earlier
     training sample is the nearer one.
-
-    Args:
-        train: Features of the training samples.
-        queries: Features of the others.
-        k: Neighbours of each, at most the number of training samples.
-        metric: The distance.
-        elements: Numbers in one block of features or distances.
 
     Returns:
         Places of the training samples, the nearest first.

@@ -153,12 +153,7 @@ class AbstractTrained(AbstractReference):
 
     @abstractmethod
     def drawn(self, layer: LayerData, draws: torch.Generator) -> AbstractNetworks:
-        """Draw the first weights of each seed.
-
-        Args:
-            layer: The layer.
-            draws: Where they come from, on the CPU, whatever the device.
-        """
+        """Draw the first weights of each seed, on the CPU whatever the device."""
 
     @abstractmethod
     def operations(self, layer: LayerData) -> float:
@@ -198,9 +193,6 @@ class AbstractTrained(AbstractReference):
 
     def trained(self, layer: LayerData) -> tuple[AbstractNetworks, list[tuple[float, float]], list[int]]:
         """Train all networks.
-
-        Args:
-            layer: The layer, with a validation split.
 
         Returns:
             The best weights of each, their error and loss on validation, and after how many steps they were there.

@@ -142,13 +142,6 @@ def record(
 ) -> list[LayerName]:
     """Hand out the layers' activations for a single batch.
 
-    Args:
-        frozen: As for `LayerReader`.
-        inputs: The batch, laid out as in `discover`.
-        layers: As for `LayerReader`.
-        on_activation: See `LayerReader.__call__`.
-        same_shape: As for `LayerReader`.
-
     Returns:
         Names of the layers that were not handed out.
     """

@@ -37,10 +37,6 @@ class BatchAxis(NamedTuple):
     def samples_first(self, tensor: Tensor, n_samples: int) -> Tensor | None:
         """A view with an axis over samples first; a folded axis is split, and the rest of it stays in place.
 
-        Args:
-            tensor: What was found, in its own layout.
-            n_samples: Number of samples in the batch.
-
         Returns:
             The view; None where the axis does not hold that many samples.
         """
@@ -68,11 +64,7 @@ class BatchAxis(NamedTuple):
 
 
 def batch_axis(two: tuple[int, ...], three: tuple[int, ...]) -> BatchAxis | None:
-    """Find how the samples lie in a tensor.
-
-    Args:
-        two: Shape for two samples.
-        three: Shape for three samples.
+    """Find how the samples lie in a tensor by its shapes for two samples and for three.
 
     Returns:
         The axis with its fold; None unless exactly one axis grows, in proportion to the samples.
@@ -88,13 +80,7 @@ def batch_axis(two: tuple[int, ...], three: tuple[int, ...]) -> BatchAxis | None
 
 
 def excerpt(tensor: Tensor, rows: BatchAxis, n_samples: int) -> Tensor | None:
-    """Elements of the second sample, the same ones for every batch, as a copy on the CPU; None if there is none.
-
-    Args:
-        tensor: Floating point.
-        rows: How the samples lie in it.
-        n_samples: Number of samples in the batch.
-    """
+    """Elements of the second sample, the same ones for every batch, as a copy on the CPU; None if there is none."""
     if (found := rows.samples_first(tensor, n_samples)) is None:
         return None
     sample = found[1].flatten()
@@ -105,13 +91,7 @@ def excerpt(tensor: Tensor, rows: BatchAxis, n_samples: int) -> Tensor | None:
 
 @lru_cache(maxsize=256)
 def drawn_elements(size: int, count: int, device: str) -> Tensor:
-    """Places among a sample's elements that are compared: always the same ones, with repetition.
-
-    Args:
-        size: Elements of a sample.
-        count: How many places.
-        device: Where they are needed.
-    """
+    """Places among a sample's elements that are compared: always the same ones, with repetition."""
     # An own generator: the network's random numbers stay what they are.
     return torch.randint(size, (count,), generator=torch.Generator().manual_seed(0)).to(device)
 

@@ -136,21 +136,13 @@ def device_of(network: nn.Module) -> torch.device | None:
 
 
 def autocast_kind(device: torch.device | None) -> str:
-    """The kind of device whose autocast a network there would run in.
-
-    Args:
-        device: As `device_of` gives it.
-    """
+    """The kind of device whose autocast a network there would run in."""
     kind = "cpu" if device is None else device.type
     return kind if torch.amp.is_autocast_available(kind) else "cpu"
 
 
 def autocast_of(device: torch.device | None) -> str | None:
-    """The number format of torch's autocast that is on, such as `bfloat16`; None where it is off.
-
-    Args:
-        device: As for `autocast_kind`.
-    """
+    """The number format of torch's autocast that is on, such as `bfloat16`; None where it is off."""
     kind = autocast_kind(device)
     on = torch.is_autocast_enabled(kind)
     return str(torch.get_autocast_dtype(kind)).removeprefix("torch.") if on else None

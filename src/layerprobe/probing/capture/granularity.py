@@ -31,10 +31,7 @@ def block_paths(root: nn.Module, path: str) -> set[str]:
     child is a block and stays closed, whatever is repeated inside; so does one of three or more children of one class
     that stand in no container (GoogLeNet's inceptions). Without any repeated container, the root's own children are
     listed.
-
-    Args:
-        root: The module in which names begin.
-        path: Its path, which all paths returned begin with.
+    All paths begin with that of the root.
     """
     found: set[str] = set()
     _open(uncompiled(root), path, found)

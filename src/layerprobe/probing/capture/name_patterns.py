@@ -31,12 +31,6 @@ def select(
 
     A thing is wanted if one of its names matches `include`, and the first one that does is not matched by `exclude`.
 
-    Args:
-        groups: The names of each thing, the main one first.
-        include: Patterns, of which a name has to match one.
-        exclude: Patterns, of which a name may match none.
-        left_out: Names of what is none of the things, and why, for the error.
-
     Raises:
         ValueError: A pattern matches no name.
     """

@@ -39,10 +39,8 @@ def tensors(value: object) -> list[Tensor]:
 def named_tensors(value: object, *, state: bool = False) -> list[tuple[TensorPath, Tensor]]:
     """The tensors inside a value with their paths; one that is alone has the path `()`, however deep it lies.
 
-    Args:
-        value: Anything.
-        state: Whether to look also into objects that are attributes of other objects. Of what a module returns, those
-            are its state (the layers of a cache of keys and values) and no output.
+    With `state`, objects that are attributes of other objects are looked into too: of what a module returns, those
+    are its state (the layers of a cache of keys and values) and no output.
     """
     if isinstance(value, Tensor):
         return [((), value)]

@@ -21,11 +21,6 @@ Change: TypeAlias = Callable[[Tensor, Mapping[str, Any]], Tensor]
 def replaced(network: nn.Module, layer: Layer, change: Change) -> Iterator[None]:
     """Let a layer be another tensor in every forward pass; afterwards the network is as it was.
 
-    Args:
-        network: The network.
-        layer: Which tensor: the input, or the output of a module.
-        change: What it becomes.
-
     Raises:
         ValueError: The layer is the result of a function, or its samples are not along the first axis.
     """

@@ -86,11 +86,6 @@ def check_rows(frozen: Frozen, arguments: Arguments, readers: Mapping[Site, Samp
     close to what it is alone, measured by how far apart samples are. Rounding, which differs between batch sizes, does
     not count, and neither do differences at sites whose values are random, unless another row fits far better.
 
-    Args:
-        frozen: The network.
-        arguments: A batch.
-        readers: How the samples lie at each site.
-
     Returns:
         The findings. A batch of one sample shows nothing.
     """
@@ -201,14 +196,7 @@ class _Rows:
 
 
 def one_sample(read: SiteReader, arguments: Arguments, row: int, readers: Mapping[Site, SamplesFirst]) -> Alone:
-    """The values of one sample of a batch when it is the only one, copied; none if the network fails on it.
-
-    Args:
-        read: Reads the sites.
-        arguments: The batch.
-        row: The sample.
-        readers: How the samples lie at each site.
-    """
+    """The values of one sample of a batch when it is the only one, copied; none if the network fails on it."""
     alone = Alone(readers)
     try:
         alone.ways = read(arguments.take([row]), alone.keep)

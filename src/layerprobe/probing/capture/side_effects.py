@@ -174,12 +174,7 @@ class Snapshot:
         self.look_into_items(thing, thing)
 
     def keep_tensor(self, thing: Tensor, *, whole: bool = False) -> None:
-        """Keep a tensor's values, or watch it where it is large.
-
-        Args:
-            thing: The tensor.
-            whole: Whether it is copied whatever its size.
-        """
+        """Keep a tensor's values, or watch it where it is large, unless it is to be kept whole."""
         if is_lazy(thing):
             return
         if isinstance(thing, nn.Parameter):

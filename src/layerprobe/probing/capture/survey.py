@@ -120,11 +120,7 @@ def _log_once(lines: tuple[str, ...]) -> None:
 
 
 def left_out_lines(left_out: Mapping[LayerName, str]) -> tuple[str, ...]:
-    """What is left out, a line for each reason: how many, some names, why.
-
-    Args:
-        left_out: Names of tensors that are no layers, and the reasons.
-    """
+    """What is left out, a line for each reason: how many, some names, why."""
     by_reason: dict[str, list[LayerName]] = defaultdict(list)
     for name, reason in left_out.items():
         by_reason[reason].append(name)
@@ -142,11 +138,6 @@ def survey(frozen: Frozen, inputs: NetworkInputs, *, granularity: Granularity | 
     depend on which other samples are in the batch. Where a network puts the samples of a batch into an order of its
     own, its layers are recorded from one sample at a time. The input is a layer if it is floating point or uint8
     (pixels); other integers and booleans (token ids, masks, lengths) are categories, not quantities.
-
-    Args:
-        frozen: The network.
-        inputs: As for `discover`.
-        granularity: As for `discover`.
 
     Raises:
         TypeError: The inputs are nothing that a network can be called with.

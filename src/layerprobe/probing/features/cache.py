@@ -43,13 +43,7 @@ class AbstractSink(ABC):
 
     @abstractmethod
     def append(self, key: Key, features: Float[Tensor, "k d"], targets: Shaped[Tensor, "k ..."]) -> None:
-        """Take a batch.
-
-        Args:
-            key: Of what.
-            features: The batch; belongs to the sink from now on.
-            targets: What the task reads for each of its samples, on the CPU.
-        """
+        """Take a batch, which belongs to the sink from now on; the targets are on the CPU."""
 
     @abstractmethod
     def drop(self, layer: LayerName) -> None:
@@ -196,11 +190,7 @@ class FeatureCache(AbstractSink):
         return held.rows()
 
     def rows(self, key: Key) -> Features | None:
-        """A layer's features of one split, which stay here; None where there are none. Not to be written to.
-
-        Args:
-            key: Of what, all of which has been appended.
-        """
+        """A layer's features of one split, which stay here; None where there are none. Not to be written to."""
         if key in self._held:
             return self._held[key].rows()
         return self._in_host[key] if key in self._in_host else self._spilled.get(key)
@@ -326,13 +316,7 @@ def leaving(sizes: Mapping[LayerName, int], budget: int) -> list[LayerName]:
 
 
 def places(sizes: Mapping[LayerName, int], budget: int, host: int) -> dict[LayerName, Place]:
-    """Where a `FeatureCache` keeps layers in the end.
-
-    Args:
-        sizes: Bytes of each layer, of all splits.
-        budget: As for `FeatureCache`.
-        host: As for `FeatureCache`.
-    """
+    """Where a `FeatureCache` keeps layers in the end."""
     moved = leaving(sizes, budget)
     sunk = leaving({layer: sizes[layer] for layer in moved}, host)
     return {layer: "memory" if layer not in moved else "disk" if layer in sunk else "host" for layer in sizes}

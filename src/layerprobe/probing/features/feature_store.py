@@ -117,13 +117,7 @@ class FeatureStore:
         return (self.directory / network).is_dir()
 
     def file(self, network: str, *address: str, kind: str = "safetensors") -> Path:
-        """Where something is kept.
-
-        Args:
-            network: Hash of the network.
-            address: What else made it.
-            kind: Ending of the file.
-        """
+        """Where something is kept."""
         name = hashlib.sha256("\0".join(address).encode()).hexdigest()[:32]
         return self.directory / network / f"{name}.{kind}"
 
@@ -143,11 +137,6 @@ class FeatureStore:
 
     def keep(self, file: Path, features: Features, about: Mapping[str, str]) -> None:
         """Write features, all or none.
-
-        Args:
-            file: What `file` gave.
-            features: An (n, d) tensor, or rows that are read in blocks.
-            about: What made them.
 
         Raises:
             OSError: They cannot be written; nothing is left of them.

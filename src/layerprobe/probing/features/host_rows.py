@@ -44,11 +44,7 @@ class HostRows(AbstractRows):
         return sum(chunk.untyped_storage().nbytes() for chunk in self._chunks)
 
     def append(self, rows: Float[Tensor, "k d"]) -> None:
-        """Copy a batch behind the rows that are there.
-
-        Args:
-            rows: The batch, on the device; not to be written to any more.
-        """
+        """Copy a batch, not to be written to any more, behind the rows that are there."""
         stream = _copies(self.device)
         if stream is not None:
             stream.wait_stream(torch.cuda.current_stream(self.device))

@@ -40,9 +40,6 @@ class OnCPU(AbstractRows):
 def on_cpu(features: Tensor | AbstractRows | None) -> Tensor | AbstractRows | None:
     """Features for work on the CPU.
 
-    Args:
-        features: The features; None where there are none.
-
     Returns:
         A tensor's copy, and anything else brought over as it is read.
     """

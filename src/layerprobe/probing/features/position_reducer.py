@@ -106,10 +106,6 @@ def _gathered(x: Float[Tensor, "n t d"], held: Bool[Tensor, "n t"], places: int)
 def standardiser_of(features: Features, positions: int) -> Standardiser:
     """Standardise each channel by its mean and variance over all positions that there are.
 
-    Args:
-        features: Training features, as `Positions` makes them.
-        positions: Positions in a row.
-
     Returns:
         The standardiser of rows, which leaves alone what says whether there is such a position.
     """

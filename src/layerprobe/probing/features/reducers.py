@@ -122,12 +122,7 @@ class AbstractChannelReducer(AbstractReducer):
     channel_axis: int | Mapping[str, int] | None
 
     def axis_of(self, names: Sequence[str], found: int | None) -> int | None:
-        """The channel axis of a layer, as it was asked for or found; None where it is not known.
-
-        Args:
-            names: The layer's name and its aliases.
-            found: Which axis the network treats as channels.
-        """
+        """The channel axis of a layer, as it was asked for or found; None where it is not known."""
         if not isinstance(self.channel_axis, Mapping):
             return found if self.channel_axis is None else self.channel_axis
         for pattern, axis in self.channel_axis.items():

@@ -135,9 +135,7 @@ class PickedRows(AbstractRows):
 def picked_rows(features: Features, which: Int[Tensor, " k"]) -> Float[Tensor, "k d"] | AbstractRows:
     """Some rows: a copy of what is in memory, or few; of anything else what reads them in blocks.
 
-    Args:
-        features: The matrix.
-        which: Places of the rows, ascending, each once.
+    `which` are places in ascending order, each once.
     """
     if isinstance(features, Tensor):
         return features[which.to(features.device)]

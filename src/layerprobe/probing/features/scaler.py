@@ -37,9 +37,6 @@ class Standardiser:
         Mean and variance are accumulated in float64 in two passes, so that a large mean costs the variance nothing.
         A feature counts as constant where its deviation is below what its own rounding can produce.
 
-        Args:
-            features: Training features, float32 or float64.
-
         Returns:
             The standardiser, in the features' dtype.
         """
@@ -54,13 +51,7 @@ class Standardiser:
 
     @classmethod
     def of(cls, mean: Float[Tensor, " d"], variance: Float[Tensor, " d"], dtype: torch.dtype) -> Standardiser:
-        """Standardise by known statistics.
-
-        Args:
-            mean: Training means, float64.
-            variance: Training variances, float64.
-            dtype: Precision of the features.
-        """
+        """Standardise by known means and variances, in float64, features of a precision."""
         deviation = variance.clamp_min(0).sqrt()
         constant = deviation <= 4 * torch.finfo(dtype).eps * mean.abs()
         scale = torch.where(constant, torch.ones_like(deviation), deviation)

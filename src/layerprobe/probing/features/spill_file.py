@@ -51,9 +51,6 @@ class SpillFile:
     def write(self, values: Float[Tensor, "k d"]) -> int:
         """Append rows.
 
-        Args:
-            values: The rows, on the CPU.
-
         Returns:
             Where they start, in bytes.
 

@@ -38,11 +38,7 @@ class AbstractTokenReducer(AbstractReducer):
 
     @abstractmethod
     def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
-        """Reduce the tokens of each sample.
-
-        Args:
-            tokens: A value for each place of the sequence.
-            mask: Which places hold a token; at least one in each row.
+        """Reduce the tokens of each sample; the mask has at least one in each row.
 
         Returns:
             One value for each sample.
@@ -198,11 +194,6 @@ def _of_span(span: str, given: Masks) -> Tensor:
 
 def held_tokens(tokens: Float[Tensor, "n t *rest"], mask: Tensor | None, name: str) -> Bool[Tensor, "n t"]:
     """Which places hold a token: all, where there is no mask.
-
-    Args:
-        tokens: A layer, its tokens second.
-        mask: Its mask.
-        name: What the mask is called.
 
     Raises:
         ValueError: The mask is of another sequence.

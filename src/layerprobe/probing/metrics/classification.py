@@ -50,10 +50,6 @@ def roc_auc(scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> float:
     Source: Mann & Whitney (1947). With R the sum of the positives' ranks, equal scores sharing their mean rank, and
     n₁ positives among n₁ + n₀ samples, AUC = (R - n₁(n₁ + 1)/2) / (n₁ n₀).
 
-    Args:
-        scores: A score for each sample.
-        positive: Which samples are positive.
-
     Returns:
         The area in [0, 1]; NaN where all samples are positive, or none.
     """

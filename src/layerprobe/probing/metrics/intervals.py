@@ -34,10 +34,6 @@ def unexplained_interval(predicted: Float[Tensor, "n c"], targets: Float[Tensor,
     right distribution where the variance is infinite, of m ≪ n it does (Hall & LePage, 1996; Romano & Wolf, 1999). For
     normal errors the interval is about a tenth wider than 1.96 standard errors.
 
-    Args:
-        predicted: What a head says.
-        targets: What is true; each value varies.
-
     Returns:
         Lower and upper end; NaN for fewer than ten samples, and where no resample has a t: where all errors are the
         same part of the variance.
@@ -87,11 +83,6 @@ def unexplained_difference(
 
         δ_i = ((ŷ_i - y_i)² - (ŷ'_i - y_i)² - (u - u') (y_i - ȳ)²) / B + (u - u').
 
-    Args:
-        predicted: What one head says.
-        other: What another one says.
-        targets: What is true; each value varies.
-
     Returns:
         The difference, and the ends of `mean_interval`.
     """
@@ -106,10 +97,7 @@ def mean_interval(
 ) -> tuple[float, float, float]:
     """The mean of values and the ends of Student's 95 % interval for it.
 
-    Args:
-        values: Independent values, float64.
-        lowest: The interval goes no lower.
-        highest: Nor higher.
+    The interval goes no lower than `lowest` and no higher than `highest`.
 
     Returns:
         Mean, lower and upper end; NaN where there is no value, and ends where there is one only or all agree: such

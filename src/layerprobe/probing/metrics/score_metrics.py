@@ -189,10 +189,6 @@ def score_metrics(names: Sequence[str], scored: Scored) -> dict[str, Value]:
     which is biased upwards by what an interval would have to measure, and for rankings of so many samples and classes
     that resampling would take longer than the fit.
 
-    Args:
-        names: Some of `SCORE_METRICS`.
-        scored: The head's answers.
-
     Returns:
         A value for each name; a metric that the head or the samples do not have is left out.
     """

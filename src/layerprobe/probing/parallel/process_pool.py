@@ -188,12 +188,6 @@ def is_small(n: int, d: int, c: int, p: int, threads: int = 1) -> bool:
 def small_workspace(n: int, d: int, c: int, p: int) -> int:
     """What fitting such a layer takes at most, its own copy of the features with it.
 
-    Args:
-        n: Training samples.
-        d: Features.
-        c: Classes.
-        p: L2 values.
-
     Returns:
         Bytes: features, the decomposition with its working copies, coordinates in float64, a Hessian, the heads and
         their curvature pairs, scores.

@@ -17,9 +17,6 @@ ClassWeight: TypeAlias = Literal["balanced"] | Mapping[int, float]
 def check_class_weight(given: Any) -> None:
     """Refuse weights that cannot be.
 
-    Args:
-        given: The weights; None where every sample counts the same.
-
     Raises:
         ValueError: Naming what is wrong.
     """
@@ -44,11 +41,6 @@ def class_weights(
 
     `balanced` is scikit-learn's: n / (k · n_j) for the n_j samples of class j, with k classes that have any. Then every
     class has the same part in the loss.
-
-    Args:
-        given: The weights asked for.
-        targets: Places of the training samples' classes.
-        classes: The class index of each place.
 
     Returns:
         The weights, float64 on the targets' device; None where every sample counts the same.

@@ -73,10 +73,6 @@ class AbstractTask(ABC):
     def read(self, targets: Any, split: Split) -> Shaped[Tensor, "n ..."]:
         """Check one batch's targets.
 
-        Args:
-            targets: What the batch calls its targets.
-            split: Where they come from, for the error.
-
         Returns:
             The targets on the CPU, samples first.
 
@@ -98,11 +94,7 @@ class AbstractTask(ABC):
 
     @abstractmethod
     def fits(self, outputs: int) -> tuple[int, int]:
-        """Say how many fits there are to one set of labels, and the columns of each.
-
-        Args:
-            outputs: Classes, labels or values.
-        """
+        """Say how many fits there are to one set of labels, and the columns of each."""
 
     @abstractmethod
     def fit(
@@ -142,12 +134,6 @@ class AbstractTask(ABC):
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
         """Apply every head of a path to one split.
 
-        Args:
-            heads: The heads.
-            features: Standardised features.
-            targets: The split's targets, on the features' device.
-            solver: The algorithm that made the heads, for its loss.
-
         Returns:
             Each head's error and its mean loss, float64.
         """
@@ -160,22 +146,11 @@ class AbstractTask(ABC):
         targets: Shaped[Tensor, "n ..."],
         solver: AbstractSolver,
     ) -> Measured:
-        """Measure the selected head on test.
-
-        Args:
-            heads: The head, as a path of one.
-            features: Standardised features.
-            targets: The split's targets, on the features' device.
-            solver: The algorithm that made the head, for its loss.
-        """
+        """Measure the selected head on test."""
 
     @abstractmethod
     def predict(self, scores: Float[Tensor, "n c"], extra: Mapping[str, Tensor]) -> Shaped[Tensor, "n ..."]:
         """What a head answers, in the terms of the targets that it was fitted to.
-
-        Args:
-            scores: Its scores.
-            extra: `Labels.extra` of these targets.
 
         Returns:
             A class, a row of labels or a row of values for each sample.
@@ -196,50 +171,25 @@ class AbstractTask(ABC):
 
     @abstractmethod
     def slopes(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n c"]:
-        """The derivatives of each sample's loss by its scores.
-
-        Args:
-            scores: A score for each sample and output.
-            targets: The targets, of classes that train has.
-        """
+        """The derivatives of each sample's loss by its scores."""
 
     @abstractmethod
     def vote(self, neighbours: Shaped[Tensor, "n k ..."], outputs: int) -> Float[Tensor, "n c"]:
-        """Scores of samples by the targets of their neighbours.
-
-        Args:
-            neighbours: Targets of the neighbours of each sample, the nearest first.
-            outputs: Classes, labels or values.
-        """
+        """Scores of samples by the targets of their neighbours."""
 
     @abstractmethod
     def error(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> float:
-        """The task's error.
-
-        Args:
-            scores: A score for each sample and output.
-            targets: The split's targets.
-        """
+        """The task's error."""
 
     @abstractmethod
     def interval(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> tuple[float, float]:
-        """The 95 % interval of `error`.
-
-        Args:
-            scores: A score for each sample and output.
-            targets: The split's targets.
-        """
+        """The 95 % interval of `error`."""
 
     @abstractmethod
     def difference(
         self, scores: Float[Tensor, "n c"], other: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]
     ) -> tuple[float, float, float]:
         """The error of some scores less that of others, with the 95 % interval for the same samples.
-
-        Args:
-            scores: The scores.
-            other: Those of another classifier.
-            targets: The split's targets.
 
         Returns:
             The difference, the lower and the upper end.

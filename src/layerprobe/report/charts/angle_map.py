@@ -27,10 +27,6 @@ def angle_map(pairs: pd.DataFrame, heading: str) -> alt.LayerChart:
     Cells are darker the nearer two heads are, on a scale on which random subspaces are 0; single directions have the
     cosine with its sign as a colour. Figures that 95 % of random subspaces would have are italic.
 
-    Args:
-        pairs: Rows of `head_angles`: the layers of one checkpoint, or the checkpoints at one layer.
-        heading: What is compared, for the title.
-
     Returns:
         The chart. Heads that cannot be compared have an empty cell with a rim, whose tooltip says why; one that can be
         compared with no other is left out, and the title says why.

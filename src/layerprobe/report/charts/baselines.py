@@ -19,11 +19,6 @@ _LETTER = 11
 def name_places(values: Sequence[float], domain: tuple[float, float], height: int) -> list[float]:
     """Find places for names beside lines, none on top of another.
 
-    Args:
-        values: Where the lines end.
-        domain: Ends of the vertical axis.
-        height: Its height in pixels.
-
     Returns:
         For each line the value of the axis at the middle of its name: its own where there is room.
     """
@@ -42,11 +37,6 @@ def name_places(values: Sequence[float], domain: tuple[float, float], height: in
 def baseline_rows(errors: Mapping[str, float], domain: tuple[float, float], height: int) -> pd.DataFrame:
     """Lay out the baselines of one panel for `baseline_lines`.
 
-    Args:
-        errors: The value of each baseline, by what it is called.
-        domain: Ends of the vertical axis.
-        height: Its height in pixels.
-
     Returns:
         A row for each: `baseline` (its value), `baseline_name`, `baseline_place` (of the name) and `solid`.
     """
@@ -62,13 +52,7 @@ def baseline_rows(errors: Mapping[str, float], domain: tuple[float, float], heig
 
 
 def baseline_lines(rows: alt.Chart, y: Y, width: int) -> list[alt.Chart]:
-    """Draw lines from edge to edge, the majority's solid and the others dashed.
-
-    Args:
-        rows: A chart that holds rows of `baseline_rows`, perhaps among others.
-        y: The vertical encoding.
-        width: Width of a panel in pixels.
-    """
+    """Draw lines from edge to edge, the majority's solid and the others dashed."""
     known = rows.transform_filter("isValid(datum.baseline)")
     dash = alt.when("datum.solid").then(alt.value([1, 0])).otherwise(alt.value([4, 3]))
     line = known.mark_rule(color=style.QUIET, strokeWidth=1).encode(y=y("baseline"), strokeDash=dash)
@@ -78,12 +62,8 @@ def baseline_lines(rows: alt.Chart, y: Y, width: int) -> list[alt.Chart]:
 def control_lines(frame: pd.DataFrame, x: alt.X, y: Y, width: int) -> list[alt.Chart]:
     """Draw the errors of controls, which differ from layer to layer.
 
-    Args:
-        frame: Rows with `position`, `control` (its name), `value`, and in one row of each `baseline_name` and
-            `baseline_place`.
-        x: The horizontal encoding.
-        y: The vertical encoding.
-        width: Width of the chart in pixels.
+    The rows have `position`, `control` (its name), `value`, and in one row of each `baseline_name` and
+    `baseline_place`.
     """
     if frame.empty:
         return []

@@ -21,11 +21,7 @@ _HEIGHT = 220
 
 
 def beyond_linear(results: pd.DataFrame, metrics: pd.DataFrame) -> alt.LayerChart:
-    """Draw the linear head's error less that of each other reader over depth, with its 95 % interval in pairs.
-
-    Args:
-        results: Results of one run, in the columns of `ProbeRecord`; its last checkpoint is drawn.
-        metrics: What was measured besides, in the columns of `MetricRecord`.
+    """Draw the linear head's error less each other reader's over depth, at the last checkpoint, with paired intervals.
 
     Returns:
         The chart: above 0 lies what the layer holds for the other reader and not for a linear head.
@@ -68,11 +64,6 @@ def beyond_linear(results: pd.DataFrame, metrics: pd.DataFrame) -> alt.LayerChar
 def readers(frame: pd.DataFrame, metrics: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Lay out what the analyses that were compared with the linear head measure at the last checkpoint.
 
-    Args:
-        frame: Results from `tidy_results`.
-        metrics: What was measured besides, in the columns of `MetricRecord`.
-        metric: Which of their metrics, such as `error`; on the first of several test sets.
-
     Returns:
         One row for each reader and layer, in order of depth: `position`, `reader` (its name), `colour`, `shape`,
         `value`, `low` and `high`; `baseline_place` is for its name.
@@ -97,13 +88,7 @@ def reader_name(head: str) -> str:
 
 
 def reader_lines(rows: pd.DataFrame, x: alt.X, y: Y) -> list[alt.Chart]:
-    """Draw the errors of readers as thin lines.
-
-    Args:
-        rows: Rows of `readers`.
-        x: The horizontal encoding.
-        y: The vertical encoding.
-    """
+    """Draw the errors of readers as thin lines."""
     if rows.empty:
         return []
     line = alt.Chart(rows).mark_line(strokeWidth=1, clip=True)
@@ -112,15 +97,7 @@ def reader_lines(rows: pd.DataFrame, x: alt.X, y: Y) -> list[alt.Chart]:
 
 
 def reader_names(rows: pd.DataFrame, y: Y, domain: tuple[float, float], height: int, width: int) -> list[alt.Chart]:
-    """Name readers at the right edge, where their lines end.
-
-    Args:
-        rows: Rows of `readers`; those with a `baseline_place` have it already.
-        y: The vertical encoding.
-        domain: Ends of the vertical axis.
-        height: Its height in pixels.
-        width: Width of the chart in pixels.
-    """
+    """Name readers at the right edge, where their lines end; rows with a `baseline_place` have it already."""
     ends = rows.groupby("reader", sort=False).tail(1)
     if "baseline_place" not in ends:
         ends = ends.assign(baseline_place=name_places(ends["value"].tolist(), domain, height))

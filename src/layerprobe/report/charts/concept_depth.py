@@ -20,9 +20,6 @@ _DASHES = ([1, 0], [5, 3], [2, 2], [9, 3, 2, 3])
 def concept_depth_chart(rows: pd.DataFrame) -> alt.FacetChart:
     """Draw accuracy over depth: a panel for each data set, a colour for each network and precision, a dash for noise.
 
-    Args:
-        rows: Rows of `concept_rows`.
-
     Returns:
         The chart. Bands are 95 % intervals; the grey lines across each panel are the majority class and, dashed, bag of
         words and text length, one for each noise where they differ by it.

@@ -21,10 +21,6 @@ def confusion_chart(counts: pd.DataFrame, heading: str) -> alt.LayerChart:
     What is right, on the diagonal, is blue, and what is wrong is red, so that a rare mistake is seen beside it. A cell
     without a sample is empty.
 
-    Args:
-        counts: Test samples, true classes by predicted ones.
-        heading: The title, such as the layer's name.
-
     Returns:
         The chart. Cells that are large enough carry their share in per cent; the tooltip has the numbers.
     """

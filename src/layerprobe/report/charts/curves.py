@@ -18,11 +18,6 @@ Y = Callable[[str], alt.Y]
 def error_y(title: str | None, scale: alt.Scale, **axis: Any) -> Y:
     """Make the vertical axis of an error.
 
-    Args:
-        title: What the axis is called.
-        scale: Its scale.
-        axis: More options of `alt.Axis`.
-
     Returns:
         The encoding of each field on that axis.
     """

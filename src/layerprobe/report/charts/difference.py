@@ -18,11 +18,6 @@ _WIDTH = 265
 def difference_plot(table: pd.DataFrame, first: str, second: str) -> AnyChart:
     """Draw the difference of two test errors over depth, with its 95% interval.
 
-    Args:
-        table: From `compare_runs`.
-        first: Name of the first run.
-        second: Name of the second.
-
     Returns:
         The chart; a filled point differs by the test after Holm's correction.
     """

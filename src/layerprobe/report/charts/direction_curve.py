@@ -24,11 +24,6 @@ _LINES = {
 def direction_curve(results: pd.DataFrame, metrics: pd.DataFrame) -> alt.LayerChart:
     """Draw the cosine, or with more than two classes the angle, between directions over depth.
 
-    Args:
-        results: Results of one run, in the columns of `ProbeRecord`.
-        metrics: Its metrics, in the columns of `MetricRecord`, of the analyses `mean_difference` and `stability`, or of
-            one of them.
-
     Returns:
         The chart, of the last checkpoint. Between the ends of the grey band are 95 % of random directions.
 

@@ -22,10 +22,7 @@ _OWN, _OWN_ERASED = "the network's own output", "the network's own output, erase
 def erasure_curve(results: pd.DataFrame, metrics: pd.DataFrame, own: pd.DataFrame | None = None) -> alt.LayerChart:
     """Draw test error over depth with the property and without it.
 
-    Args:
-        results: Results of one run, in the columns of `ProbeRecord`.
-        metrics: Its metrics, in the columns of `MetricRecord`, of the analysis `erased`.
-        own: What `layerprobe.erasure` says of the network.
+    `own` is what `layerprobe.erasure` says of the network.
 
     Returns:
         The chart, of the last checkpoint. Grey is the error of the best constant answer.

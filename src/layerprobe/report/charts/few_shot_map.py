@@ -19,10 +19,6 @@ _CELL, _MOST = 48, 3
 def few_shot_map(results: pd.DataFrame, metrics: pd.DataFrame) -> alt.HConcatChart:
     """Draw layers by samples of each class, a panel for each checkpoint, dark for a high test error.
 
-    Args:
-        results: Results of one run, in the columns of `ProbeRecord`.
-        metrics: Its metrics, in the columns of `MetricRecord`; of several test sets the first one is drawn.
-
     Returns:
         The chart: of more than three checkpoints, the first, the last and one between. Its last column is the error of
         the head of all training samples.

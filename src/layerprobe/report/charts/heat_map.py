@@ -25,9 +25,6 @@ _LETTER = 6.2
 def heat_map(results: pd.DataFrame) -> alt.LayerChart:
     """Draw layers by checkpoints: the input on top, training from left to right, dark for a high test error.
 
-    Args:
-        results: Results of one run, in the columns of `ProbeRecord`.
-
     Returns:
         The chart. Cells that are tall enough carry their figure; a failed layer's cell is white with a cross.
     """

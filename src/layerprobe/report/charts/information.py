@@ -47,10 +47,6 @@ COMPRESSION = Figure(
 def information_curve(metrics: pd.DataFrame, figure: Figure = V_INFORMATION) -> alt.LayerChart:
     """Draw V-information, or how much shorter the labels become, over depth: a line for each checkpoint.
 
-    Args:
-        metrics: Metrics of one run, in the columns of `MetricRecord`; of several test sets the first one is drawn.
-        figure: Which.
-
     Returns:
         The chart, with thin lines at the bits that there are, or at what the frequencies of the classes reach alone,
         and at what the baselines of the data come to.

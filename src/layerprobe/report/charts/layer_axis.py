@@ -20,11 +20,7 @@ LINE = 13
 
 
 def layer_names(frame: pd.DataFrame) -> list[str]:
-    """Return the labels of the layers in the order of depth.
-
-    Args:
-        frame: Rows of `tidy_results`.
-    """
+    """Return the labels of the layers in the order of depth."""
     return frame.drop_duplicates("position").sort_values("position")["label"].tolist()
 
 
@@ -44,12 +40,7 @@ class LayerAxis:
 
     @classmethod
     def of(cls, labels: Sequence[str], layers: pd.Series) -> LayerAxis:
-        """Place layers side by side.
-
-        Args:
-            labels: Labels of the layers in the order of depth.
-            layers: Their names.
-        """
+        """Place layers side by side."""
         step, n = layer_step(labels), len(labels)
         x = layer_x(labels, step, layers_of(layers.unique()))
         return cls(x, step * n, f"datum.position % {max(1, n // MARKED)} == 0")
@@ -67,14 +58,7 @@ def row_height(n: int) -> int:
 
 
 def layer_y(field: str, labels: Sequence[str] | None, height: int, title: str | None) -> alt.Y:
-    """Place layers below one another.
-
-    Args:
-        field: The field of their places.
-        labels: Their labels, from the top; None for an axis without any.
-        height: Pixels for each.
-        title: Title of the axis.
-    """
+    """Place layers below one another."""
     named = {"labels": False} if labels is None else thinned(labels, height)
     return alt.Y(
         f"{field}:O",
@@ -85,15 +69,7 @@ def layer_y(field: str, labels: Sequence[str] | None, height: int, title: str | 
 
 
 def square(labels: Sequence[str], step: int, across: str | None, down: str | None, **axis: Any) -> tuple[alt.X, alt.Y]:
-    """Axes of a square of cells, of which rows and columns are the same: the fields `column` and `row`.
-
-    Args:
-        labels: Their labels.
-        step: Pixels for each.
-        across: Title of the horizontal axis.
-        down: Title of the vertical one.
-        **axis: More options of the horizontal axis.
-    """
+    """Axes of a square of cells, of which rows and columns are the same: the fields `column` and `row`."""
     scale = alt.Scale(paddingInner=0.04 if step >= 12 else 0, paddingOuter=0.02)
     both = thinned(labels, step) | {"domain": False, "ticks": False}
     angle = 0 if LETTER * max(map(len, labels)) <= step else -90
@@ -105,9 +81,6 @@ def square(labels: Sequence[str], step: int, across: str | None, down: str | Non
 
 def layer_step(labels: Sequence[str]) -> int:
     """Choose the distance between layers on a horizontal axis.
-
-    Args:
-        labels: Labels of the layers in the order of depth.
 
     Returns:
         Pixels for each layer: enough for a readable line, little enough for a page.
@@ -121,11 +94,6 @@ def layer_step(labels: Sequence[str]) -> int:
 
 def layer_x(labels: Sequence[str], step: int, title: str | None = None) -> alt.X:
     """Place the layers side by side, their names below: level where they fit, slanted or upright where not.
-
-    Args:
-        labels: Labels of the layers in the order of depth.
-        step: Pixels for each layer.
-        title: Title of the axis.
 
     Returns:
         The encoding of `position`. With many layers only some are named, the first and the last among them.
@@ -152,10 +120,6 @@ def place_scale(n: int) -> alt.Scale:
 
 def thinned(labels: Sequence[str], room: int) -> dict[str, Any]:
     """Choose which layers an axis names.
-
-    Args:
-        labels: Labels of the layers in the order of depth.
-        room: Pixels for each layer, across the text.
 
     Returns:
         Options of `alt.Axis` over the layers' places: every layer where there is room, else every second or third, the

@@ -15,13 +15,7 @@ def layered(
 ) -> alt.LayerChart:
     """Draw layers on top of one another.
 
-    Args:
-        layers: From the lowest to the uppermost.
-        width: Pixels.
-        height: Pixels.
-        heading: The title.
-        notes: What the lines below it say.
-        room: Pixels that title and lines may take where the chart is narrower: they start at the labels' left then.
+    Where the chart is narrower than `room` pixels, title and lines take these, and start at the labels' left.
     """
     frame: Literal["bounds", "group"] = "bounds" if width < room else "group"
     title = alt.TitleParams(heading, subtitle=style.packed(notes, max(width, room)), frame=frame)

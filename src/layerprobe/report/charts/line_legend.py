@@ -16,11 +16,6 @@ from layerprobe.report.charts.curves import Look
 def checkpoint_lines(frame: pd.DataFrame, width: int, tooltip: Sequence[alt.Tooltip]) -> tuple[pd.DataFrame, Look]:
     """A line for each checkpoint, by its caption.
 
-    Args:
-        frame: Rows of `tidy_results`.
-        width: Width of the chart in pixels.
-        tooltip: What a point says.
-
     Returns:
         The rows with the field `colour`, and the look of their curves.
     """
@@ -32,13 +27,7 @@ def checkpoint_lines(frame: pd.DataFrame, width: int, tooltip: Sequence[alt.Tool
 
 
 def legend_of(names: Sequence[str], width: int, most: int = 99) -> alt.Legend:
-    """Names above a chart, in columns.
-
-    Args:
-        names: The lines.
-        width: Width of the chart in pixels.
-        most: Columns at most.
-    """
+    """Names above a chart, in columns."""
     columns = max(1, min(most, int(width // (6.0 * max(map(len, names)) + 40))))
     return alt.Legend(title=None, orient="top", direction="horizontal", columns=columns, columnPadding=18, offset=8)
 
@@ -46,15 +35,7 @@ def legend_of(names: Sequence[str], width: int, most: int = 99) -> alt.Legend:
 def look_of(
     field: str, names: Sequence[str], lines: style.Lines, legend: alt.Legend | None, tooltip: Sequence[alt.Tooltip]
 ) -> Look:
-    """The look of a line for each name. Bands and lines stay out of the legend, which shows the points as they are.
-
-    Args:
-        field: Field of the names; `colour` is that of their colours.
-        names: The lines.
-        lines: What each looks like.
-        legend: The legend.
-        tooltip: What a point says.
-    """
+    """The look of a line for each name. Bands and lines stay out of the legend, which shows the points as they are."""
     scale = partial(alt.Scale, domain=list(names))
     dash: Any = alt
     for name, pattern in zip(names, lines.dashes, strict=True):  # one value for each line, without a scale of its own

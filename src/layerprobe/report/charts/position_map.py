@@ -14,11 +14,7 @@ _ERROR, _VAL_ERROR = "reducer_error", "reducer_val_error"
 
 
 def has_positions(metrics: pd.DataFrame) -> bool:
-    """Whether a run has read the test error of several reducers of a layer.
-
-    Args:
-        metrics: What else was measured, in the columns of `MetricRecord`.
-    """
+    """Whether a run has read the test error of several reducers of a layer."""
     return metrics.loc[metrics["metric"] == _ERROR, "head"].nunique() > 1
 
 
@@ -27,11 +23,7 @@ def position_map(
 ) -> alt.LayerChart:
     """Draw layers by token positions: the input on top, the text from left to right, dark for a high test error.
 
-    Args:
-        results: Results of one run, in the columns of `ProbeRecord`.
-        metrics: What else was measured, in the columns of `MetricRecord`, of a sweep with `each_reducer`.
-        checkpoint: Name of the checkpoint; by default the last one.
-        test_set: Name of the test set; by default the first.
+    Of the last checkpoint and the first test set, unless others are named.
 
     Returns:
         The chart. Cells that are tall enough carry their figure; a layer that has no tokens has no cells.

@@ -20,11 +20,7 @@ _ORDER = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
 
 def has_sites(results: pd.DataFrame) -> bool:
-    """Whether several sites of several blocks were probed.
-
-    Args:
-        results: Results in the columns of `ProbeRecord`.
-    """
+    """Whether several sites of several blocks were probed."""
     found = [match for name in results["layer"].unique() if (match := _SITE.fullmatch(name))]
     return all(len({match[part] for match in found}) > 1 for part in ("block", "site"))
 
@@ -33,10 +29,7 @@ def site_map(results: pd.DataFrame, checkpoint: str | None = None) -> alt.LayerC
     """Draw transformer blocks by their sites: the first block on top, dark for a high test error.
 
     A value that is a site of two blocks, the residual stream between them, has a cell in each.
-
-    Args:
-        results: Results of one run, in the columns of `ProbeRecord`, of a sweep with `granularity=sites`.
-        checkpoint: Name of the checkpoint; by default the last one.
+    Of the last checkpoint, unless another is named.
 
     Returns:
         The chart. The sites are in the order in which a block computes them, the attention heads behind.

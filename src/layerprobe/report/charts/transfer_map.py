@@ -24,10 +24,8 @@ _LONGEST = 18
 def transfer_map(table: pd.DataFrame, layers: Sequence[str] | None = None) -> alt.FacetChart:
     """Draw training sets by test sets, dark for a high test error; a rim marks a training set's own test set.
 
-    Args:
-        table: Rows of `transfer_table`.
-        layers: The layers that are drawn; by default up to twelve, evenly over the depth, the first and the last among
-            them.
+    Up to twelve layers are drawn, evenly over the depth, the first and the last among them, unless layers are
+    named.
 
     Returns:
         The chart, with a panel for each layer in the order of depth. A cell is empty where nothing was read.

@@ -132,12 +132,7 @@ def shown_in_title(data: PageData) -> str:
 
 
 def shown_names(data: PageData, between: str = ", ") -> str:
-    """Return an expression of the names of the checkpoints that are shown, as one text.
-
-    Args:
-        data: What the page draws.
-        between: What stands between two names.
-    """
+    """Return an expression of the names of the checkpoints that are shown, as one text."""
     names = (f"(checkpoint_{i} ? {json.dumps(between + name)} : '')" for i, name in enumerate(data.checkpoints))
     return f"slice({' + '.join(names) or repr('')}, {len(between)})"
 
@@ -167,11 +162,7 @@ def group_scale() -> dict[str, Any]:
 
 
 def group_legend(symbols: dict[str, Any] | None = None) -> alt.Legend:
-    """Return the legend of colour, and of dash or shape, below a view: few rows of as many columns as have room.
-
-    Args:
-        symbols: Options of the symbols; by default they are pieces of a line.
-    """
+    """Return the legend of colour, and of dash or shape, below a view: few rows of as many columns as have room."""
     symbols = symbols or {"symbolType": "stroke", "symbolSize": 500, "symbolStrokeWidth": 2}
     column = "(min(170, 6.5 * letters_of[colour]) + 46)"
     return alt.Legend(
@@ -199,12 +190,7 @@ def long(data: PageData) -> bool:
 
 
 def checkpoint_shape(data: PageData, *, legend: bool) -> alt.Shape:
-    """Return the encoding of a point's shape, which tells the checkpoint.
-
-    Args:
-        data: What the page draws.
-        legend: Whether the view has a legend of the shapes, where there are several checkpoints: those that are shown.
-    """
+    """Return the encoding of a point's shape, which tells the checkpoint."""
     # Not below, where the colours are: two legends side by side are wider than a narrow screen.
     column = min(170, 7 * max(map(len, data.checkpoints), default=0)) + 30
     names = shown_names(data, "\n")

@@ -24,12 +24,7 @@ _LAYER = ["name", "position", "depth", "kind", "shape", "features"]
 
 
 def source(data: PageData, name: str) -> alt.NamedData:
-    """Refer to a data source.
-
-    Args:
-        data: What the page draws.
-        name: `rows`, `runs`, `layers`, `paths`, `reducers`, `readers` or `checkpoints`.
-    """
+    """Refer to a data source."""
     columns = ["checkpoint", "name"] if name == "checkpoints" else list(getattr(data, name))
     texts = _TEXTS | {key.field for key in data.keys} | ({"l2", "val_error"} if name == "paths" else set())
     parse = {column: "string" if column in texts else "number" for column in columns}
@@ -38,12 +33,6 @@ def source(data: PageData, name: str) -> alt.NamedData:
 
 def chosen_rows(data: PageData, name: str, where: str = "true", *, every_checkpoint: bool = False) -> alt.Chart:
     """Begin a view of the rows that the reader has chosen, with what is known about their runs.
-
-    Args:
-        data: What the page draws.
-        name: `rows`, `paths`, `reducers` or `readers`.
-        where: Which rows are needed, as an expression of Vega.
-        every_checkpoint: Whether to keep the checkpoints that are not shown.
 
     Returns:
         A chart with the columns of the source, and `run_name`, `setting`, `problem`, `network`, `run_status`,
@@ -84,13 +73,6 @@ def with_layers(chart: alt.Chart, data: PageData) -> alt.Chart:
 
 def with_text_fields(chart: alt.Chart, error: str, low: str, high: str, share: str = "true") -> alt.Chart:
     """Add an error and its interval as texts, `error_text` and `interval`: a format makes "0.00%" of a missing number.
-
-    Args:
-        chart: A view of rows.
-        error: Field of the error.
-        low: Field of the lower end of its 95 % interval.
-        high: Field of the upper end.
-        share: Whether they are written in percent, as an expression of Vega.
 
     Returns:
         The view; the texts are "–" where there is nothing to say.
@@ -137,9 +119,6 @@ def share_transforms(spec: dict[str, Any]) -> dict[str, Any]:
 
     Vega-Lite merges equal filters and formulas of layers, but no lookup and nothing behind one: each layer would look
     up, filter and aggregate all rows by itself. Transforms of a group of layers are computed once.
-
-    Args:
-        spec: A Vega-Lite specification.
 
     Returns:
         The same picture: neighbours in the order of drawing that share a lookup are layers of one group, which has the

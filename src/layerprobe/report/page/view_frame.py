@@ -28,14 +28,6 @@ class Frame:
     def chart(
         self, layers: Sequence[Any], height: int, description: str, title: str | alt.ExprRef, subtitle: Any
     ) -> alt.LayerChart:
-        """Put layers into the frame.
-
-        Args:
-            layers: The layers.
-            height: The view's own height in pixels.
-            description: What a reader who does not see it is told.
-            title: The title.
-            subtitle: The lines below it.
-        """
+        """Put layers into the frame."""
         chart = alt.LayerChart(layer=list(layers)).properties(width=self.width, height=self.height or height)
         return chart.properties(description=description, title=alt.TitleParams(title, subtitle=subtitle))

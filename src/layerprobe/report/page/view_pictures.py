@@ -26,9 +26,7 @@ _SMALL = {
 def write_views(data: PageData, directory: Path) -> Iterator[Path]:
     """Write each view as `<name>.png` (300 dots per inch) and `<name>.svg`.
 
-    Args:
-        data: What the page draws; pickers are at their first values.
-        directory: Where the files go; made if missing.
+    Pickers are at their first values.
 
     Yields:
         The path of each file that is written.
@@ -47,10 +45,6 @@ def write_views(data: PageData, directory: Path) -> Iterator[Path]:
 
 def write_column_picture(spec: dict[str, Any], stem: Path) -> list[Path]:
     """Write a specification as a picture for a column.
-
-    Args:
-        spec: A Vega-Lite specification.
-        stem: Path of the files without their endings.
 
     Returns:
         Paths of the PNG and the SVG file.

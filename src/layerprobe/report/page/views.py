@@ -61,12 +61,6 @@ def linked_views(data: PageData) -> dict[str, dict[str, Any]]:
 def single_view(data: PageData, name: str, width: int, height: int) -> dict[str, Any]:
     """Draw one view for a file.
 
-    Args:
-        data: What the page draws.
-        name: One of `VIEWS`.
-        width: Pixels.
-        height: Pixels.
-
     Returns:
         A Vega-Lite specification that holds its data.
     """

@@ -28,9 +28,6 @@ def jump_point(accuracies: Sequence[float]) -> float:
 
     Source: Jin et al. (2024), as printed.
 
-    Args:
-        accuracies: Accuracy of each layer, in order of depth.
-
     Returns:
         The relative depth, in (0, 1]; NaN where there is no such rise.
     """
@@ -43,9 +40,6 @@ def converging_point(accuracies: Sequence[float]) -> float:
 
     Source: Jin et al. (2024), as printed. It is not what their tables hold: see `published_converging_point`.
 
-    Args:
-        accuracies: Accuracy of each layer, in order of depth.
-
     Returns:
         The relative depth, in (0, 1]; NaN where there is no such layer.
     """
@@ -57,9 +51,6 @@ def published_converging_point(accuracies: Sequence[float]) -> float:
 
     It gives the converging points that Jin et al. (2024) publish: with m the largest i for which |β_i - 1| ≥ 0.03, and
     at least 2, min(m + 1, d)/d.
-
-    Args:
-        accuracies: Accuracy of each layer, in order of depth.
 
     Returns:
         The relative depth, in (0, 1]; NaN for fewer than two layers.
@@ -109,9 +100,6 @@ class ConceptDepth:
 def concept_layers(results: pd.DataFrame) -> pd.DataFrame:
     """Accuracy, F1 and AUC of every layer of the last checkpoint.
 
-    Args:
-        results: Results of one run, in the columns of `ProbeRecord`.
-
     Returns:
         One row for each layer but the input, in order of depth: `layer`, `number` (from 1), `depth` (relative, in
         (0, 1]), `accuracy`, `low`, `high` (95 % interval), `f1`, `auc`, and, the same in each row, `majority`,
@@ -138,9 +126,6 @@ def concept_layers(results: pd.DataFrame) -> pd.DataFrame:
 
 def concept_depth(results: pd.DataFrame) -> ConceptDepth:
     """Sum up what the layers say.
-
-    Args:
-        results: Results of one run, in the columns of `ProbeRecord`.
 
     Raises:
         ValueError: Where no layer has a test error.

@@ -34,9 +34,6 @@ def concept_rows(runs: Sequence[tuple[Mapping[str, str], pd.DataFrame]]) -> pd.D
 def concept_summary(runs: Sequence[tuple[Mapping[str, str], pd.DataFrame]]) -> pd.DataFrame:
     """One row for each run: accuracy, AUC and F1 at six depths, and the points of `ConceptDepth`.
 
-    Args:
-        runs: As for `concept_rows`.
-
     Returns:
         The columns of `RUN`, then `<depth>_acc`, `<depth>_auc`, `<depth>_f1` for each of `DEPTHS`, then the fields of
         `ConceptDepth`.
@@ -53,11 +50,7 @@ def concept_summary(runs: Sequence[tuple[Mapping[str, str], pd.DataFrame]]) -> p
 
 
 def concept_table(summary: pd.DataFrame) -> Table:
-    """Lay out a summary like the paper's table 3: a row for each run, accuracy / AUC / F1 at six depths.
-
-    Args:
-        summary: Rows of `concept_summary`.
-    """
+    """Lay out a summary like the paper's table 3: a row for each run, accuracy / AUC / F1 at six depths."""
     table = _table("acc / AUC / F1 by depth")
     for name in ("", *DEPTHS):
         table.add_column(name, justify="right", no_wrap=True)
@@ -69,9 +62,6 @@ def concept_table(summary: pd.DataFrame) -> Table:
 
 def points_table(summary: pd.DataFrame) -> Table:
     """Lay out where each run jumps, converges and peaks, beside its baselines.
-
-    Args:
-        summary: Rows of `concept_summary`.
 
     Returns:
         The table for the terminal; depths are shares of the number of layers, "–" where there is none.

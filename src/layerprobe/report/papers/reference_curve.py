@@ -64,10 +64,6 @@ class Reference:
     def compared(self, results: pd.DataFrame, error: ErrorColumn) -> pd.DataFrame:
         """Set a run beside the reference, layer by layer in the order of depth.
 
-        Args:
-            results: Results of one run, in the columns of `ProbeRecord`.
-            error: The error that the reference states.
-
         Returns:
             One row for each checkpoint of the reference that the run has, and layer: `checkpoint`, `step`, `depth`,
             `layer`, `position`, `error`, `reference`, `difference` (error - reference).
@@ -101,10 +97,6 @@ class Reference:
 
 def reference_table(compared: pd.DataFrame, name: str) -> Table:
     """Lay out how far a run is from a reference: a line for each checkpoint.
-
-    Args:
-        compared: What `Reference.compared` returned.
-        name: Name of the reference.
 
     Returns:
         The table: mean and largest absolute difference, and the layer of the largest, in percentage points.

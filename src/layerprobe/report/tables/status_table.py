@@ -24,11 +24,7 @@ STATUS_STYLE = {
 
 
 def status_table(states: Sequence[tuple[str, str, str]]) -> Table:
-    """Lay out the jobs: a line each, and how many there are in each state.
-
-    Args:
-        states: Of each job its name, its state, and how far it is or what went wrong.
-    """
+    """Lay out the jobs: a line each, and how many there are in each state."""
     counts = Counter(state for _, state, _ in states)
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.title = f"{count_text(len(states), 'job')}: " + ", ".join(f"{n} {name}" for name, n in counts.items())

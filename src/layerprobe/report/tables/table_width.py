@@ -24,9 +24,5 @@ def first_that_fits(tables: Iterable[Table], width: int | None = None) -> Table:
 
 
 def available_width(width: int | None = None) -> int:
-    """Letters that there are on a line.
-
-    Args:
-        width: As many as are asked for; by default the terminal's.
-    """
+    """Letters that there are on a line."""
     return shutil.get_terminal_size().columns if width is None else width

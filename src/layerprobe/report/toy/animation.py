@@ -30,10 +30,6 @@ _GRID = 31
 def animation(run: Run, *, bound: bool = True) -> dict[str, Any] | None:
     """Lay out the output over the input's plane, and the samples at each small layer, with a slider for the checkpoint.
 
-    Args:
-        run: A run that kept frames (`surface.parquet`, `points.parquet`, `hidden.parquet`).
-        bound: Whether a slider sets the parameter `frame`.
-
     Returns:
         A Vega-Lite specification with the parameter `frame`; None where the run kept fewer than two frames.
     """

@@ -35,14 +35,7 @@ def boundary(head: Mapping[str, np.ndarray]) -> tuple[np.ndarray, float]:
 
 
 def cut_to_panel(w1: float, w2: float, bias: float, h1: tuple[float, float], h2: tuple[float, float]) -> pd.DataFrame:
-    """Cut a line to the panel that shows it.
-
-    Args:
-        w1: First weight of w1·h1 + w2·h2 + bias = 0.
-        w2: Second weight.
-        bias: Bias.
-        h1: Ends of the first axis.
-        h2: Ends of the second axis.
+    """Cut the line w1·h1 + w2·h2 + bias = 0 to the panel between the ends of `h1` and `h2`.
 
     Returns:
         h1 and h2 of the two ends; no row where the line misses the panel.

@@ -43,13 +43,7 @@ def hidden_plane(hidden: pd.DataFrame, lines: pd.DataFrame) -> alt.ConcatChart:
 
 
 def hidden_panel(states: pd.DataFrame, lines: pd.DataFrame, caption: str) -> alt.LayerChart | alt.FacetChart:
-    """Draw one panel, of one checkpoint and layer; or of an animation, where the rows have a column `frame`.
-
-    Args:
-        states: The samples: checkpoint, x1, x2, h1, h2, label.
-        lines: The probes: w1, w2, bias.
-        caption: What stands above it.
-    """
+    """Draw one panel, of one checkpoint and layer; or of an animation, where the rows have a column `frame`."""
     h1, h2 = ranges(states)
     x = alt.X("h1:Q", scale=panel.exact_scale(*h1), axis=panel.axis("h1", grid=True))
     y = alt.Y("h2:Q", scale=panel.exact_scale(*h2), axis=panel.axis("h2", grid=True))
@@ -80,10 +74,6 @@ def hidden_panel(states: pd.DataFrame, lines: pd.DataFrame, caption: str) -> alt
 def line_ends(states: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
     """Cut the probes' lines to the panel that shows them.
 
-    Args:
-        states: The samples: h1, h2.
-        lines: The probes: w1, w2, bias, and in an animation frame.
-
     Returns:
         h1, h2 and where there are frames, frame: two rows for each line, none for one that misses the panel.
     """
@@ -96,10 +86,6 @@ def line_ends(states: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
 
 def spots(group: pd.DataFrame, pixels: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Points and texts of samples, one of each for those that lie within some pixels of one another.
-
-    Args:
-        group: The samples: x1, x2, h1, h2, label.
-        pixels: Pixels for one unit of h.
 
     Returns:
         Points: h1, h2, label and size, smaller where it lies inside one of another label. Texts: h1, h2, inputs and
@@ -135,9 +121,6 @@ def spots(group: pd.DataFrame, pixels: float) -> tuple[pd.DataFrame, pd.DataFram
 
 def ranges(group: pd.DataFrame) -> tuple[tuple[float, float], tuple[float, float]]:
     """Choose a range for each axis: the samples in its middle, of one length, so that a right angle looks like one.
-
-    Args:
-        group: The samples: h1, h2.
 
     Returns:
         Ends of the first axis, and of the second.

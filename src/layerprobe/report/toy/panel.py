@@ -30,11 +30,7 @@ def axis(name: str, *, grid: bool = False, titled: bool = True) -> alt.Axis:
 
 
 def at_frame(rows: pd.DataFrame) -> alt.Chart:
-    """Begin a chart of rows, of an animation where they have a column `frame`: those of the shown frame are drawn.
-
-    Args:
-        rows: Any rows; those of an animation are written as CSV, which takes a quarter of the space.
-    """
+    """Begin a chart of rows, of an animation where they have a column `frame`: those of the shown frame are drawn."""
     if "frame" not in rows:
         return alt.Chart(rows)
     kinds = {str(name): "number" if is_numeric_dtype(rows[name]) else "string" for name in rows}
@@ -44,21 +40,12 @@ def at_frame(rows: pd.DataFrame) -> alt.Chart:
 
 
 def are_few(rows: pd.DataFrame) -> bool:
-    """Tell whether the samples of each checkpoint are few enough to carry a text of their own.
-
-    Args:
-        rows: The samples, with the column checkpoint.
-    """
+    """Tell whether the samples of each checkpoint are few enough to carry a text of their own."""
     return bool(rows.groupby("checkpoint").size().max() <= LABELLED)
 
 
 def samples(chart: alt.Chart, few: bool) -> alt.Chart:
-    """Mark the samples: white for label 0, black for label 1.
-
-    Args:
-        chart: A chart with the columns label and size (in square pixels), and the places encoded.
-        few: Whether the samples are few enough to be drawn large.
-    """
+    """Mark the samples: white for label 0, black for label 1."""
     legend = alt.Legend(title="label", symbolStrokeColor=style.INK, symbolStrokeWidth=1.5, titlePadding=6)
     return chart.mark_point(filled=True, opacity=1, stroke=style.INK, strokeWidth=1.5 if few else 0.8).encode(
         fill=alt.Fill("label:N", scale=_CLASSES, legend=legend), size=alt.Size("size:Q", scale=None)
@@ -66,13 +53,7 @@ def samples(chart: alt.Chart, few: bool) -> alt.Chart:
 
 
 def text_with_halo(chart: alt.Chart, text: alt.Text, dy: int = -16) -> list[alt.Chart]:
-    """Write beside the points, on a halo that keeps the text readable over any background.
-
-    Args:
-        chart: A chart with the places encoded.
-        text: What to write.
-        dy: Pixels from the point's middle down to the text's.
-    """
+    """Write beside the points, on a halo that keeps the text readable over any background."""
     halo: dict[str, Any] = {"stroke": "white", "strokeWidth": 3, "strokeOpacity": 0.75, "strokeJoin": "round"}
     return [
         chart.mark_text(dy=dy, fontSize=11.5, **halo).encode(text=text),
@@ -89,14 +70,7 @@ def panel(layers: Sequence[alt.Chart], caption: str) -> alt.LayerChart | alt.Fac
 def side_by_side(
     panels: Sequence[alt.LayerChart | alt.FacetChart], title: str, subtitle: Sequence[str], columns: int = 1
 ) -> alt.ConcatChart:
-    """Put panels side by side.
-
-    Args:
-        panels: The panels.
-        title: The title of all.
-        subtitle: Notes below it.
-        columns: Panels in a row; 1 stands for up to three.
-    """
+    """Put panels side by side."""
     columns = columns if columns > 1 else min(3, len(panels))
     heading = alt.TitleParams(title, subtitle=style.packed(subtitle, columns * SIDE))
     return alt.concat(*panels, columns=columns, spacing=26).properties(title=heading).configure(**style.theme())
