@@ -211,3 +211,46 @@ def test_masks_of_several_sequences_are_given_by_the_names_of_their_inputs(lengt
     found, problems = probed(network, inputs, lambda batch: masks["src"])
     assert {"target", "decoder"} <= problems.keys(), "one mask for two sequences: never the wrong one"
     assert not any(name in ("target", "decoder", "exp") for name, _ in found)
+
+
+class ClassToken(nn.Module):
+    """Puts a token of its own in front of the text, which attends to it and to what is no padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.own = nn.Embedding(30, 8), nn.Parameter(torch.ones(8))
+        self.whole, self.mix, self.score = nn.Identity(), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        tokens = self.embed(input_ids)
+        states = self.whole(torch.cat([self.own.expand(len(tokens), 1, -1), tokens], dim=1))
+        held = nn.functional.pad(attention_mask, (1, 0), value=1).to(states.dtype)[..., None]
+        return self.score(self.mix(states * held).sum(1))
+
+
+def test_tokens_that_the_network_adds_need_a_mask_of_as_many() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = ClassToken().eval()
+    inputs = {name: tensor for name, tensor in batch(7, 1).items() if not name.startswith("decoder")}
+    features, problems = probed(network, inputs)
+    assert {layer for layer, _ in features} == {"embed", "score"}
+    assert set(problems) == {"whole", "mix"}
+    for problem in problems.values():
+        assert "more or fewer than those of attention_mask" in problem
+        assert "Give their mask too: mask=lambda batch" in problem
+
+    longer = nn.functional.pad(inputs["attention_mask"], (1, 0), value=1)
+    masks = {"attention_mask": inputs["attention_mask"], "longer": longer}
+    features, problems = probed(network, inputs, lambda batch: masks)
+    assert not problems
+    kept = outputs_of(network, inputs, ["embed", "whole", "mix"])
+    for layer, mask in (("embed", masks["attention_mask"]), ("whole", longer), ("mix", longer)):
+        last = mask.cumsum(1).argmax(1)
+        assert torch.equal(features[layer, "last"], kept[layer][torch.arange(3), last])
+        mean = (kept[layer] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        torch.testing.assert_close(features[layer, "mean"], mean)
+
+    features, problems = probed(network, inputs, lambda batch: longer)
+    assert set(problems) == {"embed"}, "the mask is of other tokens than the embedding's"
+    assert torch.equal(features["mix", "last"], kept["mix"][torch.arange(3), longer.cumsum(1).argmax(1)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ SPAN = "span:"
 """What the names of inputs begin with that say which tokens are a named part of the text, nonzero in `(n, t)`."""
 _ENDING = re.compile(r"_?(attention_mask|padding_mask|mask|input_ids|inputs_embeds|input_features|ids|tokens)$")
 """What the names of inputs and masks end in, after what says which sequence they are of."""
+_RESIZED = " of another length"
+"""What the name of a mask is followed by, where an axis runs over more or fewer tokens than it has places."""
 
 
 def attention_masks(inputs: Any) -> dict[str, Tensor]:
@@ -114,7 +116,15 @@ def token_mask(mask: Any) -> Bool[Tensor, "n t"] | None:
 
 
 def no_mask(name: str) -> str:
-    """Why a layer has no features, whose tokens come from an input without a mask."""
+    """Why a layer has no features, whose tokens come from an input without a mask, or are not those of a mask."""
+    if name.endswith(_RESIZED):
+        mask = name.removesuffix(_RESIZED)
+        return (
+            f"its tokens are more or fewer than those of {mask or 'the mask'}, since the network adds some (a class "
+            "token, a prompt) or leaves some out, and nothing says which of them are padding. Give their mask too: "
+            f"mask=lambda batch: {{{mask or 'input_ids'!r}: …, 'longer': torch.nn.functional.pad(…, (1, 0), value=1)}} "
+            "where one is added in front"
+        )
     return (
         f"no mask says which of its tokens are padding: they come from {name}, and the masks that there are belong to "
         "other tokens. Give its mask among the inputs (decoder_input_ids with decoder_attention_mask), or a mapping of "
@@ -144,10 +154,11 @@ def sequence_axes(
 
     For each sequence among the inputs the network runs frozen on two samples, of which this one is a token shorter and
     the others are as long as before: what then shrinks from t to t - 1 runs over its tokens, whatever else is t long.
-    Of a network that takes one length only, every axis of size t counts, unless several sequences are t long. Inputs
-    belong to the mask that is called alike (`decoder_input_ids` to `decoder_attention_mask`); token ids that can be
-    shortened by themselves are a sequence of their own, without a mask. Without any mask, a layer of two axes is tokens
-    by features, all of which count.
+    What becomes of another size in another way runs over more or fewer tokens, such as those and a class token: its
+    mask is one of this length that no input has, if there is one. Of a network that takes one length only, every axis
+    of size t counts, unless several sequences are t long. Inputs belong to the mask that is called alike
+    (`decoder_input_ids` to `decoder_attention_mask`); token ids that can be shortened by themselves are a sequence of
+    their own, without a mask. Without any mask, a layer of two axes is tokens by features, all of which count.
 
     Args:
         frozen: The network that the layers were discovered in.
@@ -165,10 +176,16 @@ def sequence_axes(
     given = Arguments.of(inputs)
     few = given.take(range(min(2, given.batch_size)))
     axes: dict[Layer, dict[int, str]] = {layer: {} for layer in layers}
+    resized: dict[tuple[Layer, int], str] = {}
     for sequence, found in _sequences(frozen, few, masks, layers):
         for layer, own in found.items():
-            for axis in own:
-                axes[layer][axis] = _either(axes[layer].get(axis), sequence.name)
+            for axis, size in own.items():
+                if size == sequence.length:
+                    axes[layer][axis] = _either(axes[layer].get(axis), sequence.name)
+                else:
+                    resized[layer, axis] = sequence.name
+    for (layer, axis), name in resized.items():
+        axes[layer].setdefault(axis, name + _RESIZED)
     if not any(_stem(name).rpartition(".")[2] == _DECODER for found in axes.values() for name in found.values()):
         for layer in _of_silent_decoder(frozen.network, few, layers):
             axes[layer] = dict.fromkeys(axes[layer], "the decoder's inputs, which the network makes by itself")
@@ -182,8 +199,8 @@ def _either(before: str | None, name: str) -> str:
 
 def _sequences(
     frozen: Frozen, few: Arguments, masks: Mapping[str, Tensor], layers: Sequence[Layer]
-) -> Iterator[tuple[_Sequence, Mapping[Layer, Collection[int]]]]:
-    """Each sequence among the inputs with the axes of the layers that run over it."""
+) -> Iterator[tuple[_Sequence, Mapping[Layer, Mapping[int, int]]]]:
+    """Each sequence among the inputs with the axes of the layers that run over it, and their sizes."""
     tensors = {".".join(path): tensor for path, tensor in few.named() if few.holds_batch(tensor) and tensor.ndim > 1}
     masked = [_Sequence(name, mask.shape[1], [name] if name in tensors else []) for name, mask in masks.items()]
     alone: list[_Sequence] = []
@@ -204,7 +221,7 @@ def _sequences(
                 alone.append(_Sequence(name, tensor.shape[1], [name]))
         elif _may_be_tokens(tensor):
             alone.append(_Sequence(name, tensor.shape[1], [name]))
-    found: list[tuple[_Sequence, Mapping[Layer, Collection[int]]]] = []
+    found: list[tuple[_Sequence, Mapping[Layer, Mapping[int, int]]]] = []
     for sequence in masked:
         others = [name for name in sequence.inputs if name != sequence.name and _stem(name) != _stem(sequence.name)]
         tried = [
@@ -212,14 +229,22 @@ def _sequences(
             for name in others
             if _may_be_tokens(tensors[name])
             and (axes := _shrinking(frozen, few, one := _Sequence(name, sequence.length, [name]), layers)) is not None
-            and any(axes.values())
+            and any(sequence.length in own.values() for own in axes.values())
         ]
         if len(tried) + (sequence.name in sequence.inputs) < len(sequence.inputs) or len(tried) > 1:
             for one, axes in tried:
                 sequence.inputs.remove(one.name)
                 found.append((one, axes))
+    together: dict[tuple[str, int], _Sequence] = {}
     for sequence in alone:
         axes = _shrinking(frozen, few, sequence, layers)
+        if axes is not None:
+            found.append((sequence, axes))
+        else:
+            alike = _stem(sequence.name), sequence.length
+            together.setdefault(alike, _Sequence(sequence.name, sequence.length, [])).inputs.extend(sequence.inputs)
+    for sequence in together.values():
+        axes = _shrinking(frozen, few, sequence, layers) if len(sequence.inputs) > 1 else None
         if axes is not None:
             found.append((sequence, axes))
     rest: list[_Sequence] = []
@@ -230,18 +255,23 @@ def _sequences(
         else:
             found.append((sequence, axes))
     yield from found
-    known = {(layer, i) for _, axes in found for layer, own in axes.items() for i in own}
-    for one in rest:  # of one length only: axes are told by size
-        shapes = {layer: list(enumerate(layer.shape)) for layer in layers}
-        yield one, {la: [i for i, n in of if n == one.length and (la, i) not in known] for la, of in shapes.items()}
+    sized = {(layer, i): n for layer in layers for i, n in enumerate(layer.shape)}
+    own = {(layer, i) for one, axes in found for layer, of in axes.items() for i, n in of.items() if n == one.length}
+    resized = {(layer, i) for _, axes in found for layer, of in axes.items() for i in of} - own
+    for one in rest:  # of one length only, or of a length that no input has: axes are told by size
+        fitting = {at for at, n in sized.items() if n == one.length} - own
+        if not one.inputs:
+            fitting = fitting & resized or fitting
+        yield one, {layer: {i: one.length for of, i in fitting if of == layer} for layer in layers}
 
 
 def _shrinking(
     frozen: Frozen, few: Arguments, sequence: _Sequence, layers: Sequence[Layer]
-) -> dict[Layer, list[int]] | None:
-    """The axes that shrink with one sequence; None where the network does not run on another length of it.
+) -> dict[Layer, dict[int, int]] | None:
+    """The axes that become of another size with one sequence, each with its size before.
 
-    Two tokens and fewer are doubled: a single one would be stretched to fit beside others.
+    Those of its own length are its own; the others run over more or fewer tokens. None where the network does not run
+    on another length of it. Two tokens and fewer are doubled: a single one would be stretched to fit beside others.
     """
     shapes: dict[Layer, tuple[int, ...]] = {}
     length = sequence.length
@@ -265,11 +295,11 @@ def _shrinking(
         log.debug("The network does not run on %d tokens of %s (%s)", other, sequence.name or "its input", error)
         return None
     return {
-        layer: [
-            i
+        layer: {
+            i: before
             for i, (before, after) in enumerate(zip(layer.shape, shapes.get(layer, layer.shape), strict=True))
-            if (before, after) == (length, other)
-        ]
+            if before != after and (before != length or after == other)
+        }
         for layer in layers
     }
 
