@@ -109,7 +109,8 @@ class ProbeRecord(AbstractRecord):
         test_error_low: Lower end of its 95 % interval; NaN where the test split is the whole population.
         test_error_high: Upper end; likewise.
         test_loss: As `val_loss`, on test.
-        test_f1: F1 on test: of the second class where there are two, else the mean over the classes that train has.
+        test_f1: F1 on test: of the second class where there are two, else the mean over those that are true or
+            predicted there, as `macro_f1`; those that train does not have are one that is always wrong.
         test_auc: Area under the ROC curve on test, over the samples whose class train has: with two classes the second
             against the first, with more the mean over the classes of each against the rest. With several labels at
             once, F1 and area are means over the labels. NaN where there is nothing to rank.

@@ -9,6 +9,7 @@ import torch
 from torchmetrics.functional.classification import multiclass_auroc
 
 from layerprobe.probing.metrics.classification import class_auc, f1_score, roc_auc
+from layerprobe.probing.metrics.score_metrics import Scored, score_metrics
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.softmax_objective import log_odds
@@ -36,6 +37,14 @@ def test_f1_and_auc_where_a_class_is_missing() -> None:
     assert f1_score(none, none, 2) == 0.0
     assert math.isnan(roc_auc(torch.randn(4), none == 1))
     assert f1_score(torch.tensor([1, 1, 0]), torch.tensor([1, -1, -1]), 2) == pytest.approx(2 / 3)
+
+
+def test_f1_of_a_record_is_the_macro_f1_of_its_scores_where_train_and_test_have_other_classes() -> None:
+    predicted, targets = torch.tensor([0, 1, 1, 4, 0, 1]), torch.tensor([0, 1, 1, 4, -1, -1])  # nothing of 2 and 3
+    scored = Scored(targets.numpy(), predicted.numpy(), np.zeros((6, 5)), None)
+    found = f1_score(predicted, targets, 5)
+    assert found == pytest.approx(score_metrics(["macro_f1"], scored)["macro_f1"][0])
+    assert found == pytest.approx((2 / 3 + 4 / 5 + 1 + 0) / 4), "the classes that train has not are one, always wrong"
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 5])

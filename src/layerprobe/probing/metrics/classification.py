@@ -15,14 +15,14 @@ def f1_score(predicted: Int[Tensor, " n"], targets: Int[Tensor, " n"], n_classes
 
     Args:
         predicted: Places of the predicted classes.
-        targets: Places of the true classes; -1 for a class that no head predicts.
+        targets: Places of the true classes; those that no head predicts, -1, are one class that is always wrong.
         n_classes: Number of classes.
 
     Returns:
-        With two classes the F1 of the second one, otherwise the mean over the classes; a class that is neither true
-        nor predicted counts as 0.
+        With two classes the F1 of the second one, 0 where it is neither true nor predicted; otherwise the mean over the
+        classes that are true or predicted, as scikit-learn takes it.
     """
-    counted = [1] if n_classes == 2 else range(n_classes)
+    counted = [1] if n_classes == 2 else torch.cat([predicted, targets]).unique().tolist()
     values = []
     for one in counted:
         both = int(((predicted == one) & (targets == one)).sum())
@@ -64,7 +64,7 @@ def roc_auc(scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> float:
 
 
 def class_auc(ranking: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> float:
-    """Area under the ROC curve of a classifier.
+    """Area under a classifier's ROC curve; NaN where no class has both samples and others to be told from.
 
     A sample of a class that train does not have is left out: it is neither a case of a class that the head knows nor
     evidence against one. With two classes the area is that of the second against the first, with more the mean over the
@@ -73,9 +73,6 @@ def class_auc(ranking: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> floa
     Args:
         ranking: For each class, what grows with its probability.
         targets: Places of the true classes; -1 for a class that train does not have.
-
-    Returns:
-        The area in [0, 1]; NaN where no class has both samples and others to be told from.
     """
     known = targets >= 0
     ranking, targets = ranking[known], targets[known]
