@@ -193,6 +193,32 @@ def test_names_of_controls_and_of_networks_can_be_read(tmp_path):
     assert ">convnet (data digits)<" in names and ">convnet (data words)<" in names
 
 
+def test_a_layer_map_of_one_problem_has_no_rows_of_networks_on_another(tmp_path):
+    for data, layers in (("digits", ["a", "b"]), ("words", ["c", "d", "e"])):
+        made_runs.write_run(tmp_path / data, overrides={"data": data}, layers=layers)
+    drawn = page_data(compare([tmp_path]))
+    for chosen, rows in (("", {"a", "b", "c", "d", "e"}), ("data words", {"c", "d", "e"})):
+        spec = single_view(drawn, "layer_map", 330, 0)
+        (parameter,) = (one for one in spec["params"] if one["name"] == "problem")
+        parameter["value"] = chosen
+        drawing = ET.fromstring(vl_convert.vegalite_to_svg(spec))
+        texts = {element.text for element in drawing.iter() if element.tag.endswith("text")}
+        assert texts & {"a", "b", "c", "d", "e"} == rows
+
+
+def test_the_best_constant_answer_of_a_regression_is_the_mean_and_no_majority(tmp_path):
+    columns = {"task": "regression", "majority_error": 1.0, "test_error": 0.5}
+    made_runs.write_run(tmp_path / "0", columns=columns)
+    drawn = page_data(compare([tmp_path]))
+    spec = single_view(drawn, "curves", 600, 330)
+    for parameter in spec["params"]:
+        if parameter["name"] == "controls":
+            parameter["value"] = True
+    drawing = vl_convert.vegalite_to_svg(spec)
+    assert ">mean of train<" in drawing and "majority" not in drawing
+    assert "majority" not in next(picker.label for picker in pickers(drawn) if picker.name == "controls")
+
+
 def test_many_runs_over_many_layers_can_be_read(tmp_path):
     layers = [f"block{i}" for i in range(40)]
     for i in range(14):

@@ -162,9 +162,9 @@ def mean_reader_lines(data: PageData, x: alt.X, y: Y) -> list[alt.Chart]:
 def controls(data: PageData, x: alt.X, y: Y) -> list[alt.Chart]:
     """Draw what a curve has to be compared with, as thin grey lines.
 
-    The majority's error is a line for each problem; those of shuffled labels, of the control task and of the untrained
-    network, which depend on the network too, are a line for each setting where these are few, the first two at each
-    shown checkpoint. Each is a mean over the chosen runs of its kind alone.
+    The error of the best constant answer is a line for each problem; those of shuffled labels, of the control task and
+    of the untrained network, which depend on the network too, are a line for each setting where these are few, the
+    first two at each shown checkpoint. Each is a mean over the chosen runs of its kind alone.
     """
     marks = []
     kept: list[str | alt.FieldName] = ["setting"] if data.runs["setting"].nunique() <= _MOST_CONTROLS else []
@@ -185,7 +185,7 @@ def controls(data: PageData, x: alt.X, y: Y) -> list[alt.Chart]:
         mean = (
             chart.transform_filter(f"isValid(datum.{column})")
             .transform_aggregate(value=f"mean({column})", runs="distinct(run)", groupby=["position", *apart])
-            .transform_calculate(control=f"'{_said(column)}' + (datum.problem ? ' · ' + datum.problem : '')")
+            .transform_calculate(control=f"'{_said(column, data)}' + (datum.problem ? ' · ' + datum.problem : '')")
         )
         told = [alt.Tooltip("control:N"), alt.Tooltip("value:Q", title="test error", format=".2%")]
         if "setting" in apart:
@@ -193,17 +193,19 @@ def controls(data: PageData, x: alt.X, y: Y) -> list[alt.Chart]:
         line = mean.mark_line(strokeWidth=1, color=style.QUIET, strokeDash=dash, clip=True, aria=False)
         tooltip = [*told, alt.Tooltip("runs:Q", title="mean of runs")]
         marks.append(line.encode(x=x, y=y("value"), detail=[f"{field}:N" for field in apart], tooltip=tooltip))
-        marks.append(_control_names(mean, column, apart).encode(x=x, y=y("value"), text="control:N"))
+        marks.append(
+            _control_names(mean, column, apart, _said(column, data)).encode(x=x, y=y("value"), text="control:N")
+        )
     return marks
 
 
-def _said(column: str) -> str:
-    return column.replace("_", " ")
+def _said(column: str, data: PageData) -> str:
+    return data.constant if column == "majority" else column.replace("_", " ")
 
 
-def _control_names(mean: alt.Chart, column: str, apart: list[str | alt.FieldName]) -> alt.Chart:
+def _control_names(mean: alt.Chart, column: str, apart: list[str | alt.FieldName], kind: str) -> alt.Chart:
     """The names of a control's lines; those that end within a text's height of the next one have one name."""
-    kind, (side, place) = _said(column), _NAMED_AT[column]
+    side, place = _NAMED_AT[column]
     return (
         mean.transform_joinaggregate(first="min(position)", last="max(position)", groupby=apart)
         .transform_filter(f"datum.position == {place}")

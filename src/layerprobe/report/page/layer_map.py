@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Sequence
 
 import altair as alt
 
@@ -56,9 +57,10 @@ def layer_map(data: PageData, frame: Frame) -> alt.LayerChart:
             groupby=["row", "network_name", "layer_text", "checkpoint", "checkpoint_name"],
         )
     )  # fmt: skip
+    rows = _rows_of_problem(data, list(labels))
     layer = alt.Y(
         "row:N",
-        scale=alt.Scale(domain=list(labels)),
+        scale=rows,
         axis=alt.Axis(
             title=None, domain=False, ticks=False, labelLimit=0, labelOverlap=True,
             labelExpr=f"{json.dumps(labels)}[datum.value]",
@@ -79,7 +81,7 @@ def layer_map(data: PageData, frame: Frame) -> alt.LayerChart:
     placed = chart.encode(x=_checkpoints(data), y=layer, tooltip=tooltip)
     layers = cells(placed, "mean", top, height, text=text, below=True)
     if len(data.networks) > 1:
-        layers += _network_names(chart, data, labels)
+        layers += _network_names(chart, data, rows)
     return frame.chart(
         layers,
         height,
@@ -107,12 +109,21 @@ def _checkpoints(data: PageData) -> alt.X:
     )  # fmt: skip
 
 
-def _network_names(chart: alt.Chart, data: PageData, labels: Iterable[str]) -> list[alt.Chart]:
+def _rows_of_problem(data: PageData, labels: Sequence[str]) -> alt.Scale:
+    """The rows of the networks that were probed on the data that are shown: others would be blank."""
+    known = data.runs.groupby("problem")["network"].agg(set)
+    if len(known) < 2:
+        return alt.Scale(domain=list(labels))
+    shown = {str(name): [row for row in labels if int(re.split("[ /]", row)[0]) in own] for name, own in known.items()}
+    return alt.Scale(domain={"expr": f"{json.dumps(shown | {'': list(labels)})}[problem]"})
+
+
+def _network_names(chart: alt.Chart, data: PageData, rows: alt.Scale) -> list[alt.Chart]:
     """A line above the rows of each network, and its name."""
     first = [f"{i} {network.layers[0]}" for i, network in enumerate(data.networks) if network.layers]
     begins = chart.transform_filter(alt.FieldOneOfPredicate("row", first))
     begins = begins.transform_calculate(row="split(datum.row, ' ')[0]")
-    y = alt.Y("row:N", scale=alt.Scale(domain=list(labels)), bandPosition=0)
+    y = alt.Y("row:N", scale=rows, bandPosition=0)
     names = begins.transform_aggregate(groupby=["row", "network_name"]).mark_text(
         align="left", baseline="top", dx=2, dy=2, fontSize=11, fontWeight="bold", color=style.INK, aria=False
     )

@@ -23,7 +23,7 @@ from layerprobe.report.page.measures import Measure, measures
 from layerprobe.report.run_comparison import Comparison, error_bounds
 from layerprobe.report.tidy import AT_RANDOM, evenly, features_texts
 from layerprobe.results.any_version import no_rows
-from layerprobe.results.baselines import of_baselines
+from layerprobe.results.baselines import constant_answer, of_baselines
 from layerprobe.results.logged_metrics import DIFFERENCE, compared_errors
 from layerprobe.types import MetricRecord
 
@@ -76,6 +76,7 @@ class PageData:
         same_layers: Whether a depth is the same layer in every run.
         left_out: What the page does not hold, in words.
         highest_error: What a test error cannot go beyond.
+        constant: What the best constant answers of the runs are called, such as "majority".
     """
 
     runs: pd.DataFrame
@@ -92,6 +93,7 @@ class PageData:
     same_layers: bool
     left_out: tuple[str, ...]
     highest_error: float
+    constant: str
 
     @cached_property
     def texts(self) -> dict[str, str]:
@@ -156,6 +158,7 @@ def page_data(comparison: Comparison, path_budget: int = 1_000_000) -> PageData:
         same_layers=same,
         left_out=tuple(left_out),
         highest_error=error_bounds(comparison.runs)[1],
+        constant=" or ".join(sorted({constant_answer(run.results) for run in comparison.runs})).replace(" class", ""),
     )
 
 

@@ -69,7 +69,7 @@ def pickers(data: PageData) -> list[Picker]:
         Picker("lines", "lines", "few", _LINES),
         *(Picker(f"checkpoint_{i}", name, name in ends) for i, name in enumerate(data.checkpoints)),
         Picker("intervals", "95% intervals", len(data.runs) <= MOST_BANDS),
-        Picker("controls", "controls (majority, shuffled, control task, untrained)", _fits(data)),
+        Picker("controls", f"controls ({data.constant}, shuffled, control task, untrained)", _fits(data)),
         Picker("readers", "references (other readers of the layers)", len(data.runs) <= MOST_BANDS),
     ]  # fmt: skip
     one = {"colour", "swept", "lines"} if len(data.runs) == 1 else set()
