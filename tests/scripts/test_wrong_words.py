@@ -72,6 +72,7 @@ TRAIN = [
     ("~data", "Nothing says what data to build. Choose one of conf/data: data=NAME"),
     ("matmul_precision=medum", "Did you mean medium?"),
     ("trainer.limit_train_batches=-1", "trainer.limit_train_batches is -1, expected a number of at least 0."),
+    ("trainer.devices=0", "trainer.devices is 0, expected how many devices to use, or -1 for all that there are."),
     ("+trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches is 0, expected a number of at least 1."),
     (f"probe.keep={__file__}", f"`keep` of the probe is {__file__}, a file. Give a folder"),
     ("optimizer.lr=-1", "optimizer.lr is -1, expected a number of at least 0."),

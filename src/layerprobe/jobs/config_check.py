@@ -45,40 +45,30 @@ def wrong_values(config: Mapping[str, Any]) -> dict[str, str]:
     Returns:
         By key, what was found and what is wanted.
     """
-    gone = {
-        f"{path}._target_": f"is {node['_target_']}, which is gone: {GONE[node['_target_']]}"
-        for path, node in _targets(config, "")
-        if node["_target_"] in GONE
-    }
-    unknown = {
-        f"{path}.name": f"is {name!r}, which {node['_target_']} does not know. {nearest(name.lower(), known)}"
-        for path, node in _targets(config, "")
-        if node["_target_"] in _LISTED and isinstance(name := node.get("name"), str) and name != "???"
-        for known in [hydra.utils.get_method(_LISTED[node["_target_"]])()]
-        if name.lower() not in known
-    }
-    small = {
-        f"{path}.{name}": f"is {value!r}, expected {'numbers' if isinstance(value, list) else 'a number'} of at least "
-        f"{_LEAST[name]}."
-        for path, node in _targets(config, "")
-        if node["_target_"].startswith(_BOUNDED)
-        for name, value in node.items()
-        if name in _LEAST and _is_below(value, _LEAST[name])
-    }
-    return (
-        gone
-        | unknown
-        | small
-        | {
-            f"{path}.{name}": f"has no value. Give one: {path}.{name}=VALUE"
-            if value == "???"
-            else f"{_found(value, hints[name])}, expected {_expected(value, hints[name])}"
-            for path, node in _targets(config, "")
-            for hints in [_hints(node["_target_"])]
-            for name, value in node.items()
-            if name in hints and name not in _OWN and not _fits(value, hints[name])
-        }
-    )
+    found = {}
+    for path, node in _targets(config, ""):
+        target = node["_target_"]
+        if target in GONE:
+            found[f"{path}._target_"] = f"is {target}, which is gone: {GONE[target]}"
+        hints = _hints(target)
+        for name, value in node.items():
+            if name in hints and name not in _OWN and not _fits(value, hints[name]):
+                found[f"{path}.{name}"] = (
+                    f"has no value. Give one: {path}.{name}=VALUE"
+                    if value == "???"
+                    else f"{_found(value, hints[name])}, expected {_expected(value, hints[name])}"
+                )
+            elif target.startswith(_BOUNDED) and name in _LEAST and _is_below(value, _LEAST[name]):
+                numbers = "numbers" if isinstance(value, list) else "a number"
+                found[f"{path}.{name}"] = f"is {value!r}, expected {numbers} of at least {_LEAST[name]}."
+            elif target.startswith(_BOUNDED) and name == "devices" and value in (0, "0") and value is not False:
+                found[f"{path}.{name}"] = "is 0, expected how many devices to use, or -1 for all that there are."
+        word = node.get("name")
+        if target in _LISTED and isinstance(word, str) and word != "???":
+            known = hydra.utils.get_method(_LISTED[target])()
+            if word.lower() not in known:
+                found[f"{path}.name"] = f"is {word!r}, which {target} does not know. {nearest(word.lower(), known)}"
+    return found
 
 
 def untaken(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, str]:
