@@ -12,6 +12,7 @@ import pandas as pd
 
 from layerprobe.report import style
 from layerprobe.report.angles import Over
+from layerprobe.report.charts.heat_map import empty_cells
 from layerprobe.report.charts.layer_axis import layers_of, square
 from layerprobe.report.charts.layered import layered
 from layerprobe.report.layer_labels import clipped, short_names
@@ -58,8 +59,7 @@ def angle_map(pairs: pd.DataFrame, heading: str) -> alt.LayerChart:
         base.transform_filter("isValid(datum.value)").mark_rect(aria=False).encode(color=_colour(signed, side)),
     ]
     if frame["value"].isna().any():
-        empty = base.transform_filter("!isValid(datum.value)")
-        layers.append(empty.mark_rect(fill="white", stroke=style.FAINT, strokeWidth=1, aria=False))
+        layers.append(empty_cells(base.transform_filter("!isValid(datum.value)")))
     if step >= 30:
         dark = alt.expr.abs(alt.datum.value) > 0.6 if signed else alt.datum.value > style.WHITE_FROM
         ink = alt.when(dark).then(alt.value("white")).otherwise(alt.value(style.INK))

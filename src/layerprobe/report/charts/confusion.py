@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from layerprobe.report import style
+from layerprobe.report.charts.heat_map import empty_cells
 from layerprobe.report.charts.layer_axis import square
 from layerprobe.report.charts.layered import layered
 from layerprobe.report.layer_labels import clipped
@@ -44,8 +45,7 @@ def confusion_chart(counts: pd.DataFrame, heading: str) -> alt.LayerChart:
         ],
     )  # fmt: skip
     wrong = float(cells.loc[~cells["right"], "share"].max()) if (~cells["right"]).any() else 0.0
-    none = base.transform_filter(alt.datum.samples == 0)
-    layers = [none.mark_rect(fill="white", stroke=style.FAINT, strokeWidth=1, aria=False)]
+    layers = [empty_cells(base.transform_filter(alt.datum.samples == 0))]
     for right, dark, top in ((True, "#2166ac", 1.0), (False, "#b2182b", max(wrong, 0.05))):
         shade = alt.Color("share:Q", scale=alt.Scale(range=["#f7f7f7", dark], domain=[0, top]), legend=None)
         part = base.transform_filter((alt.datum.right == right) & (alt.datum.samples > 0))

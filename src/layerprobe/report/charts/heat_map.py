@@ -73,7 +73,7 @@ def cells(
     failed: bool = False,
     below: bool = False,
 ) -> list[alt.Chart]:
-    """Draw cells, dark for a high error.
+    """Draw cells, dark for a high error; the layers come from the lowest to the uppermost.
 
     Args:
         rows: A chart of rows, one for each cell, with the encodings of its place and what it says when pointed at.
@@ -83,9 +83,6 @@ def cells(
         text: The figure in each cell; None where there is no room.
         failed: Whether a cell without an error is white, with a rim.
         below: Whether the scale of colours stands below the cells, and not beside them.
-
-    Returns:
-        The layers, from the lowest to the uppermost.
     """
     length = (
         {"orient": "bottom", "gradientLength": 160} if below else {"gradientLength": min(200, max(60, height - 30))}
@@ -98,14 +95,18 @@ def cells(
     known = rows.transform_filter(f"isValid(datum.{error})")
     layers = [known.mark_rect(aria=False).encode(color=colour)]
     if failed:
-        unknown = rows.transform_filter(f"!isValid(datum.{error})")
-        layers.append(unknown.mark_rect(fill="white", stroke=style.QUIET, strokeWidth=0.5, aria=False))
+        layers.append(empty_cells(rows.transform_filter(f"!isValid(datum.{error})")))
     if text is not None:
         ink = (
             alt.when(alt.datum[error] > style.WHITE_FROM * top).then(alt.value("white")).otherwise(alt.value(style.INK))
         )
         layers.append(rows.mark_text(fontSize=10.5, aria=False).encode(text=text, color=ink))
     return layers
+
+
+def empty_cells(rows: alt.Chart) -> alt.Chart:
+    """Draw cells without a figure: white, with a rim."""
+    return rows.mark_rect(fill="white", stroke=style.FAINT, strokeWidth=1, aria=False)
 
 
 def _heading(caption: str, longest: int) -> list[str]:
