@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from layerprobe.data.xor import XorDataModule
-from layerprobe.models.linear_regression import xor_linear
-from layerprobe.models.xor import XorNetwork, xor_mlp
+from layerprobe.models.xor import XorNetwork, xor_linear, xor_mlp
 
 POINTS = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 TARGETS = torch.tensor([0.0, 1.0, 1.0, 0.0])

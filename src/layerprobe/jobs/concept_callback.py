@@ -8,6 +8,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from layerprobe.jobs.program import say
 from layerprobe.results.sweep_record import SweepRecord
 
 
@@ -45,6 +46,4 @@ class ConceptDepthReport(Callback):
         save(concept_depth_chart(rows), directory / "concept_depth")
         Console().print(concept_table(summary))
         Console().print(points_table(summary))
-        Console().print(
-            f"Concept depth: {directory / 'concept_depth.png'}", highlight=False, soft_wrap=True, markup=False
-        )
+        say(f"Concept depth: {directory / 'concept_depth.png'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,8 +25,8 @@ from layerprobe.config import plain_probe, protocol_of, resources_of
 from layerprobe.formatting import percent_text
 from layerprobe.jobs.hub_revisions import revisions_of, with_revision
 from layerprobe.jobs.lifecycle import plain, reason
+from layerprobe.jobs.program import say
 from layerprobe.jobs.run_report import report, summary
-from layerprobe.jobs.shard import share
 from layerprobe.jobs.test_set_config import without_tests
 from layerprobe.jobs.trusted import BY_HAND, merged, plain_precision
 from layerprobe.probing.batches import Data
@@ -79,14 +80,10 @@ def plan(cfg: DictConfig) -> None:
         raise CompactHydraException(reason(failure)) from None
     layers = pd.DataFrame([asdict(layer) for layer in found.layers])
     layers["shape"] = ["x".join(map(str, shape)) for shape in layers["shape"]]
-    console = Console()
-    console.print(plan_table(layers))
+    Console().print(plan_table(layers))
     if left_out := left_out_lines(found.discovery.survey.left_out):
-        console.print(
-            "Left out:", *(f"  {line}" for line in left_out), sep="\n", end="\n\n", highlight=False, markup=False
-        )
-    for line in found.lines():
-        console.print(f"{source[1].name}: {line}", highlight=False, soft_wrap=True, markup=False)
+        say("Left out:", *(f"  {line}" for line in left_out), "")
+    say(*(f"{source[1].name}: {line}" for line in found.lines()))
 
 
 def checkpoints_of(cfg: DictConfig) -> Sequence[Source]:
@@ -99,6 +96,22 @@ def checkpoints_of(cfg: DictConfig) -> Sequence[Source]:
     if cfg.untrained and UNTRAINED not in {info.name for _, info in found}:
         found = [(found[0][0], _RANDOM), *found]
     return share(found, cfg.shard)
+
+
+def share(work: Sequence[Source], shard: str | None) -> Sequence[Source]:
+    """The i-th of n shares of some work, for the shard `i/n`, from 1: every n-th piece; without a shard, all of it.
+
+    Raises:
+        ValueError: Where `shard` is not such a pair.
+    """
+    if shard is None:
+        return work
+    found = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(
+            f"shard={shard} is not a share. Give i/n with i from 1 to n, such as shard=1/4,2/4,3/4,4/4 with -m."
+        )
+    return work[int(found[1]) - 1 :: int(found[2])]
 
 
 def _asked_for(cfg: DictConfig) -> Sequence[Source]:

@@ -36,6 +36,13 @@ def name(script: str | None = None) -> str:
     return f"layerprobe {script}" if INSTALLED or CALLED in os.environ else f"{script}.py"
 
 
+def say(*lines: str) -> None:
+    """Print lines as they are, whatever they hold, and however long they are."""
+    from rich.console import Console
+
+    Console().print(*lines, sep="\n", highlight=False, soft_wrap=True, markup=False)
+
+
 def to_install(extra: str) -> str:
     """The command that installs an optional dependency."""
     return f"pip install 'layerprobe[{extra}]'" if INSTALLED else f"uv sync --extra {extra}"

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from layerprobe.files.errors import DamagedFileError
 from layerprobe.jobs.entry_point import composed
+from layerprobe.jobs.program import say
 from layerprobe.jobs.quoting import command
 from layerprobe.results.config_migration import current_override
 from layerprobe.results.sweep_record import SweepRecord
@@ -97,15 +98,10 @@ class SweepTable(Callback):
         shown = jobs if len(jobs) <= _MOST_JOBS else jobs[open_jobs]
         if len(shown):
             console.print(jobs_table(shown))
-        console.print(f"Every job: {record.directory / 'sweep.csv'}", highlight=False, soft_wrap=True, markup=False)
+        say(f"Every job: {record.directory / 'sweep.csv'}")
         if open_jobs.any():
             again = command("sweep", f"continue={record.directory}")
-            console.print(
-                f"{open_jobs.sum()} of {len(jobs)} jobs are not done. To go on: {again}",
-                highlight=False,
-                soft_wrap=True,
-                markup=False,
-            )
+            say(f"{open_jobs.sum()} of {len(jobs)} jobs are not done. To go on: {again}")
             console.file.flush()
             raise SystemExit(1)
 
@@ -126,8 +122,6 @@ class SweepCurves(Callback):
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Draw the last checkpoint of every job that is done."""
-        from rich.console import Console
-
         from layerprobe.report.charts.sweep_curves import sweep_curves
         from layerprobe.report.picture_files import save
         from layerprobe.results.sweep_results import sweep_results
@@ -136,8 +130,7 @@ class SweepCurves(Callback):
         results = sweep_results(SweepRecord.read(directory))
         missing = [key for key in self._keys if key not in results]
         if missing:
-            message = f"No picture of the sweep: no job that is done sets {', '.join(missing)}."
-            Console().print(message, highlight=False, markup=False)
+            say(f"No picture of the sweep: no job that is done sets {', '.join(missing)}.")
             return
         files = save(sweep_curves(results, *self._keys, title=self._title), directory / "depth_curves")
-        Console().print(f"Every layer: {files[0]}", highlight=False, soft_wrap=True, markup=False)
+        say(f"Every layer: {files[0]}")

@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from layerprobe.probing.analyses.against_linear_head import compared
 from layerprobe.probing.analyses.analysis import LayerData, Metric, TestSet
-from layerprobe.probing.analyses.reference_predictor import AbstractReference, FittedReading, Train
+from layerprobe.probing.analyses.reference_predictor import AbstractReference, FittedReading, Train, compared
 from layerprobe.probing.features.row_blocks import Features, placed_blocks
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.tasks.task import AbstractTask

@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from layerprobe.probing.analyses.against_linear_head import compared
 from layerprobe.probing.analyses.analysis import LayerData, Metric, TestSet
 from layerprobe.probing.analyses.neighbour_search import Distance, nearest_neighbours
-from layerprobe.probing.analyses.reference_predictor import AbstractReference, FittedReading, Train
+from layerprobe.probing.analyses.reference_predictor import AbstractReference, FittedReading, Train, compared
 from layerprobe.probing.features.row_blocks import Features, blocks
 from layerprobe.probing.tasks.task import AbstractTask
 

@@ -15,9 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from layerprobe.probing.analyses.against_linear_head import compared
 from layerprobe.probing.analyses.analysis import LayerData, Metric, TestSet
-from layerprobe.probing.analyses.reference_predictor import AbstractReference, FittedReading, Train
+from layerprobe.probing.analyses.reference_predictor import AbstractReference, FittedReading, Train, compared
 from layerprobe.probing.features.row_blocks import Features, blocks, gathered
 from layerprobe.probing.solvers.threads import threads_for
 from layerprobe.probing.tasks.task import AbstractTask

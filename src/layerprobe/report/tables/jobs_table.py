@@ -10,9 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from layerprobe.report.tables.line_breaks import broken
 from layerprobe.report.tables.status_table import STATUS_STYLE
-from layerprobe.report.tables.table_width import first_that_fits
+from layerprobe.report.tables.table_width import broken, first_that_fits
 
 ABOUT = ("directory", "status", "best_layer", "error")
 """Columns of a sweep's jobs that are neither overrides nor metrics."""

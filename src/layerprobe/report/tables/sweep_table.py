@@ -13,8 +13,7 @@ from rich.text import Text
 
 from layerprobe.formatting import count_text, number_text, percent_text
 from layerprobe.report.tables.jobs_table import ABOUT
-from layerprobe.report.tables.line_breaks import broken
-from layerprobe.report.tables.table_width import first_that_fits
+from layerprobe.report.tables.table_width import broken, first_that_fits
 from layerprobe.report.tidy import group_mean
 
 _ORDER = ("test", "probe", "val")
