@@ -13,11 +13,11 @@ from torch import nn
 
 from layerprobe.probing.capture.call_arguments import device_of
 from layerprobe.probing.protocol import ProbeProtocol
+from layerprobe.training.lightning_splits import is_lightnings
 
 _HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 _TAKEN = ("inputs", "targets", "mask", "control_key", "sample_ids")
 """What a protocol takes out of a batch."""
-_LIGHTNING = ("pytorch_lightning", "lightning")
 
 
 def with_batch_hooks(
@@ -26,12 +26,12 @@ def with_batch_hooks(
     """Read batches as Lightning's hooks leave them in validation, so that layers are those of the network's own inputs.
 
     As in Lightning, a hook of the data module comes before one of the module.
-
-    Returns:
-        The same sweep where neither has a hook of its own.
     """
     owners = [owner for owner in (datamodule, network) if hasattr(owner, _HOOKS[0])]
-    own = {hook: next((owner for owner in owners if _has_own(owner, hook)), None) for hook in _HOOKS}
+    own = {
+        hook: next((one for one in owners if hasattr(one, hook) and not is_lightnings(getattr(one, hook))), None)
+        for hook in _HOOKS
+    }
     if not any(owner is not None for owner in own.values()):
         return protocol
     called = {hook: owners[-1] if owner is None else owner for hook, owner in own.items()}
@@ -42,10 +42,6 @@ def with_batch_hooks(
 
     taken: dict[str, Any] = {name: of_hooked(take) for name in _TAKEN if (take := getattr(protocol, name)) is not None}
     return replace(protocol, **taken)
-
-
-def _has_own(owner: Any, hook: str) -> bool:
-    return getattr(getattr(owner, hook, None), "__module__", _LIGHTNING[0]).partition(".")[0] not in _LIGHTNING
 
 
 class _Hooked:

@@ -18,7 +18,6 @@ from layerprobe.probing.data_adapters import named_tests, sources_of
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.types import SPLITS, Split
 
-_LIGHTNING = ("pytorch_lightning", "lightning")
 _STAGE: dict[Split, str] = {"train": "fit", "val": "fit", "test": "test"}
 
 
@@ -115,6 +114,11 @@ def of_population(protocol: ProbeProtocol, owner: Any) -> ProbeProtocol:
     return replace(protocol, population=True) if getattr(owner, "population", False) else protocol
 
 
+def is_lightnings(hook: Any) -> bool:
+    """Whether a hook is the one that Lightning's own class has, which no other class has replaced."""
+    return getattr(hook, "__module__", "").partition(".")[0] in ("pytorch_lightning", "lightning")
+
+
 def _from_hooks(owner: Any, split: Split, stages: list[str]) -> Any:
     """The loaders of a split, of a module or of a copy of a data module that is set up for `stages`."""
     name = f"{split}_dataloader"
@@ -122,7 +126,7 @@ def _from_hooks(owner: Any, split: Split, stages: list[str]) -> Any:
     if hook is None:
         return None
     own = name in vars(owner)  # as `LightningDataModule.from_datasets` leaves it
-    if not own and getattr(hook, "__module__", "").partition(".")[0] in _LIGHTNING:
+    if not own and is_lightnings(hook):
         return None
     if not isinstance(owner, nn.Module) and _STAGE[split] not in stages:
         owner.setup(_STAGE[split])
