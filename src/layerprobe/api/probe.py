@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
 from pathlib import Path
@@ -158,30 +158,19 @@ def probe(
     """
     chosen = _named(task, AbstractTask, "task") if task is not None else Classification()
     protocol = ProbeProtocol(
-        layers=layers,
-        exclude=exclude,
-        granularity=granularity,
+        layers=layers, exclude=exclude, granularity=granularity, path=path, patience=patience, standardise=standardise,
         reducers=_several(reducer, AbstractReducer, "reducer", AveragePool()),
         solvers=_several(solver, AbstractSolver, "solver", Ridge() if isinstance(chosen, Regression) else Logistic()),
         l2=l2 if isinstance(l2, ScikitLearnC) else _penalties(l2),
-        path=path,
-        patience=patience,
-        standardise=standardise,
         seeds=(int(seed),),
         controls=(controls,) if isinstance(controls, str) else controls,
         control_key=None if control_key is None else _taken(control_key),
         analyses=_several(analyses, AbstractAnalysis, "analysis", ()),
-        inputs=_taken(inputs),
-        targets=_taken(targets),
-        task=chosen,
+        inputs=_taken(inputs), targets=_taken(targets), task=chosen,
         mask=None if mask is None else _taken(mask),
-        selection=selection,
-        each_reducer=each_reducer,
-        metrics=metrics,
-        scores=scores,
         sample_ids=None if sample_ids is None else _taken(sample_ids),
-        population=population,
-    )
+        selection=selection, each_reducer=each_reducer, metrics=metrics, scores=scores, population=population,
+    )  # fmt: skip
     resources = Resources(batch_size, max_memory, keep=keep)
     splits = splits_of(data, network, seed=int(seed), tests=tests)
     protocol = of_population(protocol, data)
@@ -191,21 +180,18 @@ def probe(
         results = list(probe_checkpoint(network, splits, protocol, resources=resources, on_progress=bar))
     division = division_of(data, seed=int(seed))
     rows = None if division is None else division["test"].numpy()
-    if rows is not None and sample_ids is None:
-        results = [
-            replace(one, scores={**one.scores, "test": replace(one.scores["test"], ids=rows)}) if one.scores else one
-            for one in results
-        ]
-    return ProbeResults(_in_terms_of(results, class_words(data, tests) or (), rows))
+    words = tuple(class_words(data, tests) or ())
+    return ProbeResults(_in_terms_of(result, words, rows, named=sample_ids is not None) for result in results)
 
 
-def _in_terms_of(results: Iterable[LayerResult], words: Sequence[str], test_rows: Any) -> Iterator[LayerResult]:
-    """Say what the classes are called in the data, and which of their samples are the test samples."""
-    rows = {} if test_rows is None else {"test_rows": test_rows}
-    for result in results:
-        if result.recipe is not None:
-            result = replace(result, head={**result.head, **rows}, recipe=replace(result.recipe, words=tuple(words)))
-        yield result
+def _in_terms_of(result: LayerResult, words: tuple[str, ...], rows: Any, *, named: bool) -> LayerResult:
+    """Say what the classes are called in the data, and which of their rows are the test samples."""
+    if rows is not None and result.scores and not named:
+        result = replace(result, scores={**result.scores, "test": replace(result.scores["test"], ids=rows)})
+    if result.recipe is None:
+        return result
+    head = result.head if rows is None else {**result.head, "test_rows": rows}
+    return replace(result, head=head, recipe=replace(result.recipe, words=words))
 
 
 def _penalties(given: Any) -> tuple[float, ...]:
