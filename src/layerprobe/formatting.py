@@ -57,11 +57,7 @@ def described(value: Any) -> str:
 
 
 def number_text(value: float, form: str = ".4g") -> str:
-    """Write a number; one that is rounded to zero has no sign.
-
-    Returns:
-        The text; "–" for NaN.
-    """
+    """Write a number, "–" for NaN; one that is rounded to zero has no sign."""
     if math.isnan(value):
         return "–"
     written = f"{value:{form}}"

@@ -63,11 +63,7 @@ class Job:
 
 
 def jobs_of(context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
-    """Compose the jobs of a sweep.
-
-    Returns:
-        The jobs.
-    """
+    """Compose the jobs of a sweep."""
     setup_globals()
     hydra = config.hydra
     flags = ["--config-name", str(hydra.job.config_name)]
@@ -102,9 +98,6 @@ def to_do(jobs: Sequence[Job], rerun: str | None) -> list[Job]:
     Args:
         jobs: All jobs.
         rerun: `failed`, `all` or None.
-
-    Returns:
-        The jobs that there is something to do for.
 
     Raises:
         SystemExit: Where a directory belongs to another configuration.

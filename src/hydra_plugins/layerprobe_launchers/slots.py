@@ -73,16 +73,13 @@ def gpu_slots(devices: Sequence[str], jobs_per_gpu: float) -> list[Slot]:
 
 
 def take(slots: Sequence[Slot], busy: Sequence[Slot], folder: Path | None = None) -> Taken | None:
-    """Take the first free place.
+    """Take the first free place; None where none is free.
 
     Args:
         slots: All places.
         busy: Those that this launcher's own jobs hold.
         folder: Where the locks of the GPUs are; by default the machine's folder for temporary files, so that all sweeps
             on it, of all users, see them.
-
-    Returns:
-        The place; None where none is free.
     """
     for slot in slots:
         if slot not in busy:

@@ -52,11 +52,7 @@ def service_died(error: Exception) -> bool:
 
 
 def history_step(message: bytes) -> int | None:
-    """The step of a row of history in a run's log.
-
-    Returns:
-        The step; None for a record of another kind.
-    """
+    """The step of a row of history in a run's log; None for a record of another kind."""
     from wandb.proto import wandb_internal_pb2
 
     kind: Any = wandb_internal_pb2

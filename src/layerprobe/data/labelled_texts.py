@@ -147,16 +147,13 @@ def _ends(name: str, rows: np.ndarray, texts: np.ndarray, where: pd.Series | Seq
 
 
 def limited(examples: Examples, per_class: int | None, balanced: bool, seed: int) -> Examples:
-    """Keep at most so many of each class.
+    """Keep at most so many of each class, in their order.
 
     Args:
         examples: All of them.
         per_class: The first ones of each class that are kept; None for all.
         balanced: Whether to draw from the larger classes as many as the smallest one has.
         seed: Seed of the draw.
-
-    Returns:
-        The examples that are left, in their order.
     """
     kept = [np.flatnonzero(examples.targets == i)[:per_class] for i in range(len(examples.classes))]
     if balanced:

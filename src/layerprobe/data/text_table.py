@@ -24,9 +24,6 @@ class AbstractTable(ABC):
         Args:
             root: Folder that a relative path starts from.
 
-        Returns:
-            The rows in their own order.
-
         Raises:
             DataError: If they cannot be read.
         """

@@ -36,9 +36,6 @@ def read_state(path: Path, parse: Callable[[bytes], Content]) -> Content:
         parse: Makes of the bytes what they stand for; any `ValueError`, `TypeError`, `KeyError` or `AttributeError`
             says that they are damaged.
 
-    Returns:
-        What `parse` returns.
-
     Raises:
         FileNotFoundError: Where there is no such file, with a copy or without.
         DamagedFileError: Where the file and its copy are damaged.

@@ -13,14 +13,11 @@ from layerprobe.types import CheckpointInfo
 
 
 def revisions_of(cfg: DictConfig) -> list[CheckpointInfo]:
-    """List the revisions that a configuration asks for, in the order of their steps.
+    """The revisions that a configuration asks for, in the order of their steps; none where there is one or nothing.
 
     Args:
         cfg: The configuration; `model.revision` is a list of names, each with its step in it (`step1000`), or a mapping
             of names to steps.
-
-    Returns:
-        A checkpoint for each; none where there is one revision or nothing at all.
 
     Raises:
         ValueError: Where a name has no step, a step is no whole number, or a name is there twice.

@@ -52,7 +52,7 @@ _TOLD: Expected = (OSError, UnusableFileError)
 
 
 def run_job(cfg: DictConfig, load: Callable[[], tuple[Work, Expected]], *, goes_on: bool = False) -> float:
-    """Do a job unless it is done, and write down how it ended.
+    """Do a job unless it is done, write down how it ended, and return its objective for a sweeper.
 
     Args:
         cfg: Its configuration, with `run_dir`, `run_id` and `rerun`.
@@ -60,9 +60,6 @@ def run_job(cfg: DictConfig, load: Callable[[], tuple[Work, Expected]], *, goes_
             checked.
         goes_on: Whether the directory may hold results of other configurations: the work itself knows what is done,
             and its configuration may lack what the checkpoints say.
-
-    Returns:
-        The job's objective, for a sweeper.
 
     Raises:
         SystemExit: Where another process or another configuration has the directory.
@@ -230,7 +227,7 @@ def silent_logs() -> Iterator[None]:
 @leaving_on_sigterm()
 @silent_logs()
 def attended(cfg: DictConfig, run: RunDirectory, work: Work, expected: Expected = (OSError,)) -> float:
-    """Do a job, and write down how it ended, whatever happens.
+    """Do a job, write down how it ended, whatever happens, and return its objective.
 
     Args:
         cfg: Its configuration.
@@ -238,9 +235,6 @@ def attended(cfg: DictConfig, run: RunDirectory, work: Work, expected: Expected 
         work: What there is to do.
         expected: Errors that end with their message alone; the traceback is in the job's log. An error that this
             package raises itself does so too.
-
-    Returns:
-        The job's objective.
 
     Raises:
         CompactHydraException: Where one of the expected errors has ended it.

@@ -78,11 +78,7 @@ def _unresolved(config: DictConfig, key: str) -> Any:
 
 
 def new_directory(path: str) -> str:
-    """Make a directory that nobody else has.
-
-    Returns:
-        The path, or with `-02`, `-03`, … behind it, the first that was not there.
-    """
+    """Make a directory that nobody else has: the path, or the first with `-02`, `-03`, … that was not there."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     number, name = 1, path
     while True:

@@ -15,16 +15,12 @@ _PLAIN = re.compile(
 
 
 def override(key: str, value: Any) -> str:
-    """An override that gives a key a text, whatever is in it.
-
-    Returns:
-        `key=value` in Hydra's grammar, with quotes where they are needed.
-    """
+    """`key=value` in Hydra's grammar, for a text with whatever is in it; with quotes where they are needed."""
     return f"{key}={quoted(str(value))}"
 
 
 def quoted(text: str) -> str:
-    r"""A text in Hydra's grammar.
+    r"""A text in Hydra's grammar: as it is where Hydra reads it so, else in single quotes.
 
     `${` would refer to another value, and gets a backslash; backslashes are doubled before it, before a quote and at
     the end, where they would escape what follows, and nowhere else.
@@ -32,9 +28,6 @@ def quoted(text: str) -> str:
     Args:
         text: Any text without line breaks but `???`, which OmegaConf takes as a value that is missing however it is
             quoted.
-
-    Returns:
-        The text as it is where Hydra reads it so, else in single quotes.
     """
     if _PLAIN.fullmatch(text):
         return text
@@ -42,11 +35,7 @@ def quoted(text: str) -> str:
 
 
 def expression(text: str) -> str:
-    """A text without line breaks in Hydra's grammar; `${key}` in it stands for a value.
-
-    Returns:
-        The text in single quotes.
-    """
+    """A text without line breaks in single quotes, in Hydra's grammar; `${key}` in it stands for a value."""
     text = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
     return f"'{text}'"
 

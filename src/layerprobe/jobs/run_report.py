@@ -26,11 +26,7 @@ log = logging.getLogger("layerprobe")
 
 
 def report(run: RunDirectory, sinks: ProbeLog, view: DepthView) -> pd.DataFrame:
-    """Draw, print and log what the probes found.
-
-    Returns:
-        The results, in the columns of `ProbeRecord`.
-    """
+    """Draw, print and log what the probes found."""
     store, figures = ProbeStore(run.path / "probes"), run.path / "figures"
     results = store.results()
     if view.figures:

@@ -7,10 +7,7 @@ from typing import Any
 
 
 def without_tests(data: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """Take the further test sets out of a data node, which no data module takes as an argument.
-
-    Returns:
-        The node without them, and their nodes by name.
+    """A data node without its further test sets, which no data module takes, and their nodes by name.
 
     Raises:
         ValueError: They are not given by their names, or one does not say what it is.

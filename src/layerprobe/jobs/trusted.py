@@ -49,9 +49,6 @@ def merged(name: str, own: Mapping[str, Any], given: Mapping[str, Any], source: 
     network, a data set, or a part of one, of this package, torchvision or `torch.nn`, by the module that the object
     itself was defined in and not by the path that leads to it. `BY_HAND` arguments of the file are not taken over.
 
-    Returns:
-        Both together, of plain values.
-
     Raises:
         CheckpointError: Naming what was found, where, and the next step.
     """

@@ -63,10 +63,7 @@ class Classifier(AbstractLearner):
 
 
 def trainable(network: Any, optimizer: OptimizerFactory, scheduler: SchedulerFactory | None) -> pl.LightningModule:
-    """Make a network one that a trainer takes.
-
-    Returns:
-        A LightningModule as it is; any other network in a `Classifier` with cross-entropy.
+    """A network as a LightningModule: itself if it is one, else in a `Classifier` with cross-entropy.
 
     Raises:
         TypeError: If it is no network, or a LightningModule of the other package, `lightning`.

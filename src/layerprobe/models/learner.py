@@ -49,19 +49,11 @@ class AbstractLearner(pl.LightningModule, ABC):
 
     @abstractmethod
     def objective(self, outputs: Float[Tensor, "n ..."], targets: Int[Tensor, " n"]) -> Float[Tensor, ""]:
-        """Compute the loss of a batch.
-
-        Returns:
-            The mean loss.
-        """
+        """Compute the mean loss of a batch."""
 
     @abstractmethod
     def errors(self, outputs: Float[Tensor, "n ..."], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"] | None:
-        """Tell which samples of a batch are wrong.
-
-        Returns:
-            1 for each wrong sample, 0 for each right one; None where the loss is the only figure.
-        """
+        """1 for each wrong sample of a batch, 0 for each right one; None where the loss is the only figure."""
 
     def forward(self, inputs: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
         """Call the network."""

@@ -34,9 +34,6 @@ def from_the_hub(
 
     The class `auto` loads it, `AutoModel` or one with a head, such as `AutoModelForCausalLM`.
 
-    Returns:
-        The network, a `PreTrainedModel`.
-
     Raises:
         ImportError: If a package is missing.
         ModelError: If the network is not there, not open to you, or has no weights.

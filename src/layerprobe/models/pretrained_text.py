@@ -51,7 +51,7 @@ def encoder(
     seed: int = 0,
     trust_remote_code: bool = False,
 ) -> TextModel:
-    """Load a network without a head, by `AutoModel`.
+    """Load a network without a head, by `AutoModel`, in eval mode.
 
     Args:
         name: Name on the hub, or a folder; a folder needs no network connection.
@@ -61,9 +61,6 @@ def encoder(
         device_map: Where the parts go, as `from_pretrained` takes it; needs the package accelerate.
         seed: Seed of random weights.
         trust_remote_code: Whether to run code that comes with the network.
-
-    Returns:
-        The network in eval mode.
 
     Raises:
         ImportError: If a package is missing.

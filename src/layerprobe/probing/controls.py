@@ -46,9 +46,6 @@ def by_type(train_targets: Shaped[Tensor, "n ..."], keys: Int[Tensor, " m"], see
         train_targets: Training targets of any kind, samples first.
         keys: The type of each sample of a split; see `type_keys`.
         seed: Seed of the labels.
-
-    Returns:
-        A target for each sample of the split.
     """
     mixed = keys.numpy().astype(np.uint64) + np.uint64((seed + 1) * 0x9E3779B97F4A7C15 % 2**64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # splitmix64 (Steele et al., 2014)
@@ -58,16 +55,13 @@ def by_type(train_targets: Shaped[Tensor, "n ..."], keys: Int[Tensor, " m"], see
 
 
 def type_keys(values: Any, masks: Mapping[str, Tensor] = MappingProxyType({})) -> Int[Tensor, " n"]:
-    """Name the type of each sample of a batch: samples with the same values are of one type.
+    """Name the type of each sample of a batch by a hash of 64 bits: samples with the same values are of one type.
 
     Args:
         values: Tensors or arrays with the samples first, nested as the inputs of a network are; or a list of words or
             numbers, one for each sample.
         masks: Which places of a sequence hold a token, (n, t), by where the sequence is among the values. What stands
             at the others does not count.
-
-    Returns:
-        64 bits of a hash of each sample's values.
 
     Raises:
         TypeError: Where the values are none of these.

@@ -62,10 +62,7 @@ def sources_of(
 
 
 def named_tests(given: Mapping[Any, Any], taken: Collection[str] = ()) -> dict[Split, Any]:
-    """Check the names of test sets.
-
-    Returns:
-        The same, without those that are None.
+    """Check the names of test sets, and leave out those that are None.
 
     Raises:
         ValueError: Naming the name that a test set cannot have.

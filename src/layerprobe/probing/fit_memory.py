@@ -91,7 +91,7 @@ def feature_budget(
 def processes_with_room(
     device: torch.device | None, max_memory: int | float | str | None, wanted: int, one_batch: int, processes: int
 ) -> int:
-    """How many processes of this machine can probe at the same time.
+    """How many processes of this machine can probe at the same time; 0 where not even one can.
 
     Args:
         device: The network's device. On a GPU each has the GPU's memory for itself.
@@ -99,9 +99,6 @@ def processes_with_room(
         wanted: What each takes to fit a layer.
         one_batch: What each takes for the features of one batch.
         processes: How many there are.
-
-    Returns:
-        That many; 0 where not even one can.
     """
     if device is not None and device.type == "cuda":
         return processes

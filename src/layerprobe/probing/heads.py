@@ -43,7 +43,7 @@ class Heads:
         elements: int = _SCORES,
         unknown: float = math.inf,
     ) -> tuple[Bool[Tensor, "p n"], Float[Tensor, " p"]]:
-        """Apply every head to every sample.
+        """Apply every head to every sample: whether each is right, and each head's mean loss, summed in float64.
 
         A sample whose class the heads do not know (target -1) is wrong, and its loss is `unknown`.
 
@@ -53,9 +53,6 @@ class Heads:
             losses: The solver's loss.
             elements: Scores computed at a time.
             unknown: Loss of a sample whose class the heads do not know.
-
-        Returns:
-            Whether each head is right on each sample, and each head's mean loss, summed in float64.
         """
         p = len(self.weight)
         correct = torch.empty(p, len(features), dtype=torch.bool, device=features.device)

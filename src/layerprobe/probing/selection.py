@@ -61,13 +61,10 @@ class HeadPath:
 
     @property
     def best(self) -> int | None:
-        """Place of the best head: lowest error, then lower loss, then larger l2, then first.
+        """Place of the best head: lowest error, lower loss, larger l2, then first; None where no head has an error.
 
         Another `selection` takes the place of the error. Error and loss are those on validation; without a validation
         split, leave-one-out figures on train; without these either, there is one head and nothing to choose.
-
-        Returns:
-            The place; None where no head has an error.
         """
         ranks = self._ranks
         return min(ranks, key=lambda i: ranks[i]) if ranks else None
@@ -113,11 +110,7 @@ class HeadPath:
 
 
 def select(paths: Sequence[HeadPath]) -> HeadPath | None:
-    """Choose the path of the best head.
-
-    Returns:
-        The path whose best head is best, the first of equals; None where no head has an error.
-    """
+    """Choose the path whose best head is best, the first of equals; None where no head has an error."""
     return min((path for path in paths if path.best is not None), key=lambda path: path.rank, default=None)
 
 

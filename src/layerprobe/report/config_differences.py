@@ -61,11 +61,7 @@ def value_text(value: Any) -> str:
 
 
 def ordered_values(values: Sequence[Any]) -> list[str]:
-    """Order the different values of a key: numbers by size, then texts by name, then "–".
-
-    Returns:
-        Their texts, each once.
-    """
+    """Order the different values of a key, each once: numbers by size, then texts by name, then "–"."""
 
     def rank(value: Any) -> tuple[int, float, str]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

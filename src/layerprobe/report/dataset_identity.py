@@ -18,13 +18,10 @@ def of_problem(key: str) -> bool:
 
 
 def problem_names(runs: Sequence[Run]) -> list[str]:
-    """Name the problem of each run: its data, and what is asked of them.
+    """Name the problem of each run, its data and what is asked of them; empty where there is only one.
 
     Two runs have one problem where these parts of their configuration are equal, and their records have the same task,
     number of classes and number of test samples. Runs without results go by their configuration.
-
-    Returns:
-        For each run what tells its problem from the others'; empty where there is only one.
     """
     configs = [
         {key: value for key, value in run.config.items() if of_problem(key) and matters(key, SAME_SAMPLES)}
@@ -37,11 +34,7 @@ def problem_names(runs: Sequence[Run]) -> list[str]:
 
 
 def sample_counts(run: Run, *splits: str) -> str:
-    """Say what a run's records tell of its problem, such as "10 classes, 360 test samples"; empty without results.
-
-    Returns:
-        The text; several, where its checkpoints have several.
-    """
+    """What a run's records tell of its problem, such as "10 classes, 360 test samples"; empty without results."""
     numbers = [f"n_{split}" for split in splits]
     found = run.results.loc[run.results["n_test"] > 0, ["task", "n_classes", *numbers]]
     texts = []
@@ -53,11 +46,7 @@ def sample_counts(run: Run, *splits: str) -> str:
 
 
 def told_apart(names: Sequence[str], facts: Sequence[str]) -> list[str]:
-    """Add facts to names that several have whose facts differ.
-
-    Returns:
-        The names, longer where that is needed.
-    """
+    """Add facts to names that several have whose facts differ."""
     known: dict[str, list[str]] = {}
     for name, fact in zip(names, facts, strict=True):
         if fact and fact not in known.setdefault(name, []):

@@ -48,27 +48,20 @@ def compare_runs(first: Run, second: Run, checkpoint: str, other: str | None = N
 
 
 def compare_heads(first: Mapping[str, Tested], second: Mapping[str, Tested], *, one_pass: bool = False) -> pd.DataFrame:
-    """Compare two sets of heads layer by layer.
+    """Compare two sets of heads layer by layer, as `compare_runs`.
 
     Args:
         first: The heads of the first one's layers, in order of depth.
         second: Those of the second.
         one_pass: Whether both were tested in one pass over the test split, so that it is the same without a
             fingerprint.
-
-    Returns:
-        As `compare_runs`.
     """
     pairs = [(layer, tested, second[layer]) for layer, tested in first.items() if layer in second]
     return _table(pairs, one_pass=one_pass)
 
 
 def difference_sentence(table: pd.DataFrame, first: str, second: str) -> str:
-    """Say whether two runs differ.
-
-    Returns:
-        One or two sentences.
-    """
+    """Say whether two runs differ."""
     n = len(table)
     if n == 0:
         return f"{first} and {second} cannot be compared: they have no layer in common whose answers were kept."

@@ -27,13 +27,10 @@ def shared_folder(names: Sequence[str]) -> str:
 
 
 def short_names(names: Sequence[str], longest: int = _LONGEST) -> list[str]:
-    """Shorten layer names for an axis.
+    """Shorten layer names for an axis; an ellipsis stands for what is dropped.
 
     Dropped are the shared folder, then of what is still too long the ends of the modules' names, whose numbers stay,
     then the middle.
-
-    Returns:
-        A name for each; an ellipsis stands for what is dropped.
     """
     shared = shared_folder(names)
     own = [name.removeprefix(f"{shared}.") if shared else name for name in names]
@@ -60,11 +57,7 @@ def _fitted(name: str, longest: int) -> str:
 
 
 def clipped(name: str, longest: int) -> str:
-    """Drop the middle of a long name; its end tells layers apart, so more of the end stays.
-
-    Returns:
-        The name, or its two ends around an ellipsis.
-    """
+    """Drop the middle of a long name; its end tells layers apart, so more of the end stays."""
     tail = 2 * longest // 3
     if len(name) <= longest:
         return name

@@ -69,9 +69,6 @@ def write_pictures(spec: dict[str, Any], stem: Path, scale: float) -> list[Path]
 def save(chart: AnyChart, stem: Path) -> list[Path]:
     """Write a chart as `write_pictures` does, the PNG file at twice its size in pixels.
 
-    Returns:
-        Paths of the two files.
-
     Raises:
         OSError: If they cannot be written.
     """

@@ -106,9 +106,6 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
     and `hidden`, where their frames are kept.
     It may have `surface.parquet`, `points.parquet` and `hidden.parquet`, whose figures are written too.
 
-    Returns:
-        Paths of the files.
-
     Raises:
         OSError: If the figures cannot be written.
     """

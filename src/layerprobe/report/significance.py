@@ -30,9 +30,6 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     Args:
         only_first: Samples that only the first one gets right, b.
         only_second: Samples that only the second one gets right, c.
-
-    Returns:
-        The two-sided mid-p value, in [0, 1].
     """
     n, m = only_first + only_second, min(only_first, only_second)
     if only_first == only_second:
@@ -41,12 +38,9 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
 
 
 def two_sample_p(wrong: int, n: int, other_wrong: int, other_n: int) -> float:
-    """Test whether two shares of independent samples are equal.
+    """Test whether two shares of independent samples are equal; p is 1 where all are right or all are wrong.
 
-        χ² = (N - 1) (p₂ - p₁)² / (p (1 - p) (1/n₁ + 1/n₂) N),   p the share of both together
-
-    Returns:
-        The two-sided p value; 1 where all are right or all are wrong.
+    χ² = (N - 1) (p₂ - p₁)² / (p (1 - p) (1/n₁ + 1/n₂) N),   p the share of both together
     """
     total = n + other_n
     pooled = (wrong + other_wrong) / total
@@ -61,9 +55,6 @@ def holm(p: Sequence[float]) -> list[float]:
     """Correct p values for their number by Holm's step-down rule, which needs no independence.
 
     The i-th smallest of k becomes max over j ≤ i of min(1, (k - j + 1) p_j).
-
-    Returns:
-        The corrected ones, in the same order.
     """
     values = np.asarray(p, dtype=float)
     order = np.argsort(values, kind="stable")

@@ -39,11 +39,7 @@ class Lines:
 
 
 def lines(untrained: Sequence[bool]) -> Lines:
-    """Choose how lines look: the last trained one is solid blue, the untrained ones are dotted grey with empty points.
-
-    Returns:
-        The look of each line; it repeats itself after seven trained ones.
-    """
+    """How lines look: the last trained one is solid blue, the untrained ones are dotted grey with empty points."""
     look = Lines([], [], [], [])
     later = sum(not one for one in untrained)
     for one in untrained:

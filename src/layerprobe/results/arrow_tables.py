@@ -34,22 +34,14 @@ class DamagedTableError(SchemaError):
 
 
 def schema(kind: type[Record]) -> pa.Schema:
-    """Columns of a record: one for each field, in their order, with the version in the metadata.
-
-    Returns:
-        The Arrow schema; every column has a type of its own also when there is no row.
-    """
+    """The Arrow schema of a record, a typed column for each field in their order, with the version in the metadata."""
     hints = get_type_hints(kind)
     columns = [pa.field(field.name, _ARROW[hints[field.name]]) for field in fields(kind)]
     return stamp(pa.schema(columns), kind.__name__)
 
 
 def stamp(columns: pa.Schema, kind: str) -> pa.Schema:
-    """Write the schema's version and the name of its rows into the metadata.
-
-    Returns:
-        The same columns with the metadata that `read_table` checks.
-    """
+    """Write the schema's version and the name of its rows into the metadata, which `read_table` checks."""
     return columns.with_metadata({_VERSION_KEY: str(SCHEMA_VERSION).encode(), _KIND_KEY: kind.encode()})
 
 

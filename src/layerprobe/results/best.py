@@ -36,14 +36,11 @@ class BestLayer(NamedTuple):
 
 
 def last_checkpoint(results: pd.DataFrame, unfinished: Collection[str] = ()) -> str:
-    """Name the last checkpoint.
+    """Name the last checkpoint; empty where no layer of the network has a test error.
 
     Args:
         results: Results of one run, in the columns of `ProbeRecord`.
         unfinished: Checkpoints that are passed over, since layers of them are missing; unless there is no other.
-
-    Returns:
-        The name; empty where no layer of the network has a test error.
     """
     usable = without_baselines(results[["checkpoint", "step", "depth", "test_error"]])
     usable = usable[usable["test_error"].notna()]

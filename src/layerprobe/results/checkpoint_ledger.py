@@ -57,10 +57,7 @@ class Ledger:
                 ) from error
 
     def is_complete(self, name: str, entry: Entry, *, has_results: bool) -> bool:
-        """Tell whether there is nothing left to do.
-
-        Returns:
-            Whether all its results are there; False also where there are none, or some.
+        """Whether all its results are there; False also where there are none, or some.
 
         Raises:
             OtherResultsError: Where the results under that name are of another network or protocol.

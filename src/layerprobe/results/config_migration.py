@@ -92,11 +92,7 @@ GONE: Mapping[str, str] = {
 
 
 def migrated(config: Any) -> Any:
-    """Put public names in place of former ones.
-
-    Returns:
-        The same with the public name wherever a value is a former one.
-    """
+    """Put public names in place of former ones."""
     if isinstance(config, Mapping):
         return {key: migrated(value) for key, value in config.items()}
     if isinstance(config, list | tuple):
@@ -105,11 +101,7 @@ def migrated(config: Any) -> Any:
 
 
 def current_key(key: str) -> str:
-    """Put the key of today in place of a former one, with any of Hydra's signs before it.
-
-    Returns:
-        The same key, elsewhere if what it is a part of has moved.
-    """
+    """Put the key of today in place of a former one, with any of Hydra's signs before it."""
     name = key.lstrip("+~")
     group, dot, rest = name.partition(".")
     return f"{key[: len(key) - len(name)]}{PACKAGES.get(group, group)}{dot}{rest}"
@@ -152,11 +144,7 @@ def with_current_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_unnamed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out arguments that have the value that they had where 0.1 did not name them.
-
-    Returns:
-        The same without these keys, at any depth.
-    """
+    """Leave out arguments, at any depth, that have the value that they had where 0.1 did not name them."""
     unnamed = {
         f"{key.removesuffix('_target_')}{name}": value
         for key, target in config.items()

@@ -16,11 +16,7 @@ _PART = stamp(
 
 
 def to_part(result: LayerResult) -> pa.Table:
-    """Lay out one layer's result as one row.
-
-    Returns:
-        One row with a list for each of `ROWS`.
-    """
+    """Lay out one layer's result as one row, with a list for each of `ROWS`."""
     record, answers = result.record, result.answers
     several = answers if len(answers) > 1 or result.test_set != "test" else {}
     rows = {
@@ -49,10 +45,7 @@ def _table(record: ProbeRecord, answers: Mapping[str, Answers]) -> pa.Table:
 
 
 def read_parts(files: Iterable[Path]) -> dict[str, pa.Table]:
-    """Read the rows of many parts.
-
-    Returns:
-        For each of `ROWS`, the parts' rows one after another.
+    """Read the rows of many parts: for each of `ROWS`, the parts' rows one after another.
 
     Raises:
         SchemaError: If a file is not a part, or was written under another schema.

@@ -16,16 +16,13 @@ from layerprobe.types import ProbeRecord
 
 
 def merge_results(sources: Sequence[Path], target: Path) -> int:
-    """Put together the results of jobs that have each probed a part.
+    """Put together the results of jobs that have each probed a part, and return their number.
 
     Args:
         sources: Folders of results, each with `results.parquet`; where two hold the same checkpoint and layer, the
             later one's is taken.
         target: The folder to write: `results.parquet`, `results.csv`, the files of `MERGED`, `heads/`, `scores/` and
             `references/`; what an earlier merge left there goes.
-
-    Returns:
-        The number of results.
 
     Raises:
         FileNotFoundError: Where a folder holds no results.

@@ -10,11 +10,7 @@ from layerprobe.results.best import at_last_checkpoint
 
 
 def best_validation_error(results: pd.DataFrame) -> float:
-    """The lowest validation error of the last checkpoint's layers.
-
-    Returns:
-        A share in [0, 1]; NaN where no layer was probed.
-    """
+    """The lowest validation error of the last checkpoint's layers; NaN where no layer was probed."""
     return float(at_last_checkpoint(results)["val_error"].min())
 
 

@@ -17,11 +17,7 @@ log = logging.getLogger("layerprobe")
 
 
 def read_plane_frames(directory: Path) -> dict[str, pd.DataFrame]:
-    """Read the frames that there are.
-
-    Returns:
-        The frames by name; a damaged one is left out, with a warning that names its file.
-    """
+    """Read the frames that there are, by name; a damaged one is left out, with a warning that names its file."""
     found = {}
     for name in NAMES:
         file = directory / f"{name}.parquet"

@@ -42,11 +42,7 @@ class ProgressFile:
 
 
 def read_progress(directory: Path) -> dict[str, Any]:
-    """Read where a run is, or was.
-
-    Returns:
-        What was last written; empty where nothing was.
-    """
+    """Read where a run is, or was; empty where nothing was written."""
     try:
         return dict(json.loads((directory / FILE).read_text()))
     except (OSError, ValueError):

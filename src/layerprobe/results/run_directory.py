@@ -114,10 +114,7 @@ class RunDirectory:
         return None if probed and not (self.path / "probes" / "results.parquet").exists() else summary
 
     def differences(self, config: Mapping[str, Any]) -> list[str]:
-        """How the configuration differs from the one that the directory's results belong to.
-
-        Returns:
-            `key: old -> new` for each key whose value changes what is computed.
+        """`key: old -> new` for each key whose value differs from the one that the directory's results belong to.
 
         Raises:
             RunDirectoryError: Where `config.json` and its copy are damaged.

@@ -11,20 +11,12 @@ _SEED = "seed"
 
 
 def run_name(experiment: str, overrides: Sequence[str]) -> str:
-    """Name a run.
-
-    Returns:
-        The experiment and what was changed, such as "xor_mlp width=2 seed=3".
-    """
+    """Name a run by the experiment and what was changed, such as "xor_mlp width=2 seed=3"."""
     return _joined(experiment, _pairs(overrides))
 
 
 def run_group(experiment: str, overrides: Sequence[str]) -> str:
-    """Name the group of a run: runs that differ only in their seed have the same one.
-
-    Returns:
-        As `run_name`, without the seed.
-    """
+    """The name of a run without its seed: runs that differ only in their seed are one group."""
     return _joined(experiment, [(key, value) for key, value in _pairs(overrides) if key != _SEED])
 
 

@@ -42,10 +42,7 @@ def _write(result: LayerResult, file: Path) -> None:
 
 
 def read_scores(directory: Path, checkpoint: str, layer: LayerName) -> dict[str, SampleScores]:
-    """Read the scores of a layer.
-
-    Returns:
-        The scores by test set, the primary one first; empty where none were kept.
+    """Read the scores of a layer by test set, the primary one first; empty where none were kept.
 
     Raises:
         DamagedTableError: Where the file is no whole Parquet file.

@@ -23,11 +23,7 @@ _FAILED = "State not in ['failed', 'crashed']"
 def workspace(
     project: str, entity: str, checkpoints: Sequence[str], layers: Sequence[str], swept: Sequence[str] = ()
 ) -> Workspace:
-    """Lay out a workspace that opens on the views of the page, and on runs that did not fail.
-
-    Returns:
-        The workspace; `save()` uploads it.
-    """
+    """Lay out a workspace that opens on the views of the page, and on runs that did not fail."""
     import wandb_workspaces.workspaces as ws
 
     return ws.Workspace(
@@ -54,11 +50,7 @@ def report(
     swept: Sequence[str] = (),
     summary: str = "",
 ) -> Report:
-    """Lay out a report with the same charts as `workspace`, which takes the same, and a summary in Markdown.
-
-    Returns:
-        The report; `save()` uploads it.
-    """
+    """Lay out a report with the same charts as `workspace`, which takes the same, and a summary in Markdown."""
     import wandb_workspaces.reports.v2 as wr
 
     runs = [wr.Runset(entity=entity, project=project, filters=_FAILED, pinned_columns=_columns(swept))]
@@ -71,10 +63,7 @@ def report(
 
 
 def save(workspace: Workspace, report: Report, file: Path) -> list[str]:
-    """Upload both, in place of those that were uploaded before from the same place.
-
-    Returns:
-        Their addresses.
+    """Upload both, in place of those that were uploaded before from the same place, and return their addresses.
 
     Raises:
         OSError: If the file cannot be written.

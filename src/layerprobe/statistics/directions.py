@@ -18,9 +18,6 @@ def in_own_units(head: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, "c d
 
     With standardised features z = (x - m)/s and scores W z + b these are W/s, and the bias is b - W (m/s); where
     numbers are predicted, in the units of these.
-
-    Returns:
-        Weight and bias, in float64.
     """
     mean, scale, weight, bias = (head[name].astype(np.float64) for name in ("mean", "scale", "weight", "bias"))
     weight = weight / scale
@@ -50,11 +47,7 @@ def contrasts(weight: Float[np.ndarray, "c d"], task: str) -> Float[np.ndarray, 
 
 
 def row_space(rows: Float[np.ndarray, "r d"]) -> Float[np.ndarray, "k d"]:
-    """An orthonormal basis of what rows span.
-
-    Returns:
-        As many rows as there are dimensions; none of rows that are all zero.
-    """
+    """An orthonormal basis of what rows span: as many rows as there are dimensions."""
     _, values, basis = np.linalg.svd(rows.astype(np.float64), full_matrices=False)
     return basis[values > _ROUNDING * values.max(initial=0.0)]
 

@@ -54,9 +54,6 @@ def tango_interval(only_first: Counts, only_second: Counts, n: Counts) -> tuple[
         only_first: Samples that only the first one gets right, b.
         only_second: Samples that only the second one gets right, c.
         n: Samples of the test split.
-
-    Returns:
-        The lower and the upper ends, in [-1, 1].
     """
     b, c, n = (np.asarray(count, dtype=float) for count in np.broadcast_arrays(only_first, only_second, n))
 
@@ -84,9 +81,6 @@ def newcombe_interval(wrong: int, n: int, other_wrong: int, other_n: int) -> tup
     the shares and (l, u) their Wilson intervals,
 
         p₂ - p₁ - √((p₂ - l₂)² + (u₁ - p₁)²)   to   p₂ - p₁ + √((u₂ - p₂)² + (p₁ - l₁)²).
-
-    Returns:
-        The ends, in [-1, 1].
     """
     first, second = wrong / n, other_wrong / other_n
     (low, high), (other_low, other_high) = wilson_interval(wrong, n), wilson_interval(other_wrong, other_n)

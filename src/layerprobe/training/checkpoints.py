@@ -145,11 +145,7 @@ def check_goes_on(path: Path, *, trust: bool = False) -> None:
 
 
 def damage(path: Path) -> str:
-    """Tell what is wrong with a file that torch has written, without loading it.
-
-    Returns:
-        What is wrong, in a few words; empty where the file is whole.
-    """
+    """What is wrong with a file that torch has written, in a few words, without loading it; empty where it is whole."""
     if not path.stat().st_size:
         return "it is empty"
     try:

@@ -55,11 +55,7 @@ class ContinuedCsvLogger(CSVLogger):
         return self._experiment
 
     def mark(self) -> int:
-        """Write down what has been logged.
-
-        Returns:
-            Rows in the file; 0 in every process but the first.
-        """
+        """Write down what has been logged, and return the rows in the file; 0 in every process but the first."""
         self.save()
         writer = self.experiment
         return len(writer.rows()) if isinstance(writer, _Writer) else 0

@@ -223,15 +223,12 @@ class Team:
         return self
 
     def begin(self, layer: int, of: int, samples: str = "") -> bool:
-        """Say that this process has come to a layer, or with the number of all to the end.
+        """Say that this process has come to a layer, or with the number of all to the end; whether to stop before it.
 
         Args:
             layer: Its number among those of this process, from 0.
             of: How many these are.
             samples: Fingerprint of all samples that it has read.
-
-        Returns:
-            Whether to stop before it.
 
         Raises:
             OtherProcessError: In the first process, where another one has read other samples.

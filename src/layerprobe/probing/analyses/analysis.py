@@ -126,8 +126,4 @@ class AbstractAnalysis(ABC):
 
     @abstractmethod
     def fit(self, layer: LayerData) -> Reading:
-        """Learn what there is to learn from train, and choose by validation.
-
-        Returns:
-            What reads the test sets.
-        """
+        """Learn from train, and choose by validation; what comes of it reads the test sets."""

@@ -24,7 +24,7 @@ Evaluate: TypeAlias = Callable[[Heads], tuple[Float[Tensor, " p"], Float[Tensor,
 def best_head(
     layer: LayerData, solver: AbstractSolver, features: Features, targets: Int[Tensor, " n"], evaluate: Evaluate | None
 ) -> HeadPath:
-    """Fit the sweep's L2 values to some training samples, and choose as a layer's head is chosen.
+    """The head of the sweep's L2 values for some samples, chosen as a layer's is, as a path of one.
 
     Args:
         layer: The layer.
@@ -32,9 +32,6 @@ def best_head(
         features: Features of these samples, standardised.
         targets: Their classes, as places in `Labels.outputs`.
         evaluate: What validation says; without it the L2 value is that of the selected head.
-
-    Returns:
-        The head, as a path of one.
 
     Raises:
         ArithmeticError: Where every head diverged.

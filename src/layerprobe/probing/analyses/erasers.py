@@ -79,9 +79,6 @@ def erased_activation(
     Rᵀ(RRᵀ)⁻¹δ. Reducers that choose units or average over disjoint groups of one size have RRᵀ = c·1 for each sample,
     and so δ·δ / δ·RRᵀδ is 1/c. Rᵀδ is the gradient of δ·R a.
 
-    Returns:
-        Activations of the same type.
-
     Raises:
         ValueError: The reducer is not of this kind.
     """

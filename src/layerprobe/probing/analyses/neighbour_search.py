@@ -24,14 +24,11 @@ def nearest_neighbours(
     metric: Distance = "euclidean",
     elements: int = BLOCK,
 ) -> Int[Tensor, "q k"]:
-    """Find the nearest training samples of each query: all distances are computed, `elements` at a time.
+    """The places of the nearest training samples, the nearest first: all distances, `elements` at a time.
 
     Queries x are ranked by ‖y‖² - 2 x·y, which is ‖x - y‖² up to what is the same for all y; by cosine after every
     sample has been brought to length 1. Of equal distances, as they come out in the features' precision, the earlier
     training sample is the nearer one.
-
-    Returns:
-        Places of the training samples, the nearest first.
     """
     (n, d), q = train.shape, len(queries)
     wide = max(1, min(n, _WIDEST, elements // max(d, 1)))

@@ -140,11 +140,7 @@ def record(
     *,
     same_shape: bool = True,
 ) -> list[LayerName]:
-    """Hand out the layers' activations for a single batch.
-
-    Returns:
-        Names of the layers that were not handed out.
-    """
+    """Hand out the layers' activations for a single batch; returns the names of those that were not."""
     return list(LayerReader(frozen, layers, same_shape=same_shape)(Arguments.of(inputs), on_activation))
 
 

@@ -94,7 +94,7 @@ Named: TypeAlias = dict[int, tuple[Any, str]]
 
 
 def content_hash(*values: Any, named: Named | None = None) -> str:
-    """Hash values by what they compute: equal for two that were made apart, in other processes too.
+    """Hash values by what they compute, in 32 hexadecimal digits that are the same in other processes.
 
     Of a module: its class, parameters, buffers, modules in their order, attributes and forward hooks. Of a function:
     its bytecode, what it encloses, its defaults, and whatever it names or imports, as far as that is not of an
@@ -104,9 +104,6 @@ def content_hash(*values: Any, named: Named | None = None) -> str:
         values: Modules, functions, tensors, containers, plain values.
         named: Where classes and functions that enclose nothing are hashed by themselves, those of earlier calls; what
             is new is added. Values that name the same code are hashed sooner, and to other hashes, than without.
-
-    Returns:
-        32 hexadecimal digits.
 
     Raises:
         NoContentHashError: Naming what cannot be looked into.

@@ -38,11 +38,7 @@ class OnCPU(AbstractRows):
 
 
 def on_cpu(features: Tensor | AbstractRows | None) -> Tensor | AbstractRows | None:
-    """Features for work on the CPU.
-
-    Returns:
-        A tensor's copy, and anything else brought over as it is read.
-    """
+    """Features for work on the CPU."""
     return OnCPU(features) if isinstance(features, AbstractRows) else None if features is None else features.cpu()
 
 
@@ -73,9 +69,5 @@ def free_cache() -> None:
 
 
 def without_advice(error: BaseException) -> str:
-    """What an error says, without the advice that torch gives on its allocator.
-
-    Returns:
-        Up to its first two sentences.
-    """
+    """Up to the first two sentences of an error, without the advice that torch gives on its allocator."""
     return ". ".join(str(error).split(". ")[:2])

@@ -61,11 +61,7 @@ class JoinedRows(AbstractRows):
 
 
 def blocks(features: Features, elements: int = BLOCK) -> Iterator[Float[Tensor, "k d"]]:
-    """All rows in order, at most `elements` numbers at a time and at least one row.
-
-    Returns:
-        The blocks, not to be written to.
-    """
+    """All rows in order, at most `elements` numbers at a time and at least one row; not to be written to."""
     return (rows for _, rows in placed_blocks(features, elements))
 
 
@@ -85,15 +81,12 @@ def placed_blocks(features: Features, elements: int = BLOCK) -> Iterator[tuple[s
 def some_rows(
     features: Features, which: Int[Tensor, " k"], into: Float[Tensor, "k d"] | None = None
 ) -> Float[Tensor, "k d"]:
-    """Some rows, read in blocks.
+    """Some rows, read in blocks, in the order of the matrix.
 
     Args:
         features: The matrix.
         which: Places of the rows, each once.
         into: Where to write them; by default a matrix of the features' precision is made.
-
-    Returns:
-        The rows, in the order of the matrix.
     """
     wanted, done = which.sort().values, 0
     if into is None:

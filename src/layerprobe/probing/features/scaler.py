@@ -36,9 +36,6 @@ class Standardiser:
 
         Mean and variance are accumulated in float64 in two passes, so that a large mean costs the variance nothing.
         A feature counts as constant where its deviation is below what its own rounding can produce.
-
-        Returns:
-            The standardiser, in the features' dtype.
         """
         n, d = features.shape
         mean = torch.zeros(d, dtype=torch.float64, device=features.device)

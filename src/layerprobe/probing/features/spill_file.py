@@ -49,10 +49,7 @@ class SpillFile:
         self._end = 0
 
     def write(self, values: Float[Tensor, "k d"]) -> int:
-        """Append rows.
-
-        Returns:
-            Where they start, in bytes.
+        """Append rows, and return where they start, in bytes.
 
         Raises:
             SpillError: Where the disk is full or fails.

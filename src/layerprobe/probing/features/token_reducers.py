@@ -38,10 +38,7 @@ class AbstractTokenReducer(AbstractReducer):
 
     @abstractmethod
     def pick(self, tokens: Float[Tensor, "n t *rest"], mask: Bool[Tensor, "n t"]) -> Float[Tensor, " n *rest"]:
-        """Reduce the tokens of each sample; the mask has at least one in each row.
-
-        Returns:
-            One value for each sample.
+        """Reduce the tokens of each sample to one value; the mask has at least one in each row.
 
         Raises:
             ValueError: Where a sample does not have the token that is wanted.

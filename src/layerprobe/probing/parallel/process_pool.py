@@ -148,9 +148,6 @@ def layers_in_parallel(
         device: Where the network is.
         left: Bytes that neither features nor the fit of the largest layer take.
         unfitted: The number of features beside those, of which a process has a copy of its own too.
-
-    Returns:
-        The layers, and how many at a time.
     """
     if protocol.stream or (device is not None and device.type == "cuda"):
         return (), 1

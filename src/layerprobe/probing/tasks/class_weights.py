@@ -37,13 +37,10 @@ def check_class_weight(given: Any) -> None:
 def class_weights(
     given: ClassWeight | None, targets: Int[Tensor, " n"], classes: Int[Tensor, " c"]
 ) -> Float[Tensor, " c"] | None:
-    """Say what a training sample of each class counts.
+    """What a training sample of each class counts, float64 on the targets' device; None where all are the same.
 
     `balanced` is scikit-learn's: n / (k · n_j) for the n_j samples of class j, with k classes that have any. Then every
     class has the same part in the loss.
-
-    Returns:
-        The weights, float64 on the targets' device; None where every sample counts the same.
 
     Raises:
         ValueError: Where a class is named that train does not have.

@@ -71,10 +71,7 @@ class AbstractTask(ABC):
 
     @abstractmethod
     def read(self, targets: Any, split: Split) -> Shaped[Tensor, "n ..."]:
-        """Check one batch's targets.
-
-        Returns:
-            The targets on the CPU, samples first.
+        """Check one batch's targets, and put them on the CPU, samples first.
 
         Raises:
             TypeError: Where they are not what the task predicts.
@@ -108,7 +105,7 @@ class AbstractTask(ABC):
         stop: Stop | None = None,
         rough: bool = False,
     ) -> Solution:
-        """Fit one head for each L2 value.
+        """Fit one head for each L2 value, with a status for each.
 
         Args:
             solver: The algorithm.
@@ -119,9 +116,6 @@ class AbstractTask(ABC):
             spectrum: Hands over the features' spectrum.
             stop: As for `AbstractSolver.solve`; a task whose heads are several fits at once does not ask.
             rough: As for `AbstractSolver.solve`.
-
-        Returns:
-            The heads, with a status for each.
         """
 
     @abstractmethod
@@ -132,11 +126,7 @@ class AbstractTask(ABC):
         targets: Shaped[Tensor, "n ..."],
         solver: AbstractSolver,
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
-        """Apply every head of a path to one split.
-
-        Returns:
-            Each head's error and its mean loss, float64.
-        """
+        """Apply every head of a path to one split: each head's error and its mean loss, float64."""
 
     @abstractmethod
     def measure(

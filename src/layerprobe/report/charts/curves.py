@@ -16,11 +16,7 @@ Y = Callable[[str], alt.Y]
 
 
 def error_y(title: str | None, scale: alt.Scale, **axis: Any) -> Y:
-    """Make the vertical axis of an error.
-
-    Returns:
-        The encoding of each field on that axis.
-    """
+    """Make the vertical axis of an error."""
     options: dict[str, Any] = {"format": "%", "tickCount": 5, "domain": False, "ticks": False, **axis}
     if str(options["format"]).startswith("+"):
         options["labelExpr"] = "datum.value == 0 ? '0%' : datum.label"
@@ -70,9 +66,6 @@ def curves(
         between: What is drawn above the bands and below the lines.
         marked: Which rows have a point, as an expression of Vega.
         failed: Whether a row without an error is marked by a cross.
-
-    Returns:
-        The layers, from the lowest to the uppermost.
     """
     at = {"x": x, "color": look.colour, "detail": list(look.detail)}
     layers = []

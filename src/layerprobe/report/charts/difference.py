@@ -16,11 +16,7 @@ _WIDTH = 265
 
 
 def difference_plot(table: pd.DataFrame, first: str, second: str) -> AnyChart:
-    """Draw the difference of two test errors over depth, with its 95% interval.
-
-    Returns:
-        The chart; a filled point differs by the test after Holm's correction.
-    """
+    """Draw the difference of two test errors over depth, with its 95% interval; filled after Holm's correction."""
     difference = table["second_error"] - table["first_error"]
     ends = [[number_text(100 * end, "+.2f") for end in table[name]] for name in ("low", "high")]
     frame = table[["layer", "low", "high", "p_holm", "differs"]].assign(

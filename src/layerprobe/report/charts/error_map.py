@@ -27,7 +27,7 @@ def error_map(
     column: str,
     axis_title: str | None,
 ) -> alt.LayerChart:
-    """Draw a cell for each row and column, dark for a high test error.
+    """Draw a cell for each row and column, dark for a high test error; large ones carry their figure.
 
     Args:
         frame: A row for each cell: `row`, its place from 0 on; `column`, the column's name; `layer`, `depth`, `kind`,
@@ -38,9 +38,6 @@ def error_map(
         notes: What its subtitle says.
         column: What a column is called where a cell is pointed at.
         axis_title: What all rows are layers of.
-
-    Returns:
-        The chart. Cells that are large enough carry their figure.
     """
     top = max(0.005, axis_top(frame["value"]))
     digits = 2 if top < 0.05 else 1

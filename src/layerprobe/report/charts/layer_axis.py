@@ -80,11 +80,7 @@ def square(labels: Sequence[str], step: int, across: str | None, down: str | Non
 
 
 def layer_step(labels: Sequence[str]) -> int:
-    """Choose the distance between layers on a horizontal axis.
-
-    Returns:
-        Pixels for each layer: enough for a readable line, little enough for a page.
-    """
+    """Pixels for each layer on a horizontal axis: enough for a readable line, little enough for a page."""
     n = len(labels)
     level = LETTER * max(map(len, labels), default=0) + 10
     if n * level <= 640:

@@ -14,11 +14,7 @@ from layerprobe.report.charts.curves import Look
 
 
 def checkpoint_lines(frame: pd.DataFrame, width: int, tooltip: Sequence[alt.Tooltip]) -> tuple[pd.DataFrame, Look]:
-    """A line for each checkpoint, by its caption.
-
-    Returns:
-        The rows with the field `colour`, and the look of their curves.
-    """
+    """A line for each checkpoint, by its caption."""
     checkpoints = frame.drop_duplicates("checkpoint")
     captions, lines = checkpoints["caption"].tolist(), style.lines(checkpoints["untrained"].tolist())
     colours = frame["caption"].map(dict(zip(captions, lines.colours, strict=True)))

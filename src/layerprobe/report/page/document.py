@@ -50,7 +50,7 @@ def page(
     transfers: Sequence[tuple[str, dict[str, Any]]] = (),
     drawn: PageData | None = None,
 ) -> str:
-    """Write the page.
+    """Write the page as HTML that asks no other file and no host.
 
     Args:
         comparison: The runs.
@@ -58,9 +58,6 @@ def page(
         renew: Seconds after which a browser loads the page again; None for a page that stays as it is.
         transfers: Names and specifications of what heads come to on several test sets.
         drawn: What the views draw, where it is made already.
-
-    Returns:
-        HTML that asks no other file and no host.
     """
     drawn = drawn or page_data(comparison)
     packed, left_out = correct_bits(comparison, drawn)

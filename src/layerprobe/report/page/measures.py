@@ -50,15 +50,12 @@ class Measure:
 def measures(
     comparison: Comparison, results: pd.DataFrame, numbers: Mapping[str, Mapping[str, int]]
 ) -> tuple[tuple[Measure, ...], pd.DataFrame]:
-    """Find what the runs measured besides the test error.
+    """Find what the runs measured besides the test error: the measures, and a row for each run, checkpoint and layer.
 
     Args:
         comparison: The runs.
         results: Their results, with the numbers of `run`, `checkpoint` and `layer_name`.
         numbers: The number of each `checkpoint` and `layer`, by its name.
-
-    Returns:
-        The measures, and one row for each run, checkpoint and layer with the columns of each.
     """
     found = []
     for i, run in enumerate(comparison.runs):

@@ -44,11 +44,7 @@ def write_views(data: PageData, directory: Path) -> Iterator[Path]:
 
 
 def write_column_picture(spec: dict[str, Any], stem: Path) -> list[Path]:
-    """Write a specification as a picture for a column.
-
-    Returns:
-        Paths of the PNG and the SVG file.
-    """
+    """Write a specification as a picture for a column, as PNG and SVG."""
     config = {key: dict(value) if isinstance(value, dict) else value for key, value in spec.get("config", {}).items()}
     for key, value in _SMALL.items():
         config[key] = config.get(key, {}) | value if isinstance(value, dict) else value

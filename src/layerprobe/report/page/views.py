@@ -59,11 +59,7 @@ def linked_views(data: PageData) -> dict[str, dict[str, Any]]:
 
 
 def single_view(data: PageData, name: str, width: int, height: int) -> dict[str, Any]:
-    """Draw one view for a file.
-
-    Returns:
-        A Vega-Lite specification that holds its data.
-    """
+    """Draw one view for a file, as a Vega-Lite specification that holds its data."""
     spec = _finished(VIEWS[name](data, Frame(width, height, linked=False)), data)
     spec["datasets"] = spec.get("datasets", {}) | data.texts
     return spec

@@ -18,13 +18,10 @@ RUN = ("model", "precision", "noise", "data")
 
 
 def concept_rows(runs: Sequence[tuple[Mapping[str, str], pd.DataFrame]]) -> pd.DataFrame:
-    """Every layer of every run.
+    """The rows of `concept_layers` of every run, after the columns of `RUN`.
 
     Args:
         runs: For each run the values of `RUN`, and its results in the columns of `ProbeRecord`.
-
-    Returns:
-        The rows of `concept_layers`, after the columns of `RUN`.
     """
     frames = [concept_layers(results).assign(**{name: about[name] for name in RUN}) for about, results in runs]
     rows = pd.concat([frame for frame in frames if not frame.empty], ignore_index=True)

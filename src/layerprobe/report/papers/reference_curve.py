@@ -96,11 +96,7 @@ class Reference:
 
 
 def reference_table(compared: pd.DataFrame, name: str) -> Table:
-    """Lay out how far a run is from a reference: a line for each checkpoint.
-
-    Returns:
-        The table: mean and largest absolute difference, and the layer of the largest, in percentage points.
-    """
+    """Lay out how far a run is from a reference: a line for each checkpoint."""
     title = Text(f"Distance from {name}, percentage points", style="table.title")
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     table.add_column("checkpoint")

@@ -11,11 +11,7 @@ _STYLE = "text-align: {}; white-space: nowrap; padding: 0.1em 0.4em; font-varian
 
 
 def html_table(table: Table) -> str:
-    """Lay a table out as HTML: the same title, columns, cells and caption; bold stays bold.
-
-    Returns:
-        The HTML, in the colours of the page that it stands in.
-    """
+    """Lay a table out as HTML in the page's colours: the same title, columns, cells and caption; bold stays bold."""
     head = "".join(f'<th style="{_style(column)}">{_cell(column.header)}</th>' for column in table.columns)
     rows = zip(*(column.cells for column in table.columns), strict=True)
     body = "".join(

@@ -120,11 +120,7 @@ def spots(group: pd.DataFrame, pixels: float) -> tuple[pd.DataFrame, pd.DataFram
 
 
 def ranges(group: pd.DataFrame) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Choose a range for each axis: the samples in its middle, of one length, so that a right angle looks like one.
-
-    Returns:
-        Ends of the first axis, and of the second.
-    """
+    """Choose a range for each axis: the samples in its middle, of one length, so that a right angle looks like one."""
     values = group[["h1", "h2"]].to_numpy(dtype=float)
     low, high = values.min(0), values.max(0)
     half = 0.75 * float((high - low).max()) or 1.0
