@@ -37,12 +37,7 @@ _LAUNCHING = (
 class Job:
     """One job of a sweep.
 
-    Attributes:
-        number: Its number in the sweep.
-        overrides: What tells it apart, in Hydra's notation.
-        directory: Where it writes.
-        command: The script and its arguments: what one would type to run this job alone.
-        config: Its resolved configuration.
+    The command is what one would type to run it alone.
     """
 
     number: int
@@ -94,10 +89,6 @@ def jobs_of(context: HydraContext, config: DictConfig, job_overrides: Sequence[S
 
 def to_do(jobs: Sequence[Job], rerun: str | None) -> list[Job]:
     """Leave out the jobs that are done, and set aside what is to be done again.
-
-    Args:
-        jobs: All jobs.
-        rerun: `failed`, `all` or None.
 
     Raises:
         SystemExit: Where a directory belongs to another configuration.

@@ -17,12 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one job.
-
-    Attributes:
-        devices: The GPUs that it may use; none where it runs on CPUs.
-        index: Number of the place on these GPUs.
-    """
+    """A place for one job."""
 
     devices: tuple[str, ...]
     index: int

@@ -162,11 +162,7 @@ class ProbeHead(AbstractHead):
 
 
 class ProbeHeads(Mapping[LayerName, ProbeHead]):
-    """The heads of a network's layers, by the names of these; an alias is as good.
-
-    Args:
-        results: What probing each layer has left behind, in order of depth.
-    """
+    """The heads of a network's layers, by the names of these; an alias is as good."""
 
     def __init__(self, results: Sequence[LayerResult]) -> None:
         self._results = {result.record.layer: result for result in results}

@@ -99,11 +99,7 @@ class ReferenceHead(AbstractHead):
 
 
 class ReferenceHeads(Mapping[str, ReferenceHead]):
-    """What was fitted beside the linear head of a layer and predicts, by the name of the analysis.
-
-    Args:
-        result: What probing the layer has left behind.
-    """
+    """What was fitted beside the linear head of a layer and predicts, by the name of the analysis."""
 
     def __init__(self, result: LayerResult) -> None:
         self._result = result

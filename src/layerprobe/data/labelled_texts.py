@@ -149,11 +149,7 @@ def _ends(name: str, rows: np.ndarray, texts: np.ndarray, where: pd.Series | Seq
 def limited(examples: Examples, per_class: int | None, balanced: bool, seed: int) -> Examples:
     """Keep at most so many of each class, in their order.
 
-    Args:
-        examples: All of them.
-        per_class: The first ones of each class that are kept; None for all.
-        balanced: Whether to draw from the larger classes as many as the smallest one has.
-        seed: Seed of the draw.
+    The first `per_class` of each; with `balanced`, as many of the larger classes are drawn as the smallest one has.
     """
     kept = [np.flatnonzero(examples.targets == i)[:per_class] for i in range(len(examples.classes))]
     if balanced:
@@ -184,14 +180,8 @@ def divide(
     """Divide examples into splits that no group straddles.
 
     The test split is scikit-learn's `train_test_split(range(n), test_size=…, random_state=seed)`.
-
-    Args:
-        examples: The examples.
-        train_size: Share or number of training examples; None for all that are left.
-        val_size: Share or number of validation examples; 0 for none.
-        test_size: Share or number of test examples.
-        stratified: Whether each split has the classes in the same shares; of no effect with groups.
-        seed: Seed of the division.
+    Sizes are shares or numbers of examples. With `stratified`, each split has the classes in the same shares,
+    unless there are groups.
 
     Returns:
         Ascending indices of each split; no validation split where its size is 0. With groups, sizes are shares of

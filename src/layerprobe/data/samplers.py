@@ -14,10 +14,6 @@ class ShuffledOrder(Sampler[int]):
     It holds no random state: going through the loader once more, for a probe, changes nothing that training sees, and
     a resumed run sees what the uninterrupted one would have seen. Lightning calls `set_epoch`, as it does on a
     `DistributedSampler`.
-
-    Args:
-        n_samples: Length of a permutation.
-        seed: Any integer that is not negative.
     """
 
     def __init__(self, n_samples: int, seed: int) -> None:
@@ -42,10 +38,6 @@ class RepeatedOrder(Sampler[int]):
     """All samples in their own order, again and again within one epoch.
 
     The repetition is the sampler's: the loader's `dataset` still holds each sample once.
-
-    Args:
-        n_samples: Length of one pass.
-        repeats: Passes in an epoch.
     """
 
     def __init__(self, n_samples: int, repeats: int) -> None:

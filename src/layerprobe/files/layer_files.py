@@ -14,12 +14,7 @@ from layerprobe.types import ProbeRecord
 
 @dataclass(frozen=True)
 class LayerFiles:
-    """Files of one kind in a folder of results: `<kind>/<checkpoint>/<depth>_<layer><suffix>`.
-
-    Attributes:
-        kind: Name of their folder.
-        suffix: What their names end in, the dot with it.
-    """
+    """Files of one kind in a folder of results: `<kind>/<checkpoint>/<depth>_<layer><suffix>`."""
 
     kind: str
     suffix: str

@@ -13,12 +13,7 @@ Value = TypeVar("Value")
 @final
 @dataclass(frozen=True)
 class LazyMapping(Mapping[str, Value]):
-    """The content of a file, read when one of its entries is first asked for.
-
-    Attributes:
-        read: Reads it.
-        exists: Whether there is a file, which is known without reading it.
-    """
+    """The content of a file, read when one of its entries is first asked for."""
 
     read: Callable[[], Mapping[str, Value]]
     exists: bool

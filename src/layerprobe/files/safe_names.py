@@ -13,9 +13,6 @@ _LONGEST = 96
 def safe_name(name: str) -> str:
     """Turn any name into one that every file system takes; different names stay different.
 
-    Args:
-        name: Name of a checkpoint or a layer, such as "layer1.0.conv1#2".
-
     Returns:
         The name itself where it is harmless; else a readable part of it and a hash of the whole.
     """

@@ -219,15 +219,7 @@ def probe_source(session: ProbeSession, builder: Builder, source: Source) -> boo
 
 @dataclass(frozen=True)
 class Built:
-    """What a checkpoint and the configuration build.
-
-    Attributes:
-        network: The network with the checkpoint's weights, on its device.
-        datamodule: What gives the data.
-        data: The splits.
-        protocol: The sweep.
-        precision: That of the trainer.
-    """
+    """What a checkpoint and the configuration build."""
 
     network: nn.Module
     datamodule: Any
@@ -237,14 +229,7 @@ class Built:
 
 
 class Builder:
-    """Builds networks and data of what their checkpoints and the command line say.
-
-    Args:
-        cfg: The configuration.
-
-    Attributes:
-        resources: What probing may take.
-    """
+    """Builds networks and data of what their checkpoints and the command line say."""
 
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg = cfg

@@ -23,11 +23,7 @@ class Classifier(AbstractLearner):
     """
 
     def objective(self, outputs: Any, targets: Any) -> Float[Tensor, ""]:
-        """Compute the loss of a batch of scores.
-
-        Args:
-            outputs: What the network gave; checked, since any network may be trained so.
-            targets: Class indices (n); checked too.
+        """Compute the mean loss of a batch of scores, which are checked, since any network may be trained so.
 
         Raises:
             TypeError: If the network gives anything but scores, or targets are no class indices.

@@ -17,9 +17,6 @@ class InceptionWithAuxiliary(nn.Module):
     batch normalisation or dropout of its own. So the flag is set for the duration of the call, while every module
     inside stays in the mode that it is in: the head, too, is evaluated with its running statistics.
 
-    Args:
-        network: Inception v3 with its auxiliary head.
-
     Raises:
         ValueError: If it was built without the head.
     """

@@ -52,13 +52,6 @@ def read_tests(
 ) -> list[Metric]:
     """Read each test set once for each reducer.
 
-    Args:
-        heads: The head of each reducer.
-        features: By test set and by the way that they are made, features that are not standardised.
-        labels: The true labels.
-        protocol: The sweep.
-        what: Name of the layer, for the log.
-
     Returns:
         For each reducer, which is their `head`, the error on validation and on each test set, with its interval.
     """

@@ -20,12 +20,6 @@ from layerprobe.types import Split
 def budget(device: torch.device | None, protocol: ProbeProtocol, resources: Resources, found: Discovery) -> Budget:
     """What probing may take: for features, what is allowed beside the fit of the largest layer.
 
-    Args:
-        device: Where the network is.
-        protocol: The sweep.
-        resources: What is allowed in all.
-        found: The layers, and how features are made of them.
-
     Raises:
         ValueError: Where `max_memory` has no room for what there has to be, or no memory has for streamed sums.
     """

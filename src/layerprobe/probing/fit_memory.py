@@ -91,15 +91,7 @@ def feature_budget(
 def processes_with_room(
     device: torch.device | None, max_memory: int | float | str | None, wanted: int, one_batch: int, processes: int
 ) -> int:
-    """How many processes of this machine can probe at the same time; 0 where not even one can.
-
-    Args:
-        device: The network's device. On a GPU each has the GPU's memory for itself.
-        max_memory: As for `feature_budget`, and so on.
-        wanted: What each takes to fit a layer.
-        one_batch: What each takes for the features of one batch.
-        processes: How many there are.
-    """
+    """How many processes of this machine can probe at the same time; 0 where not even one can."""
     if device is not None and device.type == "cuda":
         return processes
     return min(processes, memory_budget(max_memory) // (wanted + one_batch))

@@ -215,14 +215,7 @@ def _fit_way(
 
 @dataclass(frozen=True)
 class Validation:
-    """The validation split, as what says how good heads are.
-
-    Attributes:
-        protocol: The sweep.
-        features: Standardised features.
-        targets: The split's targets, on the features' device.
-        solver: What makes the heads.
-    """
+    """The validation split, as what says how good heads are."""
 
     protocol: ProbeProtocol
     features: Features

@@ -21,12 +21,7 @@ _SCORES = 1 << 24
 
 @dataclass(frozen=True)
 class Heads:
-    """The heads of one path, frozen.
-
-    Attributes:
-        weight: One weight matrix for each point of the path.
-        bias: One bias vector for each point of the path.
-    """
+    """The heads of one path, frozen."""
 
     weight: Float[Tensor, "p c d"]
     bias: Float[Tensor, "p c"]
@@ -46,13 +41,8 @@ class Heads:
         """Apply every head to every sample: whether each is right, and each head's mean loss, summed in float64.
 
         A sample whose class the heads do not know (target -1) is wrong, and its loss is `unknown`.
-
-        Args:
-            features: Standardised features.
-            targets: Class indices, -1 for a class unknown to the heads.
-            losses: The solver's loss.
-            elements: Scores computed at a time.
-            unknown: Loss of a sample whose class the heads do not know.
+        Targets are class indices, -1 for a class that the heads do not know, whose loss is `unknown`;
+        `elements` scores are computed at a time.
         """
         p = len(self.weight)
         correct = torch.empty(p, len(features), dtype=torch.bool, device=features.device)

@@ -53,12 +53,6 @@ class FeatureKeeper:
     and, where it is by tokens, their mask. Targets, controls, heads, seeds of what is not random and the number of
     samples at a time have no part in it.
 
-    Args:
-        store: Where features are.
-        network: Hash of the network.
-        name: What to call it in a list.
-        device: Where features are wanted.
-
     Attributes:
         known: The splits, where they have been read without the network to find what is kept.
     """

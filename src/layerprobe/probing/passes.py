@@ -54,14 +54,7 @@ class Passes:
         keep: Callable[[Split, ActivationRecorder], None] | None = None,
         exchange: AbstractExchange | None = None,
     ) -> dict[Split, Recording]:
-        """Record all layers and reducers together.
-
-        Args:
-            ways: The layers, and how features are made of them.
-            sink: Where these go.
-            keep: Given each split when it is recorded.
-            exchange: Shares the passes with other processes, whose layers are among `ways` then.
-        """
+        """Record all layers and reducers together, those of other processes among them where these share passes."""
         for fingerprint in (*self.samples.values(), *([] if self.every_sample is None else [self.every_sample])):
             fingerprint.restart()
         recordings: dict[Split, Recording] = {}

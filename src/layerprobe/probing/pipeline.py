@@ -144,15 +144,7 @@ def probe_checkpoint(
 
 @dataclass(frozen=True)
 class _Recorded:
-    """What the passes over the splits leave behind: all that heads are fitted to, once the network is let go.
-
-    Attributes:
-        ways: The layers, and how features are made of them.
-        cache: Where features wait for their fit.
-        sink: What hands them out, with the moments of train where it is streamed.
-        recordings: What else was taken of each split.
-        keeper: Keeps features for later probes.
-    """
+    """What the passes over the splits leave behind: all that heads are fitted to, once the network is let go."""
 
     ways: Ways
     cache: FeatureCache

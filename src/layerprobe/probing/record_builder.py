@@ -37,15 +37,7 @@ from layerprobe.types import (
 
 @dataclass(frozen=True)
 class LayerRecords:
-    """Builds the records of one layer.
-
-    Attributes:
-        layer: The layer.
-        checkpoint: The frozen network.
-        labels: The true labels.
-        protocol: The sweep.
-        tests: What was recorded of each test set, the primary one first.
-    """
+    """Builds the records of one layer."""
 
     layer: Layer
     checkpoint: CheckpointInfo
@@ -68,12 +60,8 @@ class LayerRecords:
     ) -> LayerResult:
         """The result of a layer that was fitted, selected and measured.
 
-        Args:
-            paths: All paths, by control.
-            head: The selected head, as a path of one.
-            found_on: What it comes to on each test set (`none`), and the selected head of each control.
-            analyses: What each analysis came to.
-            seconds: Wall-clock seconds spent on this layer.
+        `paths` are by control, `head` is a path of one, and `found_on` is what it comes to on each test set
+        (`none`) and the selected head of each control.
         """
         test = found_on[self.primary]
         found, status = test["none"], head.solution.status[0]

@@ -21,11 +21,6 @@ class TrainingMoments(AbstractSink):
     features, and as many for each class where classes are weighted. The sums are those of one pass, the same that every
     other probe makes.
 
-    Args:
-        cache: Where the features of validation and test go.
-        widest: Features of the widest layer.
-        weighted: Whether training samples count by their class.
-
     Raises:
         ValueError: Where its matrix of features by features would be too large to decompose.
     """

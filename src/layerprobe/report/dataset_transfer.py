@@ -21,10 +21,8 @@ _COLUMNS = ["train", "test", "depth", "layer", "error", "low", "high", "n_test",
 class Trained:
     """The heads of one training set, at one checkpoint.
 
-    Attributes:
-        train: Name of the training set.
-        results: What they come to, in the columns of `on_each_test_set`.
-        samples: Fingerprint of each test set; empty where it is not known.
+    The results are in the columns of `on_each_test_set`, each test set's fingerprint is empty where it is not
+    known.
     """
 
     train: str

@@ -22,9 +22,7 @@ Samples: TypeAlias = Literal["same", "other", "unknown"]
 class Tested(NamedTuple):
     """How a head did on its test samples.
 
-    Attributes:
-        right: Whether it is right, for each sample.
-        samples: Their fingerprint; empty where it is not known.
+    The fingerprint of its samples is empty where it is not known.
     """
 
     right: np.ndarray
@@ -50,11 +48,7 @@ def compare_runs(first: Run, second: Run, checkpoint: str, other: str | None = N
 def compare_heads(first: Mapping[str, Tested], second: Mapping[str, Tested], *, one_pass: bool = False) -> pd.DataFrame:
     """Compare two sets of heads layer by layer, as `compare_runs`.
 
-    Args:
-        first: The heads of the first one's layers, in order of depth.
-        second: Those of the second.
-        one_pass: Whether both were tested in one pass over the test split, so that it is the same without a
-            fingerprint.
+    `one_pass` says that both were tested in one pass over test, so that it is the same without a fingerprint.
     """
     pairs = [(layer, tested, second[layer]) for layer, tested in first.items() if layer in second]
     return _table(pairs, one_pass=one_pass)

@@ -28,13 +28,7 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several runs and what tells them apart.
-
-    Attributes:
-        runs: The runs.
-        names: A name for each, all different.
-        keys: Keys of the configuration that differ between them.
-    """
+    """Several runs and what tells them apart."""
 
     runs: tuple[Run, ...]
     names: tuple[str, ...]

@@ -23,14 +23,7 @@ _UNTRAINED = "#7d7d7d"
 
 @dataclass(frozen=True)
 class Lines:
-    """How lines are told apart, one entry for each line in the order of training.
-
-    Attributes:
-        colours: Colours of the line and of its points' rim.
-        fills: Colours inside the points.
-        dashes: Dash patterns, in pixels.
-        shapes: Shapes of the points.
-    """
+    """How lines are told apart, one entry for each line in the order of training."""
 
     colours: list[str]
     fills: list[str]

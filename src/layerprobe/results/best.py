@@ -22,11 +22,7 @@ from layerprobe.types import UNTRAINED
 class BestLayer(NamedTuple):
     """The layer that validation prefers at the last checkpoint.
 
-    Attributes:
-        layer: Its name; empty where no layer has a validation error.
-        test_error: Its test error.
-        test_error_low: Lower end of its 95 % interval.
-        test_error_high: Upper end.
+    The name is empty where no layer has a validation error.
     """
 
     layer: str = ""

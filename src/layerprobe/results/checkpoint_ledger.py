@@ -23,11 +23,7 @@ class OtherResultsError(ValueError):
 class Entry:
     """What was probed under one name, and how.
 
-    Attributes:
-        source: The file that it came from, or what stands for one.
-        content: Hash of its content.
-        config: The resolved configuration of network, data and protocol.
-        complete: Whether every layer has a result.
+    `complete` says whether every layer has a result.
     """
 
     source: str

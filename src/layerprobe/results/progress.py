@@ -14,12 +14,7 @@ FILE = "progress.json"
 
 
 class ProgressFile:
-    """Writes where a run is, at most every few seconds; what cannot be written is passed over.
-
-    Args:
-        directory: The directory.
-        every_n_seconds: Time between two writings.
-    """
+    """Writes where a run is, at most every few seconds; what cannot be written is passed over."""
 
     def __init__(self, directory: str | Path, every_n_seconds: float = 5.0) -> None:
         self._file = Path(directory) / FILE

@@ -70,9 +70,6 @@ class ProbeStore:
 
     Nothing is written before the first `add` or `prepare`.
 
-    Args:
-        directory: The folder, usually `<run>/probes`.
-
     Raises:
         SchemaError: If the folder holds results of another schema.
     """

@@ -21,12 +21,7 @@ class SweepRecord:
     """A sweep.
 
     The file holds what lies in the sweep's directory relative to it, so that the directory can be moved.
-
-    Attributes:
-        directory: Its directory.
-        command: The script and its arguments, without the directory.
-        cwd: Where the command was run.
-        jobs: For each job's number its `overrides`, its `directory` and, on SLURM, its `slurm_job`.
+    The jobs have by number their `overrides`, their `directory` and, on SLURM, their `slurm_job`.
     """
 
     directory: Path

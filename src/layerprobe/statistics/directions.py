@@ -69,14 +69,10 @@ class Angles:
 
 
 def principal_angles(first: Float[np.ndarray, "k d"], second: Float[np.ndarray, "m d"]) -> Angles:
-    """Measure two subspaces against each other.
+    """Measure two subspaces, given by orthonormal bases of at least one row, against each other.
 
     Source: Björck & Golub (1973). The cosines are the singular values of U Vᵀ. Below 45° a cosine rounds the angle
     away; there sines are used, the singular values of U - (U Vᵀ) V for the smaller subspace U.
-
-    Args:
-        first: An orthonormal basis, at least one row.
-        second: Likewise.
     """
     small, large = (first, second) if len(first) <= len(second) else (second, first)
     inner = small @ large.T

@@ -16,15 +16,11 @@ Counts: TypeAlias = int | Sequence[int] | np.ndarray
 
 
 def wilson_interval(errors: int | float, n: int | float) -> tuple[float, float]:
-    """The 95 % interval of an error rate from independent samples.
+    """The 95 % interval of an error rate from n ≥ 1 independent samples; their effective number need not be whole.
 
     Source: Wilson (1927). With z the normal quantile and e = errors / n, the ends are the solutions r of
     |e - r| = z·sqrt(r(1 - r) / n). Unlike e ± z·sqrt(e(1 - e) / n) it never leaves [0, 1], and it has a length also
     at 0 and 1 errors.
-
-    Args:
-        errors: How many samples are wrong; an effective number need not be whole.
-        n: How many samples there are, at least 1.
 
     Raises:
         ValueError: Where `errors` is not between 0 and `n`, or `n` is 0.
@@ -38,7 +34,7 @@ def wilson_interval(errors: int | float, n: int | float) -> tuple[float, float]:
 
 
 def tango_interval(only_first: Counts, only_second: Counts, n: Counts) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % score interval of (b - c)/n, with b and c the samples that only one of two classifiers gets right.
+    """The 95 % score interval of (b - c)/n: b samples only the first classifier gets right, c only the second.
 
     Source: Tango, Statistics in Medicine 17 (1998), compared with others by Fagerland, Lydersen & Laake, Statistics in
     Medicine 33 (2014). Its ends are where the score test of the difference rejects.
@@ -49,11 +45,6 @@ def tango_interval(only_first: Counts, only_second: Counts, n: Counts) -> tuple[
         2n q² + (-b - c + (2n - b + c) δ) q - c δ (1 - δ) = 0,
 
     of which it is the larger root. Each end is found by halving: the observed difference is inside, ±1 is not.
-
-    Args:
-        only_first: Samples that only the first one gets right, b.
-        only_second: Samples that only the second one gets right, c.
-        n: Samples of the test split.
     """
     b, c, n = (np.asarray(count, dtype=float) for count in np.broadcast_arrays(only_first, only_second, n))
 

@@ -45,13 +45,7 @@ def with_batch_hooks(
 
 
 class _Hooked:
-    """Calls the hooks once for each batch, which several things are taken out of.
-
-    Args:
-        owners: Whose hook is called, by its name, in their order.
-        network: The network, on whose device the batch is to be.
-        trainer: As for `with_batch_hooks`.
-    """
+    """Calls the hooks once for each batch, which several things are taken out of."""
 
     def __init__(self, owners: Mapping[str, Any], network: nn.Module, trainer: Any) -> None:
         self._owners, self._network, self._trainer = owners, network, trainer

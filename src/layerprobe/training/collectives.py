@@ -34,10 +34,6 @@ class Ranks:
     Messages go through gloo, on the CPU: agreeing once a batch never waits for a GPU's queue.
 
     Every process makes it at the same point.
-
-    Attributes:
-        rank: The number of this process.
-        size: How many there are.
     """
 
     def __init__(self) -> None:

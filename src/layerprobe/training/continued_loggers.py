@@ -33,12 +33,7 @@ log = logging.getLogger("layerprobe")
 
 
 class ContinuedCsvLogger(CSVLogger):
-    """Lightning's `CSVLogger`, whose file is kept when a run goes on; Lightning's own deletes it.
-
-    Args:
-        save_dir: The run's directory.
-        name: The folder in it that holds `metrics.csv`.
-    """
+    """Lightning's `CSVLogger`, whose file is kept when a run goes on; Lightning's own deletes it."""
 
     def __init__(self, save_dir: str | Path, name: str = "csv") -> None:
         # Every row at once: what waits in memory is lost in a kill.
@@ -63,9 +58,7 @@ class ContinuedCsvLogger(CSVLogger):
     def rewind(self, mark: int, step: int) -> None:
         """Forget what an earlier process logged after a mark, since it is going to be logged again.
 
-        Args:
-            mark: Rows that stay.
-            step: A step whose rows stay as well.
+        The rows up to the mark stay, and so do those of `step`.
         """
         writer = self.experiment
         if isinstance(writer, _Writer):

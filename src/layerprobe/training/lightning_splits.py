@@ -105,12 +105,7 @@ def splits_of_datamodule(datamodule: Any, loaders: Loaders | None = None) -> Dat
 
 
 def of_population(protocol: ProbeProtocol, owner: Any) -> ProbeProtocol:
-    """Leave intervals out where a data module says that its test split is the whole population.
-
-    Args:
-        protocol: The sweep.
-        owner: What gives the data; its attribute `population` says so.
-    """
+    """Leave intervals out where the data's attribute `population` says that test is the whole population."""
     return replace(protocol, population=True) if getattr(owner, "population", False) else protocol
 
 

@@ -8,12 +8,7 @@ from tqdm import tqdm
 
 
 class ProbeProgress:
-    """Shows which stage of probing is going on and how far it is.
-
-    Args:
-        title: What is probed.
-        enabled: Whether to show it; by default only where stderr is a terminal.
-    """
+    """Shows which stage of probing is going on and how far it is."""
 
     def __init__(self, title: str, enabled: bool | None = None) -> None:
         self._title = title

@@ -60,13 +60,7 @@ class ProbingStopped(Exception):
 class Subject:
     """What is probed, and how.
 
-    Attributes:
-        network: The network; it is left as it was.
-        data: The splits.
-        protocol: The sweep.
-        context: Makes what the network's passes run in.
-        resources: What probing may take; `max_memory` is for the processes of a machine together.
-        done: Layers to leave out.
+    `max_memory` of the resources is for the processes of a machine together.
     """
 
     network: nn.Module
@@ -225,10 +219,8 @@ class Team:
     def begin(self, layer: int, of: int, samples: str = "") -> bool:
         """Say that this process has come to a layer, or with the number of all to the end; whether to stop before it.
 
-        Args:
-            layer: Its number among those of this process, from 0.
-            of: How many these are.
-            samples: Fingerprint of all samples that it has read.
+        `layer` is its number among the `of` layers of this process, from 0, and `samples` the fingerprint of
+        all that it has read.
 
         Raises:
             OtherProcessError: In the first process, where another one has read other samples.

@@ -47,12 +47,7 @@ class StopSignals:
         self._before.clear()
 
     def stopped(self, number: int, where: str) -> Stopped:
-        """What a run that obeys a signal leaves with.
-
-        Args:
-            number: The signal; with several processes, the same for all.
-            where: Where the run was stopped, and what it has saved.
-        """
+        """What a run that obeys a signal leaves with."""
         return Stopped(number, self._before.get(signal.SIGUSR2), where)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -86,9 +81,6 @@ class Stopped(SystemExit):
         number: The signal.
         handler: Whatever handled SIGUSR2 before; under submitit, what requeues the job.
         where: Where the run was stopped, and what it has saved.
-
-    Attributes:
-        signal: The number of the signal.
     """
 
     def __init__(self, number: int, handler: Any, where: str) -> None:

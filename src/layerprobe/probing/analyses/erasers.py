@@ -99,12 +99,7 @@ def erased_activation(
 
 
 class ErasedRows(AbstractRows):
-    """Rows that are erased as they are read.
-
-    Args:
-        rows: Where they come from.
-        eraser: The eraser.
-    """
+    """Rows that are erased as they are read."""
 
     def __init__(self, rows: AbstractRows, eraser: Any) -> None:
         self.rows, self.eraser = rows, eraser

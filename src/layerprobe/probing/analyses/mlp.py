@@ -27,11 +27,8 @@ class Networks(AbstractNetworks):
     def drawn(cls, seeds: int, shape: tuple[int, int, int], like: Features, draws: torch.Generator) -> Networks:
         """Draw weights whose scores have about the features' variance (He et al., 2015); biases are 0.
 
-        Args:
-            seeds: Networks.
-            shape: Features, hidden units and outputs.
-            like: Features of the precision and device that the weights get.
-            draws: Where they come from, on the CPU, whatever the device.
+        `shape` is features, hidden units and outputs; what is drawn comes from the CPU, whatever the device of
+        `like`.
         """
         parts = []
         for ins, outs, gain in ((shape[0], shape[1], 2), (shape[1], shape[2], 1)):

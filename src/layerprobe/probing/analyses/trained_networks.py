@@ -47,11 +47,7 @@ class AbstractNetworks(ABC):
         """Gradients of the mean loss + ½·l2·(sum of the squares of all weights but biases), in the order of the parts.
 
         By hand, since autograd cannot run in a fork of a process that has used it on a GPU.
-
-        Args:
-            features: A minibatch.
-            slopes: The loss' derivatives by the scores of one network, for each sample.
-            l2: Weight of the penalty.
+        `slopes` are the loss' derivatives by the scores of one network, for each sample.
         """
 
     def scores(self, features: Features) -> Float[Tensor, "s n c"]:
@@ -82,10 +78,6 @@ class Adam:
     """Adam (Kingma & Ba, 2015) with its usual β₁ = 0.9, β₂ = 0.999 and ε = 1e-8, on given gradients.
 
     `torch.optim` does the same, and takes seconds to import the compiler that it is made for.
-
-    Args:
-        parts: Tensors that are stepped in place.
-        learning_rate: Step size.
     """
 
     def __init__(self, parts: Sequence[Tensor], learning_rate: float) -> None:

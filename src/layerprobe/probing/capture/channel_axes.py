@@ -61,12 +61,7 @@ class _Given:
 
 
 class ChannelEvidence:
-    """Collects what the functions of one forward pass say of channel axes.
-
-    Args:
-        identities: Keys of tensors.
-        is_constant: Whether a tensor is a weight, or made of weights alone.
-    """
+    """Collects what the functions of one forward pass say of channel axes."""
 
     def __init__(self, identities: Identities, is_constant: Callable[[Tensor], bool]) -> None:
         self._identities = identities

@@ -49,31 +49,12 @@ _NATIVE = (BuiltinFunctionType, MethodDescriptorType, MethodWrapperType, Wrapper
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 """What every module has: its parameters, buffers, modules and hooks, which are read by themselves, its mode, and what
 only training and saving call."""
-_OF_EVERY_CLASS = frozenset(
-    {
-        "__abstractmethods__",
-        "__annotate__",
-        "__annotate_func__",
-        "__annotations__",
-        "__annotations_cache__",
-        "__conditional_annotations__",
-        "__dataclass_fields__",
-        "__dataclass_params__",
-        "__dict__",
-        "__doc__",
-        "__firstlineno__",
-        "__match_args__",
-        "__module__",
-        "__non_callable_proto_members__",
-        "__orig_bases__",
-        "__parameters__",
-        "__protocol_attrs__",
-        "__static_attributes__",
-        "__type_params__",
-        "__weakref__",
-        "_abc_impl",
-    }
-)
+_OF_EVERY_CLASS = frozenset({
+    "__abstractmethods__", "__annotate__", "__annotate_func__", "__annotations__", "__annotations_cache__",
+    "__conditional_annotations__", "__dataclass_fields__", "__dataclass_params__", "__dict__", "__doc__",
+    "__firstlineno__", "__match_args__", "__module__", "__non_callable_proto_members__", "__orig_bases__",
+    "__parameters__", "__protocol_attrs__", "__static_attributes__", "__type_params__", "__weakref__", "_abc_impl",
+})  # fmt: skip
 """What the interpreter, abc, dataclasses and typing note down in a class; what they make of it is read."""
 _ABSENT = "absent"
 """Instead of what cannot be imported, as the code will find."""

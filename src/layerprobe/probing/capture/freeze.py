@@ -19,20 +19,12 @@ from layerprobe.probing.capture.hooks import Context, Hooks
 from layerprobe.probing.capture.side_effects import Snapshot, put_back
 
 PRECISION = (
-    "fp32_precision",
-    "cuda.matmul.fp32_precision",
-    "cudnn.fp32_precision",
-    "cudnn.conv.fp32_precision",
-    "cudnn.rnn.fp32_precision",
-    "mkldnn.fp32_precision",
-    "mkldnn.matmul.fp32_precision",
-    "mkldnn.conv.fp32_precision",
-    "mkldnn.rnn.fp32_precision",
-    "cuda.matmul.allow_fp16_reduced_precision_reduction",
-    "cuda.matmul.allow_bf16_reduced_precision_reduction",
-    "cuda.matmul.allow_tf32",
-    "cudnn.allow_tf32",
-)
+    "fp32_precision", "cuda.matmul.fp32_precision",
+    "cudnn.fp32_precision", "cudnn.conv.fp32_precision", "cudnn.rnn.fp32_precision",
+    "mkldnn.fp32_precision", "mkldnn.matmul.fp32_precision", "mkldnn.conv.fp32_precision", "mkldnn.rnn.fp32_precision",
+    "cuda.matmul.allow_fp16_reduced_precision_reduction", "cuda.matmul.allow_bf16_reduced_precision_reduction",
+    "cuda.matmul.allow_tf32", "cudnn.allow_tf32",
+)  # fmt: skip
 """Flags of `torch.backends` for precision. Those that several others stand for come last, and are put back first."""
 
 _ABSENT = object()
@@ -40,10 +32,6 @@ _ABSENT = object()
 
 class Frozen:
     """A network that is frozen, with hooks on its modules.
-
-    Args:
-        network: The network as it was given, in eval mode.
-        hooks: Hooks on its modules.
 
     Attributes:
         hooks: The hooks, through which its passes run.

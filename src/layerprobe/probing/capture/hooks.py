@@ -144,10 +144,6 @@ class Hooks:
 
     They do nothing but in a pass that `run` makes.
 
-    Args:
-        network: Any module.
-        context: Makes what each pass runs in.
-
     Attributes:
         network: The network, without wrappers.
         observer: Is told about the pass that is made; None between passes.

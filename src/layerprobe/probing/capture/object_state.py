@@ -270,11 +270,6 @@ class Watched(AbstractKept):
 class StandIn:
     """Puts a copy of an iterator into its place, and leaves the iterator itself alone.
 
-    Args:
-        holder: A dictionary or a list.
-        key: Where the iterator is in it.
-        iterator: The iterator.
-
     Raises:
         TypeError: It cannot be copied.
     """

@@ -210,10 +210,6 @@ class RowCheck:
 
     A few samples of the first batch are looked at thoroughly (see `check_rows`); of the batches after it, one sample
     in so many is compared with what it is alone, at about the cost of that sample.
-
-    Args:
-        frozen: The network.
-        readers: How the samples lie at each site.
     """
 
     def __init__(self, frozen: Frozen, readers: Mapping[Site, SamplesFirst]) -> None:

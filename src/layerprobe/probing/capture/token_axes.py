@@ -70,9 +70,7 @@ def token_masks(inputs: Any, given: Any) -> dict[str, Bool[Tensor, "n t"]]:
 def masks_of_inputs(inputs: Any, given: Any) -> dict[str, Tensor]:
     """The mask of each input of a batch that has one, by where the input is.
 
-    Args:
-        inputs: What the network is called with.
-        given: A mask for all inputs of its shape, or a mapping of names of inputs to masks.
+    One that is given alone is that of all inputs of its shape.
     """
     masks = given if isinstance(given, Mapping) else {"": given}
     found = {".".join(path): tensor for path, tensor in named_tensors(inputs, state=True)}
@@ -91,10 +89,7 @@ def span_masks(inputs: Any) -> dict[str, Bool[Tensor, "n t"]]:
 
 
 def token_mask(mask: Any) -> Bool[Tensor, "n t"] | None:
-    """Check which places of a batch hold a token.
-
-    Args:
-        mask: Nonzero for a token, 0 for padding, `(n, t)`; None where there is no padding.
+    """Check which places of a batch hold a token: a mask `(n, t)`, 0 for padding; None where there is none.
 
     Raises:
         TypeError: It is not a tensor of two axes.
@@ -158,13 +153,8 @@ def sequence_axes(
     mask is one of this length that no input has, if there is one. Of a network that takes one length only, every axis
     of size t counts, unless several sequences are t long. Inputs belong to the mask that is called alike
     (`decoder_input_ids` to `decoder_attention_mask`); token ids that can be shortened by themselves are a sequence of
-    their own, without a mask. Without any mask, a layer of two axes is tokens by features, all of which count.
-
-    Args:
-        frozen: The network that the layers were discovered in.
-        inputs: The batch that they were discovered on.
-        masks: Its tokens, `(n, t)` each, by name.
-        layers: The layers.
+    their own, without a mask. Without any mask, a layer of two axes is tokens by features, all of which count. The
+    masks, `(n, t)` each, are those of the batch that the layers were discovered on.
 
     Returns:
         For each layer, the axes of one sample's activation that run over tokens, with the name of their mask; a name

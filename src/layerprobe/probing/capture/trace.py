@@ -69,11 +69,7 @@ class Trace:
 class Exchange:
     """What a module's call was given and what it returned: values with their shapes.
 
-    Attributes:
-        call: The call.
-        given: Tensors among its arguments, each as the number of its value and its shape.
-        returned: Tensors that it returned.
-        order: When it ended, among the occurrences.
+    Each tensor is the number of its value and its shape; `order` says when it ended, among the occurrences.
     """
 
     call: Call
@@ -86,12 +82,7 @@ class Exchange:
 class Sum:
     """An addition.
 
-    Attributes:
-        call: The module's call in which it was made.
-        operands: Numbers of the values that were added.
-        value: Number of their sum.
-        shape: Its shape.
-        order: When it was made, among the occurrences.
+    Operands and their sum are numbers of values, `order` is among the occurrences.
     """
 
     call: Call

@@ -57,13 +57,7 @@ _GOLDEN = 0.618034
 class Sample:
     """A few training batches, drawn at random and recorded.
 
-    Attributes:
-        features: Of each layer and way.
-        targets: What the task reads for each sample, on the CPU.
-        keys: The type of each sample, where the control task asks for it.
-        problems: Why a layer has no usable features, by layer.
-        seconds: Time for one sample: loading it, the network's pass, reducing.
-        reduce_seconds: Of that, the time to make features of each layer.
+    Seconds are those of one sample: of its loading, the network's pass and reducing, and by layer of reducing.
     """
 
     features: Mapping[Key, Float[Tensor, "n d"]]
@@ -131,16 +125,6 @@ def fit_seconds(
     A few layers, of every width, are fitted to few samples and to twice as many. The time of one evaluation of the
     heads, over the n samples and d features of a layer, is taken to be a + b·n + c·n·d, with a, b and c of all these
     fits together; a layer takes as many evaluations as it did, one that was not fitted as many as those of its width.
-
-    Args:
-        sample: What was recorded.
-        ways: The layers, and how features are made of them.
-        protocol: The sweep.
-        resources: What it may take.
-        samples: Samples of each split.
-        outputs: Classes, labels or values.
-        on_disk: Layers whose features are read from disk in every pass.
-        threads: How many threads fit a layer to so many samples.
     """
     width = {layer: fitted_features(found) for layer, found in ways.items()}
     by_width = sorted((layer for layer in ways if layer.name not in sample.problems), key=lambda layer: -width[layer])

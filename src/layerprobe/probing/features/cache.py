@@ -33,11 +33,7 @@ Splits: TypeAlias = Mapping[Split, Callable[[Reduction], Any]]
 
 
 class AbstractSink(ABC):
-    """Takes what is recorded, batch by batch.
-
-    Attributes:
-        problems: Why a layer could not be kept.
-    """
+    """Takes what is recorded, batch by batch."""
 
     problems: dict[LayerName, str]
 
@@ -80,9 +76,6 @@ class FeatureCache(AbstractSink):
         kept_as: Precision on disk; by default that of the features.
         host: Bytes of the machine's own memory that features made on a GPU may take.
         samples: How many samples each split has, as far as that is known.
-
-    Attributes:
-        problems: Why a layer could not be kept.
     """
 
     def __init__(

@@ -78,9 +78,6 @@ class FeatureStore:
     An entry's name is a hash of what made it, so that two processes that keep the same write the same file: each under
     a name of its own, which takes its place when it is whole and on the disk. No lock is needed.
 
-    Args:
-        directory: The folder; it is made when something is kept.
-
     Raises:
         FeatureStoreError: It holds something else, or what another version kept.
         OSError: It cannot be read.

@@ -26,11 +26,6 @@ class HostRows(AbstractRows):
     They lie in pinned memory, which a GPU reads and writes by itself: a batch is on its way while the network runs on,
     in a stream of its own, and is read at the bus' full speed in every pass of a fit. Chunks are powers of two, since
     torch takes these for pinned memory whatever is asked for; a machine that pins no more gives ordinary memory.
-
-    Args:
-        n_features: Length of a row.
-        dtype: Precision.
-        device: Where rows come from; anything but a GPU has no need of pinned memory.
     """
 
     def __init__(self, n_features: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -105,10 +100,7 @@ def _copies(device: torch.device) -> torch.cuda.Stream | None:
 def pinned(elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Memory for what a device is sent or sends.
 
-    Args:
-        elements: How many numbers; torch takes the next power of two of their bytes.
-        dtype: Their precision.
-        device: The device.
+    torch takes the next power of two of the bytes.
 
     Returns:
         A vector with nothing in it: pinned where the device is a GPU and the machine has such memory left.

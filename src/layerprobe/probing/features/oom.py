@@ -23,11 +23,7 @@ _FULL = ("out of memory", "ALLOC_FAILED", "STATUS_NOT_INITIALIZED")
 
 
 class OnCPU(AbstractRows):
-    """Rows that are brought to the CPU as they are read.
-
-    Args:
-        rows: Where they come from.
-    """
+    """Rows that are brought to the CPU as they are read."""
 
     def __init__(self, rows: AbstractRows) -> None:
         self.rows, self.shape, self.dtype, self.device = rows, rows.shape, rows.dtype, torch.device("cpu")

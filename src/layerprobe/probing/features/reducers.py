@@ -96,13 +96,7 @@ class AbstractReducer(ABC):
 
 @dataclass(frozen=True)
 class FeatureWay:
-    """One way to make features of a layer.
-
-    Attributes:
-        reducer: What was asked for.
-        reduction: The reducer, fitted to the layer.
-        seed: The probe's seed.
-    """
+    """One way to make features of a layer."""
 
     reducer: AbstractReducer
     reduction: Reduction

@@ -40,12 +40,7 @@ Features: TypeAlias = Float[Tensor, "n d"] | AbstractRows
 
 
 class JoinedRows(AbstractRows):
-    """One matrix below another.
-
-    Args:
-        first: The upper rows.
-        second: The lower rows.
-    """
+    """One matrix below another."""
 
     def __init__(self, first: Features, second: Float[Tensor, "v d"] | AbstractRows) -> None:
         self.first, self.second = first, second
@@ -81,13 +76,7 @@ def placed_blocks(features: Features, elements: int = BLOCK) -> Iterator[tuple[s
 def some_rows(
     features: Features, which: Int[Tensor, " k"], into: Float[Tensor, "k d"] | None = None
 ) -> Float[Tensor, "k d"]:
-    """Some rows, read in blocks, in the order of the matrix.
-
-    Args:
-        features: The matrix.
-        which: Places of the rows, each once.
-        into: Where to write them; by default a matrix of the features' precision is made.
-    """
+    """Some rows, each once, read in blocks, in the order of the matrix; into a new one of its precision by default."""
     wanted, done = which.sort().values, 0
     if into is None:
         into = torch.empty(len(which), features.shape[1], dtype=features.dtype, device=features.device)
@@ -103,12 +92,7 @@ def some_rows(
 
 
 class PickedRows(AbstractRows):
-    """Some rows of a matrix that is read in blocks.
-
-    Args:
-        rows: The matrix.
-        which: Places of the rows, ascending, each once.
-    """
+    """Some rows of a matrix that is read in blocks; their places are ascending, each once."""
 
     def __init__(self, rows: AbstractRows, which: Int[Tensor, " k"]) -> None:
         self.rows, self.which = rows, which

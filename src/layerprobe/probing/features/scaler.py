@@ -93,12 +93,7 @@ def _parts(features: Features) -> Iterator[Float[Tensor, "k d"]]:
 
 
 class StandardisedRows(AbstractRows):
-    """Rows that are standardised as they are read.
-
-    Args:
-        rows: Where they come from.
-        standardiser: What is done to them.
-    """
+    """Rows that are standardised as they are read."""
 
     def __init__(self, rows: Features, standardiser: Standardiser) -> None:
         self.rows, self.standardiser = rows, standardiser

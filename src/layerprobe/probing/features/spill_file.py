@@ -69,11 +69,7 @@ class SpillFile:
         return start
 
     def read(self, values: Float[Tensor, "k d"], offset: int) -> None:
-        """Fill rows.
-
-        Args:
-            values: Where to, on the CPU; contiguous.
-            offset: From where, in bytes.
+        """Fill rows, on the CPU and contiguous, with what stands from `offset`, in bytes, on.
 
         Raises:
             SpillError: Where the file is shorter than that.
@@ -88,15 +84,7 @@ class SpillFile:
 
 
 class SpilledRows(AbstractRows):
-    """Rows in a spill file, in the pieces that they were written in.
-
-    Args:
-        file: The file.
-        n_features: Length of a row.
-        kept_as: Precision there.
-        dtype: Precision of what is read.
-        device: Where what is read is put.
-    """
+    """Rows in a spill file, in the pieces that they were written in."""
 
     def __init__(
         self,

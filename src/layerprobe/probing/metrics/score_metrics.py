@@ -298,11 +298,6 @@ def rankings_of_resamples(
 ) -> dict[str, Float[np.ndarray, " r"]]:
     """What scikit-learn's metrics of a ranking are in each resample, all at once; sorting once is what they save.
 
-    Args:
-        yes: Which samples are to have high scores.
-        scores: Their scores.
-        counts: How often each is in each resample.
-
     Returns:
         The metrics of each resample; NaN where it has no yes, or nothing else.
     """

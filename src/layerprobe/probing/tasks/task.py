@@ -107,15 +107,8 @@ class AbstractTask(ABC):
     ) -> Solution:
         """Fit one head for each L2 value, with a status for each.
 
-        Args:
-            solver: The algorithm.
-            features: Standardised features of the training split.
-            targets: `labels.splits["train"]`, on the features' device.
-            labels: The labels.
-            l2: L2 values.
-            spectrum: Hands over the features' spectrum.
-            stop: As for `AbstractSolver.solve`; a task whose heads are several fits at once does not ask.
-            rough: As for `AbstractSolver.solve`.
+        The features are standardised, the targets on their device. `stop` and `rough` are as for
+        `AbstractSolver.solve`; a task whose heads are several fits at once does not ask whether to stop.
         """
 
     @abstractmethod
@@ -152,12 +145,7 @@ class AbstractTask(ABC):
 
     @abstractmethod
     def losses(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> Float[Tensor, " n"]:
-        """The loss of each sample that a reference is trained by.
-
-        Args:
-            scores: A score for each sample and output.
-            targets: The targets; a class that train does not have costs nothing.
-        """
+        """The loss of each sample that a reference is trained by; a class that train does not have costs nothing."""
 
     @abstractmethod
     def slopes(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n c"]:
@@ -196,10 +184,4 @@ class AbstractScoredTask(AbstractTask):
 
     @abstractmethod
     def scored(self, solver: AbstractSolver, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> Scored:
-        """Lay out a head's answers on a test set.
-
-        Args:
-            solver: What fitted the head.
-            scores: Its scores.
-            targets: The targets, as in `Labels`.
-        """
+        """Lay out a head's answers on a test set, with targets as in `Labels`."""

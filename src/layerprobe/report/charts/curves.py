@@ -25,14 +25,7 @@ def error_y(title: str | None, scale: alt.Scale, **axis: Any) -> Y:
 
 @dataclass(frozen=True)
 class Look:
-    """How curves are told apart.
-
-    Attributes:
-        colour: Encoding of the colour.
-        detail: Fields that tell the lines apart.
-        line: More encodings of the line, such as its dashes.
-        points: More encodings of the points, such as shapes and tooltips.
-    """
+    """How curves are told apart."""
 
     colour: Any
     detail: Sequence[str]

@@ -35,14 +35,8 @@ _MOST_PRODUCTS = 4e9
 class _Wanted(NamedTuple):
     """A chart that the page could hold.
 
-    Attributes:
-        place: What is drawn first.
-        run: Number of the run.
-        kind: `confusion`, `angles_layers` (of one checkpoint) or `angles_checkpoints` (of one layer).
-        checkpoint: Number of the checkpoint; None where it is of all.
-        layer: Number of the layer's name; None where it is of all.
-        products: Multiplications that it takes.
-        draw: Draws it.
+    Its kind is `confusion`, `angles_layers` (of one checkpoint) or `angles_checkpoints` (of one layer), and numbers
+    are None where it is of all; `products` are multiplications that it takes.
     """
 
     place: tuple[bool, int, int]

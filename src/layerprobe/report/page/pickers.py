@@ -30,11 +30,7 @@ _MOST_NAMED = 3
 class Picker:
     """A control of the page's form; its value is that of the parameter of its name.
 
-    Attributes:
-        name: The parameter.
-        label: What a reader is asked.
-        value: Its first value.
-        options: The values that it has, each with its text; none for a box to tick.
+    Options have a value and a text each; there are none for a box to tick.
     """
 
     name: str
