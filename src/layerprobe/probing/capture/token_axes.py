@@ -246,13 +246,13 @@ def _sequences(
             found.append((sequence, axes))
     yield from found
     sized = {(layer, i): n for layer in layers for i, n in enumerate(layer.shape)}
-    own = {(layer, i) for one, axes in found for layer, of in axes.items() for i, n in of.items() if n == one.length}
-    resized = {(layer, i) for _, axes in found for layer, of in axes.items() for i in of} - own
+    kept = {(layer, i) for one, axes in found for layer, of in axes.items() for i, n in of.items() if n == one.length}
+    resized = {(layer, i) for _, axes in found for layer, of in axes.items() for i in of} - kept
     for one in rest:  # of one length only, or of a length that no input has: axes are told by size
-        fitting = {at for at, n in sized.items() if n == one.length} - own
+        places = {at for at, n in sized.items() if n == one.length} - kept
         if not one.inputs:
-            fitting = fitting & resized or fitting
-        yield one, {layer: {i: one.length for of, i in fitting if of == layer} for layer in layers}
+            places = places & resized or places
+        yield one, {layer: {i: one.length for of, i in places if of == layer} for layer in layers}
 
 
 def _shrinking(
