@@ -46,8 +46,8 @@ def depth_curve(
 ) -> alt.LayerChart:
     """Draw error over depth, a line for each network and checkpoint, with its 95 % interval as a band.
 
-    What analyses such as `knn` read besides is drawn as thin lines, for one network.
-    Of one `ProbeResults` that were read on several test sets, a line for each of these.
+    What analyses such as `knn` read besides is drawn as thin lines, for one network. Of one `ProbeResults` that were
+    read on several test sets, a line for each of these.
 
     Args:
         results: Results; or several, in a mapping by their names, or in a list. One that is named `untrained` is drawn

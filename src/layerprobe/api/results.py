@@ -73,8 +73,8 @@ class ProbeResults(pd.DataFrame):
     def correct(self) -> pd.DataFrame:
         """Whether each selected head is right (on all labels), test samples by layers.
 
-        The index is the samples' places in the test split; where data without splits were divided, those in the data.
-        A layer without a head has no column, nor has any of a regression. Of several test sets it is the primary one.
+        The index is the samples' places in the test split; where data without splits were divided, those in the data. A
+        layer without a head has no column, nor has any of a regression. Of several test sets it is the primary one.
         """
         known = [layer for layer in self._layers if len(layer.correct)]
         columns = {layer.record.layer: layer.correct for layer in known}

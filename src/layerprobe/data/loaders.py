@@ -43,8 +43,8 @@ def loader(
     """Build a loader that draws no random number of the global generator.
 
     A loader draws a base seed for its workers each time that it is iterated, from the global generator unless it has
-    its own: with one, no loop over the data moves the random numbers of training.
-    Worker processes stay for the next epoch.
+    its own: with one, no loop over the data moves the random numbers of training. Worker processes stay for the next
+    epoch.
     """
     return DataLoader(
         dataset,

@@ -27,8 +27,8 @@ def lock(path: Path) -> Iterator[None]:
 
     `flock` where the file system has it. Elsewhere (`ENOLCK`, as on some network file systems) a file `.owner` beside
     `path`, which only one process can make and which its owner touches every ten seconds. The file of a process of this
-    machine that is gone, or that has not been touched for a minute by the file system's own clock, is taken over.
-    The file stays behind.
+    machine that is gone, or that has not been touched for a minute by the file system's own clock, is taken over. The
+    file stays behind.
 
     Raises:
         HeldError: Where another process holds it.

@@ -17,9 +17,9 @@ from layerprobe.models.learner import AbstractLearner, OptimizerFactory, Schedul
 class Classifier(AbstractLearner):
     """Trains a network whose outputs are one score for each class (n c).
 
-    The loss is a mean loss of scores and class indices, such as `torch.nn.CrossEntropyLoss`.
-    Logs `train/loss`, `val/loss`, `val/error`, `test/loss` and `test/error`; an error is the share of samples whose
-    highest score is not their class.
+    The loss is a mean loss of scores and class indices, such as `torch.nn.CrossEntropyLoss`. Logs `train/loss`,
+    `val/loss`, `val/error`, `test/loss` and `test/error`; an error is the share of samples whose highest score is not
+    their class.
     """
 
     def objective(self, outputs: Any, targets: Any) -> Float[Tensor, ""]:

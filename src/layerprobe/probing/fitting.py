@@ -273,8 +273,8 @@ def refit(
 ) -> HeadPath:
     """Use the validation split for fitting too, once it has chosen, as Kornblith et al. (2019) and CLIP do.
 
-    The L2 value stays: the objective is a mean over samples, so it means the same for more of them.
-    Both splits' features are standardised by the head.
+    The L2 value stays: the objective is a mean over samples, so it means the same for more of them. Both splits'
+    features are standardised by the head.
 
     Returns:
         The head fitted to both, its standardiser that of both, and its training error that on both. Where val has a

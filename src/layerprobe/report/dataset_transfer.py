@@ -45,8 +45,8 @@ def transfer_table(trained: Sequence[Trained]) -> pd.DataFrame:
 
     A test set goes by the name of the training set whose own it is, the primary one of its runs, and else by the name
     that it was given; test sets with the same samples are one. Layers that not all have are left out, and test sets
-    that the heads of one training set alone were read on.
-    Heads of one training set, such as those of several seeds, are averaged.
+    that the heads of one training set alone were read on. Heads of one training set, such as those of several seeds,
+    are averaged.
 
     Returns:
         One row for each layer, training set and test set: `train`, `test`, `depth`, `layer`, `error`; `low` and

@@ -103,8 +103,8 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
     Beside those of `write_figures` the maps of `angle_maps`; the matrix of `confusion_charts`; the charts of
     `analysis_charts`; `position_map`, where several reducers were read; `site_map`, where layers are sites of blocks;
     `test_sets`, where the heads were read on several: the last checkpoint's curve with a line for each; and `surface`
-    and `hidden`, where their frames are kept.
-    It may have `surface.parquet`, `points.parquet` and `hidden.parquet`, whose figures are written too.
+    and `hidden`, where their frames are kept. It may have `surface.parquet`, `points.parquet` and `hidden.parquet`,
+    whose figures are written too.
 
     Raises:
         OSError: If the figures cannot be written.

@@ -65,8 +65,8 @@ class StoreError(OSError):
 class ProbeStore:
     """Keeps the results of one run in a folder.
 
-    As a context manager it merges at the end of the block, also after an error.
-    One process writes at a time; any number may read.
+    As a context manager it merges at the end of the block, also after an error. One process writes at a time; any
+    number may read.
 
     Nothing is written before the first `add` or `prepare`.
 

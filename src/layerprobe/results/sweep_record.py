@@ -20,8 +20,8 @@ FILE, _LOCK = "sweep.json", "sweep.lock"
 class SweepRecord:
     """A sweep.
 
-    The file holds what lies in the sweep's directory relative to it, so that the directory can be moved.
-    The jobs have by number their `overrides`, their `directory` and, on SLURM, their `slurm_job`.
+    The file holds what lies in the sweep's directory relative to it, so that the directory can be moved. The jobs have
+    by number their `overrides`, their `directory` and, on SLURM, their `slurm_job`.
     """
 
     directory: Path

@@ -55,8 +55,8 @@ class ProbeCallback(LateCallback):
 
     The network is called as the trainer's precision calls it (bf16-mixed, …); features and heads are float32 at least.
 
-    It runs after the callbacks of others: the final network is the averaged or pruned one where they leave it.
-    Where a training that had ended is continued, the network that was `final` goes by its epoch.
+    It runs after the callbacks of others: the final network is the averaged or pruned one where they leave it. Where a
+    training that had ended is continued, the network that was `final` goes by its epoch.
 
     Each checkpoint is written to `<directory>/checkpoints/<name>.ckpt` before it is probed; results go to
     `<directory>/probes`, layer by layer, and to the trainer's loggers.

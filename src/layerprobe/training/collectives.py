@@ -119,8 +119,8 @@ class Ranks:
         """Inside, the parameters and buffers of every process's network are those of the first one's.
 
         Distributed training keeps parameters equal, and buffers only while a network is called: each process goes on
-        with the averages of batch normalisation that its own last batch has led to.
-        Afterwards this process's network is bit for bit as before.
+        with the averages of batch normalisation that its own last batch has led to. Afterwards this process's network
+        is bit for bit as before.
         """
         own: list[tuple[Tensor, Tensor]] = []
         try:

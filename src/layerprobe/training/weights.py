@@ -42,8 +42,8 @@ def put_weights(network: nn.Module, state_dict: Mapping[str, Tensor], *, prefix:
 
     The checkpoint may hold the network inside another module (`model.conv1.weight`, as LightningModules,
     DistributedDataParallel and `torch.compile` write it), or the network may be wrapped and the checkpoint not: the
-    names are matched with one prefix left out on either side. A weight that is tied to another counts as given.
-    Of a checkpoint, the part `prefix`, such as `teacher.`, is taken; by default what fits.
+    names are matched with one prefix left out on either side. A weight that is tied to another counts as given. Of a
+    checkpoint, the part `prefix`, such as `teacher.`, is taken; by default what fits.
 
     Raises:
         CheckpointError: Where the weights do not fit, naming the keys; or where several parts of the checkpoint do.

@@ -46,8 +46,8 @@ class AbstractNetworks(ABC):
     def gradients(self, features: Float[Tensor, "n d"], slopes: Slopes, l2: float) -> list[Float[Tensor, "s _ _"]]:
         """Gradients of the mean loss + ½·l2·(sum of the squares of all weights but biases), in the order of the parts.
 
-        By hand, since autograd cannot run in a fork of a process that has used it on a GPU.
-        `slopes` are the loss' derivatives by the scores of one network, for each sample.
+        By hand, since autograd cannot run in a fork of a process that has used it on a GPU. `slopes` are the loss'
+        derivatives by the scores of one network, for each sample.
         """
 
     def scores(self, features: Features) -> Float[Tensor, "s n c"]:

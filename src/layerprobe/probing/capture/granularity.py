@@ -30,8 +30,7 @@ def block_paths(root: nn.Module, path: str) -> set[str]:
     before, the head after. A child that is itself a repeated container (a stage of blocks) is opened in turn; another
     child is a block and stays closed, whatever is repeated inside; so does one of three or more children of one class
     that stand in no container (GoogLeNet's inceptions). Without any repeated container, the root's own children are
-    listed.
-    All paths begin with that of the root.
+    listed. All paths begin with that of the root.
     """
     found: set[str] = set()
     _open(uncompiled(root), path, found)

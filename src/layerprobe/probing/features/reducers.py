@@ -147,8 +147,8 @@ class Flatten(AbstractReducer):
 class AveragePool(AbstractChannelReducer):
     """Average neighbouring units until the layer fits a budget of features.
 
-    Space (or time) is pooled as finely as the budget allows, the same factor along each axis; channels are kept.
-    Where the channels alone exceed the budget, neighbouring channels are averaged too.
+    Space (or time) is pooled as finely as the budget allows, the same factor along each axis; channels are kept. Where
+    the channels alone exceed the budget, neighbouring channels are averaged too.
 
     Attributes:
         max_features: The budget.

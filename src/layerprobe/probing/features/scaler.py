@@ -34,8 +34,8 @@ class Standardiser:
     def fit(cls, features: Features) -> Standardiser:
         """Measure the training split.
 
-        Mean and variance are accumulated in float64 in two passes, so that a large mean costs the variance nothing.
-        A feature counts as constant where its deviation is below what its own rounding can produce.
+        Mean and variance are accumulated in float64 in two passes, so that a large mean costs the variance nothing. A
+        feature counts as constant where its deviation is below what its own rounding can produce.
         """
         n, d = features.shape
         mean = torch.zeros(d, dtype=torch.float64, device=features.device)
