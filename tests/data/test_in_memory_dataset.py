@@ -1,7 +1,7 @@
 import torch
 from torch.utils.data import DataLoader
 
-from layerprobe.data.in_memory_dataset import InMemoryDataset
+from layerprobe.data.in_memory import InMemoryDataset
 
 
 def test_a_batch_is_its_samples():

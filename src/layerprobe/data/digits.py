@@ -10,8 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from layerprobe.data.in_memory import AbstractInMemoryDataModule
-from layerprobe.data.in_memory_dataset import InMemoryDataset
+from layerprobe.data.in_memory import AbstractInMemoryDataModule, InMemoryDataset
 from layerprobe.data.samplers import ShuffledOrder
 from layerprobe.types import Split
 

@@ -13,8 +13,7 @@ from torchvision.datasets import MNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from layerprobe.data.errors import CorruptDataError, DataNotFoundError
-from layerprobe.data.in_memory import AbstractInMemoryDataModule
-from layerprobe.data.in_memory_dataset import InMemoryDataset
+from layerprobe.data.in_memory import AbstractInMemoryDataModule, InMemoryDataset
 from layerprobe.data.samplers import ShuffledOrder
 from layerprobe.jobs.quoting import command, override
 from layerprobe.types import Split

@@ -7,8 +7,7 @@ from functools import partial
 
 import torch
 
-from layerprobe.data.in_memory import AbstractInMemoryDataModule
-from layerprobe.data.in_memory_dataset import InMemoryDataset
+from layerprobe.data.in_memory import AbstractInMemoryDataModule, InMemoryDataset
 from layerprobe.data.samplers import RepeatedOrder
 from layerprobe.types import SPLITS, Split
 

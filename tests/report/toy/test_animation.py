@@ -9,8 +9,7 @@ from PIL import Image
 from helpers import made_results as made
 from layerprobe.report.tidy import few_checkpoints
 from layerprobe.report.toy.animation import animation, write_gif
-from layerprobe.report.toy.boundary import boundary
-from layerprobe.report.toy.boundary_plane import project
+from layerprobe.report.toy.boundary_plane import boundary, project
 from layerprobe.results.reader import Run
 from layerprobe.results.store import ProbeStore
 from layerprobe.types import LayerResult

@@ -9,8 +9,7 @@ import torch
 
 from helpers import made_results as made
 from layerprobe.report.picture_files import save
-from layerprobe.report.toy.boundary import boundary
-from layerprobe.report.toy.boundary_plane import LINES, project
+from layerprobe.report.toy.boundary_plane import LINES, boundary, project
 from layerprobe.report.toy.decision_surface import decision_surface
 from layerprobe.report.toy.hidden_plane import hidden_plane
 from layerprobe.results.store import ProbeStore

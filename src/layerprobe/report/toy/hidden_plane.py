@@ -10,7 +10,7 @@ import pandas as pd
 from layerprobe.report import style
 from layerprobe.report.tidy import captions
 from layerprobe.report.toy import panel
-from layerprobe.report.toy.boundary import cut_to_panel
+from layerprobe.report.toy.boundary_plane import cut_to_panel
 
 _TEXT_WIDTH, _TEXT_HEIGHT = 52, 20
 
