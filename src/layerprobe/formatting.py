@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -34,6 +34,12 @@ def n_bytes(text: str) -> float:
         return float(digits) * _UNITS.get(unit, math.nan)
     except ValueError:
         return math.nan
+
+
+def some(parts: Sequence[str], most: int, between: str = ", ") -> str:
+    """List the first of some things, and say how many more there are."""
+    rest = [f"… ({len(parts) - most:,} more)"] if len(parts) > most else []
+    return between.join([*parts[:most], *rest])
 
 
 def time_text(seconds: int | float) -> str:

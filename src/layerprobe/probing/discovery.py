@@ -11,6 +11,7 @@ from functools import cache
 from jaxtyping import Shaped
 from torch import Tensor
 
+from layerprobe.formatting import some
 from layerprobe.probing.activation_recorder import by_tokens, first_batch, masks_of
 from layerprobe.probing.batches import Data, in_order
 from layerprobe.probing.capture.freeze import Frozen
@@ -147,10 +148,9 @@ def _check_channel_axes(reducer: AbstractChannelReducer, layers: Sequence[Layer]
         layer for layer in layers if reducer.is_guess(layer.shape, reducer.axis_of(layer.names, layer.channel_axis))
     ]
     if guessed:
-        shown = ", ".join(f"{layer.name} ({shape_text(layer.shape)})" for layer in guessed[:SHOWN])
-        more = f" and {len(guessed) - SHOWN} more" if len(guessed) > SHOWN else ""
+        shown = some([f"{layer.name} ({shape_text(layer.shape)})" for layer in guessed], SHOWN)
         _warn_once(
-            f"Nothing that the network does says which axis of these layers holds the channels: {shown}{more}. "
+            f"Nothing that the network does says which axis of these layers holds the channels: {shown}. "
             f"{reducer.name} takes the first of three axes and more, the last of two. Say it with "
             f"reducer.{reducer.name}.channel_axis={{PATTERN: AXIS}}, in Python channel_axis={{'PATTERN': AXIS}}."
         )

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 import pandas as pd
 
+from layerprobe.formatting import some
 from layerprobe.report.significance import holm, mcnemar_p, two_sample_p
 from layerprobe.results.reader import Run
 from layerprobe.statistics.intervals import newcombe_interval, tango_interval
@@ -74,8 +75,7 @@ def difference_sentence(table: pd.DataFrame, first: str, second: str) -> str:
         f"{row['layer']} ({row['first_error']:.2%} against {row['second_error']:.2%}, p {row['p_holm']:.2g})"
         for row in found.to_dict("records")
     ]
-    named = ", ".join(parts[:6]) + (f" and {len(parts) - 6} more" if len(parts) > 6 else "")
-    return f"{first} and {second} differ at {len(found)} of {n} {layers} ({rule}): {named}.{remark}"
+    return f"{first} and {second} differ at {len(found)} of {n} {layers} ({rule}): {some(parts, 6)}.{remark}"
 
 
 _REMARKS = {

@@ -24,6 +24,7 @@ from layerprobe.files.atomic import remove_stray
 from layerprobe.files.errors import DamagedFileError, aside
 from layerprobe.files.lock import HeldError, is_held, lock
 from layerprobe.files.mirrored_file import COPIES, read_state, remove_state, restore_state, write_state
+from layerprobe.formatting import some
 from layerprobe.results.config_identity import differing, identity
 from layerprobe.results.run_summary import FILE, RunSummary
 
@@ -142,7 +143,7 @@ class RunDirectory:
         if rerun == "all" or (rerun == "failed" and summary is not None and summary.status == "failed"):
             self._setaside()
         elif differing := self.differences(config):
-            shown = "\n  ".join(differing[:5] + [f"and {len(differing) - 5} more"] * (len(differing) > 5))
+            shown = some(differing, 5, "\n  ")
             raise RunDirectoryError(
                 f"{self.path} holds a run of another configuration:\n  {shown}\n"
                 "Give another directory (hydra.run.dir=DIR, hydra.sweep.dir=DIR) or the old values; or start over here "

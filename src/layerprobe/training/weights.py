@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from layerprobe.compat.torch import COMPILED
+from layerprobe.formatting import some
 from layerprobe.training.checkpoints import CheckpointError
 from layerprobe.types import UNTRAINED, CheckpointInfo
 
@@ -118,16 +119,11 @@ def _explain(network: nn.Module, match: _Match) -> str:
         ("not in the network", match.unexpected),
         ("of another shape", match.misshapen),
     )
-    lists = [f"{title}: {_some(names)}" for title, names in kinds if names]
+    lists = [f"{title}: {some(names, _SHOWN)}" for title, names in kinds if names]
     return (
         f"The checkpoint's weights are not those of {type(network).__name__}: {'; '.join(lists)}. "
         "Choose the network that they were made for: model=NAME and its arguments."
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _shape(tensor: Tensor) -> str:

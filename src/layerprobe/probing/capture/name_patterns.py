@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
+from layerprobe.formatting import some
+
 SHOWN = 12
 """How many names an error lists."""
 
@@ -52,21 +54,19 @@ def select(
 
 
 def _left_out(argument: str, pattern: str, reasons: Mapping[str, str]) -> str:
-    shown = "; ".join(f"{name} {reason}" for name, reason in list(reasons.items())[:SHOWN])
-    more = f"; … ({len(reasons) - SHOWN} more)" if len(reasons) > SHOWN else ""
+    shown = some([f"{name} {reason}" for name, reason in reasons.items()], SHOWN, "; ")
     return (
-        f"the pattern {pattern!r} ({argument}) matches no layer, only what is left out: {shown}{more}. "
+        f"the pattern {pattern!r} ({argument}) matches no layer, only what is left out: {shown}. "
         "layerprobe.layers(network, inputs) lists all layers, and what is left out."
     )
 
 
 def _no_match(argument: str, pattern: str, main: list[str], names: list[str]) -> str:
     close = get_close_matches(pattern.strip("*"), names, n=5, cutoff=0.5)
-    shown = ", ".join(main[:SHOWN]) + (f", … ({len(main) - SHOWN} more)" if len(main) > SHOWN else "")
     return (
         f"no layer matches the pattern {pattern!r} ({argument}). "
         + (f"Similar: {', '.join(close)}. " if close else "")
-        + f"The {len(main)} layers: {shown}. "
+        + f"The {len(main)} layers: {some(main, SHOWN)}. "
         "A pattern has to match the whole name (`*` spans dots, as in `layer1.*`); functional operations are layers "
         "with granularity='ops' only."
     )

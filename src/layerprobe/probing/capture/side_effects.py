@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from layerprobe.formatting import some
 from layerprobe.probing.capture.object_state import (
     AbstractKept,
     KeptArray,
@@ -321,10 +322,9 @@ def put_back(snapshot: Snapshot) -> None:
     """Restore a snapshot, and warn of what cannot be put back."""
     if failed := snapshot.restore():
         warnings.warn(
-            f"Probing has changed what it cannot put back: {'; '.join(failed[:5])}"
-            f"{f'; and {len(failed) - 5} more' if len(failed) > 5 else ''}. Training may differ from training without "
-            "probing. Keep such state in plain values, small tensors or arrays, or random generators that an attribute "
-            "leads to, or give probing data and a network of its own.",
+            f"Probing has changed what it cannot put back: {some(failed, 5, '; ')}. Training may differ from training "
+            "without probing. Keep such state in plain values, small tensors or arrays, or random generators that an "
+            "attribute leads to, or give probing data and a network of its own.",
             stacklevel=1,
         )
 
