@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from layerprobe.files.atomic import atomic
 from layerprobe.files.errors import DamagedFileError
 from layerprobe.formatting import first_line
 
@@ -30,3 +31,9 @@ def read_parquet(file: Path) -> pa.Table:
     except (pa.ArrowException, ValueError, OSError) as error:
         raise DamagedFileError(file, f"not a readable Parquet file: {first_line(error)}") from error
     return table
+
+
+def write_parquet(table: pa.Table, file: Path) -> None:
+    """Write a Parquet file, whole or not at all; missing folders are made."""
+    with atomic(file) as temporary:
+        pq.write_table(table, temporary)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from layerprobe.files.atomic import atomic
+from layerprobe.files.parquet import write_parquet
 from layerprobe.results.arrow_tables import LATER, MERGED, RESULTS, ROWS, from_table, keys_of, read_table
 from layerprobe.results.store import LAYER_FILES, in_order, like, write_results
 from layerprobe.types import ProbeRecord
@@ -58,8 +57,7 @@ def merge_results(sources: Sequence[Path], target: Path) -> int:
             ROWS[name].empty_table() if name in LATER and not f.exists() else read_table(f, ROWS[name]) for f in files
         )
         whole = pa.concat_tables(_own(table, i, owner) for i, table in enumerate(read))
-        with atomic(target / f"{name}.parquet") as temporary:
-            pq.write_table(like(results, whole), temporary)
+        write_parquet(like(results, whole), target / f"{name}.parquet")
     write_results(target, results)
     return len(results)
 

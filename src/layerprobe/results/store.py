@@ -26,10 +26,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pc
-import pyarrow.parquet as pq
 from safetensors import SafetensorError
 
 from layerprobe.files.atomic import atomic, remove_stray
+from layerprobe.files.parquet import write_parquet
 from layerprobe.files.safe_names import safe_name
 from layerprobe.results.arrow_tables import (
     CORRECT,
@@ -127,8 +127,7 @@ class ProbeStore:
             write_head(self.directory, result)
             write_scores(self.directory, result)
             write_references(self.directory, result)
-            with atomic(self._part(record)) as temporary:
-                pq.write_table(to_part(result), temporary)
+            write_parquet(to_part(result), self._part(record))
             self._records[record.checkpoint, record.layer] = record
             self.write_results()
 
@@ -147,8 +146,7 @@ class ProbeStore:
             for name in MERGED:
                 table, file = self._combined(name, parts), self.directory / f"{name}.parquet"
                 if len(table) or file.exists() or name not in LATER:
-                    with atomic(file) as temporary:
-                        pq.write_table(table, temporary)
+                    write_parquet(table, file)
             self.write_results()
             for file in files:
                 file.unlink()
@@ -168,8 +166,7 @@ class ProbeStore:
                 if file.exists():
                     table = read_table(file, ROWS[name])
                     keep = pa.array([key[0] != checkpoint for key in keys_of(table)], pa.bool_())
-                    with atomic(file) as temporary:
-                        pq.write_table(table.filter(keep), temporary)
+                    write_parquet(table.filter(keep), file)
             self.write_results()
             for files in LAYER_FILES:
                 shutil.rmtree(files.folder(self.directory, checkpoint), ignore_errors=True)
@@ -337,8 +334,7 @@ def like(records: Iterable[ProbeRecord], table: pa.Table) -> pa.Table:
 def write_results(directory: Path, records: Iterable[ProbeRecord]) -> None:
     """Write records, as `results.parquet` and `results.csv`."""
     table = to_table(records, ProbeRecord)
-    with atomic(directory / "results.parquet") as temporary:
-        pq.write_table(table, temporary)
+    write_parquet(table, directory / "results.parquet")
     with atomic(directory / "results.csv") as temporary:
         pc.write_csv(table, temporary)
 
