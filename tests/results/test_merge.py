@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from helpers import made_results as made
-from layerprobe.jobs.shard import share
+from layerprobe.jobs.probe import share
 from layerprobe.results.heads import HEADS
 from layerprobe.results.merge import merge_results
 from layerprobe.results.scores import read_scores
