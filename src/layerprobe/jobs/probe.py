@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import hydra
 import pandas as pd
@@ -56,6 +56,7 @@ logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARN
 warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 warnings.filterwarnings("ignore", message="The .srun. command is available")
 
+Piece = TypeVar("Piece")
 Source = tuple[Path | None, CheckpointInfo]
 _RANDOM = CheckpointInfo(UNTRAINED)
 """The network with random weights, which is probed beside the ones that are asked for."""
@@ -98,7 +99,7 @@ def checkpoints_of(cfg: DictConfig) -> Sequence[Source]:
     return share(found, cfg.shard)
 
 
-def share(work: Sequence[Source], shard: str | None) -> Sequence[Source]:
+def share(work: Sequence[Piece], shard: str | None) -> Sequence[Piece]:
     """The i-th of n shares of some work, for the shard `i/n`, from 1: every n-th piece; without a shard, all of it.
 
     Raises:
