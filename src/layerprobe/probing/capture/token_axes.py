@@ -192,25 +192,7 @@ def _sequences(
 ) -> Iterator[tuple[_Sequence, Mapping[Layer, Mapping[int, int]]]]:
     """Each sequence among the inputs with the axes of the layers that run over it, and their sizes."""
     tensors = {".".join(path): tensor for path, tensor in few.named() if few.holds_batch(tensor) and tensor.ndim > 1}
-    masked = [_Sequence(name, mask.shape[1], [name] if name in tensors else []) for name, mask in masks.items()]
-    alone: list[_Sequence] = []
-    for name, tensor in tensors.items():
-        if name in masks:
-            continue
-        own = _mask_of(name, masks)
-        fitting = next((one for one in masked if one.name == own and one.length == tensor.shape[1]), None)
-        if name.rpartition(".")[2] == "labels" and (of_decoder := _decoder([*masked, *alone])):
-            of_decoder.inputs += [name] * (of_decoder.length == tensor.shape[1])
-        elif fitting is not None:
-            fitting.inputs.append(name)
-        elif own is None and _is_decoder(name):
-            same = _decoder(alone)
-            if same is not None and same.length == tensor.shape[1]:
-                same.inputs.append(name)
-            else:
-                alone.append(_Sequence(name, tensor.shape[1], [name]))
-        elif _may_be_tokens(tensor):
-            alone.append(_Sequence(name, tensor.shape[1], [name]))
+    masked, alone = _of_inputs(tensors, masks)
     found: list[tuple[_Sequence, Mapping[Layer, Mapping[int, int]]]] = []
     for sequence in masked:
         others = [name for name in sequence.inputs if name != sequence.name and _stem(name) != _stem(sequence.name)]
@@ -253,6 +235,30 @@ def _sequences(
         if not one.inputs:
             places = places & resized or places
         yield one, {layer: {i: one.length for of, i in places if of == layer} for layer in layers}
+
+
+def _of_inputs(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> tuple[list[_Sequence], list[_Sequence]]:
+    """The sequences that have a mask, each with the inputs that belong to it, and those of other inputs."""
+    masked = [_Sequence(name, mask.shape[1], [name] if name in tensors else []) for name, mask in masks.items()]
+    alone: list[_Sequence] = []
+    for name, tensor in tensors.items():
+        if name in masks:
+            continue
+        own = _mask_of(name, masks)
+        fitting = next((one for one in masked if one.name == own and one.length == tensor.shape[1]), None)
+        if name.rpartition(".")[2] == "labels" and (of_decoder := _decoder([*masked, *alone])):
+            of_decoder.inputs += [name] * (of_decoder.length == tensor.shape[1])
+        elif fitting is not None:
+            fitting.inputs.append(name)
+        elif own is None and _is_decoder(name):
+            same = _decoder(alone)
+            if same is not None and same.length == tensor.shape[1]:
+                same.inputs.append(name)
+            else:
+                alone.append(_Sequence(name, tensor.shape[1], [name]))
+        elif _may_be_tokens(tensor):
+            alone.append(_Sequence(name, tensor.shape[1], [name]))
+    return masked, alone
 
 
 def _shrinking(
