@@ -66,6 +66,7 @@ class Way:
 CLUSTER = "needs a SLURM cluster; tests/scripts/test_slurm.py runs such"
 HOURS = "takes minutes to hours; tests/scripts/test_benchmark.py runs a small one"
 FETCHES = "fetches weights from the network"
+AS_FILLED = "is the command of multirun/NAME/DATE, with the NAME of another sweep"
 OWN = "needs the reader's own package; tests/scripts/test_any_module.py and test_probe.py run such"
 SWEEP = (("NAME/DATE", "xor_mlp/done"),)
 MINE = (("RUN", "outputs/digits/RUN"),)
@@ -80,7 +81,7 @@ IMAGES = ["data.train_size=6", "data.val_size=3", "data.batch_size=3", "data.num
 WAYS = {
     "uv run scripts/train.py": Way(DIGITS),
     "uv run pytest": Way(left="the suite itself"),
-    "uv run scripts/train.py experiment=mnist data.root=DIR": Way(MNIST),
+    "uv run scripts/train.py experiment=mnist data.root=DIR": Way([*MNIST, ONE[-1]]),
     "uv run scripts/train.py experiment=mnist data.root=DIR data.download=true": Way([*MNIST, ONE[-1]]),
     "uv run scripts/train.py experiment=xor_linear model.bias=false": Way(SHORT),
     "uv run scripts/train.py -m experiment=xor_mlp model.width=2,3,4,8 'seed=range(10)'": Way(
@@ -163,7 +164,7 @@ WAYS = {
     "hydra/launcher=slurm_gpu": Way(composed=CLUSTER),
     "uv run scripts/sweep.py merge=multirun/probe/DATE": Way(names=(("DATE", "done"),)),
     "uv run scripts/train.py -m hydra/sweeper=optuna hydra.sweeper.n_trials=20 "
-    "'optimizer.lr=tag(log,interval(1e-4,1e-1))'": Way([*DIGITS, "hydra.sweeper.n_trials=2"]),
+    "'optimizer.lr=tag(log,interval(1e-4,1e-1))'": Way([*ONE, "hydra.sweeper.n_trials=2"]),
     "wandb sync --yes RUN/wandb/offline-run-*": Way(left="needs an account"),
     "uv run scripts/probe.py checkpoint=RUN/checkpoints": Way([*NONE, *FAST], MINE),
     "uv run scripts/probe.py checkpoint=theirs.ckpt '+model._target_=their_package.Net' "
@@ -201,7 +202,7 @@ WAYS = {
         composed="20,000 corrupted images a job; tests/report/test_transfer.py draws such"
     ),
     "uv run scripts/train.py experiment=mnist 'analysis=[nearest_mean,knn,mlp]' analysis.knn.metric=cosine "
-    "analysis.mlp.width=256": Way([*MNIST, "analysis.mlp.steps=10"]),
+    "analysis.mlp.width=256": Way([*MNIST, ONE[-1], "analysis.mlp.steps=10"]),
     "uv run scripts/train.py experiment=xor_mlp": Way(SHORT),
     "uv run scripts/train.py experiment=alain_bengio_skip128 data.root=DIR data.train_size=5000 "
     "trainer.max_steps=500 callbacks.probe.steps=[500]": Way(
@@ -230,15 +231,15 @@ WAYS = {
     "model.dtype=float32 data.noise=[]": Way(composed="tests/scripts/test_concept_depth.py runs such"),
     f"uv run scripts/probe.py name=statements model=hf_encoder model.name=NAME {STATEMENTS_OF} "
     "probe.controls=[control_task]": Way(STATEMENTS, (("NAME", "ENCODER"),)),
-    f"uv run scripts/train.py -m {DIGITS_SWEEP}": Way(ONE),
+    f"uv run scripts/train.py -m {DIGITS_SWEEP}": Way([*SHORT, "callbacks=none"]),
     f"uv run scripts/train.py -m hydra/launcher=gpu_box {DIGITS_SWEEP}": Way(
         composed="six processes; tests/launchers/test_gpu_box.py runs such"
     ),
     f"uv run scripts/train.py -m hydra/launcher=slurm_gpu hydra.launcher.partition=P {DIGITS_SWEEP}": Way(
         composed=CLUSTER
     ),
-    "uv run scripts/sweep.py status=multirun/digits/DATE": Way(names=(("digits/DATE", "xor_mlp/done"),)),
-    "uv run scripts/sweep.py continue=multirun/digits/DATE": Way(names=(("digits/DATE", "xor_mlp/done"),)),
+    "uv run scripts/sweep.py status=multirun/digits/DATE": Way(left=AS_FILLED),
+    "uv run scripts/sweep.py continue=multirun/digits/DATE": Way(left=AS_FILLED),
     "uv run scripts/report.py runs=outputs": Way(["figures=false"]),
     'uv run scripts/report.py runs=[outputs,multirun] where="seed<3" out=few.html': Way(["figures=false"]),
     "uv run scripts/report.py compare=[outputs/a,outputs/b]": Way(
