@@ -18,24 +18,32 @@ def results(directory: Path) -> pd.DataFrame:
     return pd.read_parquet(directory / "probes" / "results.parquet")
 
 
-def small(shared: Path, *overrides: str) -> list[str]:
+@pytest.fixture(scope="module")
+def few(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 3,000 images of MNIST, and 500 of its test set: for errors on train."""
+    root = tmp_path_factory.mktemp("few")
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, n in (("train", 3000), ("t10k", 500)):
+        for kind, head, size in (("images-idx3", 16, 28 * 28), ("labels-idx1", 8, 1)):
+            with (shared / "data" / "MNIST" / "raw" / f"{part}-{kind}-ubyte").open("rb") as file:
+                content = file.read(head + n * size)
+            (raw / f"{part}-{kind}-ubyte").write_bytes(content[:4] + n.to_bytes(4, "big") + content[8:])
+    return root
+
+
+def small(root: Path, *overrides: str) -> list[str]:
     """2,000 training images of MNIST, a few steps."""
-    options = [
-        f"data.root={shared / 'data'}",
-        "data.train_size=2000",
-        "data.val_size=1000",
-        "logger=none",
-        "hydra.run.dir=run",
-    ]
+    options = [f"data.root={root}", "data.train_size=2000", "data.val_size=1000", "logger=none", "hydra.run.dir=run"]
     return [*options, *overrides]
 
 
-def test_the_skip_brings_back_what_depth_has_lost(shared: Path, tmp_path: Path) -> None:
+def test_the_skip_brings_back_what_depth_has_lost(few: Path, tmp_path: Path) -> None:
     steps, n_layers = {"0": 0.5, "5": 0.4}, 25
     (tmp_path / "curve.json").write_text(json.dumps({step: [error] * n_layers for step, error in steps.items()}))
     options = ["model.depth=24", "model.skip=[0,12]", "trainer.max_steps=5", "callbacks.probe.steps=[5]"]
     options += ["report.reference=curve.json"]
-    output = run("train.py", "experiment=alain_bengio_skip128", *small(shared, *options), cwd=tmp_path).stdout
+    output = run("train.py", "experiment=alain_bengio_skip128", *small(few, *options), cwd=tmp_path).stdout
     frame = results(tmp_path / "run")
     assert frame["checkpoint"].unique().tolist() == ["initial", "step_5"]
     assert frame.groupby("checkpoint").size().tolist() == [n_layers, n_layers]
@@ -49,19 +57,21 @@ def test_the_skip_brings_back_what_depth_has_lost(shared: Path, tmp_path: Path) 
     assert "Train error over depth" in (tmp_path / "run" / "figures" / "depth_curve.svg").read_text()
 
 
-def test_a_reference_that_is_not_there_costs_nothing(shared: Path, tmp_path: Path) -> None:
-    options = small(shared, "report.reference=nowhere.json")
+def test_a_reference_that_is_not_there_costs_nothing(few: Path, tmp_path: Path) -> None:
+    options = small(few, "report.reference=nowhere.json")
     result = run("train.py", "experiment=alain_bengio_skip128", *options, cwd=tmp_path, check=False)
     assert result.returncode == 1
     assert "report.reference=nowhere.json cannot be read" in result.stderr
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_without_the_skip_the_signal_does_not_reach_the_end(shared: Path, tmp_path: Path) -> None:
+def test_without_the_skip_the_signal_does_not_reach_the_end(few: Path, tmp_path: Path) -> None:
     options = ["model.depth=60", "report.figures=false", "trainer.max_steps=3", "callbacks.probe.steps=[3]"]
-    run("train.py", "experiment=deep_mlp", *small(shared, *options), cwd=tmp_path)
+    options += ["callbacks.probe.before_training=false", "probe.layers=[layers.0,layers.5?]"]
+    run("train.py", "experiment=deep_mlp", *small(few, *options), cwd=tmp_path)
     frame = results(tmp_path / "run")
-    last = frame[frame["checkpoint"] == "step_3"].set_index("layer")["train_error"]
+    assert frame["checkpoint"].unique().tolist() == ["step_3"]
+    last = frame.set_index("layer")["train_error"]
     assert last["layers.0"] < 0.2
     assert last[[f"layers.{k}" for k in range(50, 60)]].min() > 0.75
 
@@ -78,7 +88,8 @@ def test_a_layer_is_like_the_input_without_an_activation_and_only_then(
         "report.figures=false",
         "hydra.run.dir=run",
     ]
-    options += ["trainer.max_steps=50", f"model/activation={activation}"]
+    options += ["trainer.max_steps=50", f"model/activation={activation}", "callbacks.probe.before_training=false"]
+    options += ["probe.layers=[input,layers.?]"]
     run("train.py", "experiment=linear_net", *options, cwd=tmp_path)
     frame = results(tmp_path / "run")
     frame = frame[frame["checkpoint"] == "final"].set_index("layer")
@@ -92,7 +103,8 @@ def test_a_layer_is_like_the_input_without_an_activation_and_only_then(
 def test_activation_and_depth_end_in_one_picture(tmp_path: Path) -> None:
     output = run(
         "train.py", "experiment=activation_depth", "model.depth=1,3", "model/activation=identity,relu",
-        "trainer.max_epochs=2", "logger=none", "report.figures=false", "hydra.sweep.dir=sweep", cwd=tmp_path,
+        "trainer.max_epochs=1", "probe.l2=[0.1]", "logger=none", "report.figures=false", "hydra.sweep.dir=sweep",
+        cwd=tmp_path,
     ).stdout  # fmt: skip
     assert len(list((tmp_path / "sweep").glob("*/probes/results.parquet"))) == 8
     drawing = (tmp_path / "sweep" / "depth_curves.svg").read_text()
@@ -111,7 +123,7 @@ def test_resnet50_over_a_folder_of_images(images: Path, tmp_path: Path) -> None:
     run(
         "probe.py", "experiment=resnet50_imagenet", f"data.root={images}", "data.train_size=null", "data.val_size=12",
         "model.weights=null", "probe.l2=[1e-2]", "logger=none", "report.reference=curve.json", "hydra.run.dir=run",
-        "data.transform.size=64",
+        "data.transform.size=64", "data.batch_size=8",
         cwd=tmp_path,
     )  # fmt: skip
     frame = results(tmp_path / "run")
@@ -124,10 +136,10 @@ def test_resnet50_over_a_folder_of_images(images: Path, tmp_path: Path) -> None:
 
 
 def test_inception_over_a_folder_of_images(tmp_path: Path) -> None:
-    images = make_image_folder(tmp_path / "images", train=4, val=1)
+    images = make_image_folder(tmp_path / "images", train=2, val=1)
     run(
         "probe.py", "experiment=inception_imagenet", f"data.root={images}", "data.train_size=null", "data.val_size=3",
-        "model.network.weights=null", "probe.l2=[1e-2]", "logger=none", "hydra.run.dir=run",
+        "model.network.weights=null", "probe.l2=[1e-2]", "logger=none", "hydra.run.dir=run", "data.batch_size=3",
         cwd=tmp_path,
     )  # fmt: skip
     frame = results(tmp_path / "run").set_index("layer")
