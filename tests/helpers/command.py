@@ -22,16 +22,9 @@ def run(
     return result
 
 
-def start(script: str, *overrides: str, cwd: Path, path: Path | None = None) -> subprocess.Popen[str]:
-    """Start a script in a fresh interpreter and leave it going; both streams are `stdout`."""
-    return subprocess.Popen(
-        _command(script, overrides),
-        cwd=cwd,
-        env=_environment(cwd, path),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def start(script: str, *overrides: str, cwd: Path, path: Path | None = None) -> forked.Running:
+    """Start a script as `run` does, and leave it going."""
+    return forked.start(_command(script, overrides), cwd=cwd, env=_environment(cwd, path))
 
 
 def call(script: str, *overrides: str, cwd: Path, path: Path | None = None) -> tuple[int, str]:

@@ -33,6 +33,83 @@ _SERVER.set_forkserver_preload(
 )  # fmt: skip
 
 
+class Running:
+    """A script that has been started, with the part of `subprocess.Popen` that tests call.
+
+    Attributes:
+        pid: The number of its process.
+    """
+
+    def __init__(self, command: Sequence[str], about: tuple[Any, ...]) -> None:
+        self._command = command
+        self._folder = tempfile.TemporaryDirectory()
+        self._files = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
+        self._process = _SERVER.Process(target=_become, args=(self._files, *about))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+        atexit.register(self._end)  # or pytest waits for what a failed test has left going
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, the negative number of the signal that killed it, or None while it goes on."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it goes on."""
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Wait for its end.
+
+        Args:
+            timeout: Seconds; a script that takes longer is killed.
+
+        Returns:
+            What it printed on stdout and on stderr.
+
+        Raises:
+            subprocess.TimeoutExpired: If it takes longer.
+        """
+        self._process.join(timeout)
+        late = self.poll() is None
+        said = self._end()
+        if late:
+            raise subprocess.TimeoutExpired(self._command, timeout or 0, *said)
+        return said
+
+    def _end(self) -> tuple[str, str]:
+        atexit.unregister(self._end)
+        if self.poll() is None:
+            self._process.kill()
+            self._process.join()
+        stdout, stderr = (file.read_text() if file.exists() else "" for file in self._files)
+        self._folder.cleanup()
+        return stdout, stderr
+
+
+def start(
+    command: Sequence[str], *, cwd: Path, env: Mapping[str, str] | None = None, file_size: int | None = None
+) -> Running:
+    """Start a Python file and leave it going.
+
+    Args:
+        command: This interpreter, the file, its arguments.
+        cwd: Where it runs.
+        env: All of its environment, by default this process's; its `PYTHONPATH` comes before the other modules.
+        file_size: Bytes that a file may have, as `ulimit -f` sets it; by default as many as in this process.
+    """
+    interpreter, script, *words = command
+    assert interpreter == sys.executable, "another program has to be started by subprocess"
+    environment = dict(os.environ if env is None else env)
+    return Running(command, (Path(cwd, script).absolute(), words, cwd, environment, file_size))
+
+
 def run(
     command: Sequence[str],
     *,
@@ -44,36 +121,22 @@ def run(
     """Run a Python file as `subprocess.run` would, with what it prints captured.
 
     Args:
-        command: This interpreter, the file, its arguments.
+        command: As `start` takes it, like what follows.
         cwd: Where it runs.
-        env: All of its environment, by default this process's; its `PYTHONPATH` comes before the other modules.
+        env: All of its environment.
         timeout: Seconds; a script that takes longer is killed.
-        file_size: Bytes that a file may have, as `ulimit -f` sets it; by default as many as in this process.
+        file_size: Bytes that a file may have.
 
     Raises:
         subprocess.TimeoutExpired: If it takes longer.
     """
-    interpreter, script, *words = command
-    assert interpreter == sys.executable, "another program has to be started by subprocess"
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder, name) for name in ("stdout", "stderr")]
-        environment = dict(os.environ if env is None else env)
-        about = (Path(cwd, script).absolute(), words, cwd, environment, files, file_size)
-        process = _SERVER.Process(target=_become, args=about)
-        process.start()
-        process.join(timeout)
-        late = process.exitcode is None
-        if late:
-            process.kill()
-            process.join()
-        stdout, stderr = (file.read_text() if file.exists() else "" for file in files)
-        if late:
-            raise subprocess.TimeoutExpired(command, timeout, stdout, stderr)
-        return subprocess.CompletedProcess(command, process.exitcode or 0, stdout, stderr)
+    process = start(command, cwd=cwd, env=env, file_size=file_size)
+    said = process.communicate(timeout)
+    return subprocess.CompletedProcess(command, process.returncode or 0, *said)
 
 
 def _become(
-    script: Path, words: list[str], cwd: Path, environment: dict[str, str], files: list[Path], file_size: int | None
+    files: list[Path], script: Path, words: list[str], cwd: Path, environment: dict[str, str], file_size: int | None
 ) -> None:
     gc.freeze()  # half a million objects that came with the fork: a collection would write to each, and copy its page
     if file_size is not None:

@@ -38,6 +38,11 @@ def train(cwd: Path, server: WandbServer | None, *overrides: str) -> subprocess.
     return run(command("hydra.run.dir=run", *overrides), cwd, server)
 
 
+def start(cwd: Path, server: WandbServer | None, *overrides: str) -> forked.Running:
+    """Begin to train in the folder `run`."""
+    return forked.start(command("hydra.run.dir=run", *overrides), cwd=cwd, env=environment(cwd, server))
+
+
 def agree(logged: StoredRun | wandb_log.Logged, probes: Path) -> None:
     """Each checkpoint's curve is logged as the Parquet has it, and once."""
     results = pd.read_parquet(probes / "results.parquet")

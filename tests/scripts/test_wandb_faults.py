@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import pandas as pd
 import pytest
 
 from helpers import wandb_log
-from helpers.online import agree, command, environment, log_of, synced, train
+from helpers.forked import Running
+from helpers.online import agree, log_of, start, synced, train
 from helpers.wandb_server import serving
 
 pytestmark = pytest.mark.slow
@@ -25,21 +25,10 @@ def done(cwd: Path) -> bool:
     return json.loads((cwd / "run" / "run.json").read_text())["status"] == "done"
 
 
-def start(cwd: Path, server, *overrides: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command("hydra.run.dir=run", *overrides),
-        cwd=cwd,
-        env=environment(cwd, server),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def wait_for(condition, process: subprocess.Popen[str], seconds: float = 120) -> None:
+def wait_for(condition, process: Running, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, "it has not come so far"
         time.sleep(0.02)
 
@@ -86,12 +75,12 @@ def test_what_a_server_refuses_in_the_middle_can_be_synchronised_later(tmp_path:
 
 def test_a_server_that_dies_holds_nobody_up_and_a_later_sync_delivers_everything(tmp_path: Path) -> None:
     with serving() as server:
-        process = start(tmp_path, server, "data.repeats=2000", "callbacks.probe.every_n_steps=500", *SHORT)
+        process = start(tmp_path, server, "data.repeats=1000", "callbacks.probe.every_n_steps=500", *SHORT)
         wait_for(
             lambda: server.counts["stream"] and (tmp_path / "run" / "checkpoints" / "initial.ckpt").exists(), process
         )
     dead = time.monotonic()
-    output, _ = process.communicate(timeout=400)
+    output = "".join(process.communicate(timeout=400))
     assert process.returncode == 0, output
     assert time.monotonic() - dead < 120
     assert done(tmp_path)
@@ -110,7 +99,7 @@ def test_nothing_logged_before_a_sigterm_is_lost(tmp_path: Path, moment: str) ->
     reached = {"training": "checkpoints/step_1000.ckpt", "drawing": "figures"}[moment]
     wait_for((tmp_path / "run" / reached).exists, process)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output = "".join(process.communicate(timeout=120))
     assert process.returncode == 128 + signal.SIGTERM, output
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "interrupted"
     logged = wandb_log.read_finished(log_of(tmp_path))
@@ -135,18 +124,18 @@ def test_nothing_logged_before_a_sigterm_is_lost(tmp_path: Path, moment: str) ->
 
 def test_training_goes_on_where_the_process_of_wandb_has_gone(tmp_path: Path) -> None:
     process = start(
-        tmp_path, None, "data.repeats=3000", "callbacks.probe.every_n_steps=500", "trainer.log_every_n_steps=10"
+        tmp_path, None, "data.repeats=2000", "callbacks.probe.every_n_steps=500", "trainer.log_every_n_steps=10"
     )
     wait_for((tmp_path / "run" / "checkpoints" / "step_500.ckpt").exists, process)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     (core,) = [int(c) for c in children if "wandb-core" in Path(f"/proc/{c}/cmdline").read_text()]
     os.kill(core, signal.SIGKILL)
-    output, _ = process.communicate(timeout=200)
+    output = "".join(process.communicate(timeout=200))
     assert process.returncode == 0, output
     assert "the process of Weights & Biases has died" in output
     assert done(tmp_path)
     results = pd.read_parquet(tmp_path / "run" / "probes" / "results.parquet")
-    assert set(results["checkpoint"]) == {"initial", *(f"step_{n}" for n in range(500, 3001, 500)), "final"}
+    assert set(results["checkpoint"]) == {"initial", *(f"step_{n}" for n in range(500, 2001, 500)), "final"}
     logs = sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert len(logs) in (1, 2)  # a log to which nothing had been written is removed
     assert wandb_log.read_finished(logs[-1]).exit_code == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from helpers import made_runs
-from helpers.online import ROOT, agree, command, environment, run, train
+from helpers.online import ROOT, agree, command, run, start, train
 from helpers.wandb_server import ENTITY, serving
 
 pytestmark = pytest.mark.slow
@@ -67,18 +66,12 @@ def test_five_jobs_of_which_one_fails_are_five_runs_and_one_is_marked(tmp_path: 
 
 def test_a_killed_run_goes_on_under_its_id(tmp_path: Path) -> None:
     with serving() as server:
-        options = ("data.repeats=3000", "callbacks.probe.every_n_steps=1000")
-        process = subprocess.Popen(
-            command("hydra.run.dir=run", *options),
-            cwd=tmp_path,
-            env=environment(tmp_path, server),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while not list((tmp_path / "run").glob("checkpoints/step_1000.ckpt")) and process.poll() is None:
+        options = ("data.repeats=1500", "callbacks.probe.every_n_steps=500")
+        process = start(tmp_path, server, *options)
+        while not list((tmp_path / "run").glob("checkpoints/step_500.ckpt")) and process.poll() is None:
             time.sleep(0.1)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
         result = train(tmp_path, server, *options)
         assert result.returncode == 0, result.stderr
         (stored,) = server.stored.runs.values()
