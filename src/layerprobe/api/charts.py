@@ -47,16 +47,13 @@ def depth_curve(
     """Draw error over depth, a line for each network and checkpoint, with its 95 % interval as a band.
 
     What analyses such as `knn` read besides is drawn as thin lines, for one network. Of one `ProbeResults` that were
-    read on several test sets, a line for each of these.
+    read on several test sets, a line for each of these. The chart's `save("figure.png")` writes it.
 
     Args:
         results: Results; or several, in a mapping by their names, or in a list. One that is named `untrained` is drawn
             as the untrained network of a run is.
         error: `test`, or `train` for the samples that the heads were fitted to.
         reference: A JSON file of a published curve to draw over.
-
-    Returns:
-        The chart; `.save("figure.png")` writes it.
 
     Raises:
         ValueError: If no layer has an error, or the error is neither.

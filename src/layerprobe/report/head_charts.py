@@ -25,8 +25,7 @@ _MOST_PRODUCTS = 4e10
 def confusion_of(run: Run, checkpoint: str, layer: str) -> AnyChart | None:
     """Draw the confusion matrix of a layer.
 
-    Returns:
-        The chart; None without scores of classes, or of more than 100 of them.
+    None without scores of classes, or of more than 100 of them.
     """
     rows = run.results[(run.results["checkpoint"] == checkpoint) & (run.results["layer"] == layer)]
     if rows.empty or rows["n_classes"].max() > MOST_CLASSES:
@@ -43,9 +42,8 @@ def confusion_of(run: Run, checkpoint: str, layer: str) -> AnyChart | None:
 def angles_of(run: Run, over: Over, at: str, most: float = _MOST_PRODUCTS) -> AnyChart | None:
     """Draw where heads look, against one another.
 
-    Returns:
-        The chart; None where there is nothing to compare, of more than 100 classes, or where it would take longer;
-        `layerprobe.angle_map` draws these, too.
+    None where there is nothing to compare, of more than 100 classes, or where it would take longer;
+    `layerprobe.angle_map` draws these, too.
     """
     heads = run.results[run.results["checkpoint" if over == "layers" else "layer"] == at]
     if len(heads) < 2 or heads["n_classes"].max() > MOST_CLASSES:

@@ -26,11 +26,9 @@ def angle_map(pairs: pd.DataFrame, heading: str) -> alt.LayerChart:
     """Draw the angles between heads as a square of cells.
 
     Cells are darker the nearer two heads are, on a scale on which random subspaces are 0; single directions have the
-    cosine with its sign as a colour. Figures that 95 % of random subspaces would have are italic.
-
-    Returns:
-        The chart. Heads that cannot be compared have an empty cell with a rim, whose tooltip says why; one that can be
-        compared with no other is left out, and the title says why.
+    cosine with its sign as a colour. Figures that 95 % of random subspaces would have are italic. Heads that cannot be
+    compared have an empty cell with a rim, whose tooltip says why; one that can be compared with no other is left out,
+    and the title says why.
 
     Raises:
         ValueError: If no two heads can be compared.

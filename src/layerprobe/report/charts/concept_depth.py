@@ -20,9 +20,8 @@ _DASHES = ([1, 0], [5, 3], [2, 2], [9, 3, 2, 3])
 def concept_depth_chart(rows: pd.DataFrame) -> alt.FacetChart:
     """Draw accuracy over depth: a panel for each data set, a colour for each network and precision, a dash for noise.
 
-    Returns:
-        The chart. Bands are 95 % intervals; the grey lines across each panel are the majority class and, dashed, bag of
-        words and text length, one for each noise where they differ by it.
+    Bands are 95 % intervals; the grey lines across each panel are the majority class and, dashed, bag of words and
+    text length, one for each noise where they differ by it.
     """
     told = ["model", "precision"] if rows["precision"].nunique() > 1 else ["model"]
     frame = rows.assign(network=rows[told].agg(" · ".join, axis=1))

@@ -20,10 +20,7 @@ def confusion_chart(counts: pd.DataFrame, heading: str) -> alt.LayerChart:
     """Draw true classes by predicted ones, each row in shares of its class.
 
     What is right, on the diagonal, is blue, and what is wrong is red, so that a rare mistake is seen beside it. A cell
-    without a sample is empty.
-
-    Returns:
-        The chart. Cells that are large enough carry their share in per cent; the tooltip has the numbers.
+    without a sample is empty. Cells that are large enough carry their share in per cent; the tooltip has the numbers.
     """
     names = [clipped(str(name), _WIDEST_NAME) for name in counts.index]
     totals = counts.sum(axis=1)

@@ -39,17 +39,16 @@ def depth_curve(
 ) -> alt.LayerChart:
     """Draw error over depth: a line for each checkpoint, its 95% interval as a band, over a published curve.
 
+    A failed layer leaves a gap and a cross at its place. Baselines (the majority class, a bag of words) and the
+    controls of the last checkpoint are thin grey lines, or are named above the curves where they lie far beyond
+    them. So are single errors that would flatten all others: a triangle at the upper edge, with the figure.
+
     Args:
         results: Results of one run, in the columns of `ProbeRecord`.
         error: Which error.
         reference: A curve to draw over, thin and black; layers correspond in the order of depth.
         metrics: What was measured besides, in the columns of `MetricRecord`: the test errors of analyses that were
             compared with the linear head are thin lines of the last checkpoint.
-
-    Returns:
-        The chart. A failed layer leaves a gap and a cross at its place. Baselines (the majority class, a bag of words)
-        and the controls of the last checkpoint are thin grey lines, or are named above the curves where they lie far
-        beyond them. So are single errors that would flatten all others: a triangle at the upper edge, with the figure.
 
     Raises:
         ReferenceCurveError: If the reference does not fit the run.

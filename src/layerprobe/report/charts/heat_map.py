@@ -25,8 +25,7 @@ _LETTER = 6.2
 def heat_map(results: pd.DataFrame) -> alt.LayerChart:
     """Draw layers by checkpoints: the input on top, training from left to right, dark for a high test error.
 
-    Returns:
-        The chart. Cells that are tall enough carry their figure; a failed layer's cell is white with a cross.
+    Cells that are tall enough carry their figure; a failed layer's cell is white with a cross.
     """
     frame = with_texts(tidy_results(without_baselines(results)))
     names = layer_names(frame)

@@ -26,10 +26,8 @@ _COLUMNS = ["place", "l2", "val_error", "position", "layer", "caption", "line", 
 def path_curve(path: pd.DataFrame) -> alt.ConcatChart:
     """Draw validation error over L2: a line for each layer, a panel for each checkpoint, a point where the sweep chose.
 
-    Heads of controls, and of baselines, which have no layers, are left out.
-
-    Returns:
-        The chart. A reducer, solver or seed of its own is a line of its own; of many layers an even choice is drawn.
+    Heads of controls, and of baselines, which have no layers, are left out. A reducer, solver or seed of its own is a
+    line of its own; of many layers an even choice is drawn.
     """
     frame = tidy_results(without_baselines(path[path["control"] == "none"]))
     names = layer_names(frame)

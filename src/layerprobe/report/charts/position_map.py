@@ -23,10 +23,8 @@ def position_map(
 ) -> alt.LayerChart:
     """Draw layers by token positions: the input on top, the text from left to right, dark for a high test error.
 
-    Of the last checkpoint and the first test set, unless others are named.
-
-    Returns:
-        The chart. Cells that are tall enough carry their figure; a layer that has no tokens has no cells.
+    Of the last checkpoint and the first test set, unless others are named. Cells that are tall enough carry their
+    figure; a layer that has no tokens has no cells.
 
     Raises:
         ValueError: If there is nothing to draw.

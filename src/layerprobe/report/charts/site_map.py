@@ -29,10 +29,7 @@ def site_map(results: pd.DataFrame, checkpoint: str | None = None) -> alt.LayerC
     """Draw transformer blocks by their sites: the first block on top, dark for a high test error.
 
     A value that is a site of two blocks, the residual stream between them, has a cell in each. Of the last checkpoint,
-    unless another is named.
-
-    Returns:
-        The chart. The sites are in the order in which a block computes them, the attention heads behind.
+    unless another is named. The sites are in the order in which a block computes them, the attention heads behind.
 
     Raises:
         ValueError: If there is nothing to draw.

@@ -17,6 +17,8 @@ def sweep_curves(
 ) -> alt.FacetChart:
     """Draw a panel for each value of two keys, and in it a line for each value of a third.
 
+    A dashed rule is the error of the input, where it is probed.
+
     Args:
         results: The rows of all jobs at one checkpoint each, in the columns of `ProbeRecord`, and a column of texts for
             each of the three keys. Jobs that differ in other keys, such as the seed, are averaged, but not jobs on
@@ -26,9 +28,6 @@ def sweep_curves(
         line: Key whose values are the lines, in order of appearance from light to dark.
         error: The error that is drawn.
         title: What the picture is to show; by default what is drawn.
-
-    Returns:
-        The chart. A dashed rule is the error of the input, where it is probed.
     """
     frame = results.rename(columns={row: "row", column: "column", line: "line"})
     frame["problem"] = frame.groupby(["task", "n_classes", "n_train", "n_test"], sort=False).ngroup()

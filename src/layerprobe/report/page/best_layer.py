@@ -25,8 +25,7 @@ _MOST_LABELS = 12
 def best_layer(data: PageData, frame: Frame) -> alt.LayerChart:
     """Draw a point for each run, with the interval of its error.
 
-    Returns:
-        The chart; values of the key stand in their order, at equal distances.
+    Values of the key stand in their order, at equal distances.
     """
     level = f"{json.dumps({key.field: _needed(key) for key in data.keys})}[swept] <= width"
     axis = alt.Axis(

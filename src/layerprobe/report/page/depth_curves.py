@@ -51,10 +51,8 @@ _TEXT_HEIGHT = 0.04
 def depth_curves(data: PageData, frame: Frame) -> alt.LayerChart:
     """Draw a line for each run and shown checkpoint, coloured by the chosen key; of many runs, the mean of each colour.
 
-    Returns:
-        The chart. Means have a band that holds the middle half of the runs, and the run that the mouse is on is drawn
-        over them. A cross on the axis is a failed layer; thin lines are the controls. Curves have points unless they
-        are long.
+    Means have a band that holds the middle half of the runs, and the run that the mouse is on is drawn over them. A
+    cross on the axis is a failed layer; thin lines are the controls. Curves have points unless they are long.
     """
     share = in_percent(data)
     from_zero = alt.ExprRef("indexof(measure_names[measure], 'error') >= 0 ? 0 : null")

@@ -36,9 +36,8 @@ _NARROW = 240
 def layer_map(data: PageData, frame: Frame) -> alt.LayerChart:
     """Draw layers by checkpoints.
 
-    Returns:
-        The chart; cells carry their figure where there is room. Where there are several networks, a row with a line and
-        the network's name begins the rows of each.
+    Cells carry their figure where there is room. Where there are several networks, a row with a line and the
+    network's name begins the rows of each.
     """
     labels = row_labels(data)
     n = max(1, len(labels))

@@ -24,8 +24,7 @@ _QUANTILES = [round(student_quantile(n), 4) for n in range(1, 31)]
 def seed_mean(data: PageData, frame: Frame) -> alt.LayerChart:
     """Draw a line for each setting and shown checkpoint: mean ± t · s / √n over the chosen runs.
 
-    Returns:
-        The chart; a setting with one run, or whose runs all have the same error, has no band.
+    A setting with one run, or whose runs all have the same error, has no band.
     """
     x = layers_x(data)
     y = error_y("mean test error", alt.Scale(domainMin=0, nice=True))
