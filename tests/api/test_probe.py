@@ -64,6 +64,14 @@ class Stream(IterableDataset[Any]):
 
 
 WORDS = np.array(["ant", "bee", "cat", "dog"])
+
+
+def of_hugging_face(x: Tensor, y: Tensor) -> Any:
+    import datasets
+
+    return datasets.Dataset.from_dict({"x": x.tolist(), "y": y.tolist(), "word": WORDS[y.numpy()].tolist()})
+
+
 WAYS = {
     "numpy": lambda x, y: (x.numpy().astype(np.float64), y.numpy()),
     "numpy of few bits": lambda x, y: (x.numpy(), y.numpy().astype(np.int8)),
@@ -76,6 +84,8 @@ WAYS = {
     "words": lambda x, y: (x, WORDS[y.numpy()]),
     "a list of words": lambda x, y: (x, WORDS[y.numpy()].tolist()),
     "pandas' words": lambda x, y: (x, pd.Series(WORDS[y.numpy()]).astype("category")),
+    "columns of a Hugging Face data set": lambda x, y: (of_hugging_face(x, y)["x"], of_hugging_face(x, y)["word"]),
+    "its columns as tensors": lambda x, y: tuple(of_hugging_face(x, y).with_format("torch")[name] for name in "xy"),
     "a TensorDataset": TensorDataset,
     "a Dataset": lambda x, y: Pairs((x, y)),
     "a stream": lambda x, y: Stream((x, y)),

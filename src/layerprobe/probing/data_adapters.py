@@ -175,8 +175,14 @@ def _is_pair(given: Any) -> bool:
 def _are_targets(given: Any) -> bool:
     if isinstance(given, Tensor) or _is_array(given):
         return len(given.shape) > 0
-    plain = isinstance(given, list | tuple) and bool(given)
-    return plain and all(isinstance(value, str | int | float | np.generic) or _is_row(value) for value in given)
+    return _is_list(given) and all(
+        isinstance(value, str | int | float | np.generic) or _is_row(value) for value in given
+    )
+
+
+def _is_list(given: Any) -> bool:
+    """Whether it holds one thing after the other, such as a column of a Hugging Face data set."""
+    return isinstance(given, Sequence) and not isinstance(given, str | bytes) and len(given) > 0
 
 
 def _is_row(value: Any) -> bool:
@@ -212,13 +218,14 @@ def _array(given: Any) -> np.ndarray:
 
 
 def _inputs(given: Any, n: int, dtype: torch.dtype) -> Any:
-    if type(given) not in (dict, list, tuple) and named_tensors(given, state=True):
+    of_parts = type(given) in (dict, tuple) or (_is_list(given) and not isinstance(given, tuple))
+    if not of_parts and named_tensors(given, state=True):
         return given  # a tensor, or a dataclass or another object that a network takes whole
     if isinstance(given, Mapping):
         return {name: _inputs(part, n, dtype) for name, part in given.items()}
     if _is_array(given):
         return _tensor(_array(given), dtype)
-    if isinstance(given, list | tuple) and given:
+    if _is_list(given):
         of_samples = len(given) == n and not isinstance(given[0], Mapping | str)
         if of_samples:
             return _stacked(given, dtype)
