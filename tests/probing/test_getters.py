@@ -18,6 +18,8 @@ def test_items_of_nested_batches() -> None:
     assert Item("2.meta")(BATCH) is TABLE
     assert Items(["0", "2.meta"])(BATCH) == (IMAGES, TABLE)
     assert Items({"x": 0, "table": "2.meta"})(BATCH) == {"x": IMAGES, "table": TABLE}
+    assert Item(".")(BATCH) is BATCH
+    assert Items(["."])(BATCH) == (BATCH,)
 
 
 def test_properties_made_of_targets() -> None:

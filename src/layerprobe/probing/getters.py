@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 ItemPath: TypeAlias = int | str
-"""Where something is in a batch: an index, a key or an attribute, or several with dots between, such as "1.age"."""
+"""Where something is in a batch: an index, a key or an attribute, or several with dots between, such as "1.age"; or "."
+for the batch itself."""
 
 
 class AbstractTake(ABC):
@@ -154,7 +155,7 @@ class Lookup(AbstractTake):
 
 def _at(batch: Any, path: ItemPath) -> Any:
     found = batch
-    for step in str(path).split("."):
+    for step in () if path == "." else str(path).split("."):
         try:
             found = _step(found, step)
         except (KeyError, IndexError, ValueError, TypeError) as error:

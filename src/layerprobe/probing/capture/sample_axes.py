@@ -117,7 +117,8 @@ def _check_call(network: nn.Module, given: Arguments) -> None:
             f"the network cannot be called with these inputs: {error}, for {len(given.args)} positional and "
             f"{len(given.kwargs)} keyword arguments. A list or tuple is called as network(*inputs) and a mapping as "
             "network(**inputs), and samples are cut along axis 0 of each tensor: images of one size are stacked into "
-            "one tensor. Say with `inputs` what of a batch is passed; one argument that is a list is passed as (list,)."
+            "one tensor. Say with `inputs` what of a batch is passed; a list or a mapping as one argument is passed as "
+            "(argument,), the whole batch on the command line by inputs=items 'inputs.paths=[.]'."
         ) from error
     except ValueError:  # no signature is known
         return
