@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -155,3 +156,23 @@ def test_two_processes_go_on_where_only_the_first_is_told_the_run_s_id(tmp_path:
 
     assert together(2, tmp_path / "ranks", work, timeout=120) == [["initial", "epoch_1", "final"]] * 2
     pd.testing.assert_frame_equal(what_was_measured(tmp_path / "two"), what_was_measured(tmp_path / "one"))
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* is not empty")
+def test_the_last_epoch_of_a_file_from_before_the_end_is_probed_under_its_number(tmp_path: Path) -> None:
+    def fit(directory: Path, epochs: int, file: Path | None = None) -> ProbeCallback:
+        callback = probing(directory)
+        saved = ModelCheckpoint(directory / "saved", filename="{epoch}", save_top_k=-1)
+        pl.Trainer(
+            max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            callbacks=[callback, saved],
+        ).fit(Net(), loader(), ckpt_path=file, weights_only=False)  # fmt: skip
+        return callback
+
+    fit(tmp_path / "once", 3)
+    key = fit(tmp_path / "resumed", 2).state_key
+    path = tmp_path / "resumed" / "saved" / "epoch=1.ckpt"
+    known = torch.load(path, weights_only=False)["callbacks"][key]["frozen"]
+    assert [info["name"] for info in known] == ["initial", "epoch_1"], "positive control: saved before the end"
+    fit(tmp_path / "resumed", 3, path)
+    pd.testing.assert_frame_equal(what_was_measured(tmp_path / "resumed"), what_was_measured(tmp_path / "once"))

@@ -222,6 +222,9 @@ class ProbeCallback(LateCallback):
             self._probe_waiting(trainer, pl_module)
         if self.schedule.starts and trainer.global_step == 0:
             self._freeze(trainer, pl_module, CheckpointInfo("initial", 0, 0))
+        elif self._frozen and trainer.current_epoch and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            # A file from the end of an epoch that was to be the last one: its network was to become `final`.
+            self._freeze_epoch(trainer, pl_module, trainer.current_epoch)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -233,7 +236,9 @@ class ProbeCallback(LateCallback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Freeze after the epochs that the schedule names; the last one is `final`."""
-        epoch = trainer.current_epoch + 1
+        self._freeze_epoch(trainer, pl_module, trainer.current_epoch + 1)
+
+    def _freeze_epoch(self, trainer: pl.Trainer, pl_module: pl.LightningModule, epoch: int) -> None:
         last = self.schedule.at_end and epoch == trainer.max_epochs
         if self.schedule.after_epoch(epoch) and not last:
             self._freeze(trainer, pl_module, CheckpointInfo(f"epoch_{epoch}", trainer.global_step, epoch))
