@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -143,6 +146,33 @@ def test_rounding_and_noise_are_no_fault(dtype: torch.dtype) -> None:
     assert left_out == {}
     assert not any(layer.alone for layer in layers)
     assert layers[-1].name == "add"
+
+
+@pytest.mark.parametrize("source", ["torch", "numpy", "numpy of old", "python"])
+def test_noise_of_a_generator_of_the_network_s_own_is_no_fault(source: str) -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(8, 8)
+            self.generator = torch.Generator()
+            self.numbers = np.random.RandomState(0) if source == "numpy of old" else np.random.default_rng(0)
+            self.plain = random.Random(0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.body(x)
+            if source == "torch":
+                return x + torch.randn(x.shape, generator=self.generator)
+            if source == "python":
+                return x + torch.tensor([[self.plain.gauss() for _ in range(8)] for _ in range(len(x))])
+            return x + torch.from_numpy(self.numbers.normal(size=x.shape)).float()
+
+    network = Noisy()
+    states = network.generator.get_state(), network.plain.getstate(), repr(network.numbers.__getstate__())
+    layers, left_out = surveyed(network, samples(64, 0)[0])
+    assert left_out == {}
+    assert layers[-1].name == "add"
+    assert torch.equal(network.generator.get_state(), states[0])
+    assert (network.plain.getstate(), repr(network.numbers.__getstate__())) == states[1:]
 
 
 def test_checks_draw_nothing_that_recording_would_draw() -> None:

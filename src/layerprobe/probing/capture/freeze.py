@@ -53,14 +53,21 @@ class Frozen:
         before may not be read on: the network may lead to them.
 
         Args:
-            seed: Where every random generator starts inside; they go on from where they are otherwise.
+            seed: Where every random generator starts inside, the network's own too; they go on from where they are
+                otherwise.
         """
         with ExitStack() as restore:
             restore.enter_context(random_states_kept())
             _keep_flags(restore)
             restore.callback(self.reset)
             _still(self.network, restore, seed)
+            self.seed_own(seed)
             yield
+
+    def seed_own(self, seed: int | None) -> None:
+        """Let the network's own random generators start from a seed, as those of Python, NumPy and torch do."""
+        if seed is not None:
+            self._snapshot.seed_generators(seed)
 
     @contextmanager
     def from_here(self) -> Iterator[Frozen]:
@@ -114,6 +121,7 @@ def freeze(
         frozen = Frozen(network, hooks)
         restore.callback(frozen.restore)
         _still(network, restore, seed)
+        frozen.seed_own(seed)
         yield frozen
 
 

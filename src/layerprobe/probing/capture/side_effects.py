@@ -121,6 +121,11 @@ class Snapshot:
             iterator.step_in()
         return failed
 
+    def seed_generators(self, seed: int) -> None:
+        """Let the random generators that are kept start from a seed, until they are put back."""
+        for kept in self._kept:
+            _seed_generator(kept.thing, seed)
+
     def look_into(self, things: Iterable[Any], parent: Any) -> None:
         """Follow what an object leads to."""
         known, waiting = self._from, self._waiting
@@ -386,6 +391,15 @@ def _keep_bound(snapshot: Snapshot, thing: Any) -> None:
 
 def _keep_partial(snapshot: Snapshot, thing: Any) -> None:
     snapshot.look_into((thing.func, *thing.args, *thing.keywords.values()), thing)
+
+
+def _seed_generator(thing: Any, seed: int) -> None:
+    if isinstance(thing, torch.Generator):
+        thing.manual_seed(seed)
+    elif isinstance(thing, np.random.BitGenerator):
+        thing.state = type(thing)(seed).state
+    elif isinstance(thing, np.random.RandomState | random.Random):
+        thing.seed(seed % 2**32)
 
 
 @cache
