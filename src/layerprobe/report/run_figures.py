@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pandas as pd
+from altair.utils.schemapi import debug_mode
 
 from layerprobe.report.charts.beyond_linear import beyond_linear
 from layerprobe.report.charts.depth_curve import depth_curve
@@ -80,6 +81,7 @@ def _by_itself(name: str) -> Iterator[None]:
         log.warning("%s was not drawn: %s: %s", name, type(error).__name__, (str(error).splitlines() or [""])[0])
 
 
+@debug_mode(False)  # as `save`, no mistakes are looked for in what is not the reader's choice
 def _drawn(made: Makers) -> dict[str, AnyChart]:
     charts: dict[str, AnyChart] = {}
     for name, draw in made.items():

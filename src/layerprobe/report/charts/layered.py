@@ -19,4 +19,7 @@ def layered(
     """
     frame: Literal["bounds", "group"] = "bounds" if width < room else "group"
     title = alt.TitleParams(heading, subtitle=style.packed(notes, max(width, room)), frame=frame)
-    return alt.layer(*layers).properties(width=width, height=height, title=title).configure(**style.theme())
+    # Not by `properties`, which copies every layer once more.
+    return alt.LayerChart(
+        layer=list(layers), width=width, height=height, title=title, config=alt.Config(**style.theme())
+    )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from altair.utils.schemapi import debug_mode
 
 from layerprobe.files.safe_names import safe_name
 from layerprobe.report.angles import Over, coordinates
@@ -89,6 +90,7 @@ def head_charts(
     return {"look": look, "maps": packed}, [note] if left and packed else []
 
 
+@debug_mode(False)  # as `specification`, no mistakes are looked for in what is not the reader's choice
 def _spec(wanted: _Wanted) -> dict[str, Any] | None:
     try:
         chart = wanted.draw()

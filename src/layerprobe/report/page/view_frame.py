@@ -29,5 +29,11 @@ class Frame:
         self, layers: Sequence[Any], height: int, description: str, title: str | alt.ExprRef, subtitle: Any
     ) -> alt.LayerChart:
         """Put layers into the frame."""
-        chart = alt.LayerChart(layer=list(layers)).properties(width=self.width, height=self.height or height)
-        return chart.properties(description=description, title=alt.TitleParams(title, subtitle=subtitle))
+        # Not by `properties`, which copies every layer once more.
+        return alt.LayerChart(
+            layer=list(layers),
+            width=self.width,
+            height=self.height or height,
+            description=description,
+            title=alt.TitleParams(title, subtitle=subtitle),
+        )
