@@ -78,19 +78,14 @@ def test_watching_renews_the_page_until_the_runs_have_ended(tmp_path: Path) -> N
     store.add(made.result("initial", 0, 0, "input"))
     store.merge()
     command = [sys.executable, str(ROOT / "scripts" / "report.py"), "watch=true", "interval=1", "figures=false"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = forked.start(command, cwd=tmp_path)
     page = tmp_path / "report.html"
-    try:
-        wait_for(lambda: page.exists() and 'http-equiv="refresh"' in page.read_text())
-        store.add(made.result("initial", 0, 1, "later_layer"))
-        wait_for(lambda: "later_layer" in page.read_text())
-        store.merge()
-        RunSummary("done").write(run)
-        output, _ = process.communicate(timeout=120)
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+    wait_for(lambda: page.exists() and 'http-equiv="refresh"' in page.read_text())
+    store.add(made.result("initial", 0, 1, "later_layer"))
+    wait_for(lambda: "later_layer" in page.read_text())
+    store.merge()
+    RunSummary("done").write(run)
+    output = "".join(process.communicate(timeout=120))
     assert process.returncode == 0, output
     assert "1 run going on" in output
     assert 'http-equiv="refresh"' not in page.read_text()
