@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 import layerprobe
 from layerprobe.probing.data_adapters import sources_of
 from layerprobe.probing.solvers.solver import AbstractSolver
-from layerprobe.types import named_classes
+from layerprobe.types import SPLITS, named_classes
 
 SIZES = {"train": 60, "val": 30, "test": 40}
 
@@ -385,3 +385,12 @@ def test_heads_are_fitted_and_read_in_full_precision_inside_autocast() -> None:
     assert found["test_loss"][0] == expected["test_loss"][0]
     assert torch.equal(scores, expected.heads["input"].decision_function(net, data["test"][0]))
     assert torch.equal(near, expected.heads["input"].references["nearest_mean"].predict(net, data["test"][0]))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_sparse_inputs_are_refused_in_every_form(layout: torch.layout) -> None:
+    pair = torch.eye(20).to_sparse(layout=layout), torch.arange(20) % 2
+    for data in (pair, dict.fromkeys(SPLITS, pair), {split: [pair] for split in SPLITS}):
+        with pytest.raises(TypeError, match=r"hold a sparse tensor \(torch\.sparse_c.+\.to_dense\(\)"):
+            layerprobe.probe(nn.Linear(20, 2), data)

@@ -19,6 +19,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from layerprobe.probing.capture.call_arguments import check_dense
 from layerprobe.probing.capture.pytree import map_tensors, tensors
 from layerprobe.probing.capture.side_effects import Snapshot, put_back
 from layerprobe.types import SPLITS, Split
@@ -234,7 +235,14 @@ def _reader(
 
 def samples_of(inputs: Any, part: slice | Tensor, n: int) -> Any:
     """Some of n samples: of every tensor with n along its first axis, however deep it lies."""
-    return map_tensors(inputs, lambda tensor: tensor[part] if tensor.ndim and len(tensor) == n else tensor)
+
+    def cut(tensor: Tensor) -> Tensor:
+        if not tensor.ndim or len(tensor) != n:
+            return tensor
+        check_dense(tensor)
+        return tensor[part]
+
+    return map_tensors(inputs, cut)
 
 
 def inputs_of(batch: Any) -> Any:

@@ -17,6 +17,19 @@ NetworkInputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, A
 holds tensors, such as a dataclass, is the only argument (`network(inputs)`). The batch axis comes first."""
 
 
+def check_dense(tensor: Tensor) -> None:
+    """Refuse a tensor that cannot be cut into samples for being sparse.
+
+    Raises:
+        TypeError: Naming its layout.
+    """
+    if tensor.layout is not torch.strided:
+        raise TypeError(
+            f"the network's inputs hold a sparse tensor ({tensor.layout}), whose samples cannot be cut along axis 0. "
+            "Give it as `.to_dense()`; a network that works on sparse ones can make it so of each batch."
+        )
+
+
 @dataclass(frozen=True)
 class Arguments:
     """The arguments of one call of a network.
@@ -79,6 +92,9 @@ class Arguments:
             )
         if sizes[0] == 0:
             raise ValueError("the network's inputs are an empty batch. Give at least one sample.")
+        for tensor in tensors:
+            if tensor.ndim and tensor.shape[0] == sizes[0]:
+                check_dense(tensor)
         return cls(args, kwargs, sizes[0])
 
     def take(self, rows: Sequence[int]) -> Arguments:
