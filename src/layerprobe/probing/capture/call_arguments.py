@@ -18,7 +18,7 @@ holds tensors, such as a dataclass, is the only argument (`network(inputs)`). Th
 
 
 def check_dense(tensor: Tensor) -> None:
-    """Refuse a tensor that cannot be cut into samples for being sparse.
+    """Refuse a sparse tensor, which cannot be cut into samples.
 
     Raises:
         TypeError: Naming its layout.
@@ -26,7 +26,7 @@ def check_dense(tensor: Tensor) -> None:
     if tensor.layout is not torch.strided:
         raise TypeError(
             f"the network's inputs hold a sparse tensor ({tensor.layout}), whose samples cannot be cut along axis 0. "
-            "Give it as `.to_dense()`; a network that works on sparse ones can make it so of each batch."
+            "Give it as `.to_dense()`; a network that works on sparse tensors can make each batch sparse by itself."
         )
 
 

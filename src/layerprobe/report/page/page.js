@@ -150,7 +150,7 @@ async function differences() {
     else words.textContent = `${subject} ${between ? "differ at" : "differs from"} ${apart.length} of ${found.length} `
       + `${between ? "" : "other "}${layersOf} (${rule}): `
       + apart.slice(0, 6).map(([f, q]) => `${f.text} (${percent(f.x / a.n)} against ${percent(f.y / b.n)}, p ${small(q)})`).join(", ")
-      + (apart.length > 6 ? ` and ${apart.length - 6} more.` : ".");
+      + (apart.length > 6 ? `, … (${apart.length - 6} more).` : ".");
     words.textContent += found.length ? remark : "";
     found.forEach((f, i) => body.appendChild(row([
       f.text, percent(f.x / a.n), percent(f.y / b.n), points(100 * (f.y / b.n - f.x / a.n)), f.b, f.c, small(p[i]),
