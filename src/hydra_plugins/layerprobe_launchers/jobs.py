@@ -88,7 +88,7 @@ def jobs_of(context: HydraContext, config: DictConfig, job_overrides: Sequence[S
 
 
 def to_do(jobs: Sequence[Job], rerun: str | None) -> list[Job]:
-    """Leave out the jobs that are done, and set aside what is to be done again.
+    """Leave out the jobs that are done, and set aside what is to be done again: `rerun` is `failed`, `all` or None.
 
     Raises:
         SystemExit: Where a directory belongs to another configuration.

@@ -180,7 +180,8 @@ def divide(
     """Divide examples into splits that no group straddles.
 
     The test split is scikit-learn's `train_test_split(range(n), test_size=…, random_state=seed)`. Sizes are shares or
-    numbers of examples. With `stratified`, each split has the classes in the same shares, unless there are groups.
+    numbers of examples; without one, train gets all that are left. With `stratified`, each split has the classes in the
+    same shares, unless there are groups.
 
     Returns:
         Ascending indices of each split; no validation split where its size is 0. With groups, sizes are shares of

@@ -35,7 +35,10 @@ def revisions_of(cfg: DictConfig) -> list[CheckpointInfo]:
 
 
 def with_revision(cfg: DictConfig, info: CheckpointInfo) -> DictConfig:
-    """Put one revision in the place of several, also where other values take it from there."""
+    """Put one revision in the place of several, also where other values take it from there.
+
+    A checkpoint that is no revision stands for the first.
+    """
     infos = revisions_of(cfg)
     if not infos:
         return cfg

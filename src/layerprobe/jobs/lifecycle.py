@@ -140,7 +140,7 @@ def times_stopped_at(run: RunDirectory, stop: Stopped) -> int:
 
 
 def plain(cfg: DictConfig, *, whole: bool = True) -> Any:
-    """Resolve a configuration.
+    """Resolve a configuration; where it need not be `whole`, values may be missing.
 
     Raises:
         CompactHydraException: Naming the key that is missing, or what cannot be resolved.
@@ -157,7 +157,7 @@ def plain(cfg: DictConfig, *, whole: bool = True) -> Any:
 def checked(cfg: DictConfig, *, whole: bool = True) -> Any:
     """Resolve a configuration, and refuse keys that nothing reads and values that the classes in it cannot take.
 
-    Former names of classes in it are replaced by the public ones.
+    Former names of classes in it are replaced by the public ones. Where it need not be `whole`, values may be missing.
 
     Returns:
         The same, of plain values.

@@ -48,7 +48,7 @@ def workspace(d: int, c: int, p: int) -> int:
 
 
 def path_bytes(d: int, c: int, p: int) -> int:
-    """What the heads of a path take in both precisions, with the curvature pairs."""
+    """Bytes of p heads of c classes and d features in both precisions, with the curvature pairs."""
     return min(PAIR_BYTES, 12 * Logistic.memory * c * d) + 24 * p * c * d
 
 
@@ -91,7 +91,11 @@ def feature_budget(
 def processes_with_room(
     device: torch.device | None, max_memory: int | float | str | None, wanted: int, one_batch: int, processes: int
 ) -> int:
-    """How many processes of this machine can probe at the same time; 0 where not even one can."""
+    """How many processes of this machine can probe at the same time; 0 where not even one can.
+
+    Each takes `wanted` bytes to fit a layer and `one_batch` for the features of a batch; on a GPU each has the GPU's
+    memory for itself.
+    """
     if device is not None and device.type == "cuda":
         return processes
     return min(processes, memory_budget(max_memory) // (wanted + one_batch))

@@ -40,9 +40,8 @@ class Heads:
     ) -> tuple[Bool[Tensor, "p n"], Float[Tensor, " p"]]:
         """Apply every head to every sample: whether each is right, and each head's mean loss, summed in float64.
 
-        A sample whose class the heads do not know (target -1) is wrong, and its loss is `unknown`. Targets are class
-        indices, -1 for a class that the heads do not know, whose loss is `unknown`; `elements` scores are computed at a
-        time.
+        The features are standardised, the targets class indices. A sample whose class the heads do not know (target -1)
+        is wrong, and its loss is `unknown`. `elements` scores are computed at a time.
         """
         p = len(self.weight)
         correct = torch.empty(p, len(features), dtype=torch.bool, device=features.device)

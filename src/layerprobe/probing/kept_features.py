@@ -46,7 +46,7 @@ class DataChangedError(Exception):
 
 
 class FeatureKeeper:
-    """What is kept of one network, for one sweep.
+    """What is kept of one network, given by its hash and called `name` in lists, for one sweep.
 
     Features are found by all that they are made of: the network (its weights, structure and code, the device and the
     number format), every value that it is called with and the order of the samples, the split, the layer, the reduction

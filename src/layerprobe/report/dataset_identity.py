@@ -46,7 +46,7 @@ def sample_counts(run: Run, *splits: str) -> str:
 
 
 def told_apart(names: Sequence[str], facts: Sequence[str]) -> list[str]:
-    """Add facts to names that several have whose facts differ."""
+    """Add facts to names that several have whose facts differ; an empty fact is unknown, and tells nothing."""
     known: dict[str, list[str]] = {}
     for name, fact in zip(names, facts, strict=True):
         if fact and fact not in known.setdefault(name, []):

@@ -25,11 +25,14 @@ class Network(NamedTuple):
 
 
 def networks(runs: Sequence[Run], problems: Sequence[str]) -> tuple[list[Network], list[int]]:
-    """Tell the networks of runs apart, since the errors of one can be averaged; and number that of each run.
+    """Tell the networks of runs apart: the errors of one can be averaged.
 
     Args:
         runs: The runs. One that ended early has only some of its layers: it counts to a network that has them all.
         problems: What each run's errors are errors of; a network on two problems counts twice.
+
+    Returns:
+        The networks, in the order of the runs; and for each run the number of its network.
     """
     seen = [tuple(run.results.sort_values("depth", kind="stable")["layer"].drop_duplicates().tolist()) for run in runs]
     whole: list[tuple[str, ...]] = []

@@ -81,7 +81,7 @@ def _by_itself(name: str) -> Iterator[None]:
         log.warning("%s was not drawn: %s: %s", name, type(error).__name__, (str(error).splitlines() or [""])[0])
 
 
-@debug_mode(False)  # as `save`, no mistakes are looked for in what is not the reader's choice
+@debug_mode(False)  # nothing drawn here is the reader's choice: as in `save`, it is not searched for mistakes
 def _drawn(made: Makers) -> dict[str, AnyChart]:
     charts: dict[str, AnyChart] = {}
     for name, draw in made.items():
@@ -105,8 +105,10 @@ def write_run_figures(run: Run, directory: Path, view: DepthView | None = None) 
     Beside those of `write_figures` the maps of `angle_maps`; the matrix of `confusion_charts`; the charts of
     `analysis_charts`; `position_map`, where several reducers were read; `site_map`, where layers are sites of blocks;
     `test_sets`, where the heads were read on several: the last checkpoint's curve with a line for each; and `surface`
-    and `hidden`, where their frames are kept. It may have `surface.parquet`, `points.parquet` and `hidden.parquet`,
-    whose figures are written too.
+    and `hidden`, where the run kept their frames (`surface.parquet`, `points.parquet`, `hidden.parquet`).
+
+    Returns:
+        Paths of the files.
 
     Raises:
         OSError: If the figures cannot be written.

@@ -32,7 +32,10 @@ class Lines:
 
 
 def lines(untrained: Sequence[bool]) -> Lines:
-    """How lines look: the last trained one is solid blue, the untrained ones are dotted grey with empty points."""
+    """How lines look: the last trained one is solid blue, the untrained ones are dotted grey with empty points.
+
+    Looks repeat themselves after seven trained ones.
+    """
     look = Lines([], [], [], [])
     later = sum(not one for one in untrained)
     for one in untrained:

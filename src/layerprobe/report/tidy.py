@@ -134,6 +134,8 @@ def group_mean(
 def axis_top(errors: pd.Series) -> float:
     """Find how high an axis of errors has to reach: to the highest, unless that lies far above nearly all others.
 
+    The errors may be the upper ends of their intervals; NaN is passed over.
+
     Returns:
         The highest error; or where at most a tenth of them lie more than three times above the others, such as the
         last layer of an untrained network, the highest of those others. NaN if there is none.

@@ -78,7 +78,7 @@ class WandbSink:
             self._log({**points, **step})
 
     def log_figures(self, figures: Sequence[Path]) -> None:
-        """Log pictures as `figures/<stem>`."""
+        """Log the PNG files among pictures as `figures/<stem>`."""
         with self._guarded("log the figures"):
             import wandb
 
@@ -151,7 +151,10 @@ class WandbSink:
 
 
 def finish_run(exit_code: int = 0, preempted: bool = False) -> None:
-    """End the process's current run, so that the next job gets one of its own."""
+    """End the process's current run, so that the next job gets one of its own.
+
+    Another exit code than 0 marks it as failed; a preempted one goes on later under the same id.
+    """
     wandb = sys.modules.get("wandb")
     if wandb is None or getattr(wandb, "run", None) is None:
         return

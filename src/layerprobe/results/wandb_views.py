@@ -23,7 +23,11 @@ _FAILED = "State not in ['failed', 'crashed']"
 def workspace(
     project: str, entity: str, checkpoints: Sequence[str], layers: Sequence[str], swept: Sequence[str] = ()
 ) -> Workspace:
-    """Lay out a workspace that opens on the views of the page, and on runs that did not fail."""
+    """Lay out a workspace that opens on the views of the page, and on runs that did not fail.
+
+    Checkpoints are in the order of training, of many the last five; layers are in the order of depth. `swept` are
+    dotted keys of the configuration that differ between the runs.
+    """
     import wandb_workspaces.workspaces as ws
 
     return ws.Workspace(
@@ -64,6 +68,8 @@ def report(
 
 def save(workspace: Workspace, report: Report, file: Path) -> list[str]:
     """Upload both, in place of those that were uploaded before from the same place, and return their addresses.
+
+    The file remembers which views they are.
 
     Raises:
         OSError: If the file cannot be written.

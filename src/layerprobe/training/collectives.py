@@ -87,9 +87,12 @@ class Ranks:
         return box[0]
 
     def swap(self, given: Mapping[int, Tensor]) -> tuple[dict[int, Tensor], set[int]]:
-        """Give bytes to other processes and get some from each, which calls it too; and the ranks that have ended.
+        """Give bytes, on the CPU, to other processes, and get some from each of them, which calls it too.
 
         Each pair of processes talks by itself, so that every process notices when one has ended.
+
+        Returns:
+            What each of them gives, and the ranks that have ended.
         """
         ended: set[int] = set()
         sizes = {rank: torch.empty(1, dtype=torch.int64) for rank in given}

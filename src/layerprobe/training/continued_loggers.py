@@ -185,7 +185,10 @@ class ProbeLog:
         self._others = [logger for logger in loggers if not isinstance(logger, WandbLogger)]
 
     def checkpoint(self, frame: pd.DataFrame, metrics: pd.DataFrame | None = None, *, new: bool = True) -> None:
-        """Log each layer's test error at one checkpoint."""
+        """Log each layer's test error at one checkpoint.
+
+        One that is not `new` goes only to loggers that recognise what they have.
+        """
         for sink in self._sinks:
             sink.log_checkpoint(frame, metrics)
         if not new:

@@ -30,7 +30,8 @@ def splits_of_trainer(trainer: Any, module: nn.Module, loaders: Loaders | None =
     """The data of a run that is going on.
 
     Training and validation data are the loaders that the run itself uses. The test loader comes from a shallow copy of
-    the data module, so that its `setup("test")` leaves the one that trains alone; what the two share is put back.
+    the data module, so that its `setup("test")` leaves the one that trains alone; what the two share is put back. Of
+    several loaders of a split the first is taken, unless `loaders` says which.
     """
     datamodule: Any = getattr(trainer, "datamodule", None)
     found: dict[Split, Any] = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
@@ -50,7 +51,7 @@ def splits_of(
     loaders: Loaders | None = None,
     tests: Mapping[str, Any] | None = None,
 ) -> Data:
-    """The data of whatever may be given as such."""
+    """The data of whatever may be given as such: a data module, or what `sources_of` takes, with further tests."""
     if is_datamodule(given):
         return with_tests(splits_of_datamodule(given, loaders), tests, network)
     if isinstance(given, Mapping) and isinstance(several := given.get("test"), Mapping):

@@ -224,7 +224,7 @@ class ProbeSession:
         return plan if self._resources.keep and size == 1 else plan()
 
     def log_checkpoint(self, name: str, *, new: bool = True) -> None:
-        """Log what there is of a checkpoint."""
+        """Log what there is of a checkpoint; where it is not `new`, only to loggers that recognise what they have."""
         metrics = self.store.metrics()
         results = on_each_test_set(self.store.results(), metrics)
         self.log.checkpoint(results[results["checkpoint"] == name], metrics, new=new)

@@ -26,8 +26,8 @@ def best_head(
 ) -> HeadPath:
     """The head of the sweep's L2 values for some samples, chosen as a layer's is, as a path of one.
 
-    Targets are places in `Labels.outputs`. Without `evaluate`, which asks validation, the L2 value is that of the
-    selected head.
+    Features are standardised, targets places in `Labels.outputs`. Without `evaluate`, which asks validation, the L2
+    value is that of the selected head.
 
     Raises:
         ArithmeticError: Where every head diverged.

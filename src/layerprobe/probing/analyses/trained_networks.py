@@ -144,7 +144,7 @@ class AbstractTrained(AbstractReference):
 
     @abstractmethod
     def drawn(self, layer: LayerData, draws: torch.Generator) -> AbstractNetworks:
-        """Draw the first weights of each seed, on the CPU whatever the device."""
+        """Draw the first weights of each seed; `draws` is a generator on the CPU, whatever the device."""
 
     @abstractmethod
     def operations(self, layer: LayerData) -> float:

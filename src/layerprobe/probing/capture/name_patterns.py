@@ -31,7 +31,8 @@ def select(
 ) -> list[tuple[str, ...]]:
     """For each group of names of one thing, those that are wanted: empty if the thing is not wanted.
 
-    A thing is wanted if one of its names matches `include`, and the first one that does is not matched by `exclude`.
+    A thing is wanted if one of its names, the main one first, matches `include`, and the first one that does is not
+    matched by `exclude`. What is left out, and why, is for the error.
 
     Raises:
         ValueError: A pattern matches no name.

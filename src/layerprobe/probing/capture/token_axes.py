@@ -149,8 +149,8 @@ def sequence_axes(
 
     For each sequence among the inputs the network runs frozen on two samples, of which this one is a token shorter and
     the others are as long as before: what then shrinks from t to t - 1 runs over its tokens, whatever else is t long.
-    What becomes of another size in another way runs over more or fewer tokens, such as those and a class token: its
-    mask is one of this length that no input has, if there is one. Of a network that takes one length only, every axis
+    What changes its size in another way runs over more or fewer tokens, such as these and a class token: its mask is
+    one of its length that no input has, if there is one. Of a network that takes one length only, every axis
     of size t counts, unless several sequences are t long. Inputs belong to the mask that is called alike
     (`decoder_input_ids` to `decoder_attention_mask`); token ids that can be shortened by themselves are a sequence of
     their own, without a mask. Without any mask, a layer of two axes is tokens by features, all of which count. The
@@ -264,9 +264,9 @@ def _of_inputs(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> tu
 def _shrinking(
     frozen: Frozen, few: Arguments, sequence: _Sequence, layers: Sequence[Layer]
 ) -> dict[Layer, dict[int, int]] | None:
-    """The axes that become of another size with one sequence, each with its size before.
+    """The axes whose size changes with the length of one sequence, each with its size before.
 
-    Those of its own length are its own; the others run over more or fewer tokens. None where the network does not run
+    Those of that length run over its tokens, the others over more or fewer. None where the network does not run
     on another length of it. Two tokens and fewer are doubled: a single one would be stretched to fit beside others.
     """
     shapes: dict[Layer, tuple[int, ...]] = {}

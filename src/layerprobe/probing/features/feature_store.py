@@ -114,7 +114,7 @@ class FeatureStore:
         return (self.directory / network).is_dir()
 
     def file(self, network: str, *address: str, kind: str = "safetensors") -> Path:
-        """Where something is kept."""
+        """Where something is kept, by the hash of its network and what else made it; `kind` is the file's ending."""
         name = hashlib.sha256("\0".join(address).encode()).hexdigest()[:32]
         return self.directory / network / f"{name}.{kind}"
 

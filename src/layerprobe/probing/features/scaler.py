@@ -48,7 +48,7 @@ class Standardiser:
 
     @classmethod
     def of(cls, mean: Float[Tensor, " d"], variance: Float[Tensor, " d"], dtype: torch.dtype) -> Standardiser:
-        """Standardise by known means and variances, in float64, features of a precision."""
+        """Standardise features of the precision `dtype` by known means and variances, both float64."""
         deviation = variance.clamp_min(0).sqrt()
         constant = deviation <= 4 * torch.finfo(dtype).eps * mean.abs()
         scale = torch.where(constant, torch.ones_like(deviation), deviation)

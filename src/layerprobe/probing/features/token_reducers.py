@@ -2,7 +2,7 @@
 
 A layer that has the sequence axis keeps all its other axes, flattened. An attention map has that axis twice, as query
 and as key, and is reduced along both: its last token is what the last token pays to itself, for each head. A layer
-without the axis (a pooled output) is flattened whole.
+without the axis (a pooled output) is flattened whole; one with more or fewer tokens than the masks is left out.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def direction_curve(results: pd.DataFrame, metrics: pd.DataFrame) -> alt.LayerCh
         The chart, of the last checkpoint. Between the ends of the grey band are 95 % of random directions.
 
     Raises:
-        ValueError: If neither was asked for.
+        ValueError: If neither of the analyses `mean_difference` and `stability` was asked for.
     """
     last = at_last_checkpoint(results)
     found = metrics[metrics["checkpoint"].isin(last["checkpoint"]) & metrics["head"].isin([a for a, _ in _LINES])]

@@ -28,7 +28,7 @@ def erasure_curve(results: pd.DataFrame, metrics: pd.DataFrame, own: pd.DataFram
         The chart, of the last checkpoint. Grey is the error of the best constant answer.
 
     Raises:
-        ValueError: If nothing was erased.
+        ValueError: If there are neither figures of the analysis `erased` nor those of the network.
     """
     last = at_last_checkpoint(results)
     frame = tidy_results(last)

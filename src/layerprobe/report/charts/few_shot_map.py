@@ -20,8 +20,8 @@ def few_shot_map(results: pd.DataFrame, metrics: pd.DataFrame) -> alt.HConcatCha
     """Draw layers by samples of each class, a panel for each checkpoint, dark for a high test error.
 
     Returns:
-        The chart: of more than three checkpoints, the first, the last and one between. Its last column is the error of
-        the head of all training samples.
+        The chart, of the first of several test sets: of more than three checkpoints, the first, the last and one
+        between. Its last column is the error of the head of all training samples.
 
     Raises:
         ValueError: If the analysis was not made.

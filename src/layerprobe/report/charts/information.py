@@ -48,8 +48,8 @@ def information_curve(metrics: pd.DataFrame, figure: Figure = V_INFORMATION) -> 
     """Draw V-information, or how much shorter the labels become, over depth: a line for each checkpoint.
 
     Returns:
-        The chart, with thin lines at the bits that there are, or at what the frequencies of the classes reach alone,
-        and at what the baselines of the data come to.
+        The chart, of the first of several test sets, with thin lines at the bits that there are, or at what the
+        frequencies of the classes reach alone, and at what the baselines of the data come to.
 
     Raises:
         ValueError: If the analysis was not made.

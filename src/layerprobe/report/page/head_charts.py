@@ -90,7 +90,7 @@ def head_charts(
     return {"look": look, "maps": packed}, [note] if left and packed else []
 
 
-@debug_mode(False)  # as `specification`, no mistakes are looked for in what is not the reader's choice
+@debug_mode(False)  # nothing drawn here is the reader's choice: as in `specification`, it is not searched for mistakes
 def _spec(wanted: _Wanted) -> dict[str, Any] | None:
     try:
         chart = wanted.draw()

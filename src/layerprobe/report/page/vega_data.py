@@ -74,6 +74,8 @@ def with_layers(chart: alt.Chart, data: PageData) -> alt.Chart:
 def with_text_fields(chart: alt.Chart, error: str, low: str, high: str, share: str = "true") -> alt.Chart:
     """Add an error and its interval as texts, `error_text` and `interval`: a format makes "0.00%" of a missing number.
 
+    `error`, `low` and `high` are fields; `share` says, as an expression of Vega, whether they are written in percent.
+
     Returns:
         The view; the texts are "–" where there is nothing to say.
     """

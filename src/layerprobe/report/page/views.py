@@ -72,6 +72,6 @@ def _finished(chart: AnyChart, data: PageData) -> dict[str, Any]:
     """Add the parameters and the look."""
     theme = style.theme()
     theme["title"] |= {"frame": "bounds", "fontSize": 14}
-    # Not looked through for mistakes, here nor by `debug_mode` where its parts are made, which takes longer than all
-    # the rest: what is drawn is not the reader's choice.
+    # Searched for mistakes neither here nor, by `debug_mode`, where its parts are made: that takes longer than all the
+    # rest, and nothing that is drawn is the reader's choice.
     return share_transforms(chart.add_params(*parameters(data)).configure(**theme).to_dict(validate=False))

@@ -14,7 +14,10 @@ from layerprobe.formatting import count_text, size_text
 
 
 def feature_table(place: str, entries: Sequence[tuple[str, Mapping[str, str], int, float]]) -> Table:
-    """Lay out what is kept: a line for each network and each set of inputs, what was used last at the end."""
+    """Lay out what is kept: a line for each network and each set of inputs, what was used last at the end.
+
+    The entries are of each file its network's hash, what made it, its bytes, and when it was last used.
+    """
     groups: dict[tuple[str, ...], list[tuple[str, int, float]]] = defaultdict(list)
     for network, about, size, used in entries:
         made = network, about["network"], about["split"], about["samples"], about["inputs"]

@@ -24,7 +24,10 @@ STATUS_STYLE = {
 
 
 def status_table(states: Sequence[tuple[str, str, str]]) -> Table:
-    """Lay out the jobs: a line each, and how many there are in each state."""
+    """Lay out the jobs: a line each, and how many there are in each state.
+
+    Of each job there are its name, its state, and how far it is or what went wrong.
+    """
     counts = Counter(state for _, state, _ in states)
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     table.title = f"{count_text(len(states), 'job')}: " + ", ".join(f"{n} {name}" for name, n in counts.items())

@@ -30,6 +30,8 @@ _GRID = 31
 def animation(run: Run, *, bound: bool = True) -> dict[str, Any] | None:
     """Lay out the output over the input's plane, and the samples at each small layer, with a slider for the checkpoint.
 
+    Unless it is `bound`, no slider sets the parameter `frame`.
+
     Returns:
         A Vega-Lite specification with the parameter `frame`; None where the run kept fewer than two frames.
     """

@@ -33,6 +33,7 @@ def at_frame(rows: pd.DataFrame) -> alt.Chart:
     """Begin a chart of rows, of an animation where they have a column `frame`: those of the shown frame are drawn."""
     if "frame" not in rows:
         return alt.Chart(rows)
+    # As CSV, which takes a quarter of the space.
     kinds = {str(name): "number" if is_numeric_dtype(rows[name]) else "string" for name in rows}
     text = rows.to_csv(index=False, float_format="%.4g", lineterminator="\n")
     data = alt.InlineData(values=text, format=alt.CsvDataFormat(type="csv", parse=kinds))
@@ -70,7 +71,7 @@ def panel(layers: Sequence[alt.Chart], caption: str) -> alt.LayerChart | alt.Fac
 def side_by_side(
     panels: Sequence[alt.LayerChart | alt.FacetChart], title: str, subtitle: Sequence[str], columns: int = 1
 ) -> alt.ConcatChart:
-    """Put panels side by side."""
+    """Put panels side by side, `columns` in a row; 1 stands for up to three."""
     columns = columns if columns > 1 else min(3, len(panels))
     heading = alt.TitleParams(title, subtitle=style.packed(subtitle, columns * SIDE))
     return alt.concat(*panels, columns=columns, spacing=26).properties(title=heading).configure(**style.theme())
