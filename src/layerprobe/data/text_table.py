@@ -19,7 +19,7 @@ class AbstractTable(ABC):
 
     @abstractmethod
     def read(self, root: Path) -> pd.DataFrame:
-        """Read every row.
+        """Read every row, in their own order.
 
         Args:
             root: Folder that a relative path starts from.

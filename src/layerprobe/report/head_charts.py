@@ -42,8 +42,9 @@ def confusion_of(run: Run, checkpoint: str, layer: str) -> AnyChart | None:
 def angles_of(run: Run, over: Over, at: str, most: float = _MOST_PRODUCTS) -> AnyChart | None:
     """Draw where heads look, against one another.
 
-    None where there is nothing to compare, of more than 100 classes, or where it would take longer;
-    `layerprobe.angle_map` draws these, too.
+    `at` is the checkpoint whose layers are compared, or the layer whose checkpoints. None where there is nothing to
+    compare, of more than 100 classes, or where it would take more than `most` multiplications, by default some twenty
+    seconds' worth; `layerprobe.angle_map` draws these, too.
     """
     heads = run.results[run.results["checkpoint" if over == "layers" else "layer"] == at]
     if len(heads) < 2 or heads["n_classes"].max() > MOST_CLASSES:

@@ -83,7 +83,7 @@ class ProbeSession:
         self._announced = False
 
     def is_complete(self, name: str, entry: Entry, *, force: bool = False) -> bool:
-        """Tell whether a checkpoint has been probed already.
+        """Tell whether a checkpoint has been probed already; with `force`, forget what there is of it.
 
         Raises:
             OtherResultsError: Where the results under that name are of another network or protocol.

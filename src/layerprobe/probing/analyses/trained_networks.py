@@ -77,7 +77,8 @@ class AbstractNetworks(ABC):
 class Adam:
     """Adam (Kingma & Ba, 2015) with its usual β₁ = 0.9, β₂ = 0.999 and ε = 1e-8, on given gradients.
 
-    `torch.optim` does the same, and takes seconds to import the compiler that it is made for.
+    It steps the parts in place. `torch.optim` does the same, and takes seconds to import the compiler that it is made
+    for.
     """
 
     def __init__(self, parts: Sequence[Tensor], learning_rate: float) -> None:

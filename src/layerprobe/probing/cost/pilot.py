@@ -125,6 +125,7 @@ def fit_seconds(
     A few layers, of every width, are fitted to few samples and to twice as many. The time of one evaluation of the
     heads, over the n samples and d features of a layer, is taken to be a + b·n + c·n·d, with a, b and c of all these
     fits together; a layer takes as many evaluations as it did, one that was not fitted as many as those of its width.
+    Layers `on_disk` are read from there in every pass.
     """
     width = {layer: fitted_features(found) for layer, found in ways.items()}
     by_width = sorted((layer for layer in ways if layer.name not in sample.problems), key=lambda layer: -width[layer])

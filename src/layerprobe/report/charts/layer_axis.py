@@ -58,7 +58,7 @@ def row_height(n: int) -> int:
 
 
 def layer_y(field: str, labels: Sequence[str] | None, height: int, title: str | None) -> alt.Y:
-    """Place layers below one another."""
+    """Place layers below one another, named from the top by `labels`; without these, no layer is named."""
     named = {"labels": False} if labels is None else thinned(labels, height)
     return alt.Y(
         f"{field}:O",

@@ -34,6 +34,9 @@ def source(data: PageData, name: str) -> alt.NamedData:
 def chosen_rows(data: PageData, name: str, where: str = "true", *, every_checkpoint: bool = False) -> alt.Chart:
     """Begin a view of the rows that the reader has chosen, with what is known about their runs.
 
+    `where` is an expression of Vega for those that are needed. Those of checkpoints that are not shown stay only with
+    `every_checkpoint`.
+
     Returns:
         A chart with the columns of the source, and `run_name`, `setting`, `problem`, `network`, `run_status`,
         `best_error`, `checkpoint_name` and `group` (text of the key that colours).
