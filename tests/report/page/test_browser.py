@@ -15,7 +15,7 @@ from PIL import Image
 from helpers import made_runs
 from helpers.browser import Opened, opened
 from helpers.compared import compare_layers
-from layerprobe.report.difference import compare_runs
+from layerprobe.report.difference import compare_runs, difference_sentence
 from layerprobe.report.page.document import page
 from layerprobe.report.run_comparison import compare
 from layerprobe.report.significance import holm, mcnemar_p, two_sample_p
@@ -236,6 +236,23 @@ def test_two_runs_and_two_layers_are_compared_as_in_python(shown, comparison):
     shown.page.wait_for_timeout(200)
     agree(differences(shown), compare_layers(first, "final", "input"))
     assert "other layers" in shown.page.locator("#in-words").inner_text()
+
+
+def test_the_sentence_on_two_runs_is_cut_short_as_in_python(shown, tmp_path):
+    layers = [f"block{i}" for i in range(8)]
+    for i in range(2):
+        made_runs.write_run(tmp_path / str(i), overrides={"seed": i}, seed=i, shift=0.3 * i, layers=layers)
+    runs = compare([tmp_path])
+    table = compare_runs(*runs.runs, "final")
+    assert table["differs"].all()
+    file = tmp_path / "report.html"
+    file.write_text(page(runs))
+    tab = shown.page.context.browser.new_page()
+    tab.goto(file.as_uri())
+    tab.wait_for_function("() => document.documentElement.dataset.ready")
+    said = [tab.locator("#in-words").inner_text(), difference_sentence(table, *runs.names)]
+    assert [sentence.split("), ")[-1] for sentence in said] == ["… (2 more)."] * 2
+    tab.close()
 
 
 def test_controls_are_those_of_the_data_that_they_belong_to(shown, tmp_path):
