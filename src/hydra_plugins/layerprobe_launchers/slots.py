@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one job."""
+    """A place for one job, by its number on the GPUs that it may use; none where it runs on CPUs."""
 
     devices: tuple[str, ...]
     index: int

@@ -81,7 +81,10 @@ class ProbeHead(AbstractHead):
     def predict_proba(
         self, network: nn.Module | Any, inputs: Any = None, *, mask: Any = None, batch_size: int | None = None
     ) -> Numbers:
-        """Predict the probability of each class (n c), in the order of `classes`, or of each label.
+        """Predict probabilities, from what `decision_function` takes.
+
+        Returns:
+            The probability of each class (n c), in the order of `classes`; or of each label.
 
         Raises:
             ValueError: As `decision_function`; or the head is no logistic regression.

@@ -124,7 +124,7 @@ class PretrainedTokenizer:
         return [{key: values[i] for key, values in {**encoded, **parts}.items()} for i in range(len(lengths))]
 
     def pad(self, encoded: Sequence[Encoded]) -> dict[str, Int[Tensor, "n t"]]:
-        """Fill texts up to the longest one."""
+        """Fill texts from `encode` up to the longest one: what the network is called with."""
         filler = {"input_ids": self._padding_id(), "token_type_ids": self.tokenizer.pad_token_type_id}
         batch = {
             key: pad_sequence(

@@ -16,7 +16,7 @@ def decay_only(
     optimizer: Callable[[list[dict[str, Any]]], Optimizer],
     weight_decay: float,
 ) -> Optimizer:
-    """Build an optimizer that decays only the parameters whose names match, which are its first group.
+    """Build an optimizer that decays only the parameters whose names match.
 
     In `torch.optim.SGD`, with and without momentum, decay adds `weight_decay * w` to the gradient, which is the
     gradient of the penalty ½·weight_decay·‖w‖².
@@ -26,6 +26,9 @@ def decay_only(
         patterns: Globs of names, such as `fc1.*`; case counts.
         optimizer: Builds the optimizer from groups of named parameters.
         weight_decay: Decay of the matching parameters; the others have none.
+
+    Returns:
+        The optimizer, the matching parameters as its first group.
 
     Raises:
         ValueError: If a pattern matches no parameter.

@@ -49,7 +49,17 @@ def xor_mlp(
     loss: nn.Module,
     solved_below: float = 0.01,
 ) -> Regressor:
-    """Build the network for exclusive or and what trains it, of the arguments of `XorNetwork` and of `Regressor`."""
+    """Build the network for exclusive or and what trains it.
+
+    Args:
+        width: Hidden units.
+        bias: Whether both linear layers have one.
+        activation: What stands between them.
+        optimizer: Builds the optimizer from named parameters.
+        scheduler: Builds the learning-rate schedule from the optimizer.
+        loss: Mean loss of numbers and numbers.
+        solved_below: Test loss below which the task counts as solved.
+    """
     return Regressor(XorNetwork(width, bias, activation), optimizer, scheduler, loss, solved_below)
 
 
@@ -80,6 +90,11 @@ def xor_linear(
     Its best mean squared error is 1/4 with a bias (0.5 everywhere) and 1/3 without (Dalvi, "A Fresh Look at
     Nonlinearity in Deep Learning").
 
-    Arguments are those of `LinearRegression` and of `Regressor`.
+    Args:
+        bias: Whether the function is affine.
+        optimizer: Builds the optimizer from named parameters.
+        scheduler: Builds the learning-rate schedule from the optimizer.
+        loss: Mean loss of numbers and numbers.
+        solved_below: Test loss below which the task counts as solved.
     """
     return Regressor(LinearRegression(2, bias), optimizer, scheduler, loss, solved_below)

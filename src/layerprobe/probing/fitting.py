@@ -117,6 +117,9 @@ def fit_layer(
 ) -> tuple[dict[str, list[HeadPath]], dict[str, Fitted]]:
     """Fit reducers × solvers × L2 values × seeds, for the true labels and every control at once, and choose.
 
+    Labels go by the name of their control, `none` for the true ones. `val` is None where there is one head and nothing
+    to choose.
+
     Returns:
         For each set of labels every path, in the order of fitting, and the selected head; there is none where all
         diverged.

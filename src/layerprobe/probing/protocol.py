@@ -257,7 +257,7 @@ class ProbeProtocol:
         )  # fmt: skip
 
     def l2_values(self, n_train: int, n_classes: int) -> tuple[float, ...]:
-        """The path of every head."""
+        """The L2 values of every head's path, in the order given."""
         return self.l2.l2(n_train, n_classes) if isinstance(self.l2, ScikitLearnC) else tuple(self.l2)
 
     @property

@@ -24,6 +24,10 @@ class DepthView:
     Raises:
         ValueError: If the error is neither.
         ReferenceCurveError: If the reference cannot be read.
+
+    Attributes:
+        error: The error.
+        reference: The curve; None where there is none.
     """
 
     def __init__(self, error: str = "test", reference: str | Path | None = None, figures: bool = True) -> None:

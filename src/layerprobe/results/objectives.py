@@ -10,7 +10,14 @@ from layerprobe.results.best import at_last_checkpoint
 
 
 def best_validation_error(results: pd.DataFrame) -> float:
-    """The lowest validation error of the last checkpoint's layers; NaN where no layer was probed."""
+    """The lowest validation error of the last checkpoint's layers.
+
+    Args:
+        results: Results of one run, in the columns of `ProbeRecord`.
+
+    Returns:
+        A share in [0, 1]; NaN where no layer was probed.
+    """
     return float(at_last_checkpoint(results)["val_error"].min())
 
 
@@ -18,6 +25,9 @@ def area_under_depth_curve(results: pd.DataFrame) -> float:
     """The mean over depth of the last checkpoint's validation error, by the trapezoidal rule.
 
         1/(d_k - d_1) sum_i (d_{i+1} - d_i) (e_i + e_{i+1}) / 2
+
+    Args:
+        results: Results of one run, in the columns of `ProbeRecord`.
 
     Returns:
         A share in [0, 1]; NaN where no layer was probed.

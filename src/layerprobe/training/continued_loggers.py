@@ -33,7 +33,12 @@ log = logging.getLogger("layerprobe")
 
 
 class ContinuedCsvLogger(CSVLogger):
-    """Lightning's `CSVLogger`, whose file is kept when a run goes on; Lightning's own deletes it."""
+    """Lightning's `CSVLogger`, whose file is kept when a run goes on; Lightning's own deletes it.
+
+    Args:
+        save_dir: The run's directory.
+        name: The folder in it that holds `metrics.csv`.
+    """
 
     def __init__(self, save_dir: str | Path, name: str = "csv") -> None:
         # Every row at once: what waits in memory is lost in a kill.

@@ -57,7 +57,8 @@ _GOLDEN = 0.618034
 class Sample:
     """A few training batches, drawn at random and recorded.
 
-    Seconds are those of one sample: of its loading, the network's pass and reducing, and by layer of reducing.
+    Targets are on the CPU, and keys are the types of samples that the control task asks for. Seconds are those of one
+    sample: `seconds` to load it, pass it through the network and reduce it, `reduce_seconds` to reduce each layer.
     """
 
     features: Mapping[Key, Float[Tensor, "n d"]]

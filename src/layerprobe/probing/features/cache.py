@@ -309,7 +309,7 @@ def leaving(sizes: Mapping[LayerName, int], budget: int) -> list[LayerName]:
 
 
 def places(sizes: Mapping[LayerName, int], budget: int, host: int) -> dict[LayerName, Place]:
-    """Where a `FeatureCache` keeps layers in the end."""
+    """Where a `FeatureCache` keeps layers in the end, by the bytes of each, of all splits."""
     moved = leaving(sizes, budget)
     sunk = leaving({layer: sizes[layer] for layer in moved}, host)
     return {layer: "memory" if layer not in moved else "disk" if layer in sunk else "host" for layer in sizes}

@@ -95,7 +95,7 @@ def unexplained_difference(
 def mean_interval(
     values: Float[Tensor, " n"], lowest: float = -math.inf, highest: float = math.inf
 ) -> tuple[float, float, float]:
-    """The mean of values and the ends of Student's 95 % interval for it.
+    """The mean of independent values, float64, and the ends of Student's 95 % interval for it.
 
     The interval goes no lower than `lowest` and no higher than `highest`.
 
