@@ -149,7 +149,8 @@ def _ends(name: str, rows: np.ndarray, texts: np.ndarray, where: pd.Series | Seq
 def limited(examples: Examples, per_class: int | None, balanced: bool, seed: int) -> Examples:
     """Keep at most so many of each class, in their order.
 
-    The first `per_class` of each, or all; with `balanced`, as many of the larger classes are drawn as the smallest one has.
+    The first `per_class` of each, or all; with `balanced`, as many of the larger classes are drawn as the smallest one
+    has.
     """
     kept = [np.flatnonzero(examples.targets == i)[:per_class] for i in range(len(examples.classes))]
     if balanced:

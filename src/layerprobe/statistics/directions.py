@@ -16,7 +16,7 @@ _ROUNDING = 1e-6
 def in_own_units(head: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, "c d"], Float[np.ndarray, " c"]]:
     """Weights and bias that apply to features as the reducer makes them: scores are features @ weight.T + bias.
 
-    `head` is the arrays of a saved head, see `LayerResult.head`; what is made of them is float64.
+    `head` holds the arrays of a saved head, see `LayerResult.head`; what is made of them is float64.
 
     With standardised features z = (x - m)/s and scores W z + b these are W/s, and the bias is b - W (m/s); where
     numbers are predicted, in the units of these.
