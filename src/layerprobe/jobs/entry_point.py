@@ -15,7 +15,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from layerprobe.compat.hydra import config_dir
+from layerprobe.compat.hydra import compose_once, config_dir
 from layerprobe.config import BY_NAME, CONF
 from layerprobe.formatting import first_line, nearest
 from layerprobe.jobs import program
@@ -43,6 +43,7 @@ def run_script(main: Callable[[], Any]) -> None:
     Raises:
         SystemExit: With code 1 after such a message.
     """
+    compose_once()
     called = program.name()
     if program.CALLED in os.environ and {"-sc", "--shell-completion", "--help", "-h"} & {*sys.argv}:
         sys.argv[0] = called.split()[0]  # what a shell is to complete
