@@ -49,6 +49,23 @@ def test_a_plan_lists_what_probing_then_does() -> None:
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_few_training_samples_are_planned_with(n: int) -> None:
+    network, data = made()
+    few = {**data, "train": (data["train"][0][:n], torch.arange(n) % 3)}
+    plan = make_plan(network, few, ProbeProtocol(l2=(1e-2,)))
+    assert [layer.layer for layer in plan.layers] == layerprobe.probe(network, few, l2=[1e-2])["layer"].tolist()
+    assert plan.seconds > plan.pass_seconds > 0
+
+
+def test_no_plan_of_one_training_sample_names_its_class() -> None:
+    network, data = made()
+    one = {**data, "train": (data["train"][0][:1], torch.tensor([2]))}
+    for ask in (lambda: make_plan(network, one, ProbeProtocol(l2=(1e-2,))), lambda: layerprobe.probe(network, one)):
+        with pytest.raises(ValueError, match="has the class 2 only"):
+            ask()
+
+
 def test_everything_is_kept_in_memory_where_there_is_room() -> None:
     network, data = made()
     plan = make_plan(network, data, ProbeProtocol(l2=(1e-2,)))

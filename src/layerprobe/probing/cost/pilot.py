@@ -132,7 +132,7 @@ def fit_seconds(
     by_width = sorted((layer for layer in ways if layer.name not in sample.problems), key=lambda layer: -width[layer])
     spread = [by_width[i] for i in sorted(range(len(by_width)), key=lambda i: i * _GOLDEN % 1)]
     most = min(_FITTED, len(sample.targets))
-    small = [_Small(sample, protocol, resources, samples, n) for n in sorted({max(most // 2, 1), most})]
+    small = [_Small(sample, protocol, resources, samples, n) for n in sorted({min(most, max(most // 2, 2)), most})]
     if spread:
         small[0].fit(spread[-1], ways, on_disk)  # the first fit of a process also pays for what happens once
     # A sample may lack classes; what is done for each sample is done for each class.
@@ -205,6 +205,8 @@ class _Small:
         try:
             return self.protocol.task.labels(targets)
         except ValueError:
+            if self.n < 2:  # there is one training sample, and the message is true of all
+                raise
             # Few samples may be all alike where many are not: two values in turn stand for theirs.
             return self.protocol.task.labels({split: _in_turn(values) for split, values in targets.items()})
 
