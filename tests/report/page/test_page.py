@@ -26,7 +26,7 @@ from layerprobe.files.safe_names import printable
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.markdown import markdown_summary
 from layerprobe.report.page.correct_bits import correct_bits
-from layerprobe.report.page.document import page
+from layerprobe.report.page.document import _bundle, page
 from layerprobe.report.page.layer_map import row_labels
 from layerprobe.report.page.page_data import page_data
 from layerprobe.report.page.pickers import pickers
@@ -58,6 +58,17 @@ def test_all_files_are_written(written):
     pictures = {f"{name}.{ending}" for name in views for ending in ("png", "svg")}
     assert set(written) == {"all.html", "all.csv", "all.parquet", "all.md"} | pictures
     assert all(file.stat().st_size > 500 for file in written.values())
+
+
+def test_the_scripts_of_a_page_are_put_together_once_for_all_processes(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = _bundle.__wrapped__()
+    assert first == vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script")
+    monkeypatch.delattr(vl_convert, "javascript_bundle")
+    assert _bundle.__wrapped__() == first
+    monkeypatch.setattr("layerprobe.report.page.document.version", lambda name: "another")
+    with pytest.raises(AttributeError, match="javascript_bundle"):
+        _bundle.__wrapped__()
 
 
 def test_pictures_are_as_wide_as_a_column(written):

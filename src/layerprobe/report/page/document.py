@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
 from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ import vl_convert
 from jinja2 import Environment
 from markupsafe import Markup
 
+from layerprobe.files.kept_text import kept_text
 from layerprobe.formatting import count_text, interval_text, percent_text
 from layerprobe.report.config_differences import short_keys, value_text
 from layerprobe.report.monotonicity import depth_sentence
@@ -107,8 +110,11 @@ def page(
 
 @cache
 def _bundle() -> Markup:
-    """Vega, Vega-Lite and their embedding, as one script."""
-    return Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace("</script", "<\\/script"))
+    """Vega, Vega-Lite and their embedding, as one script, which takes more than a second to make."""
+    code = "window.vegaEmbed = vegaEmbed;"
+    name = f"vega-{version('vl-convert-python')}-{hashlib.sha256(code.encode()).hexdigest()[:8]}.js"
+    script = kept_text(name, lambda: vl_convert.javascript_bundle(code))
+    return Markup(script.replace("</script", "<\\/script"))
 
 
 def _rows(comparison: Comparison) -> list[list[tuple[str, Cell]]]:
