@@ -16,6 +16,7 @@ from layerprobe.probing.metrics.classification import balanced_accuracy
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.selection import PastBest
+from layerprobe.probing.solvers import newton
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.spectrum import Spectrum
@@ -153,6 +154,7 @@ def test_loss_where_no_class_or_not_each_is_known() -> None:
 
 
 def test_labels_share_one_spectrum_when_they_are_fitted_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(newton, "SAMPLE_BYTES", 0)  # which has no need of one
     g, asked, of = torch.Generator().manual_seed(0), [], Spectrum.of
     x, y = torch.randn(90, 1100, generator=g), torch.randint(2, (90, 3), generator=g)
     monkeypatch.setattr(Spectrum, "of", staticmethod(lambda features: asked.append(len(features)) or of(features)))

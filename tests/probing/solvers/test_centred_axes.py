@@ -28,9 +28,9 @@ def mixed(seed: int, offset: float, n: int = 300, d: int = 10, c: int = 3) -> tu
 def test_the_optimum_is_proved_whatever_the_scales(seed: int, offset: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(newton, "SAMPLE_BYTES", 0)  # which is in double precision from the start
     x, y = mixed(seed, offset)
-    solver = Logistic(max_iterations=120)
+    solver = Logistic(max_iterations=60)
     found = solver.solve(torch.tensor(x), torch.tensor(y), 3, torch.tensor([L2], dtype=torch.float64))
-    assert int(found.iterations[0]) > 121, "the positive control: single precision has run out of evaluations"
+    assert int(found.iterations[0]) > 61, "the positive control: single precision has run out of evaluations"
     assert found.status[0] is Status.CONVERGED
     *_, optimum = softmax_regression(x, y, 3, L2)
     objective = float(found.objective[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import tracemalloc
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from layerprobe.probing.solvers.newton import LARGEST, Newton, newton_bytes, pos
 from layerprobe.probing.solvers.softmax_objective import basis
 from layerprobe.probing.solvers.solution import Status
 from layerprobe.probing.solvers.solver import of_mean_one
+from layerprobe.probing.solvers.spectrum import Spectrum
 
 L2 = torch.tensor([1e-12, 1e-6, 1e-3, 0.3, 10.0, 1e6], dtype=torch.float64)
 
@@ -91,7 +93,11 @@ def test_gradient_and_hessian_are_those_of_differences(
     monkeypatch.setattr(newton, "_BLOCK", 150)  # several blocks of samples, and parts of them
     x, y = tensors(*made(60, 5, c, 1.0))
     counts = None if weights is None else of_mean_one(weights[:c], y)
-    path, l2, width = Newton(Samples(x.double(), y, c, torch.float64, weights=counts), 1e-6, 100), 0.1, 1e-5
+    path, l2, width = (
+        Newton(Samples(x.double(), y, c, torch.float64, weights=counts), 1e-6, 100, partial(Spectrum.of, x)),
+        0.1,
+        1e-5,
+    )
     head = np.random.default_rng(0).normal(size=(c - 1, 6))
     point = path._at(head[None], l2, torch.float64)[0]
     if counts is None:
@@ -170,6 +176,39 @@ def test_wide_heads_of_few_samples_reach_the_same_optimum(
     torch.testing.assert_close(found.objective, without.objective, rtol=2e-5, atol=0)
 
 
+@pytest.mark.parametrize("n", [90, 500])
+@pytest.mark.parametrize("worth", [0.0, math.inf])
+def test_two_classes_of_more_features_than_samples_reach_the_same_optimum(
+    monkeypatch: pytest.MonkeyPatch, n: int, worth: float
+) -> None:
+    """In the features' axes and, once products have cost as much, in the samples' span; some samples stand twice."""
+    x, y = tensors(*made(n, 1100, 2, 0.3, decay=1.0))
+    x[-20:], y[-20:] = x[:20], y[:20]
+    l2 = torch.tensor([1e-1, 1e-3, 1e-5, 1e-7], dtype=torch.float64)
+    entered, decomposed = [], []
+    enter, of = Newton._into_span, Spectrum.of
+
+    def once() -> Spectrum:
+        decomposed.append(of(x))
+        return decomposed[-1]
+
+    monkeypatch.setattr(newton, "span_worth", lambda n, d: worth)
+    monkeypatch.setattr(Newton, "_into_span", lambda path, head: entered.append(1) or enter(path, head))
+    found = Logistic().solve(x, y, 2, l2, once)
+    assert len(entered) == len(decomposed) == (worth == 0), "a spectrum is only made where a span is wanted"
+    monkeypatch.setattr(newton, "SAMPLE_BYTES", 0)
+    without = Logistic().solve(x, y, 2, l2)
+    assert found.status == without.status == (Status.CONVERGED,) * 4
+    torch.testing.assert_close(found.objective, without.objective, rtol=2e-5, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_single_precision_only_moves_by_its_rounding_double_goes_on(seed: int) -> None:
+    x, y = tensors(*made(1500, 100, 4, 0.5, seed, decay=3.0))
+    found = Logistic(max_iterations=150).solve(x, y, 4, torch.tensor([1e-3, 1e-5, 1e-7], dtype=torch.float64))
+    assert found.status == (Status.CONVERGED,) * 3
+
+
 def test_what_newton_s_steps_leave_short_is_fitted_by_l_bfgs(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = tensors(*made(300, 30, 2, 0.5))
     reached = Logistic().solve(x, y, 2, L2[2:5])
@@ -186,7 +225,9 @@ def test_what_newton_s_steps_leave_short_is_fitted_by_l_bfgs(monkeypatch: pytest
 def test_steps_are_newton_s_where_they_are_worth_it() -> None:
     assert worth_newton(1 << 15, LARGEST - 1, 2), "few parameters, whatever the samples"
     assert not worth_newton(1 << 15, LARGEST, 2) and worth_newton(1 << 14, LARGEST, 2)
-    assert worth_newton(3500, 4096, 2) and not worth_newton(1200, 4096, 2), "a language model's layer"
+    assert worth_newton(3500, 4096, 2) and worth_newton(1200, 4096, 2), "a language model's layer"
+    assert worth_newton(4000, 8002, 2) and not worth_newton(4000, 8000, 2), "in the span of fewer samples"
+    assert not worth_newton(4352, 8705, 2) and not worth_newton(1200, 4096, 3)
     assert worth_newton(900, 400, 10) and not worth_newton(400, 401, 4), "more features than samples"
     assert not worth_newton(1 << 20, 100, 2), "no room for the samples"
     assert worth_newton(10, 20, 32) and not worth_newton(10, 20, 33)
@@ -196,12 +237,13 @@ def test_steps_are_newton_s_where_they_are_worth_it() -> None:
 def test_the_room_that_is_told_is_that_of_the_most_samples_and_parameters() -> None:
     assert newton_bytes(4000, 2) > 32 * 4001**2
     assert newton_bytes(4000, 2) >= newton_bytes(4000, 2, 8000) > newton_bytes(4000, 2, 3000)
-    assert newton_bytes(4000, 2, 2000) == newton_bytes(20, 33) == newton_bytes(1 << 13, 2) == 0
+    assert newton_bytes(20, 33) == newton_bytes(1 << 13, 3) == newton_bytes(1 << 13, 2, 4096) == 0
+    assert newton_bytes(1 << 13, 2) >= newton_bytes(1 << 13, 2, 4090) > 32 * 4090**2
 
 
 def test_a_hessian_is_made_in_the_room_that_is_told() -> None:
     x, y = tensors(*made(60_000, 3, 10, 0.5))
-    path = Newton(Samples(x, y, 10, torch.float32), 1e-6, 100)
+    path = Newton(Samples(x, y, 10, torch.float32), 1e-6, 100, partial(Spectrum.of, x))
     point = path._at(np.zeros((1, 9, 4)), 0.1, torch.float32)[0]
     tracemalloc.start()
     path._make(point)
@@ -249,7 +291,7 @@ def test_a_step_makes_one_hessian_at_most(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("c", [2, 3])
 def test_goes_on_in_float64_where_the_samples_own_precision_stands_still(c: int) -> None:
     x, y = tensors(*made(300, 15, c, 0.5))
-    path = Newton(Samples(x, y, c, torch.float32), 1e-13, 500)
+    path = Newton(Samples(x, y, c, torch.float32), 1e-13, 500, partial(Spectrum.of, x))
     head, _ = path.fitting()(path.zero[None], 1e-4, path.target, 500)
     assert path._at(head[None].numpy(), 1e-4, torch.float64)[0].gap <= 1e-13
     alone = path._at(head[None].numpy(), 1e-4, torch.float32)[0].gap

@@ -20,29 +20,48 @@ def test_the_pairs_are_those_of_the_gram_matrix(n, d, within):
     assert (found.values >= 0).all()
 
 
-def test_more_features_than_samples_come_with_coordinates_of_the_same_geometry():
+@pytest.mark.parametrize("in_axes", [False, True])
+@pytest.mark.parametrize("distinct", [25, 10])
+def test_more_features_than_samples_come_with_coordinates_of_the_same_geometry(in_axes, distinct):
+    """Also where samples stand there several times, so that they span less."""
     features = torch.as_tensor(made(25, 100, 3, 0.5)[0])
+    features[distinct:] = features[: 25 - distinct].repeat(2, 1)[: 25 - distinct]
     found = Spectrum.of(features)
+    if in_axes:
+        assert found.values is None and found.in_axes is found.in_axes
+        found = found.in_axes
+        assert found.in_axes is found
+        squares = found.span.coordinates.square().mean(0)
+        np.testing.assert_allclose(squares, found.values, atol=1e-5 * float(squares.max()))
+        cosines = found.span.coordinates.T @ found.span.coordinates / 25 - torch.diag(squares)
+        assert float(cosines.abs().max()) < 1e-5 * float(squares.max())
     coordinates = found.span.coordinates
     assert coordinates.shape[0] == 25
-    np.testing.assert_allclose(coordinates @ coordinates.T, features.double() @ features.double().T, atol=1e-6)
-    np.testing.assert_allclose((coordinates.square().mean(0)), found.values, rtol=1e-10)
-    heads = torch.randn(2, 3, coordinates.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(coordinates @ coordinates.T, features.double() @ features.double().T, atol=1e-4)
+    # Heads of samples, since where samples span less a head may have a part that no sample tells of.
+    shares = torch.randn(2, 3, 25, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    heads = shares @ coordinates
     back = found.span.back(heads, features)
-    np.testing.assert_allclose(features.double() @ back[1].T, coordinates @ heads[1].T, atol=1e-6)
-    np.testing.assert_allclose(back.square().sum(), heads.square().sum(), rtol=1e-6)
+    np.testing.assert_allclose(back, shares @ features.double(), atol=1e-4)
+    np.testing.assert_allclose(features.double() @ back[1].T, coordinates @ heads[1].T, atol=1e-3)
+    np.testing.assert_allclose(back.square().sum(), heads.square().sum(), rtol=1e-5)
+    np.testing.assert_allclose(
+        coordinates @ found.span.along(back, features)[0].T, features.double() @ back[0].T, atol=1e-3
+    )
 
 
 @pytest.mark.parametrize(("n", "d"), [(30, 5), (5, 30)])
 def test_features_that_are_all_zero(n, d):
-    assert (Spectrum.of(torch.zeros(n, d)).values < 1e-30).all()
+    values = Spectrum.of(torch.zeros(n, d)).in_axes.values
+    assert values is not None and (values < 1e-30).all()
 
 
 @pytest.mark.parametrize(("n", "d"), [(30, 5), (5, 30)])
 def test_features_that_are_not_finite_give_values_that_are_not(n, d):
     features = torch.ones(n, d)
     features[1, 1] = torch.inf
-    assert torch.isnan(Spectrum.of(features).values).all()
+    found = Spectrum.of(features)
+    assert not found.finite and torch.isnan(found.in_axes.values).all()
 
 
 @pytest.mark.parametrize("n", [400, 60])

@@ -130,6 +130,7 @@ class _Preconditioner:
     @classmethod
     def of(cls, spectrum: Spectrum, l2: Tensor) -> _Preconditioner:
         assert spectrum.vectors is not None
+        assert spectrum.values is not None
         values = spectrum.values.double().clamp_min(0)
         floor = _FLOOR * float(values[-1]) + torch.finfo(torch.float64).tiny
         along, beside = 1 / (values + l2[:, None]).clamp_min(floor), 1 / (spectrum.rest + l2).clamp_min(floor)

@@ -43,6 +43,9 @@ from layerprobe.probing.solvers.softmax_objective import Evaluation, SoftmaxObje
 _PATIENCE = 150
 """Evaluations in float32 without a gap a tenth smaller, after which float64 goes on: each takes five times as long."""
 
+_IDLE = 30
+"""The same where the objective stays as well: single precision has then given what it can."""
+
 _RUNG = 30.0
 """Largest ratio of neighbouring L2 values: wider steps are made through values between, solved roughly."""
 
@@ -567,6 +570,7 @@ class Continuation(AbstractContinuation):
             patience,
             self._refreshed,
             _least_gain(target),
+            _IDLE if start.head.dtype != torch.float64 else None,
         )
 
     def _metric(self, dtype: torch.dtype) -> Callable[[Tensor, Tensor, Tensor], Metric]:

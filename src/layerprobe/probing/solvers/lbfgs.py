@@ -362,6 +362,7 @@ def minimise(
     patience: int,
     refresh: Callable[[int], bool],
     least_gain: float = 0.0,
+    idle: int | None = None,
 ) -> tuple[Point, int]:
     """Minimise one problem, one evaluation for an iteration.
 
@@ -381,14 +382,18 @@ def minimise(
         patience: Stop after as many evaluations without a gap a tenth smaller: rounding is in the way.
         refresh: Whether an iteration evaluates the class curvature.
         least_gain: Stop at a step whose gain, see `Point`, is less.
+        idle: Stop after as many in which the objective has not fallen by more than rounding either.
 
     Returns:
         The point of the smallest gap, or that of the least gain, and the evaluations spent.
     """
     best = now = start
     uphill, refused, best_at, iteration = False, 0, 0, 0
+    lowest, fallen_at = start.objective, 0
     rounding = 50 * torch.finfo(now.gradient.dtype).eps
     while now.gap > target and iteration < max_iterations and iteration - best_at < patience and refused < 30:
+        if idle is not None and iteration - max(best_at, fallen_at) >= idle:
+            break
         iteration += 1
         share = 0.5 ** max(refused - 1, 0)
         numbers = torch.tensor([l2, share, pairs.newest], dtype=torch.float64)
@@ -414,6 +419,8 @@ def minimise(
         now = Point(trial.head.clone(), found.objective, trial.gradient.clone(), curvature, gap, gain)
         if gain < least_gain:
             return now, iteration
+        if now.objective < lowest * (1 - rounding):
+            lowest, fallen_at = now.objective, iteration
         if gap < 0.9 * best.gap:
             best_at = iteration
         if gap < best.gap:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import ClassVar
 
 import torch
@@ -93,12 +94,12 @@ class Logistic(AbstractSolver):
         """See `AbstractSolver.solve`."""
         if weights is not None:
             weights = of_mean_one(weights, targets)
-        known = None
-        if not _direct(features, len(targets.unique()), l2):
-            # One long computation, which is worth all threads where a single evaluation is not.
-            known = Spectrum.of(features) if spectrum is None else spectrum()
+        decompose, c = cache(partial(Spectrum.of, features)) if spectrum is None else spectrum, len(targets.unique())
+        # One long computation, which is worth all threads where a single evaluation is not.
+        if not _direct(features, c, l2) and not _by_newton(decompose().fitted(features), c, l2):
+            _ = decompose().in_axes
         with self.settings(features, n_classes, len(l2)):
-            return self._solve(features, targets, n_classes, l2, known, stop, rough, weights)
+            return self._solve(features, targets, n_classes, l2, decompose, stop, rough, weights)
 
     @contextmanager
     def settings(self, features: Features, n_classes: int, p: int) -> Iterator[None]:
@@ -112,7 +113,7 @@ class Logistic(AbstractSolver):
         targets: Tensor,
         n_classes: int,
         l2: Tensor,
-        spectrum: Spectrum | None,
+        decompose: Decompose,
         stop: Stop | None,
         rough: bool,
         weights: Tensor | None,
@@ -120,14 +121,15 @@ class Logistic(AbstractSolver):
         present, places = targets.unique(return_inverse=True)
         if len(present) < n_classes:
             weights = None if weights is None else weights[present]
-            return self._with_absent(features, places, present, n_classes, l2, spectrum, stop, rough, weights)
+            return self._with_absent(features, places, present, n_classes, l2, decompose, stop, rough, weights)
         l2 = l2.to(features.device, torch.float64)
-        if spectrum is not None and spectrum.narrow and bool((l2 == 0).any()):
+        direct = _direct(features, n_classes, l2)
+        if not direct and decompose().narrow and bool((l2 == 0).any()):
             # No bound would tell what the directions beside are worth.
-            spectrum = Spectrum.in_all_axes(features)
-        if n_classes == 1 or (spectrum is not None and not torch.isfinite(spectrum.values).all()):
+            decompose = cache(partial(Spectrum.in_all_axes, features))
+        if n_classes == 1 or not (direct or decompose().finite):
             return _trivial(len(l2), n_classes, features, finite=n_classes == 1)
-        fits = self.fits(features, targets, n_classes, l2, spectrum, weights)
+        fits = self.fits(features, targets, n_classes, l2, decompose, weights)
 
         def past(head: Tensor) -> bool:
             assert stop is not None
@@ -143,22 +145,26 @@ class Logistic(AbstractSolver):
         targets: Tensor,
         n_classes: int,
         l2: Tensor,
-        spectrum: Spectrum | None,
+        decompose: Decompose,
         weights: Tensor | None,
         *,
         by_newton: bool = True,
     ) -> _Fits:
         """The values of a path, none of them fitted yet; see `_Fits`."""
-        span = None if spectrum is None else spectrum.span
-        fitted, target = features if span is None else span.coordinates, 0.5 * self.tolerance
-        if by_newton and bool((l2 > 0).all()) and possible(fitted, n_classes):
+        direct, target = by_newton and _by_newton(features, n_classes, l2), 0.5 * self.tolerance
+        spectrum = None if direct else decompose()
+        fitted = features if spectrum is None else spectrum.fitted(features)
+        if by_newton and _by_newton(fitted, n_classes, l2):
             # Half of the evaluations of a wide head are for L-BFGS, where Newton's steps lead no further.
             wide = (n_classes - 1) * (fitted.shape[1] + 1) > LARGEST
             most = -(-self.max_iterations // 2) if wide else self.max_iterations
-            newton = Newton(Samples(fitted, targets, n_classes, features.dtype, weights=weights), target, most)
-            return _Fits(self, features, targets, n_classes, l2, spectrum, newton)
+            samples = Samples(fitted, targets, n_classes, features.dtype, weights=weights)
+            newton = Newton(samples, target, most, decompose)
+            return _Fits(self, features, targets, n_classes, l2, decompose, spectrum, newton)
         assert spectrum is not None
-        vectors = spectrum.vectors
+        spectrum = spectrum.in_axes
+        assert spectrum.values is not None
+        span, vectors, fitted = spectrum.span, spectrum.vectors, spectrum.fitted(features)
         every = vectors if span is None and vectors is not None and vectors.shape[0] == vectors.shape[1] else None
         path = Continuation(
             Samples(fitted, targets, n_classes, features.dtype, every, weights),
@@ -169,7 +175,7 @@ class Logistic(AbstractSolver):
             spectrum.rest,
             self.memory,
         )
-        return _Fits(self, features, targets, n_classes, l2, spectrum, path)
+        return _Fits(self, features, targets, n_classes, l2, decompose, spectrum, path)
 
     def _with_absent(
         self,
@@ -178,7 +184,7 @@ class Logistic(AbstractSolver):
         present: Tensor,
         n_classes: int,
         l2: Tensor,
-        spectrum: Spectrum | None,
+        decompose: Decompose,
         stop: Stop | None,
         rough: bool,
         weights: Tensor | None,
@@ -199,7 +205,7 @@ class Logistic(AbstractSolver):
             further = None if certify is None else lambda places: every(certify(places))
             return replace(found, weight=weight, bias=bias, certify=further)
 
-        return every(self._solve(features, places, len(present), l2, spectrum, past, rough, weights))
+        return every(self._solve(features, places, len(present), l2, decompose, past, rough, weights))
 
 
 class _Fits:
@@ -211,7 +217,8 @@ class _Fits:
         targets: Class indices; every class has a sample.
         n_classes: Number of classes.
         l2: L2 values, float64, on the features' device.
-        spectrum: The features' spectrum; None where nothing needs it.
+        decompose: Hands over the features' spectrum.
+        spectrum: That spectrum; None where the features are fitted as they are.
         path: What follows the optimum.
     """
 
@@ -222,11 +229,12 @@ class _Fits:
         targets: Tensor,
         n_classes: int,
         l2: Tensor,
+        decompose: Decompose,
         spectrum: Spectrum | None,
         path: AbstractContinuation,
     ) -> None:
         self.solver, self.features, self.targets, self.n_classes, self.l2 = solver, features, targets, n_classes, l2
-        self.spectrum = spectrum
+        self.decompose = decompose
         self.span, self.narrow = (None, False) if spectrum is None else (spectrum.span, spectrum.narrow)
         self.path = path
         (p, d), c, device = (len(l2), features.shape[1]), n_classes, features.device
@@ -330,20 +338,22 @@ class _Fits:
             self.iterations[failed] += more
             self._take(failed, self.whole(heads))
         failed = which[((self.gaps() > tolerance) & (self.l2 > 0)).cpu()[which]]
-        centred = Centred.of(self.path.samples.features) if len(failed) else None
+        fitted, newton = self.path.samples.features, isinstance(self.path, Newton)
+        # Wide heads of Newton's method are fitted anew below, in the samples' span.
+        centred = Centred.of(fitted) if len(failed) and not (newton and fitted.shape[1] > len(fitted)) else None
         if centred is not None:
             weight, bias, more = self._about_means(centred, self.l2[failed])
             self.iterations[failed] += more
             self._take(failed, (weight if span is None else span.back(weight, self.features), bias))
-        failed, newton = self._failed(which, self.solver.max_iterations), isinstance(self.path, Newton)
+        failed = self._failed(which, self.solver.max_iterations)
         if (self.narrow or newton) and len(failed):
             # What lies beside the few dimensions counts at these values, or Newton's steps have led no further.
             features, solver = self.features, self.solver
-            spectrum = Spectrum.in_all_axes(features) if self.narrow else self.spectrum or Spectrum.of(features)
+            decompose = cache(partial(Spectrum.in_all_axes, features)) if self.narrow else self.decompose
             if newton:
                 left = solver.max_iterations - int(self.iterations[failed].max())
                 solver = replace(solver, max_iterations=max(1, left))
-            given = features, self.targets, self.n_classes, self.l2[failed], spectrum, self.path.samples.weights
+            given = features, self.targets, self.n_classes, self.l2[failed], decompose, self.path.samples.weights
             again = solver.fits(*given, by_newton=False)
             again.follow(None, rough=False)
             self.iterations[failed] += again.iterations
@@ -401,8 +411,13 @@ class _Fits:
 
 def _direct(features: Features, n_classes: int, l2: Tensor) -> bool:
     """Whether Newton's method fits the features as they are, which needs no spectrum."""
-    direct = n_classes > 1 and possible(features, n_classes) and bool((l2 > 0).all())
+    direct = n_classes > 1 and _by_newton(features, n_classes, l2)
     return direct and math.isfinite(float(features[:].sum(dtype=torch.float64)))
+
+
+def _by_newton(fitted: Features, n_classes: int, l2: Tensor) -> bool:
+    """Whether Newton's method fits samples, or their coordinates, at these values."""
+    return possible(fitted, n_classes) and bool((l2 > 0).all())
 
 
 def _every_class(heads: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:

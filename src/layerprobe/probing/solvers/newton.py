@@ -15,13 +15,16 @@ from torch import Tensor
 from layerprobe.probing.features.row_blocks import Features, placed_blocks
 from layerprobe.probing.solvers.l2_path import AbstractContinuation, Fit, Samples
 from layerprobe.probing.solvers.score_losses import AbstractScoreLoss, BinaryLoss, ScoreDerivatives, SoftmaxLoss
+from layerprobe.probing.solvers.solver import Decompose
+from layerprobe.probing.solvers.subspace import SampleSpan
 
 LARGEST = 1024
 """Parameters of a head up to which Newton's steps are worth it, however many the samples."""
 
 _WIDEST = 4352
-"""Parameters up to which they are where samples are few, and features less than twice as many: L-BFGS takes as long
-there for its calls as for its products, and for the spectrum. Nor are Hessians made that are larger."""
+"""Parameters up to which they are where samples are few: L-BFGS takes as long there for its calls as for its products,
+and for the spectrum. Nor are Hessians made that are larger. Of more than two classes, features must be fewer than
+samples; of two, a Hessian is in the samples' span where these are less than half as many as features, see `wide`."""
 
 _FEW_OF_TWO, _FEW = 31_250, 1_250
 """Samples up to which that holds, of two classes and of more; measured from 300 to 30,000 samples."""
@@ -43,6 +46,9 @@ _SQUARE, _FACTOR, _THIN, _EACH, _CALLS = 7e10, 2.5e10, 1.5e10, 1e9, 1e-4
 """Operations per second of products of two matrices, of a factor, of a product of a matrix and a vector, and of one
 element after the other, and seconds of a pass's calls: for their ratio alone."""
 
+_IDLE = 4
+"""Steps that bring no more than rounding does, after which a precision has given what it can."""
+
 _PANEL = 256
 """Columns of a Hessian that are made at a time, so that little is made above its diagonal."""
 
@@ -62,6 +68,11 @@ def products_worth(n: int, size: int, m: int) -> tuple[float, float]:
     return (made + factor) / one, factor / one
 
 
+def span_worth(n: int, d: int) -> float:
+    """How many products with a direction the span of samples costs that are of two classes, with more features d."""
+    return (2.0 * n**2 * d / _SQUARE + n**3 / 3 / _FACTOR) / (4.0 * n * d / _THIN + _CALLS)
+
+
 def worth_newton(n: int, d: int, c: int) -> bool:
     """Whether Newton's steps are faster than those of L-BFGS.
 
@@ -70,15 +81,26 @@ def worth_newton(n: int, d: int, c: int) -> bool:
         d: Features, or coordinates.
         c: Classes, at least 2.
     """
-    narrow = (c - 1) * (d + 1) <= LARGEST
-    return 0 < n <= _most_samples(d, c) and (narrow or d < (2 * n if c == 2 else n))
+    if n < 1 or c > _CLASSES or 8 * n * (d + 1) > SAMPLE_BYTES:
+        return False
+    whole = _parameters(n, d, c)
+    return whole <= LARGEST or (whole <= _WIDEST and (n <= _FEW_OF_TWO if c == 2 else d < n <= _FEW))
 
 
-def _most_samples(d: int, c: int) -> int:
-    whole, room = (c - 1) * (d + 1), SAMPLE_BYTES // (8 * (d + 1))
-    if c > _CLASSES or whole > _WIDEST:
-        return 0
-    return room if whole <= LARGEST else min(room, _FEW_OF_TWO if c == 2 else _FEW)
+def wide(n: int, d: int, c: int) -> bool:
+    """Whether two classes have so many features that a Hessian is made in the span of the samples.
+
+    Args:
+        n: Samples.
+        d: Features, or coordinates.
+        c: Classes, at least 2.
+    """
+    return c == 2 and d > max(2 * n, LARGEST)
+
+
+def _parameters(n: int, d: int, c: int) -> int:
+    """Rows of a Hessian."""
+    return (c - 1) * ((n if wide(n, d, c) else d) + 1)
 
 
 def possible(features: Features, n_classes: int) -> bool:
@@ -100,11 +122,54 @@ def newton_bytes(d: int, c: int, n: int | None = None) -> int:
         c: Classes.
         n: Samples; by default, as many as there may be.
     """
-    n = _most_samples(d, c) if n is None else n
+    if n is None:
+        return max(newton_bytes(d, c, most) for most in _most_samples(d, c))
     if not worth_newton(n, d, c):
         return 0
     samples = 8 * n * (d + 1)
-    return samples * 3 // 2 + 2 * min(8 * _BLOCK, samples) + 3 * 8 * _BLOCK + 32 * ((c - 1) * (d + 1)) ** 2
+    return samples * 3 // 2 + 2 * min(8 * _BLOCK, samples) + 3 * 8 * _BLOCK + 32 * _parameters(n, d, c) ** 2
+
+
+def _most_samples(d: int, c: int) -> tuple[int, int]:
+    """Samples at most, with Hessians in the features' own axes and in the samples' span."""
+    room = SAMPLE_BYTES // (8 * (d + 1))
+    own = room if (c - 1) * (d + 1) <= LARGEST else min(room, _FEW_OF_TWO if c == 2 else _FEW)
+    return own, min(room, (d - 1) // 2, _WIDEST - 1)
+
+
+class _Space:
+    """The samples as heads are multiplied with them.
+
+    Args:
+        features: The samples, or their coordinates.
+        dtype: Their own precision.
+    """
+
+    def __init__(self, features: Features, dtype: torch.dtype) -> None:
+        self.features, self.dtype = features, dtype
+        self._rows: dict[torch.dtype, Tensor] = {}
+
+    def rows(self, dtype: torch.dtype) -> Float[Tensor, "n e"]:
+        """The samples with a last feature of ones."""
+        if dtype not in self._rows:
+            n, d = self.features.shape
+            x = torch.ones(n, d + 1, dtype=dtype)
+            for place, rows in placed_blocks(self.features):
+                x[place, :-1] = rows
+            self._rows[dtype] = x
+        return self._rows[dtype]
+
+    @cached_property
+    def precision(self) -> torch.dtype:
+        """Precision of the Hessian and of a fit's first steps.
+
+        Float64 where a feature's mean is so far from 0 that float32 has no digits left.
+        """
+        x = self.rows(self.dtype)[:, :-1]
+        mean, square = x.mean(0), torch.linalg.vector_norm(x, dim=0) ** 2 / len(x)
+        # Square of the mean over what is left of the mean square, each to float32's digits.
+        far = (1 + 1 / _FAR) * mean.square() > square
+        return torch.float64 if bool((far & (mean != 0)).any()) else self.dtype
 
 
 @dataclass(frozen=True)
@@ -145,61 +210,77 @@ class Newton(AbstractContinuation):
     for the penalty; as much as a Hessian, that is made anew at the head. So neither is made much more often than if one
     knew.
 
+    Where two classes have many more features than samples, a Hessian is one in the samples' span, which is made when
+    products have cost as much as the span: then all goes on in its coordinates.
+
     What is computed of the classes' scores are some thirty calls on few numbers, in NumPy, whose calls cost the least.
 
     Args:
         samples: The samples, in their own axes.
         target: The gap to reach.
         max_iterations: Passes over the samples, there and back, for each value at most.
+        decompose: Hands over the samples' spectrum, whose span is asked for where they are `wide`.
     """
 
-    def __init__(self, samples: Samples, target: float, max_iterations: int) -> None:
+    def __init__(self, samples: Samples, target: float, max_iterations: int, decompose: Decompose) -> None:
+        self._decompose = decompose
         self.samples, self.target, self.max_iterations = samples, target, max_iterations
         n, d = samples.features.shape
-        self._x: dict[torch.dtype, Tensor] = {}
         counts = None if samples.weights is None else samples.weights.double()[samples.targets].numpy()
         self.loss: AbstractScoreLoss = (
             BinaryLoss(samples.targets, counts)
             if samples.n_classes == 2
             else SoftmaxLoss(samples.targets, samples.n_classes, counts)
         )
+        self._span: SampleSpan | None = None
+        self._wide = wide(n, d, samples.n_classes)
+        self._enter(samples.features)
+        if self._wide:
+            self._dear = span_worth(n, d)
+
+    def _enter(self, features: Features) -> None:
+        """Go on with the samples as they are given here, without a Hessian."""
+        self._space = _Space(features, self.samples.dtype)
+        n, d = features.shape
         self._penalised = np.ones(d + 1)
         self._penalised[-1] = 0
-        self._dear, self._factor_dear = products_worth(n, d + 1, samples.n_classes - 1)
+        self._dear, self._factor_dear = products_worth(n, d + 1, self.samples.n_classes - 1)
         self._hessian: Tensor | None = None
         self._hessian_trace = 1.0
         self._factor: Tensor | None = None
         self._factored = 0.0, 0.0
         self._owed = 0.0
 
-    def _rows(self, dtype: torch.dtype) -> Float[Tensor, "n e"]:
-        """The samples with a last feature of ones."""
-        if dtype not in self._x:
-            n, d = self.samples.features.shape
-            x = torch.ones(n, d + 1, dtype=dtype)
-            for place, rows in placed_blocks(self.samples.features):
-                x[place, :-1] = rows
-            self._x[dtype] = x
-        return self._x[dtype]
+    def _into_span(self, head: Float[np.ndarray, "m e"]) -> Float[np.ndarray, "m r"]:
+        """Leave the features' axes for those of the samples' span, with a head."""
+        span = self._decompose().span
+        assert isinstance(span, SampleSpan)
+        self._span = span
+        self._enter(span.coordinates)
+        return self._inward(head[None])[0]
 
-    @cached_property
-    def _precision(self) -> torch.dtype:
-        """Precision of the Hessian and of a fit's first steps.
+    def _inward(self, heads: Float[np.ndarray, "k m e"]) -> Float[np.ndarray, "k m r"]:
+        """Heads on the features in the coordinates that are used now."""
+        if self._span is None:
+            return heads
+        weights = self._span.along(torch.from_numpy(heads[:, :, :-1]), self.samples.features)
+        return np.concatenate([weights.numpy(), heads[:, :, -1:]], 2)
 
-        Float64 where a feature's mean is so far from 0 that float32 has no digits left.
-        """
-        x = self._rows(self.samples.dtype)[:, :-1]
-        mean, square = x.mean(0), torch.linalg.vector_norm(x, dim=0) ** 2 / len(x)
-        # Square of the mean over what is left of the mean square, each to float32's digits.
-        far = (1 + 1 / _FAR) * mean.square() > square
-        return torch.float64 if bool((far & (mean != 0)).any()) else self.samples.dtype
+    def _outward(self, head: Float[Tensor, "m r"]) -> Float[Tensor, "m e"]:
+        """A head in these coordinates on the features."""
+        if self._span is None:
+            return head
+        return torch.cat([self._span.back(head[None, :, :-1], self.samples.features)[0], head[:, -1:]], 1)
 
     def fitting(self) -> Fit:
         """See `AbstractContinuation.fitting`; the Hessian is kept."""
 
         def fit(starts: Tensor, value: float, target: float, allowed: int) -> tuple[Tensor, int]:
-            points = self._at(starts.double().numpy(), value, self._precision)
-            return self._descend(min(points, key=lambda point: point.gap), value, target, allowed, self._precision)
+            precision = self._space.precision
+            points = self._at(self._inward(starts.double().numpy()), value, precision)
+            start = min(points, key=lambda point: point.gap)
+            head, spent = self._descend(start, value, target, allowed, precision)
+            return self._outward(head), spent
 
         return fit
 
@@ -209,13 +290,14 @@ class Newton(AbstractContinuation):
         """See `AbstractContinuation.refine`."""
         found = []
         for head, value in zip(heads.double(), l2.tolist(), strict=True):
-            start = self._at(head[None].numpy(), value, torch.float64)[0]
-            found.append(self._descend(start, value, target, self.max_iterations, torch.float64))
+            start = self._at(self._inward(head[None].numpy()), value, torch.float64)[0]
+            end, spent = self._descend(start, value, target, self.max_iterations, torch.float64)
+            found.append((self._outward(end), spent))
         return torch.stack([head for head, _ in found]), torch.tensor([spent for _, spent in found])
 
     @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def _at(self, heads: Float[np.ndarray, "k m e"], l2: float, dtype: torch.dtype) -> list[_Point]:
-        x, rows = self._rows(dtype), self.loss.expand(heads)
+        x, rows = self._space.rows(dtype), self.loss.expand(heads)
         k, r, e = rows.shape
         scores = (torch.from_numpy(rows.reshape(-1, e)).to(dtype) @ x.T).numpy().reshape(k, r, len(x))
         found = [self.loss(each) for each in scores]
@@ -234,11 +316,18 @@ class Newton(AbstractContinuation):
         relative = gap / max(objective, 1e-300) if math.isfinite(gap + objective) else math.inf
         return _Point(head, objective, gradient, found.shares, found.classes, relative)
 
+    @np.errstate(over="ignore", under="ignore", invalid="ignore")
     def _descend(
         self, point: _Point, l2: float, target: float, allowed: int, dtype: torch.dtype
     ) -> tuple[Float[Tensor, "m e"], int]:
-        spent, rounding = 1, 50 * torch.finfo(dtype).eps
+        spent, rounding, idle, best = 1, 50 * torch.finfo(dtype).eps, 0, point
         while point.gap > target and spent <= allowed:
+            if self._turns:
+                head = self._into_span(point.head)
+                dtype = torch.promote_types(dtype, self._space.precision)
+                rounding = 50 * torch.finfo(dtype).eps
+                best = point = self._at(head[None], l2, dtype)[0]
+                spent, idle = spent + 1, 0
             step, spent = self._step(point, l2, target, spent, allowed, dtype)
             slope, length = float((point.gradient * step).sum()), 1.0
             better: _Point | None = None
@@ -249,13 +338,19 @@ class Newton(AbstractContinuation):
                 if falls or (there.objective <= point.objective * (1 + rounding) and there.gap < point.gap):
                     better = there
                 length *= 0.5 if length > 0.2 else 0.2
-            if better is None and (dtype == torch.float64 or spent > allowed):
-                break
-            if better is None:
-                dtype, rounding = torch.float64, 50 * torch.finfo(torch.float64).eps
-                better, spent = self._at(point.head[None], l2, dtype)[0], spent + 1
+            idle += 1
+            if better is not None and (
+                better.gap < 0.9 * best.gap or better.objective < best.objective * (1 - rounding)
+            ):
+                best, idle = better, 0
+            if better is None or idle > _IDLE:
+                if dtype == torch.float64 or spent > allowed:
+                    break
+                dtype, rounding, idle = torch.float64, 50 * torch.finfo(torch.float64).eps, 0
+                best = better = self._at(best.head[None], l2, dtype)[0]
+                spent += 1
             point = better
-        return torch.from_numpy(point.head), spent
+        return torch.from_numpy(min(point, best, key=lambda there: there.gap).head), spent
 
     def _step(
         self, point: _Point, l2: float, target: float, spent: int, allowed: int, dtype: torch.dtype
@@ -278,6 +373,8 @@ class Newton(AbstractContinuation):
             residual = residual - along / curved * product
             if float(np.linalg.norm(residual)) <= enough:
                 break
+            if self._turns:
+                break
             stale = self._owed > self._dear and not made
             if stale:
                 self._make(point)
@@ -293,18 +390,23 @@ class Newton(AbstractContinuation):
             direction, along = z + after / along * direction, after
         return (step if step.any() else z), spent
 
+    @property
+    def _turns(self) -> bool:
+        """Whether it is time for the samples' span."""
+        return self._wide and self._span is None and self._owed > self._dear
+
     def _product(
         self, shares: Float[np.ndarray, "r n"], vector: Float[np.ndarray, "m e"], l2: float, dtype: torch.dtype
     ) -> Float[np.ndarray, "m e"]:
         """The Hessian's with a vector."""
-        x = self._rows(dtype)
+        x = self._space.rows(dtype)
         along = (torch.from_numpy(self.loss.expand(vector)).to(dtype) @ x.T).numpy()
         along = self.loss.curved(shares, along)
         return self.loss.reduce((torch.from_numpy(along) @ x).numpy()) / len(x) + l2 * self._penalised * vector
 
     def _make(self, point: _Point) -> None:
         """The loss's Hessian, some samples at a time; no more is read than its blocks of classes below the diagonal."""
-        x = self._rows(self._precision)
+        x = self._space.rows(self._space.precision)
         (n, e), m = x.shape, len(point.head)
         found = x.new_zeros(m * e, m * e)
         rows, few = min(n, max(1, _BLOCK // max(e, m * m))), max(1, _BLOCK // ((m + 1) * m * m))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch import Tensor
 from layerprobe.probing.features.row_blocks import Features, blocks, some_rows
 from layerprobe.probing.solvers.precision import full_precision
 from layerprobe.probing.solvers.range_finder import low_rank
-from layerprobe.probing.solvers.subspace import AbstractSpan, SampleSpan
+from layerprobe.probing.solvers.subspace import AbstractSpan, SampleSpan, kernel
 
 LARGEST = 6144
 """Largest matrix that is decomposed, about a minute on two cores; beyond it a sample of the rows is."""
@@ -27,9 +27,6 @@ of 0.9 s for 3 to 8 s. A GPU takes 0.1 s for 4,096 features.
 SAMPLE = 2048
 """Rows of that sample."""
 
-_COLUMNS = 1 << 24
-"""Elements turned to float64 at a time: 128 MiB."""
-
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -37,19 +34,20 @@ class Spectrum:
 
     - few dimensions hold all samples: the problem is solved in that `span`, whatever n and d are.
     - d ≤ n and not many: from the d × d Gram matrix, to float32's accuracy, which is enough to precondition.
-    - d > n: the n × n matrix XXᵀ/n holds the whole problem, which is solved in the `span` of the samples.
+    - d > n: the n × n matrix XXᵀ holds the whole problem, which is solved in the `span` of the samples. On a CPU their
+      coordinates are found at once, the eigenvalues by `in_axes`.
     - beyond `LARGEST`, or `WIDEST` on the CPU: the leading axes of a sample of the rows, and one value for all other
       directions (Frangella, Tropp & Udell, 2023, precondition so). The values along the axes are measured on other
       rows: by itself the sample takes its noise for variance.
 
     Attributes:
-        values: Eigenvalues in ascending order, none below 0.
+        values: Eigenvalues in ascending order, none below 0; None where they are not known yet.
         vectors: Eigenvectors in columns; None where d > n, whose axes are those of the span.
         rest: Eigenvalue in the directions beside `vectors`.
         span: The samples in their span, where that is smaller than the features; None otherwise.
     """
 
-    values: Float[Tensor, " r"]
+    values: Float[Tensor, " r"] | None
     vectors: Float[Tensor, "d r"] | None
     rest: float = 0.0
     span: AbstractSpan | None = None
@@ -58,6 +56,15 @@ class Spectrum:
     def narrow(self) -> bool:
         """Whether few dimensions hold all samples, up to rounding."""
         return self.span is not None and self.vectors is not None
+
+    @property
+    def finite(self) -> bool:
+        """Whether the features are."""
+        return self.values is None or bool(self.values.isfinite().all())
+
+    def fitted(self, features: Features) -> Float[Tensor, "n r"] | Features:
+        """What a head is fitted to: the samples' coordinates where they have a span, or the features themselves."""
+        return features if self.span is None else self.span.coordinates
 
     @classmethod
     def of(cls, features: Features) -> Spectrum:
@@ -104,17 +111,30 @@ class Spectrum:
 
     @classmethod
     def _of_rows(cls, features: Features) -> Spectrum:
-        n = len(features)
-        kernel = _products(features)
-        if not torch.isfinite(kernel).all():
+        n, products = len(features), kernel(features)
+        if not products.isfinite().all():
             return _unknown(features)
-        values, left = torch.linalg.eigh(kernel / n)
+        if features.device.type == "cpu":
+            return cls(None, None, span=SampleSpan.of(products))
+        values, left = torch.linalg.eigh(products / n)
         kept = values > 1e-13 * values[-1]
         if not kept.any():
             kept[-1] = True
         values, left = values[kept].clamp(min=torch.finfo(torch.float64).tiny), left[:, kept]
         scale = (n * values).sqrt()
         return cls(values, None, span=SampleSpan(left * scale, left / scale))
+
+    @cached_property
+    def in_axes(self) -> Spectrum:
+        """The same with its eigenvalues, and the span along its axes, also where d > n.
+
+        To precondition, single precision is enough; Newton's steps need none of it, and it takes longest.
+        """
+        if not isinstance(self.span, SampleSpan) or self.values is not None:
+            return self
+        coordinates = self.span.coordinates
+        values, turn = _decomposed(coordinates.T @ coordinates / len(coordinates), torch.float32)
+        return Spectrum(values.clamp(min=0).double(), None, span=self.span.turned(turn.double()))
 
     @classmethod
     def of_sample(cls, features: Features, size: int = SAMPLE) -> Spectrum:
@@ -170,27 +190,6 @@ def sampled(n: int, d: int, device: torch.device | None = None) -> bool:
 def _unknown(features: Features) -> Spectrum:
     nan = torch.full((features.shape[1],), torch.nan, dtype=features.dtype, device=features.device)
     return Spectrum(nan, None)
-
-
-def _products(features: Features) -> Tensor:
-    """XXᵀ in float64."""
-    n, d = features.shape
-    kernel = torch.zeros(n, n, dtype=torch.float64, device=features.device)
-    for i, rows in _placed(features):
-        for j, others in [(i, rows)] if isinstance(features, Tensor) else _placed(features, i):
-            step = max(1, _COLUMNS // max(len(rows), len(others)))
-            for start in range(0, d, step):
-                part = others[:, start : start + step].double()
-                kernel[i : i + len(rows), j : j + len(others)] += rows[:, start : start + step].double() @ part.T
-    return kernel if isinstance(features, Tensor) else kernel.triu() + kernel.triu(1).T
-
-
-def _placed(features: Features, first: int = 0) -> Iterator[tuple[int, Tensor]]:
-    """Blocks of rows with their places: all at once where they are in memory."""
-    n, d = features.shape
-    rows = n if isinstance(features, Tensor) else max(1, 4 * _COLUMNS // max(d, 1))
-    for start in range(first, n, rows):
-        yield start, features[start : min(start + rows, n)]
 
 
 def _decomposed(gram: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
