@@ -237,6 +237,8 @@ def test_which_layers_are_fitted_together(three_threads: None) -> None:
 def test_no_more_layers_together_than_there_is_room_for(three_threads: None) -> None:
     n, d, c, p = 2_000, 768, 2, 12
     assert 4 * n * d < small_workspace(n, d, c, p) < 120 * n * d
+    more = small_workspace(1_200, 8_192, c, p) - small_workspace(1_200, 4_096, c, p)
+    assert more > 16 * 1_200 * 4_096, "Newton's method copies features in both precisions"
     wide, samples = made_layers(*[5_000] * 4), {"train": 5_000, "val": 1_000}
     largest, each = workspace(5_000, c, p), small_workspace(5_000, 5_000, c, p) + 4 * 1_000 * 5_000
     for left in (0, 2 * each - largest - 1, 2 * each - largest, 9 * each):

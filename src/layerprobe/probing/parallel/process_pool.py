@@ -190,4 +190,5 @@ def small_workspace(n: int, d: int, c: int, p: int) -> int:
         their curvature pairs, scores.
     """
     e = min(n, d)
-    return 4 * n * d + 48 * e * e + 16 * n * e + newton_bytes(e, c, n) + path_bytes(d, c, p) + 48 * n * c * p
+    newton = max(newton_bytes(d, c, n), newton_bytes(e, c, n))  # in the features' own axes, or in the samples' span
+    return 4 * n * d + 48 * e * e + 16 * n * e + newton + path_bytes(d, c, p) + 48 * n * c * p
