@@ -96,7 +96,7 @@ class Logistic(AbstractSolver):
             weights = of_mean_one(weights, targets)
         decompose, c = cache(partial(Spectrum.of, features)) if spectrum is None else spectrum, len(targets.unique())
         # One long computation, which is worth all threads where a single evaluation is not.
-        if not _direct(features, c, l2) and not _by_newton(decompose().fitted(features), c, l2):
+        if c > 1 and not _by_newton(features, c, l2) and not _by_newton(decompose().fitted(features), c, l2):
             _ = decompose().in_axes
         with self.settings(features, n_classes, len(l2)):
             return self._solve(features, targets, n_classes, l2, decompose, stop, rough, weights)
@@ -123,12 +123,14 @@ class Logistic(AbstractSolver):
             weights = None if weights is None else weights[present]
             return self._with_absent(features, places, present, n_classes, l2, decompose, stop, rough, weights)
         l2 = l2.to(features.device, torch.float64)
-        direct = _direct(features, n_classes, l2)
+        if n_classes == 1:
+            return _trivial(len(l2), n_classes, features, finite=True)
+        direct = _by_newton(features, n_classes, l2) and math.isfinite(float(features[:].sum(dtype=torch.float64)))
         if not direct and decompose().narrow and bool((l2 == 0).any()):
             # No bound would tell what the directions beside are worth.
             decompose = cache(partial(Spectrum.in_all_axes, features))
-        if n_classes == 1 or not (direct or decompose().finite):
-            return _trivial(len(l2), n_classes, features, finite=n_classes == 1)
+        if not (direct or decompose().finite):
+            return _trivial(len(l2), n_classes, features, finite=False)
         fits = self.fits(features, targets, n_classes, l2, decompose, weights)
 
         def past(head: Tensor) -> bool:
@@ -409,14 +411,8 @@ class _Fits:
         return weight, bias - weight @ centred.mean, iterations
 
 
-def _direct(features: Features, n_classes: int, l2: Tensor) -> bool:
-    """Whether Newton's method fits the features as they are, which needs no spectrum."""
-    direct = n_classes > 1 and _by_newton(features, n_classes, l2)
-    return direct and math.isfinite(float(features[:].sum(dtype=torch.float64)))
-
-
 def _by_newton(fitted: Features, n_classes: int, l2: Tensor) -> bool:
-    """Whether Newton's method fits samples, or their coordinates, at these values."""
+    """Whether Newton's method fits samples as they are, or their coordinates, at these values."""
     return possible(fitted, n_classes) and bool((l2 > 0).all())
 
 

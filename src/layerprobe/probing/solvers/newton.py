@@ -16,7 +16,7 @@ from layerprobe.probing.features.row_blocks import Features, placed_blocks
 from layerprobe.probing.solvers.l2_path import AbstractContinuation, Fit, Samples
 from layerprobe.probing.solvers.score_losses import AbstractScoreLoss, BinaryLoss, ScoreDerivatives, SoftmaxLoss
 from layerprobe.probing.solvers.solver import Decompose
-from layerprobe.probing.solvers.subspace import SampleSpan
+from layerprobe.probing.solvers.subspace import PANEL, SampleSpan
 
 LARGEST = 1024
 """Parameters of a head up to which Newton's steps are worth it, however many the samples."""
@@ -48,9 +48,6 @@ element after the other, and seconds of a pass's calls: for their ratio alone.""
 
 _IDLE = 4
 """Steps that bring no more than rounding does, after which a precision has given what it can."""
-
-_PANEL = 256
-"""Columns of a Hessian that are made at a time, so that little is made above its diagonal."""
 
 
 def products_worth(n: int, size: int, m: int) -> tuple[float, float]:
@@ -320,14 +317,14 @@ class Newton(AbstractContinuation):
     def _descend(
         self, point: _Point, l2: float, target: float, allowed: int, dtype: torch.dtype
     ) -> tuple[Float[Tensor, "m e"], int]:
-        spent, rounding, idle, best = 1, 50 * torch.finfo(dtype).eps, 0, point
+        spent, idle, best = 1, 0, point
         while point.gap > target and spent <= allowed:
             if self._turns:
                 head = self._into_span(point.head)
                 dtype = torch.promote_types(dtype, self._space.precision)
-                rounding = 50 * torch.finfo(dtype).eps
                 best = point = self._at(head[None], l2, dtype)[0]
                 spent, idle = spent + 1, 0
+            rounding = 50 * torch.finfo(dtype).eps
             step, spent = self._step(point, l2, target, spent, allowed, dtype)
             slope, length = float((point.gradient * step).sum()), 1.0
             better: _Point | None = None
@@ -346,7 +343,7 @@ class Newton(AbstractContinuation):
             if better is None or idle > _IDLE:
                 if dtype == torch.float64 or spent > allowed:
                     break
-                dtype, rounding, idle = torch.float64, 50 * torch.finfo(torch.float64).eps, 0
+                dtype, idle = torch.float64, 0
                 best = better = self._at(best.head[None], l2, dtype)[0]
                 spent += 1
             point = better
@@ -422,8 +419,8 @@ class Newton(AbstractContinuation):
                 for b in range(a + 1):
                     weighted = some * curvature[a, b, :, None]
                     block = found[a * e : (a + 1) * e, b * e : (b + 1) * e]
-                    for left in range(0, e, _PANEL):
-                        top, right = left if a == b else 0, left + _PANEL
+                    for left in range(0, e, PANEL):
+                        top, right = left if a == b else 0, left + PANEL
                         block[top:, left:right].addmm_(weighted[:, top:].T, some[:, left:right])
         self._hessian, self._hessian_trace, self._factor, self._owed = found, point.trace, None, 0.0
 

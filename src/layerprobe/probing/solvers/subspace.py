@@ -16,9 +16,8 @@ from layerprobe.probing.features.row_blocks import Features, placed_blocks
 _COLUMNS = 1 << 24
 """Elements turned to float64 at a time: 128 MiB."""
 
-_PANEL = 256
+PANEL = 256
 """Columns of a symmetric product that are made at a time, so that little is made above its diagonal."""
-
 
 _EPS = torch.finfo(torch.float64).eps
 
@@ -141,8 +140,8 @@ def kernel(features: Features) -> Tensor:
             step = max(1, _COLUMNS // max(len(rows), len(others)))
             for start in range(0, d, step):
                 left, right = (part[:, start : start + step].double() for part in (others, rows))
-                for k in range(0, len(rows), _PANEL):
-                    panel, top = right[k : k + _PANEL], k if i == j else 0
+                for k in range(0, len(rows), PANEL):
+                    panel, top = right[k : k + PANEL], k if i == j else 0
                     at = slice(j + top, j + len(others)), slice(i + k, i + k + len(panel))
                     products[at].addmm_(left[top:], panel.T)
     return products
