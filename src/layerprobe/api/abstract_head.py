@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from layerprobe.formatting import nearest
+from layerprobe.probing.capture.default_device import own_device
 from layerprobe.probing.capture.pytree import tensors
 from layerprobe.probing.data_adapters import is_source
 from layerprobe.probing.features.row_blocks import Features
@@ -75,6 +76,7 @@ class AbstractHead(ABC):
         words = self._words
         return np.array([words[name] for name in names]) if words and "classes" in self._arrays else names
 
+    @own_device()
     def features(self, network: nn.Module, inputs: Any, *, mask: Any = None, batch_size: int | None = None) -> Numbers:
         """Record the layer, and make its features as they were made when the head was fitted.
 
@@ -94,6 +96,7 @@ class AbstractHead(ABC):
         with recorded_features(network, inputs, self._made, self._recipe, mask=mask, batch_size=batch_size) as found:
             return like(inputs, found[0 : len(found)].clone())
 
+    @own_device()
     def decision_function(
         self, network: nn.Module | Any, inputs: Any = None, *, mask: Any = None, batch_size: int | None = None
     ) -> Numbers:
@@ -117,6 +120,7 @@ class AbstractHead(ABC):
             numbers = self._answers(scores) if self.record.task == Regression.name else scores
             return like(given, numbers)
 
+    @own_device()
     def predict(
         self, network: nn.Module | Any, inputs: Any = None, *, mask: Any = None, batch_size: int | None = None
     ) -> Numbers:

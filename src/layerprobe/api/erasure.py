@@ -15,6 +15,7 @@ from layerprobe.api.results import ProbeResults
 from layerprobe.probing.analyses.erasers import check_installed
 from layerprobe.probing.batches import in_order, inputs_of, targets_of, test_sets
 from layerprobe.probing.capture.call_arguments import Arguments
+from layerprobe.probing.capture.default_device import own_device, programs_device
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.name_patterns import matches
 from layerprobe.probing.capture.pytree import tensors
@@ -23,6 +24,7 @@ from layerprobe.statistics.intervals import wilson_interval
 from layerprobe.training.lightning_splits import splits_of
 
 
+@own_device()
 def erasure(
     network: nn.Module,
     data: Any,
@@ -102,7 +104,9 @@ def _errors(network: nn.Module, test: Any, batch_size: int | None) -> tuple[int,
         for batch in _batches(test, batch_size):
             given = Arguments.of(inputs_of(batch)).copy_to(frozen.device)
             truth = torch.as_tensor(targets_of(batch))
-            answers = _answers(network(*given.args, **given.kwargs), len(truth))
+            with programs_device():
+                output = network(*given.args, **given.kwargs)
+            answers = _answers(output, len(truth))
             wrong, n = wrong + int((answers.cpu() != truth).sum()), n + len(truth)
     return wrong, n
 

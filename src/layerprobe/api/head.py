@@ -15,6 +15,7 @@ from layerprobe.api.abstract_head import LINEAR, AbstractHead, Numbers, like
 from layerprobe.api.reference_head import ReferenceHeads
 from layerprobe.formatting import interval_text, nearest, percent_text
 from layerprobe.probing.analyses.erasers import erased_activation, fit_eraser
+from layerprobe.probing.capture.default_device import own_device
 from layerprobe.probing.capture.replacement import replaced
 from layerprobe.probing.capture.token_axes import attention_masks, span_masks
 from layerprobe.probing.features.position_reducer import Positions as Positions
@@ -78,6 +79,7 @@ class ProbeHead(AbstractHead):
             raise ValueError("A regression is not right or wrong on a sample. Compare `predict` with the targets.")
         return self._result.sample_ids[~self._result.correct]
 
+    @own_device()
     def predict_proba(
         self, network: nn.Module | Any, inputs: Any = None, *, mask: Any = None, batch_size: int | None = None
     ) -> Numbers:
@@ -123,15 +125,16 @@ class ProbeHead(AbstractHead):
         Raises:
             ValueError: The package is not installed; or the layer cannot be replaced, or its features not changed.
         """
-        with recorded_features(network, inputs, self.record, self._recipe, batch_size=batch_size) as found:
-            eraser = fit_eraser(found, self._known(targets, len(found)))
-        layer = layer_of(network, inputs, self.record, self._recipe)
+        with own_device():
+            with recorded_features(network, inputs, self.record, self._recipe, batch_size=batch_size) as found:
+                eraser = fit_eraser(found, self._known(targets, len(found)))
+            layer = layer_of(network, inputs, self.record, self._recipe)
         reduction = fitted_reduction(layer.shape, self.record, self._recipe)
 
         def change(activation: Tensor, given: Mapping[str, Any]) -> Tensor:
             masks = {name: mask != 0 for name, mask in attention_masks(given).items()} | span_masks(given)
             masks = masks if reduction.axes else {}
-            with torch.autocast(activation.device.type, enabled=False):
+            with own_device(), torch.autocast(activation.device.type, enabled=False):
                 return erased_activation(activation, reduction, eraser, masks)
 
         with replaced(network, layer, change):

@@ -9,6 +9,7 @@ import pandas as pd
 from torch import nn
 
 from layerprobe.probing.capture.call_arguments import NetworkInputs
+from layerprobe.probing.capture.default_device import own_device
 from layerprobe.probing.capture.granularity import Granularity
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.capture.survey import freeze_initialised, left_out_lines, survey
@@ -58,6 +59,7 @@ class LayerList:
         return str(frame.to_html(index=False, na_rep=""))
 
 
+@own_device()
 def layers(network: nn.Module, inputs: NetworkInputs, *, granularity: Granularity = "modules") -> LayerList:
     """List the layers that `probe` would probe, and what it would leave out with the reason.
 

@@ -25,6 +25,7 @@ from layerprobe.probing.analyses.nearest_neighbours import NearestNeighbours as 
 from layerprobe.probing.analyses.stability import Stability as Stability
 from layerprobe.probing.analyses.v_information import VInformation as VInformation
 from layerprobe.probing.batches import Take, inputs_of, targets_of
+from layerprobe.probing.capture.default_device import own_device
 from layerprobe.probing.capture.granularity import Granularity
 from layerprobe.probing.data_adapters import class_words, division_of
 from layerprobe.probing.features.reducers import AbstractReducer, AveragePool
@@ -56,6 +57,7 @@ Penalties: TypeAlias = Any
 """L2 values, one or several, of any kind of number; or scikit-learn's `C`."""
 
 
+@own_device()
 def probe(
     network: nn.Module,
     data: Any,

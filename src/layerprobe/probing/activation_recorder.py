@@ -18,6 +18,7 @@ from layerprobe.formatting import count_text
 from layerprobe.probing.capture.activations import LayerReader
 from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.content_hash import NoContentHashError, content_hash, raw_bytes
+from layerprobe.probing.capture.default_device import programs_device
 from layerprobe.probing.capture.freeze import Frozen, random_states
 from layerprobe.probing.capture.hooks import Site, Way
 from layerprobe.probing.capture.layers import Layer
@@ -127,7 +128,8 @@ class SplitReader:
             ValueError: Targets and keys differ in number.
         """
         targets = task_targets(self._protocol, batch, self._split)
-        inputs = self._protocol.inputs(batch)
+        with programs_device():
+            inputs = self._protocol.inputs(batch)
         if not len(targets):
             return inputs, targets
         self._targets.append(targets)
@@ -481,7 +483,8 @@ def task_targets(protocol: ProbeProtocol, batch: Any, split: Split) -> Shaped[Te
         TypeError: The batch is not (input, target), or targets are not what the task predicts.
         ValueError: Targets have another shape than the task's, or values that it cannot read.
     """
-    targets = protocol.targets(batch)
+    with programs_device():
+        targets = protocol.targets(batch)
     if isinstance(targets, int | float | np.generic) or (isinstance(targets, Tensor) and not targets.ndim):
         raise TypeError(
             f"A batch of the {split} split has one target, {targets!r}, without an axis of samples: the split gives "

@@ -20,6 +20,7 @@ from torch.utils.data import (
 )
 
 from layerprobe.probing.capture.call_arguments import check_dense
+from layerprobe.probing.capture.default_device import programs_device
 from layerprobe.probing.capture.pytree import map_tensors, tensors
 from layerprobe.probing.capture.side_effects import Snapshot, put_back
 from layerprobe.types import SPLITS, Split
@@ -177,10 +178,15 @@ def _read(
         return
     with undisturbed(source):
         # As training loads: a data set may keep what it makes, and train with it later.
+        iterator: Iterator[Any]
         with torch.inference_mode(False), torch.enable_grad():
-            iterator = iter(_reader(source, batch_size, seed, shuffle) if isinstance(source, DataLoader) else source)
+            if isinstance(source, DataLoader):  # which draws a seed for its workers from a generator of the CPU
+                iterator = iter(_reader(source, batch_size, seed, shuffle))
+            else:
+                with programs_device():
+                    iterator = iter(source)
         while True:
-            with torch.inference_mode(False), torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad(), programs_device():
                 try:
                     batch = next(iterator)
                 except StopIteration:

@@ -14,6 +14,7 @@ from torch import Tensor
 from layerprobe.formatting import some
 from layerprobe.probing.activation_recorder import by_tokens, first_batch, masks_of
 from layerprobe.probing.batches import Data, in_order
+from layerprobe.probing.capture.default_device import programs_device
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.layers import Layer, first_names
 from layerprobe.probing.capture.name_patterns import SHOWN, select
@@ -85,7 +86,8 @@ def discover_layers(
     if first is None:
         raise ValueError("The train split is empty. Probing needs samples in train, val and test.")
     batch, targets = first
-    inputs = protocol.inputs(batch)
+    with programs_device():
+        inputs = protocol.inputs(batch)
     with frozen.fresh(seed):
         surveyed = survey(frozen, inputs, granularity=protocol.granularity)
         layers = _chosen(surveyed, protocol, done)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from layerprobe.probing.analyses.analysis import AbstractAnalysis
 from layerprobe.probing.batches import Take, inputs_of, targets_of
+from layerprobe.probing.capture.default_device import programs_device
 from layerprobe.probing.capture.granularity import Granularity
 from layerprobe.probing.capture.token_axes import attention_masks, masks_of_inputs
 from layerprobe.probing.controls import CONTROLS, type_keys
@@ -274,13 +275,17 @@ class ProbeProtocol:
     def keys_of(self, batch: Any) -> Tensor:
         """The type of each sample of a batch, for the control task."""
         if self.control_key is not None:
-            return type_keys(self.control_key(batch))
-        inputs = self.inputs(batch)
+            with programs_device():
+                keys = self.control_key(batch)
+            return type_keys(keys)
+        with programs_device():
+            inputs = self.inputs(batch)
         return type_keys(inputs, masks_of_inputs(inputs, self.mask_of(batch)))
 
     def mask_of(self, batch: Any) -> Any:
         """Which places of a batch's sequences hold a token, not yet checked; nothing where nothing says so."""
-        return attention_masks(self.inputs(batch)) if self.mask is None else self.mask(batch)
+        with programs_device():
+            return attention_masks(self.inputs(batch)) if self.mask is None else self.mask(batch)
 
 
 def _flat(reducers: Any) -> Iterator[Any]:

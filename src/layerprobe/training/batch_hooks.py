@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from layerprobe.probing.capture.call_arguments import device_of
+from layerprobe.probing.capture.default_device import programs_device
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.training.lightning_splits import is_lightnings
 
@@ -54,7 +55,7 @@ class _Hooked:
     def __call__(self, batch: Any) -> Any:
         if self._last[0] is not batch:
             found = batch
-            with torch.no_grad(), _validating(self._trainer):
+            with torch.no_grad(), programs_device(), _validating(self._trainer):
                 for hook, owner in self._owners.items():
                     device = (device_of(self._network) or torch.device("cpu"),) if hook == _HOOKS[1] else ()
                     with _attached(owner, self._trainer):

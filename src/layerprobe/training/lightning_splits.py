@@ -14,6 +14,7 @@ from torch import nn
 from layerprobe.formatting import nearest
 from layerprobe.probing.batches import Data, test_sets, undisturbed
 from layerprobe.probing.capture.call_arguments import floating_dtype
+from layerprobe.probing.capture.default_device import programs_device
 from layerprobe.probing.data_adapters import named_tests, sources_of
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.types import SPLITS, Split
@@ -98,7 +99,8 @@ def splits_of_datamodule(datamodule: Any, loaders: Loaders | None = None) -> Dat
     The data module, of `pytorch_lightning`, `lightning` or with their methods, is left as it is.
     """
     if hasattr(datamodule, "prepare_data"):
-        datamodule.prepare_data()
+        with programs_device():
+            datamodule.prepare_data()
     with undisturbed(datamodule, "datamodule"):
         own = datamodule if isinstance(datamodule, nn.Module) else copy.copy(datamodule)
         stages: list[str] = []  # set up once, as in `Trainer.fit` and `Trainer.test`: it may read all files of a folder
@@ -125,9 +127,11 @@ def _from_hooks(owner: Any, split: Split, stages: list[str]) -> Any:
     if not own and is_lightnings(hook):
         return None
     if not isinstance(owner, nn.Module) and _STAGE[split] not in stages:
-        owner.setup(_STAGE[split])
+        with programs_device():
+            owner.setup(_STAGE[split])
         stages.append(_STAGE[split])
-    return getattr(owner, name)()
+    with programs_device():
+        return getattr(owner, name)()
 
 
 def _chosen(found: Mapping[Split, Any], loaders: Loaders | None) -> Data:

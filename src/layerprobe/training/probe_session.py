@@ -16,6 +16,7 @@ from torch import nn
 
 from layerprobe.formatting import count_text, is_message
 from layerprobe.probing.batches import Data, reads_again
+from layerprobe.probing.capture.default_device import own_device
 from layerprobe.probing.capture.freeze import freeze, uninitialised
 from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.cost.plan import make_plan
@@ -92,6 +93,7 @@ class ProbeSession:
             self.store.forget(name)
         return not force and self._ledger.is_complete(name, entry, has_results=bool(self.store.done(name)))
 
+    @own_device()
     def probe(
         self,
         network: nn.Module,
@@ -130,6 +132,7 @@ class ProbeSession:
         if entry is not None:
             self._ledger.write(info.name, replace(entry, complete=True))
 
+    @own_device()
     def check_layers(
         self, network: nn.Module, data: Data, protocol: ProbeProtocol, *, precision: Precision | None = None
     ) -> None:

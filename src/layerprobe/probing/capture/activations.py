@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from layerprobe.probing.capture.batch_axis import BatchAxis
 from layerprobe.probing.capture.call_arguments import Arguments, NetworkInputs
+from layerprobe.probing.capture.default_device import own_device
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.granularity import Granularity
 from layerprobe.probing.capture.hooks import Site, SiteReader, Way, Ways, same_way
@@ -144,6 +145,7 @@ def record(
     return list(LayerReader(frozen, layers, same_shape=same_shape)(Arguments.of(inputs), on_activation))
 
 
+@own_device()
 def activations(
     network: nn.Module,
     inputs: NetworkInputs,

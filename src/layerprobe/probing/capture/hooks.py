@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from layerprobe.compat.torch import is_compiled, transform_level, uncompiled
 from layerprobe.probing.capture.aliasing import function_name
 from layerprobe.probing.capture.call_arguments import Arguments
+from layerprobe.probing.capture.default_device import own_device, programs_device
 from layerprobe.probing.capture.pytree import TensorPath, named_tensors
 
 Context: TypeAlias = Callable[[], AbstractContextManager[Any]]
@@ -206,7 +207,7 @@ class Hooks:
         fastpath = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            with self._context(), _Functions(self) if functions else nullcontext():
+            with programs_device(), self._context(), _Functions(self) if functions else nullcontext():
                 self.network(*arguments.args, **arguments.kwargs)
         finally:
             torch.backends.mha.set_fastpath_enabled(fastpath)
@@ -381,7 +382,8 @@ class SiteReader(AbstractObserver):
         for path, tensor in named_tensors(value):
             site = Site(place.module, place.call, place.function, place.index, path)
             if site in self._sites:
-                self._on_tensor(site, tensor.detach())  # some networks turn gradients on
+                with own_device():
+                    self._on_tensor(site, tensor.detach())  # some networks turn gradients on
 
 
 def same_way(site: Site, one: Ways, other: Ways) -> bool:

@@ -16,6 +16,7 @@ from layerprobe.formatting import some
 from layerprobe.probing.capture.batch_axis import BatchAxis
 from layerprobe.probing.capture.block_sites import block_sites
 from layerprobe.probing.capture.call_arguments import Arguments, NetworkInputs, device_of
+from layerprobe.probing.capture.default_device import programs_device
 from layerprobe.probing.capture.freeze import Frozen, freeze, uninitialised
 from layerprobe.probing.capture.granularity import GRANULARITIES, Granularity, block_paths
 from layerprobe.probing.capture.hooks import HEADS, INPUT, Site, module_at, unwrap
@@ -268,7 +269,7 @@ def _initialise(network: nn.Module, arguments: Arguments) -> None:
     training = {module: module.training for module in network.modules()}
     try:
         network.eval()
-        with torch.no_grad():
+        with torch.no_grad(), programs_device():
             arguments = arguments.copy_to(None)
             network(*arguments.args, **arguments.kwargs)
     finally:

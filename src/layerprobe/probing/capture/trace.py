@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from layerprobe.probing.capture.aliasing import Identities, Key, ignores_data, source
 from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.channel_axes import ChannelEvidence, Node
+from layerprobe.probing.capture.default_device import own_device
 from layerprobe.probing.capture.hooks import INPUT, AbstractObserver, Call, Hooks, Site, module_at
 from layerprobe.probing.capture.pytree import named_tensors, packed_sequences, tensors
 
@@ -210,7 +211,8 @@ class _Tracer(AbstractObserver):
         self.occurrences.append(Occurrence(site, value, shape, tensor.dtype, len(self.occurrences), call))
         self.nodes[site] = self.channels.node(tensor)
         if self.on_tensor is not None:
-            self.on_tensor(site, tensor.detach())
+            with own_device():
+                self.on_tensor(site, tensor.detach())
 
     def _value(self, tensor: Tensor) -> int:
         key = self.identities.key(tensor)

@@ -14,6 +14,7 @@ from layerprobe.formatting import count_text, size_text, time_text
 from layerprobe.probing.batches import Data, check_splits, n_samples
 from layerprobe.probing.budget import budget
 from layerprobe.probing.capture.call_arguments import device_of
+from layerprobe.probing.capture.default_device import own_device
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.capture.layers import Layer
@@ -131,6 +132,7 @@ class Plan:
         )
 
 
+@own_device()
 def make_plan(
     network: nn.Module,
     data: Data,
