@@ -178,3 +178,34 @@ def test_the_length_is_known_where_something_says_it(source: Any, expected: int 
 def test_a_sampler_with_replacement_says_more_than_it_gives_and_no_more_than_there_is() -> None:
     loader = DataLoader(DATASET, sampler=WeightedRandomSampler([1.0, 0.0] * 5, 20))
     assert length(loader) == 10 >= n_samples(loader)
+
+
+class Graphs:
+    """A batch whose parts are behind `keys` and `[]`, as a batch of graphs is."""
+
+    def __init__(self, **parts: Any) -> None:
+        self._store = parts
+
+    def keys(self) -> list[str]:
+        return list(self._store)
+
+
+class Encoded:
+    def __init__(self) -> None:
+        self.pixel_values, self.labels, self._rest = torch.zeros(2, 3), torch.zeros(2), None
+
+
+@pytest.mark.parametrize(
+    ("batch", "described"),
+    [
+        (Graphs(x=1, edge_index=2, batch=3, y=4), "a Graphs with x, edge_index, batch, y.*Item('x'), .*Item('y')"),
+        (Encoded(), "an? Encoded with pixel_values, labels.*Item('pixel_values'), .*Item('labels')"),
+        ({"image": 0, "id": 1, "label": 2}, "a dict with the keys image, id, label.*Item('image'), .*Item('label')"),
+        ((1, 2, 3), "a tuple of 3 parts.*Item(0), targets=layerprobe.Item(1)"),
+        (torch.zeros(2, 3), r"a Tensor of shape (2, 3).*take a batch apart\.$"),
+        (7, r"a int.*take a batch apart\.$"),
+    ],
+)
+def test_a_batch_that_is_no_pair_is_described_with_the_way_to_take_it_apart(batch: Any, described: str) -> None:
+    with pytest.raises(TypeError, match=described.replace("(", r"\(").replace(")", r"\)")):
+        inputs_of(batch)

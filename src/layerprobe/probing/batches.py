@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from copy import copy
 from typing import Any, TypeAlias, TypeGuard
 
@@ -30,6 +30,9 @@ Source: TypeAlias = "DataLoader[Any] | tuple[Any, Tensor] | Iterable[Any]"
 
 Data: TypeAlias = Mapping[Split, Source]
 """The splits. What is neither train nor val is a test set; the first one is the primary, which fills a record."""
+
+_TARGETS = ("y", "target", "targets", "label", "labels", "label_ids")
+"""What a batch often calls its targets."""
 
 _WHOLE = (SequentialSampler, RandomSampler, DistributedSampler)
 
@@ -264,17 +267,29 @@ def targets_of(batch: Any) -> Any:
 def _pair(batch: Any) -> Sequence[Any]:
     if isinstance(batch, tuple | list) and len(batch) == 2:
         return batch
-    found = f"a {type(batch).__name__}"
+    found, names = f"a {type(batch).__name__}", list[str | int]()
     if isinstance(batch, tuple | list):
-        found += f" of {len(batch)} parts"
-    elif isinstance(batch, Mapping):
-        found += f" with the keys {', '.join(map(str, batch))}"
+        found, names = f"{found} of {len(batch)} parts", list(range(len(batch)))
     elif isinstance(batch, Tensor):
         found += f" of shape {tuple(batch.shape)}"
+    elif names := _names(batch):
+        found += f" with {'the keys ' if isinstance(batch, Mapping) else ''}{', '.join(map(str, names))}"
+    such = ""
+    if len(names) > 1:
+        target = next((name for name in names if str(name).lower() in _TARGETS), names[1])
+        such = f", such as inputs=layerprobe.Item({names[0]!r}), targets=layerprobe.Item({target!r})"
     raise TypeError(
         f"Probing reads batches of (input, target), found {found}. "
-        "Let the loader give such pairs, or say with `inputs` and `targets` how to take a batch apart."
+        f"Let the loader give such pairs, or say with `inputs` and `targets` how to take a batch apart{such}."
     )
+
+
+def _names(batch: Any) -> list[str | int]:
+    """Keys of a mapping, or of an object that has some, such as a batch of graphs; else its attributes."""
+    keys = getattr(batch, "keys", None)
+    with suppress(TypeError):
+        return list(keys() if callable(keys) else keys)  # type: ignore[arg-type]
+    return [name for name in getattr(batch, "__dict__", ()) if not name.startswith("_")]
 
 
 Take: TypeAlias = Callable[[Any], Any]

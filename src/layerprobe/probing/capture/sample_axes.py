@@ -133,7 +133,9 @@ def _not_cut(given: Arguments, error: Exception) -> str:
         f"the network runs on the inputs as they are, but not on two of their samples, cut along axis 0 ({shapes}): "
         f"{type(error).__name__}: {error}. Every tensor whose first axis is as long as the first one's is taken to "
         "hold a sample in each row; lists of images, and graphs as nodes and edges, do not. Pass with `inputs` what "
-        "can be cut: one tensor of all samples (images stacked, graphs padded alike), and a network that takes it."
+        "can be cut: one tensor of all samples (images stacked, graphs padded alike), and a network that takes it. Or "
+        "keep a layer's output by a hook of your own, a row for each sample (pooled over nodes), and probe that: "
+        "layerprobe.probe(torch.nn.Identity(), (rows, targets))."
     )
 
 
