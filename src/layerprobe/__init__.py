@@ -115,17 +115,18 @@ _PUBLIC = {
 }
 """By module, the names that programs and configurations use: `_target_: layerprobe.Logistic`."""
 
-_HOME = {name: f"layerprobe.{module}" for module, names in _PUBLIC.items() for name in names.split()}
+HOMES = {name: f"layerprobe.{module}" for module, names in _PUBLIC.items() for name in names.split()}
+"""By public name, the module that has it."""
 
-__all__ = [*_HOME, "__version__"]
+__all__ = [*HOMES, "__version__"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: Lightning takes seconds, and not every use needs it."""
-    if name not in _HOME:
+    if name not in HOMES:
         raise AttributeError(f"module 'layerprobe' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

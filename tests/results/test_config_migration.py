@@ -1,6 +1,7 @@
 """What 0.1 wrote: `configurations_of_0_1.jsonl` holds its `config.json` for some command lines."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from layerprobe.config import as_typed, register
 from layerprobe.jobs.config_check import wrong_values
 from layerprobe.jobs.lifecycle import checked
 from layerprobe.results.checkpoint_ledger import Entry, Ledger, OtherResultsError
-from layerprobe.results.config_migration import PACKAGES, PUBLIC_NAMES, current_key, migrated, with_current_keys
+from layerprobe.results.config_migration import PACKAGES, current_key, migrated, with_current_keys
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.training.checkpoints import freeze, load
 from layerprobe.types import CheckpointInfo
@@ -35,9 +36,17 @@ def composed(script: str, *words: str) -> Any:
 
 
 def test_every_former_name_leads_to_a_public_one() -> None:
-    assert set(PUBLIC_NAMES.values()) <= {f"layerprobe.{name}" for name in layerprobe.__all__}
-    for name in PUBLIC_NAMES.values():
+    former = set(re.findall(r'"(layerprobe\.[^"]+)"', json.dumps(WRITTEN)))
+    public = [migrated(name) for name in former]
+    assert len(former) > 30
+    assert set(public) <= {f"layerprobe.{name}" for name in layerprobe.__all__}
+    for name in public:
         assert callable(hydra.utils.get_object(name)), name
+
+
+@pytest.mark.parametrize("name", ["training.checkpoints.load", "jobs.probe.probe", "models.xor.XorNetwork"])
+def test_what_no_configuration_holds_under_a_public_name_stays(name: str) -> None:
+    assert migrated(f"layerprobe.{name}") == f"layerprobe.{name}"
 
 
 def test_names_in_any_place_are_migrated_and_others_are_not() -> None:

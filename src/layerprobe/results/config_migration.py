@@ -6,52 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_FORMER = {
-    "concept_sweep": "ConceptDepthReport",
-    "data.digits": "DigitsDataModule",
-    "data.image_folder": "ImageFolderDataModule prescribed_transform",
-    "data.text": "TextDataModule",
-    "data.text_table": "HubDataset LabelledLines TextFile",
-    "data.text_tokenizer": "PretrainedTokenizer",
-    "data.vision": "MnistDataModule",
-    "data.xor": "XorDataModule",
-    "directories": "Directories",
-    "models.classifier": "Classifier",
-    "models.deep_convnet": "deep_convnet",
-    "models.deep_mlp": "deep_mlp",
-    "models.digits_convnet": "DigitsConvNet",
-    "models.inception": "InceptionWithAuxiliary",
-    "models.linear": "xor_linear",
-    "models.mnist_convnet": "MnistConvNet",
-    "models.optimizers": "decay_only",
-    "models.text": "encoder language_model",
-    "models.xor": "xor_mlp",
-    "probing.batches": "inputs_of targets_of",
-    "probing.features": "AveragePool ChannelMean Flatten RandomSubset",
-    "probing.penalty": "ScikitLearnC",
-    "probing.protocol": "ProbeProtocol",
-    "probing.solvers.logistic": "Logistic",
-    "probing.solvers.ridge": "Ridge",
-    "probing.take": "Column Item Items Lookup Parity",
-    "probing.tasks.classification": "Classification",
-    "probing.tasks.multi_label": "MultiLabel",
-    "probing.tasks.regression": "Regression",
-    "probing.tokens": "FirstToken LastToken MeanToken TokenIndex",
-    "report.depth_view": "DepthView",
-    "results.objectives": "area_under_depth_curve best_validation_error",
-    "sweep": "SweepCurves SweepTable",
-    "training.callback": "ProbeCallback",
-    "training.csv_log": "ContinuedCsvLogger",
-    "training.guard": "Guard",
-    "training.plane": "PlaneCallback",
-    "training.wandb_logger": "SteadyWandbLogger",
-}
-"""The modules of 0.1 whose names configurations held; a class that gets another name is put in `PUBLIC_NAMES`."""
+from layerprobe import HOMES
 
-PUBLIC_NAMES: Mapping[str, str] = {
-    f"layerprobe.{module}.{name}": f"layerprobe.{name}" for module, names in _FORMER.items() for name in names.split()
-}
-"""By the former name of a class or function, the public one."""
+_DOTTED = re.compile(r"layerprobe(?:\.[a-z]\w*)+\.(\w+)")
+_PUBLIC = {name for name, home in HOMES.items() if not home.startswith("layerprobe.api.")}
+"""Names of classes and functions that configurations hold: functions for use from Python are called as others are."""
 
 _UNNAMED: Mapping[str, Mapping[str, Any]] = {
     "layerprobe.ProbeProtocol": {
@@ -92,12 +51,13 @@ GONE: Mapping[str, str] = {
 
 
 def migrated(config: Any) -> Any:
-    """Put public names in place of former ones."""
+    """Put the public name of a class or function in place of one by a module, that of today or one that it was in."""
     if isinstance(config, Mapping):
         return {key: migrated(value) for key, value in config.items()}
     if isinstance(config, list | tuple):
         return type(config)(migrated(value) for value in config)
-    return PUBLIC_NAMES.get(config, config) if isinstance(config, str) else config
+    found = _DOTTED.fullmatch(config) if isinstance(config, str) else None
+    return f"layerprobe.{found[1]}" if found and found[1] in _PUBLIC else config
 
 
 def current_key(key: str) -> str:
