@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from layerprobe.api.results import ProbeResults
 from layerprobe.probing.batches import Data
+from layerprobe.probing.budget import Budget
 from layerprobe.probing.features.spill_file import SpillFile
-from layerprobe.probing.fit_memory import Budget
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 

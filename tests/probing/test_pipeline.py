@@ -18,8 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import layerprobe
 from helpers.digits import Pairs, shuffled_digits
 from layerprobe.data.xor import XorDataModule
+from layerprobe.probing.budget import Budget
 from layerprobe.probing.features.reducers import Flatten, RandomSubset
-from layerprobe.probing.fit_memory import Budget
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import DEFAULTS, Resources

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from helpers.digits import shuffled_digits
 from layerprobe.probing.batches import reshuffled
+from layerprobe.probing.budget import Budget
 from layerprobe.probing.features.reducers import Flatten
-from layerprobe.probing.fit_memory import Budget
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources

@@ -24,13 +24,12 @@ from layerprobe.probing import activation_recorder
 from layerprobe.probing.activation_recorder import ActivationRecorder
 from layerprobe.probing.analyses.mean_difference import MeanDifference
 from layerprobe.probing.analyses.nearest_mean import NearestMean
-from layerprobe.probing.budget import least_memory
+from layerprobe.probing.budget import feature_budget, least_memory, processes_with_room
 from layerprobe.probing.capture.activations import LayerReader
 from layerprobe.probing.capture.freeze import freeze, random_states
 from layerprobe.probing.discovery import discover_layers
 from layerprobe.probing.features.feature_store import FeatureStore
 from layerprobe.probing.features.reducers import AveragePool, RandomSubset
-from layerprobe.probing.fit_memory import feature_budget, processes_with_room
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.solvers.ridge import Ridge

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 
@@ -10,11 +11,25 @@ from layerprobe.formatting import size_text
 from layerprobe.probing.discovery import Discovery
 from layerprobe.probing.features.cache import FeatureCache
 from layerprobe.probing.features.free_memory import memory_budget
-from layerprobe.probing.fit_memory import Budget, feature_budget, free_on, host_budget, workspace
+from layerprobe.probing.fit_memory import workspace
 from layerprobe.probing.fitting import features_of
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.types import Split
+
+
+class Budget(NamedTuple):
+    """Bytes that probing may take beside the network.
+
+    Attributes:
+        fit: Fitting the largest layer, and what is kept in the features' place where train is streamed.
+        features: Features, where they are made.
+        host: Features made on a GPU, in the machine's own memory.
+    """
+
+    fit: int
+    features: int
+    host: int
 
 
 def budget(device: torch.device | None, protocol: ProbeProtocol, resources: Resources, found: Discovery) -> Budget:
@@ -66,3 +81,59 @@ def moment_bytes(found: Discovery, protocol: ProbeProtocol) -> int:
 def is_weighted(protocol: ProbeProtocol) -> bool:
     """Whether training samples count by their class."""
     return protocol.task.class_weight is not None
+
+
+def free_on(device: torch.device | None) -> int | None:
+    """Bytes that are free on a GPU; None where the device is none, and the machine's own memory counts."""
+    return torch.cuda.mem_get_info(device)[0] if device is not None and device.type == "cuda" else None
+
+
+def feature_budget(
+    device: torch.device | None, max_memory: int | float | str | None, wanted: int, one_batch: int, processes: int = 1
+) -> int:
+    """What features may take, where the network is.
+
+    Args:
+        device: The network's device. On a GPU its own memory counts.
+        max_memory: See `free_memory.memory_budget`.
+        wanted: The largest layer's `workspace`.
+        one_batch: Bytes of all layers' features of one batch, which are held until the batch is through.
+        processes: Processes that share the machine's own memory, no more than `processes_with_room` of them.
+
+    Raises:
+        ValueError: Where the whole of `max_memory` holds no batch beside the work on a layer.
+    """
+    free = free_on(device)
+    allowed = memory_budget(max_memory, free)
+    if max_memory is not None and allowed < wanted + one_batch:
+        raise ValueError(
+            f"Probing needs {size_text(wanted + one_batch)}: {size_text(wanted)} to fit the largest layer and "
+            f"{size_text(one_batch)} for the features of one batch. `max_memory` allows {size_text(allowed)}. "
+            "Raise it, lower `batch_size`, reduce the layers to fewer features, or probe fewer layers at a time."
+        )
+    # Others may have taken a GPU's memory; what finds no room there moves away.
+    return max((allowed // processes if free is None else min(allowed, free)) - wanted - one_batch, 0)
+
+
+def processes_with_room(
+    device: torch.device | None, max_memory: int | float | str | None, wanted: int, one_batch: int, processes: int
+) -> int:
+    """How many processes of this machine can probe at the same time; 0 where not even one can.
+
+    Each takes `wanted` bytes to fit a layer and `one_batch` for the features of a batch; on a GPU each has the GPU's
+    memory for itself.
+    """
+    if device is not None and device.type == "cuda":
+        return processes
+    return min(processes, memory_budget(max_memory) // (wanted + one_batch))
+
+
+def host_budget(device: torch.device | None, max_memory: int | float | str | None, processes: int = 1) -> int:
+    """What features made on a GPU may take of the machine's own memory.
+
+    `max_memory` holds for the GPU and for the machine's own memory each.
+
+    Returns:
+        Bytes; 0 where the network is on the CPU, whose memory `feature_budget` has dealt with.
+    """
+    return 0 if device is None or device.type != "cuda" else memory_budget(max_memory) // processes

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from layerprobe.formatting import nearest
 from layerprobe.probing.activation_recorder import first_batch
 from layerprobe.probing.batches import in_order, inputs_of
+from layerprobe.probing.budget import feature_budget, host_budget
 from layerprobe.probing.capture.call_arguments import autocast_kind, device_of, floating_dtype
 from layerprobe.probing.capture.freeze import Frozen, freeze
 from layerprobe.probing.capture.hooks import Context
@@ -24,7 +25,6 @@ from layerprobe.probing.data_adapters import is_source, sources_of
 from layerprobe.probing.features.cache import FeatureCache
 from layerprobe.probing.features.reducers import AbstractReducer, FeatureWay, Reduction, Shape, shape_text
 from layerprobe.probing.features.row_blocks import Features
-from layerprobe.probing.fit_memory import feature_budget, host_budget
 from layerprobe.probing.passes import Passes
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from layerprobe.probing.activation_recorder import Progress, Recording
 from layerprobe.probing.batches import Data, check_splits, length, split_names, test_sets
 from layerprobe.probing.best_of_reducers import best_of_each, read_tests
-from layerprobe.probing.budget import budget, feature_cache, is_weighted
+from layerprobe.probing.budget import Budget, budget, feature_cache, is_weighted
 from layerprobe.probing.capture.call_arguments import autocast_of, device_of
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.hooks import Context
@@ -25,7 +25,6 @@ from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import Discovery, discover_layers
 from layerprobe.probing.features.cache import AbstractSink, FeatureCache, Splits
 from layerprobe.probing.features.reducers import FeatureWay
-from layerprobe.probing.fit_memory import Budget
 from layerprobe.probing.fitting import Ways, check_selection, features_of, fit_layer, measure, unfitted_features
 from layerprobe.probing.head_scores import score_test_sets
 from layerprobe.probing.kept_features import FeatureKeeper

@@ -27,14 +27,13 @@ from typing import Any, Literal, TypeAlias
 from torch import nn
 
 from layerprobe.probing.batches import Data, in_order, length, reads_again
-from layerprobe.probing.budget import least_memory
+from layerprobe.probing.budget import least_memory, processes_with_room
 from layerprobe.probing.capture.call_arguments import device_of
 from layerprobe.probing.capture.freeze import Frozen, freeze
 from layerprobe.probing.capture.hooks import Context
 from layerprobe.probing.capture.survey import Survey
 from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import Discovery, discover_layers
-from layerprobe.probing.fit_memory import processes_with_room
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.training.collectives import Ranks

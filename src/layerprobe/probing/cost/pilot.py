@@ -17,12 +17,11 @@ from torch import Tensor
 
 from layerprobe.probing.activation_recorder import ActivationRecorder, Recording
 from layerprobe.probing.batches import Data, length, reshuffled
-from layerprobe.probing.budget import feature_cache
+from layerprobe.probing.budget import Budget, feature_cache
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.features.cache import FeatureCache, Key
 from layerprobe.probing.features.row_blocks import blocks
-from layerprobe.probing.fit_memory import Budget
 from layerprobe.probing.fitting import Ways, fitted_features
 from layerprobe.probing.pipeline import labels_of_controls, probe_layer
 from layerprobe.probing.protocol import ProbeProtocol
