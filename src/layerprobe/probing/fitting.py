@@ -33,7 +33,7 @@ from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.class_weights import class_weights
-from layerprobe.probing.tasks.task import Measured
+from layerprobe.probing.tasks.task import Measured, PathFit
 
 Ways: TypeAlias = Mapping[Layer, Sequence[FeatureWay]]
 """The ways to make features of each layer, in the order of depth."""
@@ -198,7 +198,8 @@ def _fit_way(
                 solution = solver.from_sums(samples, variant.outputs, l2, weights)
             else:
                 assert spectrum is not None
-                solution = protocol.task.fit(solver, samples, targets, variant, l2, spectrum, stop, rough)
+                asked = PathFit(samples, l2, spectrum, stop, rough)
+                solution = protocol.task.fit(solver, asked, targets, variant)
             heads = Heads(solution.weight, solution.bias)
             validation, figures = None, ()
             if evaluate is not None:
@@ -291,8 +292,7 @@ def refit(
         both = torch.cat([train, val])
     second = Standardiser.fit(both) if protocol.standardise else Standardiser.none(both)
     both = second.applied(both)
-    l2 = torch.tensor(chosen.l2, dtype=torch.float64)
-    solution = protocol.task.fit(chosen.solver, both, targets, labels, l2, cache(partial(Spectrum.of, both)))
+    solution = protocol.task.fit(chosen.solver, PathFit.of(both, chosen.l2), targets, labels)
     error, _ = protocol.task.evaluate(Heads(solution.weight, solution.bias), both, targets, chosen.solver)
     # Standardised twice: ((x - m₁)/s₁ - m₂)/s₂ = (x - (m₁ + s₁m₂))/(s₁s₂).
     first = chosen.standardiser.to(both.device)

@@ -11,8 +11,8 @@ import layerprobe
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.ridge import Ridge
-from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.tasks.multi_label import MultiLabel
+from layerprobe.probing.tasks.task import PathFit
 
 L2 = torch.tensor([1e-3, 1e-1], dtype=torch.float64)
 TASK = MultiLabel()
@@ -30,7 +30,7 @@ def test_each_label_has_the_head_that_scikit_learn_fits_alone() -> None:
     x, y = made(300)
     x = (x - x.mean(0)) / x.std(0, correction=0)
     labels = TASK.labels({"train": y})
-    solution = TASK.fit(Logistic(), x, y, labels, L2, lambda: Spectrum.of(x))
+    solution = TASK.fit(Logistic(), PathFit.of(x, L2.tolist()), y, labels)
     assert {str(status) for status in solution.status} == {"converged"}
     for point, l2 in enumerate(L2.tolist()):
         for label in range(3):
@@ -43,7 +43,7 @@ def test_each_label_has_the_head_that_scikit_learn_fits_alone() -> None:
 def test_figures_are_those_of_scikit_learn(solver: Logistic | Ridge) -> None:
     (x, y), (test_x, test_y) = made(300), made(200, seed=1)
     labels = TASK.labels({"train": y, "test": test_y})
-    solution = TASK.fit(solver, x, y, labels, L2, lambda: Spectrum.of(x))
+    solution = TASK.fit(solver, PathFit.of(x, L2.tolist()), y, labels)
     head = Heads(solution.weight, solution.bias)[0]
     found = TASK.measure(head, test_x, test_y, solver)
     scores = (test_x @ head.weight[0].T + head.bias[0]).numpy()
@@ -81,7 +81,7 @@ def test_a_label_that_never_varies_on_train_is_answered_as_it_was() -> None:
     x, y = made(200)
     y[:, 1] = 1
     task = MultiLabel()
-    solution = task.fit(Logistic(), x, y, task.labels({"train": y}), L2, lambda: Spectrum.of(x))
+    solution = task.fit(Logistic(), PathFit.of(x, L2.tolist()), y, task.labels({"train": y}))
     assert (x @ solution.weight[0, 1] + solution.bias[0, 1] > 0).all()
     with pytest.raises(ValueError, match="No label varies"):
         task.labels({"train": torch.ones(5, 2, dtype=torch.long)})

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, partial
 from typing import ClassVar, final
-
-import torch
 
 from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Metric, Reading, TestSet
 from layerprobe.probing.analyses.erasers import check_installed, erased, fit_eraser
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.solvers.spectrum import Spectrum
-from layerprobe.probing.tasks.task import unweighted
+from layerprobe.probing.tasks.task import PathFit, unweighted
 
 
 @final
@@ -39,9 +35,7 @@ class Erased(AbstractAnalysis):
         targets = layer.labels.splits["train"].to(layer.train.device)
         eraser = fit_eraser(layer.train, targets)
         train = erased(layer.train, eraser)
-        l2 = torch.tensor(layer.l2, dtype=torch.float64)
-        spectrum = cache(partial(Spectrum.of, train))
-        solution = task.fit(solver, train, targets, layer.labels, l2, spectrum)
+        solution = task.fit(solver, PathFit.of(train, layer.l2), targets, layer.labels)
         validation = None
         if layer.val is not None:
             truth = layer.labels.splits["val"].to(layer.val.device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
 from typing import ClassVar, final
 
 import numpy as np
@@ -16,7 +15,7 @@ from layerprobe.probing.analyses.analysis import AbstractAnalysis, LayerData, Me
 from layerprobe.probing.analyses.direction_metrics import angles_between, head_directions, random_metric
 from layerprobe.probing.features.row_blocks import picked_rows
 from layerprobe.probing.metrics.intervals import mean_interval
-from layerprobe.probing.solvers.spectrum import Spectrum
+from layerprobe.probing.tasks.task import PathFit
 
 
 @final
@@ -62,9 +61,7 @@ class Stability(AbstractAnalysis):
     def _directions(half: Int[Tensor, " h"], layer: LayerData) -> Float[np.ndarray, "k d"]:
         features = picked_rows(layer.train, half)
         targets = layer.labels.splits["train"][half].to(features.device)
-        l2 = torch.tensor(layer.head.l2, dtype=torch.float64)
-        spectrum = cache(partial(Spectrum.of, features))
-        solution = layer.task.fit(layer.head.solver, features, targets, layer.labels, l2, spectrum)
+        solution = layer.task.fit(layer.head.solver, PathFit.of(features, layer.head.l2), targets, layer.labels)
         return head_directions(solution.weight[0], layer)
 
 

@@ -21,10 +21,10 @@ from layerprobe.probing.metrics.classification import balanced_accuracy, class_a
 from layerprobe.probing.metrics.score_metrics import Scored
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import Solution
-from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
+from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.class_weights import ClassWeight, check_class_weight, class_weights
-from layerprobe.probing.tasks.task import AbstractScoredTask, Figure, Measured
+from layerprobe.probing.tasks.task import AbstractScoredTask, Figure, Measured, PathFit
 from layerprobe.statistics.intervals import tango_interval, wilson_interval
 from layerprobe.types import Split
 
@@ -100,28 +100,13 @@ class Classification(AbstractScoredTask):
         """See `AbstractTask.fits`."""
         return 1, outputs
 
-    def fit(
-        self,
-        solver: AbstractSolver,
-        features: Features,
-        targets: Shaped[Tensor, "n ..."],
-        labels: Labels,
-        l2: Float[Tensor, " p"],
-        spectrum: Decompose,
-        stop: Stop | None = None,
-        rough: bool = False,
-    ) -> Solution:
+    def fit(self, solver: AbstractSolver, path: PathFit, targets: Shaped[Tensor, "n ..."], labels: Labels) -> Solution:
         """See `AbstractTask.fit`."""
         weights = class_weights(self.class_weight, targets, labels.outputs)
-        counted = {} if weights is None else {"weights": weights}
-        return solver.solve(features, targets, len(labels.outputs), l2, spectrum, stop, rough, **counted)
+        return path.solve(solver, targets, len(labels.outputs), weights)
 
     def evaluate(
-        self,
-        heads: Heads,
-        features: Features,
-        targets: Shaped[Tensor, "n ..."],
-        solver: AbstractSolver,
+        self, heads: Heads, features: Features, targets: Shaped[Tensor, "n ..."], solver: AbstractSolver
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
         """See `AbstractTask.evaluate`; a class that train does not have counts as wrong, and the loss leaves it out.
 
@@ -132,11 +117,7 @@ class Classification(AbstractScoredTask):
         return 1 - correct.double().mean(1), loss * (len(targets) / known if known else math.nan)
 
     def measure(
-        self,
-        heads: Heads,
-        features: Features,
-        targets: Shaped[Tensor, "n ..."],
-        solver: AbstractSolver,
+        self, heads: Heads, features: Features, targets: Shaped[Tensor, "n ..."], solver: AbstractSolver
     ) -> Measured:
         """See `AbstractTask.measure`; `metrics.class_auc` says which area is meant."""
         correct, loss = heads.evaluate(features, targets, solver.losses)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, final
 
@@ -20,10 +20,10 @@ from layerprobe.probing.metrics.intervals import mean_interval
 from layerprobe.probing.metrics.score_metrics import Scored
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import LeftOut, Solution, Status
-from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
+from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.class_weights import ClassWeight, check_class_weight, class_weights
-from layerprobe.probing.tasks.task import AbstractScoredTask, Figure, Measured
+from layerprobe.probing.tasks.task import AbstractScoredTask, Figure, Measured, PathFit
 from layerprobe.statistics.intervals import wilson_interval
 from layerprobe.types import Split
 
@@ -99,35 +99,21 @@ class MultiLabel(AbstractScoredTask):
         """See `AbstractTask.fits`."""
         return outputs, 2
 
-    def fit(
-        self,
-        solver: AbstractSolver,
-        features: Features,
-        targets: Shaped[Tensor, "n ..."],
-        labels: Labels,
-        l2: Float[Tensor, " p"],
-        spectrum: Decompose,
-        stop: Stop | None = None,
-        rough: bool = False,
-    ) -> Solution:
+    def fit(self, solver: AbstractSolver, path: PathFit, targets: Shaped[Tensor, "n ..."], labels: Labels) -> Solution:
         """Fit the labels one by one; a head's score is that of having the label less that of not having it.
 
         Status and gap are those of the worst label, the objective is the sum, leave-one-out figures are means. The
         weights of a label that all training samples have, or none, are exactly 0: its head answers what they answer.
         """
-        found = []
-        for column in targets.unbind(1):
-            weights = class_weights(self.class_weight, column, torch.arange(2))
-            counted = {} if weights is None else {"weights": weights}
-            found.append(solver.solve(features, column, 2, l2, spectrum, None, rough, **counted))
+        whole = replace(path, stop=None)
+        found = [
+            whole.solve(solver, column, 2, class_weights(self.class_weight, column, torch.arange(2)))
+            for column in targets.unbind(1)
+        ]
         return _of_all(found, (targets.amin(0) != targets.amax(0))[:, None])
 
     def evaluate(
-        self,
-        heads: Heads,
-        features: Features,
-        targets: Shaped[Tensor, "n ..."],
-        solver: AbstractSolver,
+        self, heads: Heads, features: Features, targets: Shaped[Tensor, "n ..."], solver: AbstractSolver
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
         """See `AbstractTask.evaluate`."""
         p = len(heads.weight)
@@ -142,11 +128,7 @@ class MultiLabel(AbstractScoredTask):
         return wrong / len(features), total / len(features)
 
     def measure(
-        self,
-        heads: Heads,
-        features: Features,
-        targets: Shaped[Tensor, "n ..."],
-        solver: AbstractSolver,
+        self, heads: Heads, features: Features, targets: Shaped[Tensor, "n ..."], solver: AbstractSolver
     ) -> Measured:
         """See `AbstractTask.measure`; F1 and the area under the ROC curve are means over the labels.
 

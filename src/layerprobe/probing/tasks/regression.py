@@ -17,9 +17,9 @@ from layerprobe.probing.heads import Heads
 from layerprobe.probing.metrics.intervals import unexplained_difference, unexplained_interval
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Solution
-from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
+from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.probing.targets import Labels
-from layerprobe.probing.tasks.task import AbstractTask, Measured
+from layerprobe.probing.tasks.task import AbstractTask, Measured, PathFit
 from layerprobe.types import Split
 
 
@@ -85,28 +85,14 @@ class Regression(AbstractTask):
         """See `AbstractTask.fits`."""
         return 1, outputs
 
-    def fit(
-        self,
-        solver: AbstractSolver,
-        features: Features,
-        targets: Shaped[Tensor, "n ..."],
-        labels: Labels,
-        l2: Float[Tensor, " p"],
-        spectrum: Decompose,
-        stop: Stop | None = None,
-        rough: bool = False,
-    ) -> Solution:
+    def fit(self, solver: AbstractSolver, path: PathFit, targets: Shaped[Tensor, "n ..."], labels: Labels) -> Solution:
         """See `AbstractTask.fit`."""
         self.check(solver)
         assert isinstance(solver, Ridge)
-        return solver.regress(features, targets, l2, spectrum)
+        return solver.regress(path.features, targets, path.l2, path.spectrum)
 
     def evaluate(
-        self,
-        heads: Heads,
-        features: Features,
-        targets: Shaped[Tensor, "n ..."],
-        solver: AbstractSolver,
+        self, heads: Heads, features: Features, targets: Shaped[Tensor, "n ..."], solver: AbstractSolver
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
         """See `AbstractTask.evaluate`."""
         squares = torch.zeros(heads.bias.shape, dtype=torch.float64, device=features.device)
@@ -117,11 +103,7 @@ class Regression(AbstractTask):
         return unexplained[:, _varies(targets)].mean(1), 0.5 * mean_squares.sum(1)
 
     def measure(
-        self,
-        heads: Heads,
-        features: Features,
-        targets: Shaped[Tensor, "n ..."],
-        solver: AbstractSolver,
+        self, heads: Heads, features: Features, targets: Shaped[Tensor, "n ..."], solver: AbstractSolver
     ) -> Measured:
         """See `AbstractTask.measure`."""
         error, loss = self.evaluate(heads, features, targets, solver)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeAlias, cast
 
-from jaxtyping import Bool, Float, Shaped
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features
@@ -17,6 +19,7 @@ from layerprobe.probing.heads import Heads
 from layerprobe.probing.metrics.score_metrics import Scored
 from layerprobe.probing.solvers.solution import Solution
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop
+from layerprobe.probing.solvers.spectrum import Spectrum
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.class_weights import ClassWeight
 from layerprobe.types import Split
@@ -50,6 +53,38 @@ class Measured:
     auc: float = math.nan
     r2: float = math.nan
     message: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class PathFit:
+    """What the heads of a path are fitted to, but for the targets.
+
+    Attributes:
+        features: Standardised features of the training split.
+        l2: L2 values.
+        spectrum: Hands over the features' spectrum.
+        stop: See `AbstractSolver.solve`.
+        rough: See `AbstractSolver.solve`.
+    """
+
+    features: Features
+    l2: Float[Tensor, " p"]
+    spectrum: Decompose
+    stop: Stop | None = None
+    rough: bool = False
+
+    @classmethod
+    def of(cls, features: Features, l2: Sequence[float]) -> PathFit:
+        """A whole path, every value brought to its certificate."""
+        return cls(features, torch.tensor(l2, dtype=torch.float64), cache(partial(Spectrum.of, features)))
+
+    def solve(
+        self, solver: AbstractSolver, targets: Int[Tensor, " n"], n_classes: int, weights: Float[Tensor, " c"] | None
+    ) -> Solution:
+        """Fit classes; see `AbstractSolver.solve`, which may know of no weights."""
+        counted = {} if weights is None else {"weights": weights}
+        given = (self.features, targets, n_classes, self.l2, self.spectrum, self.stop, self.rough)
+        return solver.solve(*given, **counted)
 
 
 class AbstractTask(ABC):
@@ -94,40 +129,22 @@ class AbstractTask(ABC):
         """Say how many fits there are to one set of labels, and the columns of each."""
 
     @abstractmethod
-    def fit(
-        self,
-        solver: AbstractSolver,
-        features: Features,
-        targets: Shaped[Tensor, "n ..."],
-        labels: Labels,
-        l2: Float[Tensor, " p"],
-        spectrum: Decompose,
-        stop: Stop | None = None,
-        rough: bool = False,
-    ) -> Solution:
+    def fit(self, solver: AbstractSolver, path: PathFit, targets: Shaped[Tensor, "n ..."], labels: Labels) -> Solution:
         """Fit one head for each L2 value, with a status for each.
 
-        The features are standardised, the targets on their device. `stop` and `rough` are as for
-        `AbstractSolver.solve`; a task whose heads are several fits at once does not ask whether to stop.
+        The targets are on the features' device. A task whose heads are several fits at once does not ask whether to
+        stop.
         """
 
     @abstractmethod
     def evaluate(
-        self,
-        heads: Heads,
-        features: Features,
-        targets: Shaped[Tensor, "n ..."],
-        solver: AbstractSolver,
+        self, heads: Heads, features: Features, targets: Shaped[Tensor, "n ..."], solver: AbstractSolver
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
         """Apply every head of a path to one split: each head's error and its mean loss, float64."""
 
     @abstractmethod
     def measure(
-        self,
-        heads: Heads,
-        features: Features,
-        targets: Shaped[Tensor, "n ..."],
-        solver: AbstractSolver,
+        self, heads: Heads, features: Features, targets: Shaped[Tensor, "n ..."], solver: AbstractSolver
     ) -> Measured:
         """Measure the selected head on test."""
 
