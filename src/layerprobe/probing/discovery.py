@@ -12,7 +12,6 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from layerprobe.formatting import some
-from layerprobe.probing.activation_recorder import by_tokens, first_batch, masks_of
 from layerprobe.probing.batches import Data, in_order
 from layerprobe.probing.capture.default_device import programs_device
 from layerprobe.probing.capture.freeze import Frozen
@@ -24,6 +23,7 @@ from layerprobe.probing.features.reducers import AbstractChannelReducer, shape_t
 from layerprobe.probing.fitting import Ways, feature_ways, fitted_features
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
+from layerprobe.probing.split_reader import by_tokens, first_batch, masks_of
 from layerprobe.probing.targets import n_outputs
 from layerprobe.types import LayerName
 

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Shaped
 from torch import Tensor
 
-from layerprobe.probing.activation_recorder import Recording
 from layerprobe.probing.analyses.analysis import Metric
 from layerprobe.probing.features.oom import with_room
 from layerprobe.probing.features.row_blocks import Features
@@ -18,6 +17,7 @@ from layerprobe.probing.features.scaler import StandardisedRows
 from layerprobe.probing.metrics.score_metrics import score_metrics
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.selection import HeadPath
+from layerprobe.probing.split_reader import Recording
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import AbstractScoredTask
 from layerprobe.types import SampleScores

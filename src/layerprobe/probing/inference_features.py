@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from layerprobe.formatting import nearest
-from layerprobe.probing.activation_recorder import first_batch
 from layerprobe.probing.batches import in_order, inputs_of
 from layerprobe.probing.budget import feature_budget, host_budget
 from layerprobe.probing.capture.call_arguments import autocast_kind, device_of, floating_dtype
@@ -28,6 +27,7 @@ from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.passes import Passes
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
+from layerprobe.probing.split_reader import first_batch
 from layerprobe.types import FeatureRecipe, ProbeRecord, named_classes
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layerprobe.probing.activation_recorder import WITHOUT_DOUBLE, ActivationRecorder, Contents, Recording
+from layerprobe.probing.activation_recorder import WITHOUT_DOUBLE, ActivationRecorder
 from layerprobe.probing.batches import Data, reads_again
 from layerprobe.probing.capture.batch_axis import BatchAxis
 from layerprobe.probing.capture.content_hash import Named, NoContentHashError, content_hash
@@ -31,6 +31,7 @@ from layerprobe.probing.features.row_blocks import placed_blocks
 from layerprobe.probing.fitting import Ways
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
+from layerprobe.probing.split_reader import Contents, Recording
 from layerprobe.types import SPLITS, LayerName, LayerResult, Split
 
 log = logging.getLogger("layerprobe")

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeAlias
 
-from layerprobe.probing.activation_recorder import ActivationRecorder, Progress, Recording, SplitReader
+from layerprobe.probing.activation_recorder import ActivationRecorder
 from layerprobe.probing.batches import Data, in_order, split_names
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.hooks import Site, Way
@@ -20,9 +21,13 @@ from layerprobe.probing.kept_features import DataChangedError, FeatureKeeper
 from layerprobe.probing.parallel.exchange import AbstractExchange
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
+from layerprobe.probing.split_reader import Recording, SplitReader
 from layerprobe.types import Split
 
 log = logging.getLogger(__name__)
+
+Progress: TypeAlias = Callable[[str, int, int | None], None]
+"""Called with what is going on, how much of it is done, and how much there is (None: unknown)."""
 
 
 @dataclass(frozen=True)

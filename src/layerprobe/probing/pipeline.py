@@ -12,7 +12,6 @@ from itertools import groupby, product
 import torch
 from torch import Tensor, nn
 
-from layerprobe.probing.activation_recorder import Progress, Recording
 from layerprobe.probing.batches import Data, check_splits, length, split_names, test_sets
 from layerprobe.probing.best_of_reducers import best_of_each, read_tests
 from layerprobe.probing.budget import Budget, budget, feature_cache, is_weighted
@@ -31,13 +30,14 @@ from layerprobe.probing.kept_features import FeatureKeeper
 from layerprobe.probing.layer_analyses import analyse
 from layerprobe.probing.parallel.exchange import AbstractExchange
 from layerprobe.probing.parallel.process_pool import layers_in_parallel, parallel
-from layerprobe.probing.passes import Passes
+from layerprobe.probing.passes import Passes, Progress
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.record_builder import LayerRecords
 from layerprobe.probing.resources import DEFAULTS, Resources
 from layerprobe.probing.selection import HeadPath
 from layerprobe.probing.solvers.precision import full_precision
 from layerprobe.probing.solvers.solution import Status
+from layerprobe.probing.split_reader import Recording
 from layerprobe.probing.streamed_moments import TrainingMoments
 from layerprobe.probing.targets import Labels, n_outputs
 from layerprobe.probing.tasks.task import Measured

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from layerprobe.probing.activation_recorder import Recording
 from layerprobe.probing.analyses.analysis import Metric
 from layerprobe.probing.analyses.reference_predictor import AbstractReference
 from layerprobe.probing.capture.layers import Layer
@@ -20,6 +19,7 @@ from layerprobe.probing.fitting import channel_axis, positions_axis
 from layerprobe.probing.layer_analyses import Found, Predictors
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.selection import HeadPath, select
+from layerprobe.probing.split_reader import Recording
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import Measured
 from layerprobe.types import (

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int, Shaped
 from scipy.optimize import nnls
 from torch import Tensor
 
-from layerprobe.probing.activation_recorder import ActivationRecorder, Recording
+from layerprobe.probing.activation_recorder import ActivationRecorder
 from layerprobe.probing.batches import Data, length, reshuffled
 from layerprobe.probing.budget import Budget, feature_cache
 from layerprobe.probing.capture.freeze import Frozen
@@ -26,6 +26,7 @@ from layerprobe.probing.fitting import Ways, fitted_features
 from layerprobe.probing.pipeline import labels_of_controls, probe_layer
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
+from layerprobe.probing.split_reader import Recording
 from layerprobe.probing.targets import Labels
 from layerprobe.types import CheckpointInfo, LayerName, Split
 

@@ -82,9 +82,8 @@ class PathFit:
         self, solver: AbstractSolver, targets: Int[Tensor, " n"], n_classes: int, weights: Float[Tensor, " c"] | None
     ) -> Solution:
         """Fit classes; see `AbstractSolver.solve`, which may know of no weights."""
-        counted = {} if weights is None else {"weights": weights}
-        given = (self.features, targets, n_classes, self.l2, self.spectrum, self.stop, self.rough)
-        return solver.solve(*given, **counted)
+        counted: dict[str, Any] = {} if weights is None else {"weights": weights}
+        return solver.solve(self.features, targets, n_classes, self.l2, self.spectrum, self.stop, self.rough, **counted)
 
 
 class AbstractTask(ABC):
