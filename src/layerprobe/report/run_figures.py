@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 import pandas as pd
-from altair.utils.schemapi import debug_mode
 
+from layerprobe.compat.altair import unchecked
 from layerprobe.report.charts.beyond_linear import beyond_linear
 from layerprobe.report.charts.depth_curve import depth_curve
 from layerprobe.report.charts.direction_curve import direction_curve
@@ -81,7 +81,7 @@ def _by_itself(name: str) -> Iterator[None]:
         log.warning("%s was not drawn: %s: %s", name, type(error).__name__, (str(error).splitlines() or [""])[0])
 
 
-@debug_mode(False)  # nothing drawn here is the reader's choice: as in `save`, it is not searched for mistakes
+@unchecked()  # nothing drawn here is the reader's choice: as in `save`, it is not searched for mistakes
 def _drawn(made: Makers) -> dict[str, AnyChart]:
     charts: dict[str, AnyChart] = {}
     for name, draw in made.items():

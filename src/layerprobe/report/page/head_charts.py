@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from altair.utils.schemapi import debug_mode
 
+from layerprobe.compat.altair import unchecked
 from layerprobe.files.safe_names import safe_name
 from layerprobe.report.angles import Over, coordinates
 from layerprobe.report.head_charts import MOST_CLASSES, angle_products, angles_of, confusion_of
@@ -90,7 +90,7 @@ def head_charts(
     return {"look": look, "maps": packed}, [note] if left and packed else []
 
 
-@debug_mode(False)  # nothing drawn here is the reader's choice: as in `specification`, it is not searched for mistakes
+@unchecked()  # nothing drawn here is the reader's choice: as in `specification`, it is not searched for mistakes
 def _spec(wanted: _Wanted) -> dict[str, Any] | None:
     try:
         chart = wanted.draw()

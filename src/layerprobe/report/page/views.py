@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import altair as alt
-from altair.utils.schemapi import debug_mode
 
+from layerprobe.compat.altair import unchecked
 from layerprobe.report import style
 from layerprobe.report.page.best_layer import best_layer
 from layerprobe.report.page.dark_theme import following_theme
@@ -48,7 +48,7 @@ def view_names(data: PageData) -> list[str]:
     return [name for name in VIEWS if name not in without]
 
 
-@debug_mode(False)
+@unchecked()
 def linked_views(data: PageData) -> dict[str, dict[str, Any]]:
     """Draw each view as a specification of its own, as wide as its place on the page.
 
@@ -60,7 +60,7 @@ def linked_views(data: PageData) -> dict[str, dict[str, Any]]:
     return specs | {"layer_map": following_theme(specs["layer_map"])}
 
 
-@debug_mode(False)
+@unchecked()
 def single_view(data: PageData, name: str, width: int, height: int) -> dict[str, Any]:
     """Draw one view for a file, as a Vega-Lite specification that holds its data."""
     spec = _finished(VIEWS[name](data, Frame(width, height, linked=False)), data)
@@ -72,6 +72,6 @@ def _finished(chart: AnyChart, data: PageData) -> dict[str, Any]:
     """Add the parameters and the look."""
     theme = style.theme()
     theme["title"] |= {"frame": "bounds", "fontSize": 14}
-    # Searched for mistakes neither here nor, by `debug_mode`, where its parts are made: that takes longer than all the
+    # Searched for mistakes neither here nor, by `unchecked`, where its parts are made: that takes longer than all the
     # rest, and nothing that is drawn is the reader's choice.
     return share_transforms(chart.add_params(*parameters(data)).configure(**theme).to_dict(validate=False))
