@@ -14,7 +14,7 @@ from torch import nn
 from layerprobe.probing.capture.call_arguments import device_of
 from layerprobe.probing.capture.default_device import programs_device
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.training.lightning_splits import is_lightnings
+from layerprobe.training.lightning_splits import is_default_hook
 
 _HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 _TAKEN = ("inputs", "targets", "mask", "control_key", "sample_ids")
@@ -30,7 +30,7 @@ def with_batch_hooks(
     """
     owners = [owner for owner in (datamodule, network) if hasattr(owner, _HOOKS[0])]
     own = {
-        hook: next((one for one in owners if hasattr(one, hook) and not is_lightnings(getattr(one, hook))), None)
+        hook: next((one for one in owners if hasattr(one, hook) and not is_default_hook(getattr(one, hook))), None)
         for hook in _HOOKS
     }
     if not any(owner is not None for owner in own.values()):

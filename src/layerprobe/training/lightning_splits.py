@@ -112,7 +112,7 @@ def of_population(protocol: ProbeProtocol, owner: Any) -> ProbeProtocol:
     return replace(protocol, population=True) if getattr(owner, "population", False) else protocol
 
 
-def is_lightnings(hook: Any) -> bool:
+def is_default_hook(hook: Any) -> bool:
     """Whether a hook is the one that Lightning's own class has, which no other class has replaced."""
     return getattr(hook, "__module__", "").partition(".")[0] in ("pytorch_lightning", "lightning")
 
@@ -124,7 +124,7 @@ def _from_hooks(owner: Any, split: Split, stages: list[str]) -> Any:
     if hook is None:
         return None
     own = name in vars(owner)  # as `LightningDataModule.from_datasets` leaves it
-    if not own and is_lightnings(hook):
+    if not own and is_default_hook(hook):
         return None
     if not isinstance(owner, nn.Module) and _STAGE[split] not in stages:
         with programs_device():

@@ -29,7 +29,7 @@ from layerprobe.report.page.correct_bits import correct_bits
 from layerprobe.report.page.document import _bundle, page
 from layerprobe.report.page.layer_map import row_labels
 from layerprobe.report.page.page_data import page_data
-from layerprobe.report.page.pickers import pickers
+from layerprobe.report.page.parameters import pickers
 from layerprobe.report.page.views import linked_views, single_view, view_names
 from layerprobe.report.report_files import write_report
 from layerprobe.report.run_comparison import ReportError, compare

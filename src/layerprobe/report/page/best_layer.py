@@ -10,7 +10,7 @@ from layerprobe.report.charts.curves import error_y
 from layerprobe.report.charts.layer_axis import LETTER
 from layerprobe.report.charts.tooltips import ERROR
 from layerprobe.report.page.page_data import ConfigKey, PageData
-from layerprobe.report.page.pickers import CHOSEN, CROWD, OF_PROBLEM, POINTED, group_legend, group_scale
+from layerprobe.report.page.parameters import CHOSEN, CROWD, OF_PROBLEM, POINTED, group_legend, group_scale
 from layerprobe.report.page.vega_data import source, with_text_fields
 from layerprobe.report.page.view_frame import Frame
 

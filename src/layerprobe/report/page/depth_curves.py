@@ -13,7 +13,7 @@ from layerprobe.report.charts.beyond_linear import COLOURS
 from layerprobe.report.charts.curves import Look, Y, curves, error_y
 from layerprobe.report.charts.tooltips import result_tooltip
 from layerprobe.report.page.page_data import PageData
-from layerprobe.report.page.pickers import (
+from layerprobe.report.page.parameters import (
     NARROW,
     POINTED,
     checkpoint_shape,

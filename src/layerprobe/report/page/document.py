@@ -22,7 +22,7 @@ from layerprobe.report.monotonicity import depth_sentence
 from layerprobe.report.page.correct_bits import correct_bits
 from layerprobe.report.page.head_charts import head_charts
 from layerprobe.report.page.page_data import PageData, page_data
-from layerprobe.report.page.pickers import pickers
+from layerprobe.report.page.parameters import pickers
 from layerprobe.report.page.views import linked_views
 from layerprobe.report.run_comparison import Comparison
 from layerprobe.results.baselines import without_baselines

@@ -10,7 +10,7 @@ from layerprobe.report.charts.curves import Look, curves, error_y
 from layerprobe.report.charts.l2_path import CHOSEN_HEAD
 from layerprobe.report.layer_labels import clipped
 from layerprobe.report.page.page_data import PageData
-from layerprobe.report.page.pickers import NARROW, POINTED, faint, group_legend, group_scale, means, of_many
+from layerprobe.report.page.parameters import NARROW, POINTED, faint, group_legend, group_scale, means, of_many
 from layerprobe.report.page.vega_data import chosen_rows
 from layerprobe.report.page.view_frame import Frame
 

@@ -11,7 +11,7 @@ from layerprobe.report import style
 from layerprobe.report.charts.beyond_linear import COLOURS
 from layerprobe.report.charts.curves import Look, Y, curves, error_y
 from layerprobe.report.page.page_data import PageData
-from layerprobe.report.page.pickers import checkpoint_shape, marker
+from layerprobe.report.page.parameters import checkpoint_shape, marker
 from layerprobe.report.page.vega_data import chosen_rows, layers_x, with_layers
 from layerprobe.report.page.view_frame import Frame
 

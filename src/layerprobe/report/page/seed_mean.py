@@ -9,7 +9,14 @@ import altair as alt
 from layerprobe.report.charts.curves import Look, curves, error_y
 from layerprobe.report.charts.tooltips import ERROR
 from layerprobe.report.page.page_data import PageData
-from layerprobe.report.page.pickers import MOST_BANDS, MOST_LINES, checkpoint_shape, group_legend, group_scale, marker
+from layerprobe.report.page.parameters import (
+    MOST_BANDS,
+    MOST_LINES,
+    checkpoint_shape,
+    group_legend,
+    group_scale,
+    marker,
+)
 from layerprobe.report.page.vega_data import chosen_rows, layers_x, with_layers, with_text_fields
 from layerprobe.report.page.view_frame import Frame
 from layerprobe.statistics.intervals import student_quantile

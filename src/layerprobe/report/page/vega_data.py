@@ -11,7 +11,7 @@ import altair as alt
 from layerprobe.report.charts.layer_axis import LETTER, LINE, place_scale
 from layerprobe.report.layer_labels import shared_folder, short_names
 from layerprobe.report.page.page_data import PageData
-from layerprobe.report.page.pickers import CHOSEN, OF_PROBLEM, shown
+from layerprobe.report.page.parameters import CHOSEN, OF_PROBLEM, shown
 
 _MOST_LETTERS = 24
 """Of a layer's name on an axis of the page."""

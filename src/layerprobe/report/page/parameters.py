@@ -1,4 +1,4 @@
-"""The pickers of the page, and the parameters that every view listens to."""
+"""The parameters of the page, which every view listens to, and the form that a reader sets them with."""
 
 from __future__ import annotations
 
