@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from layerprobe.jobs.plain_arguments import read_arguments
+from layerprobe.jobs.command_line import read_arguments
 from layerprobe.jobs.program import name
 
 if TYPE_CHECKING:

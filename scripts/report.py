@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from layerprobe.formatting import count_text
-from layerprobe.jobs.plain_arguments import read_arguments
+from layerprobe.jobs.command_line import read_arguments
 from layerprobe.jobs.program import name, to_install
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from layerprobe.files.errors import DamagedFileError
 from layerprobe.formatting import nearest
+from layerprobe.jobs.command_line import read_arguments
 from layerprobe.jobs.job_states import job_states
-from layerprobe.jobs.plain_arguments import read_arguments
 from layerprobe.jobs.program import name
 from layerprobe.jobs.quoting import command, override
 from layerprobe.report.tables.status_table import status_table

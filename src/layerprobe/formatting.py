@@ -36,7 +36,7 @@ def n_bytes(text: str) -> float:
         return math.nan
 
 
-def some(parts: Sequence[str], most: int, between: str = ", ") -> str:
+def listed(parts: Sequence[str], most: int, between: str = ", ") -> str:
     """List the first of some things, and say how many more there are."""
     rest = [f"… ({len(parts) - most:,} more)"] if len(parts) > most else []
     return between.join([*parts[:most], *rest])

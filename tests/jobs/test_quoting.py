@@ -18,8 +18,8 @@ from omegaconf import OmegaConf, open_dict
 
 from helpers.command import ROOT
 from layerprobe.config import as_typed, register
+from layerprobe.jobs.command_line import read_arguments
 from layerprobe.jobs.lifecycle import continue_command
-from layerprobe.jobs.plain_arguments import read_arguments
 from layerprobe.jobs.quoting import command, override
 
 PARSER = OverridesParser.create()

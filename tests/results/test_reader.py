@@ -10,10 +10,10 @@ import pytest
 
 from helpers import made_results as made
 from helpers import made_runs
-from layerprobe.results.any_version import read_any_version
 from layerprobe.results.arrow_tables import SchemaError, to_frame
 from layerprobe.results.reader import Run, find_runs
 from layerprobe.results.store import ProbeStore
+from layerprobe.results.tables_of_any_version import read_any_version
 from layerprobe.types import PathRecord, ProbeRecord
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from layerprobe.jobs.plain_arguments import read_arguments
+from layerprobe.jobs.command_line import read_arguments
 from layerprobe.jobs.quoting import override
 
 

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from helpers.command import ROOT
 from layerprobe.config import register
+from layerprobe.jobs.configured_test_sets import without_tests
 from layerprobe.jobs.probe import Builder
-from layerprobe.jobs.test_set_config import without_tests
 from layerprobe.probing import batches
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.training.callback import ProbeCallback

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from layerprobe.files.lazy_mapping import LazyMapping
-from layerprobe.formatting import nearest, some
+from layerprobe.formatting import listed, nearest
 from layerprobe.results.arrow_tables import to_frame
 from layerprobe.results.heads import find_head, read_arrays, read_recipe
 from layerprobe.results.reader import Run, find_runs
@@ -301,5 +301,5 @@ def _nothing_at(run: Run) -> str:
         return f"{run.directory} does not exist. Give the directory of a run, or a folder that `save` wrote."
     below = [str(found) for found in find_runs([run.directory]) if found != run.directory]
     if below:
-        return f"{run.directory} holds {len(below)} runs: {some(below, 6)}. Give one of them."
+        return f"{run.directory} holds {len(below)} runs: {listed(below, 6)}. Give one of them."
     return f"{run.directory} holds no results (results.parquet, or probes/results.parquet). Give a run's directory."

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from layerprobe.data.corruptions import AbstractCorruption
-from layerprobe.data.loaders import AbstractDataModule
+from layerprobe.data.data_module import AbstractDataModule
 from layerprobe.formatting import described
 from layerprobe.types import SPLITS, Split
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from layerprobe.data.loaders import AbstractDataModule, loader
+from layerprobe.data.data_module import AbstractDataModule, loader
 from layerprobe.data.samplers import ShuffledOrder
 from layerprobe.types import SPLITS, Split
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler
 
-from layerprobe.data.loaders import AbstractDataModule, loader
+from layerprobe.data.data_module import AbstractDataModule, loader
 from layerprobe.data.samplers import ShardedOrder
 from layerprobe.types import Split
 

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from layerprobe.data.data_module import AbstractDataModule, loader
 from layerprobe.data.labelled_texts import Examples, divide, examples_of, limited, noised
-from layerprobe.data.loaders import AbstractDataModule, loader
 from layerprobe.data.pretrained_tokenizer import Encoded, PretrainedTokenizer
 from layerprobe.data.samplers import ShuffledOrder
 from layerprobe.data.text_baselines import bag_of_words, text_length

@@ -23,12 +23,12 @@ from torch import nn
 
 from layerprobe.config import plain_probe, protocol_of, resources_of
 from layerprobe.formatting import percent_text
+from layerprobe.jobs.configured_test_sets import without_tests
 from layerprobe.jobs.hub_revisions import revisions_of, with_revision
 from layerprobe.jobs.lifecycle import plain, reason
 from layerprobe.jobs.program import say
 from layerprobe.jobs.run_report import report, summary
-from layerprobe.jobs.test_set_config import without_tests
-from layerprobe.jobs.trusted import BY_HAND, merged, plain_precision
+from layerprobe.jobs.trusted_classes import BY_HAND, merged, plain_precision
 from layerprobe.probing.batches import Data
 from layerprobe.probing.capture.survey import left_out_lines
 from layerprobe.probing.cost.plan import make_plan

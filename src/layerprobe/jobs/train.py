@@ -17,9 +17,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from layerprobe.files.errors import DamagedFileError, aside
 from layerprobe.formatting import nearest
+from layerprobe.jobs.configured_test_sets import without_tests
 from layerprobe.jobs.lifecycle import continue_command
 from layerprobe.jobs.run_report import report, summary
-from layerprobe.jobs.test_set_config import without_tests
 from layerprobe.models.classifier import trainable
 from layerprobe.report.depth_curve_options import DepthView
 from layerprobe.results.run_directory import RunDirectory

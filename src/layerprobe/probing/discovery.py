@@ -11,7 +11,7 @@ from functools import cache
 from jaxtyping import Shaped
 from torch import Tensor
 
-from layerprobe.formatting import some
+from layerprobe.formatting import listed
 from layerprobe.probing.batches import Data, in_order
 from layerprobe.probing.capture.default_device import programs_device
 from layerprobe.probing.capture.freeze import Frozen
@@ -150,7 +150,7 @@ def _check_channel_axes(reducer: AbstractChannelReducer, layers: Sequence[Layer]
         layer for layer in layers if reducer.is_guess(layer.shape, reducer.axis_of(layer.names, layer.channel_axis))
     ]
     if guessed:
-        shown = some([f"{layer.name} ({shape_text(layer.shape)})" for layer in guessed], SHOWN)
+        shown = listed([f"{layer.name} ({shape_text(layer.shape)})" for layer in guessed], SHOWN)
         _warn_once(
             f"Nothing that the network does says which axis of these layers holds the channels: {shown}. "
             f"{reducer.name} takes the first of three axes and more, the last of two. Say it with "

@@ -15,9 +15,9 @@ from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.hooks import Site, Way
 from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import Discovery
+from layerprobe.probing.feature_keeper import DataChangedError, FeatureKeeper
 from layerprobe.probing.features.cache import AbstractSink, FeatureCache
 from layerprobe.probing.fitting import Ways
-from layerprobe.probing.kept_features import DataChangedError, FeatureKeeper
 from layerprobe.probing.parallel.exchange import AbstractExchange
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources

@@ -22,11 +22,11 @@ from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.capture.survey import log_left_out
 from layerprobe.probing.data_fingerprint import Fingerprint
 from layerprobe.probing.discovery import Discovery, discover_layers
+from layerprobe.probing.feature_keeper import FeatureKeeper
 from layerprobe.probing.features.cache import AbstractSink, FeatureCache, Splits
 from layerprobe.probing.features.reducers import FeatureWay
 from layerprobe.probing.fitting import Ways, check_selection, features_of, fit_layer, measure, unfitted_features
 from layerprobe.probing.head_scores import score_test_sets
-from layerprobe.probing.kept_features import FeatureKeeper
 from layerprobe.probing.layer_analyses import analyse
 from layerprobe.probing.parallel.exchange import AbstractExchange
 from layerprobe.probing.parallel.process_pool import layers_in_parallel, parallel

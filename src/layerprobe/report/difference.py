@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 import pandas as pd
 
-from layerprobe.formatting import some
+from layerprobe.formatting import listed
 from layerprobe.report.significance import holm, mcnemar_p, two_sample_p
 from layerprobe.results.reader import Run
 from layerprobe.statistics.intervals import newcombe_interval, tango_interval
@@ -75,7 +75,7 @@ def difference_sentence(table: pd.DataFrame, first: str, second: str) -> str:
         f"{row['layer']} ({row['first_error']:.2%} against {row['second_error']:.2%}, p {row['p_holm']:.2g})"
         for row in found.to_dict("records")
     ]
-    return f"{first} and {second} differ at {len(found)} of {n} {layers} ({rule}): {some(parts, 6)}.{remark}"
+    return f"{first} and {second} differ at {len(found)} of {n} {layers} ({rule}): {listed(parts, 6)}.{remark}"
 
 
 _REMARKS = {

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from layerprobe.files.errors import DamagedFileError, aside
-from layerprobe.files.mirrored_file import read_state, restore_state, write_state
-from layerprobe.formatting import some
+from layerprobe.files.state_files import read_state, restore_state, write_state
+from layerprobe.formatting import listed
 from layerprobe.results.config_identity import differing, identity
 
 FILE = "checkpoints.json"
@@ -68,7 +68,7 @@ class Ledger:
             raise OtherResultsError(_taken(name, f"they are of other weights, from {known.source}"))
         if other := differing(identity(known.config), identity(entry.config)):
             pairs = [f"{key}={old}, now {new}" for key, (old, new) in other.items()]
-            raise OtherResultsError(_taken(name, f"they were found with {some(pairs, 3, '; ')}"))
+            raise OtherResultsError(_taken(name, f"they were found with {listed(pairs, 3, '; ')}"))
         return known.complete
 
     def write(self, name: str, entry: Entry) -> None:

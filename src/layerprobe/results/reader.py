@@ -16,7 +16,6 @@ import pandas as pd
 import yaml
 
 from layerprobe.files.safe_names import printable, with_printable_names
-from layerprobe.results.any_version import Kind, no_rows, read_any_version, read_correct
 from layerprobe.results.arrow_tables import SchemaError
 from layerprobe.results.best import BestLayer, at_checkpoint, best_of, last_checkpoint
 from layerprobe.results.config_identity import matters
@@ -25,6 +24,7 @@ from layerprobe.results.heads import find_head, read_arrays, read_recipe
 from layerprobe.results.plane_frames import read_plane_frames
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.scores import read_scores, score_frame
+from layerprobe.results.tables_of_any_version import Kind, no_rows, read_any_version, read_correct
 from layerprobe.types import MetricRecord, PathRecord, ProbeRecord
 
 T = TypeVar("T")

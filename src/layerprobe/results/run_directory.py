@@ -23,8 +23,8 @@ from typing import Any, Literal
 from layerprobe.files.atomic import remove_stray
 from layerprobe.files.errors import DamagedFileError, aside
 from layerprobe.files.lock import HeldError, is_held, lock
-from layerprobe.files.mirrored_file import COPIES, read_state, remove_state, restore_state, write_state
-from layerprobe.formatting import some
+from layerprobe.files.state_files import COPIES, read_state, remove_state, restore_state, write_state
+from layerprobe.formatting import listed
 from layerprobe.results.config_identity import differing, identity
 from layerprobe.results.run_summary import FILE, RunSummary
 
@@ -143,7 +143,7 @@ class RunDirectory:
         if rerun == "all" or (rerun == "failed" and summary is not None and summary.status == "failed"):
             self._setaside()
         elif differing := self.differences(config):
-            shown = some(differing, 5, "\n  ")
+            shown = listed(differing, 5, "\n  ")
             raise RunDirectoryError(
                 f"{self.path} holds a run of another configuration:\n  {shown}\n"
                 "Give another directory (hydra.run.dir=DIR, hydra.sweep.dir=DIR) or the old values; or start over here "

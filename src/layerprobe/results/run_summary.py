@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from layerprobe.files.errors import DamagedFileError
-from layerprobe.files.mirrored_file import read_state, write_state
+from layerprobe.files.state_files import read_state, write_state
 
 FILE = "run.json"
 

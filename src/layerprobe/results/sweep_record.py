@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from layerprobe.files.lock import HeldError, lock
-from layerprobe.files.mirrored_file import COPIES, read_state, write_state
+from layerprobe.files.state_files import COPIES, read_state, write_state
 
 FILE, _LOCK = "sweep.json", "sweep.lock"
 

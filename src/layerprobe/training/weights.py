@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from layerprobe.compat.torch import COMPILED
-from layerprobe.formatting import some
+from layerprobe.formatting import listed
 from layerprobe.training.checkpoints import CheckpointError
 from layerprobe.types import UNTRAINED, CheckpointInfo
 
@@ -119,7 +119,7 @@ def _explain(network: nn.Module, match: _Match) -> str:
         ("not in the network", match.unexpected),
         ("of another shape", match.misshapen),
     )
-    lists = [f"{title}: {some(names, _SHOWN)}" for title, names in kinds if names]
+    lists = [f"{title}: {listed(names, _SHOWN)}" for title, names in kinds if names]
     return (
         f"The checkpoint's weights are not those of {type(network).__name__}: {'; '.join(lists)}. "
         "Choose the network that they were made for: model=NAME and its arguments."

@@ -573,7 +573,7 @@ def test_a_report_reads_each_table_of_a_run_once(tmp_path, monkeypatch):
         read[file] += 1
         return read_parquet(file)
 
-    monkeypatch.setattr("layerprobe.results.any_version.read_parquet", counted)
+    monkeypatch.setattr("layerprobe.results.tables_of_any_version.read_parquet", counted)
     assert list(write_report(compare([tmp_path / "runs"]), tmp_path / "report.html"))
     assert {file.name for file in read} == {"results.parquet", "path.parquet", "correct.parquet"}
     assert set(read.values()) == {1}

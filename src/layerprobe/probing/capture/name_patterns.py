@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
-from layerprobe.formatting import some
+from layerprobe.formatting import listed
 
 SHOWN = 12
 """How many names an error lists."""
@@ -55,7 +55,7 @@ def select(
 
 
 def _left_out(argument: str, pattern: str, reasons: Mapping[str, str]) -> str:
-    shown = some([f"{name} {reason}" for name, reason in reasons.items()], SHOWN, "; ")
+    shown = listed([f"{name} {reason}" for name, reason in reasons.items()], SHOWN, "; ")
     return (
         f"the pattern {pattern!r} ({argument}) matches no layer, only what is left out: {shown}. "
         "layerprobe.layers(network, inputs) lists all layers, and what is left out."
@@ -67,7 +67,7 @@ def _no_match(argument: str, pattern: str, main: list[str], names: list[str]) ->
     return (
         f"no layer matches the pattern {pattern!r} ({argument}). "
         + (f"Similar: {', '.join(close)}. " if close else "")
-        + f"The {len(main)} layers: {some(main, SHOWN)}. "
+        + f"The {len(main)} layers: {listed(main, SHOWN)}. "
         "A pattern has to match the whole name (`*` spans dots, as in `layer1.*`); functional operations are layers "
         "with granularity='ops' only."
     )

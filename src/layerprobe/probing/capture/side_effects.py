@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from layerprobe.formatting import some
+from layerprobe.formatting import listed
 from layerprobe.probing.capture.object_state import (
     AbstractKept,
     KeptArray,
@@ -327,9 +327,9 @@ def put_back(snapshot: Snapshot) -> None:
     """Restore a snapshot, and warn of what cannot be put back."""
     if failed := snapshot.restore():
         warnings.warn(
-            f"Probing has changed what it cannot put back: {some(failed, 5, '; ')}. Training may differ from training "
-            "without probing. Keep such state in plain values, small tensors or arrays, or random generators that an "
-            "attribute leads to, or give probing data and a network of its own.",
+            f"Probing has changed what it cannot put back: {listed(failed, 5, '; ')}. Training may differ from "
+            "training without probing. Keep such state in plain values, small tensors or arrays, or random generators "
+            "that an attribute leads to, or give probing data and a network of its own.",
             stacklevel=1,
         )
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from layerprobe.formatting import some
+from layerprobe.formatting import listed
 from layerprobe.probing.capture.batch_axis import BatchAxis
 from layerprobe.probing.capture.block_sites import block_sites
 from layerprobe.probing.capture.call_arguments import Arguments, NetworkInputs, device_of
@@ -126,7 +126,7 @@ def left_out_lines(left_out: Mapping[LayerName, str]) -> tuple[str, ...]:
     by_reason: dict[str, list[LayerName]] = defaultdict(list)
     for name, reason in left_out.items():
         by_reason[reason].append(name)
-    return tuple(f"{some(names, _SHOWN)}: {reason}" for reason, names in by_reason.items())
+    return tuple(f"{listed(names, _SHOWN)}: {reason}" for reason, names in by_reason.items())
 
 
 def survey(frozen: Frozen, inputs: NetworkInputs, *, granularity: Granularity | str = "ops") -> Survey:

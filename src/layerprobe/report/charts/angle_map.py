@@ -14,7 +14,7 @@ from layerprobe.report import style
 from layerprobe.report.angles import Over
 from layerprobe.report.charts.heat_map import empty_cells
 from layerprobe.report.charts.layer_axis import layers_of, square
-from layerprobe.report.charts.layered import layered
+from layerprobe.report.charts.overlay import overlay
 from layerprobe.report.layer_labels import clipped, short_names
 from layerprobe.report.tidy import captions
 
@@ -65,7 +65,7 @@ def angle_map(pairs: pd.DataFrame, heading: str) -> alt.LayerChart:
             figures = base.transform_filter(far).mark_text(fontSize=10.5, fontStyle=look, aria=False)
             layers.append(figures.encode(text="text:N", color=ink))
     notes = [*_notes(known, signed, bool(frame["value"].isna().any()), step, left_out), *reasons[:3]]
-    return layered(layers, side, side, heading, notes, room=300)
+    return overlay(layers, side, side, heading, notes, room=300)
 
 
 def heading(over: Over, checkpoint: str, layer: str) -> str:

@@ -9,7 +9,7 @@ from layerprobe.report import style
 from layerprobe.report.charts.baselines import name_places
 from layerprobe.report.charts.curves import Look, Y, curves, error_y
 from layerprobe.report.charts.layer_axis import LayerAxis, layer_names
-from layerprobe.report.charts.layered import layered
+from layerprobe.report.charts.overlay import overlay
 from layerprobe.report.tidy import tidy_results
 from layerprobe.results.baselines import without_baselines
 from layerprobe.results.logged_metrics import DIFFERENCE, compared_errors
@@ -58,7 +58,7 @@ def beyond_linear(results: pd.DataFrame, metrics: pd.DataFrame) -> alt.LayerChar
         "above 0: the other reads what a linear head does not",
         f"{samples:,} test samples of {rows['caption'].iloc[0]}, 95% interval in pairs",
     ]
-    return layered(layers, axis.width, _HEIGHT, "What a linear head does not read", notes)
+    return overlay(layers, axis.width, _HEIGHT, "What a linear head does not read", notes)
 
 
 def readers(frame: pd.DataFrame, metrics: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pandas as pd
 from layerprobe.report import style
 from layerprobe.report.charts.heat_map import empty_cells
 from layerprobe.report.charts.layer_axis import square
-from layerprobe.report.charts.layered import layered
+from layerprobe.report.charts.overlay import overlay
 from layerprobe.report.layer_labels import clipped
 
 _LARGEST = 640
@@ -51,4 +51,4 @@ def confusion_chart(counts: pd.DataFrame, heading: str) -> alt.LayerChart:
             ink = alt.when(alt.datum.share > 0.6 * top).then(alt.value("white")).otherwise(alt.value(style.INK))
             layers.append(part.mark_text(fontSize=10.5, aria=False).encode(text="text:N", color=ink))
     notes = [f"{int(totals.sum()):,} test samples", "each row in shares of its class", "blue: right, red: wrong"]
-    return layered(layers, side, side, heading, notes, room=330).resolve_scale(color="independent")
+    return overlay(layers, side, side, heading, notes, room=330).resolve_scale(color="independent")

@@ -13,8 +13,8 @@ from layerprobe.report.charts.baselines import baseline_lines, baseline_rows, co
 from layerprobe.report.charts.beyond_linear import reader_lines, reader_names, readers
 from layerprobe.report.charts.curves import Y, curves, error_y
 from layerprobe.report.charts.layer_axis import LayerAxis, layer_names
-from layerprobe.report.charts.layered import layered
 from layerprobe.report.charts.line_legend import checkpoint_lines
+from layerprobe.report.charts.overlay import overlay
 from layerprobe.report.charts.tooltips import result_tooltip
 from layerprobe.report.error_column import TEST_ERROR, ErrorColumn
 from layerprobe.report.papers.reference_curve import Reference
@@ -83,7 +83,7 @@ def depth_curve(
         *_beyond(base, frame, top, x, y, error),
     ]  # fmt: skip
     notes = _notes(frame, others, beyond, top, error, reference)
-    return layered(layers, width, _HEIGHT, f"{error.title.capitalize()} over depth", notes)
+    return overlay(layers, width, _HEIGHT, f"{error.title.capitalize()} over depth", notes)
 
 
 def _top(frame: pd.DataFrame, compared_with: Mapping[Any, float], error: ErrorColumn, reference: float) -> float:

@@ -10,7 +10,7 @@ import pandas as pd
 from layerprobe.formatting import interval_text, percent_text
 from layerprobe.report.charts.heat_map import cells
 from layerprobe.report.charts.layer_axis import LETTER, layer_y, row_height
-from layerprobe.report.charts.layered import layered
+from layerprobe.report.charts.overlay import overlay
 from layerprobe.report.tidy import axis_top
 
 _COLUMNS = [
@@ -69,4 +69,4 @@ def error_map(
     text = alt.Text("text:N") if height >= 14 and wide >= 38 else None
     drawn = cells(base, "value", top, height * len(rows), text=text)
     darkest = [f"darkest: {top:.{digits}%} and above"] if (frame["value"] > top).any() else []
-    return layered(drawn, wide * len(columns), height * len(rows), title, [*notes, *darkest])
+    return overlay(drawn, wide * len(columns), height * len(rows), title, [*notes, *darkest])

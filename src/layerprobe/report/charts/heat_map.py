@@ -9,7 +9,7 @@ import pandas as pd
 
 from layerprobe.report import style
 from layerprobe.report.charts.layer_axis import layer_names, layer_y, layers_of, row_height
-from layerprobe.report.charts.layered import layered
+from layerprobe.report.charts.overlay import overlay
 from layerprobe.report.charts.tooltips import result_tooltip
 from layerprobe.report.layer_labels import clipped
 from layerprobe.report.tidy import axis_top, tidy_results, with_texts
@@ -59,7 +59,7 @@ def heat_map(results: pd.DataFrame) -> alt.LayerChart:
     if frame["test_error"].isna().any():
         notes.append("white: failed")
     size = wide * len(captions), height * len(names)
-    return layered(layers, *size, "Test error by layer and checkpoint", notes)
+    return overlay(layers, *size, "Test error by layer and checkpoint", notes)
 
 
 def cells(

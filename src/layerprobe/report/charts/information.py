@@ -11,8 +11,8 @@ from layerprobe.formatting import number_text
 from layerprobe.report.charts.baselines import baseline_lines, baseline_rows
 from layerprobe.report.charts.curves import curves, error_y
 from layerprobe.report.charts.layer_axis import LayerAxis, layer_names
-from layerprobe.report.charts.layered import layered
 from layerprobe.report.charts.line_legend import checkpoint_lines
+from layerprobe.report.charts.overlay import overlay
 from layerprobe.report.tidy import tidy_results
 from layerprobe.results.baselines import of_baselines, without_baselines
 
@@ -82,7 +82,7 @@ def information_curve(metrics: pd.DataFrame, figure: Figure = V_INFORMATION) -> 
         alt.Chart(frame[columns]), axis.x, y, "value", look, interval=("low", "high"),
         band="isValid(datum.low)", between=baseline_lines(panel, y, axis.width), marked=axis.marked,
     )  # fmt: skip
-    return layered(layers, axis.width, _HEIGHT, figure.title, [figure.note])
+    return overlay(layers, axis.width, _HEIGHT, figure.title, [figure.note])
 
 
 def rows_of(metrics: pd.DataFrame, analysis: str, metric: str) -> pd.DataFrame:

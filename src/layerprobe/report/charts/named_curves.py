@@ -11,8 +11,8 @@ from layerprobe.formatting import number_text
 from layerprobe.report import style
 from layerprobe.report.charts.curves import Y, curves
 from layerprobe.report.charts.layer_axis import LayerAxis
-from layerprobe.report.charts.layered import layered
 from layerprobe.report.charts.line_legend import legend_of, look_of
+from layerprobe.report.charts.overlay import overlay
 
 _HEIGHT = 300
 
@@ -64,4 +64,4 @@ def named_curves(
     ]  # fmt: skip
     look = look_of("line", names, lines, legend_of(names, axis.width, most=2), tooltip)
     layers += curves(alt.Chart(shown), axis.x, y, "value", look, interval=("low", "high"), marked=axis.marked)
-    return layered(layers, axis.width, _HEIGHT, heading, notes, room=380)
+    return overlay(layers, axis.width, _HEIGHT, heading, notes, room=380)

@@ -15,7 +15,7 @@ import vl_convert
 from jinja2 import Environment
 from markupsafe import Markup
 
-from layerprobe.files.kept_text import kept_text
+from layerprobe.files.user_cache import cached_text
 from layerprobe.formatting import count_text, interval_text, percent_text
 from layerprobe.report.config_differences import short_keys, value_text
 from layerprobe.report.monotonicity import depth_sentence
@@ -113,7 +113,7 @@ def _bundle() -> Markup:
     """Vega, Vega-Lite and their embedding, as one script, which takes more than a second to make."""
     code = "window.vegaEmbed = vegaEmbed;"
     name = f"vega-{version('vl-convert-python')}-{hashlib.sha256(code.encode()).hexdigest()[:8]}.js"
-    script = kept_text(name, lambda: vl_convert.javascript_bundle(code))
+    script = cached_text(name, lambda: vl_convert.javascript_bundle(code))
     return Markup(script.replace("</script", "<\\/script"))
 
 

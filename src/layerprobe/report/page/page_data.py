@@ -22,9 +22,9 @@ from layerprobe.report.networks import Network
 from layerprobe.report.page.measures import Measure, measures
 from layerprobe.report.run_comparison import Comparison, error_bounds
 from layerprobe.report.tidy import AT_RANDOM, evenly, features_texts
-from layerprobe.results.any_version import no_rows
 from layerprobe.results.baselines import constant_answer, of_baselines
 from layerprobe.results.logged_metrics import DIFFERENCE, compared_errors
+from layerprobe.results.tables_of_any_version import no_rows
 from layerprobe.types import MetricRecord
 
 T = TypeVar("T", bound=Hashable)

@@ -1,4 +1,4 @@
-"""Loaders of the splits of a data module."""
+"""Data module: what those of every kind of data have in common, the loaders of their splits."""
 
 from __future__ import annotations
 

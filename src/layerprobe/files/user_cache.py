@@ -1,4 +1,4 @@
-"""Texts that are slow to make, kept in the user's cache."""
+"""The user's cache: texts that are slow to make."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from layerprobe.files.atomic import write_bytes
 
 
-def kept_text(name: str, make: Callable[[], str]) -> str:
+def cached_text(name: str, make: Callable[[], str]) -> str:
     """What `make` returns, from the user's cache, `XDG_CACHE_HOME` or `~/.cache`, where it is there.
 
     The file begins with a checksum of the rest; one that is damaged is written anew. A cache that cannot be read or

@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 
 import layerprobe
 from layerprobe.probing.data_fingerprint import Fingerprint
+from layerprobe.probing.feature_keeper import _numbers
 from layerprobe.probing.features.reducers import AveragePool, RandomSubset
 from layerprobe.probing.features.token_reducers import LastToken, MeanToken
-from layerprobe.probing.kept_features import _numbers
 from layerprobe.probing.pipeline import probe_checkpoint
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources

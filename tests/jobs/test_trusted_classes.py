@@ -15,7 +15,7 @@ from torch import nn
 from helpers.command import ROOT
 from layerprobe.config import register
 from layerprobe.jobs.probe import Builder, checkpoints_of
-from layerprobe.jobs.trusted import merged, plain_precision
+from layerprobe.jobs.trusted_classes import merged, plain_precision
 from layerprobe.models.digits_convnet import DigitsConvNet
 from layerprobe.training.checkpoints import CheckpointError, freeze, load
 from layerprobe.types import CheckpointInfo
