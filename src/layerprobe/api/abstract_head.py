@@ -22,6 +22,7 @@ from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.multi_label import MultiLabel
 from layerprobe.probing.tasks.regression import Regression
 from layerprobe.probing.tasks.task import AbstractTask
+from layerprobe.results.heads import outputs_of
 from layerprobe.types import FeatureRecipe, LayerResult, ProbeRecord, named_classes
 
 LINEAR = ("mean", "scale", "weight", "bias")
@@ -72,7 +73,7 @@ class AbstractHead(ABC):
 
         Classes are words where the targets were words.
         """
-        names = self._arrays.get("classes", np.arange(len(self._arrays["bias"])))
+        names = outputs_of(self._arrays)
         words = self._words
         return np.array([words[name] for name in names]) if words and "classes" in self._arrays else names
 

@@ -16,7 +16,7 @@ import pandas as pd
 from layerprobe.files.lazy_mapping import LazyMapping
 from layerprobe.formatting import listed, nearest
 from layerprobe.results.arrow_tables import to_frame
-from layerprobe.results.heads import find_head, read_arrays, read_recipe
+from layerprobe.results.heads import find_head, outputs_of, read_arrays, read_recipe
 from layerprobe.results.reader import Run, find_runs
 from layerprobe.results.reference_predictors import REFERENCES, read_references
 from layerprobe.results.scores import SCORES, confusion, read_scores, score_frame
@@ -120,8 +120,7 @@ class ProbeResults(pd.DataFrame):
         found = next(one for one in self._layers if one.record.layer == head.record.layer)
         if not found.scores:
             raise ValueError(f"No scores of {layer!r} are kept. Probe with scores=True (probe.scores=true in a run).")
-        outputs = found.head.get("classes", np.arange(len(found.head["bias"])))
-        return score_frame(found.scores, outputs, () if found.recipe is None else found.recipe.words)
+        return score_frame(found.scores, outputs_of(found.head), () if found.recipe is None else found.recipe.words)
 
     def confusion(self, layer: str, test_set: str | None = None) -> pd.DataFrame:
         """Count the test samples of each class by what the selected head answers; needs `probe(…, scores=True)`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
@@ -62,6 +62,11 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
     """
     with damage_named(file):
         return load_file(file)
+
+
+def outputs_of(head: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What the scores of a head are of: class indices, or the numbers of labels or values."""
+    return head.get("classes", np.arange(len(head["bias"])))
 
 
 def write_head(directory: Path, result: LayerResult) -> None:

@@ -20,7 +20,7 @@ from layerprobe.results.arrow_tables import SchemaError
 from layerprobe.results.best import BestLayer, at_checkpoint, best_of, last_checkpoint
 from layerprobe.results.config_identity import matters
 from layerprobe.results.config_migration import PACKAGES, current_key, current_override
-from layerprobe.results.heads import find_head, read_arrays, read_recipe
+from layerprobe.results.heads import find_head, outputs_of, read_arrays, read_recipe
 from layerprobe.results.plane_frames import read_plane_frames
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.scores import read_scores, score_frame
@@ -173,8 +173,7 @@ class Run:
                 "Next step: probe with probe.scores=true."
             )
         recipe, head = read_recipe(self.probes, checkpoint, layer), self.head(checkpoint, layer)
-        outputs = head.get("classes", np.arange(len(head["bias"])))
-        return score_frame(found, outputs, () if recipe is None else recipe.words)
+        return score_frame(found, outputs_of(head), () if recipe is None else recipe.words)
 
     def plane_frames(self) -> dict[str, pd.DataFrame]:
         """Read what a run of a small network keeps of the plane, as `read_plane_frames`."""

@@ -21,6 +21,7 @@ from layerprobe.files.errors import DamagedFileError
 from layerprobe.files.layer_files import LayerFiles
 from layerprobe.files.parquet import read_parquet
 from layerprobe.results.arrow_tables import DamagedTableError
+from layerprobe.results.heads import outputs_of
 from layerprobe.types import LayerName, LayerResult, SampleScores
 
 SCORES = LayerFiles("scores", ".parquet")
@@ -33,8 +34,9 @@ def write_scores(directory: Path, result: LayerResult) -> None:
 
 
 def _write(result: LayerResult, file: Path) -> None:
+    outputs = outputs_of(result.head)
     kind = str if any(part.ids.dtype.kind == "U" for part in result.scores.values()) else np.int64
-    tables = [_table(name, part, part.ids.astype(kind), _outputs(result, part)) for name, part in result.scores.items()]
+    tables = [_table(name, part, part.ids.astype(kind), outputs) for name, part in result.scores.items()]
     table = pa.concat_tables(tables, promote_options="permissive")
     floats = [name for name in table.column_names if name.startswith(_SCORE)]
     words = [name for name in ("test_set", "sample") if pa.types.is_string(table.schema.field(name).type)]
@@ -102,11 +104,6 @@ def _told_apart(words: Sequence[str]) -> list[str]:
     while repeated := {name for name, n in Counter(names).items() if n > 1}:
         names = [f"{name} ({i})".lstrip() if name in repeated else name for i, name in enumerate(names)]
     return names
-
-
-def _outputs(result: LayerResult, part: SampleScores) -> np.ndarray:
-    known = result.head.get("classes")
-    return np.arange(part.scores.shape[1]) if known is None else known
 
 
 def _table(test_set: str, part: SampleScores, ids: np.ndarray, outputs: np.ndarray) -> pa.Table:
