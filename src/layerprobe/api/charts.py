@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from layerprobe.api.results import ProbeResults, load
-from layerprobe.formatting import nearest
+from layerprobe.formatting import listed, nearest
 from layerprobe.report import difference
 from layerprobe.report.angles import HeadOf, Over, head_angles
 from layerprobe.report.charts import angle_map as angle_map_chart
@@ -225,9 +225,10 @@ def compare(first: Results, second: Results) -> pd.DataFrame:
     tested = [_tested(one) for one in (first, second)]
     table = difference.compare_heads(*tested, one_pass=first is second)
     if table.empty:
+        first_layers, second_layers = (listed(list(one), 5) or "none" for one in tested)
         raise ValueError(
-            f"There is nothing to compare: the layers of the first ({_some(tested[0])}) and those of the second "
-            f"({_some(tested[1])}) have no name in common. A regression keeps no answers that are right or wrong."
+            f"There is nothing to compare: the layers of the first ({first_layers}) and those of the second "
+            f"({second_layers}) have no name in common. A regression keeps no answers that are right or wrong."
         )
     return table
 
@@ -438,7 +439,3 @@ def _tested(results: Results) -> dict[str, difference.Tested]:
         for layer in found.layers
         if len(layer.correct)
     }
-
-
-def _some(tested: Mapping[str, difference.Tested]) -> str:
-    return ", ".join([*list(tested)[:5], *(["…"] if len(tested) > 5 else [])]) or "none"

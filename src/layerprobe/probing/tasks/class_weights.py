@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from layerprobe.formatting import listed
+
 ClassWeight: TypeAlias = Literal["balanced"] | Mapping[int, float]
 """`balanced`, or what a sample of each class counts, by class index; a class that is not named counts 1."""
 
@@ -53,8 +55,8 @@ def class_weights(
         return torch.where(counts > 0, found, 1.0)
     known = classes.tolist()
     if unknown := sorted(set(given) - set(known)):
-        shown = ", ".join(map(str, known[:10])) + (", …" if len(known) > 10 else "")
         raise ValueError(
-            f"`class_weight` of the task names the class {unknown[0]}, which train does not have. Its classes: {shown}."
+            f"`class_weight` of the task names the class {unknown[0]}, which train does not have. Its classes: "
+            f"{listed([*map(str, known)], 10)}."
         )
     return torch.tensor([float(given.get(name, 1.0)) for name in known], dtype=torch.float64, device=targets.device)

@@ -10,6 +10,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
+from layerprobe.formatting import listed
 from layerprobe.report import style
 from layerprobe.report.angles import Over
 from layerprobe.report.charts.heat_map import empty_cells
@@ -166,6 +167,5 @@ def _notes(known: pd.DataFrame, signed: bool, empty: bool, step: int, left_out: 
     if empty:
         notes.append("empty: other features, not compared")
     if left_out:
-        more = f", … ({len(left_out)} in all)" if len(left_out) > 3 else ""
-        notes.append(f"left out, with none to compare: {', '.join(clipped(n, 16) for n in left_out[:3])}{more}")
+        notes.append(f"left out, with none to compare: {listed([clipped(name, 16) for name in left_out], 3)}")
     return notes
