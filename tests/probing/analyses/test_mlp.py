@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from layerprobe.probing.analyses import trained_networks
-from layerprobe.probing.analyses.mlp import MLP, Networks
+from layerprobe.probing.analyses.mlp import MLP, Perceptrons
 from layerprobe.probing.features.row_blocks import JoinedRows
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.multi_label import MultiLabel
@@ -31,11 +31,11 @@ def _plain(x, y, val, settings, loss, wrong):
     """One network after the other, as anybody would write it."""
     x_val, y_val = val
     outputs = int(y.max()) + 1 if y.ndim == 1 else y.shape[1]
-    weights = Networks.drawn(settings.seeds, (x.shape[1], settings.width, outputs), x, _draws()).parts
+    weights = Perceptrons.drawn(settings.seeds, (x.shape[1], settings.width, outputs), x, _draws()).parts
     results = []
     for i in range(settings.seeds):
         draws = _draws()
-        Networks.drawn(settings.seeds, (x.shape[1], settings.width, outputs), x, draws)
+        Perceptrons.drawn(settings.seeds, (x.shape[1], settings.width, outputs), x, draws)
         network = nn.Sequential(nn.Linear(x.shape[1], settings.width), nn.ReLU(), nn.Linear(settings.width, outputs))
         network.double()
         with torch.no_grad():

@@ -16,15 +16,15 @@ from layerprobe.probing.features.row_blocks import Features
 
 
 @final
-class Networks(AbstractNetworks):
-    """Networks of one hidden layer side by side: relu(x W₁ + b₁) W₂ + b₂ of each.
+class Perceptrons(AbstractNetworks):
+    """Perceptrons of one hidden layer side by side: relu(x W₁ + b₁) W₂ + b₂ of each.
 
     Args:
         parts: W₁ (s d h), b₁ (s 1 h), W₂ (s h c) and b₂ (s 1 c).
     """
 
     @classmethod
-    def drawn(cls, seeds: int, shape: tuple[int, int, int], like: Features, draws: torch.Generator) -> Networks:
+    def drawn(cls, seeds: int, shape: tuple[int, int, int], like: Features, draws: torch.Generator) -> Perceptrons:
         """Draw weights whose scores have about the features' variance (He et al., 2015); biases are 0.
 
         `shape` is features, hidden units and outputs; what is drawn comes from the CPU, whatever the device of
@@ -78,13 +78,13 @@ class MLP(AbstractTrained):
     """
 
     name: ClassVar[str] = "mlp"
-    networks: ClassVar[type[Networks]] = Networks
+    networks: ClassVar[type[Perceptrons]] = Perceptrons
     width: int = 128
 
-    def drawn(self, layer: LayerData, draws: torch.Generator) -> Networks:
+    def drawn(self, layer: LayerData, draws: torch.Generator) -> Perceptrons:
         """See `AbstractTrained.drawn`."""
         shape = (layer.train.shape[1], self.width, len(layer.labels.outputs))
-        return Networks.drawn(self.seeds, shape, layer.train, draws)
+        return Perceptrons.drawn(self.seeds, shape, layer.train, draws)
 
     def operations(self, layer: LayerData) -> float:
         """See `AbstractTrained.operations`."""
