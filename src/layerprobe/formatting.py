@@ -75,9 +75,14 @@ def percent_text(value: float, digits: int = 2) -> str:
     return number_text(value, f".{digits}%")
 
 
-def interval_text(low: float, high: float, digits: int = 2) -> str:
-    """Write the ends of an interval, such as "1.00% to 2.00%"; empty where there is none."""
-    return "" if math.isnan(low) or math.isnan(high) else f"{percent_text(low, digits)} to {percent_text(high, digits)}"
+def interval_text(low: float, high: float, form: str = ".2%") -> str:
+    """Write the ends of an interval, such as "1.00% to 2.00%"; "–" where there is none."""
+    return "–" if math.isnan(low) or math.isnan(high) else f"{number_text(low, form)} to {number_text(high, form)}"
+
+
+def interval_texts(lows: Iterable[float], highs: Iterable[float], form: str = ".2%") -> list[str]:
+    """Write several intervals, as `interval_text`."""
+    return [interval_text(*ends, form) for ends in zip(lows, highs, strict=True)]
 
 
 def nearest(word: str, known: Iterable[str], most: int = _MOST_NAMES) -> str:

@@ -162,7 +162,8 @@ def test_rounding_leaves_no_negative_zero(value, form, text):
 
 def test_an_interval_as_text():
     assert interval_text(-5e-17, 0.6576) == "0.00% to 65.76%"
-    assert interval_text(math.nan, 0.5) == interval_text(0.5, math.nan) == ""
+    assert interval_text(math.nan, 0.5) == interval_text(0.5, math.nan) == "–"
+    assert interval_text(-1e-9, 0.25, "+.2f") == "0.00 to +0.25"
 
 
 def test_a_shortened_name_keeps_the_numbers_of_its_modules_and_its_end():

@@ -39,7 +39,7 @@ class ProbeHead(AbstractHead):
     def __repr__(self) -> str:
         record = self.record
         interval = interval_text(record.test_error_low, record.test_error_high)
-        error = f"{percent_text(record.test_error)}{f' [{interval}]' if interval else ''}"
+        error = f"{percent_text(record.test_error)}{'' if interval == '–' else f' [{interval}]'}"
         return f"ProbeHead({record.layer}: {record.task}, {record.reduction}, test error {error})"
 
     @property

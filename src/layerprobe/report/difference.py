@@ -51,8 +51,29 @@ def compare_heads(first: Mapping[str, Tested], second: Mapping[str, Tested], *, 
 
     `one_pass` says that both were tested in one pass over test, so that it is the same without a fingerprint.
     """
-    pairs = [(layer, tested, second[layer]) for layer, tested in first.items() if layer in second]
-    return _table(pairs, one_pass=one_pass)
+    rows = []
+    for layer, one in first.items():
+        if (other := second.get(layer)) is None:
+            continue
+        samples = _samples(one, other, one_pass)
+        wrong, n = int((~one.right).sum()), len(one.right)
+        other_wrong, other_n = int((~other.right).sum()), len(other.right)
+        only: tuple[int | None, int | None] = (None, None)
+        if samples == "same":
+            b, c = int((one.right & ~other.right).sum()), int((other.right & ~one.right).sum())
+            only, p = (b, c), mcnemar_p(b, c)
+            low, high = (float(end) for end in tango_interval(b, c, n))
+        else:
+            p = two_sample_p(wrong, n, other_wrong, other_n)
+            low, high = newcombe_interval(wrong, n, other_wrong, other_n)
+        rows.append((layer, wrong / n, other_wrong / other_n, low, high, *only, p, samples))
+    columns = [
+        "layer", "first_error", "second_error", "low", "high", "only_first", "only_second", "p", "samples",
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=columns).astype({"only_first": "Int64", "only_second": "Int64"})
+    table["p_holm"] = holm(table["p"].tolist())
+    table["differs"] = table["p_holm"] < LEVEL
+    return table
 
 
 def difference_sentence(table: pd.DataFrame, first: str, second: str) -> str:
@@ -106,28 +127,3 @@ def _samples(first: Tested, second: Tested, one_pass: bool) -> Samples:
     if not first.samples or not second.samples:
         return "same" if one_pass and first.samples == second.samples else "unknown"
     return "same" if first.samples == second.samples else "other"
-
-
-def _table(pairs: list[tuple[str, Tested, Tested]], *, one_pass: bool) -> pd.DataFrame:
-    """Compare pairs of heads; one pass over the data has the same samples for all, fingerprint or not."""
-    rows = []
-    for layer, first, second in pairs:
-        samples = _samples(first, second, one_pass)
-        wrong, n = int((~first.right).sum()), len(first.right)
-        other_wrong, other_n = int((~second.right).sum()), len(second.right)
-        only: tuple[int | None, int | None] = (None, None)
-        if samples == "same":
-            b, c = int((first.right & ~second.right).sum()), int((second.right & ~first.right).sum())
-            only, p = (b, c), mcnemar_p(b, c)
-            low, high = (float(end) for end in tango_interval(b, c, n))
-        else:
-            p = two_sample_p(wrong, n, other_wrong, other_n)
-            low, high = newcombe_interval(wrong, n, other_wrong, other_n)
-        rows.append((layer, wrong / n, other_wrong / other_n, low, high, *only, p, samples))
-    columns = [
-        "layer", "first_error", "second_error", "low", "high", "only_first", "only_second", "p", "samples",
-    ]  # fmt: skip
-    table = pd.DataFrame(rows, columns=columns).astype({"only_first": "Int64", "only_second": "Int64"})
-    table["p_holm"] = holm(table["p"].tolist())
-    table["differs"] = table["p_holm"] < LEVEL
-    return table

@@ -27,7 +27,7 @@ def markdown_summary(comparison: Comparison, differences: Sequence[str] = ()) ->
         [
             row["run"], row["status"], *(value_text(run.config.get(key)) for key in comparison.keys),
             f"{row['best_layer']} ({row['checkpoint']})" if row["best_layer"] else "–", percent_text(row["test_error"]),
-            interval_text(row["test_error_low"], row["test_error_high"]) or "–",
+            interval_text(row["test_error_low"], row["test_error_high"]),
         ]
         for run, row in zip(comparison.runs, table.to_dict("records"), strict=True)
     ]  # fmt: skip
@@ -38,7 +38,7 @@ def markdown_summary(comparison: Comparison, differences: Sequence[str] = ()) ->
     if (means["n"] > 1).any():
         parts.append("### Mean over seeds, best layer")
         lines = [
-            [r["setting"], str(r["n"]), percent_text(r["mean"]), interval_text(r["low"], r["high"]) or "–"]
+            [r["setting"], str(r["n"]), percent_text(r["mean"]), interval_text(r["low"], r["high"])]
             for r in means.to_dict("records")
         ]
         parts.append(_markdown(["setting", "runs", "mean test error", "95% interval"], lines))

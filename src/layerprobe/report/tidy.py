@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from layerprobe.files.safe_names import with_printable_names
-from layerprobe.formatting import interval_text, number_text, percent_text
+from layerprobe.formatting import interval_texts, number_text, percent_text
 from layerprobe.report.layer_labels import clipped, short_names
 from layerprobe.statistics.intervals import student_half_width, wilson_interval
 from layerprobe.types import UNTRAINED
@@ -50,10 +50,9 @@ def with_texts(frame: pd.DataFrame) -> pd.DataFrame:
         The rows with `error_text`, `interval` (the 95 % interval of the test error) and `l2_text`, "–" where there is
         none, and `features`, such as "64 of 128".
     """
-    ends = zip(frame["test_error_low"], frame["test_error_high"], strict=True)
     texts = {
         "error_text": [percent_text(error) for error in frame["test_error"]],
-        "interval": [interval_text(low, high) or "–" for low, high in ends],
+        "interval": interval_texts(frame["test_error_low"], frame["test_error_high"]),
         "l2_text": [number_text(l2, ".2e") for l2 in frame["l2"]],
         "features": features_texts(frame),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from layerprobe.formatting import number_text
+from layerprobe.formatting import interval_texts, number_text
 from layerprobe.report import style
 from layerprobe.report.charts.curves import error_y
 from layerprobe.report.charts.layer_axis import layer_x
@@ -18,11 +18,10 @@ _WIDTH = 265
 def difference_plot(table: pd.DataFrame, first: str, second: str) -> AnyChart:
     """Draw the difference of two test errors over depth, with its 95% interval; filled after Holm's correction."""
     difference = table["second_error"] - table["first_error"]
-    ends = [[number_text(100 * end, "+.2f") for end in table[name]] for name in ("low", "high")]
     frame = table[["layer", "low", "high", "p_holm", "differs"]].assign(
         difference=difference,
         points=[number_text(100 * value, "+.2f") for value in difference],
-        interval=[f"{low} to {high}" for low, high in zip(*ends, strict=True)],
+        interval=interval_texts(100 * table["low"], 100 * table["high"], "+.2f"),
         position=range(len(table)),
     )
     labels = short_names(table["layer"].tolist())

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
-from layerprobe.formatting import interval_text, percent_text
+from layerprobe.formatting import interval_texts, percent_text
 from layerprobe.report.charts.heat_map import cells
-from layerprobe.report.charts.layer_axis import LETTER, layer_y, row_height
+from layerprobe.report.charts.layer_axis import LETTER, columns_x, layer_y, row_height
 from layerprobe.report.charts.overlay import overlay
 from layerprobe.report.tidy import axis_top
 
@@ -47,7 +47,7 @@ def error_map(
     texts = {
         "text": ["" if error != error else f"{error:.{digits}%}" for error in frame["value"]],
         "error_text": [percent_text(error) for error in frame["value"]],
-        "interval": [interval_text(low, high) or "–" for low, high in zip(frame["low"], frame["high"], strict=True)],
+        "interval": interval_texts(frame["low"], frame["high"]),
         "val_text": [percent_text(error) for error in frame["val_error"]],
     }
     tooltip = [
@@ -55,15 +55,8 @@ def error_map(
         alt.Tooltip("column:N", title=column), alt.Tooltip("error_text:N", title="test error"),
         alt.Tooltip("interval:N", title="95% interval"), alt.Tooltip("val_text:N", title="validation error"),
     ]  # fmt: skip
-    across = alt.X(
-        "column:N",
-        sort=list(columns),
-        scale=alt.Scale(paddingInner=0.03, paddingOuter=0.015),
-        axis=alt.Axis(
-            orient="top", title=None, domain=False, ticks=False, labelAngle=-90 if upright else 0,
-            labelLimit=180 if upright else wide,
-        ),
-    )  # fmt: skip
+    angle, limit = (-90, 180) if upright else (0, wide)
+    across = columns_x("column", columns, labelAngle=angle, labelLimit=limit)
     base = alt.Chart(frame.assign(**texts)[_COLUMNS])
     base = base.encode(x=across, y=layer_y("row", rows, height, axis_title), tooltip=tooltip)
     text = alt.Text("text:N") if height >= 14 and wide >= 38 else None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
-from layerprobe.formatting import interval_text, percent_text
+from layerprobe.formatting import interval_texts, percent_text
 from layerprobe.report import style
 from layerprobe.report.charts.heat_map import cells
 from layerprobe.report.charts.information import rows_of
-from layerprobe.report.charts.layer_axis import layer_names, layer_y, layers_of, row_height
+from layerprobe.report.charts.layer_axis import columns_x, layer_names, layer_y, layers_of, row_height
 from layerprobe.report.tidy import few_checkpoints, tidy_results
 from layerprobe.results.baselines import without_baselines
 
@@ -37,7 +37,7 @@ def few_shot_map(results: pd.DataFrame, metrics: pd.DataFrame) -> alt.HConcatCha
         whole[name] = whole[column]
     frame = few_checkpoints(tidy_results(pd.concat([rows, whole], ignore_index=True)), _MOST)
     frame["text"] = [percent_text(error, 0) for error in frame["value"]]
-    frame["interval"] = [interval_text(*ends) or "–" for ends in zip(frame["low"], frame["high"], strict=True)]
+    frame["interval"] = interval_texts(frame["low"], frame["high"])
 
     names, captions = layer_names(frame), frame.drop_duplicates("checkpoint")["caption"].tolist()
     height = row_height(len(names))
@@ -53,10 +53,7 @@ def few_shot_map(results: pd.DataFrame, metrics: pd.DataFrame) -> alt.HConcatCha
         part = frame.loc[
             frame["caption"] == caption, ["position", "samples", "layer", "caption", "value", "text", "interval"]
         ]
-        samples = alt.X(
-            "samples:N", sort=[*order, "all"], scale=alt.Scale(paddingInner=0.03, paddingOuter=0.015),
-            axis=alt.Axis(orient="top", title="samples of each class", domain=False, ticks=False, labelAngle=0),
-        )  # fmt: skip
+        samples = columns_x("samples", [*order, "all"], title="samples of each class", labelAngle=0)
         first = (names, height, layers_of(frame["layer"].unique())) if i == 0 else (None, height, None)
         panel_rows = alt.Chart(part).encode(x=samples, y=layer_y("position", *first), tooltip=tooltip)
         text = alt.Text("text:N") if height >= 14 else None

@@ -8,7 +8,7 @@ import altair as alt
 import pandas as pd
 
 from layerprobe.report import style
-from layerprobe.report.charts.layer_axis import layer_names, layer_y, layers_of, row_height
+from layerprobe.report.charts.layer_axis import columns_x, layer_names, layer_y, layers_of, row_height
 from layerprobe.report.charts.overlay import overlay
 from layerprobe.report.charts.tooltips import result_tooltip
 from layerprobe.report.layer_labels import clipped
@@ -38,14 +38,9 @@ def heat_map(results: pd.DataFrame) -> alt.LayerChart:
     lines = max(map(len, headings.values()))
     digits = 2 if top < 0.05 else 1
     frame["text"] = [f"{error:.{digits}%}" if error == error else "×" for error in frame["test_error"]]
-    checkpoint = alt.X(
-        "caption:N",
-        sort=captions,
-        scale=alt.Scale(paddingInner=0.03, paddingOuter=0.015),
-        axis=alt.Axis(
-            orient="top", title=None, domain=False, ticks=False, labelAngle=0, labelLimit=0,
-            labelExpr=f"{json.dumps(headings)}[datum.label]", labelPadding=5 + 14 * (lines - 1), labelLineHeight=14,
-        ),
+    checkpoint = columns_x(
+        "caption", captions, labelAngle=0, labelLimit=0, labelExpr=f"{json.dumps(headings)}[datum.label]",
+        labelPadding=5 + 14 * (lines - 1), labelLineHeight=14,
     )  # fmt: skip
     layer = layer_y("position", names, height, layers_of(frame["layer"].unique()))
     rows = alt.Chart(frame[_COLUMNS]).encode(x=checkpoint, y=layer, tooltip=result_tooltip("layer", "caption"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import altair as alt
 import pandas as pd
 
-from layerprobe.formatting import number_text
+from layerprobe.formatting import interval_texts, number_text
 from layerprobe.report.charts.baselines import baseline_lines, baseline_rows
 from layerprobe.report.charts.curves import curves, error_y
 from layerprobe.report.charts.layer_axis import LayerAxis, layer_names
@@ -57,8 +57,7 @@ def information_curve(metrics: pd.DataFrame, figure: Figure = V_INFORMATION) -> 
     rows = rows_of(metrics, figure.analysis, figure.metric)
     frame = tidy_results(without_baselines(rows))
     frame["text"] = [number_text(value, ".3f") for value in frame["value"]]
-    ends = zip(frame["low"], frame["high"], strict=True)
-    frame["interval"] = [_interval(low, high) for low, high in ends]
+    frame["interval"] = interval_texts(frame["low"], frame["high"], ".3f")
     axis = LayerAxis.of(layer_names(frame), frame["layer"])
 
     known = rows_of(metrics, figure.analysis, figure.baseline)["value"].round(4).unique().tolist()
@@ -97,7 +96,3 @@ def rows_of(metrics: pd.DataFrame, analysis: str, metric: str) -> pd.DataFrame:
             f"There is nothing to draw: no layer has the metric {metric!r}. Probe with analysis={analysis}."
         )
     return rows[rows["test_set"] == rows["test_set"].iloc[0]]
-
-
-def _interval(low: float, high: float) -> str:
-    return "–" if low != low else f"{low:.3f} to {high:.3f}"

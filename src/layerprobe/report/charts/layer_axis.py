@@ -68,6 +68,13 @@ def layer_y(field: str, labels: Sequence[str] | None, height: int, title: str | 
     )
 
 
+def columns_x(field: str, names: Sequence[str], **axis: Any) -> alt.X:
+    """Place columns of cells side by side in the order of their names, which stand above them."""
+    options: dict[str, Any] = {"orient": "top", "title": None, "domain": False, "ticks": False, **axis}
+    scale = alt.Scale(paddingInner=0.03, paddingOuter=0.015)
+    return alt.X(f"{field}:N", sort=list(names), scale=scale, axis=alt.Axis(**options))
+
+
 def square(labels: Sequence[str], step: int, across: str | None, down: str | None, **axis: Any) -> tuple[alt.X, alt.Y]:
     """Axes of a square of cells, of which rows and columns are the same: the fields `column` and `row`."""
     scale = alt.Scale(paddingInner=0.04 if step >= 12 else 0, paddingOuter=0.02)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import altair as alt
 import pandas as pd
 
-from layerprobe.formatting import number_text
+from layerprobe.formatting import interval_texts, number_text
 from layerprobe.report import style
 from layerprobe.report.charts.curves import Y, curves
 from layerprobe.report.charts.layer_axis import LayerAxis
@@ -49,10 +49,7 @@ def named_curves(
     shown = rows.assign(
         colour=rows["line"].map(dict(zip(names, lines.colours, strict=True))),
         text=[number_text(value, form) for value in rows["value"]],
-        interval=[
-            "–" if low != low else f"{number_text(low, form)} to {number_text(high, form)}"
-            for low, high in zip(rows["low"], rows["high"], strict=True)
-        ],
+        interval=interval_texts(rows["low"], rows["high"], form),
     )[["line", "layer", "position", "value", "low", "high", "colour", "text", "interval"]]
     layers: list[alt.Chart] = []
     if band is not None and len(band):

@@ -8,7 +8,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from layerprobe.formatting import interval_text, percent_text
+from layerprobe.formatting import interval_texts, percent_text
 from layerprobe.report import style
 from layerprobe.report.charts.heat_map import cells
 from layerprobe.report.charts.layer_axis import LETTER
@@ -91,7 +91,7 @@ def _cells(rows: pd.DataFrame, panels: Mapping[str, str], names: Mapping[str, st
             "" if error != error else f"{error:.0%}" if error >= 0.095 else f"{error:.1%}" for error in rows["error"]
         ],
         error_text=[percent_text(error) for error in rows["error"]],
-        interval=[interval_text(*ends) or "–" for ends in zip(rows["low"], rows["high"], strict=True)],
+        interval=interval_texts(rows["low"], rows["high"]),
         own=rows["train"] == rows["test"],
         train=rows["train"].map(names),
         test=rows["test"].map(names),

@@ -124,7 +124,8 @@ def _rows(comparison: Comparison) -> list[list[tuple[str, Cell]]]:
     several, rows = _several_reducers(comparison), []
     for run, row, remark in zip(comparison.runs, table.to_dict("records"), remarks, strict=True):
         error, known = row["test_error"], not math.isnan(row["test_error"])
-        ends = interval_text(row["test_error_low"], row["test_error_high"])
+        low, high = row["test_error_low"], row["test_error_high"]
+        bounded = not (math.isnan(low) or math.isnan(high))
         at = (run.results["checkpoint"] == row["checkpoint"]) & (run.results["layer"] == row["best_layer"])
         reducer, note = Cell(", ".join(run.results.loc[at, "reducer"])), Cell(remark, kind="wrap" if remark else "")
         rows.append(
@@ -134,7 +135,7 @@ def _rows(comparison: Comparison) -> list[list[tuple[str, Cell]]]:
                 ("best layer", Cell(row["best_layer"], kind="named layer")),
                 *([("reducer", reducer)] if several else []),
                 ("test error", Cell(percent_text(error) if known else "", error if known else "")),
-                ("95% interval", Cell(ends, row["test_error_low"] if ends else "")),
+                ("95% interval", Cell(interval_text(low, high) if bounded else "", low if bounded else "")),
                 ("checkpoint", Cell(row["checkpoint"])),
                 ("checkpoints", Cell(str(row["n_checkpoints"]))),
                 ("status", Cell(row["status"], kind=f"status-{row['status']}")),
