@@ -107,12 +107,12 @@ def nearest(word: str, known: Iterable[str], most: int = _MOST_NAMES) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says; the name of its class where it says nothing."""
+    """Return the first line of what an error says; the name of its class where it says nothing."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def is_message(error: BaseException) -> bool:
-    """Whether an error is a message of this package: of a kind that carries one, and raised by its own code."""
+    """Tell whether an error is a message of this package: of a kind that carries one, and raised by its own code."""
     if not isinstance(error, ValueError | TypeError | LookupError | RuntimeError | ImportError):
         return False
     trace = error.__traceback__

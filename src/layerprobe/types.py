@@ -36,7 +36,7 @@ UNTRAINED = "untrained"
 
 
 def named_classes(kind: type) -> dict[str, Any]:
-    """The classes of a kind that have a `name`, however deep below it, as far as their modules are imported."""
+    """Find the classes of a kind that have a `name`, however deep below it, as far as their modules are imported."""
     return {one.name: one for one in _below(kind) if "name" in vars(one)}
 
 

@@ -147,7 +147,7 @@ class Command:
         runpy.run_path(command[0], run_name="__main__")
 
     def checkpoint(self, command: Sequence[str]) -> Any:
-        """What submitit runs after a requeue: the same."""
+        """Return what submitit runs after a requeue: the same."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self, command)

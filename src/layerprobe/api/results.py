@@ -87,7 +87,7 @@ class ProbeResults(pd.DataFrame):
         return tuple(dict.fromkeys(name for layer in probed for name in layer.answers))
 
     def correct_on(self, test_set: str) -> pd.DataFrame:
-        """Whether each selected head is right on one of several test sets; see `correct`.
+        """Tell whether each selected head is right on one of several test sets; see `correct`.
 
         Raises:
             ValueError: If no head was read on it.
@@ -101,7 +101,7 @@ class ProbeResults(pd.DataFrame):
         return pd.DataFrame(columns).rename_axis(index="sample")
 
     def scores(self, layer: str) -> pd.DataFrame:
-        """The selected head's score of every test sample; `probe(…, scores=True)` keeps them.
+        """Return the selected head's score of every test sample; `probe(…, scores=True)` keeps them.
 
         Args:
             layer: Name of the layer, or an alias.

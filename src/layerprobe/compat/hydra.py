@@ -63,11 +63,11 @@ def _mode_with_the_run(hydra: Hydra, config_name: str | None, overrides: list[st
 
 
 def sweeper_learns(config: DictConfig | HydraConf) -> bool:
-    """Whether the sweeper chooses jobs by what earlier ones return; the basic one only collects that."""
+    """Tell whether the sweeper chooses jobs by what earlier ones return; the basic one only collects that."""
     return str(config.sweeper._target_) != "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 def config_dir(words: Sequence[str]) -> str | None:
-    """The user's own folder of configurations, where a command line names one."""
+    """Return the user's own folder of configurations, where a command line names one."""
     found = get_args_parser().parse_known_args(list(words))[0].config_dir
     return None if found is None else str(found)

@@ -26,7 +26,7 @@ def log_training_step(trainer: pl.Trainer) -> None:
 
 
 def logged_step(trainer: pl.Trainer) -> int:
-    """The step that the trainer gives its loggers with the metrics of a training step."""
+    """Return the step that the trainer gives its loggers with the metrics of a training step."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
@@ -83,7 +83,7 @@ def as_before_epoch(checkpoint: dict[str, Any]) -> None:
 
 
 def wandb_options(logger: WandbLogger) -> dict[str, Any]:
-    """The arguments with which a logger calls `wandb.init`; a change before the run starts is one of the run."""
+    """Return the arguments with which a logger calls `wandb.init`; a change before the run starts is one of the run."""
     return logger._wandb_init
 
 

@@ -19,27 +19,27 @@ it; None where none is."""
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
-    """The module that `torch.compile` made a module of; any other module is returned as it is."""
+    """Return the module that `torch.compile` made a module of; any other module is returned as it is."""
     return module.get_submodule(COMPILED) if is_compiled(module) else module
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether a module is what `torch.compile` made of another one."""
+    """Tell whether a module is what `torch.compile` made of another one."""
     return COMPILED in module._modules
 
 
 def version(tensor: Tensor) -> int:
-    """How often a tensor has been written to in place; 0 for one of inference mode, which has no counter."""
+    """Count how often a tensor has been written to in place; 0 for one of inference mode, which has no counter."""
     return 0 if tensor.is_inference() else tensor._version
 
 
 def viewed(tensor: Tensor) -> Tensor:
-    """The tensor that autograd knows a view to be one of; any other tensor is returned as it is."""
+    """Return the tensor that autograd knows a view to be one of; any other tensor is returned as it is."""
     return tensor if tensor._base is None else tensor._base
 
 
 def storage_address(storage: torch.UntypedStorage) -> int:
-    """The address of a storage itself, which is one also where it has no memory, as on the meta device."""
+    """Return the address of a storage itself, which is one also where it has no memory, as on the meta device."""
     return storage._cdata
 
 

@@ -45,14 +45,14 @@ class _AsOffline:
 
 
 def service_died(error: Exception) -> bool:
-    """Whether an error of a run says that wandb's own process, which does the work, is gone."""
+    """Tell whether an error of a run says that wandb's own process, which does the work, is gone."""
     import wandb
 
     return isinstance(error, OSError | wandb.errors.Error) or "mailbox" in type(error).__module__
 
 
 def history_step(message: bytes) -> int | None:
-    """The step of a row of history in a run's log; None for a record of another kind."""
+    """Return the step of a row of history in a run's log; None for a record of another kind."""
     from wandb.proto import wandb_internal_pb2
 
     kind: Any = wandb_internal_pb2

@@ -25,5 +25,5 @@ class DamagedFileError(UnusableFileError):
 
 
 def aside(path: Path) -> str:
-    """The command that moves a file out of the way, for a message."""
+    """Return the command that moves a file out of the way, for a message."""
     return shlex.join(["mv", "--", str(path), f"{path}.damaged"])

@@ -20,7 +20,7 @@ class LayerFiles:
     suffix: str
 
     def folder(self, directory: Path, checkpoint: str) -> Path:
-        """The folder of a checkpoint's files."""
+        """Return the folder of a checkpoint's files."""
         return directory / self.kind / safe_name(checkpoint)
 
     def find(self, directory: Path, checkpoint: str, layer: str) -> list[Path]:

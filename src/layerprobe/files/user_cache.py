@@ -12,7 +12,7 @@ from layerprobe.files.atomic import write_bytes
 
 
 def cached_text(name: str, make: Callable[[], str]) -> str:
-    """What `make` returns, from the user's cache, `XDG_CACHE_HOME` or `~/.cache`, where it is there.
+    """Return what `make` returns, from the user's cache, `XDG_CACHE_HOME` or `~/.cache`, where it is there.
 
     The file begins with a checksum of the rest; one that is damaged is written anew. A cache that cannot be read or
     written is gone without.

@@ -86,7 +86,7 @@ def untaken(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, str]:
 
 
 def arguments_of(target: str) -> list[str]:
-    """The names of the arguments that a class or function takes; none where it takes any, or does not say."""
+    """Return the names of the arguments that a class or function takes; none where it takes any, or does not say."""
     try:
         parameters = inspect.signature(hydra.utils.get_object(target)).parameters.values()
     except Exception:  # as for `_hints`

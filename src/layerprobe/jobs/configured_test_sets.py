@@ -7,7 +7,7 @@ from typing import Any
 
 
 def without_tests(data: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """A data node without its further test sets, which no data module takes, and their nodes by name.
+    """Take further test sets, which no data module takes, out of a data node; their nodes come by name.
 
     Raises:
         ValueError: They are not given by their names, or one does not say what it is.

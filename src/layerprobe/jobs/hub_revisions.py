@@ -13,7 +13,7 @@ from layerprobe.types import CheckpointInfo
 
 
 def revisions_of(cfg: DictConfig) -> list[CheckpointInfo]:
-    """The revisions that a configuration asks for, in the order of their steps; none where there is one or nothing.
+    """List the revisions that a configuration asks for, in the order of their steps; none where there is one or none.
 
     Args:
         cfg: The configuration; `model.revision` is a list of names, each with its step in it (`step1000`), or a mapping

@@ -295,7 +295,7 @@ def _finish_run(exit_code: int = 0, *, preempted: bool = False) -> None:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, without what Hydra says around it.
+    """Say what went wrong, without what Hydra says around it.
 
     Returns:
         Its message; with its kind where the message alone would say too little.
@@ -369,13 +369,13 @@ def _log_traceback(error: BaseException) -> None:
 
 
 def in_sweep() -> bool:
-    """Whether this job is one of a sweep in this process, whose sweeper only collects what the jobs return."""
+    """Tell whether this job is one of a sweep in this process, whose sweeper only collects what the jobs return."""
     config = HydraConfig.get()
     return config.mode == RunMode.MULTIRUN and not sweeper_learns(config)
 
 
 def continue_command() -> str:
-    """The command that goes on with this job, or with the sweep that it is a part of."""
+    """Return the command that goes on with this job, or with the sweep that it is a part of."""
     config = HydraConfig.get()
     if config.mode == RunMode.MULTIRUN:
         return command("sweep", f"continue={Path(config.sweep.dir).absolute()}")

@@ -100,7 +100,7 @@ def checkpoints_of(cfg: DictConfig) -> Sequence[Source]:
 
 
 def share(work: Sequence[Piece], shard: str | None) -> Sequence[Piece]:
-    """The i-th of n shares of some work, for the shard `i/n`, from 1: every n-th piece; without a shard, all of it.
+    """Take the i-th of n shares of some work, for the shard `i/n`, from 1: every n-th piece; without a shard, all.
 
     Raises:
         ValueError: Where `shard` is not such a pair.
@@ -238,7 +238,7 @@ class Builder:
         self._data: tuple[Any, pl.LightningDataModule | None, Data] = (None, None, {})
 
     def is_fresh(self, info: CheckpointInfo) -> bool:
-        """Whether a network is to have random weights, whatever its checkpoint or its configuration says."""
+        """Tell whether a network is to have random weights, whatever its checkpoint or its configuration says."""
         return bool(self.cfg.untrained) and info is _RANDOM
 
     def open(self, source: Source) -> FrozenCheckpoint:
@@ -250,7 +250,7 @@ class Builder:
         return replace(found, state_dict={}) if self.is_fresh(info) else found
 
     def config(self, checkpoint: FrozenCheckpoint) -> dict[str, Any]:
-        """What a result depends on besides the weights, of plain values."""
+        """Return what a result depends on besides the weights, of plain values."""
         own, cfg = checkpoint.config, with_revision(self.cfg, checkpoint.info)
         config: dict[str, Any] = {}
         for name in ("model", "data"):
@@ -283,7 +283,7 @@ class Builder:
         return self._data[1:]
 
     def build(self, checkpoint: FrozenCheckpoint, config: Mapping[str, Any]) -> Built:
-        """The network with the checkpoint's weights, where the trainer puts it; the data, the sweep, the precision.
+        """Build the network with the checkpoint's weights, where the trainer puts it; data, sweep and precision.
 
         Raises:
             TypeError: Where what is built is no network.

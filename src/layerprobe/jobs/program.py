@@ -19,19 +19,19 @@ CONF, SCRIPTS = _HOME / "conf", _HOME / "scripts"
 
 
 def console_command() -> str:
-    """The words by which this process was called, where it is the console command's."""
+    """Return the words by which this process was called, where it is the console command's."""
     module = ["python", "-m", "layerprobe"] if sys.argv[0].endswith("__main__.py") else ["layerprobe"]
     return " ".join(["uv", "run", *module] if "UV_RUN_RECURSION_DEPTH" in os.environ else module)
 
 
 def words(script: str) -> list[str]:
-    """The words that start a script, for a shell, as the user has called this one."""
+    """Return the words that start a script, for a shell, as the user has called this one."""
     called = os.environ.get(CALLED) or ("layerprobe" if INSTALLED else "")
     return [*called.split(), script] if called else ["uv", "run", f"scripts/{script}.py"]
 
 
 def name(script: str | None = None) -> str:
-    """What a script is called in its own messages: `layerprobe train`, or `train.py`."""
+    """Return what a script is called in its own messages: `layerprobe train`, or `train.py`."""
     script = script or Path(sys.argv[0]).stem
     return f"layerprobe {script}" if INSTALLED or CALLED in os.environ else f"{script}.py"
 
@@ -44,5 +44,5 @@ def say(*lines: str) -> None:
 
 
 def to_install(extra: str) -> str:
-    """The command that installs an optional dependency."""
+    """Return the command that installs an optional dependency."""
     return f"pip install 'layerprobe[{extra}]'" if INSTALLED else f"uv sync --extra {extra}"

@@ -20,7 +20,7 @@ def override(key: str, value: Any) -> str:
 
 
 def quoted(text: str) -> str:
-    r"""A text in Hydra's grammar: as it is where Hydra reads it so, else in single quotes.
+    r"""Write a text in Hydra's grammar: as it is where Hydra reads it so, else in single quotes.
 
     `${` would refer to another value, and gets a backslash; backslashes are doubled before it, before a quote and at
     the end, where they would escape what follows, and nowhere else.
@@ -35,11 +35,11 @@ def quoted(text: str) -> str:
 
 
 def expression(text: str) -> str:
-    """A text without line breaks in single quotes, in Hydra's grammar; `${key}` in it stands for a value."""
+    """Write a text without line breaks in single quotes, in Hydra's grammar; `${key}` in it stands for a value."""
     text = re.sub(r"(\\*)('|\Z)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
     return f"'{text}'"
 
 
 def command(script: str, *words: str) -> str:
-    """A command for a shell."""
+    """Write a command for a shell."""
     return shlex.join([*program.words(script), *words])

@@ -75,7 +75,7 @@ def merged(name: str, own: Mapping[str, Any], given: Mapping[str, Any], source: 
 
 
 def plain_precision(own: Mapping[str, Any]) -> str | int | None:
-    """The precision that a file's configuration names, where it is a plain word or number."""
+    """Return the precision that a file's configuration names, where it is a plain word or number."""
     trainer = own.get("trainer")
     found = trainer.get("precision") if isinstance(trainer, Mapping) else None
     return found if isinstance(found, str | int) and "${" not in str(found) else None

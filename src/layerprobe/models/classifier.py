@@ -59,7 +59,7 @@ class Classifier(AbstractLearner):
 
 
 def trainable(network: Any, optimizer: OptimizerFactory, scheduler: SchedulerFactory | None) -> pl.LightningModule:
-    """A network as a LightningModule: itself if it is one, else in a `Classifier` with cross-entropy.
+    """Make a LightningModule of a network: itself if it is one, else in a `Classifier` with cross-entropy.
 
     Raises:
         TypeError: If it is no network, or a LightningModule of the other package, `lightning`.

@@ -41,7 +41,7 @@ class Regressor(AbstractLearner):
         return self.loss(outputs.squeeze(1), targets.to(outputs.dtype))
 
     def errors(self, outputs: Float[Tensor, "n 1"], targets: Int[Tensor, " n"]) -> None:
-        """A number is not right or wrong."""
+        """Return nothing: a number is not right or wrong."""
 
     def on_test_epoch_end(self) -> None:
         """Log whether the task is solved."""

@@ -77,17 +77,17 @@ def check_splits(data: Mapping[Any, Any], *, needs_val: bool = True) -> None:
 
 
 def test_sets(data: Mapping[Split, Any]) -> tuple[Split, ...]:
-    """Names of the test sets that there are, the primary one first."""
+    """Return the names of the test sets that there are, the primary one first."""
     return tuple(split for split, source in data.items() if split not in ("train", "val") and source is not None)
 
 
 def split_names(data: Mapping[Split, Any]) -> tuple[Split, ...]:
-    """Names of the splits that there are: train, val, and the test sets."""
+    """Return the names of the splits that there are: train, val, and the test sets."""
     return *(split for split in ("train", "val") if data.get(split) is not None), *test_sets(data)
 
 
 def in_order(source: Source, batch_size: int | None = None, seed: int = 0) -> Generator[Any, None, None]:
-    """The batches of a split, without shuffling, without dropping a sample, and without leaving a trace in it.
+    """Read the batches of a split, without shuffling, without dropping a sample, and without leaving a trace in it.
 
     A DataLoader over a map-style data set is read through a loader of its own: the samples that its sampler covers, of
     a weighted one all that it may draw, in the order of the data set; one over an `IterableDataset` by one worker at
@@ -103,7 +103,7 @@ def in_order(source: Source, batch_size: int | None = None, seed: int = 0) -> Ge
 
 
 def reshuffled(source: Source, batch_size: int | None = None, seed: int = 0) -> Generator[Any, None, None]:
-    """The samples of a split, each once, in an order drawn from a seed.
+    """Read the samples of a split, each once, in an order drawn from a seed.
 
     Args:
         source: The split; where it is neither a DataLoader over a map-style data set nor a pair, its own order is kept.
@@ -114,12 +114,12 @@ def reshuffled(source: Source, batch_size: int | None = None, seed: int = 0) -> 
 
 
 def reads_again(source: Any) -> bool:
-    """Whether a split gives its samples each time it is read: a DataLoader over a map-style data set, or a pair."""
+    """Tell whether a split gives its samples each time it is read, as a pair or a map-style data set's loader does."""
     return _is_pair(source) or (isinstance(source, DataLoader) and not _as_it_is(source))
 
 
 def length(source: Source) -> int | None:
-    """How many samples `in_order` gives, without reading any; None where nothing says so.
+    """Count the samples that `in_order` gives, without reading any; None where nothing says so.
 
     Where a sampler draws some samples more than once, it is more than that.
     """
@@ -255,12 +255,12 @@ def samples_of(inputs: Any, part: slice | Tensor, n: int) -> Any:
 
 
 def inputs_of(batch: Any) -> Any:
-    """The first part of an (input, target) batch."""
+    """Return the first part of an (input, target) batch."""
     return _pair(batch)[0]
 
 
 def targets_of(batch: Any) -> Any:
-    """The second part of an (input, target) batch."""
+    """Return the second part of an (input, target) batch."""
     return _pair(batch)[1]
 
 

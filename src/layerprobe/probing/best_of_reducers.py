@@ -39,7 +39,7 @@ def best_of_each(paths: Sequence[HeadPath]) -> dict[str, HeadPath]:
 
 
 def named(way: FeatureWay) -> str:
-    """Which token a token reducer takes, such as "last token"; of any other reducer, its name."""
+    """Return which token a token reducer takes, such as "last token"; of any other reducer, its name."""
     return way.reducer.phrase if isinstance(way.reducer, AbstractTokenReducer) else way.reducer.name
 
 

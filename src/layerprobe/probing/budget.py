@@ -33,7 +33,7 @@ class Budget(NamedTuple):
 
 
 def budget(device: torch.device | None, protocol: ProbeProtocol, resources: Resources, found: Discovery) -> Budget:
-    """What probing may take: for features, what is allowed beside the fit of the largest layer.
+    """Work out what probing may take: for features, what is allowed beside the fit of the largest layer.
 
     Raises:
         ValueError: Where `max_memory` has no room for what there has to be, or no memory has for streamed sums.
@@ -55,7 +55,7 @@ def budget(device: torch.device | None, protocol: ProbeProtocol, resources: Reso
 
 
 def least_memory(protocol: ProbeProtocol, found: Discovery) -> tuple[int, int]:
-    """What probing takes at least: bytes to fit the largest layer, and for the features of one batch."""
+    """Work out what probing takes at least: bytes to fit the largest layer, and for the features of one batch."""
     fit = workspace(max(map(features_of, found.ways.values()), default=0), found.n_outputs, len(protocol.l2))
     fit += moment_bytes(found, protocol) if protocol.stream else 0
     return fit, 4 * found.batch_size * sum(found.n_features)
@@ -70,7 +70,7 @@ def feature_cache(
 
 
 def moment_bytes(found: Discovery, protocol: ProbeProtocol) -> int:
-    """Bytes kept of train where its features are streamed: a matrix for each way to make features.
+    """Count the bytes kept of train where its features are streamed: a matrix for each way to make features.
 
     There is one for each class where classes are weighted.
     """
@@ -79,19 +79,19 @@ def moment_bytes(found: Discovery, protocol: ProbeProtocol) -> int:
 
 
 def is_weighted(protocol: ProbeProtocol) -> bool:
-    """Whether training samples count by their class."""
+    """Tell whether training samples count by their class."""
     return protocol.task.class_weight is not None
 
 
 def free_on(device: torch.device | None) -> int | None:
-    """Bytes that are free on a GPU; None where the device is none, and the machine's own memory counts."""
+    """Count the bytes that are free on a GPU; None where the device is none, and the machine's own memory counts."""
     return torch.cuda.mem_get_info(device)[0] if device is not None and device.type == "cuda" else None
 
 
 def feature_budget(
     device: torch.device | None, max_memory: int | float | str | None, wanted: int, one_batch: int, processes: int = 1
 ) -> int:
-    """What features may take, where the network is.
+    """Work out what features may take, where the network is.
 
     Args:
         device: The network's device. On a GPU its own memory counts.
@@ -118,7 +118,7 @@ def feature_budget(
 def processes_with_room(
     device: torch.device | None, max_memory: int | float | str | None, wanted: int, one_batch: int, processes: int
 ) -> int:
-    """How many processes of this machine can probe at the same time; 0 where not even one can.
+    """Count the processes of this machine that can probe at the same time; 0 where not even one can.
 
     Each takes `wanted` bytes to fit a layer and `one_batch` for the features of a batch; on a GPU each has the GPU's
     memory for itself.
@@ -129,7 +129,7 @@ def processes_with_room(
 
 
 def host_budget(device: torch.device | None, max_memory: int | float | str | None, processes: int = 1) -> int:
-    """What features made on a GPU may take of the machine's own memory.
+    """Work out what features made on a GPU may take of the machine's own memory.
 
     `max_memory` holds for the GPU and for the machine's own memory each.
 

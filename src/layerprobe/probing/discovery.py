@@ -56,7 +56,7 @@ class Discovery:
         return [way.reduction.n_features for found in self.ways.values() for way in found]
 
     def dealt(self, n: int) -> list[Discovery]:
-        """The layers in n parts of about as many features that heads are fitted to, whose fits take about as long.
+        """Deal the layers out in n parts of about as many features for heads, whose fits take about as long.
 
         Layer by layer, from the one with the most features to the one with the fewest, each goes to the part that has
         the fewest so far. Neighbours of one size, which are about as hard, go to different parts.
@@ -104,7 +104,7 @@ def discovered(
     protocol: ProbeProtocol,
     done: Collection[LayerName] = (),
 ) -> Discovery | None:
-    """What `discover_layers` would find, of what is known of a network already.
+    """Find what `discover_layers` would find, from what is known of a network already.
 
     Returns:
         The discovery; None where it is not known of each layer which axes run over tokens.

@@ -93,7 +93,7 @@ class FeatureKeeper:
         return self._store.knows(self._network)
 
     def discovery(self, protocol: ProbeProtocol, done: Collection[LayerName]) -> Discovery | None:
-        """What is known of the network's layers; None where that is not all.
+        """Return what is known of the network's layers; None where that is not all.
 
         Raises:
             ValueError: A pattern matches no layer.

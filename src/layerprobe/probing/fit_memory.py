@@ -13,7 +13,7 @@ blocks of rows in float64."""
 
 
 def workspace(d: int, c: int, p: int) -> int:
-    """What solving one layer holds at a time, at most.
+    """Count the bytes that solving one layer holds at a time, at most.
 
     Args:
         d: Features.
@@ -28,5 +28,5 @@ def workspace(d: int, c: int, p: int) -> int:
 
 
 def path_bytes(d: int, c: int, p: int) -> int:
-    """Bytes of p heads of c classes and d features in both precisions, with the curvature pairs."""
+    """Count the bytes of p heads of c classes and d features in both precisions, with the curvature pairs."""
     return min(PAIR_BYTES, 12 * Logistic.memory * c * d) + 24 * p * c * d

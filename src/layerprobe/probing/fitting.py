@@ -65,28 +65,28 @@ def _positions_way(layer: Layer, protocol: ProbeProtocol, sequence: TokenAxes) -
 
 
 def positions_axis(layer: Layer, protocol: ProbeProtocol) -> int | None:
-    """The channel axis of a layer's positions: what a reducer of the sweep is told, or what is known of the layer."""
+    """Choose the channel axis of a layer's positions: what a reducer of the sweep is told, or what is known."""
     own = (channel_axis(each, layer) for each in protocol.reducers if isinstance(each, AbstractChannelReducer))
     return next(own, layer.channel_axis)
 
 
 def channel_axis(reducer: AbstractReducer, layer: Layer) -> int | None:
-    """The channel axis that a reducer is told of a layer; None where it asks for none, or it is not known."""
+    """Return the channel axis that a reducer is told of a layer; None where it asks for none, or it is not known."""
     return reducer.axis_of(layer.names, layer.channel_axis) if isinstance(reducer, AbstractChannelReducer) else None
 
 
 def fitted_features(ways: Sequence[FeatureWay]) -> int:
-    """Features that heads are fitted to, of all ways."""
+    """Count the features that heads are fitted to, of all ways."""
     return sum(way.reduction.n_features for way in ways if way.reduction.fitted)
 
 
 def unfitted_features(ways: Sequence[FeatureWay]) -> int:
-    """Features that analyses alone read."""
+    """Count the features that analyses alone read."""
     return sum(way.reduction.n_features for way in ways if not way.reduction.fitted)
 
 
 def features_of(ways: Sequence[FeatureWay]) -> int:
-    """Features that are fitted at a time, at most."""
+    """Count the features that are fitted at a time, at most."""
     return max(way.reduction.n_features for way in ways if way.reduction.fitted)
 
 
@@ -239,7 +239,7 @@ class Validation:
         return errors, losses, torch.tensor(found, dtype=torch.float64)
 
     def chosen_by(self, heads: Heads) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
-        """What each head is chosen by, and its loss."""
+        """Return what each head is chosen by, and its loss."""
         errors, losses, figures = self(heads)
         return {"error": errors, "loss": losses}.get(self.protocol.selection, figures), losses
 

@@ -27,7 +27,7 @@ class Heads:
     bias: Float[Tensor, "p c"]
 
     def to(self, device: torch.device) -> Heads:
-        """The same on another device."""
+        """Return the same on another device."""
         return Heads(self.weight.to(device), self.bias.to(device))
 
     def evaluate(

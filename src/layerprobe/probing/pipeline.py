@@ -205,7 +205,7 @@ def _without_positions(ways: Ways, protocol: ProbeProtocol) -> dict[LayerName, s
 def labels_of_controls(
     labels: Labels, recordings: Mapping[Split, Recording], protocol: ProbeProtocol
 ) -> dict[str, Labels]:
-    """The true labels (`none`), and those of every control that is on."""
+    """Make the true labels (`none`), and those of every control that is on."""
     variants, seed = {"none": labels}, protocol.seeds[0]
     if "shuffled" in protocol.controls:
         variants["shuffled"] = labels.shuffled(seed)

@@ -250,7 +250,7 @@ class ProbeProtocol:
         return self.refit or asked or (several and not left_out)
 
     def for_features(self) -> ProbeProtocol:
-        """The same sweep for data whose inputs are features already, all of them used."""
+        """Return the same sweep for data whose inputs are features already, all of them used."""
         return replace(
             self, layers="*", exclude=(), granularity="ops", reducers=(Flatten(),),
             inputs=inputs_of, targets=targets_of, mask=None, each_reducer=False, control_key=None, sample_ids=None,
@@ -258,7 +258,7 @@ class ProbeProtocol:
         )  # fmt: skip
 
     def l2_values(self, n_train: int, n_classes: int) -> tuple[float, ...]:
-        """The L2 values of every head's path, in the order given."""
+        """Return the L2 values of every head's path, in the order given."""
         return self.l2.l2(n_train, n_classes) if isinstance(self.l2, ScikitLearnC) else tuple(self.l2)
 
     @property
@@ -273,7 +273,7 @@ class ProbeProtocol:
         return SCORE_METRICS if given == ("all",) else given
 
     def keys_of(self, batch: Any) -> Tensor:
-        """The type of each sample of a batch, for the control task."""
+        """Return the type of each sample of a batch, for the control task."""
         if self.control_key is not None:
             with programs_device():
                 keys = self.control_key(batch)
@@ -283,7 +283,7 @@ class ProbeProtocol:
         return type_keys(inputs, masks_of_inputs(inputs, self.mask_of(batch)))
 
     def mask_of(self, batch: Any) -> Any:
-        """Which places of a batch's sequences hold a token, not yet checked; nothing where nothing says so."""
+        """Return which places of a batch's sequences hold a token, not yet checked; nothing where nothing says so."""
         with programs_device():
             return attention_masks(self.inputs(batch)) if self.mask is None else self.mask(batch)
 

@@ -58,7 +58,7 @@ class LayerRecords:
         analyses: Found,
         seconds: float,
     ) -> LayerResult:
-        """The result of a layer that was fitted, selected and measured.
+        """Build the result of a layer that was fitted, selected and measured.
 
         `paths` are by control, `head` is a path of one, and `found_on` is what it comes to on each test set
         (`none`) and the selected head of each control.
@@ -117,7 +117,7 @@ class LayerRecords:
     def references(
         self, predictors: Predictors, head: HeadPath, ways: Sequence[FeatureWay]
     ) -> dict[str, FittedReference]:
-        """What predicts beside the selected head."""
+        """Return what predicts beside the selected head."""
         found = {}
         for analysis in self.protocol.analyses:
             if not isinstance(analysis, AbstractReference) or analysis.name not in predictors:
@@ -183,7 +183,7 @@ class LayerRecords:
         )
 
     def failed(self, paths: Mapping[str, Sequence[HeadPath]], message: str, seconds: float) -> LayerResult:
-        """The result of a layer that could not be probed: no figures, but the reason."""
+        """Build the result of a layer that could not be probed: no figures, but the reason."""
         missing: dict[str, Any] = {field.name: math.nan for field in fields(ProbeRecord) if field.type == "float"}
         record = ProbeRecord(
             **missing | self._common() | {"seconds": seconds},

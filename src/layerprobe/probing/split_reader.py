@@ -65,7 +65,7 @@ class Recording:
     autocast: str | None = None
 
     def beside(self, other: Recording) -> Recording:
-        """The same pass, with what another one over the split left behind for other layers."""
+        """Return the same pass, with what another one over the split left behind for other layers."""
         problems, seconds = {**other.problems, **self.problems}, {**other.seconds, **self.seconds}
         no_positions = {**other.no_positions, **self.no_positions}
         return replace(self, problems=problems, seconds=seconds, no_positions=no_positions)
@@ -162,7 +162,7 @@ class SplitReader:
                 )
 
     def recording(self, problems: Mapping[LayerName, str], seconds: Mapping[LayerName, float]) -> Recording:
-        """What is read by now."""
+        """Return what is read by now."""
         keys = torch.cat(self._keys) if self._keys else None
         contents = None
         if self._inputs is not None and (inputs := self._inputs.digest()):
@@ -187,7 +187,7 @@ def _ids(given: Any) -> Shaped[np.ndarray, " k"]:
 
 
 def task_targets(protocol: ProbeProtocol, batch: Any, split: Split) -> Shaped[Tensor, "k ..."]:
-    """The property to be probed of each sample of a batch, checked, on the CPU.
+    """Take the property to be probed of each sample of a batch, checked, on the CPU.
 
     Raises:
         TypeError: The batch is not (input, target), or targets are not what the task predicts.
@@ -206,7 +206,7 @@ def task_targets(protocol: ProbeProtocol, batch: Any, split: Split) -> Shaped[Te
 def first_batch(
     protocol: ProbeProtocol, batches: Iterable[Any], split: Split
 ) -> tuple[Any, Shaped[Tensor, "k ..."]] | None:
-    """The first batch that has samples, with its targets; None where none has.
+    """Find the first batch that has samples, with its targets; None where none has.
 
     Raises:
         TypeError: As `task_targets`.
@@ -219,12 +219,12 @@ def first_batch(
 
 
 def by_tokens(protocol: ProbeProtocol) -> bool:
-    """Whether a sweep asks which axes of a layer run over tokens."""
+    """Tell whether a sweep asks which axes of a layer run over tokens."""
     return protocol.positions > 0 or _fits_tokens(protocol)
 
 
 def masks_of(protocol: ProbeProtocol, inputs: Any, batch: Any) -> tuple[Mapping[str, Tensor], str]:
-    """The masks of a batch's tokens.
+    """Find the masks of a batch's tokens.
 
     Returns:
         The masks by name; and what is wrong with them, where analyses alone read tokens.

@@ -14,7 +14,7 @@ from layerprobe.types import SPLITS, Split
 
 
 def n_outputs(targets: Shaped[Tensor, "n ..."]) -> int:
-    """How many classes, labels or values there are, as far as some targets tell."""
+    """Count the classes, labels or values that there are, as far as some targets tell."""
     return targets.shape[1] if targets.ndim > 1 else int(targets.max()) + 1
 
 
@@ -54,12 +54,12 @@ class Labels:
         return cls(classes, splits, {"classes": classes})
 
     def read_on(self, test_set: Split) -> Labels:
-        """The same labels with one test set, as `test`."""
+        """Return the same labels with one test set, as `test`."""
         kept = {split: self.splits[split] for split in ("train", "val") if split in self.splits}
         return replace(self, splits={**kept, "test": self.splits[test_set]})
 
     def shuffled(self, seed: int) -> Labels:
-        """The same labels, permuted within each split."""
+        """Permute the labels within each split."""
         return Labels(
             self.outputs,
             {
@@ -70,6 +70,6 @@ class Labels:
         )
 
     def by_type(self, keys: Mapping[Split, Int[Tensor, " n"]], seed: int) -> Labels:
-        """A random label for each type of sample, the same on every split."""
+        """Draw a random label for each type of sample, the same on every split."""
         train = self.splits["train"]
         return Labels(self.outputs, {split: by_type(train, keys[split], seed) for split in self.splits}, self.extra)

@@ -34,7 +34,7 @@ def problem_names(runs: Sequence[Run]) -> list[str]:
 
 
 def sample_counts(run: Run, *splits: str) -> str:
-    """What a run's records tell of its problem, such as "10 classes, 360 test samples"; empty without results."""
+    """Say what a run's records tell of its problem, such as "10 classes, 360 test samples"; empty without any."""
     numbers = [f"n_{split}" for split in splits]
     found = run.results.loc[run.results["n_test"] > 0, ["task", "n_classes", *numbers]]
     texts = []

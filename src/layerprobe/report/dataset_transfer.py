@@ -31,7 +31,7 @@ class Trained:
 
     @classmethod
     def of(cls, run: Run, train: str) -> Trained:
-        """The last whole checkpoint of a run."""
+        """Take the last whole checkpoint of a run."""
         checkpoint = run.last_checkpoint
         answers = run.answers()
         answers = answers[answers["checkpoint"] == checkpoint].drop_duplicates("test_set")
@@ -101,7 +101,7 @@ def transfers(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
 
 
 def test_set_lines(run: Run) -> pd.DataFrame | None:
-    """What `depth_curve` draws as a line for each test set of a run, at its last checkpoint; None where it has one."""
+    """Lay out a line of `depth_curve` for each test set of a run, at its last checkpoint; None where it has one."""
     if (metrics := run.metrics()).empty:
         return None
     rows = on_each_test_set(run.results[run.results["checkpoint"] == run.last_checkpoint], metrics)

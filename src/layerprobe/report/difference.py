@@ -109,7 +109,7 @@ _REMARKS = {
 
 
 def tested_heads(run: Run, checkpoint: str) -> dict[str, Tested]:
-    """How the heads of a checkpoint did, by layer, in order of depth; those whose answers were kept."""
+    """Look up how the heads of a checkpoint did, by layer, in order of depth; those whose answers were kept."""
     depth = dict(zip(run.results["layer"], run.results["depth"], strict=True))
     rows = run.correct()
     rows = rows[(rows["checkpoint"] == checkpoint) & rows["layer"].isin(list(depth))]

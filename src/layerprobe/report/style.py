@@ -32,7 +32,7 @@ class Lines:
 
 
 def lines(untrained: Sequence[bool]) -> Lines:
-    """How lines look: the last trained one is solid blue, the untrained ones are dotted grey with empty points.
+    """Choose how lines look: the last trained one is solid blue, the untrained ones are dotted grey with empty points.
 
     Looks repeat themselves after seven trained ones.
     """

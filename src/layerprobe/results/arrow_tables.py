@@ -34,7 +34,7 @@ class DamagedTableError(SchemaError):
 
 
 def schema(kind: type[Record]) -> pa.Schema:
-    """The Arrow schema of a record, a typed column for each field in their order, with the version in the metadata."""
+    """Make the Arrow schema of a record, a typed column for each field in their order, and the version beside."""
     hints = get_type_hints(kind)
     columns = [pa.field(field.name, _ARROW[hints[field.name]]) for field in fields(kind)]
     return stamp(pa.schema(columns), kind.__name__)

@@ -22,7 +22,7 @@ def without_baselines(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def constant_answer(results: pd.DataFrame) -> str:
-    """What the best constant answer is called, whose test error is `majority_error`."""
+    """Return what the best constant answer is called, whose test error is `majority_error`."""
     return "mean of train" if results["task"].eq("regression").any() else "majority class"
 
 

@@ -54,7 +54,7 @@ class Ledger:
                 ) from error
 
     def is_complete(self, name: str, entry: Entry, *, has_results: bool) -> bool:
-        """Whether all its results are there; False also where there are none, or some.
+        """Tell whether all its results are there; False also where there are none, or some.
 
         Raises:
             OtherResultsError: Where the results under that name are of another network or protocol.

@@ -65,7 +65,7 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
 
 
 def outputs_of(head: Mapping[str, np.ndarray]) -> np.ndarray:
-    """What the scores of a head are of: class indices, or the numbers of labels or values."""
+    """Return what the scores of a head are of: class indices, or the numbers of labels or values."""
     return head.get("classes", np.arange(len(head["bias"])))
 
 

@@ -68,6 +68,6 @@ def _folded(name: str, table: pa.Table) -> pa.ListArray:
 
 
 def unfolded(column: pa.ChunkedArray) -> pa.Table:
-    """The rows that the lists of a part's column hold, one after another."""
+    """Return the rows that the lists of a part's column hold, one after another."""
     batches = [pa.RecordBatch.from_struct_array(chunk.flatten()) for chunk in column.chunks]
     return pa.Table.from_batches(batches, pa.schema(list(column.type.value_type)))

@@ -10,7 +10,7 @@ from layerprobe.results.best import at_last_checkpoint
 
 
 def best_validation_error(results: pd.DataFrame) -> float:
-    """The lowest validation error of the last checkpoint's layers.
+    """Find the lowest validation error of the last checkpoint's layers.
 
     Args:
         results: Results of one run, in the columns of `ProbeRecord`.
@@ -22,7 +22,7 @@ def best_validation_error(results: pd.DataFrame) -> float:
 
 
 def area_under_depth_curve(results: pd.DataFrame) -> float:
-    """The mean over depth of the last checkpoint's validation error, by the trapezoidal rule.
+    """Average over depth the last checkpoint's validation error, by the trapezoidal rule.
 
         1/(d_k - d_1) sum_i (d_{i+1} - d_i) (e_i + e_{i+1}) / 2
 

@@ -99,11 +99,11 @@ class RunDirectory:
             log.warning("%s How the run ended is not known; it goes on, and no layer is probed again.", summary.error)
 
     def is_busy(self) -> bool:
-        """Whether a process is at work in the directory."""
+        """Tell whether a process is at work in the directory."""
         return is_held(self.path / _LOCK)
 
     def finished(self, config: Mapping[str, Any]) -> RunSummary | None:
-        """The summary of a run that is done, under the same configuration, with its results in place.
+        """Return the summary of a run that is done, under the same configuration, with its results in place.
 
         Returns:
             The summary; None where there is something left to do.

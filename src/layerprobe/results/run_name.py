@@ -16,7 +16,7 @@ def run_name(experiment: str, overrides: Sequence[str]) -> str:
 
 
 def run_group(experiment: str, overrides: Sequence[str]) -> str:
-    """The name of a run without its seed: runs that differ only in their seed are one group."""
+    """Return the name of a run without its seed: runs that differ only in their seed are one group."""
     return _joined(experiment, [(key, value) for key, value in _pairs(overrides) if key != _SEED])
 
 

@@ -325,7 +325,7 @@ def in_order(records: Mapping[tuple[str, LayerName], ProbeRecord]) -> list[Probe
 
 
 def like(records: Iterable[ProbeRecord], table: pa.Table) -> pa.Table:
-    """The rows of a table in the order of the records of their layers."""
+    """Sort the rows of a table by the records of their layers."""
     rank = {(record.checkpoint, record.layer): i for i, record in enumerate(records)}
     order = np.argsort([rank.get(key, len(rank)) for key in keys_of(table)], kind="stable")
     return table.take(pa.array(order, pa.int64()))

@@ -84,7 +84,7 @@ class SweepRecord:
         self.write()
 
     def folders(self) -> list[Path]:
-        """The directories of the sweep's jobs, those with a `run.json` included that no launcher has written down."""
+        """List the directories of the sweep's jobs, those with a `run.json` included that no launcher wrote down."""
         known = [Path(job["directory"]) for _, job in sorted(self.jobs.items(), key=lambda item: int(item[0]))]
         found: list[Path] = []
         for file in sorted(self.directory.glob("**/run.json"), key=lambda path: (len(path.parts), str(path))):

@@ -14,7 +14,7 @@ _ROUNDING = 1e-6
 
 
 def in_own_units(head: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, "c d"], Float[np.ndarray, " c"]]:
-    """Weights and bias that apply to features as the reducer makes them: scores are features @ weight.T + bias.
+    """Return weights and bias that apply to features as the reducer makes them: scores are features @ weight.T + bias.
 
     `head` holds the arrays of a saved head, see `LayerResult.head`; what is made of them is float64.
 
@@ -31,7 +31,7 @@ def in_own_units(head: Mapping[str, np.ndarray]) -> tuple[Float[np.ndarray, "c d
 
 
 def directions(head: Mapping[str, np.ndarray], task: str) -> Float[np.ndarray, "k d"]:
-    """Where a head looks, in the features' own units; see `contrasts`."""
+    """Find where a head looks, in the features' own units; see `contrasts`."""
     return contrasts(in_own_units(head)[0], task)
 
 
@@ -49,7 +49,7 @@ def contrasts(weight: Float[np.ndarray, "c d"], task: str) -> Float[np.ndarray, 
 
 
 def row_space(rows: Float[np.ndarray, "r d"]) -> Float[np.ndarray, "k d"]:
-    """An orthonormal basis of what rows span: as many rows as there are dimensions."""
+    """Find an orthonormal basis of what rows span: as many rows as there are dimensions."""
     _, values, basis = np.linalg.svd(rows.astype(np.float64), full_matrices=False)
     return basis[values > _ROUNDING * values.max(initial=0.0)]
 

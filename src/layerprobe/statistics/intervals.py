@@ -16,7 +16,7 @@ Counts: TypeAlias = int | Sequence[int] | np.ndarray
 
 
 def wilson_interval(errors: int | float, n: int | float) -> tuple[float, float]:
-    """The 95 % interval of an error rate from n ≥ 1 independent samples; their effective number need not be whole.
+    """Return the 95 % interval of an error rate from n ≥ 1 independent samples; an effective n need not be whole.
 
     Source: Wilson (1927). With z the normal quantile and e = errors / n, the ends are the solutions r of
     |e - r| = z·sqrt(r(1 - r) / n). Unlike e ± z·sqrt(e(1 - e) / n) it never leaves [0, 1], and it has a length also
@@ -34,7 +34,7 @@ def wilson_interval(errors: int | float, n: int | float) -> tuple[float, float]:
 
 
 def tango_interval(only_first: Counts, only_second: Counts, n: Counts) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % score interval of (b - c)/n: b samples only the first classifier gets right, c only the second.
+    """Return the 95 % score interval of (b - c)/n: b samples only the first classifier gets right, c only the second.
 
     Source: Tango, Statistics in Medicine 17 (1998), compared with others by Fagerland, Lydersen & Laake, Statistics in
     Medicine 33 (2014). Its ends are where the score test of the difference rejects.
@@ -66,7 +66,7 @@ def tango_interval(only_first: Counts, only_second: Counts, n: Counts) -> tuple[
 
 
 def newcombe_interval(wrong: int, n: int, other_wrong: int, other_n: int) -> tuple[float, float]:
-    """The 95 % interval of the second share less the first, of independent samples.
+    """Return the 95 % interval of the second share less the first, of independent samples.
 
     Source: Newcombe, Statistics in Medicine 17 (1998), method 10, of two intervals of Wilson, JASA 22 (1927). With p
     the shares and (l, u) their Wilson intervals,
@@ -83,7 +83,7 @@ def newcombe_interval(wrong: int, n: int, other_wrong: int, other_n: int) -> tup
 
 
 def student_quantile(freedom: int) -> float:
-    """The 97.5 % quantile of Student's distribution."""
+    """Return the 97.5 % quantile of Student's distribution."""
     from scipy.special import stdtrit
 
     return float(stdtrit(freedom, 0.975))

@@ -147,11 +147,11 @@ class ProbeCallback(LateCallback):
         return self._session.store if self._ranks.is_first else ProbeStore(self._session.store.directory)
 
     def results(self) -> pd.DataFrame:
-        """One row for each checkpoint and layer probed so far."""
+        """Return one row for each checkpoint and layer probed so far."""
         return self.store.results()
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run has to know."""
+        """Return what a resumed run has to know."""
         return {
             "frozen": [vars(info) for info in self._frozen],
             "probed": list(self._probed),

@@ -145,7 +145,7 @@ def check_goes_on(path: Path, *, trust: bool = False) -> None:
 
 
 def damage(path: Path) -> str:
-    """What is wrong with a file that torch has written, in a few words, without loading it; empty where it is whole."""
+    """Say in a few words what is wrong with a file of torch's, without loading it; empty where it is whole."""
     if not path.stat().st_size:
         return "it is empty"
     try:

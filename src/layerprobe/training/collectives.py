@@ -49,7 +49,7 @@ class Ranks:
         return self.rank == 0
 
     def highest(self, value: int) -> int:
-        """The highest of the processes' values."""
+        """Return the highest of the processes' values."""
         if self._group is None:
             return value
         tensor = torch.tensor(value)
@@ -57,7 +57,7 @@ class Ranks:
         return int(tensor)
 
     def from_first(self, value: T) -> T:
-        """The first process's value."""
+        """Return the first process's value."""
         if self._group is None:
             return value
         box = [value]
@@ -65,7 +65,7 @@ class Ranks:
         return box[0]
 
     def everyones(self, value: T) -> list[T]:
-        """All processes' values, in the order of their ranks."""
+        """Return all processes' values, in the order of their ranks."""
         if self._group is None:
             return [value]
         found: list[T | None] = [None] * self.size
@@ -77,7 +77,7 @@ class Ranks:
         dist.send_object_list([value], dst=to, group=self._group)
 
     def receive(self, sender: int) -> Any:
-        """The next value that another process sends.
+        """Wait for the next value that another process sends.
 
         Raises:
             RuntimeError: Where that process has ended.

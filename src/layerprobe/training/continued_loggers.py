@@ -76,7 +76,7 @@ class _Writer(KeptCsvWriter):
         self._found = len(self.rows())
 
     def rows(self) -> list[dict[str, str]]:
-        """What the file holds."""
+        """Return what the file holds."""
         if not os.path.isfile(self.metrics_file_path):
             return []
         with open(self.metrics_file_path, newline="") as file:

@@ -28,7 +28,7 @@ them, each a test set by its own key, or by the name that a mapping gives it."""
 
 
 def splits_of_trainer(trainer: Any, module: nn.Module, loaders: Loaders | None = None) -> Data:
-    """The data of a run that is going on.
+    """Take the data of a run that is going on.
 
     Training and validation data are the loaders that the run itself uses. The test loader comes from a shallow copy of
     the data module, so that its `setup("test")` leaves the one that trains alone; what the two share is put back. Of
@@ -52,7 +52,7 @@ def splits_of(
     loaders: Loaders | None = None,
     tests: Mapping[str, Any] | None = None,
 ) -> Data:
-    """The data of whatever may be given as such: a data module, or what `sources_of` takes, with further tests."""
+    """Take the data of whatever is given: a data module, or what `sources_of` takes, with further tests."""
     if is_datamodule(given):
         return with_tests(splits_of_datamodule(given, loaders), tests, network)
     if isinstance(given, Mapping) and isinstance(several := given.get("test"), Mapping):
@@ -61,7 +61,7 @@ def splits_of(
 
 
 def with_tests(data: Data, tests: Mapping[str, Any] | None, network: nn.Module | None = None) -> Data:
-    """Data with further test sets.
+    """Add further test sets to data.
 
     Args:
         data: The splits.
@@ -89,12 +89,12 @@ def _own_tests(tests: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_datamodule(given: Any) -> bool:
-    """Whether it is a data module, of `pytorch_lightning`, `lightning` or with their methods."""
+    """Tell whether it is a data module, of `pytorch_lightning`, `lightning` or with their methods."""
     return hasattr(given, "train_dataloader") and hasattr(given, "setup")
 
 
 def splits_of_datamodule(datamodule: Any, loaders: Loaders | None = None) -> Data:
-    """The data of a data module outside a run: prepared, set up, and read.
+    """Take the data of a data module outside a run: prepared, set up, and read.
 
     The data module, of `pytorch_lightning`, `lightning` or with their methods, is left as it is.
     """
@@ -113,7 +113,7 @@ def of_population(protocol: ProbeProtocol, owner: Any) -> ProbeProtocol:
 
 
 def is_default_hook(hook: Any) -> bool:
-    """Whether a hook is the one that Lightning's own class has, which no other class has replaced."""
+    """Tell whether a hook is the one that Lightning's own class has, which no other class has replaced."""
     return getattr(hook, "__module__", "").partition(".")[0] in ("pytorch_lightning", "lightning")
 
 

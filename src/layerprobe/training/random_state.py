@@ -10,7 +10,7 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """The generators of Python, NumPy, torch and every accelerator in use, as what loads with `weights_only=True`."""
+    """Return the states of Python, NumPy, torch and every accelerator in use, as loads with `weights_only=True`."""
     version, words, gauss = random.getstate()
     numpy_state: Any = np.random.get_state()  # noqa: NPY002 (the global one is what training draws from)
     name, keys, position, has_gauss, cached = numpy_state

@@ -144,7 +144,7 @@ class RankExchange(AbstractExchange):
 
 
 def different_samples(rank: int | None = None) -> str:
-    """What to say where processes have read different samples."""
+    """Return what to say where processes have read different samples."""
     which = "" if rank is None else f": those of the process of rank {rank} are not those of the first one"
     return (
         f"The processes have read different samples{which}, so that their layers must not stand side by side. Let "

@@ -74,7 +74,7 @@ class Guard(LateCallback):
         return self.signals.received != 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the random generators of every process stood when the epoch began, and where they stand.
+        """Return where the random generators of every process stood when the epoch began, and where they stand.
 
         `moment` is where the run was saved; `first` says whether its first process began with this epoch. A checkpoint
         that others have the trainer save, at a moment of their own, has none of it.

@@ -38,9 +38,9 @@ class Schedule:
         return self.before_training or 0 in self.steps
 
     def after_step(self, step: int) -> bool:
-        """Whether the network is frozen after this optimizer step."""
+        """Tell whether the network is frozen after this optimizer step."""
         return step in self.steps or (self.every_n_steps is not None and step % self.every_n_steps == 0)
 
     def after_epoch(self, epoch: int) -> bool:
-        """Whether the network is frozen after this many whole epochs."""
+        """Tell whether the network is frozen after this many whole epochs."""
         return self.every_n_epochs is not None and epoch % self.every_n_epochs == 0

@@ -47,7 +47,7 @@ class StopSignals:
         self._before.clear()
 
     def stopped(self, number: int, where: str) -> Stopped:
-        """What a run that obeys a signal leaves with; with several processes, the signal has to be the same for all."""
+        """Make what a run that obeys a signal leaves with; with several processes, the signal is the same for all."""
         return Stopped(number, self._before.get(signal.SIGUSR2), where)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

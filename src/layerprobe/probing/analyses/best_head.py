@@ -24,7 +24,7 @@ Evaluate: TypeAlias = Callable[[Heads], tuple[Float[Tensor, " p"], Float[Tensor,
 def best_head(
     layer: LayerData, solver: AbstractSolver, features: Features, targets: Int[Tensor, " n"], evaluate: Evaluate | None
 ) -> HeadPath:
-    """The head of the sweep's L2 values for some samples, chosen as a layer's is, as a path of one.
+    """Fit the head of the sweep's L2 values for some samples, chosen as a layer's is, as a path of one.
 
     Features are standardised, targets places in `Labels.outputs`. Without `evaluate`, which asks validation, the L2
     value is that of the selected head.

@@ -34,7 +34,7 @@ def code_length(
 
 
 def by_code_length(layer: LayerData, seen: Bool[Tensor, " c"]) -> Evaluate | None:
-    """What chooses heads by the bits that validation's labels take, those of classes that were seen.
+    """Return what chooses heads by the bits that validation's labels take, those of classes that were seen.
 
     Returns:
         The mean, twice; None where there is no validation sample of these classes.
@@ -56,5 +56,5 @@ def by_code_length(layer: LayerData, seen: Bool[Tensor, " c"]) -> Evaluate | Non
 
 
 def unweighted_logistic(layer: LayerData) -> Logistic:
-    """The solver whose softmax is the estimate of p(y | x) that a code needs: the sweep's own, or the usual one."""
+    """Choose the solver whose softmax estimates p(y | x), as a code needs: the sweep's own, or the usual one."""
     return layer.head.solver if isinstance(layer.head.solver, Logistic) else Logistic()

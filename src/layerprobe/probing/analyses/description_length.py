@@ -90,7 +90,7 @@ class DescriptionLength(AbstractAnalysis):
         return lambda test_sets: found
 
     def order(self, layer: LayerData) -> Tensor:
-        """The order in which the training labels are sent."""
+        """Return the order in which the training labels are sent."""
         n = len(layer.labels.splits["train"])
         return torch.randperm(n, generator=torch.Generator().manual_seed(layer.seed))
 

@@ -13,7 +13,7 @@ from layerprobe.statistics.directions import contrasts, principal_angles, random
 
 
 def head_directions(weight: Float[Tensor, "c d"], layer: LayerData) -> Float[np.ndarray, "k d"]:
-    """Where weights for standardised features look, in the features' own units."""
+    """Find where weights for standardised features look, in the features' own units."""
     own = weight.double().cpu() / layer.head.standardiser.scale.double().cpu()
     return contrasts(own.numpy(), layer.task.name)
 
@@ -36,7 +36,7 @@ def angles_between(
 
 
 def random_metric(first: Float[np.ndarray, "k d"], second: Float[np.ndarray, "m d"], layer: LayerData) -> Metric:
-    """What `angle` is for random directions of as many dimensions, and between which ends 95 % of them are.
+    """Work out what `angle` is for random directions of as many dimensions, and between which ends 95 % of them are.
 
     Features that are constant on train do not count as dimensions.
     """

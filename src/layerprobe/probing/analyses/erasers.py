@@ -61,7 +61,7 @@ def fit_eraser(features: Features, targets: Shaped[Tensor, "n ..."]) -> Any:
 
 
 def erased(features: Features, eraser: Any) -> Features:
-    """Features without the property: a new tensor, or rows that are erased as they are read."""
+    """Return features without the property: a new tensor, or rows that are erased as they are read."""
     if isinstance(features, AbstractRows):
         return ErasedRows(features, eraser)
     found = torch.empty_like(features)

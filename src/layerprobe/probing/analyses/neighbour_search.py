@@ -24,7 +24,7 @@ def nearest_neighbours(
     metric: Distance = "euclidean",
     elements: int = BLOCK,
 ) -> Int[Tensor, "q k"]:
-    """The places of the nearest training samples, the nearest first: all distances, `elements` at a time.
+    """Find the nearest training samples by their places, the nearest first: all distances, `elements` at a time.
 
     Queries x are ranked by ‖y‖² - 2 x·y, which is ‖x - y‖² up to what is the same for all y; by cosine after every
     sample has been brought to length 1. Of equal distances, as they come out in the features' precision, the earlier

@@ -56,11 +56,11 @@ class AbstractNetworks(ABC):
         return torch.cat(found, 1)
 
     def to(self: Self, device: torch.device) -> Self:
-        """The same on another device."""
+        """Return the same on another device."""
         return self._with([part.to(device) for part in self.parts])
 
     def copy(self: Self) -> Self:
-        """The weights as they are now."""
+        """Return the weights as they are now."""
         return self._with([part.clone() for part in self.parts])
 
     def take(self, i: int, other: AbstractNetworks) -> None:

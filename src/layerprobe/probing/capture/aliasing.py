@@ -47,7 +47,7 @@ class Identities:
 
     @no_type_check  # called for every argument and result
     def key(self, tensor: Tensor) -> Key | None:
-        """The tensor's key; None for a tensor without a storage (sparse, nested)."""
+        """Return the tensor's key; None for a tensor without a storage (sparse, nested)."""
         try:
             storage = tensor.untyped_storage()
             address = storage_address(storage)
@@ -75,7 +75,7 @@ def _extent(tensor: Tensor) -> tuple[tuple[int, int], ...]:
 
 
 def function_name(function: Callable[..., Any]) -> str:
-    """A torch function's plain name: `add` for `+`, `+=`, `Tensor.add_`, `torch.add` and `1 + tensor`."""
+    """Return a torch function's plain name: `add` for `+`, `+=`, `Tensor.add_`, `torch.add` and `1 + tensor`."""
     name = getattr(function, "__name__", type(function).__name__)
     if name == "__get__":
         name = getattr(getattr(function, "__self__", None), "__name__", "get")
@@ -88,7 +88,7 @@ def function_name(function: Callable[..., Any]) -> str:
 
 
 def source(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """The argument whose values a function hands on unchanged if their number stays the same; None if it does not."""
+    """Find the argument whose values a function hands on unchanged if their number stays the same; else None."""
     given = [*tensors(args), *tensors(kwargs)]
     if not given:
         return None
@@ -103,5 +103,5 @@ def source(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor 
 
 
 def ignores_data(name: str) -> bool:
-    """Whether a function's result is the same whatever the values of its arguments."""
+    """Tell whether a function's result is the same whatever the values of its arguments."""
     return name in _WITHOUT_DATA

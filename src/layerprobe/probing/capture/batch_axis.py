@@ -35,7 +35,7 @@ class BatchAxis(NamedTuple):
     inner: bool = False
 
     def samples_first(self, tensor: Tensor, n_samples: int) -> Tensor | None:
-        """A view with an axis over samples first; a folded axis is split, and the rest of it stays in place.
+        """Return a view with an axis over samples first; a folded axis is split, and the rest of it stays in place.
 
         Returns:
             The view; None where the axis does not hold that many samples.
@@ -57,7 +57,7 @@ class BatchAxis(NamedTuple):
         return found if self.part is None else (*found[:-1], self.part[1] - self.part[0])
 
     def sample_axis(self, axis: int | None, n_axes: int) -> int | None:
-        """Where an axis of a batch is in one sample; None for that over samples, and where a sample has one axis."""
+        """Say where an axis of a batch is in one sample; None for the samples' own, and where a sample has one axis."""
         if axis is None or axis == self.axis or n_axes < 2:
             return None
         return axis - 1 if axis > self.axis and self.fold == 1 else axis
@@ -97,7 +97,7 @@ def drawn_elements(size: int, count: int, device: str) -> Tensor:
 
 
 def agree(left: Tensor, right: Tensor) -> bool:
-    """Whether two excerpts hold the same values, up to the rounding of other kernels."""
+    """Tell whether two excerpts hold the same values, up to the rounding of other kernels."""
     if left.shape != right.shape:
         return False
     if left.dtype == right.dtype and left.numel() and torch.equal(left, right):  # as often, at a tenth of the time

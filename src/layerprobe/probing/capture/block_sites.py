@@ -44,7 +44,7 @@ class BlockSite:
 
 
 def block_sites(network: nn.Module, found: Trace) -> list[BlockSite]:
-    """The sites of all blocks, in their order; none where there is no block with attention."""
+    """Find the sites of all blocks, in their order; none where there is no block with attention."""
     modules = dict(network.named_modules(remove_duplicate=False))
     cores: dict[Call, Occurrence] = {}
     for occurrence in found.occurrences:

@@ -98,7 +98,7 @@ class Arguments:
         return cls(args, kwargs, sizes[0])
 
     def take(self, rows: Sequence[int]) -> Arguments:
-        """The same call on copies of some of its samples."""
+        """Return the same call on copies of some of its samples."""
 
         def picked(tensor: Tensor) -> Tensor:
             if not self.holds_batch(tensor):
@@ -109,7 +109,7 @@ class Arguments:
         return Arguments(args, kwargs, len(rows))
 
     def copy_to(self, device: torch.device | None) -> Arguments:
-        """The same call on copies, on a device: a network that works in place on its input leaves the given one."""
+        """Copy the call to a device: a network that works in place on its input leaves the given one."""
 
         def copied(tensor: Tensor) -> Tensor:
             moved = tensor.detach() if device is None else tensor.detach().to(device)
@@ -124,7 +124,7 @@ class Arguments:
         return named_tensors({**positional, **self.kwargs}, state=True)
 
     def holds_batch(self, tensor: Tensor) -> bool:
-        """Whether the first axis of one of the tensors runs over samples."""
+        """Tell whether the first axis of one of the tensors runs over samples."""
         return tensor.ndim > 0 and tensor.shape[0] == self.batch_size
 
 
@@ -143,7 +143,7 @@ def check_network(network: object) -> None:
 
 
 def device_of(network: nn.Module) -> torch.device | None:
-    """Where the network's first parameter or buffer is; None if it has neither.
+    """Return where the network's first parameter or buffer is; None if it has neither.
 
     Those on the meta device are passed over while there are others: their values are kept elsewhere until needed.
     """
@@ -152,20 +152,20 @@ def device_of(network: nn.Module) -> torch.device | None:
 
 
 def autocast_kind(device: torch.device | None) -> str:
-    """The kind of device whose autocast a network there would run in."""
+    """Return the kind of device whose autocast a network there would run in."""
     kind = "cpu" if device is None else device.type
     return kind if torch.amp.is_autocast_available(kind) else "cpu"
 
 
 def autocast_of(device: torch.device | None) -> str | None:
-    """The number format of torch's autocast that is on, such as `bfloat16`; None where it is off."""
+    """Return the number format of torch's autocast that is on, such as `bfloat16`; None where it is off."""
     kind = autocast_kind(device)
     on = torch.is_autocast_enabled(kind)
     return str(torch.get_autocast_dtype(kind)).removeprefix("torch.") if on else None
 
 
 def floating_dtype(network: nn.Module) -> torch.dtype:
-    """The precision in which a network computes: that of its first parameter of real numbers, or float32."""
+    """Return the precision in which a network computes: that of its first parameter of real numbers, or float32."""
     check_network(network)
     floating = (parameter.dtype for parameter in network.parameters() if parameter.is_floating_point())
     return next(floating, torch.float32)

@@ -70,7 +70,7 @@ class ChannelEvidence:
         self._edges: dict[Node, list[tuple[Node, dict[int, int]]]] = defaultdict(list)
 
     def node(self, tensor: Tensor) -> Node | None:
-        """The tensor as it is laid out now; None for one that has no axes to choose from."""
+        """Return the tensor as it is laid out now; None for one that has no axes to choose from."""
         key = self._identities.key(tensor) if tensor.ndim > 1 else None
         return None if key is None else (key, tuple(tensor.shape), tensor.stride())
 
@@ -104,7 +104,7 @@ class ChannelEvidence:
                     self._edges[node].append((source, {after: axis for axis, after in axes.items()}))
 
     def axes(self) -> dict[Node, int]:
-        """The channel axis of each tensor that it is known of."""
+        """Return the channel axis of each tensor that it is known of."""
         queue, known, number = list(self._evidence), dict[Node, int](), len(self._evidence)
         heapify(queue)
         while queue:

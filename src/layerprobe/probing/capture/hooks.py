@@ -92,13 +92,13 @@ class Call:
         self.way = hash((self.way, path))
 
     def modules_before(self, function: str, index: int) -> set[str]:
-        """The modules that were called since the call of a function before this one."""
+        """Return the modules that were called since the call of a function before this one."""
         start, end = [0, *self.functions[function]][index : index + 2]
         return set(self.modules[start:end])
 
 
 def callers(call: Call | None) -> Iterator[Call]:
-    """A call, then those that it was made from, the outermost last."""
+    """Return a call, then those that it was made from, the outermost last."""
     while call is not None:
         yield call
         call = call.parent
@@ -109,23 +109,23 @@ class AbstractObserver(ABC):
 
     @abstractmethod
     def enter(self, call: Call, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-        """A module starts. Returns whether its functions are wanted."""
+        """Note that a module starts, and return whether its functions are wanted."""
 
     @abstractmethod
     def leave(self, call: Call, output: object) -> None:
-        """A module is done; its output is None if it raised."""
+        """Note that a module is done; its output is None if it raised."""
 
     @abstractmethod
     def before(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
-        """A function starts. Returns what `after` gets as `given`: arguments can change in place."""
+        """Note that a function starts, and return what `after` gets as `given`: arguments can change in place."""
 
     @abstractmethod
     def after(self, call: Call, name: str, index: int, given: object, result: object) -> None:
-        """A function is done."""
+        """Note that a function is done."""
 
 
 def unwrap(network: nn.Module) -> nn.Module:
-    """The network inside wrappers for several devices and `torch.compile`."""
+    """Return the network inside wrappers for several devices and `torch.compile`."""
     while True:
         if isinstance(network, DistributedDataParallel | DataParallel):
             network = network.module
@@ -136,7 +136,7 @@ def unwrap(network: nn.Module) -> nn.Module:
 
 
 def module_at(network: nn.Module, path: str) -> nn.Module:
-    """The module at a path; the empty path is the network."""
+    """Return the module at a path; the empty path is the network."""
     return dict(network.named_modules(remove_duplicate=False))[path]
 
 
@@ -387,7 +387,7 @@ class SiteReader(AbstractObserver):
 
 
 def same_way(site: Site, one: Ways, other: Ways) -> bool:
-    """Whether a site means the same function in two passes; a module's output always does.
+    """Tell whether a site means the same function in two passes; a module's output always does.
 
     It does where all that was called before is the same, as in a loop that goes on for longer, or where the module
     called the function as often, as behind a loop. Of several calls, those before which other modules were called mean

@@ -76,7 +76,7 @@ class Layer:
         return self.taps[0].channel_axis
 
     def under(self, name: LayerName) -> Layer:
-        """The same layer shown under one of its names, with the shape that it has there."""
+        """Return the same layer shown under one of its names, with the shape that it has there."""
         taps = dict(zip(self.names, self.taps, strict=True))
         tap = taps.pop(name)
         return Layer(name, self.depth, tap.kind, tap.shape, tuple(taps), (tap, *taps.values()), self.alone)

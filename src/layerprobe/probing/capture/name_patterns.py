@@ -14,7 +14,7 @@ SHOWN = 12
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a name is the pattern, or matches it as a glob (`*`, `?`, `[…]`; `*` spans dots)."""
+    """Tell whether a name is the pattern, or matches it as a glob (`*`, `?`, `[…]`; `*` spans dots)."""
     return name == pattern or fnmatchcase(name, pattern)
 
 

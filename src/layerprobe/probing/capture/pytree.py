@@ -30,14 +30,14 @@ _CLOSED = (Tensor, str, bytes, Enum, type, ModuleType, nn.Module, torch.Generato
 
 
 def tensors(value: object) -> list[Tensor]:
-    """The tensors inside a value, in order; see `named_tensors`."""
+    """Find the tensors inside a value, in order; see `named_tensors`."""
     if isinstance(value, Tensor):
         return [value]
     return [tensor for _, tensor in _walk(value, ())]
 
 
 def named_tensors(value: object, *, state: bool = False) -> list[tuple[TensorPath, Tensor]]:
-    """The tensors inside a value with their paths; one that is alone has the path `()`, however deep it lies.
+    """Find the tensors inside a value with their paths; one that is alone has the path `()`, however deep it lies.
 
     With `state`, objects that are attributes of other objects are looked into too: of what a module returns, those
     are its state (the layers of a cache of keys and values) and no output.
@@ -49,7 +49,7 @@ def named_tensors(value: object, *, state: bool = False) -> list[tuple[TensorPat
 
 
 def packed_sequences(value: object) -> Iterator[PackedSequence]:
-    """The packed sequences inside a value."""
+    """Find the packed sequences inside a value."""
     if isinstance(value, PackedSequence):
         yield value
     elif isinstance(value, tuple | list | Mapping):
@@ -58,7 +58,7 @@ def packed_sequences(value: object) -> Iterator[PackedSequence]:
 
 
 def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """A copy of a value, to any depth, with every tensor replaced, and every NumPy array of numbers as if it were one.
+    """Copy a value, to any depth, with every tensor replaced, and every NumPy array of numbers as if it were one.
 
     What appears twice inside the value is one thing in the copy too. What is not looked into stays itself.
 
@@ -85,7 +85,7 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 def is_plain(value: object) -> bool:
-    """Whether a value without parts is a tensor, an array of numbers, or known to hold no data of a batch."""
+    """Tell whether a value without parts is a tensor, an array of numbers, or known to hold no data of a batch."""
     if isinstance(value, _CLOSED) or callable(value) or _is_array(value):
         return True
     if isinstance(value, set | frozenset):
@@ -101,7 +101,7 @@ def _is_array(value: object) -> TypeGuard[np.ndarray]:
 
 @no_type_check  # called for every argument and result
 def parts(value: object) -> list[tuple[object, object]] | None:
-    """What there is inside a value, by key, index or name; None where there is nothing to look into."""
+    """List what there is inside a value, by key, index or name; None where there is nothing to look into."""
     if type(value) in _PLAIN:
         return None
     if isinstance(value, Mapping):
@@ -114,7 +114,7 @@ def parts(value: object) -> list[tuple[object, object]] | None:
 
 
 def own_slots(kind: type) -> list[str]:
-    """Names of the attributes that a class itself keeps in slots, as its objects have them: `_Class__private`."""
+    """Name the attributes that a class itself keeps in slots, as its objects have them: `_Class__private`."""
     own = vars(kind).get("__slots__", ())
     names = []
     for name in (own,) if isinstance(own, str) else own:
@@ -155,7 +155,7 @@ def _walk(value: object, path: TensorPath, *, state: bool = False, above: tuple[
 def leaves(
     value: object, path: TensorPath = (), seen: dict[int, object] | None = None
 ) -> Iterator[tuple[TensorPath, object]]:
-    """The parts of a value that have none themselves, with their paths; of what appears twice, those of the first."""
+    """Find the parts of a value that have none themselves, with their paths; of what appears twice, the first."""
     seen = {} if seen is None else seen
     inside = parts(value)
     if inside is None:

@@ -179,7 +179,7 @@ class _Rows:
         self._ways = read(batch.copy_to(None), self._keep)
 
     def places(self, row: int, alone: Alone, random: frozenset[Site]) -> dict[Site, int | None]:
-        """The row at each site that holds what a sample is alone, None if none does; of sites of the same shape."""
+        """Find the row at each site that holds what a sample is alone, None if none does; of sites of one shape."""
         return {
             site: _place(self.found[site], _sketch(values)[0].cpu(), row, self.dtypes[site], random=site in random)
             for site, values in alone.values.items()
@@ -196,7 +196,7 @@ class _Rows:
 
 
 def one_sample(read: SiteReader, arguments: Arguments, row: int, readers: Mapping[Site, SamplesFirst]) -> Alone:
-    """The values of one sample of a batch when it is the only one, copied; none if the network fails on it."""
+    """Run one sample of a batch alone, and copy its values; none if the network fails on it."""
     alone = Alone(readers)
     try:
         alone.ways = read(arguments.take([row]), alone.keep)
@@ -259,7 +259,7 @@ class RowCheck:
                 self._alone, self._picked, self._seen = Alone(), {}, {}
 
     def unsteady(self, site: Site) -> str:
-        """Why a site may have other values in another pass or in other batches; empty where it has the same."""
+        """Return why a site may have other values in another pass or in other batches; empty where it has the same."""
         if site.function == INPUT:
             return ""
         if self._first is None or site not in self._readers or self._first.samples < 2:

@@ -122,7 +122,7 @@ def _log_once(lines: tuple[str, ...]) -> None:
 
 
 def left_out_lines(left_out: Mapping[LayerName, str]) -> tuple[str, ...]:
-    """What is left out, a line for each reason: how many, some names, why."""
+    """List what is left out, a line for each reason: how many, some names, why."""
     by_reason: dict[str, list[LayerName]] = defaultdict(list)
     for name, reason in left_out.items():
         by_reason[reason].append(name)

@@ -31,7 +31,7 @@ _RESIZED = " of another length"
 
 
 def attention_masks(inputs: Any) -> dict[str, Tensor]:
-    """The entries `attention_mask`, `decoder_attention_mask` and the like of inputs, by where they are."""
+    """Find the entries `attention_mask`, `decoder_attention_mask` and the like of inputs, by where they are."""
     found = {".".join(path): tensor for path, tensor in named_tensors(inputs, state=True)}
     masks = {name: tensor for name, tensor in found.items() if name.rpartition(".")[2].endswith(_MASK)}
     stems = {_stem(name) for name in found.keys() - masks.keys()}
@@ -68,7 +68,7 @@ def token_masks(inputs: Any, given: Any) -> dict[str, Bool[Tensor, "n t"]]:
 
 
 def masks_of_inputs(inputs: Any, given: Any) -> dict[str, Tensor]:
-    """The mask of each input of a batch that has one, by where the input is.
+    """Find the mask of each input of a batch that has one, by where the input is.
 
     One that is given alone is that of all inputs of its shape.
     """
@@ -83,7 +83,7 @@ def masks_of_inputs(inputs: Any, given: Any) -> dict[str, Tensor]:
 
 
 def span_masks(inputs: Any) -> dict[str, Bool[Tensor, "n t"]]:
-    """The entries of inputs that say where named parts of a text are, by their last names."""
+    """Find the entries of inputs that say where named parts of a text are, by their last names."""
     found = {path[-1]: tensor for path, tensor in named_tensors(inputs, state=True) if path}
     return {name: tensor.bool() for name, tensor in found.items() if name.startswith(SPAN)}
 
@@ -111,7 +111,7 @@ def token_mask(mask: Any) -> Bool[Tensor, "n t"] | None:
 
 
 def no_mask(name: str) -> str:
-    """Why a layer has no features, whose tokens come from an input without a mask, or are not those of a mask."""
+    """Say why a layer has no features whose tokens come from an input without a mask, or are not those of a mask."""
     if name.endswith(_RESIZED):
         mask = name.removesuffix(_RESIZED)
         return (

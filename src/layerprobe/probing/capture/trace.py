@@ -186,12 +186,12 @@ class _Tracer(AbstractObserver):
                 self.sums.append(Sum(call, added, value, tuple(tensor.shape), len(self.occurrences)))
 
     def channel_axes(self) -> dict[Site, int]:
-        """The channel axis of what appears at each site, where it is known."""
+        """Return the channel axis of what appears at each site, where it is known."""
         axes = self.channels.axes()
         return {site: axes[node] for site, node in self.nodes.items() if node in axes}
 
     def root(self, network: nn.Module) -> Call:
-        """The call in which names begin."""
+        """Return the call in which names begin."""
         own = next((exchange for exchange in self.exchanges if exchange.call.parent is None), None)
         if own is None or own.call.module:  # its class replaces `__call__`, so that no hook saw it
             return Call("", 0, None)

@@ -116,7 +116,7 @@ class Plan:
         return self.workspace + sum(layer.bytes for layer in self.layers if layer.place != "disk")
 
     def lines(self) -> tuple[str, str]:
-        """The plan in two lines."""
+        """Sum the plan up in two lines."""
         count = {words: sum(layer.place == place for layer in self.layers) for place, words in _WHERE.items()}
         kept = [words.format(n) for words, n in count.items() if n]
         streamed = "train streamed, " if self.stream else ""
@@ -233,7 +233,7 @@ def _planned(
 def read_in_passes(
     sizes: Mapping[LayerName, int], place: Mapping[LayerName, Place], budget: int, share: float
 ) -> set[LayerName]:
-    """Which layers are read from disk in every pass of a fit: those that find no room when their turn comes.
+    """Find the layers that are read from disk in every pass of a fit: those that find no room when their turn comes.
 
     Args:
         sizes: Bytes of each layer, in the order that they are fitted.

@@ -96,11 +96,11 @@ class Buffer:
         self._n = stop
 
     def rows(self) -> Float[Tensor, "n d"]:
-        """All rows; nothing may be appended afterwards."""
+        """Return all rows; nothing may be appended afterwards."""
         return self._view(0, self._n)
 
     def pieces(self) -> Iterator[Float[Tensor, "k d"]]:
-        """The rows, some at a time."""
+        """Return the rows, some at a time."""
         step = max(1, _PIECE // max(self.n_features, 1))
         for start in range(0, self._n, step):
             yield self._view(start, min(start + step, self._n))

@@ -55,7 +55,7 @@ class AbstractSink(ABC):
 
     @abstractmethod
     def layer(self, name: LayerName) -> AbstractContextManager[Splits]:
-        """What was kept of a layer, split by split; what is left of it inside is forgotten afterwards."""
+        """Return what was kept of a layer, split by split; what is left of it inside is forgotten afterwards."""
 
 
 Place: TypeAlias = Literal["memory", "host", "disk"]
@@ -183,7 +183,7 @@ class FeatureCache(AbstractSink):
         return held.rows()
 
     def rows(self, key: Key) -> Features | None:
-        """A layer's features of one split, which stay here; None where there are none. Not to be written to."""
+        """Return a layer's features of one split, which stay here; None where there are none. Not to be written to."""
         if key in self._held:
             return self._held[key].rows()
         return self._in_host[key] if key in self._in_host else self._spilled.get(key)
@@ -298,7 +298,7 @@ class FeatureCache(AbstractSink):
 
 
 def leaving(sizes: Mapping[LayerName, int], budget: int) -> list[LayerName]:
-    """Which layers make room where a budget is exceeded: the largest, until the others fit."""
+    """Choose the layers that make room where a budget is exceeded: the largest, until the others fit."""
     found, total = [], sum(sizes.values())
     for layer in sorted(sizes, key=sizes.__getitem__, reverse=True):
         if total <= budget:
@@ -309,7 +309,7 @@ def leaving(sizes: Mapping[LayerName, int], budget: int) -> list[LayerName]:
 
 
 def places(sizes: Mapping[LayerName, int], budget: int, host: int) -> dict[LayerName, Place]:
-    """Where a `FeatureCache` keeps layers in the end, by the bytes of each, of all splits."""
+    """Say where a `FeatureCache` keeps layers in the end, by the bytes of each, of all splits."""
     moved = leaving(sizes, budget)
     sunk = leaving({layer: sizes[layer] for layer in moved}, host)
     return {layer: "memory" if layer not in moved else "disk" if layer in sunk else "host" for layer in sizes}

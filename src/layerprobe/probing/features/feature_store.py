@@ -110,16 +110,16 @@ class FeatureStore:
         return True
 
     def knows(self, network: str) -> bool:
-        """Whether anything is kept of a network, by its hash."""
+        """Tell whether anything is kept of a network, by its hash."""
         return (self.directory / network).is_dir()
 
     def file(self, network: str, *address: str, kind: str = "safetensors") -> Path:
-        """Where something is kept, by the hash of its network and what else made it; `kind` is the file's ending."""
+        """Say where something is kept, by the hash of its network and what made it; `kind` is the file's ending."""
         name = hashlib.sha256("\0".join(address).encode()).hexdigest()[:32]
         return self.directory / network / f"{name}.{kind}"
 
     def find(self, file: Path) -> tuple[Float[Tensor, "n d"], Mapping[str, str]] | None:
-        """The features in a file, mapped into memory, and what is known of them; None where there are none.
+        """Return the features in a file, mapped into memory, and what is known of them; None where there are none.
 
         Writing to them leaves the file as it is. A file that is damaged counts as none.
         """
@@ -150,7 +150,7 @@ class FeatureStore:
             shutil.copymode(self.directory / _MARK, temporary)  # safetensors lets nobody else read what it writes
 
     def find_text(self, file: Path) -> Any:
-        """What is in a JSON file; None where there is none, or a damaged one."""
+        """Return what is in a JSON file; None where there is none, or a damaged one."""
         try:
             return json.loads(file.read_bytes())
         except (OSError, ValueError):

@@ -13,7 +13,7 @@ SHARE = 0.5
 
 
 def memory_budget(wanted: int | float | str | None, free: int | None = None) -> int:
-    """The budget in bytes.
+    """Return the budget in bytes.
 
     Args:
         wanted: Bytes, or text such as `8GiB` or `500 MB`, or the share of the free memory such as `0.3` or `30%`; by
@@ -40,7 +40,7 @@ def memory_budget(wanted: int | float | str | None, free: int | None = None) -> 
 
 
 def free_memory() -> int:
-    """Bytes that this process can still take before the machine or its control group runs out."""
+    """Count the bytes that this process can still take before the machine or its control group runs out."""
     return min([psutil.virtual_memory().available, *_control_group()])
 
 

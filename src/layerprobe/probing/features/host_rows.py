@@ -68,7 +68,7 @@ class HostRows(AbstractRows):
         return found
 
     def pieces(self) -> Iterator[Float[Tensor, "k d"]]:
-        """The rows on the CPU, piece by piece, each given up with the next; nothing is here any more afterwards."""
+        """Move the rows to the CPU, piece by piece, each given up with the next; nothing is here afterwards."""
         stream = _copies(self.device)
         if stream is not None:
             stream.synchronize()

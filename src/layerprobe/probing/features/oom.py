@@ -34,7 +34,7 @@ class OnCPU(AbstractRows):
 
 
 def on_cpu(features: Tensor | AbstractRows | None) -> Tensor | AbstractRows | None:
-    """Features for work on the CPU."""
+    """Return features for work on the CPU."""
     return OnCPU(features) if isinstance(features, AbstractRows) else None if features is None else features.cpu()
 
 
@@ -53,7 +53,7 @@ def with_room(work: Callable[..., T], *features: Tensor | AbstractRows | None, w
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error says that a GPU's memory is full."""
+    """Tell whether an error says that a GPU's memory is full."""
     return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in _FULL)
 
 

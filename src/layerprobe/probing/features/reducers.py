@@ -57,7 +57,7 @@ class Reduction:
         return self.positions == 1
 
     def fits(self, found: Shape, fitted: Shape) -> bool:
-        """Whether activations of a shape can be reduced, by a reduction that was fitted to another one."""
+        """Tell whether activations of a shape can be reduced, by a reduction that was fitted to another one."""
         return len(found) == len(fitted) and all(
             a == b or i in self.axes for i, (a, b) in enumerate(zip(found, fitted, strict=True))
         )
@@ -116,7 +116,7 @@ class AbstractChannelReducer(AbstractReducer):
     channel_axis: int | Mapping[str, int] | None
 
     def axis_of(self, names: Sequence[str], found: int | None) -> int | None:
-        """The channel axis of a layer, as it was asked for or found; None where it is not known."""
+        """Return the channel axis of a layer, as it was asked for or found; None where it is not known."""
         if not isinstance(self.channel_axis, Mapping):
             return found if self.channel_axis is None else self.channel_axis
         for pattern, axis in self.channel_axis.items():
@@ -125,7 +125,7 @@ class AbstractChannelReducer(AbstractReducer):
         return found
 
     def is_guess(self, shape: Shape, axis: int | None) -> bool:
-        """Whether the features depend on the channel axis, which is not known and not plain from the shape."""
+        """Tell whether the features depend on the channel axis, which is not known and not plain from the shape."""
         if axis is not None or len({self.fit(shape, 0, channel_axis=i).description for i in range(len(shape))}) < 2:
             return False
         return not (len(shape) > 2 and len(set(shape[1:])) == 1 and shape[0] != shape[1])
@@ -240,7 +240,7 @@ def _positive(name: str, value: int) -> None:
 
 
 def channel_axis_of(shape: Shape, axis: int | None) -> tuple[int, str]:
-    """The channel axis, and what a description says of it: nothing where it is the usual one."""
+    """Return the channel axis, and what a description says of it: nothing where it is the usual one."""
     usual = 0 if len(shape) != 2 else 1
     if axis is None:
         return usual, ""
@@ -251,7 +251,7 @@ def channel_axis_of(shape: Shape, axis: int | None) -> tuple[int, str]:
 
 
 def shrunk(space: Shape, budget: int) -> Shape:
-    """The finest grid of at most `budget` cells with one factor for all axes."""
+    """Find the finest grid of at most `budget` cells with one factor for all axes."""
     low, high = 0.0, 1.0
     for _ in range(40):
         middle = (low + high) / 2

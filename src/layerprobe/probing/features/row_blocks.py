@@ -56,12 +56,12 @@ class JoinedRows(AbstractRows):
 
 
 def blocks(features: Features, elements: int = BLOCK) -> Iterator[Float[Tensor, "k d"]]:
-    """All rows in order, at most `elements` numbers at a time and at least one row; not to be written to."""
+    """Read all rows in order, at most `elements` numbers at a time and at least one row; not to be written to."""
     return (rows for _, rows in placed_blocks(features, elements))
 
 
 def placed_blocks(features: Features, elements: int = BLOCK) -> Iterator[tuple[slice, Float[Tensor, "k d"]]]:
-    """All rows in order as `blocks` gives them.
+    """Read all rows in order as `blocks` gives them.
 
     Yields:
         Which rows these are, and the block, not to be written to.

@@ -70,7 +70,7 @@ class Standardiser:
         return bool(self.constant.any())
 
     def to(self, device: torch.device) -> Standardiser:
-        """The same on another device."""
+        """Return the same on another device."""
         return Standardiser(self.mean.to(device), self.scale.to(device), self.constant.to(device))
 
     def apply_(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

@@ -190,7 +190,7 @@ def _of_span(span: str, given: Masks) -> Tensor:
 
 
 def held_tokens(tokens: Float[Tensor, "n t *rest"], mask: Tensor | None, name: str) -> Bool[Tensor, "n t"]:
-    """Which places hold a token: all, where there is no mask.
+    """Return which places hold a token: all, where there is no mask.
 
     Raises:
         ValueError: The mask is of another sequence.

@@ -22,7 +22,7 @@ _DRAWN = 1 << 22
 
 
 def unexplained_interval(predicted: Float[Tensor, "n c"], targets: Float[Tensor, "n c"]) -> tuple[float, float]:
-    r"""The 95 % interval of the fraction of variance unexplained, 1 - R², from independent samples.
+    r"""Return the 95 % interval of the fraction of variance unexplained, 1 - R², from independent samples.
 
     For one value, u = A / B with A = mean (ŷ - y)² and B = mean (y - ȳ)². To first order in 1/√n (the delta method)
     u is the mean of its influences ψ_i = ((ŷ_i - y_i)² - u (y_i - ȳ)²) / B, whose mean is 0; ȳ itself adds nothing of
@@ -76,7 +76,7 @@ def _log_unexplained(
 def unexplained_difference(
     predicted: Float[Tensor, "n c"], other: Float[Tensor, "n c"], targets: Float[Tensor, "n c"]
 ) -> tuple[float, float, float]:
-    r"""The difference of two fractions of variance unexplained on the same samples, with its 95 % interval.
+    r"""Return the difference of two fractions of variance unexplained on the same samples, with its 95 % interval.
 
     Both have one denominator, so that u - u' is to first order the mean of ψ_i - ψ'_i, the differences of the
     influences of `unexplained_interval`; with the same sums it is the mean over the values of
@@ -95,7 +95,7 @@ def unexplained_difference(
 def mean_interval(
     values: Float[Tensor, " n"], lowest: float = -math.inf, highest: float = math.inf
 ) -> tuple[float, float, float]:
-    """The mean of independent values, float64, and the ends of Student's 95 % interval for it.
+    """Return the mean of independent values, float64, and the ends of Student's 95 % interval for it.
 
     The interval goes no lower than `lowest` and no higher than `highest`.
 

@@ -270,7 +270,7 @@ def answers_of_resamples(
     *,
     labels: bool,
 ) -> dict[str, Float[np.ndarray, " r"]]:
-    """What scikit-learn's metrics of answers are in each resample, all at once.
+    """Compute scikit-learn's metrics of answers in each resample, all at once.
 
     Args:
         right: Samples that are rightly said to be of each class.
@@ -296,7 +296,7 @@ def answers_of_resamples(
 def rankings_of_resamples(
     yes: Bool[np.ndarray, " k"], scores: Float[np.ndarray, " k"], counts: Float[np.ndarray, "r k"]
 ) -> dict[str, Float[np.ndarray, " r"]]:
-    """What scikit-learn's metrics of a ranking are in each resample, all at once; sorting once is what they save.
+    """Compute scikit-learn's metrics of a ranking in each resample, all at once; sorting once is what they save.
 
     Returns:
         The metrics of each resample; NaN where it has no yes, or nothing else.

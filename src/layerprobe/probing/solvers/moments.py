@@ -90,7 +90,7 @@ class Moments(CrossMoments):
         return _sums(features, targets, c, elements, counts, squares=True).moments()
 
     def standardised(self, standardiser: Standardiser) -> Moments:
-        """The moments of standardised features: standardising changes moments as it changes features.
+        """Return the moments of standardised features: standardising changes moments as it changes features.
 
         Args:
             standardiser: What is done to the features.
@@ -177,13 +177,13 @@ class Sums:
         self.y_square += (y * weighted).sum(0)
 
     def cross_moments(self) -> CrossMoments:
-        """The moments, without the covariance."""
+        """Return the moments, without the covariance."""
         x, y = self.x / self.n, self.y / self.n
         variance = float((self.y_square / self.n - y.square()).sum())
         return CrossMoments(self.cross / self.n - torch.outer(x, y), x + self.origin, y, variance)
 
     def moments(self) -> Moments:
-        """The moments."""
+        """Return the moments."""
         assert self.gram is not None, "XᵀX was not summed"
         x = self.x / self.n
         return Moments(**vars(self.cross_moments()), covariance=self.gram / self.n - torch.outer(x, x))
@@ -246,7 +246,7 @@ class ClassSums:
         return Standardiser.of(raw.feature_mean, raw.covariance.diagonal(), self.dtype)
 
     def moments(self, classes: Int[Tensor, " c"], weights: Float[Tensor, " c"] | None = None) -> Moments:
-        """The moments of standardised features and one-hot targets.
+        """Return the moments of standardised features and one-hot targets.
 
         Args:
             classes: Class indices, in the order of the targets' columns.

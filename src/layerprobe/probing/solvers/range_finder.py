@@ -37,7 +37,7 @@ _BLOCK = 1 << 22
 
 
 def low_rank(features: Features, room: int) -> AxesSpan | None:
-    r"""The samples' coordinates in their own subspace, where that has few dimensions.
+    r"""Return the samples' coordinates in their own subspace, where that has few dimensions.
 
     A layer that is linear in a narrower one is such a case: the convolution of an image with 32 filters has 32 times
     the image's numbers and no more dimensions, a transformer's widening map four times. Whether m = d/3 dimensions may

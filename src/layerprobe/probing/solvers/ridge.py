@@ -59,7 +59,7 @@ class Ridge(AbstractSolver):
         return 0.5 * (scores - F.one_hot(targets, scores.shape[1])).square().sum(1)
 
     def ranking(self, scores: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-        """The scores: they sum to 1, as the one-hot targets do."""
+        """Return the scores: they sum to 1, as the one-hot targets do."""
         return scores
 
     def solve(

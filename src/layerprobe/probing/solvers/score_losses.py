@@ -36,11 +36,11 @@ class AbstractScoreLoss(ABC):
 
     @abstractmethod
     def expand(self, heads: Float[np.ndarray, "*k m e"]) -> Float[np.ndarray, "*k r e"]:
-        """What the samples are multiplied with to give scores, from heads in the coordinates of `basis`."""
+        """Return what the samples are multiplied with to give scores, from heads in the coordinates of `basis`."""
 
     @abstractmethod
     def reduce(self, products: Float[np.ndarray, "r e"]) -> Float[np.ndarray, "m e"]:
-        """The transpose of `expand`."""
+        """Return the transpose of `expand`."""
 
     @abstractmethod
     def __call__(self, scores: Float[np.ndarray, "r n"]) -> ScoreDerivatives:
@@ -48,7 +48,7 @@ class AbstractScoreLoss(ABC):
 
     @abstractmethod
     def curved(self, shares: Float[np.ndarray, "r n"], along: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "r n"]:
-        """The second derivatives times a change of the scores, which is overwritten."""
+        """Return the second derivatives times a change of the scores, which is overwritten."""
 
     @abstractmethod
     def second(self, shares: Float[np.ndarray, "r n"], rows: slice) -> Float[np.ndarray, "m m k"]:

@@ -23,7 +23,7 @@ Decompose: TypeAlias = Callable[[], Spectrum]
 
 
 def of_mean_one(weights: Float[Tensor, " c"], targets: Int[Tensor, " n"]) -> Float[Tensor, " c"]:
-    """Weights of classes in the same ratios, whose mean over the samples is 1: a sum over n·mean is a mean then.
+    """Scale weights of classes so that their mean over the samples is 1: a sum over n·mean is a mean then.
 
     Args:
         weights: What a sample of each class counts.
@@ -74,7 +74,7 @@ class AbstractSolver(ABC):
 
     @abstractmethod
     def losses(self, scores: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """The loss that the solver minimises, for each sample.
+        """Return the loss that the solver minimises, for each sample.
 
         Args:
             scores: Scores of the classes.
@@ -86,7 +86,7 @@ class AbstractSolver(ABC):
 
     @abstractmethod
     def ranking(self, scores: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-        """What orders samples by the probability of each class.
+        """Say what orders samples by the probability of each class.
 
         Args:
             scores: Scores of the classes.

@@ -63,7 +63,7 @@ class Spectrum:
         return self.values is None or bool(self.values.isfinite().all())
 
     def fitted(self, features: Features) -> Float[Tensor, "n r"] | Features:
-        """What a head is fitted to: the samples' coordinates where they have a span, or the features themselves."""
+        """Choose what a head is fitted to: the samples' coordinates where they have a span, or the features."""
         return features if self.span is None else self.span.coordinates
 
     @classmethod
@@ -138,7 +138,7 @@ class Spectrum:
 
     @classmethod
     def of_sample(cls, features: Features, size: int = SAMPLE) -> Spectrum:
-        """The leading axes of a sample of the rows, whatever the features' number.
+        """Return the leading axes of a sample of the rows, whatever the features' number.
 
         Args:
             features: Standardised features.
@@ -167,7 +167,7 @@ class Spectrum:
 
 
 def decomposition_bytes(d: int) -> int:
-    """What a decomposition and its working copies take at most.
+    """Count the bytes that a decomposition and its working copies take at most.
 
     Args:
         d: Features.
@@ -176,7 +176,7 @@ def decomposition_bytes(d: int) -> int:
 
 
 def sampled(n: int, d: int, device: torch.device | None = None) -> bool:
-    """Whether the axes are those of a sample of the rows.
+    """Tell whether the axes are those of a sample of the rows.
 
     Args:
         n: Samples.

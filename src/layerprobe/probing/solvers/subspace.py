@@ -90,11 +90,11 @@ class SampleSpan(AbstractSpan):
         return cls(coordinates, weights)
 
     def turned(self, turn: Float[Tensor, "r r"]) -> SampleSpan:
-        """The same in a basis that is turned."""
+        """Return the same in a basis that is turned."""
         return SampleSpan(self.coordinates @ turn, self.weights, turn)
 
     def along(self, heads: Float[Tensor, "p c d"], features: Features) -> Float[Tensor, "p c r"]:
-        """The part of heads on the features that lies in the span: what `back` brings back, up to rounding.
+        """Return the part of heads on the features that lies in the span: what `back` brings back, up to rounding.
 
         Args:
             heads: Weights for the features, float64.

@@ -24,7 +24,7 @@ def evaluation_operations(n: int, d: int, c: int, p: int) -> float:
 
 
 def threads(operations: float) -> int:
-    """How many threads a problem is worth.
+    """Count the threads that a problem is worth.
 
     Args:
         operations: Floating-point operations of one evaluation.

@@ -39,7 +39,7 @@ def check_class_weight(given: Any) -> None:
 def class_weights(
     given: ClassWeight | None, targets: Int[Tensor, " n"], classes: Int[Tensor, " c"]
 ) -> Float[Tensor, " c"] | None:
-    """What a training sample of each class counts, float64 on the targets' device; None where all are the same.
+    """Return what a training sample of each class counts, float64 on the targets' device; None where all are the same.
 
     `balanced` is scikit-learn's: n / (k · n_j) for the n_j samples of class j, with k classes that have any. Then every
     class has the same part in the loss.

@@ -144,7 +144,7 @@ class Classification(AbstractScoredTask):
         return Scored(targets.cpu().numpy(), scores.argmax(1).cpu().numpy(), ranking, probabilities)
 
     def constant_error(self, labels: Labels) -> float:
-        """Test error of always answering the most frequent training class."""
+        """Return the test error of always answering the most frequent training class."""
         return majority_error(labels.splits["train"], labels.splits["test"])
 
     def losses(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> Float[Tensor, " n"]:

@@ -166,7 +166,7 @@ class MultiLabel(AbstractScoredTask):
         return Scored(targets.cpu().numpy(), (wide > 0).long().cpu().numpy(), wide.cpu().numpy(), probabilities)
 
     def constant_error(self, labels: Labels) -> float:
-        """Test error of always giving each label what most training samples have."""
+        """Return the test error of always giving each label what most training samples have."""
         usual = (labels.splits["train"].double().mean(0) > 0.5).long()
         return (labels.splits["test"] != usual).double().mean().item()
 

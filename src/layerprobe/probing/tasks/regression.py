@@ -127,7 +127,7 @@ class Regression(AbstractTask):
         return scores.double() * extra["target_scale"] + extra["target_mean"]
 
     def constant_error(self, labels: Labels) -> float:
-        """Test error of always answering the training mean."""
+        """Return the test error of always answering the training mean."""
         test = labels.splits["test"]
         return float((test.square().mean(0) / test.var(0, correction=0))[_varies(test)].mean())
 

@@ -75,7 +75,7 @@ class PathFit:
 
     @classmethod
     def of(cls, features: Features, l2: Sequence[float]) -> PathFit:
-        """A whole path, every value brought to its certificate."""
+        """Return a whole path, every value brought to its certificate."""
         return cls(features, torch.tensor(l2, dtype=torch.float64), cache(partial(Spectrum.of, features)))
 
     def solve(
@@ -121,7 +121,7 @@ class AbstractTask(ABC):
 
     @abstractmethod
     def n_classes(self, labels: Labels) -> int:
-        """Number of classes that one head tells apart; 0 where there are none."""
+        """Count the classes that one head tells apart; 0 where there are none."""
 
     @abstractmethod
     def fits(self, outputs: int) -> tuple[int, int]:
@@ -149,7 +149,7 @@ class AbstractTask(ABC):
 
     @abstractmethod
     def predict(self, scores: Float[Tensor, "n c"], extra: Mapping[str, Tensor]) -> Shaped[Tensor, "n ..."]:
-        """What a head answers, in the terms of the targets that it was fitted to.
+        """Return what a head answers, in the terms of the targets that it was fitted to.
 
         Returns:
             A class, a row of labels or a row of values for each sample.
@@ -157,15 +157,15 @@ class AbstractTask(ABC):
 
     @abstractmethod
     def constant_error(self, labels: Labels) -> float:
-        """Test error of the best constant answer that train knows."""
+        """Return the test error of the best constant answer that train knows."""
 
     @abstractmethod
     def losses(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> Float[Tensor, " n"]:
-        """The loss of each sample that a reference is trained by; a class that train does not have costs nothing."""
+        """Compute the loss of each sample, which a reference is trained by; classes that train lacks cost nothing."""
 
     @abstractmethod
     def slopes(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n c"]:
-        """The derivatives of each sample's loss by its scores."""
+        """Return the derivatives of each sample's loss by its scores."""
 
     @abstractmethod
     def vote(self, neighbours: Shaped[Tensor, "n k ..."], outputs: int) -> Float[Tensor, "n c"]:
@@ -173,17 +173,17 @@ class AbstractTask(ABC):
 
     @abstractmethod
     def error(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> float:
-        """The task's error."""
+        """Return the task's error."""
 
     @abstractmethod
     def interval(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> tuple[float, float]:
-        """The 95 % interval of `error`."""
+        """Return the 95 % interval of `error`."""
 
     @abstractmethod
     def difference(
         self, scores: Float[Tensor, "n c"], other: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]
     ) -> tuple[float, float, float]:
-        """The error of some scores less that of others, with the 95 % interval for the same samples.
+        """Return the error of some scores less that of others, with the 95 % interval for the same samples.
 
         Returns:
             The difference, the lower and the upper end.
@@ -191,7 +191,7 @@ class AbstractTask(ABC):
 
 
 def unweighted(task: AbstractTask) -> AbstractTask:
-    """The same task, every training sample of which counts alike."""
+    """Return the same task, every training sample of which counts alike."""
     return task if task.class_weight is None else replace(cast(Any, task), class_weight=None)
 
 

@@ -70,7 +70,7 @@ def angle_map(pairs: pd.DataFrame, heading: str) -> alt.LayerChart:
 
 
 def heading(over: Over, checkpoint: str, layer: str) -> str:
-    """The title of a map."""
+    """Return the title of a map."""
     return f"Heads' directions by layer, {checkpoint}" if over == "layers" else f"Heads' directions at {layer}"
 
 

@@ -83,7 +83,7 @@ def readers(frame: pd.DataFrame, metrics: pd.DataFrame, metric: str) -> pd.DataF
 
 
 def reader_name(head: str) -> str:
-    """What an analysis is called in a chart."""
+    """Return what an analysis is called in a chart."""
     return _NAMES.get(head, head.replace("_", " "))
 
 

@@ -117,7 +117,7 @@ def layer_x(labels: Sequence[str], step: int, title: str | None = None) -> alt.X
 
 
 def place_scale(n: int) -> alt.Scale:
-    """The scale of n places side by side, with a margin at either end."""
+    """Return the scale of n places side by side, with a margin at either end."""
     return alt.Scale(domain=[-0.4, n - 0.6], nice=False, zero=False)
 
 

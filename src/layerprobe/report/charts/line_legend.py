@@ -14,7 +14,7 @@ from layerprobe.report.charts.curves import Look
 
 
 def checkpoint_lines(frame: pd.DataFrame, width: int, tooltip: Sequence[alt.Tooltip]) -> tuple[pd.DataFrame, Look]:
-    """A line for each checkpoint, by its caption."""
+    """Lay out a line for each checkpoint, by its caption."""
     checkpoints = frame.drop_duplicates("checkpoint")
     captions, lines = checkpoints["caption"].tolist(), style.lines(checkpoints["untrained"].tolist())
     colours = frame["caption"].map(dict(zip(captions, lines.colours, strict=True)))
@@ -23,7 +23,7 @@ def checkpoint_lines(frame: pd.DataFrame, width: int, tooltip: Sequence[alt.Tool
 
 
 def legend_of(names: Sequence[str], width: int, most: int = 99) -> alt.Legend:
-    """Names above a chart, in columns."""
+    """Place the names above a chart, in columns."""
     columns = max(1, min(most, int(width // (6.0 * max(map(len, names)) + 40))))
     return alt.Legend(title=None, orient="top", direction="horizontal", columns=columns, columnPadding=18, offset=8)
 
@@ -31,7 +31,7 @@ def legend_of(names: Sequence[str], width: int, most: int = 99) -> alt.Legend:
 def look_of(
     field: str, names: Sequence[str], lines: style.Lines, legend: alt.Legend | None, tooltip: Sequence[alt.Tooltip]
 ) -> Look:
-    """The look of a line for each name. Bands and lines stay out of the legend, which shows the points as they are."""
+    """Choose the look of a line for each name. Bands and lines stay out of the legend, which shows the points."""
     scale = partial(alt.Scale, domain=list(names))
     dash: Any = alt
     for name, pattern in zip(names, lines.dashes, strict=True):  # one value for each line, without a scale of its own

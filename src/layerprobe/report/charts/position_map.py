@@ -14,7 +14,7 @@ _ERROR, _VAL_ERROR = "reducer_error", "reducer_val_error"
 
 
 def has_positions(metrics: pd.DataFrame) -> bool:
-    """Whether a run has read the test error of several reducers of a layer."""
+    """Tell whether a run has read the test error of several reducers of a layer."""
     return metrics.loc[metrics["metric"] == _ERROR, "head"].nunique() > 1
 
 

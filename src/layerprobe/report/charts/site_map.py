@@ -20,7 +20,7 @@ _ORDER = ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")
 
 
 def has_sites(results: pd.DataFrame) -> bool:
-    """Whether several sites of several blocks were probed."""
+    """Tell whether several sites of several blocks were probed."""
     found = [match for name in results["layer"].unique() if (match := _SITE.fullmatch(name))]
     return all(len({match[part] for match in found}) > 1 for part in ("block", "site"))
 

@@ -181,7 +181,7 @@ def marker(data: PageData) -> Any:
 
 
 def long(data: PageData) -> bool:
-    """Whether curves go over so many layers that points would hide them."""
+    """Tell whether curves go over so many layers that points would hide them."""
     return bool(len(data.layers) and data.layers["position"].max() >= MARKED)
 
 

@@ -18,7 +18,7 @@ RUN = ("model", "precision", "noise", "data")
 
 
 def concept_rows(runs: Sequence[tuple[Mapping[str, str], pd.DataFrame]]) -> pd.DataFrame:
-    """The rows of `concept_layers` of every run, after the columns of `RUN`.
+    """Join the rows of `concept_layers` of every run, after the columns of `RUN`.
 
     Args:
         runs: For each run the values of `RUN`, and its results in the columns of `ProbeRecord`.
@@ -29,7 +29,7 @@ def concept_rows(runs: Sequence[tuple[Mapping[str, str], pd.DataFrame]]) -> pd.D
 
 
 def concept_summary(runs: Sequence[tuple[Mapping[str, str], pd.DataFrame]]) -> pd.DataFrame:
-    """One row for each run: accuracy, AUC and F1 at six depths, and the points of `ConceptDepth`.
+    """Lay out one row for each run: accuracy, AUC and F1 at six depths, and the points of `ConceptDepth`.
 
     Returns:
         The columns of `RUN`, then `<depth>_acc`, `<depth>_auc`, `<depth>_f1` for each of `DEPTHS`, then the fields of

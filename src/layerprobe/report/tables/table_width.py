@@ -16,7 +16,7 @@ def needed_width(table: Table) -> int:
 
 
 def first_that_fits(tables: Iterable[Table], width: int | None = None) -> Table:
-    """The first of one or more tables whose lines have room on a line of `available_width`; else the last."""
+    """Choose the first of one or more tables whose lines have room on a line of `available_width`; else the last."""
     available = available_width(width)
     for table in tables:
         if needed_width(table) <= available:

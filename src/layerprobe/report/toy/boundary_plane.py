@@ -79,7 +79,7 @@ def boundary(head: Mapping[str, np.ndarray]) -> tuple[np.ndarray, float]:
 
 
 def cut_to_panel(w1: float, w2: float, bias: float, h1: tuple[float, float], h2: tuple[float, float]) -> pd.DataFrame:
-    """The ends of the line w1·h1 + w2·h2 + bias = 0 in the panel; no row where it misses the panel."""
+    """Find the ends of the line w1·h1 + w2·h2 + bias = 0 in the panel; no row where it misses the panel."""
     crossings = set()
     for edge in h1:
         if w2 and h2[0] <= (crossing := -(w1 * edge + bias) / w2) <= h2[1]:
