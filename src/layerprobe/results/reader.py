@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from layerprobe.files.natural_order import natural_order
 from layerprobe.files.safe_names import printable, with_printable_names
 from layerprobe.results.arrow_tables import SchemaError
 from layerprobe.results.best import BestLayer, at_checkpoint, best_of, last_checkpoint
@@ -200,9 +201,9 @@ def find_runs(roots: Iterable[str | Path]) -> list[Path]:
         matches = [Path(match) for match in glob.glob(os.path.expanduser(str(root)), recursive=True)]
         seen: set[Path] = set()
         here: dict[Path, Path] = {}
-        for match in sorted((m for m in matches if m.is_dir()), key=lambda m: (m.is_symlink(), _natural(m))):
+        for match in sorted((m for m in matches if m.is_dir()), key=lambda m: (m.is_symlink(), natural_order(m))):
             here |= {real: directory for real, directory in _walk(match, seen) if real not in found}
-        found |= dict(sorted(here.items(), key=lambda item: _natural(item[1])))
+        found |= dict(sorted(here.items(), key=lambda item: natural_order(item[1])))
     return list(found.values())
 
 
@@ -222,7 +223,7 @@ def _walk(directory: Path, seen: set[Path]) -> Iterator[tuple[Path, Path]]:
             seen.add(real)
             if _is_run(folder):
                 yield real, folder
-            for child in sorted(_folders(folder), key=_natural, reverse=True):
+            for child in sorted(_folders(folder), key=natural_order, reverse=True):
                 (links if child.is_symlink() else folders).append(child)
 
 
@@ -269,10 +270,6 @@ def _is_run(directory: Path) -> bool:
         or (directory / "run.json").is_file()
         or (directory / ".hydra" / "config.yaml").is_file()
     )
-
-
-def _natural(path: Path) -> tuple[tuple[int, int, str], ...]:
-    return tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in path.parts)
 
 
 def _checkpoints_of(parts: Iterable[Path]) -> set[str]:

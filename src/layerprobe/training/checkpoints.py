@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from layerprobe.files.atomic import atomic
 from layerprobe.files.errors import UnusableFileError
+from layerprobe.files.natural_order import natural_order
 from layerprobe.results.config_migration import migrated
 from layerprobe.types import CheckpointInfo, Config
 
@@ -242,14 +243,14 @@ def find_checkpoints(pattern: str, *, trust: bool = False) -> list[tuple[Path, C
             f"No checkpoint at {pattern}. Give a file, a folder with files such as *.ckpt, or a pattern in quotes: "
             "'checkpoint=\"RUN/checkpoints/*.ckpt\"'."
         )
-    found: list[tuple[float, list[tuple[int, str]], Path, CheckpointInfo]] = []
+    found: list[tuple[float, Path, CheckpointInfo]] = []
     for file in files:
         try:
             info = load(file, trust=trust).info
-            found.append((info.step, _natural(str(file)), file, info))
+            found.append((info.step, file, info))
         except CheckpointError:
-            found.append((float("inf"), _natural(str(file)), file, CheckpointInfo(file.stem)))
-    return _told_apart([(file, info) for _, _, file, info in sorted(found, key=lambda entry: entry[:2])])
+            found.append((float("inf"), file, CheckpointInfo(file.stem)))
+    return _told_apart((file, info) for _, file, info in sorted(found, key=lambda one: (one[0], natural_order(one[1]))))
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -257,11 +258,6 @@ def _inside(folder: Path) -> list[Path]:
         if found := [file for file in files if file.suffix in SUFFIXES and file.is_file()]:
             return found
     return []
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    """Numbers in a name by their value: step_9 before step_10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
 def _told_apart(found: Iterable[tuple[Path, CheckpointInfo]]) -> list[tuple[Path, CheckpointInfo]]:
