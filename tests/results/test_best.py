@@ -7,7 +7,7 @@ import pytest
 
 from helpers import made_results as made
 from layerprobe.results.arrow_tables import to_frame
-from layerprobe.results.best import BestLayer, at_last_checkpoint, best_layer, last_checkpoint
+from layerprobe.results.best import BestLayer, at_checkpoint, at_last_checkpoint, best_layer, best_of, last_checkpoint
 from layerprobe.results.objectives import area_under_depth_curve, best_validation_error
 
 LAYERS = ["input", "conv", "fc"]
@@ -39,7 +39,7 @@ def test_a_checkpoint_without_any_test_error_is_not_the_last():
 def test_an_unfinished_checkpoint_is_passed_over_unless_there_is_no_other():
     both = results(("initial", 0), ("final", 100))
     assert last_checkpoint(both, {"final"}) == "initial"
-    assert best_layer(both, {"final"}).test_error > best_layer(both).test_error
+    assert best_of(at_checkpoint(both, last_checkpoint(both, {"final"}))).test_error > best_layer(both).test_error
     assert last_checkpoint(results(("final", 100)), {"final"}) == "final"
 
 

@@ -59,7 +59,8 @@ def logged(store) -> wandb_log.Logged:
         for name, _ in CHECKPOINTS:
             run.log({"train_loss": 1.0, "trainer/global_step": 7})
             sink.log_checkpoint(results[results["checkpoint"] == name])
-        sink.finish(results, store.directory, [figure, figure.with_suffix(".svg")])
+        sink.log_figures([figure, figure.with_suffix(".svg")])
+        sink.finish(results, store.directory)
     directory = Path(run.settings.sync_dir)
     finish_run()
     assert wandb.run is None

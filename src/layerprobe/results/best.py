@@ -55,9 +55,9 @@ def at_checkpoint(results: pd.DataFrame, checkpoint: str) -> pd.DataFrame:
     return rows.sort_values("depth", kind="stable")
 
 
-def best_layer(results: pd.DataFrame, unfinished: Collection[str] = ()) -> BestLayer:
-    """Find the layer that validation prefers at the last checkpoint, of the arguments of `last_checkpoint`."""
-    return best_of(at_checkpoint(results, last_checkpoint(results, unfinished)))
+def best_layer(results: pd.DataFrame) -> BestLayer:
+    """Find the layer that validation prefers at the last checkpoint."""
+    return best_of(at_last_checkpoint(results))
 
 
 def best_of(rows: pd.DataFrame) -> BestLayer:

@@ -89,17 +89,15 @@ class WandbSink:
                     lambda: {f"figures/{file.stem}": wandb.Image(str(file)) for file in pictures}, f"figures {content}"
                 )
 
-    def finish(self, results: pd.DataFrame, directory: Path, figures: Sequence[Path] = ()) -> None:
-        """Log what there is at the end of the run: one table, the figures, and one artifact of the results' files.
+    def finish(self, results: pd.DataFrame, directory: Path) -> None:
+        """Log what there is at the end of the run: one table, and one artifact of the results' files.
 
         Call it once: each call makes another version of the table and of the artifact.
 
         Args:
             results: Results of all checkpoints, in the columns of `ProbeRecord`.
             directory: The store's folder; its Parquet, CSV, SVG and head files go into the artifact `probes-<run id>`.
-            figures: Pictures to log too, as by `log_figures`; for those that exist only later, call that.
         """
-        self.log_figures(figures)
         with self._guarded("log the table and the artifact"):
             import wandb
 

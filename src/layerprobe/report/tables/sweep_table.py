@@ -27,8 +27,6 @@ _LONGEST = 16
 def sweep_table(
     jobs: pd.DataFrame,
     over: str = "seed",
-    overrides: Sequence[str] | None = None,
-    metrics: Sequence[str] | None = None,
     yes_or_no: Sequence[str] = YES_OR_NO,
     width: int | None = None,
 ) -> Table:
@@ -38,21 +36,18 @@ def sweep_table(
         jobs: One row for each job: a column for each overridden key (text) and each metric (numbers, NaN where a job
             has none), `status`, and perhaps `directory`, `best_layer` and `error`.
         over: The column that is averaged over.
-        overrides: Columns that tell settings apart; by default the text columns with more than one value.
-        metrics: Columns to average; by default the numeric ones, test metrics first, five at most.
         yes_or_no: Last parts of the names of metrics that say yes or no, 1 or 0: they are shown as rates.
         width: Letters on a line; by default the terminal's. Where it is too short, names are broken behind their
             punctuation, and then the last metrics are left out.
 
     Returns:
-        The table, in order of first appearance; every status but "done" counts as failed. There is no interval where
-        there is nothing to infer one from: one job, or a number that is the same in all.
+        The table, in order of first appearance: the text columns with more than one value tell settings apart, of the
+        numeric ones five are averaged at most, test metrics first. Every status but "done" counts as failed. There is
+        no interval where there is nothing to infer one from: one job, or a number that is the same in all.
     """
     texts, numbers = _sorted_columns(jobs, over)
-    by = list(overrides) if overrides is not None else [name for name in texts if jobs[name].nunique(dropna=False) > 1]
-    shown = list(metrics) if metrics is not None else numbers[:_MOST_METRICS]
-    by = [name for name in by if name != over]
-    total = len({*shown, *numbers})
+    by = [name for name in texts if jobs[name].nunique(dropna=False) > 1]
+    shown, total = numbers[:_MOST_METRICS], len(numbers)
     ways = [(False, len(shown)), *((True, n) for n in range(len(shown), 0, -1))]
     return first_that_fits(
         (_table(jobs, over, by, shown[:n], yes_or_no, total - n, narrow=narrow) for narrow, n in ways), width
