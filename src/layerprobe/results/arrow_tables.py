@@ -164,5 +164,5 @@ ROWS = {"record": RESULTS, "path": PATH, "correct": CORRECT, "metrics": METRICS,
 MERGED = ("path", "correct", "metrics", "answers")
 """Tables that grow too large to be written again after each layer."""
 
-LATER = ("metrics", "answers")
-"""Tables that earlier versions did not know; their files are written where there are rows."""
+OPTIONAL = ("metrics", "answers")
+"""Tables of which there are files where there are rows; earlier versions did not know them."""

@@ -29,14 +29,14 @@ NO_PART = (
 
 _ORDER = " in order"
 
-LATER = (
+_LATER = (
     "probe.path", "callbacks*.protocol.path",  # whose values all lead to certified heads
     "data*.transform.builder", "data*.transform.default_size", "data*.transform.revision",
     f"*loaders.test{_ORDER}", f"*tests{_ORDER}",
 )  # fmt: skip
 """Keys that earlier versions did not have: runs without them go on."""
 
-WITHOUT = {"train": True, "test": True, "probe.analyses": {}, "untrained": False}
+_WITHOUT = {"train": True, "test": True, "probe.analyses": {}, "untrained": False}
 """Keys that earlier versions did not have, with the values that are like not having them."""
 
 SAME_SAMPLES = ("data*.batch_size", "data*.seed", "data*.root")
@@ -70,8 +70,8 @@ def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple
     Returns:
         The old and the new value by key, in the order of the keys; None also stands for a key that is not there.
     """
-    old, new = {**WITHOUT, **old}, {**WITHOUT, **new}
-    keys = (key for key in sorted(old.keys() | new.keys()) if key in old or matters(key, LATER))
+    old, new = {**_WITHOUT, **old}, {**_WITHOUT, **new}
+    keys = (key for key in sorted(old.keys() | new.keys()) if key in old or matters(key, _LATER))
     return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from layerprobe.results.arrow_tables import ANSWERS, CORRECT, LATER, ROWS, read_table, stamp, to_table
+from layerprobe.results.arrow_tables import ANSWERS, CORRECT, OPTIONAL, ROWS, read_table, stamp, to_table
 from layerprobe.types import Answers, LayerResult, MetricRecord, PathRecord, ProbeRecord
 
 _PART = stamp(
@@ -55,7 +55,7 @@ def read_parts(files: Iterable[Path]) -> dict[str, pa.Table]:
 
 
 def _read_part(file: Path) -> pa.Table:
-    part = read_table(file, _PART, may_lack=LATER)
+    part = read_table(file, _PART, may_lack=OPTIONAL)
     for name in set(_PART.names) - set(part.column_names):
         part = part.append_column(_PART.field(name), pa.array([[]] * len(part), _PART.field(name).type))
     return part.select(_PART.names)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from layerprobe.files.parquet import write_parquet
-from layerprobe.results.arrow_tables import LATER, MERGED, RESULTS, ROWS, from_table, keys_of, read_table
+from layerprobe.results.arrow_tables import MERGED, OPTIONAL, RESULTS, ROWS, from_table, keys_of, read_table
 from layerprobe.results.store import LAYER_FILES, in_order, like, write_results
 from layerprobe.types import ProbeRecord
 
@@ -50,11 +50,12 @@ def merge_results(sources: Sequence[Path], target: Path) -> int:
         file.unlink()
     for name in MERGED:
         files = [source / f"{name}.parquet" for source in sources]
-        if name in LATER and not any(file.exists() for file in files):
+        if name in OPTIONAL and not any(file.exists() for file in files):
             (target / f"{name}.parquet").unlink(missing_ok=True)
             continue
         read = (
-            ROWS[name].empty_table() if name in LATER and not f.exists() else read_table(f, ROWS[name]) for f in files
+            ROWS[name].empty_table() if name in OPTIONAL and not f.exists() else read_table(f, ROWS[name])
+            for f in files
         )
         whole = pa.concat_tables(_own(table, i, owner) for i, table in enumerate(read))
         write_parquet(like(results, whole), target / f"{name}.parquet")

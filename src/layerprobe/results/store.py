@@ -33,8 +33,8 @@ from layerprobe.files.parquet import write_parquet
 from layerprobe.files.safe_names import safe_name
 from layerprobe.results.arrow_tables import (
     CORRECT,
-    LATER,
     MERGED,
+    OPTIONAL,
     RESULTS,
     ROWS,
     DamagedTableError,
@@ -145,7 +145,7 @@ class ProbeStore:
             parts = read_parts(files)
             for name in MERGED:
                 table, file = self._combined(name, parts), self.directory / f"{name}.parquet"
-                if len(table) or file.exists() or name not in LATER:
+                if len(table) or file.exists() or name not in OPTIONAL:
                     write_parquet(table, file)
             self.write_results()
             for file in files:

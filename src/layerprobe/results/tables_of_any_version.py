@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from layerprobe.files.errors import DamagedFileError
 from layerprobe.files.parquet import read_parquet
-from layerprobe.results.arrow_tables import LATER, ROWS, SchemaError
+from layerprobe.results.arrow_tables import OPTIONAL, ROWS, SchemaError
 from layerprobe.results.layer_parts import unfolded
 from layerprobe.types import MetricRecord, PathRecord, ProbeRecord
 
@@ -107,7 +107,7 @@ def _tables(file: Path, column: str, parts: Iterable[Path]) -> list[pa.Table]:
         table = _read(part)
         if column in table.column_names:
             tables.append(unfolded(table.column(column)))
-        elif column not in LATER:
+        elif column not in OPTIONAL:
             raise SchemaError(f"{part} is no part of a run: it has no column '{column}'. Next step: move it away.")
     return [*tables, _read(file)] if file.exists() else tables
 

@@ -38,7 +38,7 @@ def erasure_curve(results: pd.DataFrame, metrics: pd.DataFrame, own: pd.DataFram
     erased = metrics[
         metrics["checkpoint"].isin(last["checkpoint"]) & (metrics["head"] == "erased") & (metrics["metric"] == "error")
     ]
-    erased = erased[erased["test_set"] == erased["test_set"].head(1).squeeze()] if len(erased) else erased
+    erased = erased[erased["test_set"].isin(erased["test_set"].head(1))]
     lines.append(erased[["layer", "value", "low", "high"]].assign(line=_ERASED))
     for prefix, name in (("", _OWN), ("erased_", _OWN_ERASED)) if own is not None else ():
         assert own is not None
