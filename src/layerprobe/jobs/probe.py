@@ -27,6 +27,7 @@ from layerprobe.jobs.configured_test_sets import without_tests
 from layerprobe.jobs.hub_revisions import revisions_of, with_revision
 from layerprobe.jobs.lifecycle import plain, reason
 from layerprobe.jobs.program import say
+from layerprobe.jobs.run_reading import loaders_of, read_as_in_run
 from layerprobe.jobs.run_report import report, summary
 from layerprobe.jobs.trusted_classes import BY_HAND, merged, plain_precision
 from layerprobe.probing.batches import Data
@@ -269,8 +270,10 @@ class Builder:
         precision = cfg.trainer.get("precision") or plain_precision(own) or "32-true"
         if self.is_fresh(checkpoint.info):
             config["model"] = with_random_weights(config["model"], hydra.utils.get_object)
-        rest = {"probe": plain_probe(cfg.probe), "loaders": OmegaConf.to_container(cfg.loaders, resolve=True)}
-        return config | rest | {"precision": precision, "seed": cfg.seed, "prefix": cfg.prefix}
+        loaders: Any = OmegaConf.to_container(cfg.loaders, resolve=True)
+        config["probe"] = read_as_in_run(plain_probe(cfg.probe), checkpoint, trust=cfg.trust_checkpoint)
+        config["loaders"] = loaders_of(loaders, checkpoint)
+        return config | {"precision": precision, "seed": cfg.seed, "prefix": cfg.prefix}
 
     def _read(self, config: Mapping[str, Any]) -> tuple[pl.LightningDataModule | None, Data]:
         """The data, read once for all checkpoints that have the same."""
@@ -310,6 +313,6 @@ class Builder:
         network = trainer.precision_plugin.convert_module(network)
         if getattr(network, "hf_device_map", None) is None and trainer.strategy.root_device.type != "cpu":
             network.to(trainer.strategy.root_device)
-        protocol = of_population(hydra.utils.instantiate(protocol_of(self.cfg.probe)), datamodule)
+        protocol = of_population(hydra.utils.instantiate(protocol_of(OmegaConf.create(config["probe"]))), datamodule)
         protocol = with_batch_hooks(protocol, network, datamodule, trainer)
         return Built(network, datamodule, data, protocol, trainer.precision_plugin)

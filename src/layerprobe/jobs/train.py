@@ -29,6 +29,7 @@ from layerprobe.training.callback import ProbeCallback
 from layerprobe.training.checkpoints import check_goes_on, damage, load
 from layerprobe.training.collectives import leaving
 from layerprobe.training.continued_loggers import ProbeLog, start_runs
+from layerprobe.training.lightning_splits import is_default_hook
 
 log = logging.getLogger("layerprobe")
 
@@ -85,7 +86,9 @@ def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
         trainer.fit(model, datamodule=datamodule, ckpt_path=last or cfg.ckpt_path)
     else:  # what is tested needs none of the callbacks that it was trained with
         warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks used")
-    if cfg.test:
+    if cfg.test and is_default_hook(model.test_step):
+        log.info("The network itself is not measured on test: %s has no test_step().", type(model).__name__)
+    elif cfg.test:
         trainer.test(model, datamodule=datamodule, ckpt_path=None if cfg.train else cfg.ckpt_path, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     log.info("Network: %s", ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))

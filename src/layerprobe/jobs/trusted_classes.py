@@ -17,6 +17,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchvision.models import get_model, get_model_builder, list_models
 
 from layerprobe.formatting import first_line
+from layerprobe.probing.getters import AbstractTake
+from layerprobe.probing.solvers.solver import AbstractSolver
+from layerprobe.probing.tasks.task import AbstractTask
 from layerprobe.training.checkpoints import CheckpointError
 
 log = logging.getLogger("layerprobe")
@@ -32,6 +35,7 @@ _CLASSES: Mapping[str, tuple[type, ...]] = {
     "torchvision.transforms": (object,),
     "torch.nn.modules": (nn.Module,),
     "torch.optim": (Optimizer, LRScheduler),
+    "layerprobe.probing": (AbstractTake, AbstractTask, AbstractSolver),
 }
 """Where a class has to be defined, and what it has to be."""
 
@@ -46,8 +50,9 @@ def merged(name: str, own: Mapping[str, Any], given: Mapping[str, Any], source: 
     """Put what the command line says on top of what a file says, and refuse what the file may not say.
 
     A class or function that the command line names is built whatever it is. One that the file names has to be a
-    network, a data set, or a part of one, of this package, torchvision or `torch.nn`, by the module that the object
-    itself was defined in and not by the path that leads to it. `BY_HAND` arguments of the file are not taken over.
+    network, a data set, or a part of one, or a getter, task or solver, of this package, torchvision or `torch.nn`, by
+    the module that the object itself was defined in and not by the path that leads to it. `BY_HAND` arguments of the
+    file are not taken over.
 
     Raises:
         CheckpointError: Naming what was found, where, and the next step.
