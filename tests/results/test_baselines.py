@@ -23,6 +23,8 @@ def test_a_checkpoint_of_which_only_the_input_was_probed_is_a_baseline_beside_ot
 def test_the_constant_answer_of_numbers_is_no_class():
     rows = [made.record("final", 3, 0, "input", task="regression", majority_error=1.01)]
     assert baseline_errors(to_frame(rows)) == {"mean of train": [1.01]}
+    rows += [made.record("final", 3, 0, "input", majority_error=0.8)]
+    assert baseline_errors(to_frame(rows)) == {"majority class": [0.8], "mean of train": [1.01]}
 
 
 def test_a_step_of_training_is_no_baseline_though_only_its_input_is_done():

@@ -34,7 +34,8 @@ def baseline_errors(results: pd.DataFrame) -> dict[str, list[float]]:
         has one value, or several in ascending order where checkpoints brought data of their own along.
     """
     network, features = without_baselines(results), results[of_baselines(results)]
-    found = {constant_answer(network): network["majority_error"]}
+    of_numbers = network["task"].eq("regression")
+    found = {constant_answer(part): part["majority_error"] for _, part in network.groupby(of_numbers)}
     found |= {str(name).replace("_", " "): rows["test_error"] for name, rows in features.groupby("checkpoint")}
     return {name: values for name, errors in found.items() if (values := sorted(errors.dropna().unique().tolist()))}
 

@@ -230,6 +230,24 @@ def test_the_best_constant_answer_of_a_regression_is_the_mean_and_no_majority(tm
     assert "majority" not in next(picker.label for picker in pickers(drawn) if picker.name == "controls")
 
 
+def test_each_problem_s_best_constant_answer_is_called_what_it_is(tmp_path):
+    made_runs.write_run(
+        tmp_path / "0", overrides={"probe.task.name": "a"}, columns={"majority_error": 0.6, "test_error": 0.2}
+    )
+    columns = {"task": "regression", "majority_error": 1.0, "test_error": 0.5}
+    made_runs.write_run(tmp_path / "1", overrides={"probe.task.name": "b"}, columns=columns)
+    drawn = page_data(compare([tmp_path]))
+    assert drawn.runs["problem"].nunique() == 2
+    spec = single_view(drawn, "curves", 900, 330)
+    for parameter in spec["params"]:
+        if parameter["name"] == "controls":
+            parameter["value"] = True
+    drawing = ET.fromstring(vl_convert.vegalite_to_svg(spec))
+    texts = [element.text or "" for element in drawing.iter() if element.tag.endswith("text")]
+    named = {text.split(" ·")[0] for text in texts if text.startswith(("majority", "mean of train"))}
+    assert named == {"majority", "mean of train"}
+
+
 def test_many_runs_over_many_layers_can_be_read(tmp_path):
     layers = [f"block{i}" for i in range(40)]
     for i in range(14):

@@ -183,7 +183,8 @@ def controls(data: PageData, x: alt.X, y: Y) -> list[alt.Chart]:
         mean = (
             chart.transform_filter(f"isValid(datum.{column})")
             .transform_aggregate(value=f"mean({column})", runs="distinct(run)", groupby=["position", *apart])
-            .transform_calculate(control=f"'{_said(column, data)}' + (datum.problem ? ' · ' + datum.problem : '')")
+            .transform_calculate(kind=_said(column, data))
+            .transform_calculate(control="datum.kind + (datum.problem ? ' · ' + datum.problem : '')")
         )
         told = [alt.Tooltip("control:N"), alt.Tooltip("value:Q", title="test error", format=".2%")]
         if "setting" in apart:
@@ -191,18 +192,23 @@ def controls(data: PageData, x: alt.X, y: Y) -> list[alt.Chart]:
         line = mean.mark_line(strokeWidth=1, color=style.QUIET, strokeDash=dash, clip=True, aria=False)
         tooltip = [*told, alt.Tooltip("runs:Q", title="mean of runs")]
         marks.append(line.encode(x=x, y=y("value"), detail=[f"{field}:N" for field in apart], tooltip=tooltip))
-        marks.append(
-            _control_names(mean, column, apart, _said(column, data)).encode(x=x, y=y("value"), text="control:N")
-        )
+        together = data.constant if column == "majority" else column.replace("_", " ")
+        marks.append(_control_names(mean, column, apart, together).encode(x=x, y=y("value"), text="control:N"))
     return marks
 
 
 def _said(column: str, data: PageData) -> str:
-    return data.constant if column == "majority" else column.replace("_", " ")
+    """What a control is called, as an expression of Vega: the best constant answer by the problem."""
+    if column != "majority" or len(set(data.constants.values())) == 1:
+        return json.dumps(data.constant if column == "majority" else column.replace("_", " "))
+    return f"{json.dumps(data.constants)}[datum.problem]"
 
 
-def _control_names(mean: alt.Chart, column: str, apart: list[str | alt.FieldName], kind: str) -> alt.Chart:
-    """The names of a control's lines; those that end within a text's height of the next one have one name."""
+def _control_names(mean: alt.Chart, column: str, apart: list[str | alt.FieldName], together: str) -> alt.Chart:
+    """The names of a control's lines; those that end within a text's height of the next one have one name.
+
+    Where these are of several kinds, it is `together`.
+    """
     side, place = _NAMED_AT[column]
     return (
         mean.transform_joinaggregate(first="min(position)", last="max(position)", groupby=apart)
@@ -211,12 +217,13 @@ def _control_names(mean: alt.Chart, column: str, apart: list[str | alt.FieldName
         .transform_calculate(separate=f"isValid(datum.below) && datum.value - datum.below > {_TEXT_HEIGHT} ? 1 : 0")
         .transform_window(place="sum(separate)", sort=[alt.SortField("value")], frame=[None, 0])
         .transform_aggregate(
-            value="max(value)", position="max(position)", problems="distinct(problem)", one="argmax(value)",
-            groupby=["place"],
+            value="max(value)", position="max(position)", problems="distinct(problem)", kinds="distinct(kind)",
+            one="argmax(value)", groupby=["place"],
         )
+        .transform_calculate(kind=f"datum.kinds > 1 ? {json.dumps(together)} : datum.one.kind")
         .transform_calculate(
-            control=f"datum.problems > 1 ? '{kind} · ' + datum.problems + ' problems' : "
-            f"{NARROW} ? '{kind}' : datum.one.control"
+            control="datum.problems > 1 ? datum.kind + ' · ' + datum.problems + ' problems' : "
+            f"{NARROW} ? datum.kind : datum.one.control"
         )
         .mark_text(
             align=side, baseline="bottom", dy=15 if column == "shuffled" else -2, fontSize=10, limit=200,

@@ -76,7 +76,7 @@ class PageData:
         same_layers: Whether a depth is the same layer in every run.
         left_out: What the page does not hold, in words.
         highest_error: What a test error cannot go beyond.
-        constant: What the best constant answers of the runs are called, such as "majority".
+        constants: What the best constant answer to each problem is called, such as "majority".
     """
 
     runs: pd.DataFrame
@@ -93,7 +93,7 @@ class PageData:
     same_layers: bool
     left_out: tuple[str, ...]
     highest_error: float
-    constant: str
+    constants: Mapping[str, str]
 
     @cached_property
     def texts(self) -> dict[str, str]:
@@ -101,6 +101,11 @@ class PageData:
         checkpoints = pd.DataFrame({"checkpoint": range(len(self.checkpoints)), "name": self.checkpoints})
         names = ("rows", "runs", "layers", "paths", "reducers", "readers")
         return {**{name: as_csv(getattr(self, name)) for name in names}, "checkpoints": as_csv(checkpoints)}
+
+    @property
+    def constant(self) -> str:
+        """What the best constant answers to all problems are called."""
+        return " or ".join(sorted(set(self.constants.values())))
 
     @property
     def swept_paths(self) -> pd.DataFrame:
@@ -158,8 +163,16 @@ def page_data(comparison: Comparison, path_budget: int = 1_000_000) -> PageData:
         same_layers=same,
         left_out=tuple(left_out),
         highest_error=error_bounds(comparison.runs)[1],
-        constant=" or ".join(sorted({constant_answer(run.results) for run in comparison.runs})).replace(" class", ""),
+        constants=_constants(comparison),
     )
+
+
+def _constants(comparison: Comparison) -> dict[str, str]:
+    """What the best constant answer to each problem is called."""
+    found: dict[str, set[str]] = {}
+    for problem, run in zip(comparison.problems, comparison.runs, strict=True):
+        found.setdefault(problem, set()).add(constant_answer(run.results).removesuffix(" class"))
+    return {problem: " or ".join(sorted(names)) for problem, names in found.items()}
 
 
 def _numbers(items: Iterable[T]) -> dict[T, int]:
