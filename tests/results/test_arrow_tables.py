@@ -46,8 +46,8 @@ def rewritten(file, **metadata):
 @pytest.mark.parametrize(
     ("metadata", "told"),
     [
-        ({"schema": "0"}, "schema 0.*reads schema 6.*probe its checkpoints again"),
-        ({"schema": "7"}, "schema 7.*reads schema 6.*upgrade layerprobe"),
+        ({"schema": "0"}, "schema 0.*reads schema 7.*probe its checkpoints again"),
+        ({"schema": "8"}, "schema 8.*reads schema 7.*upgrade layerprobe"),
         ({"record": "PathRecord"}, "rows of PathRecord; expected ProbeRecord"),
     ],
 )

@@ -2,6 +2,8 @@
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +16,7 @@ from layerprobe.results.arrow_tables import SchemaError, to_frame
 from layerprobe.results.reader import Run, find_runs
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.tables_of_any_version import read_any_version
-from layerprobe.types import PathRecord, ProbeRecord
+from layerprobe.types import MetricRecord, PathRecord, ProbeRecord
 
 
 @pytest.fixture
@@ -121,6 +123,47 @@ def test_what_was_called_selectivity_before_there_was_a_control_task_is_left_out
     run = Run.read(directory)
     assert run.results["selectivity"].isna().all()
     assert run.notes == ("written by another version, without control_error, selectivity",)
+
+
+def _as_of(file: Path, version: int) -> None:
+    """Let a table say that it was written under another schema."""
+    table = pq.read_table(file)
+    pq.write_table(
+        table.replace_schema_metadata({**table.schema.metadata, b"layerprobe.schema": b"%d" % version}), file
+    )
+
+
+@pytest.mark.parametrize("merged", [True, False])
+@pytest.mark.parametrize(
+    ("task", "n_classes", "known"),
+    [("classification", 10, False), ("classification", 2, True), ("multi_label", 10, True), ("regression", 3, True)],
+)
+def test_an_f1_over_classes_that_no_sample_has_is_left_out(tmp_path, task, n_classes, known, merged):
+    store = ProbeStore(tmp_path / "probes")
+    f1 = np.nan if task == "regression" else 0.5
+    found = made.result("final", 3, 0, "input", task=task, n_classes=n_classes, test_f1=f1)
+    rows = [MetricRecord("final", 3, 0, 0, "input", "selected", name, "f1", 9, 0.4, 0.3, 0.5) for name in ("test", "b")]
+    rows.append(MetricRecord("final", 3, 0, 0, "input", "selected", "test", "macro_f1", 9, 0.2))
+    store.add(replace(found, metrics=tuple(rows)))
+    if merged:
+        store.merge()
+    run = Run.read(tmp_path)
+    assert run.notes == ()
+    assert run.results["test_f1"].tolist() == pytest.approx([f1], nan_ok=True)
+    assert run.metrics()["value"].tolist() == [0.4, 0.4, 0.2] or task == "regression"
+    for file in (tmp_path / "probes").rglob("*.parquet"):
+        _as_of(file, 6)
+    run = Run.read(tmp_path)
+    if known:
+        assert run.notes == ()
+        assert run.results["test_f1"].tolist() == pytest.approx([f1], nan_ok=True)
+        assert run.metrics()["value"].tolist() == [0.4, 0.4, 0.2] or task == "regression"
+    else:
+        assert run.notes == ("written by another version, without test_f1",)
+        assert run.results["test_f1"].isna().all()
+        assert run.metrics()["value"].fillna(-1).tolist() == [-1, -1, 0.2]
+        with pytest.raises(SchemaError, match=r"was written under schema 6; .*probe its checkpoints again"):
+            ProbeStore(tmp_path / "probes").results()
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 cut short", b"not parquet at all, but long enough to be read"])

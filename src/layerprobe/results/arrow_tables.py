@@ -17,7 +17,7 @@ from layerprobe.types import MetricRecord, PathRecord, ProbeRecord
 
 Record: TypeAlias = ProbeRecord | PathRecord | MetricRecord
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Raised whenever a column is added, removed, renamed or changes its meaning."""
 
 _VERSION_KEY = b"layerprobe.schema"
@@ -112,6 +112,12 @@ def _damaged(path: Path, error: Exception) -> DamagedTableError:
         f"{path} is not a readable Parquet file ({reason}). Next step: move it away ({aside(path)}); "
         "what else is in the directory is intact, and the same command goes on without it."
     )
+
+
+def version_of(table: pa.Table) -> int:
+    """The version of the schema that a table was written under; 0 where it does not say."""
+    found = (table.schema.metadata or {}).get(_VERSION_KEY, b"").decode()
+    return int(found) if found.isdecimal() else 0
 
 
 def keys_of(table: pa.Table) -> list[tuple[str, str]]:

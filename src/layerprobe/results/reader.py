@@ -127,7 +127,12 @@ class Run:
 
     @cached_property
     def _metrics(self) -> pd.DataFrame:
-        return self._kept("metrics.parquet", partial(_rows_of, MetricRecord))
+        rows = self._kept("metrics.parquet", partial(_rows_of, MetricRecord))
+        keys = ["checkpoint", "layer"]
+        without = self.results.loc[self.results["test_f1"].isna(), keys]  # of an earlier version, with another meaning
+        unknown = pd.MultiIndex.from_frame(rows[keys]).isin(pd.MultiIndex.from_frame(without))
+        rows.loc[unknown & (rows["metric"] == "f1"), ["value", "low", "high"]] = np.nan
+        return rows
 
     def _kept(self, name: str, read: Callable[[Path, Iterable[Path]], pd.DataFrame]) -> pd.DataFrame:
         """The rows of a file and of the parts; none where one of them cannot be read."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import TypeAlias, get_type_hints
+from typing import Any, TypeAlias, get_type_hints
 
 import pandas as pd
 import pyarrow as pa
 
 from layerprobe.files.errors import DamagedFileError
 from layerprobe.files.parquet import read_parquet
-from layerprobe.results.arrow_tables import OPTIONAL, ROWS, SchemaError
+from layerprobe.results.arrow_tables import OPTIONAL, ROWS, SchemaError, version_of
 from layerprobe.results.layer_parts import unfolded
 from layerprobe.types import MetricRecord, PathRecord, ProbeRecord
 
@@ -24,6 +24,8 @@ _NEEDED: dict[Kind, tuple[str, ...]] = {
     MetricRecord: ("checkpoint", "layer", "head", "test_set", "metric", "value"),
 }
 _COLUMN: dict[Kind, str] = {ProbeRecord: "record", PathRecord: "path", MetricRecord: "metrics"}
+_F1, _F1_SINCE = "test_f1", 7
+"""F1 on test, and the first schema with today's meaning of it."""
 _EMPTY: dict[type, object] = {str: "", int: 0, float: float("nan"), bool: False}
 
 
@@ -45,7 +47,8 @@ def read_any_version(file: Path, kind: Kind, parts: Iterable[Path] = ()) -> tupl
         SchemaError: If a file is no Parquet, or lacks what no row can do without.
         FileNotFoundError: Where a part is gone, as when a process merges them.
     """
-    frames = [_with_todays_meaning(table).to_pandas() for table in _tables(file, _COLUMN[kind], parts)]
+    tables = list(_tables(file, _COLUMN[kind], parts))
+    frames = [_with_todays_meaning(table) for table in tables]
     for frame in frames:
         if missing := [name for name in _NEEDED[kind] if name not in frame]:
             raise SchemaError(
@@ -56,14 +59,15 @@ def read_any_version(file: Path, kind: Kind, parts: Iterable[Path] = ()) -> tupl
         return no_rows(kind), []
     names = [field.name for field in fields(kind)]
     keys = ["checkpoint", "layer"]
-    rows = frames[0]
+    rows: Any = frames[0]
     for frame in frames[1:]:
         known = pd.MultiIndex.from_frame(rows[keys])
         rows = pd.concat([rows, frame[~pd.MultiIndex.from_frame(frame[keys]).isin(known)]], ignore_index=True)
     absent = [name for name in names if name not in rows]
+    other = [_F1] if any(_of_another_f1(table).any() for table in tables) else []
     hints = get_type_hints(kind) if absent else {}
     rows = rows.assign(**{name: _EMPTY[hints[name]] for name in absent})
-    return rows[[*names, *(name for name in rows if name not in names)]], absent
+    return rows[[*names, *(name for name in rows if name not in names)]], absent + other
 
 
 def no_rows(kind: Kind) -> pd.DataFrame:
@@ -106,7 +110,8 @@ def _tables(file: Path, column: str, parts: Iterable[Path]) -> list[pa.Table]:
     for part in parts:
         table = _read(part)
         if column in table.column_names:
-            tables.append(unfolded(table.column(column)))
+            rows = unfolded(table.column(column))
+            tables.append(rows.replace_schema_metadata(table.schema.metadata))
         elif column not in OPTIONAL:
             raise SchemaError(f"{part} is no part of a run: it has no column '{column}'. Next step: move it away.")
     return [*tables, _read(file)] if file.exists() else tables
@@ -119,7 +124,24 @@ def _read(file: Path) -> pa.Table:
         raise SchemaError(f"{error} Next step: move it away.") from error
 
 
-def _with_todays_meaning(table: pa.Table) -> pa.Table:
-    """Leave out what earlier versions called selectivity: the difference to shuffled labels, not the control task."""
+def _with_todays_meaning(table: pa.Table) -> pd.DataFrame:
+    """Leave out what earlier versions meant otherwise.
+
+    Selectivity was the difference to shuffled labels, not the control task; F1 of more than two classes the mean over
+    all of them, with 0 for one that is neither true nor predicted.
+    """
     outdated = {"selectivity"} & set(table.column_names) if "control_error" not in table.column_names else set()
-    return table.drop_columns(sorted(outdated))
+    frame = table.drop_columns(sorted(outdated)).to_pandas()
+    if _F1 in frame:
+        frame.loc[_of_another_f1(table), _F1] = float("nan")
+    return frame
+
+
+def _of_another_f1(table: pa.Table) -> pd.Series:
+    """Rows whose F1 is over classes that no sample has, too."""
+    if _F1 not in table.column_names or version_of(table) >= _F1_SINCE:
+        return pd.Series(False, index=range(len(table)))
+    rows = table.select([name for name in ("n_classes", "task", _F1) if name in table.column_names]).to_pandas()
+    of_two = rows.get("n_classes", 0) == 2
+    of_labels = rows.get("task", "classification") == "multi_label"  # a mean over labels, of two classes each
+    return rows[_F1].notna() & ~(of_two | of_labels)
