@@ -16,9 +16,6 @@ from torch import nn
 from layerprobe.probing.capture.hooks import HEADS, Call, callers
 from layerprobe.probing.capture.trace import Exchange, Occurrence, Trace
 
-SITES = "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "head"
-"""The residual stream before, within and after a block (each also `…_normalised`), what is added to it, the heads."""
-
 _ATTENTION = ("scaled_dot_product_attention", "softmax")
 _OF_TORCH = "multi_head_attention_forward"
 _CONTAINERS = (nn.ModuleList, nn.Sequential)
@@ -30,7 +27,8 @@ class BlockSite:
 
     Attributes:
         block: The call.
-        name: One of `SITES`, perhaps with `_normalised`.
+        name: `resid_pre`, `resid_mid` or `resid_post`, the residual stream before, within and after the block, each
+            perhaps with `_normalised`; `attn_out` or `mlp_out`, what is added to it; or `head`.
         value: Number of the value, as in `Occurrence`.
         width: Size of its last axis, where it is this site: the same values may lie in several shapes.
         n_heads: How many parts of its last axis are sites of their own; 1 for all but `head`.
