@@ -71,6 +71,12 @@ def ordered_values(values: Sequence[Any]) -> list[str]:
     return list(dict.fromkeys(value_text(value) for value in sorted(values, key=rank)))
 
 
+def told_values(configs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
+    """Write the values that each configuration has of some keys, such as "lr 0.1, width 8"."""
+    short = short_keys(keys)
+    return [", ".join(f"{short[key]} {value_text(config.get(key))}" for key in keys) for config in configs]
+
+
 def short_keys(keys: Sequence[str]) -> dict[str, str]:
     """Shorten dotted keys to as many of their last parts as tell them apart."""
     short = {}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from layerprobe.report.config_differences import SEED, differing_keys, short_keys, value_text
+from layerprobe.report.config_differences import SEED, differing_keys, told_values
 from layerprobe.results.config_identity import SAME_SAMPLES, matters
 from layerprobe.results.config_migration import PACKAGES
 from layerprobe.results.reader import Run
@@ -17,19 +18,19 @@ def of_problem(key: str) -> bool:
     return any(f"{key}.".startswith(f"{part}.") for part in _PARTS)
 
 
+def problem_config(run: Run) -> dict[str, Any]:
+    """Take the part of a run's configuration that its learning problem is told by."""
+    return {key: value for key, value in run.config.items() if of_problem(key) and matters(key, SAME_SAMPLES)}
+
+
 def problem_names(runs: Sequence[Run]) -> list[str]:
     """Name the problem of each run, its data and what is asked of them; empty where there is only one.
 
     Two runs have one problem where these parts of their configuration are equal, and their records have the same task,
     number of classes and number of test samples. Runs without results go by their configuration.
     """
-    configs = [
-        {key: value for key, value in run.config.items() if of_problem(key) and matters(key, SAME_SAMPLES)}
-        for run in runs
-    ]
-    keys = [key for key in differing_keys(configs) if key != SEED]
-    short = short_keys(keys)
-    told = [", ".join(f"{short[key]} {value_text(config.get(key))}" for key in keys) for config in configs]
+    configs = [problem_config(run) for run in runs]
+    told = told_values(configs, [key for key in differing_keys(configs) if key != SEED])
     return told_apart(told, [sample_counts(run, "test") for run in runs])
 
 

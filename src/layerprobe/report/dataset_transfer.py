@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from layerprobe.report.config_differences import telling_keys, value_text
-from layerprobe.report.dataset_identity import of_problem
-from layerprobe.results.config_identity import SAME_SAMPLES, matters
+from layerprobe.report.dataset_identity import of_problem, problem_config
 from layerprobe.results.reader import Run
 from layerprobe.results.test_sets import lines_of_test_sets, on_each_test_set
 
@@ -111,15 +110,8 @@ def test_set_lines(run: Run) -> pd.DataFrame | None:
 
 def training_sets(runs: Sequence[Run]) -> list[str]:
     """Name the training set of each run by what its data differ in from those of the others."""
-    data = [
-        {
-            key: value
-            for key, value in run.config.items()
-            if of_problem(key) and matters(key, SAME_SAMPLES) and not key.startswith(_TESTS)
-        }
-        for run in runs
-    ]
-    return _values(data)
+    problems = map(problem_config, runs)
+    return _values([{key: one[key] for key in one if not key.startswith(_TESTS)} for one in problems])
 
 
 def _values(configs: Sequence[Mapping[str, object]]) -> list[str]:

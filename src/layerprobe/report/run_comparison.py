@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from layerprobe.files.safe_names import printable
-from layerprobe.report.config_differences import SEED, differing_keys, short_keys, value_text
+from layerprobe.report.config_differences import SEED, differing_keys, short_keys, told_values, value_text
 from layerprobe.report.dataset_identity import problem_names, sample_counts, told_apart
 from layerprobe.report.networks import Network, networks
 from layerprobe.report.run_filter import ConditionError, rows_where
@@ -41,9 +41,7 @@ class Comparison:
         Runs whose configuration says nothing, or the same, are told apart by what their records say of the data and of
         the network.
         """
-        keys = [key for key in self.keys if key != SEED]
-        short = short_keys(keys)
-        told = [", ".join(f"{short[key]} {value_text(run.config.get(key))}" for key in keys) for run in self.runs]
+        told = told_values([run.config for run in self.runs], [key for key in self.keys if key != SEED])
         told = told_apart(told, [sample_counts(run, "train", "test") for run in self.runs])
         different, numbers = self.networks
         named = [different[number].name if different[number].layers else "" for number in numbers]
