@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from helpers.command import ROOT
 from layerprobe.config import register
-from layerprobe.training.weights import as_built, with_random_weights
+from layerprobe.training.initial_weights import as_built, with_random_weights
 
 FOREIGN = {"_target_": "foreign.ForeignNet"}
 
