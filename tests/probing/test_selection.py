@@ -7,7 +7,8 @@ import torch
 
 from layerprobe.probing.features.reducers import FeatureWay, Flatten
 from layerprobe.probing.features.scaler import Standardiser
-from layerprobe.probing.selection import HeadPath, select
+from layerprobe.probing.head_path import HeadPath
+from layerprobe.probing.selection import select
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solution import Solution, Status
 

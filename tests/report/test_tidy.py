@@ -10,9 +10,10 @@ from scipy import stats
 from helpers import made_results as made
 from layerprobe.formatting import interval_text, number_text
 from layerprobe.report.charts.depth_curve import depth_curve
+from layerprobe.report.group_mean import group_mean
 from layerprobe.report.layer_labels import shared_folder, short_names
 from layerprobe.report.monotonicity import monotonicity
-from layerprobe.report.tidy import axis_top, group_mean, tidy_results
+from layerprobe.report.tidy import axis_top, tidy_results
 from layerprobe.results.arrow_tables import to_frame
 
 LONG = [f"encoder.stack.layer.{i}.{name}" for i in range(2) for name in ("attention.self", "intermediate_act_fn")]

@@ -9,8 +9,9 @@ from layerprobe.probing.features.reducers import AbstractReducer, FeatureWay
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.features.token_reducers import AbstractTokenReducer
 from layerprobe.probing.fitting import measure
+from layerprobe.probing.head_path import HeadPath
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.selection import HeadPath, select
+from layerprobe.probing.selection import select
 from layerprobe.probing.targets import Labels
 from layerprobe.types import Split
 

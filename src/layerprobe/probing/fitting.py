@@ -24,9 +24,10 @@ from layerprobe.probing.features.reducers import (
 )
 from layerprobe.probing.features.row_blocks import AbstractRows, Features, JoinedRows
 from layerprobe.probing.features.scaler import StandardisedRows, Standardiser
+from layerprobe.probing.head_path import HeadPath
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.selection import PATIENCE, HeadPath, PastBest, select, with_certified_best
+from layerprobe.probing.selection import PATIENCE, PastBest, select, with_certified_best
 from layerprobe.probing.solvers.moments import ClassSums
 from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.probing.solvers.solver import AbstractSolver

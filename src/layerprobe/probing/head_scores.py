@@ -14,9 +14,9 @@ from layerprobe.probing.analyses.analysis import Metric
 from layerprobe.probing.features.oom import with_room
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.features.scaler import StandardisedRows
+from layerprobe.probing.head_path import HeadPath
 from layerprobe.probing.metrics.score_metrics import score_metrics
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.selection import HeadPath
 from layerprobe.probing.split_reader import Recording
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import AbstractScoredTask

@@ -26,6 +26,7 @@ from layerprobe.probing.feature_keeper import FeatureKeeper
 from layerprobe.probing.features.cache import AbstractSink, FeatureCache, Splits
 from layerprobe.probing.features.reducers import FeatureWay
 from layerprobe.probing.fitting import Ways, check_selection, features_of, fit_layer, measure, unfitted_features
+from layerprobe.probing.head_path import HeadPath
 from layerprobe.probing.head_scores import score_test_sets
 from layerprobe.probing.layer_analyses import analyse
 from layerprobe.probing.parallel.exchange import AbstractExchange
@@ -34,7 +35,6 @@ from layerprobe.probing.passes import Passes, Progress
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.record_builder import LayerRecords
 from layerprobe.probing.resources import DEFAULTS, Resources
-from layerprobe.probing.selection import HeadPath
 from layerprobe.probing.solvers.precision import full_precision
 from layerprobe.probing.solvers.solution import Status
 from layerprobe.probing.split_reader import Recording

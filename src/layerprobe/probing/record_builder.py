@@ -16,9 +16,10 @@ from layerprobe.probing.analyses.reference_predictor import AbstractReference
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.features.reducers import AbstractReducer, FeatureWay, shape_text
 from layerprobe.probing.fitting import channel_axis, positions_axis
+from layerprobe.probing.head_path import HeadPath
 from layerprobe.probing.layer_analyses import Found, Predictors
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.selection import HeadPath, select
+from layerprobe.probing.selection import select
 from layerprobe.probing.split_reader import Recording
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.task import Measured

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from layerprobe.formatting import count_text, interval_text, percent_text
 from layerprobe.report.config_differences import short_keys, value_text
+from layerprobe.report.group_mean import group_mean
 from layerprobe.report.monotonicity import depth_sentence
 from layerprobe.report.run_comparison import Comparison, error_bounds
-from layerprobe.report.tidy import group_mean
 
 _MOST_RUNS = 40
 _MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")

@@ -8,7 +8,7 @@ import torch
 from layerprobe.probing.analyses.analysis import LayerData
 from layerprobe.probing.features.reducers import FeatureWay, Flatten
 from layerprobe.probing.features.scaler import Standardiser
-from layerprobe.probing.selection import HeadPath
+from layerprobe.probing.head_path import HeadPath
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.solution import Solution, Status
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import AbstractRows, Features
-from layerprobe.probing.selection import HeadPath
+from layerprobe.probing.head_path import HeadPath
 from layerprobe.probing.targets import Labels
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.task import AbstractTask

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from layerprobe.probing.analyses.analysis import LayerData
 from layerprobe.probing.features.row_blocks import Features
+from layerprobe.probing.head_path import HeadPath
 from layerprobe.probing.heads import Heads
-from layerprobe.probing.selection import PATIENCE, HeadPath, PastBest, with_certified_best
+from layerprobe.probing.selection import PATIENCE, PastBest, with_certified_best
 from layerprobe.probing.solvers.solver import AbstractSolver
 
 Evaluate: TypeAlias = Callable[[Heads], tuple[Float[Tensor, " p"], Float[Tensor, " p"]]]

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from layerprobe.formatting import count_text, number_text, percent_text
+from layerprobe.report.group_mean import group_mean
 from layerprobe.report.tables.jobs_table import ABOUT
 from layerprobe.report.tables.table_width import broken, first_that_fits
-from layerprobe.report.tidy import group_mean
 
 _ORDER = ("test", "probe", "val")
 _MOST_METRICS = 5
