@@ -48,10 +48,11 @@ from layerprobe.probing.capture.survey import discover
 from layerprobe.probing.features.reducers import AveragePool, FeatureWay, Flatten
 from layerprobe.probing.features.scaler import Standardiser
 from layerprobe.probing.fitting import Validation, with_certified_best
+from layerprobe.probing.head_path import HeadPath
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.parallel.process_pool import is_small, parallel
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.selection import PATIENCE, HeadPath, PastBest
+from layerprobe.probing.selection import PATIENCE, PastBest
 from layerprobe.probing.solvers.duality_gap import certify
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.newton import possible

@@ -11,7 +11,7 @@ import pytest
 
 from helpers import forked
 from layerprobe.results.arrow_tables import to_frame
-from layerprobe.training.continued_loggers import ProbeLog
+from layerprobe.training.probe_log import ProbeLog
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ from layerprobe.results.reader import Run
 from layerprobe.results.run_directory import RunDirectory
 from layerprobe.results.run_summary import RunSummary
 from layerprobe.results.store import ProbeStore
-from layerprobe.training.continued_loggers import ProbeLog
+from layerprobe.training.probe_log import ProbeLog
 
 log = logging.getLogger("layerprobe")
 

@@ -28,8 +28,8 @@ from layerprobe.results.store import ProbeStore
 from layerprobe.training.callback import ProbeCallback
 from layerprobe.training.checkpoints import check_goes_on, damage, load
 from layerprobe.training.collectives import leaving
-from layerprobe.training.continued_loggers import ProbeLog, start_runs
 from layerprobe.training.lightning_splits import is_default_hook
+from layerprobe.training.probe_log import ProbeLog, start_runs
 
 log = logging.getLogger("layerprobe")
 

@@ -19,7 +19,7 @@ from layerprobe.compat.wandb import artifacts_in_log
 from layerprobe.results.arrow_tables import SCHEMA_VERSION
 from layerprobe.results.best import best_layer
 from layerprobe.results.logged_metrics import layer_metrics
-from layerprobe.results.wandb_journal import WandbGuard, WandbHistory, close_histories
+from layerprobe.results.wandb_history import WandbGuard, WandbHistory, close_histories
 
 if TYPE_CHECKING:
     from wandb import Run

@@ -30,7 +30,7 @@ from layerprobe.results.progress import ProgressFile
 from layerprobe.results.store import ProbeStore
 from layerprobe.results.test_sets import on_each_test_set
 from layerprobe.training.collectives import Ranks
-from layerprobe.training.continued_loggers import ProbeLog
+from layerprobe.training.probe_log import ProbeLog
 from layerprobe.training.progress_bar import ProbeProgress
 from layerprobe.training.sharing import ProbingStopped, Subject, Team, share
 from layerprobe.training.signals import StopSignals

@@ -20,7 +20,7 @@ RUNS = """
 import os, random, signal, sys, time, types, warnings
 from pathlib import Path
 import numpy, wandb
-from layerprobe.results.wandb_journal import WandbHistory
+from layerprobe.results.wandb_history import WandbHistory
 from layerprobe.results.wandb_sink import finish_run
 warnings.simplefilter("ignore")
 directory, mode, seed, n_kills, whom = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
