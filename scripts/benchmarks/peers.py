@@ -41,10 +41,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
+from layerprobe.api.layer_list import layers as list_layers
 from layerprobe.models.mnist_convnet import MnistConvNet
 from layerprobe.probing.capture.activations import record
 from layerprobe.probing.capture.freeze import freeze
-from layerprobe.probing.capture.survey import discover
 from layerprobe.probing.features.reducers import AveragePool, FeatureWay, Flatten
 from layerprobe.probing.features.scaler import Standardiser
 from layerprobe.probing.fitting import Validation, with_certified_best
@@ -245,7 +245,7 @@ def mnist(cfg: DictConfig, n: int) -> Iterator[Layer]:
     torch.manual_seed(cfg.seed)
     network = trained_mnist(cfg.checkpoint)
     network.to(cfg.device)
-    for layer in discover(network, images[:2].to(cfg.device), granularity="modules"):
+    for layer in list_layers(network, images[:2].to(cfg.device), granularity="modules").layers:
         found: list[Tensor] = []
         reduction = AveragePool(max_features=cfg.max_features).fit(layer.shape, 0)
         with freeze(network) as frozen:

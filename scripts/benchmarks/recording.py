@@ -24,13 +24,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from layerprobe.api.layer_list import layers as list_layers
 from layerprobe.compat.torch import viewed
 from layerprobe.config import register
 from layerprobe.probing.capture.activations import LayerReader
 from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.freeze import freeze
+from layerprobe.probing.capture.granularity import Granularity
 from layerprobe.probing.capture.layers import Layer
-from layerprobe.probing.capture.survey import discover
 from layerprobe.probing.features.reducers import AbstractReducer, Reduction
 
 
@@ -55,9 +56,11 @@ def main(cfg: DictConfig) -> None:
     Console().print(table)
 
 
-def timed(network: nn.Module, x: Tensor, granularity: str, reducer: AbstractReducer, repeats: int) -> dict[str, Any]:
+def timed(
+    network: nn.Module, x: Tensor, granularity: Granularity, reducer: AbstractReducer, repeats: int
+) -> dict[str, Any]:
     """Times in seconds, and the ratios to the plain pass, of minima and of medians."""
-    layers = discover(network, x, granularity=granularity)
+    layers = list_layers(network, x, granularity=granularity).layers
     reductions = {layer: reducer.fit(layer.shape, 0) for layer in layers}
     reducing = 0.0
 
@@ -93,10 +96,10 @@ def timed(network: nn.Module, x: Tensor, granularity: str, reducer: AbstractRedu
 
 
 def kept(
-    network: nn.Module, x: Tensor, granularity: str, reducer: AbstractReducer, n_batches: Sequence[int]
+    network: nn.Module, x: Tensor, granularity: Granularity, reducer: AbstractReducer, n_batches: Sequence[int]
 ) -> dict[str, Any]:
     """Most bytes of activations alive at a time, and the growth of the process, for data of several sizes."""
-    layers = discover(network, x, granularity=granularity)
+    layers = list_layers(network, x, granularity=granularity).layers
     reductions = {layer: reducer.fit(layer.shape, 0) for layer in layers}
     found: dict[str, Any] = {}
     for number in n_batches:

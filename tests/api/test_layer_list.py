@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import layerprobe
-from layerprobe.probing.capture.survey import discover
+from helpers.discovered import discover
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:.*torch.jit.script")
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.init import xavier_normal_
 
+from helpers.discovered import discover
 from layerprobe.models.deep_convnet import DeepConvNet
 from layerprobe.probing.capture.activations import activations
-from layerprobe.probing.capture.survey import discover
 
 
 def test_the_layers_are_those_of_a_forward_pass_by_hand() -> None:

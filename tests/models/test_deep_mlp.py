@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.init import xavier_normal_
 
+from helpers.discovered import discover
 from layerprobe.models.deep_mlp import DeepMLP
 from layerprobe.probing.capture.activations import activations
-from layerprobe.probing.capture.survey import discover
 
 
 def by_hand(network: DeepMLP, x: torch.Tensor, slope: float) -> list[torch.Tensor]:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torchvision.models import inception_v3
 
+from helpers.discovered import discover
 from layerprobe.models.inception import InceptionWithAuxiliary
 from layerprobe.probing.capture.activations import activations
-from layerprobe.probing.capture.survey import discover
 
 LAYERS = ["maxpool1", "Conv2d_3b_1x1", "maxpool2", "Mixed_??", "AuxLogits", "avgpool", "fc"]
 

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from helpers.discovered import discover
 from helpers.foreign import ForeignNet, Records, RecordsDataModule
 from helpers.small_module import Net
-from layerprobe.probing.capture.survey import discover
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.training.callback import ProbeCallback
 from layerprobe.training.lightning_splits import splits_of_datamodule

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from helpers.cases import Branch, Case, InPlace, LSTMClassifier, each_case, one_thread  # noqa: F401
+from helpers.discovered import discover
 from layerprobe.probing.capture.activations import activations, record
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.layers import Layer
-from layerprobe.probing.capture.survey import discover, survey
+from layerprobe.probing.capture.survey import survey
 
 
 def hook_counts(network: nn.Module) -> list[int]:

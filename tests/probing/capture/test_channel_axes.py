@@ -12,9 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from torch import Tensor, nn
 
 from helpers.cases import one_thread  # noqa: F401
+from helpers.discovered import discover
 from helpers.recorded import recorded
 from layerprobe.probing.capture.freeze import freeze
-from layerprobe.probing.capture.survey import discover
 from layerprobe.probing.discovery import discover_layers
 from layerprobe.probing.features.reducers import AveragePool, ChannelMean, Flatten
 from layerprobe.probing.protocol import ProbeProtocol

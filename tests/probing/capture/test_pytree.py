@@ -15,9 +15,9 @@ from transformers import BatchEncoding
 from transformers.modeling_outputs import BaseModelOutput
 
 import layerprobe
+from helpers.discovered import discover
 from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.pytree import map_tensors, named_tensors
-from layerprobe.probing.capture.survey import discover
 from layerprobe.probing.data_adapters import sources_of
 from layerprobe.probing.data_fingerprint import Fingerprint
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from helpers.cases import one_thread  # noqa: F401
+from helpers.discovered import discover
 from helpers.recorded import recorded as recorded_split
 from helpers.recorded import surveyed
 from layerprobe.probing.capture.activations import activations
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.capture.layers import Layer
 from layerprobe.probing.capture.sample_independence import REASONS
-from layerprobe.probing.capture.survey import discover
 from layerprobe.probing.features.reducers import Flatten
 
 

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from helpers.cases import Branch, CalledTwice, Case, InPlace, MixesSamples, SkipMLP, Wrapper, each_case, one_thread  # noqa: F401
+from helpers.discovered import discover
 from helpers.recorded import surveyed
 from layerprobe.probing.capture.layers import Layer
-from layerprobe.probing.capture.survey import discover
 
 
 def names(layers: tuple[Layer, ...]) -> list[str]:

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import layerprobe
+from helpers.discovered import discover
 from layerprobe.probing.activation_recorder import ActivationRecorder
 from layerprobe.probing.capture.freeze import freeze
-from layerprobe.probing.capture.survey import discover
 from layerprobe.probing.features.cache import FeatureCache
 from layerprobe.probing.features.oom import OnCPU, with_room
 from layerprobe.probing.features.reducers import Flatten

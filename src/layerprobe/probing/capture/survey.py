@@ -20,7 +20,7 @@ from layerprobe.probing.capture.default_device import programs_device
 from layerprobe.probing.capture.freeze import Frozen, freeze, uninitialised
 from layerprobe.probing.capture.granularity import GRANULARITIES, Granularity, block_paths
 from layerprobe.probing.capture.hooks import HEADS, INPUT, Site, module_at, unwrap
-from layerprobe.probing.capture.layers import Layer, Tap, first_names, in_order
+from layerprobe.probing.capture.layers import Layer, Tap, in_order
 from layerprobe.probing.capture.name_patterns import select
 from layerprobe.probing.capture.naming import Candidate, Names, candidates
 from layerprobe.probing.capture.sample_axes import SampleAxes, of_two, sample_axes
@@ -71,34 +71,6 @@ class Survey:
             )
         wanted = select([layer.names for layer in self.layers], include, exclude, self.left_out)
         return tuple(tuple(map(layer.under, names)) for layer, names in zip(self.layers, wanted, strict=True) if names)
-
-
-def discover(
-    network: nn.Module,
-    inputs: NetworkInputs,
-    *,
-    granularity: Granularity | str = "ops",
-    include: str | Sequence[str] = ("*",),
-    exclude: str | Sequence[str] = (),
-) -> tuple[Layer, ...]:
-    """List the layers of a network in order of execution, each under the first of its names that is wanted.
-
-    Args:
-        network: Any module; wrappers for several devices and `torch.compile` are looked through. One whose parameters
-            are not initialised yet (lazy modules) is called once first, as its user would.
-        inputs: A tensor, a tuple or list (called `network(*inputs)`) or a mapping (called `network(**inputs)`), with
-            the batch axis first.
-        granularity: `ops` for every tensor, `modules` for outputs of modules, `blocks` for those of the largest
-            repeated parts (see `granularity.block_paths`).
-        include: See `Survey.choose`.
-        exclude: See `Survey.choose`.
-
-    Raises:
-        TypeError: The inputs are nothing that a network can be called with.
-        ValueError: No layer is found, a pattern matches none, or the inputs hold no batch.
-    """
-    with freeze_initialised(network, inputs) as frozen:
-        return first_names(survey(frozen, inputs, granularity=granularity).choose(include, exclude))
 
 
 @contextmanager
