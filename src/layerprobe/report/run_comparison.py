@@ -49,7 +49,7 @@ class Comparison:
 
     @cached_property
     def problems(self) -> list[str]:
-        """For each run what tells its data, and what is asked of them, from those of others: see `problems`."""
+        """For each run what tells its data, and what is asked of them, from those of others: see `problem_names`."""
         return problem_names(self.runs)
 
     @cached_property

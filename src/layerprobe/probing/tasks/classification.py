@@ -119,7 +119,7 @@ class Classification(AbstractScoredTask):
     def measure(
         self, heads: Heads, features: Features, targets: Shaped[Tensor, "n ..."], solver: AbstractSolver
     ) -> Measured:
-        """See `AbstractTask.measure`; `metrics.class_auc` says which area is meant."""
+        """See `AbstractTask.measure`; `class_auc` says which area is meant."""
         correct, loss = heads.evaluate(features, targets, solver.losses)
         scores = heads.scores(features)
         low, high = self.interval(scores, targets)

@@ -30,7 +30,7 @@ class Regression(AbstractTask):
 
     For the value j of each sample it is \(\sum_i (\hat y_{ij} - y_{ij})^2 / \sum_i (y_{ij} - \bar y_j)^2\), with
     the mean of the split itself; several values count alike. 0 is perfect, 1 is no better than the mean, and it can be
-    larger. Its interval is `metrics.unexplained_interval`. The loss is half the squared distance in units of the
+    larger. Its interval is `unexplained_interval`. The loss is half the squared distance in units of the
     training targets' standard deviation.
 
     A value that is constant on a split has no R² there and is left out of it, with a message. Constant is what is no
@@ -159,7 +159,7 @@ class Regression(AbstractTask):
     def difference(
         self, scores: Float[Tensor, "n c"], other: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]
     ) -> tuple[float, float, float]:
-        """See `AbstractTask.difference`; `metrics.unexplained_difference` has the interval."""
+        """See `AbstractTask.difference`; `unexplained_difference` has the interval."""
         varies = _varies(targets)
         return unexplained_difference(scores[:, varies].double(), other[:, varies].double(), targets[:, varies])
 

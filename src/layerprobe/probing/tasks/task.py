@@ -38,8 +38,8 @@ class Measured:
         high: Upper end of its 95 % interval.
         loss: The mean loss.
         correct: Whether the head is right, for each sample; empty where a prediction is not right or wrong.
-        f1: See `metrics.f1_score`; NaN where the task has none.
-        auc: See `metrics.roc_auc`; NaN where the task has none.
+        f1: See `f1_score`; NaN where the task has none.
+        auc: See `roc_auc`; NaN where the task has none.
         r2: Coefficient of determination; NaN where the task has none.
         message: What a reader of these figures has to know; empty where there is nothing.
     """
