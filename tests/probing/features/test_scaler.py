@@ -32,3 +32,13 @@ def test_another_split_is_not_looked_at() -> None:
     train, test = torch.randn(50, 4), torch.randn(50, 4) * 9 + 9
     standardised = Standardiser.fit(train).apply_(test.clone())
     assert standardised.mean() > 1, "the test split was standardised with statistics of its own"
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-170, 1e150, 1e200, 1e300])
+def test_numbers_whose_squares_overflow_or_vanish_are_standardised_all_the_same(size: float) -> None:
+    x = torch.randn(500, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 2
+    x[:, 2] = 1.0
+    expected = Standardiser.fit(x).apply_(x.clone())
+    found = Standardiser.fit(x * size)
+    assert found.constant.tolist() == [False, False, True]
+    torch.testing.assert_close(found.apply_(x * size), expected, rtol=1e-9, atol=1e-9)

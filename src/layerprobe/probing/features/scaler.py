@@ -15,6 +15,9 @@ from layerprobe.probing.features.row_blocks import BLOCK, AbstractRows, Features
 _CACHED = 1 << 18
 """Elements that a processor works on at a time: its cache holds them, in float64 too."""
 
+_SQUARES = (1e-280, 1e280)
+"""Variances in float64 between which no square has lost digits."""
+
 
 @dataclass(frozen=True)
 class Standardiser:
@@ -44,12 +47,17 @@ class Standardiser:
         variance = torch.zeros_like(mean)
         for chunk in _parts(features):
             variance += (chunk.double() - mean).square_().sum(0) / n
+        if features.dtype == torch.float64 and not bool(((variance > _SQUARES[0]) & (variance < _SQUARES[1])).all()):
+            return cls._known(mean, _deviation(features, mean), features.dtype)
         return cls.of(mean, variance, features.dtype)
 
     @classmethod
     def of(cls, mean: Float[Tensor, " d"], variance: Float[Tensor, " d"], dtype: torch.dtype) -> Standardiser:
         """Standardise features of the precision `dtype` by known means and variances, both float64."""
-        deviation = variance.clamp_min(0).sqrt()
+        return cls._known(mean, variance.clamp_min(0).sqrt(), dtype)
+
+    @classmethod
+    def _known(cls, mean: Float[Tensor, " d"], deviation: Float[Tensor, " d"], dtype: torch.dtype) -> Standardiser:
         constant = deviation <= 4 * torch.finfo(dtype).eps * mean.abs()
         scale = torch.where(constant, torch.ones_like(deviation), deviation)
         return cls(mean.to(dtype), scale.to(dtype), constant)
@@ -84,6 +92,17 @@ class Standardiser:
     def applied(self, features: Features) -> Features:
         """Standardised features: a tensor is changed in place, anything else whenever it is read."""
         return self.apply_(features) if isinstance(features, Tensor) else StandardisedRows(features, self)
+
+
+def _deviation(features: Features, mean: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
+    """The standard deviations of float64 features, in units of which no square overflows or vanishes."""
+    unit, total = torch.zeros_like(mean), torch.zeros_like(mean)
+    for chunk in _parts(features):
+        unit = torch.maximum(unit, (chunk - mean).abs_().amax(0))
+    unit[unit == 0] = 1
+    for chunk in _parts(features):
+        total += ((chunk - mean) / unit).square_().sum(0) / len(features)
+    return total.sqrt_() * unit
 
 
 def _parts(features: Features) -> Iterator[Float[Tensor, "k d"]]:
