@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import layerprobe
+from layerprobe.models.classifier import trainable
 from layerprobe.probing.data_adapters import sources_of
 from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.types import SPLITS, named_classes
@@ -86,6 +89,15 @@ WAYS = {
     "pandas' words": lambda x, y: (x, pd.Series(WORDS[y.numpy()]).astype("category")),
     "columns of a Hugging Face data set": lambda x, y: (of_hugging_face(x, y)["x"], of_hugging_face(x, y)["word"]),
     "its columns as tensors": lambda x, y: tuple(of_hugging_face(x, y).with_format("torch")[name] for name in "xy"),
+    "columns of pyarrow": lambda x, y: (
+        pa.FixedSizeListArray.from_arrays(pa.array(x.numpy().ravel()), x.shape[1]),
+        pa.array(y.numpy()),
+    ),
+    "columns of pyarrow in chunks, with words": lambda x, y: (
+        pa.chunked_array([pa.array(list(x[:9].numpy())), pa.array(list(x[9:].numpy()))]),
+        pa.array(WORDS[y.numpy()]).dictionary_encode(),
+    ),
+    "a table of pyarrow": lambda x, y: (pa.table({str(i): x[:, i].numpy() for i in range(5)}), pa.array(y.numpy())),
     "a TensorDataset": TensorDataset,
     "a Dataset": lambda x, y: Pairs((x, y)),
     "a stream": lambda x, y: Stream((x, y)),
@@ -108,6 +120,58 @@ def expected() -> pd.DataFrame:
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_to_give_a_split_gives_the_same_records(expected: pd.DataFrame, way: str) -> None:
     pd.testing.assert_frame_equal(probed({split: WAYS[way](*pair) for split, pair in made().items()}), expected)
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "dev"])
+def test_the_validation_split_goes_by_its_usual_names(expected: pd.DataFrame, name: str, tmp_path: Path) -> None:
+    train, val, test = made().values()
+    pd.testing.assert_frame_equal(probed({"train": train, name: val, "test": test}), expected)
+    with pytest.raises(ValueError, match=rf"have a split '{name}'. Call them train, val and test"):
+        probed({"train": train, name: val, "val": val, "test": test})
+    callback = layerprobe.ProbeCallback(data={"train": train, name: val, "test": test})
+    net = trainable(network(), lambda named: torch.optim.SGD(dict(named).values(), lr=0.1), None)
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[callback], default_root_dir=tmp_path,
+    )  # fmt: skip
+    loader = DataLoader(TensorDataset(*train), batch_size=60)
+    trainer.fit(net, loader, loader)
+    assert not callback.results().empty
+
+
+def test_two_classes_may_be_minus_one_and_one() -> None:
+    binary = {split: (x, (y > 0).long()) for split, (x, y) in made().items()}
+    signed = {split: (x, 2 * y - 1) for split, (x, y) in binary.items()}
+    asked: dict[str, Any] = {"controls": ["shuffled"], "metrics": "all", "analyses": ["nearest_mean", "knn"]}
+    net = network()
+    pd.testing.assert_frame_equal(probed(signed, net, **asked), probed(binary, net, **asked))
+    head = layerprobe.probe(net, signed, progress=False).heads["1"]
+    assert head.classes.tolist() == [-1, 1]
+    assert set(head.predict(net, signed["test"][0]).tolist()) == {-1, 1}
+    for other in (torch.zeros(60), torch.full((60,), 2)):
+        train = (signed["train"][0], torch.where(torch.arange(60) % 2 == 0, -1, other))
+        with pytest.raises(TypeError, match="found the negative value -1"):
+            probed(signed | {"train": train}, net)
+    with pytest.raises(TypeError, match="found the negative value -1 in the test split"):
+        probed(binary | {"test": (binary["test"][0], -torch.ones(40))}, net)
+
+
+def test_words_in_batches_are_answered_with_a_way_to_number_them() -> None:
+    words = [("a", "b")[int(y > 0)] for y in made()["train"][1]]
+    batches = [(made()["train"][0], words)]
+    with pytest.raises(TypeError, match=r"a list in the train split: words \(a, b\), to be numbered such as by tar"):
+        probed(dict.fromkeys(SPLITS, batches))
+
+
+def test_samples_that_are_lists_of_numbers_are_answered_with_a_message() -> None:
+    x, y = made()["train"]
+    rows = [{"x": row.tolist(), "y": int(label)} for row, label in zip(x, y, strict=True)]
+    batches = dict.fromkeys(SPLITS, DataLoader(rows, batch_size=20))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"let them be tensors, .* with_format\('torch'\)"):
+        probed(batches, inputs="x", targets="y")
+    arrays = [(x.numpy(), y)]
+    with pytest.raises(TypeError, match=r"of an array, inputs=lambda batch: torch.as_tensor"):
+        probed(dict.fromkeys(SPLITS, arrays))
 
 
 def test_one_way_for_each_split(expected: pd.DataFrame) -> None:

@@ -19,6 +19,8 @@ ACCEPTED = (
     "tensors, NumPy arrays, pandas columns or lists; or one Dataset or pair, which is divided. Several test sets go by "
     'their names: {…, "test": {"in": …, "shifted": …}}'
 )
+_VALIDATION = ("validation", "valid", "dev")
+"""What others call the validation split."""
 _MISSING = "Leave out samples without a value, or fill them in first."
 _BATCH = 256
 
@@ -77,10 +79,16 @@ def named_tests(given: Mapping[Any, Any], taken: Collection[str] = ()) -> dict[S
     return {name: found for name, found in given.items() if found is not None}
 
 
+def with_known_names(data: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Call the validation split `val`, where it goes by another of its usual names and none is called so."""
+    return {"val" if name in _VALIDATION and "val" not in data else name: given for name, given in data.items()}
+
+
 def _by_name(data: Mapping[Any, Any], tests: Mapping[str, Any] | None) -> dict[Split, Any]:
     """Train, val and every test set, where they are given."""
+    data = with_known_names(data)
     if unknown := [name for name in data if name not in SPLITS]:
-        raise ValueError(f"The data have a split {unknown[0]!r}. Call them train, val and test.")
+        raise ValueError(f"The data have a split {unknown[0]!r}. Call them train, val and test, and leave out others.")
     first = data.get("test")
     several = named_tests(first) if isinstance(first, Mapping) else {} if first is None else {"test": first}
     found = {split: data[split] for split in ("train", "val") if data.get(split) is not None}
@@ -174,7 +182,7 @@ def _is_pair(given: Any) -> bool:
 
 def _are_targets(given: Any) -> bool:
     if isinstance(given, Tensor) or _is_array(given):
-        return len(given.shape) > 0
+        return _is_arrow(given) or len(given.shape) > 0
     return _is_list(given) and all(
         isinstance(value, str | int | float | np.generic) or _is_row(value) for value in given
     )
@@ -194,10 +202,17 @@ def _is_row(value: Any) -> bool:
 
 def _is_array(given: Any) -> bool:
     """NumPy, pandas, or whatever else turns into an array."""
-    return isinstance(given, np.ndarray) or (hasattr(given, "to_numpy") and hasattr(given, "shape"))
+    return isinstance(given, np.ndarray) or (hasattr(given, "to_numpy") and hasattr(given, "shape")) or _is_arrow(given)
+
+
+def _is_arrow(given: Any) -> bool:
+    """A column or table of pyarrow: told by its package, which need not be imported here."""
+    return type(given).__module__.partition(".")[0] == "pyarrow" and hasattr(given, "to_pandas")
 
 
 def _array(given: Any) -> np.ndarray:
+    if _is_arrow(given):
+        given = given.to_pandas()
     found = given if isinstance(given, np.ndarray) else given.to_numpy() if hasattr(given, "to_numpy") else None
     if found is None:
         found = np.asarray([value.item() if isinstance(value, Tensor) else value for value in given])

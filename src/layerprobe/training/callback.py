@@ -19,7 +19,7 @@ from layerprobe.files.errors import DamagedFileError, aside
 from layerprobe.probing.batches import Data, check_splits, undisturbed
 from layerprobe.probing.capture.freeze import check_initialised, random_states_kept
 from layerprobe.probing.capture.freeze import freeze as freeze_network
-from layerprobe.probing.data_adapters import named_tests
+from layerprobe.probing.data_adapters import named_tests, with_known_names
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
 from layerprobe.results.config_identity import differing, identity
@@ -181,7 +181,7 @@ class ProbeCallback(LateCallback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the results before anything is computed, so that a directory that cannot be written costs nothing."""
         if isinstance(self._given, Mapping):
-            check_splits(self._given, needs_val=self.protocol.needs_val)
+            check_splits(with_known_names(self._given), needs_val=self.protocol.needs_val)
         self._root = self.directory or Path(trainer.log_dir or trainer.default_root_dir)
         self._guard = next((other for other in trainer.callbacks if isinstance(other, Guard)), None)  # type: ignore[attr-defined]
         self._ranks = Ranks()

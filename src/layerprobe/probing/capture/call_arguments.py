@@ -16,6 +16,8 @@ NetworkInputs: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, A
 """A tensor, positional arguments (`network(*inputs)`) or keyword arguments (`network(**inputs)`); any other object that
 holds tensors, such as a dataclass, is the only argument (`network(inputs)`). The batch axis comes first."""
 
+_AS_TENSOR = ": of an array, inputs=lambda batch: torch.as_tensor(batch[0])"
+
 
 def check_dense(tensor: Tensor) -> None:
     """Refuse a sparse tensor, which cannot be cut into samples.
@@ -67,7 +69,7 @@ class Arguments:
             raise TypeError(
                 f"the network's inputs are a {type(inputs).__name__}, which it cannot be called with. Give a tensor, "
                 "a tuple or list of positional arguments, a mapping of keyword arguments, or an object that holds "
-                "tensors."
+                f"tensors{_AS_TENSOR if hasattr(inputs, '__array__') else ''}."
             )
         found = list(leaves((args, kwargs)))
         for path, part in found:

@@ -109,16 +109,25 @@ def _runs(frozen: Frozen, given: Arguments) -> bool:
     return True
 
 
+_LISTS = (
+    " Samples that are lists of numbers become a tensor for each place: let them be tensors, as those of a Hugging "
+    "Face data set are after with_format('torch')."
+)
+
+
 def _check_call(network: nn.Module, given: Arguments) -> None:
     try:
         signature(network.forward).bind(*given.args, **given.kwargs)
     except TypeError as error:
+        shapes = {tuple(tensor.shape) for _, tensor in given.named()}
+        columns = len(given.args) > 1 and len(shapes) == 1 and len(shapes.pop()) == 1
         raise TypeError(
             f"the network cannot be called with these inputs: {error}, for {len(given.args)} positional and "
             f"{len(given.kwargs)} keyword arguments. A list or tuple is called as network(*inputs) and a mapping as "
             "network(**inputs), and samples are cut along axis 0 of each tensor: images of one size are stacked into "
             "one tensor. Say with `inputs` what of a batch is passed; a list or a mapping as one argument is passed as "
             "(argument,), the whole batch on the command line by inputs=items 'inputs.paths=[.]'."
+            + (_LISTS if columns else "")
         ) from error
     except ValueError:  # no signature is known
         return

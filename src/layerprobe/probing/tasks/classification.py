@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from layerprobe.formatting import described
+from layerprobe.formatting import described, listed
 from layerprobe.probing.controls import majority_error
 from layerprobe.probing.features.row_blocks import Features
 from layerprobe.probing.heads import Heads
@@ -27,6 +27,8 @@ from layerprobe.probing.tasks.class_weights import ClassWeight, check_class_weig
 from layerprobe.probing.tasks.task import AbstractScoredTask, Figure, Measured, PathFit
 from layerprobe.statistics.intervals import tango_interval, wilson_interval
 from layerprobe.types import Split
+
+_NUMBERED = "to be numbered such as by targets=lambda batch: torch.tensor([WORDS.index(word) for word in batch[1]])"
 
 
 @final
@@ -58,8 +60,10 @@ class Classification(AbstractScoredTask):
         """Take every solver."""
 
     def read(self, targets: Any, split: Split) -> Int[Tensor, " n"]:
-        """See `AbstractTask.read`; numbers such as 1.0 and a column (n, 1) are taken too."""
+        """See `AbstractTask.read`; numbers such as 1.0, a column (n, 1), and -1 and 1 for two classes are taken too."""
         found, example = described(targets), ""
+        if isinstance(targets, list | tuple) and targets and all(isinstance(one, str) for one in targets):
+            example = f": words ({listed(sorted(set(targets)), 3)}), {_NUMBERED}"
         if isinstance(targets, Tensor):
             values = targets.detach().cpu()
             if values.ndim == 2 and values.shape[1] == 1:
@@ -68,26 +72,26 @@ class Classification(AbstractScoredTask):
                 example = ": rows with one place that is not 0, whose class is `.argmax(1)`"
             if values.ndim == 1 and not values.is_complex():
                 indices = values.to(torch.int64)
-                if not len(indices) or (indices.min() >= 0 and torch.equal(indices.to(values.dtype), values)):
+                whole = torch.equal(indices.to(values.dtype), values)
+                if whole and (not len(indices) or indices.min() >= 0 or bool((indices.abs() == 1).all())):
                     return indices
                 wrong = values[(indices < 0) | (indices.to(values.dtype) != values)][0].item()
                 if wrong < 0 or not values.is_floating_point():
                     found = f"the negative value {wrong}"
                 else:
                     example = f", such as {wrong:.6g}"
-        raise TypeError(
-            f"Probing needs class indices as targets (one integer >= 0 for each sample), found {found} in the {split} "
-            f"split{example}. Map the batch to its class with `targets=lambda batch: …`, or choose the task: "
-            "task=regression for numbers, task=multi_label for rows of zeros and ones. Words are taken of "
-            "(inputs, targets) pairs alone."
-        )
+        raise _no_classes(found, split, example)
 
     def labels(self, targets: Mapping[Split, Shaped[Tensor, "n ..."]]) -> Labels:
         """Number the training classes; see `Labels.of`.
 
         Raises:
+            TypeError: Where -1 is not one of two classes, -1 and 1: it often stands for no label.
             ValueError: Where train holds one class only, or not one that `class_weight` names.
         """
+        negative = next((split for split, values in targets.items() if bool((values < 0).any())), None)
+        if negative is not None and not all(bool((values.abs() == 1).all()) for values in targets.values()):
+            raise _no_classes("the negative value -1", negative)
         labels = Labels.of(targets)
         class_weights(self.class_weight, labels.splits["train"], labels.outputs)
         return labels
@@ -180,6 +184,15 @@ class Classification(AbstractScoredTask):
         only_other, only_first, n = int((other_right & ~right).sum()), int((right & ~other_right).sum()), len(targets)
         low, high = tango_interval(only_other, only_first, n)
         return (only_other - only_first) / n, float(low), float(high)
+
+
+def _no_classes(found: str, split: Split, example: str = "") -> TypeError:
+    return TypeError(
+        f"Probing needs class indices as targets (one integer >= 0 for each sample), found {found} in the {split} "
+        f"split{example}. Map the batch to its class with `targets=lambda batch: …`, or choose the task: "
+        "task=regression for numbers, task=multi_label for rows of zeros and ones. Words are taken of "
+        "(inputs, targets) pairs alone."
+    )
 
 
 def _balanced_error(scores: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> float:
