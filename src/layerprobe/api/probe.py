@@ -103,8 +103,8 @@ def probe(
             pyarrow or a Hugging Face data set, or lists, the inputs also several of them by name or in a tuple; targets
             may be words, which are numbered in sorted order. One pair or Dataset is divided with `seed`: three fifths
             for train, one for val, one for test. Several test sets go by their names, `"test": {"in": …, "shifted":
-            …}`: each head is fitted and chosen once and read on all of them; the first is the primary one, whose figures are
-            in the rows.
+            …}`: each head is fitted and chosen once and read on all of them; the first is the primary one, whose
+            figures are in the rows.
         tests: Further test sets by name, for data that are given in another way than by their splits.
         layers: Glob pattern(s) of the layers to probe.
         exclude: Glob pattern(s) of the layers to leave out.
