@@ -8,8 +8,11 @@ from torch import Tensor, nn
 
 from layerprobe.compat.torch import (
     COMPILED,
+    default_device,
     empty_host_cache,
     is_compiled,
+    print_options,
+    set_print_options,
     sparse_parts,
     storage_address,
     transform_level,
@@ -88,3 +91,23 @@ def test_pinned_memory_is_given_back() -> None:
     assert named, "neither the public name nor that of before is there"
     if torch.cuda.is_available():
         empty_host_cache()
+
+
+def test_the_default_device_is_what_was_set_and_none_by_default() -> None:
+    assert default_device() is None
+    with torch.device("meta"):
+        assert default_device() is None
+    torch.set_default_device("meta")
+    try:
+        assert default_device() == torch.device("meta")
+    finally:
+        torch.set_default_device(None)
+
+
+def test_print_options_are_read_and_set() -> None:
+    before, shown = print_options(), str(torch.tensor([1 / 3]))
+    torch.set_printoptions(precision=2)
+    assert print_options() != before
+    assert str(torch.tensor([1 / 3])) != shown
+    set_print_options(before)
+    assert str(torch.tensor([1 / 3])) == shown

@@ -1,11 +1,12 @@
-"""Private names of torch: versions, storages, what `torch.compile` wraps, transforms, sparse parts, pinned memory.
+"""Private names of torch: versions, storages, `torch.compile`, transforms, sparse parts, pinned memory, defaults.
 
 Known for torch 2.6 to 2.15.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,22 @@ def sparse_parts(tensor: Tensor) -> tuple[Tensor, ...]:
     if tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
         return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
     return ()
+
+
+def default_device() -> torch.device | None:
+    """The device that `torch.set_default_device` has set, whatever `with torch.device` says; None where it has not."""
+    context = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
+    return None if context is None else context.device
+
+
+def print_options() -> dict[str, Any]:
+    """What `torch.set_printoptions` has set."""
+    return dict(vars(torch._tensor_str.PRINT_OPTS))
+
+
+def set_print_options(options: Mapping[str, Any]) -> None:
+    """Set what `print_options` has given."""
+    vars(torch._tensor_str.PRINT_OPTS).update(options)
 
 
 def empty_host_cache() -> None:

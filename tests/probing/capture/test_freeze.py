@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import layerprobe
 from helpers.cases import one_thread  # noqa: F401
 from layerprobe.probing.capture.freeze import freeze
 
@@ -84,6 +86,48 @@ def test_everything_is_back(network: Eventful) -> None:
         network(torch.randn(3, 4))
         network(torch.randn(3, 4))
     assert vars(Marks(network)) == before
+
+
+SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[], object]]] = {
+    "threads": (torch.get_num_threads, lambda: torch.set_num_threads(torch.get_num_threads() + 1)),
+    "anomalies": (
+        lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
+        lambda: torch.autograd.set_detect_anomaly(True, check_nan=False),
+    ),
+    "print options": (lambda: str(torch.tensor([1 / 3])), lambda: torch.set_printoptions(precision=2)),
+    "NumPy's print options": (np.get_printoptions, lambda: np.set_printoptions(precision=2)),
+    "NumPy's errors": (np.geterr, lambda: np.seterr(all="ignore")),
+    "default dtype": (torch.get_default_dtype, lambda: torch.set_default_dtype(torch.float64)),
+    "default device": (torch.get_default_device, lambda: torch.set_default_device("meta")),
+    "attention": (torch.backends.cuda.flash_sdp_enabled, lambda: torch.backends.cuda.enable_flash_sdp(False)),
+    "autocast": (lambda: torch.is_autocast_enabled("cpu"), lambda: torch.set_autocast_enabled("cpu", True)),
+}
+
+
+class Sets(nn.Module):
+    def __init__(self, change: Callable[[], object]) -> None:
+        super().__init__()
+        self.fc, self.change = nn.Linear(4, 2), change
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.fc(x)
+        self.change()
+        return found
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_of_the_process_are_back(name: str) -> None:
+    read, change = SETTINGS[name]
+    before = read()
+    x = torch.randn(60, 4)
+    data = [(x[:30], (x[:30, 0] > 0).long()), (x[30:], (x[30:, 0] > 0).long())]
+    probed = layerprobe.probe(Sets(change), dict.fromkeys(("train", "val", "test"), data), progress=False)
+    assert read() == before
+    assert probed["status"].tolist() == ["converged"] * 2
+    with freeze(nn.Identity()):  # the negative control, which is put back too
+        change()
+        assert read() != before
+        torch.set_default_device(None)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, GeneratorExit])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 
 import torch
+
+from layerprobe.compat.torch import default_device
 
 _programs: ContextVar[torch.device | None] = ContextVar("programs", default=None)
 """The default of the program, where own code runs under another one."""
@@ -32,10 +34,14 @@ def own_device() -> Iterator[None]:
 
 @contextmanager
 def programs_device() -> Iterator[None]:
-    """Make tensors inside where the program makes them: its default device as `own_device` found it."""
-    device = _programs.get()
-    if device is None:
-        yield
-        return
-    with torch.device(device):
-        yield
+    """Make tensors inside where the program makes them: its default device as `own_device` found it.
+
+    One that is set inside by `torch.set_default_device` is that of the program no longer than this.
+    """
+    device, before = _programs.get(), default_device()
+    with nullcontext() if device is None else torch.device(device):
+        try:
+            yield
+        finally:
+            if default_device() != before:
+                torch.set_default_device(before)

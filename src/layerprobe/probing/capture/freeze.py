@@ -6,6 +6,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from layerprobe.compat.torch import print_options, set_print_options
 from layerprobe.probing.capture.call_arguments import check_network, device_of
 from layerprobe.probing.capture.hooks import Context, Hooks
 from layerprobe.probing.capture.side_effects import Snapshot, put_back
@@ -96,7 +98,8 @@ def freeze(
     Afterwards, whatever happened inside, these are as before, bit for bit: the train/eval flag of every submodule
     (they may differ), every buffer (its value and its place in memory), `requires_grad`, the modules' attributes
     and hooks and all that they lead to (see `Snapshot`), the random states of Python, NumPy and torch (CPU and every
-    accelerator in use), the grad mode, and torch's flags for cuDNN, matrix products, determinism and fused attention.
+    accelerator in use), the grad mode, and what `_keep_flags` goes through: torch's flags for cuDNN, matrix products,
+    determinism, fused attention, autocast and anomalies, threads, and print options.
     What has changed and cannot be put back is named in a warning: the values of parameters, for one, are not copied,
     so that a network whose forward pass trains itself is not undone.
 
@@ -233,6 +236,21 @@ def _keep_flags(restore: ExitStack) -> None:
     _keep_flag(restore, torch.get_default_dtype, torch.set_default_dtype)
     _keep_flag(restore, torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled)
     _keep_flag(restore, torch.is_grad_enabled, torch.set_grad_enabled)
+    _keep_flag(restore, _anomaly_mode, lambda mode: torch.autograd.set_detect_anomaly(*mode))
+    _keep_flag(restore, torch.get_num_threads, torch.set_num_threads)
+    _keep_flag(restore, print_options, set_print_options)
+    _keep_flag(restore, np.get_printoptions, lambda options: np.set_printoptions(**options))
+    _keep_flag(restore, np.geterr, lambda how: np.seterr(**how))
+    for kind in ("flash", "mem_efficient", "math", "cudnn"):
+        enabled, enable = f"{kind}_sdp_enabled", f"enable_{kind}_sdp"
+        _keep_flag(restore, getattr(torch.backends.cuda, enabled), getattr(torch.backends.cuda, enable))
+    for device in ("cpu", "cuda"):
+        _keep_flag(restore, partial(torch.is_autocast_enabled, device), partial(torch.set_autocast_enabled, device))
+        _keep_flag(restore, partial(torch.get_autocast_dtype, device), partial(torch.set_autocast_dtype, device))
+
+
+def _anomaly_mode() -> tuple[bool, bool]:
+    return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
 
 
 def _accessors(path: str) -> tuple[Callable[[], Any], Callable[[Any], None]]:
