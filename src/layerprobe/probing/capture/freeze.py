@@ -135,7 +135,7 @@ def random_states_kept(*, seed: int | None = None) -> Iterator[None]:
         for read, put_back_to in _generators():
             restore.callback(put_back_to, read())
         for accelerator in (torch.cuda, torch.xpu):
-            if accelerator.is_available() and not accelerator.is_initialized():
+            if not accelerator.is_initialized():
                 restore.callback(_rewind, accelerator)
         if seed is not None:
             _seed_everything(seed)
@@ -153,7 +153,7 @@ def _generators() -> Iterator[tuple[Callable[[], Any], Callable[[Any], Any]]]:
     yield np.random.get_state, np.random.set_state
     yield torch.get_rng_state, torch.set_rng_state
     for accelerator in (torch.cuda, torch.xpu):
-        if accelerator.is_available() and accelerator.is_initialized():
+        if accelerator.is_initialized():
             yield accelerator.get_rng_state_all, accelerator.set_rng_state_all
     if torch.backends.mps.is_available():
         yield torch.mps.get_rng_state, torch.mps.set_rng_state
@@ -221,7 +221,7 @@ def _seed_everything(seed: int) -> None:
     # Not `torch.manual_seed`: where CUDA is not in use yet, it would seed the CUDA of later, outside.
     torch.default_generator.manual_seed(seed)
     for accelerator in (torch.cuda, torch.xpu):
-        if accelerator.is_available() and accelerator.is_initialized():
+        if accelerator.is_initialized():
             accelerator.manual_seed_all(seed)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(seed)
