@@ -20,6 +20,8 @@ from beartype import BeartypeConf
 
 Checker = Callable[..., Any]
 
+_of_one_call = jaxtyping.jaxtyped("context")  # which holds nothing, so that one serves all calls
+
 _SAME_ERROR = BeartypeConf(violation_type=jaxtyping.TypeCheckError)
 
 
@@ -91,7 +93,7 @@ def _in_a_context(checked: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(checked)
     def called(*args: Any, **kwargs: Any) -> Any:
-        with jaxtyping.jaxtyped("context"):
+        with _of_one_call:
             return checked(*args, **kwargs)
 
     return called
