@@ -29,6 +29,12 @@ def is_compiled(module: nn.Module) -> bool:
     return COMPILED in module._modules
 
 
+def is_sharded_later(module: nn.Module) -> bool:
+    """Whether `torch.distributed.fsdp.fully_shard` is to set a module up in its first call, which has not been made."""
+    state = getattr(module, "_get_fsdp_state", None)
+    return state is not None and getattr(state(), "_is_root", False) is None
+
+
 def version(tensor: Tensor) -> int:
     """Count how often a tensor has been written to in place; 0 for one of inference mode, which has no counter."""
     return 0 if tensor.is_inference() else tensor._version

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 
 import layerprobe
 from helpers.cases import one_thread  # noqa: F401
@@ -268,3 +269,19 @@ def test_random_states_of_every_cuda_device_are_back() -> None:
     with freeze(network, seed=5):
         assert torch.equal(torch.rand(3, device="cuda"), first)
     assert all(torch.equal(a, b) for a, b in zip(before, torch.cuda.get_rng_state_all(), strict=True))
+
+
+def test_a_network_that_its_first_call_shards_is_refused_before_it_and_read_after_it() -> None:
+    distributed = torch.distributed
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        network, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU()), torch.randn(60, 8)
+        fully_shard(network)
+        data = (x, (x[:, 0] > 0).long())
+        with pytest.raises(ValueError, match=r"not initialised yet \(0.weight, 0.bias\)\. Call the network once"):
+            layerprobe.probe(network, data, progress=False)
+        expected = network(x)  # what was refused is as it was
+        assert layerprobe.probe(network, data, progress=False)["layer"].tolist() == ["input", "0", "1"]
+        assert torch.equal(network(x), expected)
+    finally:
+        distributed.destroy_process_group()

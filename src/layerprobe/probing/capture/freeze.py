@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from layerprobe.compat.torch import print_options, set_print_options
+from layerprobe.compat.torch import is_sharded_later, print_options, set_print_options
 from layerprobe.probing.capture.call_arguments import check_network, device_of
 from layerprobe.probing.capture.hooks import Context, Hooks
 from layerprobe.probing.capture.side_effects import Snapshot, put_back
@@ -170,7 +170,7 @@ def check_initialised(network: nn.Module) -> None:
     """Refuse a network that cannot be called before a first call has made its parameters.
 
     Raises:
-        ValueError: A parameter is not initialised yet (lazy modules).
+        ValueError: A parameter is not initialised yet (lazy modules, `fully_shard`).
     """
     if lazy := uninitialised(network):
         raise ValueError(
@@ -182,10 +182,11 @@ def check_initialised(network: nn.Module) -> None:
 
 
 def uninitialised(network: nn.Module) -> list[str]:
-    """Names of the parameters and buffers that a lazy module has not made yet."""
+    """Names of the parameters and buffers that a lazy module has not made yet, or a sharded one not set up."""
     check_network(network)
     named = [*network.named_parameters(), *network.named_buffers()]
-    return [name for name, tensor in named if is_lazy(tensor)]
+    sharded = {id(tensor) for module in network.modules() if is_sharded_later(module) for tensor in module.parameters()}
+    return [name for name, tensor in named if is_lazy(tensor) or id(tensor) in sharded]
 
 
 def _still(network: nn.Module, restore: ExitStack, seed: int | None) -> None:
