@@ -90,7 +90,9 @@ class ProbeProtocol:
     standardise: bool = True
     inputs: Take = inputs_of
     targets: Take = targets_of
-    task: AbstractTask = field(default_factory=Classification)
+    # By default `Classification()`, made below: a command line of jsonargparse, as of LightningCLI, takes no default
+    # that is an instance of a final class.
+    task: AbstractTask = None  # type: ignore[assignment]
     mask: Take | None = None
     spill_dtype: Literal["float32", "bfloat16"] | None = None
     stream: bool = False
@@ -106,6 +108,8 @@ class ProbeProtocol:
     each_reducer: bool = False
 
     def __post_init__(self) -> None:
+        if self.task is None:
+            object.__setattr__(self, "task", Classification())
         object.__setattr__(self, "reducers", tuple(_flat(self.reducers)))  # a set of them counts as its members
         for name in ("layers", "reducers", "solvers", "l2", "seeds"):
             if not len(getattr(self, name)):
