@@ -29,6 +29,7 @@ class Net(pl.LightningModule):
     pass
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # defaults that are objects are not written to the CLI's own file
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_the_protocol_is_built_of_its_words(protocol: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["main.py"])

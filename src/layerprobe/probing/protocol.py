@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from torch import Tensor
 
@@ -25,6 +25,13 @@ from layerprobe.probing.tasks.task import AbstractScoredTask, AbstractTask
 
 L2_GRID: tuple[float, ...] = tuple(float(f"{10 ** (-6 + 7 * i / 11):.3g}") for i in range(12))
 """Twelve values from 1e-6 to 1e1, evenly spaced on a log scale."""
+
+if TYPE_CHECKING:
+    _Task: TypeAlias = AbstractTask
+else:
+    _Task = AbstractTask | None
+"""What is given as the task: None becomes `Classification()`. The parser of a LightningCLI takes no default that is an
+instance of a final class."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +97,7 @@ class ProbeProtocol:
     standardise: bool = True
     inputs: Take = inputs_of
     targets: Take = targets_of
-    # By default `Classification()`, made below: a command line of jsonargparse, as of LightningCLI, takes no default
-    # that is an instance of a final class.
-    task: AbstractTask = None  # type: ignore[assignment]
+    task: _Task = None  # type: ignore[assignment]
     mask: Take | None = None
     spill_dtype: Literal["float32", "bfloat16"] | None = None
     stream: bool = False
