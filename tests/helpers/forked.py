@@ -144,6 +144,7 @@ def _become(
         sys.dont_write_bytecode = True  # Python would keep a file that is cut short, and fail to read it ever after
     for stream, file in zip((1, 2), files, strict=True):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    multiprocessing.set_start_method(None, force=True)  # Python's own, which a fork server sets to what it is itself
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)

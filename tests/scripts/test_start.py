@@ -82,3 +82,10 @@ def test_probing_tensors_needs_no_lightning() -> None:
         "assert not {'pytorch_lightning', 'torchmetrics', 'transformers', 'wandb'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_script_that_is_forked_makes_processes_as_a_fresh_interpreter_does(tmp_path: Path) -> None:
+    (tmp_path / "how.py").write_text("import multiprocessing; print(multiprocessing.get_start_method())")
+    command = [sys.executable, "how.py"]
+    fresh = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
+    assert forked.run(command, cwd=tmp_path).stdout == fresh.stdout
