@@ -27,8 +27,8 @@ _SERVER.set_forkserver_preload(
         "wandb.sdk.launch.inputs.internal", "wandb.sdk.artifacts.artifact",
         "altair", "datasets", "hydra.main", "layerprobe.api.probe", "layerprobe.jobs.probe", "layerprobe.jobs.train",
         "layerprobe.report.report_files", "pandas", "pyarrow.csv", "pyarrow.parquet", "pydantic", "pytorch_lightning",
-        "rich.console", "sklearn.datasets", "tensorboard", "torch._dynamo", "torchvision.models", "transformers",
-        "transformers.models.auto.modeling_auto", "vl_convert",
+        "rich.console", "sklearn.datasets", "tabulate", "tensorboard", "torch._dynamo", "torchvision.models",
+        "transformers", "transformers.models.auto.modeling_auto", "vl_convert",
     ]
 )  # fmt: skip
 
