@@ -21,6 +21,7 @@ from layerprobe.probing.solvers.solution import Status
 from layerprobe.probing.tasks.class_weights import check_class_weight, class_weights
 from layerprobe.probing.tasks.classification import Classification
 from layerprobe.probing.tasks.multi_label import MultiLabel
+from layerprobe.probing.tasks.task import PathFit
 
 L2 = torch.logspace(-4, 0, 3, dtype=torch.float64)
 
@@ -150,7 +151,8 @@ def test_each_label_is_balanced_by_its_own_frequency() -> None:
     columns = torch.stack([(y == 1).long(), (y == 2).long()], 1)
     task = MultiLabel(class_weight="balanced")
     labels = task.labels({"train": columns, "val": columns, "test": columns})
-    found = task.fit(Logistic(), x, columns, labels, L2, lambda: pytest.fail("no spectrum is needed"))
+    path = PathFit(x, L2, lambda: pytest.fail("no spectrum is needed"))
+    found = task.fit(Logistic(), path, columns, labels)
     for i in range(2):
         alone = Logistic().solve(
             x, columns[:, i], 2, L2, weights=class_weights("balanced", columns[:, i], torch.arange(2))
