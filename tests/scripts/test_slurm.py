@@ -283,16 +283,18 @@ def test_a_first_task_that_fails_at_its_start_ends_the_other_which_waits_for_it(
     assert cluster.state_of(sent(tmp_path / "sweep")[0]) == "FAILED"
 
 
-def test_a_time_limit_again_and_again(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_time_limit_again_and_again(
+    cluster: Cluster, tmp_path: Path, disturbed: tuple[Path, str, dict[int, str]]
+) -> None:
     """One job needs two starts and has them; one needs more than `max_num_timeout` allows.
 
     The limit is set when a job trains, at each start that is to be ended by it: SLURM looks twice a minute.
     """
-    alone, twice, too_often = range(3)
-    sweep = tmp_path / "sweep"
+    twice, too_often = range(2)
+    sweep, alone = tmp_path / "sweep", disturbed[0] / "0"
     words = [
-        "-m", *JOB, "data.repeats=3000", "hydra.launcher.timeout_min=9",
-        "hydra.launcher.signal_delay_s=60", "hydra.launcher.max_num_timeout=1", f"{SAME}=50,51,52",
+        "-m", *JOB, "callbacks.count.pause=0.2", "hydra.launcher.timeout_min=9",
+        "hydra.launcher.signal_delay_s=60", "hydra.launcher.max_num_timeout=1", f"{SAME}=51,52",
         "hydra.sweep.dir=sweep",
     ]  # fmt: skip
 
@@ -306,10 +308,9 @@ def test_a_time_limit_again_and_again(cluster: Cluster, tmp_path: Path) -> None:
         limit(number, 60 * int(hours) + int(minutes) + 2)
 
     launcher = script(cluster, "train.py", *words, cwd=tmp_path)
-    wait_until(lambda: launcher.poll() is not None or len(sent(sweep)) == 3, "three jobs")
+    wait_until(lambda: launcher.poll() is not None or len(sent(sweep)) == 2, "two jobs")
     assert launcher.poll() is None, launcher.communicate()[0]
     jobs = sent(sweep)
-    (sweep / str(alone) / "hurry").touch()
     first = {}
     for number in (twice, too_often):
         limit_once_it_trains(number)
@@ -320,9 +321,9 @@ def test_a_time_limit_again_and_again(cluster: Cluster, tmp_path: Path) -> None:
     (sweep / str(twice) / "hurry").touch()
     limit_once_it_trains(too_often, first[too_often])
     output = launcher.communicate(timeout=600)[0]
-    assert [summary(sweep / str(number))["status"] for number in jobs] == ["done", "done", "interrupted"], output
-    assert 0 < first[twice] < 3000
-    check_like(sweep / str(twice), sweep / str(alone))
+    assert [summary(sweep / str(number))["status"] for number in jobs] == ["done", "interrupted"], output
+    assert 0 < first[twice] < STEPS
+    check_like(sweep / str(twice), alone)
     assert cluster.show(jobs[twice])["Restarts"] == "1"
     assert "timed-out too many times" in summary(sweep / str(too_often))["error"]
     assert (cluster.show(jobs[too_often])["Restarts"], cluster.state_of(jobs[too_often])) == ("1", "FAILED")
@@ -332,8 +333,8 @@ def test_a_time_limit_again_and_again(cluster: Cluster, tmp_path: Path) -> None:
     again = script(cluster, "sweep.py", f"continue={sweep}", cwd=tmp_path)
     output = again.communicate(timeout=600)[0]
     assert again.returncode == 0, output
-    assert 0 < before < 3000
-    check_like(sweep / str(too_often), sweep / str(alone))
+    assert 0 < before < STEPS
+    check_like(sweep / str(too_often), alone)
 
 
 def test_a_probing_job_goes_on_layer_by_layer(cluster: Cluster, tmp_path: Path) -> None:
