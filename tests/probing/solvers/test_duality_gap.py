@@ -1,4 +1,4 @@
-"""The certificate of two classes against its formula, sample by sample, and what bounds an optimum."""
+"""The certificate against its formula, sample by sample, and what bounds an optimum."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def slow_bound(
     q /= q.sum(1, keepdims=True)
     share = counts[:, None] / len(x)
     curvature = np.diag((share * q).sum(0)) - (share * q).T @ q
-    slope = (share * (q - np.eye(2)[y])).sum(0)
+    slope = (share * (q - np.eye(len(weight))[y])).sum(0)
     delta = -np.linalg.pinv(curvature, rcond=1e-10) @ slope
     factor = 1 + delta - q @ delta[:, None]
     tilted = q * factor
-    moment = (share * (tilted - np.eye(2)[y])).T @ x
+    moment = (share * (tilted - np.eye(len(weight))[y])).T @ x
     entropy = -(share * tilted * np.log(tilted)).sum() if factor.min() > 0.5 else math.nan
     return 0.0 if math.isnan(entropy) else max(0.0, entropy - (moment**2).sum() / (2 * l2))
 
@@ -57,6 +57,31 @@ def test_two_classes_have_the_bound_of_the_formula(
         assert (found.objective >= best.objective * (1 - 1e-5)).all()
 
 
+@pytest.mark.parametrize("c", [3, 70])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kept", [True, False])
+def test_more_classes_have_the_bound_of_the_formula(
+    c: int, weighted: bool, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more heads than are taken at a time, each near the optimum of its own penalty or far away."""
+    if not kept:
+        monkeypatch.setattr(duality_gap, "_KEPT_BYTES", 1)
+    x, y = (torch.as_tensor(part) for part in made(900, 6, c, 1.0))
+    counts = of_mean_one(torch.linspace(0.5, 2, c), y) if weighted else None
+    each = np.ones(900) if counts is None else counts[y].numpy()
+    l2 = torch.logspace(-3, 1, 9, dtype=torch.float64)
+    best = Logistic().solve(x, y, c, l2, weights=counts)
+    noise, away = torch.Generator().manual_seed(0), torch.tensor([0.0, 0.02, 30.0]).repeat(3)
+    weight = best.weight.double() + away.view(9, 1, 1) * torch.randn(best.weight.shape, generator=noise).double()
+    bias = best.bias.double() + away.view(9, 1) * torch.randn(best.bias.shape, generator=noise).double()
+    found = certify(x, y, weight, bias, l2, counts)
+    for i in range(9):
+        slow = slow_bound(x.double().numpy(), y.numpy(), weight[i].numpy(), bias[i].numpy(), float(l2[i]), each)
+        assert float(found.bound[i]) == pytest.approx(slow, abs=1e-9)
+        assert (slow > 0) == (away[i] < 1)
+    assert (found.bound <= best.objective + 1e-9).all()
+
+
 @pytest.mark.parametrize("c", [2, 3, 70])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("separation", [0.5, 40.0])
@@ -74,3 +99,12 @@ def test_in_float32_it_is_the_same_up_to_rounding(c: int, weighted: bool, separa
     torch.testing.assert_close(found.objective, exact.objective, rtol=2e-6, atol=0)
     torch.testing.assert_close(found.bound, exact.bound, rtol=1e-5, atol=0)
     assert bool((found.separated == exact.separated).all())
+
+
+def test_an_own_score_beyond_all_numbers_proves_nothing() -> None:
+    """The difference of two infinite scores is no number, as the other classes' are below all numbers."""
+    loss, highest = duality_gap._log_total(
+        torch.tensor([[[math.nan], [-math.inf], [-math.inf]]]), torch.zeros(1, 1, 1, dtype=torch.int64)
+    )
+    assert loss.isnan().all()
+    assert highest.isnan().all()

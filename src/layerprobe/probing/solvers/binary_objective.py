@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from layerprobe.probing.features.row_blocks import Features
-from layerprobe.probing.solvers.softmax_objective import Evaluation, in_blocks, scored
+from layerprobe.probing.solvers.softmax_objective import Evaluation, in_blocks, scored, summed_products
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class BinaryObjective:
             if with_curvature:
                 curvature = (u.neg_().sigmoid_().mul_(residual)).sum((0, 2), dtype=torch.float64) + curvature
             residual *= signs[:, None]
-            gradient = torch.bmm(residual, x).sum(0, dtype=torch.float64) + gradient
+            gradient = summed_products(residual, x) + gradient
             slope = residual.sum((0, 2), dtype=torch.float64) + slope
         wide = weight.double()
         found = torch.cat([torch.addcmul(gradient / n, l2[:, None], wide), (slope / n)[:, None]], 1)

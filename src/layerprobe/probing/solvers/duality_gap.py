@@ -19,6 +19,10 @@ _CONVERTED = 1 << 20
 """Features that a processor turns to float64 at a time: its cache holds them, and no memory is asked of the system. Of
 few heads a certificate then takes half of the time."""
 
+_COLUMNS = 512
+"""Scores of a sample at a time, on a CPU, whose cache then holds a block's; only of samples in memory, which are read
+again for each."""
+
 _KEPT_BYTES = 1 << 28
 """Scores are kept for the second pass up to this size, and of more than two classes computed again beyond it."""
 
@@ -82,6 +86,8 @@ def certify(
     """
     n, c, p = len(features), weight.shape[1], len(weight)
     group = max(1, min(p, _KEPT_BYTES // (dtype.itemsize * n * c)))
+    if isinstance(features, Tensor) and features.device.type == "cpu":
+        group = min(group, max(1, _COLUMNS // c))
     certificate = _certify_binary if c == 2 else _certify
     parts = [
         certificate(features, targets, weight[i : i + group], bias[i : i + group], l2[i : i + group], weights, dtype)
@@ -106,17 +112,20 @@ def _certify(
 ) -> Certificate:
     (p, c, d), n, device = weight.shape, len(features), features.device
     rows = _rows(features, p * c)
-    kept: dict[int, tuple[Tensor, Tensor]] = {}
+    kept: dict[int, Tensor] = {}
+    totals: dict[int, Tensor] = {}
     keep = dtype.itemsize * n * p * c <= _KEPT_BYTES
     every, shift = weight.view(p * c, d).to(dtype), bias.reshape(p * c, 1).to(dtype)
 
-    def scores(start: int) -> tuple[Tensor, Tensor]:
-        """Scores less the own class's, and the own class's place."""
+    def block(start: int) -> tuple[Tensor, Tensor]:
+        """Samples, and their own classes' places."""
         x = features[start : start + rows].to(dtype)
-        own = targets[start : start + rows].view(1, 1, -1).expand(p, 1, len(x))
+        return x, targets[start : start + rows].view(1, 1, -1).expand(p, 1, len(x))
+
+    def scores(x: Tensor, own: Tensor) -> Tensor:
+        """Scores less the own class's."""
         u = torch.addmm(shift, every, x.T).view(p, c, len(x))
-        u -= u.gather(1, own)
-        return u, own
+        return u.sub_(u.gather(1, own))
 
     def counted(values: Tensor, own: Tensor) -> Tensor:
         """What is summed over the samples (p _ r), each times what it counts."""
@@ -126,29 +135,34 @@ def _certify(
     products = torch.zeros(p, c, c, dtype=torch.float64, device=device)
     separated = torch.ones(p, dtype=torch.bool, device=device)
     for start in range(0, n, rows):
-        u, own = scores(start)
+        x, own = block(start)
+        u = scores(x, own)
         if keep:
-            kept[start] = u, own
-        separated &= (u.scatter(1, own, -1.0) < 0).all(2).all(1)
-        q, others, log_total = _softmax(u, own)
-        loss += counted(log_total, own).sum((1, 2), dtype=torch.float64)
-        mean += counted(q.scatter(1, own, -others), own).sum(2, dtype=torch.float64)
-        products -= counted(q, own) @ q.transpose(1, 2)
+            kept[start] = u
+        total, highest = _log_total(u, own)
+        totals[start] = total
+        separated &= (highest < 0).all(2).all(1)
+        loss += counted(total, own).sum((1, 2), dtype=torch.float64)
+        # The same numbers as below: the condition is met by what is tilted, whatever its rounding.
+        q = (u - total).exp_()
+        products -= counted(q, own) @ q.mT
+        others = q.scatter_(1, own, 0.0).sum(1, keepdim=True)
+        mean += counted(q.scatter_(1, own, -others), own).sum(2, dtype=torch.float64)
     mean /= n
     delta = (-_solve(mean, covariance(products / n)) * (l2 > 0)[:, None]).to(dtype)
     entropy, moment = torch.zeros_like(l2), torch.zeros(p * c, d, dtype=torch.float64, device=device)
     lowest = torch.zeros_like(l2)
     for start in range(0, n, rows):
-        x = features[start : start + rows].to(dtype)
-        u, own = kept.pop(start) if keep else scores(start)
-        q, others, log_total = _softmax(u, own)
-        tilt = delta[:, :, None] - (delta[:, None, :] @ q)
+        x, own = block(start)
+        log_q = (kept.pop(start) if keep else scores(x, own)).sub_(totals[start])
+        tilted = log_q.exp()
+        tilt = delta[:, :, None] - (delta[:, None, :] @ tilted)
         lowest = torch.minimum(lowest, tilt.amin((1, 2)))
-        log_tilted = u - log_total + torch.log1p(tilt.clamp_min(-0.5))
-        tilted = (q * (1 + tilt)).scatter(1, own, 0.0)
+        log_q += tilt.log1p()
+        tilted = tilted.mul_(tilt.add_(1)).scatter_(1, own, 0.0)
         rest = tilted.sum(1, keepdim=True)
         # -Σ q' log q'; the own class, near 1 where the loss is small, through 1 - Σ of the others
-        own_entropy = _entropy_beside(rest) - (tilted * log_tilted).sum(1, keepdim=True)
+        own_entropy = _entropy_beside(rest) - log_q.mul_(tilted).sum(1, keepdim=True)
         entropy += counted(own_entropy, own).sum((1, 2), dtype=torch.float64)
         moment += counted(tilted.scatter_(1, own, -rest), own).view(p * c, -1) @ x
     penalty = weight.square().sum((1, 2))
@@ -233,14 +247,18 @@ def _rows(features: Features, columns: int) -> int:
     return max(1, min(max(256, min(_ELEMENTS // columns, converted // d)), BLOCK // d))
 
 
-def _softmax(u: Float[Tensor, "p c r"], own: Int[Tensor, "p 1 r"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities, the sum of all but the own class's, and the loss, from scores less the own class's."""
-    largest = u.amax(1, keepdim=True)
-    q = (u - largest).exp()
-    mine = torch.exp(-largest)
-    others = q.scatter(1, own, 0.0).sum(1, keepdim=True)
-    share = 1 / (mine + others)
-    return q * share, others * share, largest + torch.log1p(others + torch.expm1(-largest))
+def _log_total(
+    u: Float[Tensor, "p c r"], own: Int[Tensor, "p 1 r"]
+) -> tuple[Float[Tensor, "p 1 r"], Float[Tensor, "p 1 r"]]:
+    """Return the losses, log Σ exp u, and the largest of the other scores, from scores less the own class's.
+
+    An own score that was not finite makes both NaN.
+    """
+    others = u.scatter(1, own, -torch.inf)
+    highest = others.amax(1, keepdim=True) + u.gather(1, own)
+    largest = highest.clamp_min(0)
+    total = others.sub_(largest).exp_().sum(1, keepdim=True)
+    return largest + torch.log1p(total + torch.expm1(-largest)), highest
 
 
 def _entropy_beside(rest: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from layerprobe.probing.solvers.duality_gap import certify
 from layerprobe.probing.solvers.l2_path import AbstractContinuation, Continuation, Samples
 from layerprobe.probing.solvers.newton import LARGEST, Newton, possible
 from layerprobe.probing.solvers.precision import full_precision
-from layerprobe.probing.solvers.softmax_objective import basis, log_odds
+from layerprobe.probing.solvers.softmax_objective import log_odds, of_classes
 from layerprobe.probing.solvers.solution import Solution, Status
 from layerprobe.probing.solvers.solver import AbstractSolver, Decompose, Stop, of_mean_one
 from layerprobe.probing.solvers.spectrum import Spectrum
@@ -418,7 +418,7 @@ def _by_newton(fitted: Features, n_classes: int, l2: Tensor) -> bool:
 
 def _every_class(heads: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
     """Weights and biases of every class, float64, from contrasts."""
-    full = basis(n_classes, torch.float64, heads.device) @ heads.double()
+    full = of_classes(heads.double())
     return full[:, :, :-1].contiguous(), full[:, :, -1].contiguous()
 
 

@@ -20,6 +20,13 @@ one long product with few columns, since a block of samples then stays in one co
 _SCORES = 1 << 18
 """Scores computed at a time: their few temporaries then stay in the cache as well."""
 
+_COLUMNS, _LONG = 128, 2048
+"""Columns from which a product is not thin, and samples in one then: to add up in float64 the results of short ones,
+each as large as all weights, takes longer than to make them."""
+
+_FEW = 64
+"""Classes up to which a product with `basis` takes less than the calls of its form."""
+
 _DEVICE_SCORES = 1 << 24
 """The same on a GPU, in one product: there it is a call's fixed cost that counts. 64 MiB in float32."""
 
@@ -32,6 +39,18 @@ def basis(c: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "c 
     """
     top = torch.eye(c - 1, dtype=dtype, device=device) - _shift(c)
     return torch.cat([top, torch.full((1, c - 1), 1 / math.sqrt(c), dtype=dtype, device=device)])
+
+
+def of_classes(heads: Float[Tensor, "*k m e"]) -> Float[Tensor, "*k c e"]:
+    """Return `basis` times heads by its form, in c·e operations and not c²·e."""
+    c, total = heads.shape[-2] + 1, heads.sum(-2, keepdim=True)
+    return torch.cat([heads - _shift(c) * total, total / math.sqrt(c)], -2)
+
+
+def of_contrasts(every: Float[Tensor, "*k c e"]) -> Float[Tensor, "*k m e"]:
+    """Return the transpose of `basis` times what is known of every class, by its form."""
+    c, above = every.shape[-2], every[..., :-1, :]
+    return above + (every[..., -1:, :] / math.sqrt(c) - _shift(c) * above.sum(-2, keepdim=True))
 
 
 @dataclass(frozen=True)
@@ -73,10 +92,11 @@ class SoftmaxObjective:
 
     def __call__(self, heads: Float[Tensor, "p m e"], l2: Float[Tensor, " p"], with_curvature: bool) -> Evaluation:
         """Evaluate heads (weights and, last, bias, in the coordinates of `basis`), each at its own L2 value."""
-        (p, _, e), n, c, q = heads.shape, len(self.features), self.n_classes, self._basis
-        every = q @ heads
+        (p, _, e), n, c = heads.shape, len(self.features), self.n_classes
+        every = of_classes(heads) if c > _FEW else self._basis @ heads
         weight, bias = every[:, :, :-1].reshape(p * c, e - 1), every[:, :, -1:].reshape(p * c, 1)
-        loss = gradient = slope = products = torch.zeros((), dtype=torch.float64, device=heads.device)
+        loss = slope = products = torch.zeros((), dtype=torch.float64, device=heads.device)
+        gradient = torch.zeros(p * c, e - 1, dtype=torch.float64, device=heads.device)
         for x, labels in in_blocks(self.features, self.targets, self.dtype, p * c):
             k, r, _ = x.shape
             own = labels.view(k, 1, 1, r).expand(k, p, 1, r).reshape(k * p, 1, r)
@@ -96,15 +116,16 @@ class SoftmaxObjective:
                 losses, residual = losses * counted, residual.mul_(counted)
             residual = residual.view(k, p * c, r)
             loss = losses.view(k, p, r).sum((0, 2), dtype=torch.float64) + loss
-            gradient = torch.bmm(residual, x).sum(0, dtype=torch.float64) + gradient
+            gradient += summed_products(residual, x)
             slope = residual.sum((0, 2), dtype=torch.float64) + slope
-        wide, q = heads[:, :, :-1].double(), q.double()
+        wide = heads[:, :, :-1].double()
         penalty = l2.view(-1, 1, 1) * wide
         every = torch.cat([gradient.view(p, c, e - 1), slope.view(p, c, 1)], 2)
-        found = (q.T / n) @ every
+        contrasts = of_contrasts if c > _FEW else self._basis.double().T.matmul
+        found = contrasts(every) / n
         found[:, :, :-1] += penalty
         objective = 0.5 * (penalty * wide).sum((1, 2)) - loss / n
-        reduced = q.T @ covariance(products / -n) @ q if with_curvature else None
+        reduced = contrasts(contrasts(covariance(products / -n)).mT) if with_curvature else None
         return Evaluation(objective, found.to(self.dtype), reduced)
 
     @cached_property
@@ -140,10 +161,15 @@ def scored(
     return torch.baddbmm(bias.T.expand(k, 1, q), x, weight.T.expand(k, -1, q)).mT.contiguous()
 
 
+def summed_products(residual: Float[Tensor, "k q r"], x: Float[Tensor, "k r d"]) -> Float[Tensor, "q d"]:
+    """Sum of the products of k blocks: in float64, or that of a single block."""
+    return residual[0] @ x[0] if len(x) == 1 else torch.bmm(residual, x).sum(0, dtype=torch.float64)
+
+
 def in_blocks(
     features: Features, labels: Shaped[Tensor, " n"], dtype: torch.dtype, columns: int
 ) -> Iterator[tuple[Float[Tensor, "k r d"], Shaped[Tensor, "k r"]]]:
-    """All samples, as many products of `_ROWS` at a time as `_SCORES` allows, and at least two; on a GPU, one.
+    """All samples, as many products of `_ROWS` at a time as `_SCORES` allows; one of many columns, and on a GPU.
 
     Args:
         features: The samples.
@@ -158,6 +184,8 @@ def in_blocks(
     # A length that divides n leaves no short block behind, which would cost as many calls as a long one.
     length = n if n <= 8 * _ROWS else next((r for r in range(_ROWS * 5 // 4, _ROWS // 2, -1) if n % r == 0), _ROWS)
     at_a_time = length * max(2, _SCORES // (columns * length))
+    if columns >= _COLUMNS:
+        length = at_a_time = -(-n // -(-n // _LONG))
     if features.device.type != "cpu":
         length = at_a_time = min(n, max(1, _DEVICE_SCORES // columns))
     # What is read or converted is a copy.
