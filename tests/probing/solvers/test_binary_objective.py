@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from helpers.reference import made
+from layerprobe.probing.features.row_blocks import JoinedRows
+from layerprobe.probing.solvers import softmax_objective
 from layerprobe.probing.solvers.binary_objective import BinaryObjective
 from layerprobe.probing.solvers.softmax_objective import SoftmaxObjective
 
@@ -55,3 +57,14 @@ def test_scores_far_apart_overflow_nowhere(heads):
     exact = SoftmaxObjective(features, targets, 2, torch.float64)((1e4 * heads.float()).double(), L2, True)
     assert torch.isfinite(found.gradient).all()
     np.testing.assert_allclose(found.objective, exact.objective, rtol=1e-5)
+
+
+def test_blocks_that_are_read_one_by_one_are_summed_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In single precision a sum of 500 blocks would be off by more than its own rounding."""
+    monkeypatch.setattr(softmax_objective, "BLOCK", 40 * 8)
+    x = torch.rand(20_000, 8, generator=torch.Generator().manual_seed(0)) + 1
+    targets = (torch.arange(20_000) % 100 == 0).long()
+    rows, heads = JoinedRows(x[:9_000], x[9_000:]), torch.zeros(1, 1, 9)
+    found = BinaryObjective(rows, targets, torch.float32)(heads, L2[:1], False).gradient
+    exact = BinaryObjective(x, targets, torch.float64)(heads.double(), L2[:1], False).gradient
+    torch.testing.assert_close(found.double(), exact, rtol=1e-7, atol=0)

@@ -44,7 +44,8 @@ class BinaryObjective:
         """Evaluate heads (weights and, last, bias, in the coordinates of `basis`), each at its own L2 value."""
         p, n = len(heads), len(self.features)
         weight, bias = heads[:, 0, :-1], heads[:, 0, -1:]
-        loss = gradient = slope = curvature = torch.zeros((), dtype=torch.float64, device=heads.device)
+        loss = slope = curvature = torch.zeros((), dtype=torch.float64, device=heads.device)
+        gradient = torch.zeros_like(weight, dtype=torch.float64)
         for x, signs in in_blocks(self.features, self.signs, self.dtype, 2 * p):
             u = scored(weight, bias, x).mul_(signs[:, None])
             losses, residual = F.softplus(u, threshold=40), u.sigmoid()
@@ -55,7 +56,7 @@ class BinaryObjective:
             if with_curvature:
                 curvature = (u.neg_().sigmoid_().mul_(residual)).sum((0, 2), dtype=torch.float64) + curvature
             residual *= signs[:, None]
-            gradient = summed_products(residual, x) + gradient
+            gradient += summed_products(residual, x)
             slope = residual.sum((0, 2), dtype=torch.float64) + slope
         wide = weight.double()
         found = torch.cat([torch.addcmul(gradient / n, l2[:, None], wide), (slope / n)[:, None]], 1)
