@@ -31,7 +31,7 @@ BY_NAME = ("reducers", "solvers", "analyses")
 
 
 def _trainer() -> Any:
-    """Numbers of the trainer with their types; it takes any other key too."""
+    """Say the types of the trainer's numbers; it takes any other key too."""
     return OmegaConf.create({"max_epochs": IntegerNode(None), "max_steps": IntegerNode(-1, is_optional=False)})
 
 

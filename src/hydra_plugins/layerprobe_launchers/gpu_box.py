@@ -184,7 +184,7 @@ class _Box:
         self._collect()
 
     def _without_terminal(self, number: int, frame: Any) -> None:
-        """The terminal is gone (a dropped connection): go on, and write to a file."""
+        """Go on where the terminal is gone, after a dropped connection, and write to a file."""
         with open(self._sweep / "sweep.log", "ab") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
@@ -206,7 +206,7 @@ def _cause(code: int, directory: Path) -> str:
 
 
 def _visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    """Name the GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` does."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name.strip() for name in named.split(",") if name.strip() not in ("", "-1")]

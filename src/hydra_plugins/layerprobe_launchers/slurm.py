@@ -202,7 +202,7 @@ def ended_as(slurm_job: str) -> str:
 
 
 def _check_warning(parameters: Mapping[str, Any]) -> None:
-    """A job that is warned as soon as it starts would be requeued for ever and never come further."""
+    """Refuse a warning at a job's very start: the job would be requeued for ever and never come further."""
     limit, delay = parameters.get("timeout_min"), parameters.get("slurm_signal_delay_s")
     if limit is not None and delay is not None and delay + _EARLY >= 60 * limit:
         raise SystemExit(

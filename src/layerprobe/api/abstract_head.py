@@ -65,7 +65,7 @@ class AbstractHead(ABC):
 
     @abstractmethod
     def _scores(self, features: Features) -> Float[Tensor, "n c"]:
-        """Scores of features that are not standardised."""
+        """Score features that are not standardised."""
 
     @property
     def classes(self) -> np.ndarray:
@@ -146,7 +146,7 @@ class AbstractHead(ABC):
     def _scored(
         self, network: Any, inputs: Any, mask: Any, batch_size: int | None
     ) -> Iterator[tuple[Float[Tensor, "n c"], Any]]:
-        """The scores, and what they were made of."""
+        """Return the scores, and what they were made of."""
         if isinstance(network, nn.Module):
             if inputs is None:
                 raise ValueError("Give the network's inputs, too: predict(network, inputs).")

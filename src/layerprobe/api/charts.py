@@ -323,7 +323,7 @@ def erasure_curve(results: Results, own: pd.DataFrame | None = None) -> alt.Laye
 
 
 def _joined(results: Several) -> pd.DataFrame:
-    """All rows in one frame: several results as if they were checkpoints of one network, in their order."""
+    """Join all rows in one frame: several results as if they were checkpoints of one network, in their order."""
     if isinstance(results, Mapping | list | tuple):
         named = results.items() if isinstance(results, Mapping) else enumerate(results, 1)
         frames = [_named(str(name), _frame(one)) for name, one in named]
@@ -336,7 +336,7 @@ def _joined(results: Several) -> pd.DataFrame:
 
 
 def _with_metrics(results: Several) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All rows in one frame as `_joined`, and their metrics likewise."""
+    """Join all rows in one frame as `_joined`, and their metrics likewise."""
     if isinstance(results, Mapping | list | tuple):
         parts = _several(results, _with_metrics)
         measured = [
@@ -352,7 +352,7 @@ def _with_metrics(results: Several) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _with_heads(results: Several) -> tuple[pd.DataFrame, HeadOf]:
-    """All rows in one frame as `_joined`, and what reads their heads."""
+    """Join all rows in one frame as `_joined`, and add what reads their heads."""
     if isinstance(results, Mapping | list | tuple):
         parts = _several(results, _with_heads)
         places = {
@@ -376,7 +376,7 @@ def _with_heads(results: Several) -> tuple[pd.DataFrame, HeadOf]:
 def _several(
     results: Sequence[Results] | Mapping[str, Results], read: Callable[[Results], tuple[pd.DataFrame, Read]]
 ) -> list[tuple[pd.DataFrame, pd.DataFrame, Read]]:
-    """Of each of several results the rows as `_joined` names them, the rows as they are, and what is read besides."""
+    """Return each of several results' rows as `_joined` names them, the rows as they are, and what is read besides."""
     named = results.items() if isinstance(results, Mapping) else enumerate(results, 1)
     parts = [(_named(str(name), rows), rows, more) for name, one in named for rows, more in [read(one)]]
     if not parts:
@@ -385,7 +385,7 @@ def _several(
 
 
 def _read(results: Several, needed: str) -> Run | ProbeResults:
-    """A run at a path, or results in memory; not a frame, which does not have or say what is needed."""
+    """Read a run at a path, or take results in memory; refuse a frame, which does not have or say what is needed."""
     if isinstance(results, str | Path):
         run = Run.read(Path(results).expanduser())
         if len(run.results):
@@ -425,7 +425,7 @@ def _frame(results: Results) -> pd.DataFrame:
 
 
 def _metrics(results: Several) -> pd.DataFrame:
-    """What was measured besides; no row for several networks, or where only a frame is left of the results."""
+    """Return what was measured besides; no row for several networks, or where only a frame is left of the results."""
     if isinstance(results, str | Path):
         return Run.read(Path(results).expanduser()).metrics()
     return results.metrics if isinstance(results, ProbeResults) else to_frame([], MetricRecord)

@@ -98,7 +98,7 @@ def _batches(source: Any, batch_size: int | None) -> Any:
 
 
 def _errors(network: nn.Module, test: Any, batch_size: int | None) -> tuple[int, int]:
-    """How many test samples the network gets wrong itself, and how many there are."""
+    """Count the test samples that the network gets wrong itself, and all of them."""
     wrong = n = 0
     with freeze(network) as frozen, frozen.fresh(0):
         for batch in _batches(test, batch_size):

@@ -141,7 +141,7 @@ class ProbeHead(AbstractHead):
             yield network
 
     def _known(self, targets: Any, n: int) -> Tensor:
-        """Targets as an eraser takes them: classes by their place."""
+        """Return targets as an eraser takes them: classes by their place."""
         values = np.asarray(targets.cpu() if isinstance(targets, Tensor) else targets)
         if len(values) != n:
             raise ValueError(f"There are {n} inputs and {len(values)} targets. Each input needs one target.")

@@ -43,11 +43,11 @@ class LayerList:
         return frame.astype({"depth": "Int64"})
 
     def __len__(self) -> int:
-        """The number of layers."""
+        """Count the layers."""
         return len(self.layers)
 
     def __str__(self) -> str:
-        """The layers as a table, and a line for each reason why others are left out."""
+        """Lay out the layers as a table, with a line for each reason why others are left out."""
         table = self.frame[self.frame["left_out"] == ""].drop(columns="left_out").to_string(index=False)
         lines = left_out_lines(self.left_out)
         return "\n".join([table, *(["", "Left out:", *(f"  {line}" for line in lines)] if lines else [])])

@@ -198,7 +198,7 @@ def _in_terms_of(result: LayerResult, words: tuple[str, ...], rows: Any, *, name
 
 
 def _penalties(given: Any) -> tuple[float, ...]:
-    """One value of any make, or several, as Python's own numbers."""
+    """Turn one value of any make, or several, into Python's own numbers."""
     values = (given,) if isinstance(given, Real | str) else tuple(given)
     if wrong := [value for value in values if not isinstance(value, Real)]:
         raise ValueError(f"`l2` of the probe holds {wrong[0]!r}. Give finite values of at least 0.")
@@ -212,7 +212,7 @@ def _several(given: Any, kind: Any, what: str, default: Any) -> tuple[Any, ...]:
 
 
 def _named(given: Any, kind: Any, what: str) -> Any:
-    """An object of a kind, where it is one, or a class of the kind, or the name of one."""
+    """Return an object of a kind, made from its class or its class's name where one of these is given."""
     known = named_classes(kind)
     found: Any = known.get(given) if isinstance(given, str) else given
     if inspect.isclass(found) and issubclass(found, kind):
@@ -228,7 +228,7 @@ def _named(given: Any, kind: Any, what: str) -> Any:
 
 
 def _taken(given: Taken) -> Take:
-    """What takes something out of a batch, where it is given as a function or by where it is."""
+    """Return what takes something out of a batch, where it is given as a function or by where it is."""
     if callable(given):
         return given
     return Item(given) if isinstance(given, int | str) else Items(given)

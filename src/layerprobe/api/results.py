@@ -220,7 +220,7 @@ class ProbeResults(pd.DataFrame):
         return results_table(pd.DataFrame(self), width=width)
 
     def _is_whole(self) -> bool:
-        """Whether its rows and columns are still those that it was made with."""
+        """Tell whether the rows and columns are still those that the results were made with."""
         names = [field.name for field in fields(ProbeRecord)]
         return 0 < len(self) == len(self._layers) and list(self.columns) == names
 

@@ -30,7 +30,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def is_sharded_later(module: nn.Module) -> bool:
-    """Whether `torch.distributed.fsdp.fully_shard` is to set a module up in its first call, which has not been made."""
+    """Tell whether `torch.distributed.fsdp.fully_shard` will set a module up in its first call, not made yet."""
     state = getattr(module, "_get_fsdp_state", None)
     return state is not None and getattr(state(), "_is_root", False) is None
 
@@ -51,7 +51,7 @@ def storage_address(storage: torch.UntypedStorage) -> int:
 
 
 def sparse_parts(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Indices and values of a sparse tensor, coalesced or not; nothing for a dense one."""
+    """Return indices and values of a sparse tensor, coalesced or not; nothing for a dense one."""
     if tensor.layout is torch.sparse_coo:
         return tensor._indices(), tensor._values()
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
@@ -62,13 +62,13 @@ def sparse_parts(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def default_device() -> torch.device | None:
-    """The device that `torch.set_default_device` has set, whatever `with torch.device` says; None where it has not."""
+    """Return the device that `torch.set_default_device` has set, whatever `with torch.device` says, or None."""
     context = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
     return None if context is None else context.device
 
 
 def print_options() -> dict[str, Any]:
-    """What `torch.set_printoptions` has set."""
+    """Return what `torch.set_printoptions` has set."""
     return dict(vars(torch._tensor_str.PRINT_OPTS))
 
 

@@ -134,14 +134,14 @@ class AbstractImageDataModule(AbstractDataModule):
 
 
 def _count(size: int | float | None, n: int, default: int) -> int:
-    """A share of at most 1.0, or a whole number."""
+    """Count samples: a share of at most 1.0 of n, or a whole number."""
     if size is None:
         return default
     return round(size * n) if isinstance(size, float) and 0 < size <= 1 else int(size)
 
 
 def _stratified(targets: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """An order of which every part has the classes in their shares, to within an image or two.
+    """Order samples so that every part has the classes in their shares, to within an image or two.
 
     The i-th of the n images of a class stands at (i + u)/n of the way, with u in [0, 1) drawn for each class.
     """

@@ -91,7 +91,7 @@ class ImageFolderDataModule(AbstractImageDataModule):
         return parts, len(own.classes)
 
     def _layout(self) -> dict[Path, list[Split]]:
-        """Which splits each folder is for."""
+        """Say which splits each folder is for."""
         if not self.root.is_dir():
             raise DataNotFoundError(f"There is no folder {self.root.absolute()}.\n{_LAYOUTS}")
         train, test = self.root / "train", self.root / "test"

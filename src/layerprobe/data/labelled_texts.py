@@ -36,7 +36,7 @@ class Examples:
     spans: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def take(self, indices: np.ndarray) -> Examples:
-        """Some of them, in the order given."""
+        """Take some of the texts, in the order given."""
         groups = None if self.groups is None else self.groups[indices]
         spans = {name: ends[indices] for name, ends in self.spans.items()}
         return Examples([self.texts[i] for i in indices], self.targets[indices], groups, self.classes, spans)
@@ -109,7 +109,7 @@ def examples_of(
 
 
 def _classes(labels: np.ndarray, label: str, chosen: Sequence[object] | None) -> tuple[str, ...]:
-    """The classes in their order, at least two, all of which some row has."""
+    """List the classes in their order: at least two, all of which some row has."""
     known = set(labels)
     named = tuple(map(str, chosen)) if chosen is not None else tuple(sorted(known - {""}))
     if missing := [name for name in named if name not in known]:
@@ -124,7 +124,7 @@ def _classes(labels: np.ndarray, label: str, chosen: Sequence[object] | None) ->
 
 
 def _ends(name: str, rows: np.ndarray, texts: np.ndarray, where: pd.Series | Sequence[int | None]) -> np.ndarray:
-    """Where a span begins and ends in the text of each of these rows."""
+    """Find where a span begins and ends in the text of each of these rows."""
     found = []
     for row in rows:
         text = texts[row]
@@ -226,5 +226,5 @@ def divide(
 
 
 def _count(size: int | float, n: int) -> int:
-    """A share below 1, or a number."""
+    """Count texts: a share below 1 of n, or a number."""
     return round(size * n) if 0 < size < 1 else int(size)

@@ -144,7 +144,7 @@ def _no_size(network: str | None, transform: Any) -> ValueError:
 
 
 def _sized(processor: Any, size: int) -> dict[str, dict[str, int]]:
-    """Options of an image processor for another size, which keep the shape of images as it does."""
+    """Change an image processor's options for another size, keeping the shape of images as it does."""
     square = {"height": size, "width": size}
     given, crop = dict(processor.size or {}), dict(getattr(processor, "crop_size", None) or {})
     if "shortest_edge" not in given:
@@ -159,7 +159,7 @@ def _processed(processor: Any, image: Image) -> Tensor:
 
 
 def _coloured(image: Image) -> Image:
-    """What is prescribed is so for three channels, of which a grey image has one."""
+    """Give a grey image three channels: what is prescribed is so for these."""
     return image.convert("RGB")
 
 

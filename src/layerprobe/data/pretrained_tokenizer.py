@@ -140,13 +140,13 @@ class PretrainedTokenizer:
         return batch
 
     def _padding_id(self) -> int:
-        """Language models often have no token for padding; the mask says that it does not count."""
+        """Choose the id that pads: language models often have no token for it; the mask says that it does not count."""
         ids = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
         return next(one for one in ids if one is not None)
 
 
 def _tokens_of(name: str, span: Sequence[int], offsets: Sequence[Sequence[int]], text: str) -> list[int]:
-    """Which tokens of a text have a character of a span; special ones stand for none."""
+    """Tell which tokens of a text have a character of a span; special ones stand for none."""
     start, end = span
     found = [int(first < end and last > start and last > first) for first, last in offsets]
     if not any(found):

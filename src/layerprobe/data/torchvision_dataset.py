@@ -186,7 +186,7 @@ class TorchvisionDataModule(AbstractImageDataModule):
 
 
 def _parameters(kind: type) -> set[str]:
-    """Arguments of a class, those that it hands on to the classes above it included."""
+    """List the arguments of a class, those that it hands on to the classes above it included."""
     found: set[str] = set()
     for one in kind.__mro__[:-1]:
         if "__init__" in vars(one):
@@ -198,7 +198,7 @@ def _parameters(kind: type) -> set[str]:
 
 
 def _names(dataset: Any) -> set[Any]:
-    """What tells the images of a data set apart: their files, or the hashes of those that are in memory."""
+    """Return what tells the images of a data set apart: their files, or the hashes of those that are in memory."""
     for attribute, value in vars(dataset).items():
         if attribute != "classes" and isinstance(value, list) and len(value) == len(dataset):
             names = [one[0] if isinstance(one, tuple) and one else one for one in value]
@@ -209,7 +209,7 @@ def _names(dataset: Any) -> set[Any]:
 
 
 def _targets(dataset: Any) -> np.ndarray:
-    """The class indices; torchvision's classes keep them under several names, or with the images only."""
+    """Read the class indices; torchvision's classes keep them under several names, or with the images only."""
     for name in ("targets", "labels", "_labels"):
         if (found := getattr(dataset, name, None)) is not None:
             return np.asarray(found)

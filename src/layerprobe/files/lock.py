@@ -57,7 +57,7 @@ def is_held(path: Path) -> bool:
 
 
 def _flock(descriptor: int, kind: int) -> bool:
-    """Whether the lock is had; False where the file system has none."""
+    """Take the lock, and tell whether that could be done; False where the file system has none."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except OSError as error:
@@ -118,7 +118,7 @@ def _alive(owner: Path) -> bool:
 
 
 def _now(folder: Path) -> float:
-    """The time of the file system, whose clock may differ from this machine's."""
+    """Read the time of the file system, whose clock may differ from this machine's."""
     file = folder / f".now.{os.getpid()}.{threading.get_ident()}.tmp"
     try:
         file.touch()

@@ -143,7 +143,7 @@ def key_paths(node: Any, path: str = "") -> Iterator[str]:
 
 
 def _structured(node: DictConfig, path: str) -> Iterator[tuple[str, Any, set[str]]]:
-    """The parts of a configuration that a dataclass describes: key, dataclass, and the keys that are there."""
+    """List the parts of a configuration that a dataclass describes: key, dataclass, and the keys that are there."""
     if is_dataclass(kind := OmegaConf.get_type(node)):
         yield path, kind, set(map(str, node))
     for key in node:
@@ -165,7 +165,7 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _hints(target: str) -> Mapping[str, Any]:
-    """What each parameter of the target takes; nothing where it does not say or cannot be found.
+    """Return what each parameter of the target takes; nothing where it does not say or cannot be found.
 
     One whose default is None takes None, whatever it says.
     """
@@ -191,7 +191,7 @@ def _members(hint: Any) -> Iterator[Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value may be meant for a type; in doubt it may, as where a protocol refuses to be asked."""
+    """Tell whether a plain value may be meant for a type; in doubt it may, as where a protocol refuses to be asked."""
     members = list(_members(hint))
     lists = [one for one in members if inspect.isclass(get_origin(one)) and _takes_list(get_origin(one))]
     if isinstance(value, list) and lists:  # what says which items it takes is asked, and no class beside it
@@ -203,7 +203,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _is(value: Any, hint: Any) -> bool:
-    """Whether a plain value may be meant for one type; in doubt it may."""
+    """Tell whether a plain value may be meant for one type; in doubt it may."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     origin = get_origin(hint) or hint
@@ -225,7 +225,7 @@ def _is(value: Any, hint: Any) -> bool:
 
 
 def _items(origin: type, parts: Sequence[Any]) -> Iterable[Any]:
-    """What each item of a list may be, where a list or a tuple is taken."""
+    """Return what each item of a list may be, where a list or a tuple is taken."""
     if not parts or not _takes_list(origin):
         return repeat(Any)
     return repeat(parts[0]) if len(parts) == 1 or parts[-1] is Ellipsis else chain(parts, repeat(Any))
@@ -239,7 +239,7 @@ def _takes_list(origin: type) -> bool:
 
 
 def _found(value: Any, hint: Any) -> str:
-    """What a wrong value is; of a long list, an item that is wrong."""
+    """Say what a wrong value is; of a long list, an item that is wrong."""
     said, verb = "null" if value is None else repr(value), "is"
     if isinstance(value, list) and len(said) > _LONGEST:
         wrong = next((item for item in value if not _fits([item], hint)), value)

@@ -175,7 +175,7 @@ def _no_key_of_file(group: str, name: str, key: str, words: list[str]) -> str:
 
 
 def _base(words: list[str]) -> Any:
-    """The configuration, of plain values, with the rest of the command line or, where that fails too, without it."""
+    """Compose the configuration, of plain values, with the rest of the command line or, if that fails, without it."""
     script, own = Path(sys.argv[0]).stem, config_dir(words)
     more = [] if own is None else [f"hydra.searchpath=[{quoted(os.path.abspath(own))}]"]
     given = [word for word in words if "=" in word and not word.startswith("-") and "hydra" not in word]

@@ -320,7 +320,7 @@ def reason(error: BaseException) -> str:
 
 
 def _why_absent(target: str) -> str:
-    """Where the search for a dotted name of Python's ends, and what there is instead."""
+    """Say where the search for a dotted name of Python's ends, and what there is instead."""
     parts = target.split(".")
     for n in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:n])
@@ -384,7 +384,7 @@ def continue_command() -> str:
 
 
 def _be_quiet() -> None:
-    """One log for all processes of a job: the first one's."""
+    """Leave one log for all processes of a job: the first one's."""
     root = logging.getLogger()
     for handler in root.handlers[:]:
         root.removeHandler(handler)

@@ -277,7 +277,7 @@ class Builder:
         return config | {"precision": precision, "seed": cfg.seed, "prefix": cfg.prefix}
 
     def _read(self, config: Mapping[str, Any]) -> tuple[pl.LightningDataModule | None, Data]:
-        """The data, read once for all checkpoints that have the same."""
+        """Read the data once for all checkpoints that have the same."""
         wanted = (config["data"], config["loaders"])
         if self._data[0] != wanted:
             own, tests = without_tests(config["data"])

@@ -15,7 +15,7 @@ _PLAIN = re.compile(
 
 
 def override(key: str, value: Any) -> str:
-    """`key=value` in Hydra's grammar, for a text with whatever is in it; with quotes where they are needed."""
+    """Write `key=value` in Hydra's grammar, for a text with whatever is in it; with quotes where they are needed."""
     return f"{key}={quoted(str(value))}"
 
 

@@ -56,19 +56,19 @@ def read_as_in_run(probe: Mapping[str, Any], checkpoint: FrozenCheckpoint, *, tr
 
 
 def loaders_of(given: Mapping[str, Any], checkpoint: FrozenCheckpoint) -> dict[str, Any]:
-    """Which loader of a split is read: what the command line says, else what the run's callback had."""
+    """Say which loader of a split is read: what the command line says, else what the run's callback had."""
     callback = _mapping(_mapping(checkpoint.config.get("callbacks")).get("probe"))
     own = _mapping(callback.get("loaders"))
     return {split: own.get(split) if loader is None else loader for split, loader in given.items()}
 
 
 def _default(group: str, name: str | None) -> Any:
-    """What is composed where nothing is said."""
+    """Return what is composed where nothing is said."""
     return None if name is None else OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))
 
 
 def _is_said(name: str) -> bool:
-    """Whether the command line names a part of the sweep, be it with the default."""
+    """Tell whether the command line names a part of the sweep, be it with the default."""
     said = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
     keys = [word.lstrip("+~").partition("=")[0] for word in said]
     return any(key == name or f"{key}.".startswith(f"probe.{name}.") for key in keys)

@@ -99,7 +99,7 @@ def train(cfg: DictConfig, run: RunDirectory) -> RunSummary:
 
 
 def _without(last: Path, run: RunDirectory) -> str:
-    """What is left to a run whose `last.ckpt` is damaged."""
+    """Say what is left to a run whose `last.ckpt` is damaged."""
     results = ProbeStore(run.path / "probes").results()
     return (
         f"The training cannot go on from it, only begin again. Intact: {len(results)} results of "

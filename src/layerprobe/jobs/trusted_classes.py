@@ -120,7 +120,7 @@ def _builds_a_network(found: Any) -> bool:
 
 
 def _targets(node: Any, given: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The nodes that name what is built and that the command line does not name, with their paths."""
+    """Find the nodes that name what is built and that the command line does not name, with their paths."""
     if isinstance(node, Mapping):
         said = given if isinstance(given, Mapping) else {}
         if "_target_" in node and "_target_" not in said:

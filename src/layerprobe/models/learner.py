@@ -53,7 +53,7 @@ class AbstractLearner(pl.LightningModule, ABC):
 
     @abstractmethod
     def errors(self, outputs: Float[Tensor, "n ..."], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"] | None:
-        """1 for each wrong sample of a batch, 0 for each right one; None where the loss is the only figure."""
+        """Return 1 for each wrong sample of a batch, 0 for each right one; None where the loss is the only figure."""
 
     def forward(self, inputs: Shaped[Tensor, "n ..."]) -> Float[Tensor, "n ..."]:
         """Call the network."""

@@ -236,7 +236,7 @@ class ActivationRecorder:
                 self._sink.append(key, rows, targets)
 
     def _is_wanted(self, layer: LayerName) -> bool:
-        """Whether this process, or one that it runs batches for, fits a layer."""
+        """Tell whether this process, or one that it runs batches for, fits a layer."""
         return self._exchange is None or self._exchange.shares is not False or self._exchange.owns(layer)
 
     def _give_up(self, layer: LayerName, problem: str) -> None:
@@ -290,7 +290,7 @@ class ActivationRecorder:
         return ""
 
     def _unlike(self, layer: Layer, activation: Tensor, reduction: Reduction) -> str | None:
-        """Why an activation cannot be reduced like those before; None if it can."""
+        """Say why an activation cannot be reduced like those before; None if it can."""
         shape = tuple(activation.shape)[1:]
         if not reduction.fits(shape, layer.shape):
             return (

@@ -198,7 +198,7 @@ def _read(
 
 
 def _as_it_is(loader: DataLoader[Any]) -> bool:
-    """Whether a loader's own batches are read, for want of samples to make batches of."""
+    """Tell whether a loader's own batches are read, for want of samples to make batches of."""
     return isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None
 
 
@@ -243,7 +243,7 @@ def _reader(
 
 
 def samples_of(inputs: Any, part: slice | Tensor, n: int) -> Any:
-    """Some of n samples: of every tensor with n along its first axis, however deep it lies."""
+    """Take some of n samples: of every tensor with n along its first axis, however deep it lies."""
 
     def cut(tensor: Tensor) -> Tensor:
         if not tensor.ndim or len(tensor) != n:
@@ -285,7 +285,7 @@ def _pair(batch: Any) -> Sequence[Any]:
 
 
 def _names(batch: Any) -> list[str | int]:
-    """Keys of a mapping, or of an object that has some, such as a batch of graphs; else its attributes."""
+    """List the keys of a mapping, or of an object that has some, such as a batch of graphs; else its attributes."""
     keys = getattr(batch, "keys", None)
     with suppress(TypeError):
         return list(keys() if callable(keys) else keys)  # type: ignore[arg-type]

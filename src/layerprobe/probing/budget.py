@@ -64,7 +64,7 @@ def least_memory(protocol: ProbeProtocol, found: Discovery) -> tuple[int, int]:
 def feature_cache(
     protocol: ProbeProtocol, resources: Resources, allowed: Budget, samples: Mapping[Split, int | None]
 ) -> FeatureCache:
-    """Room for all features; of `samples`, see `FeatureCache`."""
+    """Make room for all features; of `samples`, see `FeatureCache`."""
     kept_as = None if protocol.spill_dtype is None else getattr(torch, protocol.spill_dtype)
     return FeatureCache(allowed.features, resources.spill_path, kept_as, allowed.host, samples)
 

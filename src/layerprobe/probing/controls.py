@@ -20,13 +20,13 @@ CONTROLS = ("shuffled", "control_task")
 
 
 def majority_error(train_targets: Int[Tensor, " n"], test_targets: Int[Tensor, " m"]) -> float:
-    """Test error of always answering the most frequent training class (the smallest one of several)."""
+    """Measure the test error of always answering the most frequent training class (the smallest one of several)."""
     majority = torch.bincount(train_targets[train_targets >= 0]).argmax()
     return (test_targets != majority).double().mean().item()
 
 
 def shuffled(targets: Shaped[Tensor, "n ..."], seed: int) -> Shaped[Tensor, "n ..."]:
-    """The same labels, each given to another sample at random.
+    """Give each of the same labels to another sample at random.
 
     There is nothing in them to be learnt, on test either: the error of heads that are fitted to them is that of chance,
     whatever they memorise. A lower one means that something leaks from test into the fit.
@@ -36,7 +36,7 @@ def shuffled(targets: Shaped[Tensor, "n ..."], seed: int) -> Shaped[Tensor, "n .
 
 
 def by_type(train_targets: Shaped[Tensor, "n ..."], keys: Int[Tensor, " m"], seed: int) -> Shaped[Tensor, "m ..."]:
-    """Random labels, one and the same for all samples of a type: the control task of Hewitt & Liang (2019).
+    """Draw random labels, one for all samples of a type: the control task of Hewitt & Liang (2019).
 
     A type's label is that of a training sample drawn for it, so labels are as frequent as on train. It depends on
     nothing but the type and the seed, and so is the same on every split: a head finds it as far as it can memorise the

@@ -96,7 +96,7 @@ def _by_name(data: Mapping[Any, Any], tests: Mapping[str, Any] | None) -> dict[S
 
 
 def division_of(data: Any, *, seed: int = 0) -> dict[Split, Tensor] | None:
-    """Which samples of data without splits `sources_of` takes for each split; None where the data have splits."""
+    """Say which samples of data without splits `sources_of` takes for each split; None where the data have splits."""
     data = _unpacked(data)
     if _is_pair(data):
         targets = _targets(data[1], class_words(data))
@@ -107,7 +107,7 @@ def division_of(data: Any, *, seed: int = 0) -> dict[Split, Tensor] | None:
 
 
 def class_words(data: Any, tests: Mapping[str, Any] | None = None) -> list[str] | None:
-    """What the classes are called, by the numbers that `sources_of` gives them; None where they are numbers."""
+    """Return what the classes are called, by the numbers that `sources_of` gives them; None where they are numbers."""
     splits = _by_name(data if isinstance(data, Mapping) else {"train": data}, tests)
     words = _words({split: given for split, given in splits.items() if _is_pair(given)})
     if words is not None and not _is_pair(splits.get("train")):
@@ -119,7 +119,7 @@ def class_words(data: Any, tests: Mapping[str, Any] | None = None) -> list[str] 
 
 
 def is_source(given: Any) -> bool:
-    """Whether it is read batch by batch: a DataLoader, or what `sources_of` makes one of."""
+    """Tell whether something is read batch by batch: a DataLoader, or what `sources_of` makes one of."""
     return isinstance(given, DataLoader) or _is_dataset(given)
 
 
@@ -132,7 +132,7 @@ def as_targets(given: Any) -> Any:
 
 
 def _unpacked(given: Any) -> Any:
-    """The pair that a TensorDataset holds; anything else as it is."""
+    """Return the pair that a TensorDataset holds; anything else as it is."""
     return given.tensors if isinstance(given, TensorDataset) and len(given.tensors) == 2 else given
 
 
@@ -157,7 +157,7 @@ def _source(given: Any, split: Split, dtype: torch.dtype, words: Sequence[str] |
 
 
 def _is_dataset(given: Any) -> bool:
-    """Whether it gives samples, not batches: by its class, or as DataLoaders tell, such as those of Hugging Face."""
+    """Tell whether something gives samples, not batches: by its class, or as DataLoaders tell (Hugging Face's)."""
     return isinstance(given, Dataset) or hasattr(given, "__getitems__")
 
 
@@ -189,24 +189,24 @@ def _are_targets(given: Any) -> bool:
 
 
 def _is_list(given: Any) -> bool:
-    """Whether it holds one thing after the other, such as a column of a Hugging Face data set."""
+    """Tell whether something holds one thing after the other, such as a column of a Hugging Face data set."""
     return isinstance(given, Sequence) and not isinstance(given, str | bytes) and len(given) > 0
 
 
 def _is_row(value: Any) -> bool:
-    """A row of labels, or a number as a tensor."""
+    """Tell whether something is a row of labels, or a number as a tensor."""
     if isinstance(value, Tensor):
         return value.ndim == 0
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(x, int | float) for x in value)
 
 
 def _is_array(given: Any) -> bool:
-    """NumPy, pandas, or whatever else turns into an array."""
+    """Tell whether something turns into an array: NumPy's, pandas' and whatever else does."""
     return isinstance(given, np.ndarray) or (hasattr(given, "to_numpy") and hasattr(given, "shape")) or _is_arrow(given)
 
 
 def _is_arrow(given: Any) -> bool:
-    """A column or table of pyarrow: told by its package, which need not be imported here."""
+    """Tell a column or table of pyarrow by its package, which need not be imported here."""
     return type(given).__module__.partition(".")[0] == "pyarrow" and hasattr(given, "to_pandas")
 
 
@@ -249,7 +249,7 @@ def _inputs(given: Any, n: int, dtype: torch.dtype) -> Any:
 
 
 def _stacked(given: Sequence[Any], dtype: torch.dtype) -> Tensor:
-    """One sample after the other as one tensor."""
+    """Stack samples, one after the other, as one tensor."""
     try:
         if all(isinstance(part, Tensor) for part in given):
             return torch.stack(list(given))
@@ -284,7 +284,7 @@ def _tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
 
 
 def _words(pairs: Mapping[Any, Any]) -> list[str] | None:
-    """The labels of all splits where they are words, sorted; None where they are numbers."""
+    """List the labels of all splits where they are words, sorted; None where they are numbers."""
     found = [_array(given[1]) for given in pairs.values() if not isinstance(given[1], Tensor)]
     worded = [array for array in found if array.dtype.kind == "U"]
     if not worded:
@@ -297,7 +297,7 @@ def _words(pairs: Mapping[Any, Any]) -> list[str] | None:
 
 
 def _fifths(n: int, seed: int, targets: Tensor | None) -> dict[Split, Tensor]:
-    """Rows of train, val and test, ascending."""
+    """Choose rows of train, val and test, ascending."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(n, generator=generator)
     targets = None if targets is None else targets.cpu()

@@ -232,7 +232,7 @@ class FeatureKeeper:
         return replace(result, references=references)
 
     def _can_tell(self, ways: Sequence[FeatureWay]) -> bool:
-        """Whether something says what the reducers of a layer do; else they are not kept."""
+        """Tell whether something says what the reducers of a layer do; else they are not kept."""
         try:
             for way in ways:
                 if way.reduction not in self._made:
@@ -286,7 +286,7 @@ class FeatureKeeper:
 
 
 def _not_kept(data: Data, protocol: ProbeProtocol) -> str:
-    """Why nothing that a sweep makes of these data can be kept; empty where it can."""
+    """Say why nothing that a sweep makes of these data can be kept; empty where it can."""
     once = [split for split, source in data.items() if source is not None and not reads_again(source)]
     if once:
         return (
@@ -301,7 +301,7 @@ def _not_kept(data: Data, protocol: ProbeProtocol) -> str:
 
 
 def _numbers(device: torch.device | None, context: Context) -> dict[str, Any]:
-    """What the values of a pass depend on besides the network and its inputs: where it runs, and in which precision."""
+    """List what the values of a pass depend on besides the network and its inputs: where it runs, and how precisely."""
     kinds = sorted({"cpu", "cpu" if device is None else device.type})
     with context():
         found: dict[str, Any] = {
@@ -315,7 +315,7 @@ def _numbers(device: torch.device | None, context: Context) -> dict[str, Any]:
 
 
 def _read(get: Callable[[], Any]) -> Any:
-    """The value of a flag; some may be missing, and some of torch's refuse to be read once newer ones are set."""
+    """Read the value of a flag; some may be missing, and some of torch's refuse once newer ones are set."""
     try:
         return get()
     except (RuntimeError, AttributeError):
@@ -323,7 +323,7 @@ def _read(get: Callable[[], Any]) -> Any:
 
 
 def _fits(entry: tuple[Tensor, Mapping[str, str]], read: Recording) -> bool:
-    """Whether there are as many targets as there were inputs."""
+    """Tell whether there are as many targets as there were inputs."""
     features, about = entry
     n = str(len(read.targets))
     return about.get(_SAMPLES) == n and (_PROBLEM in about or str(len(features)) == n)
@@ -334,7 +334,7 @@ def _there(kept: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
 
 
 def _layer(content: Mapping[str, Any]) -> Layer:
-    """A layer as JSON gives it back."""
+    """Rebuild a layer from what JSON gives back."""
     taps = tuple(
         Tap(
             Site(**{**tap["site"], "output": tuple(tap["site"]["output"])}),

@@ -47,7 +47,7 @@ FeatureTake: TypeAlias = Callable[[Reduction], Features]
 
 
 def feature_ways(layer: Layer, protocol: ProbeProtocol, sequence: TokenAxes = ()) -> tuple[FeatureWay, ...]:
-    """Every distinct way; a reducer that changes nothing, or that no seed changes, counts once."""
+    """List every distinct way; a reducer that changes nothing, or that no seed changes, counts once."""
     ways: dict[str, FeatureWay] = {}
     for seed in protocol.seeds:
         for reducer in protocol.reducers:
@@ -57,7 +57,7 @@ def feature_ways(layer: Layer, protocol: ProbeProtocol, sequence: TokenAxes = ()
 
 
 def _positions_way(layer: Layer, protocol: ProbeProtocol, sequence: TokenAxes) -> Iterator[FeatureWay]:
-    """The positions of a layer, where an analysis asks for them and it has some."""
+    """Return the positions of a layer, where an analysis asks for them and it has some."""
     if protocol.positions:
         reducer = Positions(protocol.positions)
         reduction = reducer.fit(layer.shape, protocol.seeds[0], sequence, positions_axis(layer, protocol))
@@ -228,7 +228,7 @@ class Validation:
     solver: AbstractSolver
 
     def __call__(self, heads: Heads) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"], Float[Tensor, " f"]]:
-        """Error and loss of each head, and the other figure that chooses; none where error or loss does."""
+        """Measure error and loss of each head, and the other figure that chooses; none where error or loss does."""
         task = self.protocol.task
         errors, losses = task.evaluate(heads, self.features, self.targets, self.solver)
         figure = task.figures.get(self.protocol.selection)

@@ -66,7 +66,7 @@ class HeadPath:
         return min(ranks, key=lambda i: ranks[i]) if ranks else None
 
     def around(self, i: int) -> tuple[int, ...]:
-        """Places of a value and of those next to it, stronger and weaker, among all that were fitted."""
+        """Find the places of a value and of those next to it, stronger and weaker, among all that were fitted."""
         fitted = (l2 for l2, status in zip(self.l2, self.solution.status, strict=True) if status is not Status.SKIPPED)
         values = sorted(set(fitted))
         at = values.index(self.l2[i])
@@ -99,7 +99,7 @@ class HeadPath:
         return tuple(math.nan if status in (Status.DIVERGED, Status.SKIPPED) else value for value, status in ended)
 
     def __getitem__(self, i: int) -> HeadPath:
-        """One value of the path, as a path of one."""
+        """Return one value of the path, as a path of one."""
         validation = self.validation and (self.validation[0][i : i + 1], self.validation[1][i : i + 1])
         figures = self.figures[i : i + 1]
         return replace(self, l2=self.l2[i : i + 1], solution=self.solution[i], validation=validation, figures=figures)

@@ -55,16 +55,16 @@ class Heads:
         return correct, total / len(features)
 
     def blocks(self, features: Features, elements: int = _SCORES) -> Iterator[tuple[slice, Float[Tensor, "r p c"]]]:
-        """Scores of every head, some samples at a time."""
+        """Score samples with every head, some samples at a time."""
         p, c, d = self.weight.shape
         weight, bias = self.weight.reshape(p * c, d), self.bias.reshape(p * c)
         for place, part in placed_blocks(features, elements * d // max(p * c, d)):
             yield place, torch.addmm(bias, part, weight.T).view(len(part), p, c)
 
     def scores(self, features: Features) -> Float[Tensor, "n c"]:
-        """Scores of the first head of the path."""
+        """Score samples with the first head of the path."""
         return torch.cat([torch.addmm(self.bias[0], part, self.weight[0].T) for part in blocks(features)])
 
     def __getitem__(self, index: int) -> Heads:
-        """One point of the path, still with its axis."""
+        """Return one point of the path, still with its axis."""
         return Heads(self.weight[index : index + 1].clone(), self.bias[index : index + 1].clone())

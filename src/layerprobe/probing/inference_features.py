@@ -159,7 +159,7 @@ def fitted_reduction(shape: Shape, record: ProbeRecord, recipe: FeatureRecipe) -
 def _source(
     network: nn.Module, inputs: Any, record: ProbeRecord, recipe: FeatureRecipe, mask: Any
 ) -> tuple[Any, ProbeProtocol]:
-    """The inputs as a split, and how it is read."""
+    """Return the inputs as a split, and how it is read."""
     tokens = bool(recipe.token_axes)
     if tokens and recipe.own_mask and mask is None:
         raise ValueError(
@@ -185,7 +185,7 @@ def _source(
 
 
 def _unknown(inputs: Any) -> Tensor:
-    """A target for each sample, of which nothing is made."""
+    """Return a target for each sample, of which nothing is made."""
     while isinstance(inputs, Mapping | tuple) and len(inputs):
         inputs = next(iter(inputs.values() if isinstance(inputs, Mapping) else inputs))
     found = inputs if hasattr(inputs, "__len__") else next(iter(tensors(inputs)), ())
@@ -226,7 +226,7 @@ def _find(
 
 
 def _fits(shape: Shape, record: ProbeRecord, recipe: FeatureRecipe) -> bool:
-    """Whether activations have the shape that the head was fitted to, but for the number of tokens."""
+    """Tell whether activations have the shape that the head was fitted to, but for the number of tokens."""
     fitted = tuple(map(int, record.shape.split("x")))
     free = {int(axis) for axis, _ in recipe.token_axes}
     scalar = not shape and record.shape == "1"

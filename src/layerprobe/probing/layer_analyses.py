@@ -117,7 +117,7 @@ def analyse(
 def _standardised(
     rows: Mapping[Split, Tensor | AbstractRows], n: int, what: str
 ) -> tuple[Standardiser | None, Mapping[Split, Tensor | AbstractRows], str]:
-    """Positions with each channel standardised over all those of train, by what, and why there are none."""
+    """Standardise positions by channel over all those of train; say by what, or why there are none."""
     if not rows:
         return None, {}, ""
     try:
@@ -133,6 +133,6 @@ def _said(error: BaseException) -> str:
 
 
 def _exact(metric: Metric) -> Metric:
-    """A metric of a whole population: its interval over test samples is left out, one over draws of train stays."""
+    """Drop the interval over test samples, which are a whole population; keep one over draws of train."""
     over_tests = metric.test_set and metric.n_train is None
     return replace(metric, low=math.nan, high=math.nan) if over_tests else metric

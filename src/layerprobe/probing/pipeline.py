@@ -197,7 +197,7 @@ def _fit_layers(
 
 
 def _without_positions(ways: Ways, protocol: ProbeProtocol) -> dict[LayerName, str]:
-    """Layers that have no positions, where an analysis asks for them."""
+    """Find layers that have no positions, where an analysis asks for them."""
     reason = f"has no positions for {', '.join(one.name for one in protocol.analyses if one.positions)}"
     return {layer.name: reason for layer, found in ways.items() if protocol.positions and not unfitted_features(found)}
 
@@ -312,7 +312,7 @@ def probe_layer(
 
 
 def _nothing_chosen(paths: Sequence[HeadPath]) -> str:
-    """Why no head of a layer has an error."""
+    """Say why no head of a layer has an error."""
     if all(status in (Status.DIVERGED, Status.SKIPPED) for path in paths for status in path.solution.status):
         return "every head diverged"
     if any(path.solution.left_out is not None for path in paths):

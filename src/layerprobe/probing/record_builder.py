@@ -153,7 +153,7 @@ class LayerRecords:
             yield from (self._metric(name, metric) for metric in found_by)
 
     def _on_each(self, found_on: Mapping[Split, Mapping[str, Measured]]) -> Iterator[Metric]:
-        """What the selected head comes to on each test set, where there are several: what is known of it there."""
+        """Say what the selected head comes to on each test set, where there are several: what is known of it there."""
         for name, test in found_on.items() if len(found_on) > 1 else ():
             found, labels = test["none"], self.labels.read_on(name)
             shuffled, control = (test[of].error if of in test else math.nan for of in ("shuffled", "control_task"))
@@ -201,7 +201,7 @@ class LayerRecords:
         return LayerResult(record, self._path_records(paths), {}, nothing, samples, test_set=self.primary)
 
     def _path_records(self, paths: Mapping[str, Sequence[HeadPath]]) -> tuple[PathRecord, ...]:
-        """The record of every swept head."""
+        """Make the record of every swept head."""
         chosen = {control: select(found) for control, found in paths.items()}
         return tuple(
             PathRecord(
@@ -262,7 +262,7 @@ class LayerRecords:
 
 
 def _plain_arguments(reducer: AbstractReducer) -> dict[str, Any] | None:
-    """What makes an equal reducer; None where that cannot be written down."""
+    """Return what makes an equal reducer; None where that cannot be written down."""
     if not is_dataclass(reducer):
         return None
     found = {field.name: getattr(reducer, field.name) for field in fields(reducer) if field.init}

@@ -172,7 +172,7 @@ class SplitReader:
 
 
 def _ids(given: Any) -> Shaped[np.ndarray, " k"]:
-    """Ids of a batch as whole numbers or text."""
+    """Return ids of a batch as whole numbers or text."""
     found = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
     if found.dtype.kind == "f" and np.array_equal(found, found.astype(np.int64)):
         found = found.astype(np.int64)  # a table of metadata is often of one type
@@ -242,5 +242,5 @@ def masks_of(protocol: ProbeProtocol, inputs: Any, batch: Any) -> tuple[Mapping[
 
 
 def _fits_tokens(protocol: ProbeProtocol) -> bool:
-    """Whether heads are fitted to tokens."""
+    """Tell whether heads are fitted to tokens."""
     return any(isinstance(reducer, AbstractTokenReducer) for reducer in protocol.reducers)

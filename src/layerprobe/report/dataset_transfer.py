@@ -115,7 +115,7 @@ def training_sets(runs: Sequence[Run]) -> list[str]:
 
 
 def _values(configs: Sequence[Mapping[str, object]]) -> list[str]:
-    """The values of the keys that tell configurations apart, seeds left out, as a name for each."""
+    """Name each value of the keys that tell configurations apart, seeds left out."""
     keys = telling_keys(configs)
     return [", ".join(value_text(one[key]) for key in keys if one.get(key) is not None) for one in configs]
 
@@ -125,7 +125,7 @@ def _key(one: Trained, test_set: str) -> str:
 
 
 def _names(trained: Iterable[Trained]) -> dict[str, str]:
-    """What each test set is called, by its samples."""
+    """Name each test set by its samples."""
     given: dict[str, str] = {}
     own: dict[str, set[str]] = {}
     for one in trained:

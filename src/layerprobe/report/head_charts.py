@@ -57,5 +57,5 @@ def angles_of(run: Run, over: Over, at: str, most: float = _MOST_PRODUCTS) -> An
 
 
 def angle_products(heads: pd.DataFrame) -> float:
-    """Multiplications that a map of angles takes: a singular value decomposition for every pair of heads."""
+    """Count the multiplications of a map of angles: a singular value decomposition for every pair of heads."""
     return len(heads) ** 2 * float(heads["n_classes"].max()) ** 2 * float(heads["n_features"].max())

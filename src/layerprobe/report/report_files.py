@@ -90,7 +90,7 @@ def write_report(
 
 
 def _between_test_sets(comparison: Comparison) -> tuple[dict[str, AnyChart], list[tuple[str, dict[str, Any]]]]:
-    """Maps of the transfer between data sets, or the curves of each run's test sets: files, and the page's charts."""
+    """Map the transfer between data sets, or draw each run's test sets: files, and the page's charts."""
     charts: dict[str, AnyChart]
     if tables := transfers(comparison.runs):
         charts = {
@@ -104,7 +104,7 @@ def _between_test_sets(comparison: Comparison) -> tuple[dict[str, AnyChart], lis
 
 
 def _difference(comparison: Comparison, pair: Sequence[str]) -> tuple[list[str], list[AnyChart]]:
-    """The sentence and the figure on the difference of two runs, where there are two."""
+    """Write the sentence and the figure on the difference of two runs, where there are two."""
     chosen = [_find(comparison, name) for name in pair]
     if not chosen and len(comparison.runs) == 2:
         chosen = [0, 1]
@@ -128,7 +128,7 @@ def _find(comparison: Comparison, name: str) -> int:
 
 
 def _typed(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Columns of one type each: a key whose values are of several kinds becomes text."""
+    """Give columns one type each: a key whose values are of several kinds becomes text."""
     kinds = {key: {type(value) for value in rows[key] if value is not None} for key in keys}
     mixed = [key for key, found in kinds.items() if len(found) > 1 and not found <= {int, float}]
     rows = rows.copy()

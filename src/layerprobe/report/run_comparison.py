@@ -156,7 +156,7 @@ def _notes(run: Run) -> list[str]:
 
 
 def _names(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
-    """What differs, where that is little; else the directory. Names that coincide get the directory's end."""
+    """Name what differs, where that is little; else the directory. Names that coincide get the directory's end."""
     short = short_keys(keys)
     named = [key for key in keys if any(key in run.overrides for run in runs)][:4] or list(keys[:3])
     bases = [printable(_base(run)) for run in runs]
@@ -180,7 +180,7 @@ def _names(runs: Sequence[Run], keys: Sequence[str]) -> list[str]:
 
 
 def _base(run: Run) -> str:
-    """The name that was given on the command line, else the experiment's."""
+    """Return the name that was given on the command line, else the experiment's."""
     config = run.config
     given = config.get("name") if "name" in run.overrides else None
     return str(given or config.get("experiment") or config.get("name") or run.directory.resolve().name)

@@ -90,7 +90,7 @@ def few_checkpoints(frame: pd.DataFrame, most: int = 4) -> pd.DataFrame:
 
 
 def evenly(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of some items, at equal distances, the first and the last among them."""
+    """Choose at most so many of some items, at equal distances, the first and the last among them."""
     last = len(items) - 1
     return [items[round(i * last / max(1, most - 1))] for i in range(most)] if most <= last else list(items)
 
@@ -115,7 +115,7 @@ def axis_top(errors: pd.Series) -> float:
 
 
 def _untrained(frame: pd.DataFrame) -> pd.Series:
-    """A step of 0 says so only where other checkpoints have more: a file may not know its step."""
+    """Say "untrained" of a step of 0 only where other checkpoints have more: a file may not know its step."""
     return frame["checkpoint"].isin(AT_RANDOM) | ((frame["step"] == 0) & (frame["step"].max() > 0))
 
 

@@ -115,7 +115,7 @@ def _damaged(path: Path, error: Exception) -> DamagedTableError:
 
 
 def version_of(table: pa.Table) -> int:
-    """The version of the schema that a table was written under; 0 where it does not say."""
+    """Read the version of the schema that a table was written under; 0 where it does not say."""
     found = (table.schema.metadata or {}).get(_VERSION_KEY, b"").decode()
     return int(found) if found.isdecimal() else 0
 

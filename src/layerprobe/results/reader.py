@@ -135,7 +135,7 @@ class Run:
         return rows
 
     def _kept(self, name: str, read: Callable[[Path, Iterable[Path]], pd.DataFrame]) -> pd.DataFrame:
-        """The rows of a file and of the parts; none where one of them cannot be read."""
+        """Return the rows of a file and of the parts; none where one of them cannot be read."""
         try:
             rows = _read_with_parts(self.probes, partial(read, self.probes / name))
         except SchemaError:
@@ -213,7 +213,7 @@ def find_runs(roots: Iterable[str | Path]) -> list[Path]:
 
 
 def _walk(directory: Path, seen: set[Path]) -> Iterator[tuple[Path, Path]]:
-    """Every run below, as its real path and the one that leads to it; what was seen is not entered again.
+    """Find every run below, as its real path and the one that leads to it; what was seen is not entered again.
 
     Links come after everything else, so that neither a loop nor a second way to a run is followed.
     """
@@ -314,7 +314,7 @@ def _yaml(file: Path) -> dict[str, Any]:
 
 
 def _flat(node: Any, at: tuple[str, ...]) -> dict[str, Any]:
-    """Dotted keys; a class is named by the key of the node that it makes."""
+    """Flatten to dotted keys; a class is named by the key of the node that it makes."""
     if not isinstance(node, dict):
         node = str(node) if isinstance(node, list) else node
         return {".".join(at): printable(node) if isinstance(node, str) else node}

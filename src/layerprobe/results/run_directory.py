@@ -73,7 +73,7 @@ class RunDirectory:
         return made
 
     def _id_of_logs(self) -> str | None:
-        """The id that the logs of earlier starts are named by, where there are any.
+        """Find the id that the logs of earlier starts are named by, where there are any.
 
         A log is `wandb/[offline-]run-<date>-<id>/run-<id>.wandb`; its folder ends in -1 where a start was within the
         same second as the one before. A file that is half written is not enough to tell; one that is not there is a
@@ -115,7 +115,7 @@ class RunDirectory:
         return None if probed and not (self.path / "probes" / "results.parquet").exists() else summary
 
     def differences(self, config: Mapping[str, Any]) -> list[str]:
-        """`key: old -> new` for each key whose value differs from the one that the directory's results belong to.
+        """List `key: old -> new` for each value that differs from what the directory's results belong to.
 
         Raises:
             RunDirectoryError: Where `config.json` and its copy are damaged.
@@ -186,7 +186,7 @@ class RunDirectory:
 
 
 def _id_of_agent() -> str | None:
-    """The id that an agent of a W&B sweep has given to the run that it starts; it waits for a run of that id."""
+    """Return the id that an agent of a W&B sweep has given to the run that it starts, waiting for a run of that id."""
     return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
 
 

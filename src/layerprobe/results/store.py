@@ -220,7 +220,7 @@ class ProbeStore:
         return self.directory / "results.parquet"
 
     def _read_results(self) -> list[ProbeRecord]:
-        """The rows of `results.parquet`, or those of `results.csv`, which are the same, where the former is damaged."""
+        """Read the rows of `results.parquet`, or of `results.csv`, which are the same, where the former is damaged."""
         if not self._results.exists():
             return []
         try:
@@ -287,7 +287,7 @@ class ProbeStore:
         return self._combined(name, read_parts(self._parts())).to_pandas()
 
     def _combined(self, name: str, parts: Mapping[str, pa.Table]) -> pa.Table:
-        """Rows of one kind, merged and in parts; where both have a layer, the part is the newer one."""
+        """Combine rows of one kind, merged and in parts; where both have a layer, the part is the newer one."""
         file, columns = self.directory / f"{name}.parquet", ROWS[name]
         table = parts[name]
         if file.exists():
@@ -317,7 +317,7 @@ class ProbeStore:
 
 
 def in_order(records: Mapping[tuple[str, LayerName], ProbeRecord]) -> list[ProbeRecord]:
-    """Records in the order of training, then of depth; checkpoints of one step in the order in which they came."""
+    """Sort records by training, then by depth; checkpoints of one step stay in the order in which they came."""
     first_seen: dict[str, int] = {}
     for checkpoint, _ in records:
         first_seen.setdefault(checkpoint, len(first_seen))

@@ -105,7 +105,7 @@ def read_correct(file: Path, parts: Iterable[Path] = (), *, by_test_set: bool = 
 
 
 def _tables(file: Path, column: str, parts: Iterable[Path]) -> list[pa.Table]:
-    """The rows that each part has in a column, which those of earlier versions may lack, and then those of the file."""
+    """Return the rows of each part in a column, which those of earlier versions may lack, then those of the file."""
     tables = []
     for part in parts:
         table = _read(part)
@@ -138,7 +138,7 @@ def _with_todays_meaning(table: pa.Table) -> pd.DataFrame:
 
 
 def _of_another_f1(table: pa.Table) -> pd.Series:
-    """Rows whose F1 is over classes that no sample has, too."""
+    """Choose rows whose F1 is over classes that no sample has, too."""
     if _F1 not in table.column_names or version_of(table) >= _F1_SINCE:
         return pd.Series(False, index=range(len(table)))
     rows = table.select([name for name in ("n_classes", "task", _F1) if name in table.column_names]).to_pandas()

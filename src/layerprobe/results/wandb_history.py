@@ -180,7 +180,7 @@ class WandbHistory:
             self.run.log(dict(row), step=entry["step"], commit=True)
 
     def _reached(self) -> int:
-        """The step below which everything has arrived."""
+        """Find the step below which everything has arrived."""
         own = Path(self.run.settings.sync_dir).resolve()
         # By the log's own name: a start within the same second as the one before has a folder that ends in -1.
         logs = Path(self.run.settings.wandb_dir).glob(f"*run-*/run-{self.run.id}.wandb")

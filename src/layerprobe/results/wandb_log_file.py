@@ -42,7 +42,7 @@ def mend(log: Path) -> int:
 
 
 def _records(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Each whole record, and where it ends."""
+    """Read each whole record, and where it ends."""
     if content[:4] != _MAGIC:
         return
     at, pieces = _HEADER, b""

@@ -36,7 +36,7 @@ def default_mode() -> str:
 
 
 def _settings() -> dict[str, str]:
-    """Settings of `wandb login` and `wandb offline`: the user's, then the working directory's on top."""
+    """Read the settings of `wandb login` and `wandb offline`: the user's, then the working directory's on top."""
     config = Path(os.environ.get("WANDB_CONFIG_DIR") or _home() / ".config" / "wandb")
     work = Path(os.environ.get("WANDB_DIR") or ".")
     found: dict[str, str] = {}
@@ -52,7 +52,7 @@ def _settings() -> dict[str, str]:
 
 
 def _home() -> Path:
-    """The user's folder; `~` as it stands where neither HOME nor the user is known, as in some containers."""
+    """Return the user's folder; `~` where neither HOME nor the user is known, as in some containers."""
     return Path(os.path.expanduser("~"))
 
 

@@ -177,7 +177,7 @@ def _digest(contents: Iterable[bytes]) -> str:
 
 
 def _plain_rows(frame: pd.DataFrame) -> list[Iterable[Any]]:
-    """Rows of Python values; NaN becomes None, which JSON can hold."""
+    """Turn rows into Python values; NaN becomes None, which JSON can hold."""
     columns = [frame[name].astype(object).where(frame[name].notna(), None).tolist() for name in frame.columns]
     return [list(row) for row in zip(*columns, strict=True)]
 

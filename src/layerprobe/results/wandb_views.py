@@ -100,7 +100,7 @@ def default_entity() -> str:
 
 
 def _views(checkpoints: Sequence[str], swept: Sequence[str]) -> dict[str, list]:
-    """The views of the page, by the names that they have there; the last checkpoint comes first."""
+    """Return the views of the page, by the names that they have there; the last checkpoint comes first."""
     import wandb_workspaces.reports.v2 as wr
 
     options: Any = {
@@ -143,5 +143,5 @@ def _training(layers: Sequence[str]) -> list:
 
 
 def _columns(swept: Sequence[str]) -> list[str]:
-    """What the list of runs shows beside their names: what differs, the best layer, its test error."""
+    """List what runs show beside their names: what differs, the best layer, its test error."""
     return [*(f"config:{key}" for key in swept), "summary:probe/best_layer", f"summary:{_BEST}"]

@@ -90,5 +90,5 @@ def student_quantile(freedom: int) -> float:
 
 
 def student_half_width(deviation: float, n: int) -> float:
-    """Half the width of Student's 95 % interval of a mean, t·s/√n with n - 1 degrees of freedom."""
+    """Compute half of Student's 95 % interval of a mean, t·s/√n with n - 1 degrees of freedom."""
     return student_quantile(n - 1) * deviation / math.sqrt(n)

@@ -289,7 +289,7 @@ class ProbeCallback(LateCallback):
         self._frozen, self._probed, self._ended, self._finished = [], [], False, False
 
     def _take_up(self) -> None:
-        """Training goes on beyond what was its end: the network of then is no longer the final one, but an epoch's.
+        """Go on beyond what was training's end: the network of then is no longer the final one, but an epoch's.
 
         It is probed again under that name. What is called `final` stays until the new end replaces it.
         """
@@ -304,7 +304,7 @@ class ProbeCallback(LateCallback):
             self._frozen.append(now)
 
     def _copied(self, former: CheckpointInfo, now: CheckpointInfo) -> bool:
-        """Whether the network of then is there under its new name; it is not where a later end has replaced it."""
+        """Tell whether the network of then is there under its new name; it is not where a later end has replaced it."""
         if not self._ranks.is_first:
             return False
         for info in (now, former):
@@ -332,7 +332,7 @@ class ProbeCallback(LateCallback):
         check_splits(self._data, needs_val=self.protocol.needs_val)
 
     def _protocol(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> ProbeProtocol:
-        """The sweep, as the data ask for it."""
+        """Return the sweep as the data ask for it."""
         source = getattr(trainer, "datamodule", None) if self._given is None else self._given
         protocol = of_population(self.protocol, source)
         if self._given is None or is_datamodule(source):
@@ -368,7 +368,7 @@ class ProbeCallback(LateCallback):
                 self._probe(trainer, pl_module, info, done)
 
     def _done(self, pl_module: pl.LightningModule, info: CheckpointInfo) -> Collection[LayerName]:
-        """Layers whose results are those of this very network: a run that was killed had come this far before."""
+        """List layers whose results are those of this very network: a run that was killed had come this far before."""
         if not self._ranks.is_first or not self.config or not self._path(info).exists():
             return ()
         try:

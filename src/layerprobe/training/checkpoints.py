@@ -158,7 +158,7 @@ def damage(path: Path) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content."""
+    """Compute the SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

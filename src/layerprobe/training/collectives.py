@@ -119,7 +119,7 @@ class Ranks:
 
     @contextmanager
     def as_first(self, network: nn.Module) -> Iterator[None]:
-        """Inside, the parameters and buffers of every process's network are those of the first one's.
+        """Let every process's network have the first one's parameters and buffers, inside.
 
         Distributed training keeps parameters equal, and buffers only while a network is called: each process goes on
         with the averages of batch normalisation that its own last batch has led to. Afterwards this process's network

@@ -159,5 +159,5 @@ class SteadyWandbLogger(WandbLogger):
         return run
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process needs: it takes up the history for itself."""
+        """Return what another process needs: it takes up the history for itself."""
         return super().__getstate__() | {"_history": None}

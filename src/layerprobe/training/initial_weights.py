@@ -90,7 +90,7 @@ def _begins(node: Mapping[str, Any], located: Callable[[str], Any]) -> str:
 
 
 def _said(node: Mapping[str, Any], located: Callable[[str], Any]) -> dict[str, Any]:
-    """What the arguments that name weights say, or their defaults."""
+    """Return what the arguments that name weights say, or their defaults."""
     parameters: Mapping[str, inspect.Parameter] = {}
     with suppress(Exception):  # a class that cannot be found or read is an error of building, which says so
         built = located(str(node["_target_"]))

@@ -78,7 +78,7 @@ def with_tests(data: Data, tests: Mapping[str, Any] | None, network: nn.Module |
 
 
 def _own_tests(tests: Mapping[str, Any]) -> dict[str, Any]:
-    """Test sets with the test split of each data module in its place."""
+    """Return the test sets with the test split of each data module in its place."""
     found = {name: splits_of_datamodule(one) if is_datamodule(one) else one for name, one in tests.items()}
     for name, own in found.items():
         if own is not tests[name]:
@@ -118,7 +118,7 @@ def is_default_hook(hook: Any) -> bool:
 
 
 def _from_hooks(owner: Any, split: Split, stages: list[str]) -> Any:
-    """The loaders of a split, of a module or of a copy of a data module that is set up for `stages`."""
+    """Return the loaders of a split, of a module or of a copy of a data module that is set up for `stages`."""
     name = f"{split}_dataloader"
     hook = getattr(owner, name, None)
     if hook is None:
@@ -135,7 +135,7 @@ def _from_hooks(owner: Any, split: Split, stages: list[str]) -> Any:
 
 
 def _chosen(found: Mapping[Split, Any], loaders: Loaders | None) -> Data:
-    """One loader of each split that has any, and each test set that is chosen."""
+    """Choose one loader of each split that has any, and each test set that is chosen."""
     data: dict[Split, Any] = {}
     if unknown := sorted((loaders or {}).keys() - {*SPLITS}):
         raise ValueError(f"`loaders` names the split {unknown[0]!r}. {nearest(unknown[0], SPLITS)}")

@@ -218,7 +218,7 @@ class ProbeSession:
                         log.info("Probed %s at step %d: %s%s", info.name, info.step, count_text(new, "layer"), before)
 
     def _planned(self, subject: Subject) -> Discovery | Callable[[], Discovery | None] | None:
-        """What the plan of this session has found out, or what makes it where kept features may need none."""
+        """Return what this session's plan has found out, or what makes it where kept features may need none."""
         size = self._ranks.size
         if self._announced or not self._ranks.is_first:
             return None

@@ -138,7 +138,7 @@ def share(ranks: Ranks, subject: Subject, discovery: Discovery | None) -> Share:
 
 
 def _look(subject: Subject, discovery: Discovery | None) -> tuple[Discovery, Any]:
-    """The layers; and what tells other processes whether theirs and their samples are the same, None if none does."""
+    """Find the layers, and what tells others whether theirs and their samples are the same, None if none does."""
     seed, size, samples = subject.protocol.seeds[0], subject.resources.batch_size, []
     with freeze(subject.network, context=subject.context) as frozen:
         found = discovery or subject.discover(frozen)
@@ -207,7 +207,7 @@ class Team:
         self._threads: list[Thread] = []
 
     def __enter__(self) -> Team:
-        """In the first process, begin to listen to the others."""
+        """Begin to listen to the others, in the first process."""
         for rank in range(1, self._ranks.size) if self._ranks.is_first else ():
             self._ends[rank] = Future()
             # A daemon: it must not hold up a process that leaves at once.

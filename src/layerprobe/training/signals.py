@@ -90,7 +90,7 @@ class Stopped(SystemExit):
         self._handler = handler
 
     def __str__(self) -> str:
-        """The message."""
+        """Return the message."""
         return f"stopped by {signal.Signals(self.signal).name} {self.where}"
 
     def requeue(self) -> None:

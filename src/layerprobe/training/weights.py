@@ -96,14 +96,14 @@ def _match(
 
 
 def _place(tensor: object) -> int | None:
-    """Where a tensor's values are, to know tied weights; None where it has none."""
+    """Find where a tensor's values are, to know tied weights; None where it has none."""
     if not isinstance(tensor, Tensor) or is_lazy(tensor) or not tensor.numel():
         return None
     return tensor.data_ptr() or None
 
 
 def _heads(names: Mapping[str, object]) -> list[str]:
-    """The first one and two steps of dotted names."""
+    """Return the first one and two steps of dotted names."""
     parts = [name.split(".") for name in names]
     found = {".".join(part[:depth]) + "." for depth in (1, 2) for part in parts if len(part) > depth}
     return sorted(found, key=lambda head: (head.count("."), head))

@@ -30,7 +30,7 @@ class AttentionPools(AbstractNetworks):
     """
 
     def __call__(self, features: Float[Tensor, "n k"]) -> Float[Tensor, "s n c"]:
-        """Scores of each network."""
+        """Score samples with each network."""
         _, pooled = self._pooled(self._positions(features))
         return torch.baddbmm(self.parts[2], pooled, self.parts[1])
 
@@ -64,7 +64,7 @@ class AttentionPools(AbstractNetworks):
     def _pooled(
         self, positions: tuple[Float[Tensor, "n p d"], Float[Tensor, "n p"]]
     ) -> tuple[Float[Tensor, "s n p"], Float[Tensor, "s n d"]]:
-        """The weights of the positions, and the features that they come to."""
+        """Return the weights of the positions, and the features that they come to."""
         x, there = positions
         logits = (x @ self.parts[0][:, :, 0].T).permute(2, 0, 1) / math.sqrt(x.shape[2])
         alpha = logits.masked_fill(there == 0, -math.inf).softmax(2)

@@ -18,7 +18,7 @@ from layerprobe.probing.solvers.logistic import Logistic
 def code_length(
     heads: Heads, features: Features, targets: Int[Tensor, " n"], seen: Bool[Tensor, " c"]
 ) -> Float[Tensor, "p n"]:
-    """Bits of each label, -log2 p(y | x), by the softmax over the classes that the heads were fitted to.
+    """Measure the bits of each label, -log2 p(y | x), by the softmax over the classes that the heads were fitted to.
 
     Features are standardised, and each label is of a class that was seen.
 

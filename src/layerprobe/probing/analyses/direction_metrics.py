@@ -56,7 +56,7 @@ def _angle(first: Float[np.ndarray, "k d"], second: Float[np.ndarray, "m d"], pr
 
 
 def _scores(rows: Float[np.ndarray, "k d"], layer: LayerData) -> Float[np.ndarray, "k n"]:
-    """Scores of the training samples; their features are standardised, and have a mean of zero."""
+    """Score the training samples, whose features are standardised and have a mean of zero."""
     weight = torch.from_numpy(rows).to(layer.train.device) * layer.head.standardiser.scale.to(layer.train.device)
     scores = torch.cat([part.double() @ weight.T for part in blocks(layer.train)])
     return (scores - scores.mean(0)).T.cpu().numpy()

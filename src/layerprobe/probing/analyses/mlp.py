@@ -37,7 +37,7 @@ class Perceptrons(AbstractNetworks):
         return cls(*parts)
 
     def __call__(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "s n c"]:
-        """Scores of each network."""
+        """Score samples with each network."""
         return self._outputs(self._hidden(features))
 
     def _hidden(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "s n h"]:

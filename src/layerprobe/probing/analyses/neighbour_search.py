@@ -53,7 +53,7 @@ def _measured(samples: Float[Tensor, "n d"], metric: Distance) -> Float[Tensor, 
 
 
 def _smallest(values: Float[Tensor, "q m"], k: int) -> Int[Tensor, "q k"]:
-    """Columns of the k smallest values of each row in their order; of equal values the first columns."""
+    """Find the columns of each row's k smallest values in their order; of equal values the first columns."""
     smallest, columns = values.topk(min(k + 1, values.shape[1]), dim=1, largest=False)
     columns, tied = columns[:, :k], smallest[:, k - 1] == smallest[:, -1]
     if values.shape[1] > k and tied.any():

@@ -40,18 +40,18 @@ class AbstractNetworks(ABC):
 
     @abstractmethod
     def __call__(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "s n c"]:
-        """Scores of each network."""
+        """Score samples with each network."""
 
     @abstractmethod
     def gradients(self, features: Float[Tensor, "n d"], slopes: Slopes, l2: float) -> list[Float[Tensor, "s _ _"]]:
-        """Gradients of the mean loss + ½·l2·(sum of the squares of all weights but biases), in the order of the parts.
+        """Compute the gradients of mean loss + ½·l2·(squares of all weights but biases), in the order of the parts.
 
         By hand, since autograd cannot run in a fork of a process that has used it on a GPU. `slopes` are the loss'
         derivatives by the scores of one network, for each sample.
         """
 
     def scores(self, features: Features) -> Float[Tensor, "s n c"]:
-        """Scores of each network, worked out block by block where the features are."""
+        """Score samples with each network, block by block where the features are."""
         found = [self.to(part.device)(part) for part in blocks(features)]
         return torch.cat(found, 1)
 
@@ -149,7 +149,7 @@ class AbstractTrained(AbstractReference):
 
     @abstractmethod
     def operations(self, layer: LayerData) -> float:
-        """Floating-point operations of a step, about."""
+        """Count the floating-point operations of a step, about."""
 
     def fit(self, layer: LayerData) -> FittedReading:
         """See `AbstractAnalysis.fit`."""

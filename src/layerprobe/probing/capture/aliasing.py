@@ -60,7 +60,7 @@ class Identities:
 
 
 def _extent(tensor: Tensor) -> tuple[tuple[int, int], ...]:
-    """Which elements of the storage a tensor holds, whatever the order of its axes: merged (stride, size)."""
+    """Say which elements of the storage a tensor holds, whatever the order of its axes: merged (stride, size)."""
     if tensor.is_contiguous():
         return ((1, tensor.numel()),)
     merged: list[tuple[int, int]] = []

@@ -51,7 +51,7 @@ class BatchAxis(NamedTuple):
         return found if self.part is None else found[..., slice(*self.part)]
 
     def sample_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of one sample, of that of a batch."""
+        """Return the shape of one sample, from that of a batch."""
         folded = (self.fold,) if self.fold > 1 else ()
         found = (*shape[: self.axis], *folded, *shape[self.axis + 1 :])
         return found if self.part is None else (*found[:-1], self.part[1] - self.part[0])
@@ -80,7 +80,7 @@ def batch_axis(two: tuple[int, ...], three: tuple[int, ...]) -> BatchAxis | None
 
 
 def excerpt(tensor: Tensor, rows: BatchAxis, n_samples: int) -> Tensor | None:
-    """Elements of the second sample, the same ones for every batch, as a copy on the CPU; None if there is none."""
+    """Copy elements of the second sample to the CPU, the same ones for every batch; None if there is none."""
     if (found := rows.samples_first(tensor, n_samples)) is None:
         return None
     sample = found[1].flatten()
@@ -91,7 +91,7 @@ def excerpt(tensor: Tensor, rows: BatchAxis, n_samples: int) -> Tensor | None:
 
 @lru_cache(maxsize=256)
 def drawn_elements(size: int, count: int, device: str) -> Tensor:
-    """Places among a sample's elements that are compared: always the same ones, with repetition."""
+    """Draw the places among a sample's elements that are compared: always the same ones, with repetition."""
     # An own generator: the network's random numbers stay what they are.
     return torch.randint(size, (count,), generator=torch.Generator().manual_seed(0)).to(device)
 

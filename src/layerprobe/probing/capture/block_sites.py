@@ -92,7 +92,7 @@ def _sites(modules: dict[str, nn.Module], found: Trace, block: Call, core: Occur
 
 
 def _projection(modules: dict[str, nn.Module], found: Trace, core: Occurrence) -> Iterator[Exchange]:
-    """The output projection inside torch's function of attention: what its module returns, or whoever calls it gets."""
+    """Find the output projection inside torch's function of attention: what its module returns, or its caller gets."""
     if isinstance(modules[core.site.module], nn.MultiheadAttention):
         returned = [one.returned[0] for one in found.exchanges if one.call is core.call]
     else:
@@ -103,7 +103,7 @@ def _projection(modules: dict[str, nn.Module], found: Trace, core: Occurrence) -
 
 
 def _normalised(modules: dict[str, nn.Module], inside: Sequence[Exchange], value: int) -> int | None:
-    """What a module makes of a value whose class says that it normalises."""
+    """Return what a module makes of a value whose class says that it normalises."""
     return next(
         (
             exchange.returned[0][0]
@@ -123,7 +123,7 @@ def _is_member(modules: dict[str, nn.Module], path: str) -> bool:
 
 
 def _is_linear(module: nn.Module, exchange: Exchange) -> bool:
-    """Whether a module with a matrix of weights has made a tensor of as many features as that has."""
+    """Tell whether a module with a matrix of weights has made a tensor of as many features as that has."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, nn.Parameter) or weight.ndim != 2 or isinstance(module, nn.Embedding):
         return False

@@ -121,7 +121,7 @@ class Arguments:
         return Arguments(args, kwargs, self.batch_size)
 
     def named(self) -> list[tuple[TensorPath, Tensor]]:
-        """Every tensor with its key or index; the path is `()` if there is one tensor only."""
+        """Return every tensor with its key or index; the path is `()` if there is one tensor only."""
         positional = {str(index): value for index, value in enumerate(self.args)}
         return named_tensors({**positional, **self.kwargs}, state=True)
 

@@ -129,7 +129,7 @@ def _evidence(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
 ) -> int | None:
-    """The axis of its first varying input, and of its output, that a function treats as channels."""
+    """Find the axis of its first varying input, and of its output, that a function treats as channels."""
     if name in _NORMS:
         normalised = kwargs["normalized_shape"] if "normalized_shape" in kwargs else args[1]
         return -1 if isinstance(normalised, int) or len(normalised) == 1 else None
@@ -150,7 +150,7 @@ def _evidence(
 
 
 def _order(name: str, tensor: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """Which axis each axis of a permuted tensor was: read off a tensor of as many axes, all of different size."""
+    """Find which axis each axis of a permuted tensor was, from a tensor of as many axes, all of different size."""
     if name in _TRANSPOSING:
         axes = list(range(tensor.ndim))
         return tuple(axes[::-1] if name in ("T", "H") else [*axes[:-2], *axes[:-3:-1]])
@@ -163,7 +163,7 @@ def _order(name: str, tensor: Tensor, args: Sequence[Any], kwargs: Mapping[str, 
 def _same_axes(
     name: str, before: tuple[int, ...], after: tuple[int, ...], order: tuple[int, ...] | None
 ) -> dict[int, int]:
-    """Where the axes of an argument are in the result; only those that are known."""
+    """Say where the axes of an argument are in the result; only those that are known."""
     if order is not None:
         return {axis: place for place, axis in enumerate(order)}
     if name in _PERMUTING | _TRANSPOSING | _REARRANGING:
@@ -174,7 +174,7 @@ def _same_axes(
 
 
 def _kept(before: tuple[int, ...], after: tuple[int, ...]) -> dict[int, int]:
-    """Axes that a reshape keeps: the shapes fall into stretches of equal size, of which some are one axis each."""
+    """Find the axes that a reshape keeps: the shapes fall into stretches of equal size; some are one axis each."""
     left = [axis for axis, size in enumerate(before) if size != 1]
     right = [axis for axis, size in enumerate(after) if size != 1]
     kept: dict[int, int] = {}

@@ -190,7 +190,7 @@ class _Walk:
             self._object(value, path)
 
     def _kind(self, value: Any, path: str) -> None:
-        """The class of a container, and what it has besides its items."""
+        """Name the class of a container, and what it has besides its items."""
         self.add(type(value), path)
         if not package_version(type(value).__module__):
             self._named(getattr(value, "__dict__", {}), path)
@@ -297,13 +297,13 @@ def _encloses_nothing(value: Any) -> bool:
 
 
 def raw_bytes(values: Tensor) -> Any:
-    """The bytes of a tensor's values, in the order of its axes."""
+    """Return the bytes of a tensor's values, in the order of its axes."""
     plain = values.detach().resolve_conj().resolve_neg().to("cpu").contiguous()
     return plain.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _own_attributes(value: nn.Module) -> Iterator[tuple[str, Any]]:
-    """What a module has that its base class of torch or Lightning does not bring."""
+    """Return what a module has that its base class of torch or Lightning does not bring."""
     left_out = set(_OF_EVERY_MODULE | _ORIGIN)
     for base in type(value).__mro__:
         if base.__name__ == "LightningModule":
@@ -312,12 +312,12 @@ def _own_attributes(value: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _is_ours(hook: Any) -> bool:
-    """Whether a hook only looks on."""
+    """Tell whether a hook only looks on."""
     return isinstance(getattr(getattr(hook, "func", hook), "__self__", None), Hooks)
 
 
 def _named_by(value: FunctionType, path: str) -> Iterator[tuple[str, Any]]:
-    """What a function's code names outside itself, called as it is there.
+    """Return what a function's code names outside itself, called as it is there.
 
     Of anybody's own modules, only what is taken out of them (`package.module.function`); all that is in them, where
     they are handed on.
@@ -347,7 +347,7 @@ def _named_by(value: FunctionType, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _imports(steps: Sequence[tuple[str, Any]], value: FunctionType, path: str) -> Mapping[str, list[Any]]:
-    """What code imports as it runs, by the name that it gives it."""
+    """List what code imports as it runs, by the name that it gives it."""
     bound: defaultdict[str, list[Any]] = defaultdict(list)
     waiting: list[Any] = []
     whole: Any = None
@@ -368,7 +368,7 @@ def _imports(steps: Sequence[tuple[str, Any]], value: FunctionType, path: str) -
 
 
 def _module(name: str, names: Mapping[str, Any], path: str) -> Any:
-    """A module that code imports: of an installed package its name and version.
+    """Identify a module that code imports: of an installed package its name and version.
 
     Raises:
         NoContentHashError: It cannot be imported.
@@ -386,7 +386,7 @@ def _module(name: str, names: Mapping[str, Any], path: str) -> Any:
 
 
 def _member(module: Any, name: str) -> Any:
-    """What `from module import name` gives."""
+    """Return what `from module import name` gives."""
     if not _is_own(module):
         return module
     try:
@@ -398,7 +398,7 @@ def _member(module: Any, name: str) -> Any:
 
 
 def _is_own(value: Any) -> bool:
-    """Whether it is a module that is of no installed package."""
+    """Tell whether it is a module that is of no installed package."""
     return isinstance(value, ModuleType) and not package_version(value.__name__)
 
 
@@ -408,7 +408,7 @@ def _is_dunder(name: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _instructions(code: CodeType) -> tuple[tuple[str, Any], ...]:
-    """What code does, with names or constants, the functions inside it too; code that is asked for again is known."""
+    """List what code does, with names or constants, inner functions included; code that is asked for again is known."""
     found: list[tuple[str, Any]] = []
     for step in dis.get_instructions(code):
         if isinstance(step.argval, tuple) and "_FAST_" in step.opname:  # two in one
@@ -424,7 +424,7 @@ def _instructions(code: CodeType) -> tuple[tuple[str, Any], ...]:
 
 @cache
 def package_version(module: str) -> str:
-    """The version of the installed package that a module belongs to; empty where it is anybody's own code."""
+    """Return the version of the installed package that a module belongs to; empty where it is anybody's own code."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names:
         return f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -73,7 +73,7 @@ class Frozen:
 
     @contextmanager
     def from_here(self) -> Iterator[Frozen]:
-        """The same network with the state that it has by now as the one to come back to, inside and afterwards."""
+        """Return the same network, to come back to the state that it has by now, inside and afterwards."""
         here = Frozen(self._given, self.hooks)
         try:
             yield here
@@ -143,12 +143,12 @@ def random_states_kept(*, seed: int | None = None) -> Iterator[None]:
 
 
 def random_states() -> list[object]:
-    """Where every random generator is, Python's first, to be compared with where it is later."""
+    """Read where every random generator is, Python's first, to be compared with where it is later."""
     return [_plain(read()) for read, _ in _generators()]
 
 
 def _generators() -> Iterator[tuple[Callable[[], Any], Callable[[Any], Any]]]:
-    """What reads the state of each generator that is in use, and what puts it back."""
+    """Return what reads the state of each generator that is in use, and what puts it back."""
     yield random.getstate, random.setstate
     yield np.random.get_state, np.random.set_state
     yield torch.get_rng_state, torch.set_rng_state
@@ -160,7 +160,7 @@ def _generators() -> Iterator[tuple[Callable[[], Any], Callable[[Any], Any]]]:
 
 
 def _plain(state: Any) -> object:
-    """A generator's state as what can be compared."""
+    """Turn a generator's state into what can be compared."""
     if isinstance(state, torch.Tensor | np.ndarray):
         return state.tolist()
     return [_plain(part) for part in state] if isinstance(state, tuple | list) else state
@@ -182,7 +182,7 @@ def check_initialised(network: nn.Module) -> None:
 
 
 def uninitialised(network: nn.Module) -> list[str]:
-    """Names of the parameters and buffers that a lazy module has not made yet, or a sharded one not set up."""
+    """Name the parameters and buffers that a lazy module has not made yet, or a sharded one not set up."""
     check_network(network)
     named = [*network.named_parameters(), *network.named_buffers()]
     sharded = {id(tensor) for module in network.modules() if is_sharded_later(module) for tensor in module.parameters()}
@@ -278,21 +278,21 @@ class Silence:
     """Stands for a logger, an experiment, a figure: takes every call and attribute, and does nothing."""
 
     def __getattr__(self, name: str) -> Silence:
-        """Any attribute is nothing again."""
+        """Return nothing again, for any attribute."""
         if name.startswith("__"):
             raise AttributeError(name)
         return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Silence:
-        """Any call does nothing."""
+        """Do nothing, for any call."""
         return self
 
     def __getitem__(self, key: Any) -> Silence:
-        """Any item is nothing again."""
+        """Return nothing again, for any item."""
         return self
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Setting an item does nothing."""
+        """Do nothing where an item is set."""
 
 
 def ignore(*args: Any, **kwargs: Any) -> None:

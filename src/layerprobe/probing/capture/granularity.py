@@ -22,7 +22,7 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def block_paths(root: nn.Module, path: str) -> set[str]:
-    """Paths of the modules whose outputs the granularity `blocks` lists.
+    """List the paths of the modules whose outputs the granularity `blocks` lists.
 
     A repeated container is a Sequential, ModuleList or ModuleDict with at least two children of one class that have
     children themselves: the stages of a residual network, the blocks of a transformer. Listed are the children of

@@ -215,7 +215,7 @@ class Hooks:
             self.calls.clear()
 
     def _enter(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """A module's hook before its forward pass."""
+        """Note that a module's forward pass begins."""
         if self.observer is None or not (self._modules is None or path in self._modules):
             return
         if transform_level() is not None:
@@ -235,7 +235,7 @@ class Hooks:
     def _leave(
         self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: object
     ) -> None:
-        """A module's hook after its forward pass."""
+        """Note that a module's forward pass ends, with what it returned."""
         # A module that raised outside the reach of hooks leaves its call behind: drop what is above this one.
         while self.observer is not None and any(call.module == path for call in self.calls):
             call = self.calls.pop()
@@ -248,7 +248,7 @@ class Hooks:
                 return
 
     def _hook_scripted(self, stack: ExitStack, paths: Mapping[nn.Module, str]) -> None:
-        """Scripted modules take no hooks of their own, but do call those for all modules."""
+        """Hook scripted modules through the hooks for all modules, which they do call; they take none of their own."""
 
         def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
             if module in paths:
@@ -299,7 +299,7 @@ class _Functions(TorchFunctionMode):
 
 
 def _showing_heads(show: Callable[[torch.Tensor], None]) -> Callable[..., Any]:
-    """Torch's own attention, whose one call of `linear`, that of the output projection, shows what it is given."""
+    """Return torch's own attention, whose one call of `linear`, the output projection, shows what it gets."""
 
     def attention(query: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         n = query.shape[1] if query.ndim > 2 else 1

@@ -83,7 +83,7 @@ class Layer:
 
 
 def first_names(chosen: Sequence[Sequence[Layer]]) -> tuple[Layer, ...]:
-    """Each of the layers that were chosen, under the first of its names."""
+    """Return each of the layers that were chosen, under the first of its names."""
     return tuple(under[0] for under in chosen)
 
 

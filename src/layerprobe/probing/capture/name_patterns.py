@@ -19,7 +19,7 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def as_patterns(patterns: str | Sequence[str]) -> tuple[str, ...]:
-    """Patterns as a tuple; a string is one pattern."""
+    """Return patterns as a tuple; a string is one pattern."""
     return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
@@ -29,7 +29,7 @@ def select(
     exclude: str | Sequence[str],
     left_out: Mapping[str, str] = MappingProxyType({}),
 ) -> list[tuple[str, ...]]:
-    """For each group of names of one thing, those that are wanted: empty if the thing is not wanted.
+    """Choose those that are wanted of each group of names of one thing: none if the thing is not wanted.
 
     A thing is wanted if one of its names, the main one first, matches `include`, and the first one that does is not
     matched by `exclude`. What is left out, and why, is for the error.

@@ -94,11 +94,11 @@ class Names:
         return named
 
     def of_module(self, path: str) -> LayerName:
-        """Name of what a module returns when it is called first."""
+        """Name what a module returns when it is called first."""
         return self._path(path) or "output"
 
     def kind(self, occurrence: Occurrence) -> str:
-        """Class of the module, name of the function, or `input`."""
+        """Name the class of the module or the function, or `input`."""
         site = occurrence.site
         return site.function or self._classes[site.module]
 

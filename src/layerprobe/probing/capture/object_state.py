@@ -285,7 +285,7 @@ class StandIn:
 
 
 def copy_iterator(iterator: Iterator[Any]) -> Iterator[Any]:
-    """A second iterator at the same place, with copies of the iterators that it runs over.
+    """Make a second iterator at the same place, with copies of the iterators that it runs over.
 
     Raises:
         TypeError: It, or one that it runs over, is a generator or another that cannot be copied.
@@ -310,7 +310,7 @@ def copy_iterator(iterator: Iterator[Any]) -> Iterator[Any]:
 
 @cache
 def is_plain_iterator(kind: Any) -> bool:
-    """Whether a class is one of Python's own iterators, but not that of a function with `yield`."""
+    """Tell whether a class is one of Python's own iterators, but not that of a function with `yield`."""
     return (
         hasattr(kind, "__next__")
         and kind.__module__ in ("builtins", "itertools", "collections", "_collections")
@@ -319,7 +319,7 @@ def is_plain_iterator(kind: Any) -> bool:
 
 
 def class_attributes(kind: type) -> dict[str, Any]:
-    """What a class holds besides its methods and what Python itself keeps there."""
+    """Return what a class holds besides its methods and what Python itself keeps there."""
     return {
         name: value
         for name, value in vars(kind).items()
@@ -328,36 +328,36 @@ def class_attributes(kind: type) -> dict[str, Any]:
 
 
 def generator_mark(generator: GeneratorType[Any, Any, Any]) -> Any:
-    """Where a function with `yield` stands: its place, and what its variables hold."""
+    """Say where a function with `yield` stands: its place, and what its variables hold."""
     frame = generator.gi_frame
     return None if frame is None else (frame.f_lasti, [id(held) for held in gc.get_referents(generator)])
 
 
 def iterator_mark(iterator: Iterator[Any]) -> Any:
-    """Where one of Python's own iterators stands."""
+    """Say where one of Python's own iterators stands."""
     shown = repr(iterator) if isinstance(iterator, count | repeat) else ""
     return shown, length_hint(iterator, -1), [id(held) for held in gc.get_referents(iterator)]
 
 
 def held_mark(thing: Any) -> Any:
-    """Which objects an object of an extension holds."""
+    """Say which objects an object of an extension holds."""
     return [id(held) for held in gc.get_referents(thing)]
 
 
 def size_mark(container: Any) -> Any:
-    """How many items a large container has, and which are some of them."""
+    """Say how many items a large container has, and which are some of them."""
     some = container[:: max(len(container) // _SAMPLED, 1)] if isinstance(container, list) else islice(container, 1)
     return len(container), [id(item) for item in some]
 
 
 def array_mark(values: npt.NDArray[Any]) -> Any:
-    """A few thousand of a large array's values; of a file that is mapped into memory, a few."""
+    """Return a few thousand of a large array's values; of a file that is mapped into memory, a few."""
     number = 64 if isinstance(values, np.memmap) else _SAMPLED
     return values.shape, values.flat[:: max(values.size // number, 1)].tobytes()
 
 
 def tensor_mark(tensor: Tensor) -> Any:
-    """How often a large tensor has been written to, and a few thousand of its values."""
+    """Return how often a large tensor has been written to, and a few thousand of its values."""
     some: Any = None
     if tensor.device.type == "cpu" and tensor.layout is torch.strided and tensor.is_contiguous() and tensor.numel():
         flat = tensor.detach().view(-1)[:: max(tensor.numel() // _SAMPLED, 1)]
@@ -366,7 +366,7 @@ def tensor_mark(tensor: Tensor) -> Any:
 
 
 def _some(parameter: Tensor) -> Tensor | None:
-    """A few of a parameter's values."""
+    """Return a few of a parameter's values."""
     if parameter.is_meta or not (type(parameter) is Tensor and parameter.is_contiguous() and parameter.numel()):
         return None
     return parameter.view(-1)[:: max(parameter.numel() // 16, 1)].clone()

@@ -124,7 +124,7 @@ def own_slots(kind: type) -> list[str]:
 
 
 def _attributes(value: Any) -> list[tuple[object, object]] | None:
-    """Those of an object that has attributes of its own, a dataclass among them."""
+    """Return the attributes of an object that has its own, a dataclass among them."""
     if isinstance(value, _CLOSED) or hasattr(value, "__array__"):
         return None
     declared = [field.name for field in fields(value)] if is_dataclass(value) else []

@@ -57,7 +57,7 @@ def replaced(network: nn.Module, layer: Layer, change: Change) -> Iterator[None]
 
 
 def _changed(old: Tensor, part: tuple[int, int] | None, change: Change, given: Mapping[str, Any]) -> Tensor:
-    """What a tensor becomes: changed as a whole, or in the part of its last axis that is the layer."""
+    """Return what a tensor becomes: changed as a whole, or in the part of its last axis that is the layer."""
     if part is None:
         return change(old, given)
     start, end = part

@@ -84,7 +84,7 @@ def sample_axes(frozen: Frozen, given: Arguments) -> SampleAxes:
 
 
 def of_two(given: Arguments, device: torch.device | None) -> tuple[Arguments, Arguments, Arguments]:
-    """Batches of the first two samples, of both and the first again, and of the second twice."""
+    """Make batches of the first two samples, of both and the first again, and of the second twice."""
     other = 1 if given.batch_size > 1 else 0
     two, three, twice = (given.take(rows).copy_to(device) for rows in ([0, other], [0, other, 0], [other, other]))
     return two, three, twice
@@ -210,7 +210,7 @@ def _mixing(
     expected: Mapping[Site, Tensor],
     axes: Mapping[Site, BatchAxis | None],
 ) -> set[Site]:
-    """Sites whose values for the second sample depend on the rest of the batch.
+    """Find the sites whose values for the second sample depend on the rest of the batch.
 
     Where values differ between two passes over the same batch too, they are random, and say nothing about mixing.
 

@@ -151,7 +151,7 @@ def check_rows(frozen: Frozen, arguments: Arguments, readers: Mapping[Site, Samp
 
 
 def _misplaced(places: Mapping[int, Mapping[Site, int | None]]) -> dict[Site, Fault]:
-    """Sites at which a sample is elsewhere than in its row, by where each sample was found."""
+    """Find the sites at which a sample is elsewhere than in its row, by where each sample was found."""
     rows: dict[Site, list[int | None]] = defaultdict(list)
     faulty: set[Site] = set()
     for row, found in places.items():
@@ -280,7 +280,7 @@ class RowCheck:
             self._seen[site] = torch.cat([_pick(part) for part in pair])
 
     def _found(self, arguments: Arguments, random: frozenset[Site]) -> Mapping[Site, Fault]:
-        """The sites at which the sample's row does not hold its values; in doubt, the batch is run again."""
+        """Find the sites at which the sample's row does not hold its values; in doubt, the batch is run again."""
         if not self._seen:
             return {}
         # A sample that is not clearly closer to itself alone than others are.
@@ -373,7 +373,7 @@ def _place(
 
 
 def _apart(left: Float[Tensor, "n k"], right: Float[Tensor, "n k"], order: Tensor) -> list[int]:
-    """The samples whose rows differ between a batch and the permuted one by more than rounding."""
+    """Find the samples whose rows differ between a batch and the permuted one by more than rounding."""
     scale = left.abs().mean()
     distance = (left - right).abs().mean(1)
     typical = (left - left.roll(1, 0)).abs().mean(1).median()
@@ -381,7 +381,7 @@ def _apart(left: Float[Tensor, "n k"], right: Float[Tensor, "n k"], order: Tenso
 
 
 def _same(left: Tensor, right: Tensor) -> bool:
-    """Whether the values of two passes over the same sample are the same, but for what atomic sums may change."""
+    """Tell whether two passes over the same sample gave the same values, but for what atomic sums may change."""
     if left.shape != right.shape:
         return False
     if left.dtype == right.dtype and torch.equal(left, right):  # as nearly always, at a third of the time
@@ -390,7 +390,7 @@ def _same(left: Tensor, right: Tensor) -> bool:
 
 
 def _overlap(rows: Tensor, alone: Tensor, *, at_end: bool = False) -> tuple[Tensor, Tensor] | None:
-    """The places that both have."""
+    """Return the places that both have."""
     if rows.ndim != alone.ndim:
         return None
     for axis in range(1, rows.ndim):
@@ -400,7 +400,7 @@ def _overlap(rows: Tensor, alone: Tensor, *, at_end: bool = False) -> tuple[Tens
 
 
 def _sketch(rows: Tensor) -> Float[Tensor, "n k"]:
-    """Some elements of every row, the same ones of every row, as they can be compared."""
+    """Take some elements of every row, the same ones of every row, as they can be compared."""
     return _plain(_pick(rows).float())
 
 

@@ -351,21 +351,21 @@ def _plain_function(value: Any) -> Any:
 
 @lru_cache(maxsize=4096)
 def _names(code: types.CodeType) -> tuple[str, ...]:
-    """Names that a function's code, and the functions inside it, look up."""
+    """List the names that a function's code, and the functions inside it, look up."""
     inner = [_names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
     return tuple(dict.fromkeys([*code.co_names, *(name for names in inner for name in names)]))
 
 
 @cache
 def _slots(kind: Any) -> tuple[list[str], type | None]:
-    """Names of an object's attributes that are in no dictionary, and its class if it is a user's."""
+    """List an object's attributes that are in no dictionary, and its class if it is a user's."""
     own = ((base, name) for base in kind.__mro__ for name in own_slots(base))
     names = [name for base, name in own if isinstance(vars(base).get(name), types.MemberDescriptorType)]
     return names, kind if is_users(kind.__module__) else None
 
 
 def _and_object(keep: Callable[[Snapshot, Any], None], kind: type, *exact: type) -> Keep:
-    """What a class that builds on a container keeps besides."""
+    """Have what a class that builds on a container keeps besides be kept too."""
     if kind in exact:
         return keep
 
@@ -377,13 +377,13 @@ def _and_object(keep: Callable[[Snapshot, Any], None], kind: type, *exact: type)
 
 
 def _keep_extension(snapshot: Snapshot, thing: Any) -> None:
-    """An object of an extension that shows what it holds to the garbage collector alone."""
+    """Keep an object of an extension that shows what it holds to the garbage collector alone."""
     snapshot.keep(Watched(thing, held_mark, f"a {type(thing).__name__}, holds other objects"))
     snapshot.look_into(gc.get_referents(thing), thing)
 
 
 def _keep_bound(snapshot: Snapshot, thing: Any) -> None:
-    """A method that is bound to an object, or one of an extension: the object counts."""
+    """Keep the object that a method is bound to, of Python's or of an extension's."""
     owner = getattr(thing, "__self__", None)
     if not isinstance(owner, type):
         snapshot.look_into((owner, getattr(thing, "__func__", None)), thing)
@@ -404,7 +404,7 @@ def _seed_generator(thing: Any, seed: int) -> None:
 
 @cache
 def _how(kind: Any) -> Keep | None:
-    """How objects of a class are kept; None for those that cannot change, and those that are no part of this."""
+    """Choose how objects of a class are kept; None for those that cannot change or are no part of this."""
     if issubclass(kind, ATOMS):
         return None
     if issubclass(kind, nn.Module):

@@ -57,7 +57,7 @@ _STATES = (
 
 
 def is_state(value: Any) -> bool:
-    """Whether a global variable is followed: plain containers, values, generators, and what users have written."""
+    """Tell whether a global variable is followed: plain containers, values, generators, and what users have written."""
     if isinstance(value, type | types.FunctionType):
         return is_users(value.__module__)
     kind: Any = type(value)
@@ -66,7 +66,7 @@ def is_state(value: Any) -> bool:
 
 @cache
 def is_users(module: str | None) -> bool:
-    """Whether a module is outside of Python itself, of installed packages and of this one."""
+    """Tell whether a module is outside of Python itself, of installed packages and of this one."""
     root = (module or "").partition(".")[0]
     if not root or root == "layerprobe" or root in sys.stdlib_module_names or root in sys.builtin_module_names:
         return False
@@ -75,6 +75,6 @@ def is_users(module: str | None) -> bool:
 
 
 def is_outside(kind: type) -> bool:
-    """Whether a class is of a package that runs a training or keeps its books, and no part of a network or of data."""
+    """Tell whether a class is of a package that trains or keeps a training's books, no part of a network or of data."""
     module = kind.__module__ or ""
     return module.partition(".")[0] in _OUTSIDE and not module.startswith(_INSIDE)

@@ -149,7 +149,7 @@ def survey(frozen: Frozen, inputs: NetworkInputs, *, granularity: Granularity | 
 
 
 def _no_layer(occurrence: Occurrence, found: SampleAxes) -> str:
-    """Why a tensor is no layer; empty where it is one."""
+    """Say why a tensor is no layer; empty where it is one."""
     site, dtype, shape = occurrence.site, occurrence.dtype, occurrence.shape
     if 0 in shape:
         return f"is empty: shape {shape} for two samples"
@@ -182,7 +182,7 @@ def _survey_of_sites(
     left_out: Mapping[int, str],
     alone: Container[Site],
 ) -> Survey:
-    """The sites of blocks among all layers, under the names of the sites first; each head is a layer of its own."""
+    """Survey the sites of blocks among all layers, under the sites' names first; each head is a layer of its own."""
     sites = block_sites(network, found)
     if not sites:
         raise ValueError(
@@ -215,7 +215,7 @@ def _survey_of_sites(
 
 
 def _silent_modules(frozen: Frozen, passed: Trace) -> dict[str, str]:
-    """Paths of modules that show nothing, and why."""
+    """List the paths of modules that show nothing, and why."""
     network = frozen.network
     scripted = [path for path, module in network.named_modules() if isinstance(module, torch.jit.ScriptModule)]
     inside = [path for path in scripted if path and any(other in _parents(path) for other in scripted)]
@@ -230,7 +230,7 @@ def _silent_modules(frozen: Frozen, passed: Trace) -> dict[str, str]:
 
 
 def _never_called(network: nn.Module, called: Collection[str]) -> list[str]:
-    """Paths of the outermost modules with parameters of which no part is called."""
+    """List the paths of the outermost modules with parameters of which no part is called."""
     active = {parent for path in called for parent in (path, *_parents(path))}
     modules = network.named_modules()
     idle = {path for path, module in modules if path not in active and any(True for _ in module.parameters())}

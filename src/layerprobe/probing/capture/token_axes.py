@@ -183,14 +183,14 @@ def sequence_axes(
 
 
 def _either(before: str | None, name: str) -> str:
-    """The name of two sequences that an axis may be of: that of no mask."""
+    """Name two sequences that an axis may be of as one, which has no mask."""
     return name if before is None or before == name else f"{before or 'one sequence'} or {name or 'another'}"
 
 
 def _sequences(
     frozen: Frozen, few: Arguments, masks: Mapping[str, Tensor], layers: Sequence[Layer]
 ) -> Iterator[tuple[_Sequence, Mapping[Layer, Mapping[int, int]]]]:
-    """Each sequence among the inputs with the axes of the layers that run over it, and their sizes."""
+    """Return each sequence among the inputs with the axes of the layers that run over it, and their sizes."""
     tensors = {".".join(path): tensor for path, tensor in few.named() if few.holds_batch(tensor) and tensor.ndim > 1}
     masked, alone = _of_inputs(tensors, masks)
     found: list[tuple[_Sequence, Mapping[Layer, Mapping[int, int]]]] = []
@@ -238,7 +238,7 @@ def _sequences(
 
 
 def _of_inputs(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> tuple[list[_Sequence], list[_Sequence]]:
-    """The sequences that have a mask, each with the inputs that belong to it, and those of other inputs."""
+    """List the sequences that have a mask, each with the inputs that belong to it, and those of other inputs."""
     masked = [_Sequence(name, mask.shape[1], [name] if name in tensors else []) for name, mask in masks.items()]
     alone: list[_Sequence] = []
     for name, tensor in tensors.items():
@@ -264,7 +264,7 @@ def _of_inputs(tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> tu
 def _shrinking(
     frozen: Frozen, few: Arguments, sequence: _Sequence, layers: Sequence[Layer]
 ) -> dict[Layer, dict[int, int]] | None:
-    """The axes whose size changes with the length of one sequence, each with its size before.
+    """Find the axes whose size changes with the length of one sequence, each with its size before.
 
     Those of that length run over its tokens, the others over more or fewer. None where the network does not run
     on another length of it. Two tokens and fewer are doubled: a single one would be stretched to fit beside others.
@@ -301,7 +301,7 @@ def _shrinking(
 
 
 def _of_silent_decoder(network: nn.Module, few: Arguments, layers: Sequence[Layer]) -> list[Layer]:
-    """Layers behind the encoder of a network that makes its decoder's inputs from those of the encoder."""
+    """Find layers behind the encoder of a network that makes its decoder's inputs from those of the encoder."""
     if any(_is_decoder(".".join(path)) for path, _ in few.named()):
         return []
     paths = {module: path for path, module in network.named_modules()}
@@ -315,13 +315,13 @@ def _of_silent_decoder(network: nn.Module, few: Arguments, layers: Sequence[Laye
 
 
 def _stem(name: str) -> str:
-    """What an input and its mask have in common: `decoder` for `decoder_input_ids` and `decoder_attention_mask`."""
+    """Return what an input and its mask have in common: `decoder` in `decoder_input_ids`, `decoder_attention_mask`."""
     above, dot, last = name.rpartition(".")
     return above + dot + _ENDING.sub("", last)
 
 
 def _mask_of(name: str, masks: Iterable[str]) -> str | None:
-    """The mask that an input belongs to by its name: that with the longest stem in common."""
+    """Choose the mask that an input belongs to by its name: that with the longest stem in common."""
     stem = _stem(name)
 
     def fits(of: str) -> bool:
@@ -341,7 +341,7 @@ def _decoder(sequences: Iterable[_Sequence]) -> _Sequence | None:
 
 
 def _may_be_tokens(tensor: Tensor) -> bool:
-    """Whether a tensor may hold token ids, or a vector for each token."""
+    """Tell whether a tensor may hold token ids, or a vector for each token."""
     return tensor.ndim == (3 if tensor.is_floating_point() else 2)
 
 

@@ -179,7 +179,7 @@ def _planned(
     protocol: ProbeProtocol,
     resources: Resources,
 ) -> Plan:
-    """What is foretold of so many samples, of what a few of them showed."""
+    """Foretell what so many samples take, from what a few of them showed."""
     ways = discovery.ways
     n, every = samples["train"], sum(samples.values())
     outputs = max(n_outputs(sample.targets), discovery.n_outputs)

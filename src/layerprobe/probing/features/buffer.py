@@ -115,7 +115,7 @@ class Buffer:
         return values.view(-1, self.n_features)
 
     def _sizes(self, needed: int) -> tuple[int, int]:
-        """How many rows to make room for, and how many if there is not that much."""
+        """Say how many rows to make room for, and how many if there is not that much."""
         return (self.expected if self.expected is not None and needed <= self.expected else 2 * needed), needed
 
     def _allocate(self, needed: int) -> None:

@@ -242,7 +242,7 @@ class FeatureCache(AbstractSink):
             self._sink(layer)
 
     def _move(self, layer: LayerName) -> None:
-        """From where features are made to the next place."""
+        """Move rows from where features are made to the next place."""
         del self._bytes[layer]
         keys = [key for key in self._held if key[0] == layer]
         if self.host:
@@ -254,7 +254,7 @@ class FeatureCache(AbstractSink):
                 self._write(key, self._held.pop(key).pieces())
 
     def _sink(self, layer: LayerName) -> None:
-        """From the machine's own memory to disk."""
+        """Move rows from the machine's own memory to disk."""
         del self._in_ram[layer]
         self._on_disk.add(layer)
         try:
@@ -316,7 +316,7 @@ def places(sizes: Mapping[LayerName, int], budget: int, host: int) -> dict[Layer
 
 
 def _whole(rows: HostRows | SpilledRows) -> Features:
-    """Rows in one piece on their device, or as they are where there is no room for that."""
+    """Return rows in one piece on their device, or as they are where there is no room for that."""
     try:
         found = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
     except torch.OutOfMemoryError:

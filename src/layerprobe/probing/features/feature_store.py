@@ -166,7 +166,7 @@ class FeatureStore:
             write_bytes(file, json.dumps(content).encode())
 
     def entries(self) -> list[StoredFeatures]:
-        """Everything that is kept, that which was used last at the end."""
+        """List everything that is kept, that which was used last at the end."""
         found = []
         for file in (file for folder in self._networks() for file in _own(folder, "safetensors")):
             with suppress(OSError, SafetensorError):
@@ -204,7 +204,7 @@ def _own(folder: Path, kind: str) -> list[Path]:
 
 
 def _whole(rows: AbstractRows, scratch: Any) -> Tensor:
-    """Rows that are not in memory, in one piece on disk."""
+    """Write rows that are not in memory in one piece on disk, and return them as they are there."""
     # Room is taken beforehand: to write to mapped memory on a full disk ends the process.
     size = max(1, rows.shape[0] * rows.shape[1] * rows.dtype.itemsize)
     if hasattr(os, "posix_fallocate"):

@@ -45,7 +45,7 @@ def free_memory() -> int:
 
 
 def _control_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """What the limits of this process' control groups leave, version 2 or 1."""
+    """Read what the limits of this process' control groups leave, version 2 or 1."""
     left = []
     try:
         lines = own.read_text().splitlines()

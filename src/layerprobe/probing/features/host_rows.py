@@ -93,12 +93,12 @@ class HostRows(AbstractRows):
 
 @cache
 def _copies(device: torch.device) -> torch.cuda.Stream | None:
-    """The stream in which a GPU's copies run."""
+    """Return the stream in which a GPU's copies run."""
     return torch.cuda.Stream(device) if device.type == "cuda" else None
 
 
 def pinned(elements: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Memory for what a device is sent or sends.
+    """Allocate memory for what a device is sent or sends.
 
     torch takes the next power of two of the bytes.
 

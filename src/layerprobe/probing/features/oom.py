@@ -65,5 +65,5 @@ def free_cache() -> None:
 
 
 def without_advice(error: BaseException) -> str:
-    """Up to the first two sentences of an error, without the advice that torch gives on its allocator."""
+    """Shorten an error to its first two sentences at most, without the advice that torch gives on its allocator."""
     return ". ".join(str(error).split(". ")[:2])

@@ -85,12 +85,12 @@ class Positions(AbstractReducer):
 
 
 def _names(sequence: TokenAxes) -> tuple[str, ...]:
-    """Those of the masks of token axes; empty where there is none."""
+    """Return the names of the masks of token axes; an empty name where there is none."""
     return tuple(sequence.values()) if isinstance(sequence, Mapping) else ("",) * len(sequence)
 
 
 def _gathered(x: Float[Tensor, "n t d"], held: Bool[Tensor, "n t"], places: int) -> Float[Tensor, "n p e"]:
-    """Tokens in their order without padding: the i-th of l goes to place i, or ⌊i·p / l⌋ where l is above p."""
+    """Gather tokens in order without padding: the i-th of l goes to place i, or ⌊i·p / l⌋ where l is above p."""
     rank, length = held.cumsum(1) - 1, held.sum(1, keepdim=True)
     place = torch.where(length > places, rank * places // length, rank)
     row = places * torch.arange(len(x), device=x.device)[:, None] + place

@@ -32,7 +32,7 @@ class AbstractRows(ABC):
 
     @abstractmethod
     def __getitem__(self, rows: slice) -> Float[Tensor, "k d"]:
-        """Rows `start:stop`; the tensor belongs to the caller."""
+        """Return rows `start:stop`; the tensor belongs to the caller."""
 
 
 Features: TypeAlias = Float[Tensor, "n d"] | AbstractRows
@@ -76,7 +76,7 @@ def placed_blocks(features: Features, elements: int = BLOCK) -> Iterator[tuple[s
 def some_rows(
     features: Features, which: Int[Tensor, " k"], into: Float[Tensor, "k d"] | None = None
 ) -> Float[Tensor, "k d"]:
-    """Some rows, each once, read in blocks, in the order of the matrix; into a new one of its precision by default."""
+    """Read some rows, each once, in blocks, in the order of the matrix; into a new one of its precision by default."""
     wanted, done = which.sort().values, 0
     if into is None:
         into = torch.empty(len(which), features.shape[1], dtype=features.dtype, device=features.device)
@@ -110,7 +110,7 @@ class PickedRows(AbstractRows):
 
 
 def picked_rows(features: Features, which: Int[Tensor, " k"]) -> Float[Tensor, "k d"] | AbstractRows:
-    """Some rows: a copy of what is in memory, or few; of anything else what reads them in blocks.
+    """Pick some rows: a copy of what is in memory, or few; of anything else what reads them in blocks.
 
     `which` are places in ascending order, each once.
     """
@@ -121,7 +121,7 @@ def picked_rows(features: Features, which: Int[Tensor, " k"]) -> Float[Tensor, "
 
 
 def gathered(features: Features, which: Int[Tensor, " k"]) -> Float[Tensor, "k d"]:
-    """Some rows in any order, read one by one where they are not in memory."""
+    """Gather some rows in any order, read one by one where they are not in memory."""
     if isinstance(features, Tensor):
         return features[which.to(features.device)]
     return torch.cat([features[row : row + 1] for row in which.tolist()])

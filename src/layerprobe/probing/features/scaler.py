@@ -90,12 +90,12 @@ class Standardiser:
         return features
 
     def applied(self, features: Features) -> Features:
-        """Standardised features: a tensor is changed in place, anything else whenever it is read."""
+        """Standardise features: a tensor is changed in place, anything else whenever it is read."""
         return self.apply_(features) if isinstance(features, Tensor) else StandardisedRows(features, self)
 
 
 def _deviation(features: Features, mean: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
-    """The standard deviations of float64 features, in units of which no square overflows or vanishes."""
+    """Compute the standard deviations of float64 features, in units of which no square overflows or vanishes."""
     unit, total = torch.zeros_like(mean), torch.zeros_like(mean)
     for chunk in _parts(features):
         unit = torch.maximum(unit, (chunk - mean).abs_().amax(0))
@@ -106,7 +106,7 @@ def _deviation(features: Features, mean: Float[Tensor, " d"]) -> Float[Tensor, "
 
 
 def _parts(features: Features) -> Iterator[Float[Tensor, "k d"]]:
-    """All rows in order: of what a processor has in memory as many at a time as its cache holds."""
+    """Read all rows in order: of what a processor has in memory as many at a time as its cache holds."""
     in_memory = isinstance(features, Tensor) and features.device.type == "cpu"
     return blocks(features, _CACHED if in_memory else BLOCK)
 

@@ -128,6 +128,6 @@ class SpilledRows(AbstractRows):
 
 
 def _content(values: Tensor) -> memoryview:
-    """The bytes of a tensor, taken as integers, since NumPy has no bfloat16."""
+    """Return the bytes of a tensor, taken as integers, since NumPy has no bfloat16."""
     integers: Any = values.detach().view(_AS_BYTES[values.dtype.itemsize]).numpy()
     return memoryview(integers).cast("B")

@@ -206,7 +206,7 @@ def held_tokens(tokens: Float[Tensor, "n t *rest"], mask: Tensor | None, name: s
 
 
 def _places(mask: Bool[Tensor, "n t"], index: int) -> Int[Tensor, " n"]:
-    """Where the index-th token of each sample is.
+    """Find where the index-th token of each sample is.
 
     With c the running count of tokens, which no padding raises, token i is the first place where c = i + 1.
     """

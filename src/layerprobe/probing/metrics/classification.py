@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def f1_score(predicted: Int[Tensor, " n"], targets: Int[Tensor, " n"], n_classes: int) -> float:
-    """Harmonic mean of precision and recall, 2·TP / (2·TP + FP + FN).
+    """Compute the harmonic mean of precision and recall, 2·TP / (2·TP + FP + FN).
 
     Args:
         predicted: Places of the predicted classes.
@@ -32,7 +32,7 @@ def f1_score(predicted: Int[Tensor, " n"], targets: Int[Tensor, " n"], n_classes
 
 
 def balanced_accuracy(predicted: Int[Tensor, " n"], targets: Int[Tensor, " n"]) -> float:
-    """Mean over the true classes of the share of their samples that are right; scikit-learn computes it.
+    """Average the share of samples that are right over the true classes; scikit-learn computes it.
 
     Args:
         predicted: Places of the predicted classes.
@@ -45,7 +45,7 @@ def balanced_accuracy(predicted: Int[Tensor, " n"], targets: Int[Tensor, " n"]) 
 
 
 def roc_auc(scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> float:
-    """Area under the ROC curve: how often a positive sample has a higher score than a negative one.
+    """Measure the area under the ROC curve: how often a positive sample has a higher score than a negative one.
 
     Source: Mann & Whitney (1947). With R the sum of the positives' ranks, equal scores sharing their mean rank, and
     n₁ positives among n₁ + n₀ samples, AUC = (R - n₁(n₁ + 1)/2) / (n₁ n₀).
@@ -64,7 +64,7 @@ def roc_auc(scores: Float[Tensor, " n"], positive: Bool[Tensor, " n"]) -> float:
 
 
 def class_auc(ranking: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> float:
-    """Area under a classifier's ROC curve; NaN where no class has both samples and others to be told from.
+    """Measure the area under a classifier's ROC curve; NaN where no class has both samples and others beside it.
 
     A sample of a class that train does not have is left out: it is neither a case of a class that the head knows nor
     evidence against one. With two classes the area is that of the second against the first, with more the mean over the
@@ -82,6 +82,6 @@ def class_auc(ranking: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> floa
 
 
 def mean_of_known(values: Sequence[float]) -> float:
-    """Mean of the values that are not NaN; NaN where there is none."""
+    """Average the values that are not NaN; NaN where there is none."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan

@@ -65,7 +65,7 @@ def unexplained_interval(predicted: Float[Tensor, "n c"], targets: Float[Tensor,
 def _log_unexplained(
     squares: Float[Tensor, "r m c"], spread: Float[Tensor, "r m c"]
 ) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"]]:
-    """1 - R² of several sets of samples, and the standard errors of its logarithm."""
+    """Compute 1 - R² of several sets of samples, and the standard errors of its logarithm."""
     variance, m = spread.mean(1, keepdim=True), squares.shape[1]
     errors = squares.mean(1, keepdim=True) / variance
     influence = ((squares - errors * spread) / variance).mean(2)

@@ -137,7 +137,7 @@ def _brier(scored: Scored) -> float:
 
 
 def _calibration_error(scored: Scored) -> float:
-    """Σ_b n_b/n |share right - mean probability| over the bins b, as the mean of absolute sums of differences."""
+    """Sum n_b/n |share right - mean probability| over the bins b, as the mean of absolute sums of differences."""
     from scipy.stats import binned_statistic
 
     p = scored.probabilities
@@ -240,7 +240,7 @@ def _standard_errors(names: Mapping[str, float], scored: Scored) -> dict[str, fl
 
 
 def _resamples(n: int) -> Iterator[Float[np.ndarray, "r n"]]:
-    """How often each of n samples is in each resample, some resamples at a time."""
+    """Count how often each of n samples is in each resample, some resamples at a time."""
     generator, size = np.random.default_rng(0), max(1, _CHUNK // n)
     for start in range(0, _RESAMPLES, size):
         drawn = [generator.integers(n, size=n) for _ in range(min(size, _RESAMPLES - start))]
@@ -248,7 +248,7 @@ def _resamples(n: int) -> Iterator[Float[np.ndarray, "r n"]]:
 
 
 def _indicators(scored: Scored) -> tuple[csr_array, csr_array, csr_array]:
-    """Which samples are right in saying each class or label, which have it, and which are said to have it."""
+    """Tell which samples are right in saying each class or label, which have it, and which are said to have it."""
     from scipy.sparse import csr_array
 
     truth, predicted = scored.truth, scored.predicted

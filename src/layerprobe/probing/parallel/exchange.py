@@ -57,11 +57,11 @@ class AbstractExchange(ABC):
 
     @abstractmethod
     def owns(self, layer: LayerName) -> bool:
-        """Whether this process fits a layer."""
+        """Tell whether this process fits a layer."""
 
     @abstractmethod
     def runs(self, i: int) -> bool:
-        """Whether this process runs batch i of a round, from 0."""
+        """Tell whether this process runs batch i of a round, from 0."""
 
     @abstractmethod
     def swap(self, own: BatchFindings | None, split: Split, n: int) -> list[BatchFindings]:

@@ -169,7 +169,7 @@ def layers_in_parallel(
 
 
 def is_small(n: int, d: int, c: int, p: int, threads: int = 1) -> bool:
-    """Whether the fit of a layer is faster on one thread while others are fitted beside it.
+    """Tell whether the fit of a layer is faster on one thread while others are fitted beside it.
 
     Args:
         n: Training samples.
@@ -183,7 +183,7 @@ def is_small(n: int, d: int, c: int, p: int, threads: int = 1) -> bool:
 
 
 def small_workspace(n: int, d: int, c: int, p: int) -> int:
-    """What fitting such a layer takes at most, its own copy of the features with it.
+    """Return the bytes that fitting such a layer takes at most, its own copy of the features with it.
 
     Returns:
         Bytes: features, the decomposition with its working copies, coordinates in float64, a Hessian, the heads and

@@ -164,7 +164,7 @@ class _Systems:
         self._measure(which)
 
     def _measure(self, which: Tensor) -> Tensor:
-        """The residual at the weights, minus the gradient; and what it says of objective and gap."""
+        """Return the residual at the weights, minus the gradient; and what it says of objective and gap."""
         w, b = self.weight[which], self.product.cross
         residual = b - self._multiplied(w, which)
         self.passes[which] += 1

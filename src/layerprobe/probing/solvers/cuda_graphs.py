@@ -48,7 +48,7 @@ class Graphed(Generic[T]):
 
 @cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """One stream of a GPU for all recordings: libraries keep memory for each that they have seen."""
+    """Return one stream of a GPU for all recordings: libraries keep memory for each that they have seen."""
     return torch.cuda.Stream(device)
 
 

@@ -118,17 +118,17 @@ def _certify(
     every, shift = weight.view(p * c, d).to(dtype), bias.reshape(p * c, 1).to(dtype)
 
     def block(start: int) -> tuple[Tensor, Tensor]:
-        """Samples, and their own classes' places."""
+        """Return samples, and their own classes' places."""
         x = features[start : start + rows].to(dtype)
         return x, targets[start : start + rows].view(1, 1, -1).expand(p, 1, len(x))
 
     def scores(x: Tensor, own: Tensor) -> Tensor:
-        """Scores less the own class's."""
+        """Return the scores less the own class's."""
         u = torch.addmm(shift, every, x.T).view(p, c, len(x))
         return u.sub_(u.gather(1, own))
 
     def counted(values: Tensor, own: Tensor) -> Tensor:
-        """What is summed over the samples (p _ r), each times what it counts."""
+        """Return what is summed over the samples (p _ r), each times what it counts."""
         return values if weights is None else values * weights[own].to(dtype)
 
     loss, mean = torch.zeros_like(l2), torch.zeros(p, c, dtype=torch.float64, device=device)
@@ -187,7 +187,7 @@ def _certify_binary(
     weights: Tensor | None,
     dtype: torch.dtype,
 ) -> Certificate:
-    """`_certify` for two classes, by the other class's margin u alone, in half of its operations.
+    """Do `_certify` for two classes, by the other class's margin u alone, in half of its operations.
 
     With t = ±1 and o = σ(u) the other class's probability, A = h̄·[[1, -1], [-1, 1]] for h̄ the mean of o(1 - o), and
     g = (-r, r) for r the mean of -t·o; so δ_1 - δ_0 = D = -r/h̄. The other class's factor is 1 - t(1 - o)D, the own
@@ -241,7 +241,7 @@ def _certify_binary(
 
 
 def _rows(features: Features, columns: int) -> int:
-    """How many samples to look at together, with some scores each."""
+    """Say how many samples to look at together, with some scores each."""
     d = max(features.shape[1], 1)
     converted = _CONVERTED if features.device.type == "cpu" else BLOCK
     return max(1, min(max(256, min(_ELEMENTS // columns, converted // d)), BLOCK // d))
@@ -262,13 +262,13 @@ def _log_total(
 
 
 def _entropy_beside(rest: Tensor) -> Tensor:
-    """-q log q for q = 1 - rest, to all digits where the rest is small."""
+    """Compute -q log q for q = 1 - rest, to all digits where the rest is small."""
     rest = rest.clamp_max(1.0)
     return -torch.special.xlog1py(1 - rest, -rest)
 
 
 def _solve(slope: Float[Tensor, "p c"], curvature: Float[Tensor, "p c c"]) -> Float[Tensor, "p c"]:
-    """The smallest solution of curvature · x = slope; both are orthogonal to the all-ones vector."""
+    """Find the smallest solution of curvature · x = slope; both are orthogonal to the all-ones vector."""
     a, turn = torch.linalg.eigh(curvature)
     usable = a > 1e-13 * a[:, -1:]
     turned = (turn.mT @ slope[:, :, None])[:, :, 0]

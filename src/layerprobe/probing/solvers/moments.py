@@ -121,7 +121,7 @@ class Moments(CrossMoments):
     def evaluate(
         self, weight: Float[Tensor, "p c d"], l2: Float[Tensor, " p"]
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, "p c d"]]:
-        """Objective and its gradient at weights whose bias is optimal.
+        """Compute objective and gradient at weights whose bias is optimal.
 
         mean‖Wx + b - y‖² = tr(W C Wᵀ) - 2 tr(W B) + Var(y), with Var(y) summed over the targets.
         """
@@ -278,7 +278,7 @@ class ClassSums:
 
 
 def _total(each: Sequence[Sums], weights: Sequence[float] | None = None) -> Float[Tensor, "d d"]:
-    """Σ_j w_j (XᵀX)_j."""
+    """Compute Σ_j w_j (XᵀX)_j."""
     d = len(each[0].origin)
     total = torch.zeros(d, d, dtype=torch.float64, device=each[0].origin.device)
     for sums, weight in zip(each, weights or [1.0] * len(each), strict=True):

@@ -92,18 +92,18 @@ def low_rank(features: Features, room: int) -> AxesSpan | None:
 
 
 def _axes(rows: Tensor) -> Tensor:
-    """An orthonormal basis of the span of some rows, in columns."""
+    """Compute an orthonormal basis of the span of some rows, in columns."""
     return torch.linalg.qr(rows.T)[0]
 
 
 def _share_beside(axes: Tensor, tests: Tensor) -> float:
-    """Share of the tests' squares that lies beside some axes; NaN where they are zero."""
+    """Measure the share of the tests' squares that lies beside some axes; NaN where they are zero."""
     beside = tests - (tests @ axes) @ axes.T
     return float(beside.square().sum() / tests.square().sum())
 
 
 def _heaps(features: Features, m: int) -> tuple[Tensor, Tensor]:
-    """Samples added up, each into `_HEAPS` of m heaps and one of the tests', in float64."""
+    """Add samples up, each into `_HEAPS` of m heaps and one of the tests', in float64."""
     n, d = features.shape
     generator = torch.Generator().manual_seed(1)
     signs = (2.0 * torch.randint(2, (_HEAPS + 1, n), generator=generator) - 1).to(features.device, torch.float64)
@@ -122,7 +122,7 @@ def _heaps(features: Features, m: int) -> tuple[Tensor, Tensor]:
 
 
 def _coordinates(features: Features, axes: Tensor) -> Tensor:
-    """XB, whose products are of float64: weak directions are far beneath float32's rounding of strong ones."""
+    """Compute XB with products of float64: weak directions are far beneath float32's rounding of strong ones."""
     found = torch.empty(len(features), axes.shape[1], dtype=features.dtype, device=axes.device)
     for place, rows in placed_blocks(features, _BLOCK):
         found[place] = rows.double() @ axes
@@ -130,7 +130,7 @@ def _coordinates(features: Features, axes: Tensor) -> Tensor:
 
 
 def _moments(coordinates: Tensor) -> Tensor:
-    """Mean of zzᵀ in float64."""
+    """Compute the mean of zzᵀ in float64."""
     found = torch.zeros(2 * (coordinates.shape[1],), dtype=torch.float64, device=coordinates.device)
     for part in blocks(coordinates, _BLOCK):
         rows = part.double()

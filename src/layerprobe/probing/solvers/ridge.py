@@ -55,7 +55,7 @@ class Ridge(AbstractSolver):
     name: ClassVar[str] = "ridge"
 
     def losses(self, scores: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Half the squared distance to the one-hot target."""
+        """Compute half the squared distance to the one-hot target."""
         return 0.5 * (scores - F.one_hot(targets, scores.shape[1])).square().sum(1)
 
     def ranking(self, scores: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
@@ -189,7 +189,7 @@ class Ridge(AbstractSolver):
 
 
 def _nothing(p: int, c: int, d: int, dtype: torch.dtype, device: torch.device) -> Solution:
-    """The solution for features that are not finite."""
+    """Return the solution for features that are not finite."""
     weight = torch.full((p, c, d), torch.nan, dtype=dtype, device=device)
     bad = torch.full((p,), torch.nan, dtype=torch.float64, device=device)
     none = torch.zeros(p, dtype=torch.int64)

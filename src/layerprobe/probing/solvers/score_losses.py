@@ -44,7 +44,7 @@ class AbstractScoreLoss(ABC):
 
     @abstractmethod
     def __call__(self, scores: Float[np.ndarray, "r n"]) -> ScoreDerivatives:
-        """Loss and derivatives; the scores are overwritten."""
+        """Compute loss and derivatives; the scores are overwritten."""
 
     @abstractmethod
     def curved(self, shares: Float[np.ndarray, "r n"], along: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "r n"]:
@@ -52,7 +52,7 @@ class AbstractScoreLoss(ABC):
 
     @abstractmethod
     def second(self, shares: Float[np.ndarray, "r n"], rows: slice) -> Float[np.ndarray, "m m k"]:
-        """Second derivatives of some samples in the coordinates of `basis`, float64."""
+        """Compute second derivatives of some samples in the coordinates of `basis`, float64."""
 
 
 class SoftmaxLoss(AbstractScoreLoss):

@@ -74,7 +74,7 @@ class Solution:
     certify: Callable[[Sequence[int]], Solution] | None = None
 
     def __getitem__(self, i: int) -> Solution:
-        """One value of the path, as a path of one; a copy, so that the other heads can go."""
+        """Return one value of the path, as a path of one; a copy, so that the other heads can go."""
         one, left_out = slice(i, i + 1), self.left_out
         return Solution(
             self.weight[one].clone(),

@@ -193,7 +193,7 @@ def _unknown(features: Features) -> Spectrum:
 
 
 def _decomposed(gram: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Eigenvalues and eigenvectors, on the CPU in float32 if that can be done; a GPU takes as long for float64.
+    """Compute eigenvalues and eigenvectors, on the CPU in float32 if possible; a GPU takes as long for float64.
 
     Where rounding noise is most of what a layer holds, or many of its features are constant, the single-precision
     algorithm may not converge or return NaN; the matrix is in float64, which then does.

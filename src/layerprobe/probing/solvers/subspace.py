@@ -132,7 +132,7 @@ class AxesSpan(AbstractSpan):
 
 
 def kernel(features: Features) -> Tensor:
-    """XXᵀ in float64, its lower triangle."""
+    """Compute XXᵀ in float64, its lower triangle."""
     n, d = features.shape
     products = torch.zeros(n, n, dtype=torch.float64, device=features.device)
     for i, rows in _placed(features):
@@ -148,7 +148,7 @@ def kernel(features: Features) -> Tensor:
 
 
 def _placed(features: Features, first: int = 0) -> Iterator[tuple[int, Tensor]]:
-    """Blocks of rows with their places: all at once where they are in memory."""
+    """Return blocks of rows with their places: all at once where they are in memory."""
     n, d = features.shape
     rows = n if isinstance(features, Tensor) else max(1, 4 * _COLUMNS // max(d, 1))
     for start in range(first, n, rows):

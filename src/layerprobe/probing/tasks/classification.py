@@ -196,5 +196,5 @@ def _no_classes(found: str, split: Split, example: str = "") -> TypeError:
 
 
 def _balanced_error(scores: Float[Tensor, "n c"], targets: Int[Tensor, " n"]) -> float:
-    """Mean over the true classes of the share of their samples that are wrong; NaN where train has none of them."""
+    """Average the share of samples that are wrong over the true classes; NaN where train has none of them."""
     return 1 - balanced_accuracy(scores.argmax(1), targets) if bool((targets >= 0).any()) else math.nan

@@ -205,7 +205,7 @@ class MultiLabel(AbstractScoredTask):
 
 
 def _wrong(scores: Float[Tensor, "n c"], targets: Int[Tensor, "n c"]) -> Float[Tensor, " n"]:
-    """Share of each sample's labels that the scores get wrong."""
+    """Measure the share of each sample's labels that the scores get wrong."""
     return ((scores > 0) != (targets == 1)).double().mean(1)
 
 
@@ -216,7 +216,7 @@ def _mean_over_labels(
 
 
 def _of_all(found: Sequence[Solution], varies: Bool[Tensor, "c 1"]) -> Solution:
-    """One head of all labels for each L2 value, from the labels' own."""
+    """Make one head of all labels for each L2 value, from the labels' own."""
     certify: Callable[[Sequence[int]], Solution] | None = None
     if any(part.certify for part in found):
 

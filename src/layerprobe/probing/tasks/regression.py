@@ -165,7 +165,7 @@ class Regression(AbstractTask):
 
 
 def _level(values: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-    """Values in float64, those columns levelled whose values are no more than two roundings of their own apart.
+    """Return values in float64, a column levelled where its values are no more than two roundings apart.
 
     A constant that was computed comes in neighbouring numbers; its variance is that of rounding, and not 0.
     """
@@ -175,5 +175,5 @@ def _level(values: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
 
 
 def _varies(values: Float[Tensor, "n c"]) -> Bool[Tensor, " c"]:
-    """Which columns hold more than one value."""
+    """Tell which columns hold more than one value."""
     return values.amax(0) > values.amin(0)

@@ -169,7 +169,7 @@ class AbstractTask(ABC):
 
     @abstractmethod
     def vote(self, neighbours: Shaped[Tensor, "n k ..."], outputs: int) -> Float[Tensor, "n c"]:
-        """Scores of samples by the targets of their neighbours."""
+        """Score samples by the targets of their neighbours."""
 
     @abstractmethod
     def error(self, scores: Float[Tensor, "n c"], targets: Shaped[Tensor, "n ..."]) -> float:

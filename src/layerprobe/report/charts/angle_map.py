@@ -75,7 +75,7 @@ def heading(over: Over, checkpoint: str, layer: str) -> str:
 
 
 def _places(pairs: pd.DataFrame, over_layers: bool) -> tuple[dict[str, int], list[str], str | None]:
-    """Where each layer or checkpoint is, from the first; what it is called; and what all are a part of."""
+    """Return where each layer or checkpoint is, from the first; what it is called; and what all are a part of."""
     if over_layers:
         layers = pairs.sort_values("depth", kind="stable")["layer"].unique().tolist()
         labels = [clipped(label, _WIDEST_NAME) for label in short_names(layers)]
@@ -120,7 +120,7 @@ def _tooltip(by: str, signed: bool) -> list[alt.Tooltip]:
 
 
 def _cells(pairs: pd.DataFrame, by: str, places: Mapping[str, int], signed: bool) -> pd.DataFrame:
-    """Where each pair is, what colours it and what it says."""
+    """Say where each pair is, what colours it and what it says."""
     value = pairs["cosine" if signed else "nearness"].clip(-1 if signed else 0, 1)
     shown, form = (value, "{:.2f}") if signed else (pairs["angle"], "{:.0f}°")
     frame = pairs.assign(

@@ -74,7 +74,7 @@ def _legend() -> alt.Legend:
 
 
 def _baselines(panel: pd.DataFrame) -> dict[str, float]:
-    """The baselines of one data set, told apart by its noise where that changes them."""
+    """Return the baselines of one data set, told apart by its noise where that changes them."""
     found = {}
     for column, name in _BASELINES.items():
         noises = panel.dropna(subset=column).groupby(column, sort=False)["noise"].unique()

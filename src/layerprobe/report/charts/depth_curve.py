@@ -95,7 +95,7 @@ def _top(frame: pd.DataFrame, compared_with: Mapping[Any, float], error: ErrorCo
 
 
 def _controls(frame: pd.DataFrame, error: ErrorColumn) -> pd.DataFrame:
-    """Test errors of the last checkpoint's controls, layer by layer."""
+    """List the test errors of the last checkpoint's controls, layer by layer."""
     rows = frame[frame["checkpoint_order"] == frame["checkpoint_order"].max()]
     known = {"shuffled_error": "shuffled labels", "control_error": "control task"}
     of_test = known if error.column == "test_error" else {}
@@ -112,7 +112,7 @@ def _compared_with(
     y: Y,
     width: int,
 ) -> list[alt.Chart]:
-    """The lines of baselines, controls and other readers that are on the axis, with their names."""
+    """Draw the lines of baselines, controls and other readers that are on the axis, with their names."""
     flat = {name: value for name, value in baselines.items() if value <= top}
     controls = controls[controls.groupby("control")["value"].transform("max") <= top]
     ends = controls.groupby("control", sort=False).tail(1)
@@ -133,7 +133,7 @@ def _compared_with(
 
 
 def _reference_lines(compared: pd.DataFrame | None, x: alt.X, y: Y) -> list[alt.Chart]:
-    """The published errors, thin and black, over the run's own."""
+    """Draw the published errors, thin and black, over the run's own."""
     if compared is None:
         return []
     tips = [
@@ -149,7 +149,7 @@ def _reference_lines(compared: pd.DataFrame | None, x: alt.X, y: Y) -> list[alt.
 
 
 def _beyond(base: alt.Chart, frame: pd.DataFrame, top: float, x: alt.X, y: Y, error: ErrorColumn) -> list[alt.Chart]:
-    """Triangles for errors beyond the axis; the figures stand on the side where there is room."""
+    """Draw triangles for errors beyond the axis; the figures stand on the side where there is room."""
     if not (frame[error.column] > top).any():
         return []
     middle = frame["position"].max() / 2

@@ -104,6 +104,6 @@ def empty_cells(rows: alt.Chart) -> alt.Chart:
 
 
 def _heading(caption: str, longest: int) -> list[str]:
-    """The checkpoint's name, and its step below it."""
+    """Write the checkpoint's name, and its step below it."""
     name, _, rest = caption.partition(" (")
     return [clipped(name, longest), *([rest.removesuffix(")")] if rest else [])]

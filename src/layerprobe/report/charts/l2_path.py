@@ -71,7 +71,7 @@ def path_curve(path: pd.DataFrame) -> alt.ConcatChart:
 
 
 def _l2_axis(frame: pd.DataFrame, zero: float) -> alt.Axis:
-    """Powers of ten, at most about seven; L2 = 0 stands a decade below the smallest."""
+    """Mark powers of ten, at most about seven; L2 = 0 stands a decade below the smallest."""
     low, high = (math.floor(math.log10(v) + 1e-9) for v in (frame["place"].min(), frame["place"].max()))
     powers = list(range(low, high + 1, -(-(high - low + 1) // 8)))
     is_zero = f"datum.value < {1.001 * zero:g} ? '0' : " if (frame["l2"] <= 0).any() else ""
@@ -92,7 +92,7 @@ def _tooltip() -> list[alt.Tooltip]:
 
 
 def _colour(names: list[str]) -> alt.Color:
-    """From light for the input to dark for the last layer; the scheme's faintest end is left out."""
+    """Colour from light for the input to dark for the last layer; the scheme's faintest end is left out."""
     scheme = alt.SchemeParams(name="viridis", extent=[0.9, 0.0])
     scale = alt.Scale(scheme=scheme, domain=[0, max(1, len(names) - 1)])
     label = f"{json.dumps(names)}[datum.value]"
@@ -114,7 +114,7 @@ def _colour(names: list[str]) -> alt.Color:
 
 
 def _thinned(frame: pd.DataFrame) -> pd.DataFrame:
-    """At most so many points on a line, among them the chosen one."""
+    """Keep at most so many points on a line, among them the chosen one."""
     place = frame.groupby(["checkpoint", "line"])["l2"].rank(method="first") - 1
     every = -(-int(place.max() + 1) // _POINTS)
     return frame[(place % every == 0) | frame["selected"]].copy()

@@ -47,13 +47,13 @@ class LayerAxis:
 
 
 def layers_of(layers: Iterable[str]) -> str | None:
-    """Title of an axis of layers: the folder that is dropped from their labels; None where there is none."""
+    """Write the title of an axis of layers: the folder that is dropped from their labels; None where there is none."""
     shared = shared_folder(list(layers))
     return f"layers of {shared}" if shared else None
 
 
 def row_height(n: int) -> int:
-    """Pixels for each of n layers below one another."""
+    """Choose the pixels for each of n layers below one another."""
     return max(5, min(26 if n <= 16 else 18, 920 // n))
 
 
@@ -76,7 +76,7 @@ def columns_x(field: str, names: Sequence[str], **axis: Any) -> alt.X:
 
 
 def square(labels: Sequence[str], step: int, across: str | None, down: str | None, **axis: Any) -> tuple[alt.X, alt.Y]:
-    """Axes of a square of cells, of which rows and columns are the same: the fields `column` and `row`."""
+    """Make axes of a square of cells whose rows and columns are the same: the fields `column` and `row`."""
     scale = alt.Scale(paddingInner=0.04 if step >= 12 else 0, paddingOuter=0.02)
     both = thinned(labels, step) | {"domain": False, "ticks": False}
     angle = 0 if LETTER * max(map(len, labels)) <= step else -90
@@ -87,7 +87,7 @@ def square(labels: Sequence[str], step: int, across: str | None, down: str | Non
 
 
 def layer_step(labels: Sequence[str]) -> int:
-    """Pixels for each layer on a horizontal axis: enough for a readable line, little enough for a page."""
+    """Choose the pixels for each layer on a horizontal axis: enough for a readable line, little enough for a page."""
     n = len(labels)
     level = LETTER * max(map(len, labels), default=0) + 10
     if n * level <= 640:

@@ -71,7 +71,7 @@ def site_map(results: pd.DataFrame, checkpoint: str | None = None) -> alt.LayerC
 
 
 def _place(column: str) -> tuple[int, int, bool]:
-    """Where a site stands: in the order in which a block computes them, the heads by their numbers."""
+    """Say where a site stands: in the order in which a block computes them, the heads by their numbers."""
     name, _, number = column.partition(" ")
     site = name.removesuffix("_normalised")
     return (len(_ORDER), int(number), False) if number else (_ORDER.index(site), 0, site != name)

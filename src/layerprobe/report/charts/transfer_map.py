@@ -84,7 +84,7 @@ def transfer_map(table: pd.DataFrame, layers: Sequence[str] | None = None) -> al
 
 
 def _cells(rows: pd.DataFrame, panels: Mapping[str, str], names: Mapping[str, str]) -> pd.DataFrame:
-    """In which panel each cell is, what its sets are called and what it says."""
+    """Say in which panel each cell is, what its sets are called and what it says."""
     return rows.assign(
         panel=rows["layer"].map(panels),
         text=[

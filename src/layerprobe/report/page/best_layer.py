@@ -86,6 +86,6 @@ def best_layer(data: PageData, frame: Frame) -> alt.LayerChart:
 
 
 def _needed(key: ConfigKey) -> float:
-    """Pixels in which the values of a key stand level below the axis without touching."""
+    """Estimate the pixels in which the values of a key stand level below the axis without touching."""
     shown = len(key.values) / -(-len(key.values) // _MOST_LABELS)
     return shown * (LETTER * max(map(len, key.values)) + 8)

@@ -108,7 +108,7 @@ def depth_curves(data: PageData, frame: Frame) -> alt.LayerChart:
 
 
 def _measured(data: PageData, where: str) -> alt.Chart:
-    """The chosen rows with what is drawn of them, `shown`, `shown_low` and `shown_high`; all of them for the error."""
+    """Choose rows with what is drawn of them, `shown`, `shown_low` and `shown_high`; all of them for the error."""
     rows = chosen_rows(data, "rows", where)
     ends = {f"shown_{end}": f"measure == 'error' ? datum.{end} : datum[measure + '_{end}']" for end in ("low", "high")}
     rows = rows.transform_calculate(shown="measure == 'error' ? datum.error : datum[measure]", **ends)
@@ -198,14 +198,14 @@ def controls(data: PageData, x: alt.X, y: Y) -> list[alt.Chart]:
 
 
 def _said(column: str, data: PageData) -> str:
-    """What a control is called, as an expression of Vega: the best constant answer by the problem."""
+    """Say what a control is called, as an expression of Vega: the best constant answer by the problem."""
     if column != "majority" or len(set(data.constants.values())) == 1:
         return json.dumps(data.constant if column == "majority" else column.replace("_", " "))
     return f"{json.dumps(data.constants)}[datum.problem]"
 
 
 def _control_names(mean: alt.Chart, column: str, apart: list[str | alt.FieldName], together: str) -> alt.Chart:
-    """The names of a control's lines; those that end within a text's height of the next one have one name.
+    """Write the names of a control's lines; those that end within a text's height of the next one have one name.
 
     Where these are of several kinds, it is `together`.
     """

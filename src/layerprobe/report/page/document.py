@@ -110,7 +110,7 @@ def page(
 
 @cache
 def _bundle() -> Markup:
-    """Vega, Vega-Lite and their embedding, as one script, which takes more than a second to make."""
+    """Bundle Vega, Vega-Lite and their embedding as one script, which takes more than a second."""
     code = "window.vegaEmbed = vegaEmbed;"
     name = f"vega-{version('vl-convert-python')}-{hashlib.sha256(code.encode()).hexdigest()[:8]}.js"
     script = cached_text(name, lambda: vl_convert.javascript_bundle(code))
@@ -118,7 +118,7 @@ def _bundle() -> Markup:
 
 
 def _rows(comparison: Comparison) -> list[list[tuple[str, Cell]]]:
-    """The rows of the table of runs: each cell with the head of its column."""
+    """Return the rows of the table of runs: each cell with the head of its column."""
     table, keys, short = comparison.table(), comparison.keys, short_keys(comparison.keys)
     remarks = ["; ".join(filter(None, both)) for both in zip(table["error"], table["notes"], strict=True)]
     several, rows = _several_reducers(comparison), []

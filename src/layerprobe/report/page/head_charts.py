@@ -133,7 +133,7 @@ def _of_run(i: int, run: Run, data: PageData) -> Iterator[_Wanted]:
 
 
 def _maps_of_angles(run: Run, rows: pd.DataFrame) -> dict[tuple[str, str | None], float]:
-    """What each map takes that has two heads of the same coordinates, by what is one in it and that one's name."""
+    """Say what each map has that takes two heads of the same coordinates, by what is one in it and that one's name."""
     rows = _with_files(rows, HEADS.layers(run.probes))
     rows = rows.assign(
         of=list(map(coordinates, rows[["n_features", "n_features_full", "reduction"]].to_dict("records")))

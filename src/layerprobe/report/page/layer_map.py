@@ -109,7 +109,7 @@ def _checkpoints(data: PageData) -> alt.X:
 
 
 def _rows_of_problem(data: PageData, labels: Sequence[str]) -> alt.Scale:
-    """The rows of the networks that were probed on the data that are shown: others would be blank."""
+    """Choose the rows of the networks that were probed on the data that are shown: others would be blank."""
     known = data.runs.groupby("problem")["network"].agg(set)
     if len(known) < 2:
         return alt.Scale(domain=list(labels))
@@ -118,7 +118,7 @@ def _rows_of_problem(data: PageData, labels: Sequence[str]) -> alt.Scale:
 
 
 def _network_names(chart: alt.Chart, data: PageData, rows: alt.Scale) -> list[alt.Chart]:
-    """A line above the rows of each network, and its name."""
+    """Draw a line above the rows of each network, and write its name."""
     first = [f"{i} {network.layers[0]}" for i, network in enumerate(data.networks) if network.layers]
     begins = chart.transform_filter(alt.FieldOneOfPredicate("row", first))
     begins = begins.transform_calculate(row="split(datum.row, ' ')[0]")

@@ -65,7 +65,7 @@ def _curves(
     line: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> list[alt.Chart]:
-    """A line for each name and shown checkpoint, of what the chosen runs come to."""
+    """Draw a line for each name and shown checkpoint, of what the chosen runs come to."""
     by: list[str | alt.FieldName] = [name, "problem", "network", "checkpoint", "checkpoint_name", "position"]
     rows = with_layers(chosen_rows(data, table), data).transform_aggregate(
         **of_runs, runs="distinct(run)", layer_text="min(layer_text)", groupby=by

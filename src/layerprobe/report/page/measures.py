@@ -83,7 +83,7 @@ def measures(
 
 
 def _of_metrics(metrics: pd.DataFrame) -> pd.DataFrame:
-    """The rows that are measures, on the first of several test sets, with `name` and `share`."""
+    """Choose the rows that are measures, on the first of several test sets, with `name` and `share`."""
     first = metrics.loc[metrics["test_set"] != "", "test_set"].head(1)
     rows = metrics[metrics["test_set"].isin(["", *first])]
     named: list[tuple[str, bool] | None] = []

@@ -168,7 +168,7 @@ def page_data(comparison: Comparison, path_budget: int = 1_000_000) -> PageData:
 
 
 def _constants(comparison: Comparison) -> dict[str, str]:
-    """What the best constant answer to each problem is called."""
+    """Say what the best constant answer to each problem is called."""
     found: dict[str, set[str]] = {}
     for problem, run in zip(comparison.problems, comparison.runs, strict=True):
         found.setdefault(problem, set()).add(constant_answer(run.results).removesuffix(" class"))
@@ -180,7 +180,7 @@ def _numbers(items: Iterable[T]) -> dict[T, int]:
 
 
 def _checkpoints(results: pd.DataFrame) -> list[str]:
-    """Baselines, then in the order of training of all runs: untrained, by their usual step, `final` last."""
+    """List baselines, then checkpoints in the order of training of all runs: untrained, by usual step, `final` last."""
     steps = results.groupby("checkpoint", sort=False)["step"].median()
     baselines = results.loc[of_baselines(results), "checkpoint"].unique()
     ends = dict.fromkeys(baselines, -2) | dict.fromkeys(AT_RANDOM, -1) | {"final": 1}
@@ -285,7 +285,7 @@ def _readers(comparison: Comparison, results: pd.DataFrame, numbers: Mapping[str
 
 
 def _paths(comparison: Comparison, numbers: Mapping[str, Mapping[str, int]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The paths, and the lowest validation error of each with its reducer."""
+    """Return the paths, and the lowest validation error of each with its reducer."""
     place, named = numbers["checkpoint"], numbers["layer"]
     rows: list[tuple[Any, ...]] = []
     best: list[tuple[Any, ...]] = []

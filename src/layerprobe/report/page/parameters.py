@@ -204,7 +204,7 @@ def checkpoint_shape(data: PageData, *, legend: bool) -> alt.Shape:
 
 
 def _colours(key: ConfigKey) -> list[str]:
-    """Colours for the values of a key; more than seven numbers go from dark to light, more texts repeat."""
+    """Colour the values of a key; more than seven numbers go from dark to light, more texts repeat."""
     n = len(key.values)
     if n <= len(style.TRAINED) or n > _MOST_SHADES:
         return [style.TRAINED[i % len(style.TRAINED)] for i in range(_MOST_SHADES)]
@@ -218,12 +218,12 @@ _VIRIDIS = (
 
 
 def _fits(data: PageData) -> bool:
-    """Whether the controls leave the curves some height."""
+    """Tell whether the controls leave the curves some height."""
     last = data.rows[data.rows["checkpoint"] == len(data.checkpoints) - 1]
     return bool(data.rows["majority"].max() <= 2.5 * last["high"].fillna(last["error"]).max())
 
 
 def _layer(data: PageData) -> int:
-    """The layer that most runs have as their best one."""
+    """Choose the layer that most runs have as their best one."""
     best = data.runs.loc[data.runs["best_layer"] != "", "best_layer"].mode()
     return data.layer_names.index(best.iloc[0]) if len(best) else 0

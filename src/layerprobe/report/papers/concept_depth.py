@@ -98,7 +98,7 @@ class ConceptDepth:
 
 
 def concept_layers(results: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy, F1 and AUC of every layer of the last checkpoint.
+    """Read accuracy, F1 and AUC of every layer of the last checkpoint.
 
     Returns:
         One row for each layer but the input, in order of depth: `layer`, `number` (from 1), `depth` (relative, in
@@ -152,6 +152,6 @@ def concept_depth(results: pd.DataFrame) -> ConceptDepth:
 
 
 def _layers_of_network(results: pd.DataFrame) -> pd.DataFrame:
-    """The layers of the last checkpoint that is none of the baselines, but the input, in order of depth."""
+    """Choose the layers of the last checkpoint that is none of the baselines, but the input, in order of depth."""
     network = results[(results["depth"] > 0) & results["test_error"].notna()]
     return at_last_checkpoint(network)

@@ -77,14 +77,14 @@ def points_table(summary: pd.DataFrame) -> Table:
 
 
 def _table(title: str) -> Table:
-    """A table whose first column is the run: it is as wide as what the other columns leave."""
+    """Make a table whose first column is the run: it is as wide as what the other columns leave."""
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, collapse_padding=True)
     table.add_column("run", overflow="fold", min_width=16)
     return table
 
 
 def _run(row: Mapping[Hashable, object], summary: pd.DataFrame) -> Text:
-    """What tells a run from the others, one below the other."""
+    """Say what tells a run from the others, one below the other."""
     shown = [name for name in RUN if name in ("model", "data") or summary[name].nunique() > 1]
     return Text("\n".join(str(row[name]) for name in shown))
 

@@ -71,5 +71,5 @@ def _table(jobs: pd.DataFrame, *, narrow: bool) -> Table:
 
 
 def _short(directory: str) -> str:
-    """A path relative to the current folder, if that is shorter."""
+    """Shorten a path to one relative to the current folder, if that is shorter."""
     return min(directory, os.path.relpath(Path(directory)), key=len)

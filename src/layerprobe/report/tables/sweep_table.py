@@ -94,7 +94,7 @@ def _table(
 
 
 def _sorted_columns(jobs: pd.DataFrame, over: str) -> tuple[list[str], list[str]]:
-    """Names of the text columns, which are overrides, and of the numeric ones, which are metrics."""
+    """Name the text columns, which are overrides, and the numeric ones, which are metrics."""
     free = [name for name in jobs.columns if name not in (*ABOUT, over)]
     numbers = [name for name in free if pd.api.types.is_numeric_dtype(jobs[name])]
     numbers.sort(key=lambda name: next((i for i, start in enumerate(_ORDER) if name.startswith(start)), len(_ORDER)))

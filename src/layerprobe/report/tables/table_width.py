@@ -11,7 +11,7 @@ from rich.table import Table
 
 
 def needed_width(table: Table) -> int:
-    """Letters of a table's longest line, where nothing in it is broken."""
+    """Count the letters of a table's longest line, where nothing in it is broken."""
     return Console(width=1000).measure(table).maximum
 
 
@@ -25,7 +25,7 @@ def first_that_fits(tables: Iterable[Table], width: int | None = None) -> Table:
 
 
 def available_width(width: int | None = None) -> int:
-    """Letters that there are on a line."""
+    """Count the letters that there are on a line."""
     return shutil.get_terminal_size().columns if width is None else width
 
 

@@ -92,7 +92,7 @@ def cut_to_panel(w1: float, w2: float, bias: float, h1: tuple[float, float], h2:
 
 
 def _spread(states: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """Direction of the largest spread at a right angle to a unit vector; its largest entry is positive."""
+    """Find the direction of the largest spread at a right angle to a unit vector; its largest entry is positive."""
     centred = states - states.mean(0)
     flat = centred - np.outer(centred @ normal, normal)
     _, sizes, directions = np.linalg.svd(flat, full_matrices=True)

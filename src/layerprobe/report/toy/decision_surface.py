@@ -73,7 +73,7 @@ def surface_panel(
 
 
 def _cells(grid: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float], dict[str, float]]:
-    """A cell around each point of the grid, as its lower corner; the cells' width and upper end along each axis."""
+    """Lay a cell around each grid point: its lower corner, and the cells' width and upper end along each axis."""
     cells = grid[[name for name in ("frame", "x1", "x2", "output") if name in grid]].copy()
     width, ends = {}, {}
     for axis in ("x1", "x2"):

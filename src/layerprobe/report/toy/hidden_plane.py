@@ -85,7 +85,7 @@ def line_ends(states: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def spots(group: pd.DataFrame, pixels: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Points and texts of samples, one of each for those that lie close together on a scale of `pixels` for one of h.
+    """Join samples that lie close together on a scale of `pixels` for one of h: points and texts, one of each.
 
     Returns:
         Points: h1, h2, label and size, smaller where it lies inside one of another label. Texts: h1, h2, inputs and
