@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from layerprobe.jobs.command_line import read_arguments
-from layerprobe.jobs.program import name
+from layerprobe.program import name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from layerprobe.formatting import count_text
 from layerprobe.jobs.command_line import read_arguments
-from layerprobe.jobs.program import name, to_install
+from layerprobe.program import name, to_install
 
 if TYPE_CHECKING:
     from layerprobe.report.run_comparison import Comparison

@@ -15,8 +15,8 @@ from layerprobe.files.errors import DamagedFileError
 from layerprobe.formatting import nearest
 from layerprobe.jobs.command_line import read_arguments
 from layerprobe.jobs.job_states import job_states
-from layerprobe.jobs.program import name
-from layerprobe.jobs.quoting import command, override
+from layerprobe.program import name
+from layerprobe.quoting import command, override
 from layerprobe.report.tables.status_table import status_table
 from layerprobe.results.run_summary import RERUNS, RunSummary
 from layerprobe.results.sweep_record import SweepRecord

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from layerprobe import __version__
 from layerprobe.formatting import nearest
-from layerprobe.jobs.program import CALLED, SCRIPTS, console_command
+from layerprobe.program import CALLED, SCRIPTS, console_command
 
 COMMANDS = {
     "train": "train a network, freeze checkpoints, and probe every layer of each",

@@ -15,10 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, IntegerNode, OmegaConf
 
+from layerprobe import program
 from layerprobe.compat.hydra import share_schemas
-from layerprobe.jobs import program
 from layerprobe.jobs.output_directories import job_directory
-from layerprobe.jobs.quoting import quoted
+from layerprobe.quoting import quoted
 from layerprobe.results.config_migration import current_override
 from layerprobe.results.run_name import run_group, run_name, run_tags
 from layerprobe.results.wandb_mode import default_mode

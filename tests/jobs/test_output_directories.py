@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from helpers.command import call
 from layerprobe.config import CONF, as_typed, register
 from layerprobe.jobs.output_directories import Directories, new_directory, short_path
-from layerprobe.jobs.quoting import override
+from layerprobe.quoting import override
 
 SHORT = ("logger=none", "trainer.limit_train_batches=1", "callbacks=none")
 

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from layerprobe.jobs.command_line import read_arguments
-from layerprobe.jobs.quoting import override
+from layerprobe.quoting import override
 
 
 @dataclass

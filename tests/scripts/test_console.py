@@ -13,8 +13,8 @@ import pytest
 import layerprobe
 from helpers import forked
 from helpers.command import ROOT
+from layerprobe import program
 from layerprobe.__main__ import COMMANDS, main
-from layerprobe.jobs import program
 
 INSTALLED = """
 import json, os, sys

@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from hydra_plugins.layerprobe_launchers.jobs import Job, jobs_of, report_end, returned, to_do
 from hydra_plugins.layerprobe_launchers.slots import Slot, Taken, gpu_slots, take
 from layerprobe.formatting import count_text
-from layerprobe.jobs.quoting import command, override
+from layerprobe.quoting import command, override
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from layerprobe.compat.hydra import sweeper_learns
-from layerprobe.jobs.quoting import override
+from layerprobe.quoting import override
 
 log = logging.getLogger(__name__)
 

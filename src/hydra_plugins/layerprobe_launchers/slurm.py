@@ -21,8 +21,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.layerprobe_launchers.jobs import Job, jobs_of, report_end, returned, to_do
-from layerprobe.jobs.program import to_install
-from layerprobe.jobs.quoting import command, override
+from layerprobe.program import to_install
+from layerprobe.quoting import command, override
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Lightning's private names: for leaving a training between two batches, and for going on there.
+"""Lightning's private names: for leaving a training between two batches, for going on there, and for a quiet log.
 
 Known for pytorch-lightning 2.5 to 2.6.
 """
@@ -6,13 +6,22 @@ Known for pytorch-lightning 2.5 to 2.6.
 from __future__ import annotations
 
 import csv
+import logging
 import os
+import warnings
 from typing import Any
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.data import _set_sampler_epoch
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
+
+
+def silence_lightning() -> None:
+    """Leave Lightning's own advertisements, and its use of an API that torch is about to drop, out of the log."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message="The .srun. command is available")
 
 
 def forget_sigterm(trainer: pl.Trainer) -> None:

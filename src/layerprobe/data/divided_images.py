@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from layerprobe.data.data_module import AbstractDataModule, loader
 from layerprobe.data.samplers import ShuffledOrder
+from layerprobe.statistics.strata import stratified_order
 from layerprobe.types import SPLITS, Split
 
 log = logging.getLogger("layerprobe")
@@ -120,7 +121,9 @@ class AbstractImageDataModule(AbstractDataModule):
                 f"{images.name} has {n:,} images; it cannot give {wanted}. Choose numbers of at least 1 that fit into "
                 "them, or shares such as 0.2."
             )
-        order, start = _stratified(images.targets, np.random.default_rng((self._split_seed, part))), 0
+        targets, random = images.targets, np.random.default_rng((self._split_seed, part))
+        rows = (random.permutation(np.flatnonzero(targets == target)) for target in np.unique(targets))
+        order, start = stratified_order(n, ((samples, random.random()) for samples in rows)), 0
         chosen: dict[Split, np.ndarray] = {}
         for split, size in sizes.items():
             chosen[split], start = order[start : start + size], start + size
@@ -138,15 +141,3 @@ def _count(size: int | float | None, n: int, default: int) -> int:
     if size is None:
         return default
     return round(size * n) if isinstance(size, float) and 0 < size <= 1 else int(size)
-
-
-def _stratified(targets: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Order samples so that every part has the classes in their shares, to within an image or two.
-
-    The i-th of the n images of a class stands at (i + u)/n of the way, with u in [0, 1) drawn for each class.
-    """
-    place = np.empty(len(targets))
-    for target in np.unique(targets):
-        rows = random.permutation(np.flatnonzero(targets == target))
-        place[rows] = (np.arange(len(rows)) + random.random()) / len(rows)
-    return np.argsort(place, kind="stable")

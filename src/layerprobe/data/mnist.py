@@ -15,7 +15,7 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 from layerprobe.data.errors import CorruptDataError, DataNotFoundError
 from layerprobe.data.in_memory import AbstractInMemoryDataModule, InMemoryDataset
 from layerprobe.data.samplers import ShuffledOrder
-from layerprobe.jobs.quoting import command, override
+from layerprobe.quoting import command, override
 from layerprobe.types import Split
 
 _PARTS = ("train", "t10k")

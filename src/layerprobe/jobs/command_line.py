@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from omegaconf import OmegaConf, ValidationError
 
+from layerprobe import program
 from layerprobe.formatting import first_line, nearest
-from layerprobe.jobs import program
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from layerprobe.jobs.program import say
+from layerprobe.program import say
 from layerprobe.results.sweep_record import SweepRecord
 
 

@@ -17,7 +17,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from layerprobe.formatting import nearest
-from layerprobe.jobs.program import CONF
+from layerprobe.program import CONF
 from layerprobe.results.config_migration import GONE
 
 _SCALAR = (int, float, bool, str, types.NoneType)

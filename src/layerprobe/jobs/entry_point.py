@@ -15,12 +15,12 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from layerprobe import program
 from layerprobe.compat.hydra import compose_once, config_dir
 from layerprobe.config import BY_NAME, CONF
 from layerprobe.formatting import first_line, nearest
-from layerprobe.jobs import program
 from layerprobe.jobs.config_check import key_paths, same_name
-from layerprobe.jobs.quoting import command, quoted
+from layerprobe.quoting import command, quoted
 from layerprobe.results.config_migration import GONE, PACKAGES, former_override, with_what_moved
 
 _FULL = "HYDRA_FULL_ERROR"

@@ -29,7 +29,7 @@ from layerprobe.formatting import first_line, is_message, nearest
 from layerprobe.jobs.config_check import arguments_of, unread_keys, untaken, wrong_values
 from layerprobe.jobs.hub_revisions import revisions_of, with_revision
 from layerprobe.jobs.lightning_hydra_template import extras
-from layerprobe.jobs.quoting import command, override
+from layerprobe.quoting import command, override
 from layerprobe.results.config_migration import migrated, with_what_moved
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
 from layerprobe.results.run_summary import RERUNS, RunSummary

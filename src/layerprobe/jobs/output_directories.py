@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from layerprobe.jobs.quoting import expression, override
+from layerprobe.quoting import expression, override
 from layerprobe.results.config_migration import former_override
 
 _LONGEST_NAME = 255

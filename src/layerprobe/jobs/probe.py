@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,12 +20,12 @@ from pytorch_lightning.plugins.precision import Precision
 from rich.console import Console
 from torch import nn
 
+from layerprobe.compat.lightning import silence_lightning
 from layerprobe.config import plain_probe, protocol_of, resources_of
 from layerprobe.formatting import percent_text
 from layerprobe.jobs.configured_test_sets import without_tests
 from layerprobe.jobs.hub_revisions import revisions_of, with_revision
 from layerprobe.jobs.lifecycle import plain, reason
-from layerprobe.jobs.program import say
 from layerprobe.jobs.run_reading import loaders_of, read_as_in_run
 from layerprobe.jobs.run_report import report, summary
 from layerprobe.jobs.trusted_classes import BY_HAND, merged, plain_precision
@@ -35,6 +34,7 @@ from layerprobe.probing.capture.survey import left_out_lines
 from layerprobe.probing.cost.plan import make_plan
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources
+from layerprobe.program import say
 from layerprobe.report.depth_curve_options import DepthView
 from layerprobe.report.tables.plan_table import plan_table
 from layerprobe.results.baselines import baselines_above_majority
@@ -53,10 +53,7 @@ from layerprobe.types import UNTRAINED, CheckpointInfo
 
 log = logging.getLogger("layerprobe")
 
-# Lightning's own advertisements, and its use of an API that torch is about to drop.
-logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-warnings.filterwarnings("ignore", message="The .srun. command is available")
+silence_lightning()
 
 Piece = TypeVar("Piece")
 Source = tuple[Path | None, CheckpointInfo]

@@ -9,8 +9,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from layerprobe.jobs.program import CONF
 from layerprobe.jobs.trusted_classes import merged
+from layerprobe.program import CONF
 from layerprobe.training.checkpoints import FrozenCheckpoint
 
 log = logging.getLogger("layerprobe")

@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 
 from layerprobe.files.errors import DamagedFileError
 from layerprobe.jobs.entry_point import composed
-from layerprobe.jobs.program import say
-from layerprobe.jobs.quoting import command
+from layerprobe.program import say
+from layerprobe.quoting import command
 from layerprobe.results.config_migration import current_override
 from layerprobe.results.sweep_record import SweepRecord
 

@@ -15,6 +15,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from layerprobe.compat.lightning import silence_lightning
 from layerprobe.files.errors import DamagedFileError, aside
 from layerprobe.formatting import nearest
 from layerprobe.jobs.configured_test_sets import without_tests
@@ -33,15 +34,11 @@ from layerprobe.training.probe_log import ProbeLog, start_runs
 
 log = logging.getLogger("layerprobe")
 
-# Lightning's own advertisements, and its use of an API that torch is about to drop.
-logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+silence_lightning()
 logging.getLogger("pytorch_lightning.trainer.connectors.checkpoint_connector").setLevel(logging.WARNING)
-warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
-warnings.filterwarnings("ignore", message="The .srun. command is available")
 warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # as a run that goes on
-
 
 EXPECTED = (ValueError, OSError, InstantiationException, MisconfigurationException)
 """What a wrong file or a wrong word on the command line leads to, besides what layerprobe says itself."""

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from layerprobe.probing.batches import Data, samples_of
 from layerprobe.probing.capture.pytree import named_tensors
+from layerprobe.statistics.strata import stratified_order
 from layerprobe.types import SPLITS, Split
 
 ACCEPTED = (
@@ -302,12 +303,9 @@ def _fifths(n: int, seed: int, targets: Tensor | None) -> dict[Split, Tensor]:
     order = torch.randperm(n, generator=generator)
     targets = None if targets is None else targets.cpu()
     if targets is not None and targets.ndim == 1 and len(kinds := targets.unique()) <= max(2, n // 5):
-        place = torch.empty(n, dtype=torch.float64)
-        for kind in kinds:
-            rows = order[targets[order] == kind]
-            start = torch.rand((), generator=generator, dtype=torch.float64)
-            place[rows] = (torch.arange(len(rows), dtype=torch.float64) + start) / len(rows)
-        order = place.argsort(stable=True)
+        rows = (order[targets[order] == kind].numpy() for kind in kinds)
+        starts = (torch.rand((), generator=generator, dtype=torch.float64).item() for _ in kinds)
+        order = torch.from_numpy(stratified_order(n, zip(rows, starts, strict=True)))
     if n < 5:
         raise ValueError(f"{n} samples cannot be divided into train, val and test. Give {ACCEPTED}.")
     fifth = round(n / 5)

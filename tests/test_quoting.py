@@ -20,7 +20,7 @@ from helpers.command import ROOT
 from layerprobe.config import as_typed, register
 from layerprobe.jobs.command_line import read_arguments
 from layerprobe.jobs.lifecycle import continue_command
-from layerprobe.jobs.quoting import command, override
+from layerprobe.quoting import command, override
 
 PARSER = OverridesParser.create()
 HOSTILE = st.one_of(

@@ -12,7 +12,7 @@ from pathlib import Path
 CALLED = "LAYERPROBE_CALLED"
 """The variable with the words that the console command was called by; jobs that it starts have it too."""
 
-_PACKAGE = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parent
 INSTALLED = (_PACKAGE / "conf").is_dir()
 _HOME = _PACKAGE if INSTALLED else _PACKAGE.parents[1]
 CONF, SCRIPTS = _HOME / "conf", _HOME / "scripts"

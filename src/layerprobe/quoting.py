@@ -6,7 +6,7 @@ import re
 import shlex
 from typing import Any
 
-from layerprobe.jobs import program
+from layerprobe import program
 
 # Of what Hydra reads as text without quotes; `null`, `true`, `nan` and numbers it reads as values.
 _PLAIN = re.compile(
