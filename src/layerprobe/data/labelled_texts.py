@@ -72,11 +72,7 @@ def examples_of(
     spans = spans or {}
     parts_of_text = [column for column in spans.values() if isinstance(column, str)]
     given = {"text": columns, "label": [label], "group": [group] if group else [], "spans.NAME": parts_of_text}
-    for option, names in given.items():
-        for name in names:
-            if name not in table.columns:
-                found = ", ".join(map(str, table.columns))
-                raise DataError(f"There is no column {name!r}: found {found}. Choose one of them with data.{option}=…")
+    _check_columns(table, given)
     labels = table[label].where(table[label].notna(), "").map(str).to_numpy()
     named = _classes(labels, label, classes)
 
@@ -106,6 +102,14 @@ def examples_of(
             for name, where in spans.items()
         },
     )
+
+
+def _check_columns(table: pd.DataFrame, wanted: Mapping[str, Sequence[str]]) -> None:
+    for option, names in wanted.items():
+        for name in names:
+            if name not in table.columns:
+                found = ", ".join(map(str, table.columns))
+                raise DataError(f"There is no column {name!r}: found {found}. Choose one of them with data.{option}=…")
 
 
 def _classes(labels: np.ndarray, label: str, chosen: Sequence[object] | None) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from layerprobe.compat.torch import sparse_parts, version
 
 _INTEGER_OF_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""What a tensor of each sparse layout is made of."""
+"""Integers of as many bytes."""
 _ABSENT = object()
 _SAMPLED = 4096
 

@@ -104,28 +104,18 @@ def check_rows(frozen: Frozen, arguments: Arguments, readers: Mapping[Site, Samp
             return one_sample(read, arguments, chosen[row], readers)
 
     at_first, again = alone(0), alone(0, seed=1)
-    random = frozenset(
-        site
-        for site, values in again.values.items()
-        if site not in at_first.values or not _same(values, at_first.values[site])
-    )
+    random = _differing(again.values, at_first.values)
     placed, stateful = _Rows(readers, n), False
     with frozen.fresh(seed=0):
         placed.read(read, batch)
         with random_states_kept(seed=0):
             after = one_sample(read, arguments, chosen[0], readers)  # nothing, where a state does not fit it
-        stateful = any(
-            site not in after.values or not _same(after.values[site], values)
-            for site, values in at_first.values.items()
-            if site not in random
-        )
+        stateful = bool(_differing(at_first.values, after.values) - random)
     if not at_first.values:
         other = _Rows(readers, n)
         with frozen.fresh(seed=1):
             other.read(read, batch)
-        random = frozenset(
-            s for s, rows in placed.found.items() if s not in other.found or not _same(rows, other.found[s])
-        )
+        random = _differing(placed.found, other.found)
     permuted = _Rows(readers, n)
     with frozen.fresh(seed=0):
         permuted.read(read, arguments.take([chosen[i] for i in order.tolist()]))
@@ -378,6 +368,11 @@ def _apart(left: Float[Tensor, "n k"], right: Float[Tensor, "n k"], order: Tenso
     distance = (left - right).abs().mean(1)
     typical = (left - left.roll(1, 0)).abs().mean(1).median()
     return order[(distance > 0.1 * typical) & (distance > 10 * _ROUNDING * scale)].tolist()
+
+
+def _differing(one: Mapping[Site, Tensor], other: Mapping[Site, Tensor]) -> frozenset[Site]:
+    """Find the sites of one pass whose values another pass does not have."""
+    return frozenset(site for site, values in one.items() if site not in other or not _same(values, other[site]))
 
 
 def _same(left: Tensor, right: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -101,6 +102,51 @@ def certify(
     )
 
 
+@dataclass
+class _Blocks:
+    """Samples, some rows at a time, and their scores by p heads of c classes."""
+
+    features: Features
+    targets: Tensor
+    weight: Tensor
+    bias: Tensor
+    weights: Tensor | None
+    dtype: torch.dtype
+
+    def __post_init__(self) -> None:
+        (self.p, self.c, self.d), self.n = self.weight.shape, len(self.features)
+        self.rows = _rows(self.features, self.p * self.c)
+        columns = self.p * self.c
+        self._every = self.weight.view(columns, self.d).to(self.dtype)
+        self._shift = self.bias.reshape(columns, 1).to(self.dtype)
+        self._keep = self.dtype.itemsize * self.n * columns <= _KEPT_BYTES
+        self._kept: dict[int, Tensor] = {}
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Read each block: its start, its samples, and their own classes' places."""
+        for start in range(0, self.n, self.rows):
+            x = self.features[start : start + self.rows].to(self.dtype)
+            yield start, x, self.targets[start : start + self.rows].view(1, 1, -1).expand(self.p, 1, len(x))
+
+    def scores(self, start: int, x: Tensor, own: Tensor) -> Tensor:
+        """Return the scores less the own class's (p c r); the second time they may be written to."""
+        if start in self._kept:
+            return self._kept.pop(start)
+        u = torch.addmm(self._shift, self._every, x.T).view(self.p, self.c, len(x))
+        u.sub_(u.gather(1, own))
+        if self._keep:
+            self._kept[start] = u
+        return u
+
+    def counted(self, values: Tensor, own: Tensor) -> Tensor:
+        """Return what is summed over the samples (p _ r), each times what it counts."""
+        return values if self.weights is None else values * self.weights[own].to(self.dtype)
+
+    def zeros(self, *shape: int) -> Tensor:
+        """Return zeros to sum in."""
+        return torch.zeros(*shape, dtype=torch.float64, device=self.features.device)
+
+
 def _certify(
     features: Features,
     targets: Tensor,
@@ -110,61 +156,25 @@ def _certify(
     weights: Tensor | None,
     dtype: torch.dtype,
 ) -> Certificate:
-    (p, c, d), n, device = weight.shape, len(features), features.device
-    rows = _rows(features, p * c)
-    kept: dict[int, Tensor] = {}
+    blocks = _Blocks(features, targets, weight, bias, weights, dtype)
+    p, c, d, n = blocks.p, blocks.c, blocks.d, blocks.n
     totals: dict[int, Tensor] = {}
-    keep = dtype.itemsize * n * p * c <= _KEPT_BYTES
-    every, shift = weight.view(p * c, d).to(dtype), bias.reshape(p * c, 1).to(dtype)
-
-    def block(start: int) -> tuple[Tensor, Tensor]:
-        """Return samples, and their own classes' places."""
-        x = features[start : start + rows].to(dtype)
-        return x, targets[start : start + rows].view(1, 1, -1).expand(p, 1, len(x))
-
-    def scores(x: Tensor, own: Tensor) -> Tensor:
-        """Return the scores less the own class's."""
-        u = torch.addmm(shift, every, x.T).view(p, c, len(x))
-        return u.sub_(u.gather(1, own))
-
-    def counted(values: Tensor, own: Tensor) -> Tensor:
-        """Return what is summed over the samples (p _ r), each times what it counts."""
-        return values if weights is None else values * weights[own].to(dtype)
-
-    loss, mean = torch.zeros_like(l2), torch.zeros(p, c, dtype=torch.float64, device=device)
-    products = torch.zeros(p, c, c, dtype=torch.float64, device=device)
-    separated = torch.ones(p, dtype=torch.bool, device=device)
-    for start in range(0, n, rows):
-        x, own = block(start)
-        u = scores(x, own)
-        if keep:
-            kept[start] = u
+    loss, mean, products = torch.zeros_like(l2), blocks.zeros(p, c), blocks.zeros(p, c, c)
+    separated = torch.ones(p, dtype=torch.bool, device=features.device)
+    for start, x, own in blocks:
+        u = blocks.scores(start, x, own)
         total, highest = _log_total(u, own)
         totals[start] = total
         separated &= (highest < 0).all(2).all(1)
-        loss += counted(total, own).sum((1, 2), dtype=torch.float64)
+        loss += blocks.counted(total, own).sum((1, 2), dtype=torch.float64)
         # The same numbers as below: the condition is met by what is tilted, whatever its rounding.
         q = (u - total).exp_()
-        products -= counted(q, own) @ q.mT
+        products -= blocks.counted(q, own) @ q.mT
         others = q.scatter_(1, own, 0.0).sum(1, keepdim=True)
-        mean += counted(q.scatter_(1, own, -others), own).sum(2, dtype=torch.float64)
+        mean += blocks.counted(q.scatter_(1, own, -others), own).sum(2, dtype=torch.float64)
     mean /= n
     delta = (-_solve(mean, covariance(products / n)) * (l2 > 0)[:, None]).to(dtype)
-    entropy, moment = torch.zeros_like(l2), torch.zeros(p * c, d, dtype=torch.float64, device=device)
-    lowest = torch.zeros_like(l2)
-    for start in range(0, n, rows):
-        x, own = block(start)
-        log_q = (kept.pop(start) if keep else scores(x, own)).sub_(totals[start])
-        tilted = log_q.exp()
-        tilt = delta[:, :, None] - (delta[:, None, :] @ tilted)
-        lowest = torch.minimum(lowest, tilt.amin((1, 2)))
-        log_q += tilt.log1p()
-        tilted = tilted.mul_(tilt.add_(1)).scatter_(1, own, 0.0)
-        rest = tilted.sum(1, keepdim=True)
-        # -Σ q' log q'; the own class, near 1 where the loss is small, through 1 - Σ of the others
-        own_entropy = _entropy_beside(rest) - log_q.mul_(tilted).sum(1, keepdim=True)
-        entropy += counted(own_entropy, own).sum((1, 2), dtype=torch.float64)
-        moment += counted(tilted.scatter_(1, own, -rest), own).view(p * c, -1) @ x
+    entropy, moment, lowest = _tilted(blocks, delta, totals)
     penalty = weight.square().sum((1, 2))
     square = (moment / n).square().view(p, -1).sum(1)
     dual = entropy / n - square / (2 * l2)
@@ -176,6 +186,27 @@ def _certify(
         slope.sqrt(),
         separated,
     )
+
+
+def _tilted(
+    blocks: _Blocks, delta: Float[Tensor, "p c"], totals: Mapping[int, Tensor]
+) -> tuple[Float[Tensor, " p"], Float[Tensor, "pc d"], Float[Tensor, " p"]]:
+    """Return Σ H(q'), Σ (q' - y) xᵀ and the least factor less 1, from log Σ exp of each block's scores."""
+    entropy, moment = blocks.zeros(blocks.p), blocks.zeros(blocks.p * blocks.c, blocks.d)
+    lowest = blocks.zeros(blocks.p)
+    for start, x, own in blocks:
+        log_q = blocks.scores(start, x, own).sub_(totals[start])
+        tilted = log_q.exp()
+        tilt = delta[:, :, None] - (delta[:, None, :] @ tilted)
+        lowest = torch.minimum(lowest, tilt.amin((1, 2)))
+        log_q += tilt.log1p()
+        tilted = tilted.mul_(tilt.add_(1)).scatter_(1, own, 0.0)
+        rest = tilted.sum(1, keepdim=True)
+        # -Σ q' log q'; the own class, near 1 where the loss is small, through 1 - Σ of the others
+        own_entropy = _entropy_beside(rest) - log_q.mul_(tilted).sum(1, keepdim=True)
+        entropy += blocks.counted(own_entropy, own).sum((1, 2), dtype=torch.float64)
+        moment += blocks.counted(tilted.scatter_(1, own, -rest), own).view(len(moment), -1) @ x
+    return entropy, moment, lowest
 
 
 def _certify_binary(

@@ -29,16 +29,7 @@ def sweep_curves(
         error: The error that is drawn.
         title: What the picture is to show; by default what is drawn.
     """
-    frame = results.rename(columns={row: "row", column: "column", line: "line"})
-    frame["problem"] = frame.groupby(["task", "n_classes", "n_train", "n_test"], sort=False).ngroup()
-    keys = ["row", "column", "line", "problem"]
-    frame["position"] = frame.groupby([*keys, "directory"], sort=False)["depth"].rank(method="dense") - 1
-    frame = frame.dropna(subset=[error.column])
-    means = frame.groupby([*keys, "position", "layer"], sort=False)
-    frame = means.agg(**{error.column: (error.column, "mean"), "depth": ("depth", "min")}).reset_index()
-    first = frame.loc[frame["depth"] == 0, [*keys, error.column]]
-    frame = frame.merge(first.rename(columns={error.column: "input"}), on=keys, how="left")
-
+    frame = _means(results.rename(columns={row: "row", column: "column", line: "line"}), error.column)
     lines = frame["line"].unique().tolist()
     scheme = alt.SchemeParams(name="viridis", extent=[0.85, 0.0])
     x = alt.X(
@@ -79,6 +70,18 @@ def sweep_curves(
         )
         .configure(**style.theme())
     )
+
+
+def _means(frame: pd.DataFrame, error: str) -> pd.DataFrame:
+    """Average the jobs of one row, column, line and problem, layer by layer, and add the error of their `input`."""
+    frame["problem"] = frame.groupby(["task", "n_classes", "n_train", "n_test"], sort=False).ngroup()
+    keys = ["row", "column", "line", "problem"]
+    frame["position"] = frame.groupby([*keys, "directory"], sort=False)["depth"].rank(method="dense") - 1
+    frame = frame.dropna(subset=[error])
+    means = frame.groupby([*keys, "position", "layer"], sort=False)
+    frame = means.agg(**{error: (error, "mean"), "depth": ("depth", "min")}).reset_index()
+    first = frame.loc[frame["depth"] == 0, [*keys, error]]
+    return frame.merge(first.rename(columns={error: "input"}), on=keys, how="left")
 
 
 def _samples(results: pd.DataFrame, error: ErrorColumn) -> str:
