@@ -21,7 +21,7 @@ from layerprobe.report.charts import direction_curve as direction_curve_chart
 from layerprobe.report.charts import erasure_curve as erasure_curve_chart
 from layerprobe.report.charts import few_shot_map as few_shot_chart
 from layerprobe.report.charts import heat_map as heat_map_chart
-from layerprobe.report.charts import information
+from layerprobe.report.charts import information_curve as information_chart
 from layerprobe.report.charts import position_map as position_map_chart
 from layerprobe.report.charts import site_map as site_map_chart
 from layerprobe.report.charts import transfer_map as transfer_map_chart
@@ -138,10 +138,10 @@ def information_curve(
         ValueError: If the analysis was not made, or the figure is neither.
         TypeError: If the results have no metrics.
     """
-    figures = {each.metric: each for each in (information.V_INFORMATION, information.COMPRESSION)}
+    figures = {each.metric: each for each in (information_chart.V_INFORMATION, information_chart.COMPRESSION)}
     if figure not in figures:
         raise ValueError(f"`figure` is {figure!r}. There is: {', '.join(figures)}.")
-    return with_all_rows(information.information_curve(_with_metrics(results)[1], figures[figure]))
+    return with_all_rows(information_chart.information_curve(_with_metrics(results)[1], figures[figure]))
 
 
 def few_shot_map(results: Several) -> alt.HConcatChart:

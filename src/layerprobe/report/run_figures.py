@@ -18,7 +18,7 @@ from layerprobe.report.charts.direction_curve import direction_curve
 from layerprobe.report.charts.erasure_curve import erasure_curve
 from layerprobe.report.charts.few_shot_map import few_shot_map
 from layerprobe.report.charts.heat_map import heat_map
-from layerprobe.report.charts.information import COMPRESSION, V_INFORMATION, information_curve
+from layerprobe.report.charts.information_curve import COMPRESSION, V_INFORMATION, information_curve
 from layerprobe.report.charts.l2_path import path_curve
 from layerprobe.report.charts.position_map import has_positions, position_map
 from layerprobe.report.charts.site_map import has_sites, site_map

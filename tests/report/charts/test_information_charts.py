@@ -9,7 +9,7 @@ import layerprobe
 from helpers import made_results as made
 from helpers.drawn import drawn
 from layerprobe.report.charts.few_shot_map import few_shot_map
-from layerprobe.report.charts.information import COMPRESSION, V_INFORMATION, information_curve
+from layerprobe.report.charts.information_curve import COMPRESSION, V_INFORMATION, information_curve
 from layerprobe.results.arrow_tables import to_frame
 from layerprobe.types import MetricRecord
 

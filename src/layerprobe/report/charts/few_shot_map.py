@@ -8,7 +8,7 @@ import pandas as pd
 from layerprobe.formatting import interval_texts, percent_text
 from layerprobe.report import style
 from layerprobe.report.charts.heat_map import cells
-from layerprobe.report.charts.information import rows_of
+from layerprobe.report.charts.information_curve import rows_of
 from layerprobe.report.charts.layer_axis import columns_x, layer_names, layer_y, layers_of, row_height
 from layerprobe.report.tidy import few_checkpoints, tidy_results
 from layerprobe.results.baselines import without_baselines

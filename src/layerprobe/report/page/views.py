@@ -14,7 +14,7 @@ from layerprobe.report.page.dark_theme import following_theme
 from layerprobe.report.page.depth_curves import depth_curves
 from layerprobe.report.page.l2_path import l2_path
 from layerprobe.report.page.layer_map import layer_map
-from layerprobe.report.page.mean_curves import beyond_linear_curves, reducer_curves
+from layerprobe.report.page.named_curves import beyond_linear_curves, reducer_curves
 from layerprobe.report.page.page_data import PageData
 from layerprobe.report.page.parameters import parameters
 from layerprobe.report.page.seed_mean import seed_mean

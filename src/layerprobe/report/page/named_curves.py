@@ -1,4 +1,4 @@
-"""Mean curves over depth: other readers against the linear head, and reducers against one another."""
+"""Lines over depth by name: other readers against the linear head, and reducers against one another."""
 
 from __future__ import annotations
 
