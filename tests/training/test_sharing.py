@@ -26,7 +26,8 @@ from layerprobe.probing.analyses.mean_difference import MeanDifference
 from layerprobe.probing.analyses.nearest_mean import NearestMean
 from layerprobe.probing.budget import feature_budget, least_memory, processes_with_room
 from layerprobe.probing.capture.activations import LayerReader
-from layerprobe.probing.capture.freeze import freeze, random_states
+from layerprobe.probing.capture.freeze import freeze
+from layerprobe.probing.capture.random_generators import random_states
 from layerprobe.probing.discovery import discover_layers
 from layerprobe.probing.features.feature_store import FeatureStore
 from layerprobe.probing.features.reducers import AveragePool, RandomSubset

@@ -16,9 +16,10 @@ from torch import Tensor
 from layerprobe.probing.capture.activations import LayerReader
 from layerprobe.probing.capture.call_arguments import Arguments
 from layerprobe.probing.capture.content_hash import NoContentHashError, content_hash, raw_bytes
-from layerprobe.probing.capture.freeze import Frozen, random_states
+from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.hooks import Site, Way
 from layerprobe.probing.capture.layers import Layer
+from layerprobe.probing.capture.random_generators import random_states
 from layerprobe.probing.capture.sample_independence import REASONS, RowCheck
 from layerprobe.probing.capture.token_axes import no_mask, span_masks
 from layerprobe.probing.features.cache import AbstractSink

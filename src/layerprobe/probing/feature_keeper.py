@@ -19,7 +19,8 @@ from layerprobe.probing.activation_recorder import WITHOUT_DOUBLE, ActivationRec
 from layerprobe.probing.batches import Data, reads_again
 from layerprobe.probing.capture.batch_axis import BatchAxis
 from layerprobe.probing.capture.content_hash import Named, NoContentHashError, content_hash
-from layerprobe.probing.capture.freeze import PRECISION, Frozen
+from layerprobe.probing.capture.freeze import Frozen
+from layerprobe.probing.capture.global_flags import PRECISION
 from layerprobe.probing.capture.hooks import Context, Site
 from layerprobe.probing.capture.layers import Layer, Tap
 from layerprobe.probing.capture.survey import Survey

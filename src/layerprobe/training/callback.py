@@ -17,8 +17,9 @@ from torch import Tensor
 
 from layerprobe.files.errors import DamagedFileError, aside
 from layerprobe.probing.batches import Data, check_splits, undisturbed
-from layerprobe.probing.capture.freeze import check_initialised, random_states_kept
+from layerprobe.probing.capture.freeze import check_initialised
 from layerprobe.probing.capture.freeze import freeze as freeze_network
+from layerprobe.probing.capture.random_generators import random_states_kept
 from layerprobe.probing.data_adapters import named_tests, with_known_names
 from layerprobe.probing.protocol import ProbeProtocol
 from layerprobe.probing.resources import Resources

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from layerprobe.probing.capture.batch_axis import LARGEST, agree, drawn_elements
 from layerprobe.probing.capture.call_arguments import Arguments
-from layerprobe.probing.capture.freeze import Frozen, random_states_kept
+from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.hooks import INPUT, Site, SiteReader, Ways, same_way
+from layerprobe.probing.capture.random_generators import random_states_kept
 
 SamplesFirst: TypeAlias = Callable[[Tensor, int], Tensor | None]
 """Turns what is found at a site, and a number of samples, into a view with the samples first; None if it cannot."""
