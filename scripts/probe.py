@@ -9,8 +9,9 @@ import hydra
 from omegaconf import DictConfig
 
 from layerprobe.config import as_typed, register
+from layerprobe.jobs.config_check import checked
 from layerprobe.jobs.entry_point import run_script
-from layerprobe.jobs.lifecycle import Expected, Work, checked, run_job
+from layerprobe.jobs.lifecycle import Expected, Work, run_job
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="probe")

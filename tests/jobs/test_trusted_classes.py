@@ -26,7 +26,7 @@ HOSTILE = [
     "builtins.eval",
     "antigravity.geohash",
     "hydra.utils.get_method",
-    "layerprobe.jobs.lifecycle.shlex.os.system",
+    "layerprobe.quoting.shlex.os.system",
     "layerprobe.models.pretrained.Path",
     "layerprobe.models.pretrained.Path.write_text",
     "layerprobe.models.pretrained.log.info",

@@ -15,8 +15,7 @@ from omegaconf import OmegaConf
 
 import layerprobe
 from layerprobe.config import as_typed, register
-from layerprobe.jobs.config_check import wrong_values
-from layerprobe.jobs.lifecycle import checked
+from layerprobe.jobs.config_check import checked, wrong_values
 from layerprobe.results.checkpoint_ledger import Entry, Ledger, OtherResultsError
 from layerprobe.results.config_migration import PACKAGES, current_key, migrated, with_current_keys
 from layerprobe.results.run_directory import RunDirectory

@@ -15,7 +15,7 @@ from helpers.command import call
 from layerprobe.config import CONF, register
 from layerprobe.formatting import nearest
 from layerprobe.jobs.config_check import unread_keys, untaken, wrong_values
-from layerprobe.jobs.lifecycle import reason
+from layerprobe.jobs.failure_reason import reason
 from layerprobe.results.run_summary import RunSummary
 
 TRAIN = [

@@ -1,30 +1,26 @@
-"""Check of a configuration: its values against the types that its classes say they take."""
+"""Check of a configuration: its keys, and its values against the types that its classes say they take."""
 
 from __future__ import annotations
 
-import inspect
 import re
-import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from enum import Enum
-from itertools import chain, repeat
-from os import PathLike
-from typing import Any, Literal, Optional, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
-from layerprobe.formatting import nearest
+from layerprobe.formatting import first_line, nearest
+from layerprobe.jobs.argument_types import arguments_of, expected_text, fits, found_text, hints_of
+from layerprobe.jobs.hub_revisions import revisions_of, with_revision
 from layerprobe.program import CONF
-from layerprobe.results.config_migration import GONE
+from layerprobe.results.config_migration import GONE, migrated, with_what_moved
+from layerprobe.results.run_summary import RERUNS
 
-_SCALAR = (int, float, bool, str, types.NoneType)
-_NAMES = {int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null", str: "a word"}
 _OWN = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
-_LONGEST = 120
-"""Letters of a wrong value that are shown."""
 _LEAST = {
     "seed": 0, "seeds": 0, "split_seed": 0, "batch_size": 1, "num_workers": 0, "train_size": 0, "val_size": 0,
     "test_size": 0, "per_class": 1, "repeats": 1, "max_features": 1, "lr": 0, "weight_decay": 0, "momentum": 0,
@@ -50,13 +46,13 @@ def wrong_values(config: Mapping[str, Any]) -> dict[str, str]:
         target = node["_target_"]
         if target in GONE:
             found[f"{path}._target_"] = f"is {target}, which is gone: {GONE[target]}"
-        hints = _hints(target)
+        hints = hints_of(target)
         for name, value in node.items():
-            if name in hints and name not in _OWN and not _fits(value, hints[name]):
+            if name in hints and name not in _OWN and not fits(value, hints[name]):
                 found[f"{path}.{name}"] = (
                     f"has no value. Give one: {path}.{name}=VALUE"
                     if value == "???"
-                    else f"{_found(value, hints[name])}, expected {_expected(value, hints[name])}"
+                    else f"{found_text(value, hints[name])}, expected {expected_text(value, hints[name])}"
                 )
             elif target.startswith(_BOUNDED) and name in _LEAST and _is_below(value, _LEAST[name]):
                 numbers = "numbers" if isinstance(value, list) else "a number"
@@ -83,17 +79,6 @@ def untaken(config: Mapping[str, Any], keys: Iterable[str]) -> dict[str, str]:
         for name in node.keys() - {*_OWN}
         if f"{path}.{name}" in keys and (known := arguments_of(node["_target_"])) and name not in known
     }
-
-
-def arguments_of(target: str) -> list[str]:
-    """Return the names of the arguments that a class or function takes; none where it takes any, or does not say."""
-    try:
-        parameters = inspect.signature(hydra.utils.get_object(target)).parameters.values()
-    except Exception:  # as for `_hints`
-        return []
-    if any(one.kind is one.VAR_KEYWORD for one in parameters):
-        return []
-    return [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
 
 
 def _is_below(value: Any, least: int) -> bool:
@@ -164,118 +149,65 @@ def _targets(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from _targets(value, f"{path}.{i}")
 
 
-def _hints(target: str) -> Mapping[str, Any]:
-    """Return what each parameter of the target takes; nothing where it does not say or cannot be found.
+def plain(cfg: DictConfig, *, whole: bool = True) -> Any:
+    """Resolve a configuration; where it need not be `whole`, values may be missing.
 
-    One whose default is None takes None, whatever it says.
+    Raises:
+        CompactHydraException: Naming the key that is missing, or what cannot be resolved.
     """
     try:
-        found = hydra.utils.get_object(target)
-        made = found.__init__ if inspect.isclass(found) else found
-        hints, parameters = get_type_hints(made), inspect.signature(made).parameters
-    except Exception:  # finding a class imports its module, which may raise anything; building it says what is wrong
-        return {}
-    found = {}
-    for name in hints.keys() & parameters:
-        with suppress(TypeError):  # of what is no type, such as (int, float)
-            found[name] = Optional[hints[name]] if parameters[name].default is None else hints[name]  # noqa: UP045
-    return found
+        return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=whole)
+    except MissingMandatoryValue as error:
+        key = error.full_key or "A key"
+        raise CompactHydraException(f"{key} has no value. Give one: {key}=VALUE") from None
+    except InterpolationResolutionError as error:
+        raise CompactHydraException(with_what_moved(first_line(error))) from None
 
 
-def _members(hint: Any) -> Iterator[Any]:
-    if get_origin(hint) in (Union, types.UnionType):
-        for member in get_args(hint):
-            yield from _members(member)
-    else:
-        yield hint
+def checked(cfg: DictConfig, *, whole: bool = True) -> Any:
+    """Resolve a configuration, and refuse keys that nothing reads and values that the classes in it cannot take.
 
+    Former names of classes in it are replaced by the public ones. Where it need not be `whole`, values may be missing.
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Tell whether a plain value may be meant for a type; in doubt it may, as where a protocol refuses to be asked."""
-    members = list(_members(hint))
-    lists = [one for one in members if inspect.isclass(get_origin(one)) and _takes_list(get_origin(one))]
-    if isinstance(value, list) and lists:  # what says which items it takes is asked, and no class beside it
-        members = lists
+    Returns:
+        The same, of plain values.
+
+    Raises:
+        CompactHydraException: Naming the key and the next step.
+    """
+    written: Any = OmegaConf.to_container(cfg, resolve=False)
+    if (current := migrated(written)) != written:
+        cfg.merge_with(current)
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    for key, reason in unread_keys(cfg, hydra).items():
+        raise CompactHydraException(f"{key} {reason}")
+    config = plain(cfg, whole=whole)
+    if config["rerun"] not in (None, *RERUNS):
+        raise CompactHydraException(f"rerun is {config['rerun']!r}. {nearest(str(config['rerun']), RERUNS)}")
+    seed = config.get("seed")
+    if isinstance(seed, int) and not 0 <= seed < 2**32:  # which NumPy takes
+        raise CompactHydraException(f"seed is {seed}, expected a whole number from 0 to {2**32 - 1}.")
+    for name in ("model", "data", "trainer"):
+        empty = name in config and "_target_" not in (config[name] or {})  # a script of one's own may have none of it
+        if empty and not config.get("checkpoint"):
+            other = ", or the network that was trained: checkpoint=FILE" if "checkpoint" in config else ""
+            raise CompactHydraException(
+                f"Nothing says what {name} to build. Choose one of conf/{name}: {name}=NAME{other}"
+            )
+    for name in ("inputs", "targets", "task"):
+        if config.get("probe", {}).get(name) == {}:  # as the protocol's file leaves it
+            raise CompactHydraException(f"probe.{name} is empty. Choose one of conf/{name}: {name}=NAME")
     try:
-        return any(_is(value, member) for member in members)
-    except TypeError:
-        return True
-
-
-def _is(value: Any, hint: Any) -> bool:
-    """Tell whether a plain value may be meant for one type; in doubt it may."""
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    origin = get_origin(hint) or hint
-    if hint is Any or not inspect.isclass(origin):
-        return True
-    if isinstance(value, Mapping):
-        return "_target_" in value or not issubclass(origin, _SCALAR)
-    if value is None:
-        return issubclass(types.NoneType, origin)
-    if isinstance(value, str):
-        if issubclass(origin, str | Enum | PathLike) or f"{origin.__module__}.{origin.__name__}" == "torch.device":
-            return True
-        return issubclass(str, origin) and all(_fits(value, part) for part in get_args(hint))
-    if isinstance(value, list):
-        return not issubclass(origin, _SCALAR) and all(map(_fits, value, _items(origin, get_args(hint))))
-    if isinstance(value, float) and not value.is_integer():
-        return issubclass(origin, float | str | PathLike) or isinstance(value, origin)
-    return (issubclass(origin, (*_SCALAR, PathLike)) and origin is not type(None)) or isinstance(value, origin)
-
-
-def _items(origin: type, parts: Sequence[Any]) -> Iterable[Any]:
-    """Return what each item of a list may be, where a list or a tuple is taken."""
-    if not parts or not _takes_list(origin):
-        return repeat(Any)
-    return repeat(parts[0]) if len(parts) == 1 or parts[-1] is Ellipsis else chain(parts, repeat(Any))
-
-
-def _takes_list(origin: type) -> bool:
-    try:
-        return issubclass(list, origin) or issubclass(origin, list | tuple)
-    except TypeError:
-        return False
-
-
-def _found(value: Any, hint: Any) -> str:
-    """Say what a wrong value is; of a long list, an item that is wrong."""
-    said, verb = "null" if value is None else repr(value), "is"
-    if isinstance(value, list) and len(said) > _LONGEST:
-        wrong = next((item for item in value if not _fits([item], hint)), value)
-        said, verb = repr(wrong), "is" if wrong is value else "holds"
-    return f"{verb} {said if len(said) <= _LONGEST else f'{said[:_LONGEST]}…'}"
-
-
-def _expected(value: Any, hint: Any) -> str:
-    members = list(_members(hint))
-    words = [word for member in members if get_origin(member) is Literal for word in get_args(member)]
-    if not isinstance(value, str | int | float):
-        words = []
-    others = [member for member in members if not words or get_origin(member) is not Literal]
-    items = {one: {*_members(get_args(one)[0])} for one in others if _lists(one) and get_args(one)}
-    such = [one for one in items if items[one] <= {*others}]
-    first = [one for one in others if any(one in items[several] for several in such)]
-    rest = [one for one in others if one not in (*first, *such)]
-    names = [*map(_called, first), *["a list of such" for _ in such], *map(_called, rest)]
-    named = " or ".join(dict.fromkeys(names))
-    if not words:
-        return f"{named}."
-    return f"one of a few words. {nearest(str(value), map(str, words))}" + (f" Or {named}." if named else "")
-
-
-def _lists(hint: Any) -> bool:
-    origin = get_origin(hint) or hint
-    return inspect.isclass(origin) and _takes_list(origin)
-
-
-def _called(hint: Any) -> str:
-    origin = get_origin(hint) or hint
-    if origin in _NAMES:
-        return _NAMES[origin]
-    if _lists(hint):
-        parts = [_called(part) for part in get_args(hint)[:1]]
-        return "a list" + "".join(f" whose items are each {part}" for part in parts)
-    if inspect.isclass(origin):
-        return f"a {origin.__name__}"
-    return "something else"
+        revisions = revisions_of(cfg)
+    except ValueError as error:
+        raise CompactHydraException(str(error)) from None
+    of_one = config if not revisions else plain(with_revision(cfg, revisions[0]), whole=whole)
+    words = hydra.overrides.task if hydra else ()
+    said = [word.lstrip("+").partition("=")[0] for word in words]
+    added = [key for key, word in zip(said, words, strict=True) if word.startswith("+") and not word.startswith("++")]
+    for key, reason in untaken(of_one, added).items():
+        raise CompactHydraException(f"{key} {reason}")
+    if wrong := wrong_values(of_one):
+        key = min(wrong, key=lambda path: (path not in said, path.count(".")))
+        raise CompactHydraException(f"{key} {wrong[key]}")
+    return config

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import logging
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException, InstantiationException
+from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from lightning_utilities.core.rank_zero import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
+from omegaconf import DictConfig
+from omegaconf.errors import InterpolationResolutionError
 
 from layerprobe.compat.hydra import sweeper_learns
 from layerprobe.files.atomic import write_bytes
 from layerprobe.files.errors import UnusableFileError
-from layerprobe.formatting import first_line, is_message, nearest
-from layerprobe.jobs.config_check import arguments_of, unread_keys, untaken, wrong_values
-from layerprobe.jobs.hub_revisions import revisions_of, with_revision
+from layerprobe.formatting import is_message
+from layerprobe.jobs.config_check import checked
+from layerprobe.jobs.failure_reason import cause_of, reason
 from layerprobe.jobs.lightning_hydra_template import extras
 from layerprobe.quoting import command, override
-from layerprobe.results.config_migration import migrated, with_what_moved
 from layerprobe.results.run_directory import RunDirectory, RunDirectoryError
-from layerprobe.results.run_summary import RERUNS, RunSummary
+from layerprobe.results.run_summary import RunSummary
 from layerprobe.training.signals import Stopped, leaving_on_sigterm
 
 log = logging.getLogger("layerprobe")
@@ -139,70 +135,6 @@ def times_stopped_at(run: RunDirectory, stop: Stopped) -> int:
     return times
 
 
-def plain(cfg: DictConfig, *, whole: bool = True) -> Any:
-    """Resolve a configuration; where it need not be `whole`, values may be missing.
-
-    Raises:
-        CompactHydraException: Naming the key that is missing, or what cannot be resolved.
-    """
-    try:
-        return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=whole)
-    except MissingMandatoryValue as error:
-        key = error.full_key or "A key"
-        raise CompactHydraException(f"{key} has no value. Give one: {key}=VALUE") from None
-    except InterpolationResolutionError as error:
-        raise CompactHydraException(with_what_moved(first_line(error))) from None
-
-
-def checked(cfg: DictConfig, *, whole: bool = True) -> Any:
-    """Resolve a configuration, and refuse keys that nothing reads and values that the classes in it cannot take.
-
-    Former names of classes in it are replaced by the public ones. Where it need not be `whole`, values may be missing.
-
-    Returns:
-        The same, of plain values.
-
-    Raises:
-        CompactHydraException: Naming the key and the next step.
-    """
-    written: Any = OmegaConf.to_container(cfg, resolve=False)
-    if (current := migrated(written)) != written:
-        cfg.merge_with(current)
-    hydra = HydraConfig.get() if HydraConfig.initialized() else None
-    for key, reason in unread_keys(cfg, hydra).items():
-        raise CompactHydraException(f"{key} {reason}")
-    config = plain(cfg, whole=whole)
-    if config["rerun"] not in (None, *RERUNS):
-        raise CompactHydraException(f"rerun is {config['rerun']!r}. {nearest(str(config['rerun']), RERUNS)}")
-    seed = config.get("seed")
-    if isinstance(seed, int) and not 0 <= seed < 2**32:  # which NumPy takes
-        raise CompactHydraException(f"seed is {seed}, expected a whole number from 0 to {2**32 - 1}.")
-    for name in ("model", "data", "trainer"):
-        empty = name in config and "_target_" not in (config[name] or {})  # a script of one's own may have none of it
-        if empty and not config.get("checkpoint"):
-            other = ", or the network that was trained: checkpoint=FILE" if "checkpoint" in config else ""
-            raise CompactHydraException(
-                f"Nothing says what {name} to build. Choose one of conf/{name}: {name}=NAME{other}"
-            )
-    for name in ("inputs", "targets", "task"):
-        if config.get("probe", {}).get(name) == {}:  # as the protocol's file leaves it
-            raise CompactHydraException(f"probe.{name} is empty. Choose one of conf/{name}: {name}=NAME")
-    try:
-        revisions = revisions_of(cfg)
-    except ValueError as error:
-        raise CompactHydraException(str(error)) from None
-    of_one = config if not revisions else plain(with_revision(cfg, revisions[0]), whole=whole)
-    words = hydra.overrides.task if hydra else ()
-    said = [word.lstrip("+").partition("=")[0] for word in words]
-    added = [key for key, word in zip(said, words, strict=True) if word.startswith("+") and not word.startswith("++")]
-    for key, reason in untaken(of_one, added).items():
-        raise CompactHydraException(f"{key} {reason}")
-    if wrong := wrong_values(of_one):
-        key = min(wrong, key=lambda path: (path not in said, path.count(".")))
-        raise CompactHydraException(f"{key} {wrong[key]}")
-    return config
-
-
 @contextmanager
 def explained() -> Iterator[None]:
     """Turn an error about a directory that cannot be used into a message without a traceback."""
@@ -268,7 +200,7 @@ def attended(cfg: DictConfig, run: RunDirectory, work: Work, expected: Expected 
         raise
     except BaseException as error:  # whatever ends a job is written down in its directory
         _finish_run(exit_code=1)
-        cause = _cause(error)
+        cause = cause_of(error)
         told = isinstance(error, expected) or isinstance(cause, expected) or is_message(cause)
         with suppress(OSError):  # a full disk must not hide the error
             kind = "" if isinstance(cause, CompactHydraException) else f"{type(cause).__name__}: "
@@ -294,55 +226,8 @@ def _finish_run(exit_code: int = 0, *, preempted: bool = False) -> None:
         finish_run(exit_code, preempted=preempted)
 
 
-def reason(error: BaseException) -> str:
-    """Say what went wrong, without what Hydra says around it.
-
-    Returns:
-        Its message; with its kind where the message alone would say too little.
-    """
-    cause = _cause(error)
-    if isinstance(cause, ValueError | OSError | RuntimeError | CompactHydraException) or is_message(cause):
-        return str(cause)
-    if not isinstance(error, InstantiationException):
-        return f"{type(cause).__name__}: {cause}"
-    key = re.search(r"full_key: (\S+)", str(error))
-    where = f"{key[1]}." if key else ""
-    if absent := re.match(r"Error locating target '(.*?)'", str(error)):
-        return f"{where}_target_={absent[1]} cannot be found. {_why_absent(absent[1])}"
-    if not key:
-        return f"{type(cause).__name__}: {cause}"
-    said = f"{key[1]}: {type(cause).__name__}: {str(cause).rstrip('.')}."
-    called = re.match(r"Error in call to target '(.*?)'", str(error))
-    unknown = re.search(r"unexpected keyword argument '(\w+)'$", str(cause))
-    if called and unknown and (known := arguments_of(called[1])):
-        return f"{said} {nearest(unknown[1], known)}"
-    return f"{said} To set an argument: {where}NAME=VALUE, or +{where}NAME=VALUE"
-
-
-def _why_absent(target: str) -> str:
-    """Say where the search for a dotted name of Python's ends, and what there is instead."""
-    parts = target.split(".")
-    for n in range(len(parts) - 1, 0, -1):
-        name = ".".join(parts[:n])
-        try:
-            found: Any = importlib.import_module(name)
-        except Exception as error:  # a module of the user's own, which may raise anything
-            if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
-                continue
-            return f"Importing {name} ends in {type(error).__name__}: {error}"
-        public = [word for word in vars(found) if not word.startswith("_")]
-        return f"{name} has no {parts[n]!r}. {nearest(parts[n], public)}"
-    return "Is its package installed, or on PYTHONPATH?"
-
-
-def _cause(error: BaseException) -> BaseException:
-    while isinstance(error, InstantiationException) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
 def _advised(error: BaseException, run: RunDirectory) -> str:
-    cause = _cause(error)
+    cause = cause_of(error)
     full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if not full:
         return reason(error)

@@ -24,9 +24,10 @@ from layerprobe.compat.lightning import silence_lightning
 from layerprobe.config import plain_probe, protocol_of, resources_of
 from layerprobe.formatting import percent_text
 from layerprobe.jobs.batch_reading import loaders_of, read_as_in_run
+from layerprobe.jobs.config_check import plain
 from layerprobe.jobs.configured_test_sets import without_tests
+from layerprobe.jobs.failure_reason import reason
 from layerprobe.jobs.hub_revisions import revisions_of, with_revision
-from layerprobe.jobs.lifecycle import plain, reason
 from layerprobe.jobs.run_report import report, summary
 from layerprobe.jobs.trusted_classes import BY_HAND, merged, plain_precision
 from layerprobe.probing.batches import Data
