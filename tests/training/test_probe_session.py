@@ -18,9 +18,10 @@ from layerprobe.results.checkpoint_ledger import Entry, OtherResultsError
 from layerprobe.results.progress import ProgressFile, read_progress
 from layerprobe.training.callback import ProbeCallback
 from layerprobe.training.lightning_splits import splits_of_datamodule
-from layerprobe.training.probe_session import ProbeSession, ProbingStopped, announce
+from layerprobe.training.probe_session import ProbeSession, announce
 from layerprobe.training.sharing import Subject
 from layerprobe.training.signals import StopSignals
+from layerprobe.training.team import ProbingStopped
 from layerprobe.types import CheckpointInfo, LayerResult
 
 

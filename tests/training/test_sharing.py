@@ -37,13 +37,14 @@ from layerprobe.probing.solvers.ridge import Ridge
 from layerprobe.results.checkpoint_ledger import Entry
 from layerprobe.results.scores import read_scores
 from layerprobe.results.store import ProbeStore, StoreError
-from layerprobe.training import probe_session, sharing
+from layerprobe.training import probe_session, sharing, team
 from layerprobe.training.collectives import Ranks
 from layerprobe.training.continued_loggers import SteadyWandbLogger
 from layerprobe.training.probe_session import ProbeSession
 from layerprobe.training.progress_bar import ProbeProgress
-from layerprobe.training.sharing import OtherProcessError, ProbingStopped
+from layerprobe.training.rank_exchange import OtherProcessError
 from layerprobe.training.signals import StopSignals
+from layerprobe.training.team import ProbingStopped
 from layerprobe.types import CheckpointInfo, LayerResult
 
 INFO = CheckpointInfo("final", 7, 1)
@@ -533,7 +534,7 @@ def test_no_process_is_forked_while_a_result_is_kept(tmp_path: Path) -> None:
     keeping, done = Event(), []
 
     def keep() -> None:
-        with sharing._taking:
+        with team._taking:
             keeping.set()
             time.sleep(0.1)
             done.append(True)
@@ -545,7 +546,7 @@ def test_no_process_is_forked_while_a_result_is_kept(tmp_path: Path) -> None:
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
         child = os.fork()
     if child == 0:
-        os._exit(0 if done and sharing._taking.acquire(blocking=False) else 1)
+        os._exit(0 if done and team._taking.acquire(blocking=False) else 1)
     listener.join()
     assert os.waitpid(child, 0)[1] == 0
 

@@ -47,8 +47,9 @@ from layerprobe.training.batch_hooks import with_batch_hooks
 from layerprobe.training.checkpoints import FrozenCheckpoint, file_hash, find_checkpoints, load
 from layerprobe.training.initial_weights import as_built, with_random_weights
 from layerprobe.training.lightning_splits import of_population, splits_of_datamodule, with_tests
-from layerprobe.training.probe_session import ProbeSession, ProbingStopped, with_converted_inputs
+from layerprobe.training.probe_session import ProbeSession, with_converted_inputs
 from layerprobe.training.signals import StopSignals
+from layerprobe.training.team import ProbingStopped
 from layerprobe.training.weights import put_weights
 from layerprobe.types import UNTRAINED, CheckpointInfo
 

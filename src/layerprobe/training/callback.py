@@ -37,9 +37,10 @@ from layerprobe.training.lightning_splits import (
     splits_of_trainer,
     with_tests,
 )
-from layerprobe.training.probe_session import ProbeSession, ProbingStopped
+from layerprobe.training.probe_session import ProbeSession
 from layerprobe.training.resume import Guard
 from layerprobe.training.schedule import Schedule
+from layerprobe.training.team import ProbingStopped
 from layerprobe.types import CheckpointInfo, Config, LayerName
 
 log = logging.getLogger("layerprobe")

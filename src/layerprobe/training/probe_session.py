@@ -32,8 +32,9 @@ from layerprobe.results.test_sets import on_each_test_set
 from layerprobe.training.collectives import Ranks
 from layerprobe.training.probe_log import ProbeLog
 from layerprobe.training.progress_bar import ProbeProgress
-from layerprobe.training.sharing import ProbingStopped, Subject, Team, share
+from layerprobe.training.sharing import Subject, share
 from layerprobe.training.signals import StopSignals
+from layerprobe.training.team import ProbingStopped, Team
 from layerprobe.types import CheckpointInfo, LayerName, LayerResult
 
 log = logging.getLogger("layerprobe")
