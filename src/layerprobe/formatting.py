@@ -111,6 +111,11 @@ def first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
+def one_line(error: BaseException) -> str:
+    """Return what an error says as one line of at most 300 letters."""
+    return " ".join(str(error).split())[:300]
+
+
 def is_message(error: BaseException) -> bool:
     """Tell whether an error is a message of this package: of a kind that carries one, and raised by its own code."""
     if not isinstance(error, ValueError | TypeError | LookupError | RuntimeError | ImportError):

@@ -14,6 +14,7 @@ from torchvision.models import ResNet50_Weights, get_model_weights, get_weight, 
 from torchvision.transforms import Compose, ToTensor
 
 from layerprobe.data.errors import DataError
+from layerprobe.formatting import one_line
 
 Transform = Callable[[Any], Tensor]
 
@@ -103,7 +104,7 @@ def _of_timm(network: str, size: int | None, revision: str | None) -> Transform:
             config = timm.data.resolve_data_config(given, model=timm.create_model(network, pretrained=False))
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(
-            f"timm says nothing of the images of {network!r}: {_one_line(error)} Check the name "
+            f"timm says nothing of the images of {network!r}: {one_line(error)} Check the name "
             "(timm.list_models()), or give a transform: data.transform._target_=…"
         ) from error
     return timm.data.create_transform(**config)
@@ -126,7 +127,7 @@ def _of_the_hub(network: str, size: int | None, revision: str | None) -> Transfo
         processor = read()
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
-            f"{network} has no image processor: {_one_line(error)} Put its preprocessor_config.json there, or give a "
+            f"{network} has no image processor: {one_line(error)} Put its preprocessor_config.json there, or give a "
             "transform: data.transform._target_=…"
         ) from error
     if size is not None:
@@ -165,10 +166,6 @@ def _coloured(image: Image) -> Image:
 
 def _centred(pixels: Tensor) -> Tensor:
     return torch.sub(pixels, 0.5)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 _BUILDERS: Mapping[str | None, Callable[[str, int | None, str | None], Transform]] = {

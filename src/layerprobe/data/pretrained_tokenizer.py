@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from layerprobe.data.errors import DataError, DataNotFoundError
+from layerprobe.formatting import one_line
 
 Encoded = dict[str, list[int]]
 
@@ -64,7 +65,7 @@ class PretrainedTokenizer:
         try:
             return AutoTokenizer.from_pretrained(name, revision=self.revision, local_files_only=local.is_dir())
         except (OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(error)
             raise DataNotFoundError(
                 f"The tokenizer {self.name!r} could not be read: {reason} Check the name, the network and your access "
                 "(hf auth login), or give a folder: data.tokenizer.name=DIR"

@@ -14,6 +14,7 @@ from torchvision import datasets
 from layerprobe.data.divided_images import AbstractImageDataModule, Images
 from layerprobe.data.errors import CorruptDataError, DataError, DataNotFoundError
 from layerprobe.data.prescribed_transform import Transform, prescribed_transform
+from layerprobe.formatting import one_line
 from layerprobe.types import SPLITS, Split
 
 _SHARED = 0.5
@@ -162,7 +163,7 @@ class TorchvisionDataModule(AbstractImageDataModule):
         try:
             return self._kind(str(self.root), transform=self._transform, **given)
         except Exception as error:  # torchvision parses whatever the files hold: any kind of error may come of it
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            reason = one_line(error) or type(error).__name__
             folder = self.root.absolute()
             if download:
                 raise DataNotFoundError(

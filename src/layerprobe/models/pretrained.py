@@ -10,6 +10,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from layerprobe.formatting import one_line
+
 log = logging.getLogger(__name__)
 
 _FLOATING = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -115,7 +117,7 @@ def _reason(name: str, local: Path, error: Exception) -> str:
             )
     elif name.startswith((".", "/", "~")):
         return f"The folder {name} is not there. Give the folder that holds config.json: model.name=DIR"
-    reason = " ".join(str(error).split())[:300]
+    reason = one_line(error)
     return (
         f"The network {name!r} could not be loaded: {reason} Check the name and revision, the network connection and "
         "your access to a gated network (hf auth login), or give a folder: model.name=DIR"

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from layerprobe.formatting import one_line
 from layerprobe.models.pretrained import ModelError
 
 
@@ -49,7 +50,7 @@ def timm_network(name: str, weights: str = "pretrained", seed: int = 0, **argume
                 **arguments,
             )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         near = ", ".join(get_close_matches(name.partition(".")[0], timm.list_models())) if "Unknown" in reason else ""
         raise ModelError(
             f"timm gives no network {name!r}: {reason}. {f'There is {near}. ' if near else ''}Check the name "
