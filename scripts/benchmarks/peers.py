@@ -47,12 +47,12 @@ from layerprobe.probing.capture.activations import record
 from layerprobe.probing.capture.freeze import freeze
 from layerprobe.probing.features.reducers import AveragePool, FeatureWay, Flatten
 from layerprobe.probing.features.scaler import Standardiser
-from layerprobe.probing.fitting import Validation, with_certified_best
+from layerprobe.probing.fitting import Validation
 from layerprobe.probing.head_path import HeadPath
 from layerprobe.probing.heads import Heads
 from layerprobe.probing.parallel.process_pool import is_small, parallel
 from layerprobe.probing.protocol import ProbeProtocol
-from layerprobe.probing.selection import PATIENCE, PastBest
+from layerprobe.probing.selection import PATIENCE, PastBest, with_certified_best
 from layerprobe.probing.solvers.duality_gap import certify
 from layerprobe.probing.solvers.logistic import Logistic
 from layerprobe.probing.solvers.newton import possible

@@ -23,9 +23,6 @@ from layerprobe.results.config_migration import current_override
 from layerprobe.results.run_name import run_group, run_name, run_tags
 from layerprobe.results.wandb_mode import default_mode
 
-CONF = program.CONF
-"""The folder of the configurations."""
-
 BY_NAME = ("reducers", "solvers", "analyses")
 """Keys of the protocol of which a group chooses several."""
 
@@ -185,7 +182,7 @@ def register(script: str = "train") -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="probe_schema", node=ProbeConfig)
     store.repo.pop("experiment", None)
-    for name in sorted(file.stem for file in (CONF / "experiment" / script).glob("*.yaml")):
+    for name in sorted(file.stem for file in (program.CONF / "experiment" / script).glob("*.yaml")):
         store.store(group="experiment", name=name, node={"defaults": [f"{script}/{name}"]}, package="_global_")
     OmegaConf.register_new_resolver("config_groups", config_groups, replace=True)
     OmegaConf.register_new_resolver("is_terminal", sys.stderr.isatty, replace=True)

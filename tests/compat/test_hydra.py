@@ -23,7 +23,8 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 
 from layerprobe.compat.hydra import _ask_mode, compose_once, share_schemas, sweeper_learns
-from layerprobe.config import CONF, register
+from layerprobe.config import register
+from layerprobe.program import CONF
 
 
 def test_the_sweeper_of_hydra_itself_is_told_from_one_that_learns() -> None:

@@ -16,8 +16,9 @@ from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
 from helpers.command import call
-from layerprobe.config import CONF, register
+from layerprobe.config import register
 from layerprobe.jobs.lightning_hydra_template import extras
+from layerprobe.program import CONF
 from layerprobe.results.run_name import run_name, run_tags
 from layerprobe.training.resume import Guard
 

@@ -11,8 +11,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from helpers.command import call
-from layerprobe.config import CONF, as_typed, register
+from layerprobe.config import as_typed, register
 from layerprobe.jobs.output_directories import Directories, new_directory, short_path
+from layerprobe.program import CONF
 from layerprobe.quoting import override
 
 SHORT = ("logger=none", "trainer.limit_train_batches=1", "callbacks=none")

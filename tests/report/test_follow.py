@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 from layerprobe.report.follow import follow
-from layerprobe.results.reader import RunSummary
+from layerprobe.results.run_summary import RunSummary
 
 
 def test_what_is_written_while_the_caller_looks_is_a_change(tmp_path: Path) -> None:

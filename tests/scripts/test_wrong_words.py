@@ -12,10 +12,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from helpers.command import call
-from layerprobe.config import CONF, register
+from layerprobe.config import register
 from layerprobe.formatting import nearest
 from layerprobe.jobs.config_check import unread_keys, untaken, wrong_values
 from layerprobe.jobs.failure_reason import reason
+from layerprobe.program import CONF
 from layerprobe.results.run_summary import RunSummary
 
 TRAIN = [

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+_HOW = (
+    "Give each test set by its name: '+data@data.tests.NAME=DATA' for one of conf/data, or "
+    "'+data.tests.NAME._target_=package.Class' and its arguments."
+)
+
 
 def without_tests(data: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any]]:
     """Take further test sets, which no data module takes, out of a data node; their nodes come by name.
@@ -19,9 +24,3 @@ def without_tests(data: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str,
         if node is not None and (not isinstance(node, Mapping) or "_target_" not in node):
             raise ValueError(f"Nothing says what the test set data.tests.{name} is: {node!r}. {_HOW}")
     return {key: value for key, value in data.items() if key != "tests"}, tests
-
-
-_HOW = (
-    "Give each test set by its name: '+data@data.tests.NAME=DATA' for one of conf/data, or "
-    "'+data.tests.NAME._target_=package.Class' and its arguments."
-)

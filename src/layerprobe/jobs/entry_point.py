@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from layerprobe import program
 from layerprobe.compat.hydra import compose_once, config_dir
-from layerprobe.config import BY_NAME, CONF
+from layerprobe.config import BY_NAME
 from layerprobe.formatting import first_line, nearest
 from layerprobe.jobs.config_check import key_paths, same_name
 from layerprobe.quoting import command, quoted
@@ -87,7 +87,7 @@ def _explain(error: Exception, words: list[str]) -> str:
             "with blanks, commas or = in quotes of its own, and the whole in those of the shell: 'KEY=\"VALUE\"'."
         )
     if "Config group override must be" in plain:
-        chosen = [word for word in words if (CONF / word.partition("=")[0]).is_dir() and "=" in word]
+        chosen = [word for word in words if (program.CONF / word.partition("=")[0]).is_dir() and "=" in word]
         wrong = next((w for w in chosen if re.fullmatch(r"null|~|\d*|true|false", w.partition("=")[2])), "")
         group = wrong.partition("=")[0]
         if group:
@@ -124,7 +124,7 @@ def _no_choice(missing: str, options: list[str]) -> str:
         return f"{group}={name} is gone: {_GONE[f'{group}/{name}']}"
     if not group:
         return f"There is no configuration {name!r}."
-    if group == "experiment" and (others := sorted(CONF.glob(f"experiment/*/{name}.yaml"))):
+    if group == "experiment" and (others := sorted(program.CONF.glob(f"experiment/*/{name}.yaml"))):
         script = others[0].parent.name
         return (
             f"experiment={name} is one of {program.name(script)}, not of {program.name()}: "
@@ -135,7 +135,7 @@ def _no_choice(missing: str, options: list[str]) -> str:
 
 def _all(group: str, options: list[str], name: str = "") -> str:
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(program.CONF), version_base="1.3"):
         known = {*GlobalHydra.instance().config_loader().get_group_options(group), *options}
     return nearest(name, known) if name else f"Choose one of: {', '.join(sorted(known))}."
 
@@ -182,7 +182,7 @@ def _base(words: list[str]) -> Any:
     for overrides in (more + given, more):
         GlobalHydra.instance().clear()
         try:
-            with initialize_config_dir(str(CONF), version_base="1.3"):
+            with initialize_config_dir(str(program.CONF), version_base="1.3"):
                 return OmegaConf.to_container(compose(script, overrides))
         except Exception:  # of any kind, of a configuration that is composed only to advise on the error at hand
             continue
