@@ -23,26 +23,8 @@ _MOST_LABELS = 12
 
 
 def best_layer(data: PageData, frame: Frame) -> alt.LayerChart:
-    """Draw a point for each run, with the interval of its error.
-
-    Values of the key stand in their order, at equal distances.
-    """
-    level = f"{json.dumps({key.field: _needed(key) for key in data.keys})}[swept] <= width"
-    axis = alt.Axis(
-        title=None,
-        values=alt.ExprRef(f"sequence(0, length(values_of[swept]), ceil(length(values_of[swept]) / {_MOST_LABELS}))"),
-        labelExpr="values_of[swept][datum.value]",
-        labelAngle=alt.ExprRef(f"{level} ? 0 : -30"),
-        labelAlign=alt.ExprRef(f"{level} ? 'center' : 'right'"),
-        labelBaseline="top",
-        labelLimit=130,
-        grid=False,
-    )
-    x = alt.X(
-        "swept_place:Q",
-        axis=axis,
-        scale=alt.Scale(domain=[{"expr": "-0.5"}, {"expr": "length(values_of[swept]) - 0.5"}], nice=False, zero=False),
-    )
+    """Draw a point for each run over the swept key, with the interval of its error."""
+    x = _swept_x(data)
     y = error_y("test error of the best layer", alt.Scale(zero=False, padding=8))
     base = with_text_fields(
         alt.Chart(source(data, "runs"))
@@ -83,6 +65,26 @@ def best_layer(data: PageData, frame: Frame) -> alt.LayerChart:
     if (data.runs["status"] != "done").any():
         notes.append("hollow: not done")
     return frame.chart([interval, points], 330, DESCRIPTION, alt.ExprRef("'Best layer over ' + names_of[swept]"), notes)
+
+
+def _swept_x(data: PageData) -> alt.X:
+    """Place the values of the key in their order, at equal distances, level where they fit."""
+    level = f"{json.dumps({key.field: _needed(key) for key in data.keys})}[swept] <= width"
+    axis = alt.Axis(
+        title=None,
+        values=alt.ExprRef(f"sequence(0, length(values_of[swept]), ceil(length(values_of[swept]) / {_MOST_LABELS}))"),
+        labelExpr="values_of[swept][datum.value]",
+        labelAngle=alt.ExprRef(f"{level} ? 0 : -30"),
+        labelAlign=alt.ExprRef(f"{level} ? 'center' : 'right'"),
+        labelBaseline="top",
+        labelLimit=130,
+        grid=False,
+    )
+    return alt.X(
+        "swept_place:Q",
+        axis=axis,
+        scale=alt.Scale(domain=[{"expr": "-0.5"}, {"expr": "length(values_of[swept]) - 0.5"}], nice=False, zero=False),
+    )
 
 
 def _needed(key: ConfigKey) -> float:
