@@ -22,8 +22,8 @@ def size_text(n_bytes: int | float) -> str:
 
 
 def count_text(n: int, noun: str) -> str:
-    """Write a number of things; `noun` is the word for one of them, whose plural ends in s."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+    """Write a number of things; `noun` is the word for one of them, whose plural ends in s, or in es after an s."""
+    return f"{n:,} {noun}{'' if n == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def n_bytes(text: str) -> float:

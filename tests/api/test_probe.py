@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import layerprobe
 from layerprobe.models.classifier import trainable
-from layerprobe.probing.data_adapters import sources_of
+from layerprobe.probing.data_adapters import division_of, sources_of
 from layerprobe.probing.solvers.solver import AbstractSolver
 from layerprobe.types import SPLITS, named_classes
 
@@ -458,3 +458,46 @@ def test_sparse_inputs_are_refused_in_every_form(layout: torch.layout) -> None:
     for data in (pair, dict.fromkeys(SPLITS, pair), {split: [pair] for split in SPLITS}):
         with pytest.raises(TypeError, match=r"hold a sparse tensor \(torch\.sparse_c.+\.to_dense\(\)"):
             layerprobe.probe(nn.Linear(20, 2), data)
+
+
+class Scaled(nn.Module):
+    """Takes what is no tensor of samples beside its samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor, scale: Any, mode: str | None = None, shift: Any = None) -> torch.Tensor:
+        assert mode in (None, "plain") and shift is None
+        return self.layer(x) * scale
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        lambda x: (x, 2.0, "plain", None),
+        lambda x: (x.numpy(), torch.tensor(2.0)),
+        lambda x: {"x": x, "scale": 2, "shift": None},
+    ],
+)
+def test_arguments_that_hold_no_samples_go_with_every_batch(of: Any) -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(40, 3), torch.arange(40) % 2
+    network = Scaled()
+    found = layerprobe.probe(network, (of(x), y), layers=["layer", "mul"], l2=0.1)
+    alone = layerprobe.probe(nn.Sequential(network.layer), (x, y), layers="0", l2=0.1)
+    assert found.test_error.tolist() == alone.test_error.tolist() * 2
+
+
+@pytest.mark.parametrize("inputs", [{"scale": 2.0, "mode": "plain"}, [1.0, 2.0, 3.0], ({"x": [1.0] * 39},)])
+def test_arguments_without_samples_are_refused(inputs: Any) -> None:
+    with pytest.raises(TypeError, match=r"The inputs .*are a (dict|list)"):
+        layerprobe.probe(Scaled(), (inputs, torch.arange(40) % 2))
+
+
+def test_targets_of_one_column_are_divided_as_those_without_columns() -> None:
+    y = (torch.arange(60) % 10 == 0).long()
+    flat, column = (division_of((torch.zeros(60, 2), targets)) for targets in (y, y[:, None]))
+    assert flat is not None and column is not None
+    assert all(torch.equal(flat[split], column[split]) for split in flat)
+    assert all(abs(int(y[rows].sum()) - len(rows) / 10) < 1 for rows in flat.values()), "stratified"

@@ -12,7 +12,9 @@ import yaml
 from helpers import made_results as made
 from helpers import made_runs
 from helpers.compared import compare_layers
+from layerprobe.formatting import count_text
 from layerprobe.report.config_differences import differing_keys, ordered_values, short_keys
+from layerprobe.report.dataset_identity import sample_counts
 from layerprobe.report.difference import compare_runs, difference_sentence
 from layerprobe.report.markdown import markdown_summary
 from layerprobe.report.monotonicity import depth_sentence
@@ -349,3 +351,11 @@ def test_a_flat_curve_is_said_to_be_flat(tmp_path):
     assert depth_sentence(Run.read(tmp_path / "test")) == "At final the test error is 25.00% at every layer."
     made_runs.write_run(tmp_path / "validation", columns={"val_error": 0.25})
     assert "; on validation all layers have the same error." in depth_sentence(Run.read(tmp_path / "validation"))
+
+
+def test_counts_of_a_problem_are_singular_where_they_are_one():
+    assert [count_text(n, "class") for n in (1, 2)] == ["1 class", "2 classes"]
+    assert [count_text(n, "test sample") for n in (1, 2000)] == ["1 test sample", "2,000 test samples"]
+    results = pd.DataFrame({"task": ["regression"], "n_classes": [1], "n_train": [1], "n_test": [2]})
+    run = Run(Path("run"), "done", "", {}, (), results)
+    assert sample_counts(run, "train", "test") == "1 value, 1 train sample, 2 test samples"

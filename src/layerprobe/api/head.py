@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, final
@@ -38,8 +39,9 @@ class ProbeHead(AbstractHead):
 
     def __repr__(self) -> str:
         record = self.record
-        interval = interval_text(record.test_error_low, record.test_error_high)
-        error = f"{percent_text(record.test_error)}{'' if interval == '–' else f' [{interval}]'}"
+        low, high = record.test_error_low, record.test_error_high
+        interval = "" if math.isnan(low) or math.isnan(high) else f" [{interval_text(low, high)}]"
+        error = f"{percent_text(record.test_error)}{interval}"
         return f"ProbeHead({record.layer}: {record.task}, {record.reduction}, test error {error})"
 
     @property

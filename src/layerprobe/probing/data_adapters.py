@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ _VALIDATION = ("validation", "valid", "dev")
 """What others call the validation split."""
 _MISSING = "Leave out samples without a value, or fill them in first."
 _BATCH = 256
+_CONSTANTS = (int, float, str, NoneType)
 
 
 def sources_of(
@@ -142,7 +144,9 @@ def _source(given: Any, split: Split, dtype: torch.dtype, words: Sequence[str] |
     if _is_pair(given):
         _check_index(given[0], given[1], split)
         inputs, targets = _inputs(given[0], len(given[1]), dtype), _targets(given[1], words)
-        count = {len(part) for part in _parts(inputs)}
+        count = {len(part) for part in _parts(inputs) if part.ndim}
+        if not count:
+            raise TypeError(f"The inputs of the {split} split are {_described(given[0])}. Give {ACCEPTED}.")
         if count != {len(targets)}:
             raise ValueError(
                 f"The {split} split has {' and '.join(f'{n:,}' for n in sorted(count))} inputs and {len(targets):,} "
@@ -238,15 +242,21 @@ def _inputs(given: Any, n: int, dtype: torch.dtype) -> Any:
     if not of_parts and named_tensors(given, state=True):
         return given  # a tensor, or a dataclass or another object that a network takes whole
     if isinstance(given, Mapping):
-        return {name: _inputs(part, n, dtype) for name, part in given.items()}
+        return {name: _argument(part, n, dtype) for name, part in given.items()}
     if _is_array(given):
         return _tensor(_array(given), dtype)
     if _is_list(given):
         of_samples = len(given) == n and not isinstance(given[0], Mapping | str)
         if of_samples:
             return _stacked(given, dtype)
-        return tuple(_inputs(part, n, dtype) for part in given)
+        if not all(isinstance(part, _CONSTANTS) for part in given):
+            return tuple(_argument(part, n, dtype) for part in given)
     raise TypeError(f"The inputs are {_described(given)}. Give {ACCEPTED}.")
+
+
+def _argument(given: Any, n: int, dtype: torch.dtype) -> Any:
+    """Lay out one of several arguments of a network; a single number, word or None goes with every batch as it is."""
+    return given if isinstance(given, _CONSTANTS) else _inputs(given, n, dtype)
 
 
 def _stacked(given: Sequence[Any], dtype: torch.dtype) -> Tensor:
@@ -302,6 +312,8 @@ def _fifths(n: int, seed: int, targets: Tensor | None) -> dict[Split, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(n, generator=generator)
     targets = None if targets is None else targets.cpu()
+    if targets is not None and targets.numel() == n:
+        targets = targets.reshape(n)
     if targets is not None and targets.ndim == 1 and len(kinds := targets.unique()) <= max(2, n // 5):
         rows = (order[targets[order] == kind].numpy() for kind in kinds)
         starts = (torch.rand((), generator=generator, dtype=torch.float64).item() for _ in kinds)

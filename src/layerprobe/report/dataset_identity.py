@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from layerprobe.formatting import count_text
 from layerprobe.report.config_differences import SEED, differing_keys, told_values
 from layerprobe.results.config_identity import SAME_SAMPLES, matters
 from layerprobe.results.config_migration import PACKAGES
@@ -40,9 +41,9 @@ def sample_counts(run: Run, *splits: str) -> str:
     found = run.results.loc[run.results["n_test"] > 0, ["task", "n_classes", *numbers]]
     texts = []
     for task, n, *counts in found.drop_duplicates().itertuples(index=False):
-        kind = {"classification": "classes", "multi_label": "labels", "regression": "values"}.get(task, "outputs")
-        samples = [f"{count:,} {split} samples" for split, count in zip(splits, counts, strict=True)]
-        texts.append(", ".join([f"{n} {kind}", *samples]))
+        kind = {"classification": "class", "multi_label": "label", "regression": "value"}.get(task, "output")
+        samples = [count_text(count, f"{split} sample") for split, count in zip(splits, counts, strict=True)]
+        texts.append(", ".join([count_text(n, kind), *samples]))
     return " and ".join(texts)
 
 

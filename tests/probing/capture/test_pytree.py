@@ -66,8 +66,15 @@ class Graph:
         return self._store["x"]
 
 
+class CallableGraph(Graph):
+    """As a graph of PyTorch Geometric, which can be called."""
+
+    def __call__(self) -> list[str]:
+        return list(self._store)
+
+
 HOLDERS: list[Callable[[Tensor], Any]] = [
-    Batch, Frozen, Named, Attrs, Slots, Graph,
+    Batch, Frozen, Named, Attrs, Slots, Graph, CallableGraph,
     lambda x: BatchEncoding({"x": x}), lambda x: BaseModelOutput(last_hidden_state=x),
     lambda x: {"x": x}, lambda x: [x], lambda x: deque([x], 3), lambda x: OrderedDict(x=x),
     lambda x: defaultdict(list, x=x), lambda x: Batch(torch.zeros(4), parts=[{"deep": (Frozen(x), Named(x, [x]))}]),

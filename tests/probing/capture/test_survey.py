@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+import layerprobe
 from helpers.cases import Branch, CalledTwice, Case, InPlace, MixesSamples, SkipMLP, Wrapper, each_case, one_thread  # noqa: F401
 from helpers.discovered import discover
 from helpers.recorded import surveyed
@@ -461,3 +462,13 @@ def test_named_as_an_input_module() -> None:
             return self.input(x) * 2
 
     assert names(discover(Net(), torch.randn(2, 3))) == ["input", "input#1", "mul"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_inputs_of_another_precision_than_the_networks_are_told_of(dtype: torch.dtype) -> None:
+    network, x = nn.Sequential(nn.Linear(3, 2), nn.ReLU()).to(dtype), torch.zeros(4, 3)
+    with pytest.raises(TypeError, match=rf"computes in {dtype}, and its inputs are torch.float32: .*to\({dtype}\)"):
+        layerprobe.layers(network, x)
+    assert len(layerprobe.layers(network, x.to(dtype)))
+    with pytest.raises(RuntimeError, match="must have the same dtype"):  # what no other precision mends
+        layerprobe.layers(network, torch.zeros(4, 5))

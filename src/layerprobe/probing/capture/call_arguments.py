@@ -120,6 +120,11 @@ class Arguments:
         args, kwargs = map_tensors((self.args, self.kwargs), copied)
         return Arguments(args, kwargs, self.batch_size)
 
+    def to_precision(self, dtype: torch.dtype) -> Arguments:
+        """Return the same call with tensors of real numbers in another precision."""
+        args, kwargs = map_tensors((self.args, self.kwargs), lambda t: t.to(dtype) if t.is_floating_point() else t)
+        return Arguments(args, kwargs, self.batch_size)
+
     def named(self) -> list[tuple[TensorPath, Tensor]]:
         """Return every tensor with its key or index; the path is `()` if there is one tensor only."""
         positional = {str(index): value for index, value in enumerate(self.args)}

@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from types import ModuleType
+from functools import partial
+from types import BuiltinFunctionType, FunctionType, MethodType, MethodWrapperType, ModuleType
 from typing import Any, TypeAlias, TypeGuard, no_type_check
 
 import numpy as np
@@ -27,6 +28,8 @@ TensorPath: TypeAlias = tuple[str, ...]
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size, slice})
 _CLOSED = (Tensor, str, bytes, Enum, type, ModuleType, nn.Module, torch.Generator, torch.Size, np.generic, range)
 """What is not looked into, whatever attributes it has: tensors themselves, and what holds none of a batch."""
+_FUNCTIONS = (FunctionType, BuiltinFunctionType, MethodType, MethodWrapperType, partial)
+"""What is only there to be called; another object may be callable and hold data, as a graph of PyTorch Geometric."""
 
 
 def tensors(value: object) -> list[Tensor]:
@@ -128,7 +131,7 @@ def _attributes(value: Any) -> list[tuple[object, object]] | None:
     if isinstance(value, _CLOSED) or hasattr(value, "__array__"):
         return None
     declared = [field.name for field in fields(value)] if is_dataclass(value) else []
-    if (isinstance(value, Iterator) or callable(value)) and not is_dataclass(value):
+    if isinstance(value, (Iterator, *_FUNCTIONS)) and not is_dataclass(value):
         return None
     slots = [name for kind in reversed(type(value).__mro__) for name in own_slots(kind)]
     if not (hasattr(value, "__dict__") or slots or is_dataclass(value)):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from layerprobe.probing.capture.batch_axis import BatchAxis, agree, batch_axis, excerpt
-from layerprobe.probing.capture.call_arguments import Arguments
+from layerprobe.probing.capture.call_arguments import Arguments, floating_dtype
 from layerprobe.probing.capture.freeze import Frozen
 from layerprobe.probing.capture.hooks import Site, SiteReader
 from layerprobe.probing.capture.sample_independence import check_rows
@@ -55,6 +55,7 @@ def sample_axes(frozen: Frozen, given: Arguments) -> SampleAxes:
         if _runs(frozen, given):
             raise ValueError(_not_cut(given, error)) from error
         _check_call(frozen.network, given)
+        _check_precision(frozen, given, error)
         raise
     shapes = {occurrence.site: occurrence.shape for occurrence in found.occurrences}
     axes: dict[Site, BatchAxis | None] = {}
@@ -131,6 +132,19 @@ def _check_call(network: nn.Module, given: Arguments) -> None:
         ) from error
     except ValueError:  # no signature is known
         return
+
+
+def _check_precision(frozen: Frozen, given: Arguments, error: Exception) -> None:
+    """Tell that a network runs on the inputs once they have its own precision, where that is so."""
+    wanted = floating_dtype(frozen.network)
+    others = {t.dtype for _, t in given.named() if t.is_floating_point() and t.dtype != wanted}
+    if others and _runs(frozen, given.to_precision(wanted)):
+        found = " and ".join(sorted(str(dtype) for dtype in others))
+        raise TypeError(
+            f"the network computes in {wanted}, and its inputs are {found}: {error}. Give them as tensor.to({wanted}), "
+            f"out of a batch with inputs=lambda batch: batch[0].to({wanted}), or probe the network in the inputs' own "
+            f"precision: network.to({found.split()[0]})."
+        ) from error
 
 
 def _not_cut(given: Arguments, error: Exception) -> str:
