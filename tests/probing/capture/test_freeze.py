@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import multiprocessing
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,8 @@ from torch.distributed.fsdp import fully_shard
 import layerprobe
 from helpers.cases import one_thread  # noqa: F401
 from layerprobe.probing.capture.freeze import freeze
+from layerprobe.probing.capture.random_generators import random_states
+from layerprobe.probing.solvers.precision import full_precision
 
 
 class Eventful(nn.Module):
@@ -285,3 +290,50 @@ def test_a_network_that_its_first_call_shards_is_refused_before_it_and_read_afte
         assert torch.equal(network(x), expected)
     finally:
         distributed.destroy_process_group()
+
+
+def test_threads_that_probe_one_network_at_the_same_time_leave_it_and_torch_as_they_were() -> None:
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2)).train(), torch.randn(80, 4)
+    data = (x, (x[:, 0] > 0).long())
+    start = Barrier(4)
+
+    def probed() -> list[float]:
+        start.wait()
+        return layerprobe.probe(network, data, l2=[0.01, 0.1]).test_loss.tolist()
+
+    alone = layerprobe.probe(network, data, l2=[0.01, 0.1]).test_loss.tolist()
+    before = random_states()[1:]  # run-time type checkers draw from the first, Python's
+    flags = torch.backends.mha.get_fastpath_enabled(), torch.get_num_threads()
+    with ThreadPoolExecutor(4) as pool:
+        found = [one.result() for one in [pool.submit(probed) for _ in range(4)]]
+    assert found == [alone] * 4
+    assert random_states()[1:] == before
+    assert (torch.backends.mha.get_fastpath_enabled(), torch.get_num_threads()) == flags
+    assert all(module.training and not module._forward_hooks for module in network.modules())
+
+
+def test_a_process_that_is_forked_while_another_thread_probes_can_probe() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        inside, done = Barrier(2), Barrier(2)
+
+        def hold() -> None:
+            with full_precision():
+                inside.wait()
+                done.wait()
+
+        held = pool.submit(hold)
+        inside.wait()
+        process = multiprocessing.get_context("fork").Process(target=_freezes)
+        process.start()
+        process.join(20)
+        code = process.exitcode
+        process.kill()
+        done.wait()
+        held.result()
+    assert code == 0
+
+
+def _freezes() -> None:
+    with freeze(nn.Linear(2, 2)), full_precision():
+        pass

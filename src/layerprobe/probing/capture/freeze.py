@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from layerprobe.compat.torch import is_sharded_later
 from layerprobe.probing.capture.call_arguments import check_network, device_of
-from layerprobe.probing.capture.global_flags import keep_flags
+from layerprobe.probing.capture.global_flags import keep_flags, one_thread_at_a_time
 from layerprobe.probing.capture.hooks import Context, Hooks
 from layerprobe.probing.capture.random_generators import random_states_kept, seed_everything
 from layerprobe.probing.capture.side_effects import Snapshot, put_back
@@ -92,6 +92,8 @@ def freeze(
     What has changed and cannot be put back is named in a warning: the values of parameters, for one, are not copied,
     so that a network whose forward pass trains itself is not undone.
 
+    Threads that freeze networks, the same one or several, do so one after the other.
+
     Args:
         network: Any module.
         seed: Where every random generator starts inside; they go on from where they are otherwise.
@@ -102,6 +104,7 @@ def freeze(
         ValueError: A parameter is not initialised yet (lazy modules).
     """
     with ExitStack() as restore:
+        restore.enter_context(one_thread_at_a_time())
         restore.enter_context(random_states_kept())  # before anything else: run-time type checkers draw random numbers
         if runs:
             check_initialised(network)

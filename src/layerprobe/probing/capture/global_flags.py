@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from operator import attrgetter
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,27 @@ PRECISION = (
     "cuda.matmul.allow_tf32", "cudnn.allow_tf32",
 )  # fmt: skip
 """Flags of `torch.backends` for precision. Those that several others stand for come last, and are put back first."""
+
+_turn = RLock()
+
+
+@contextmanager
+def one_thread_at_a_time() -> Iterator[None]:
+    """Wait until no other thread changes what all threads share: these flags, random generators, a network's hooks.
+
+    Each would otherwise put back what it found half-way through the work of another.
+    """
+    with _turn:
+        yield
+
+
+def _renew() -> None:
+    """Take a lock that nobody holds, in a process that is forked while another thread holds the one there was."""
+    global _turn
+    _turn = RLock()
+
+
+os.register_at_fork(after_in_child=_renew)
 
 
 def keep_flags(restore: ExitStack) -> None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from layerprobe.probing.capture.global_flags import one_thread_at_a_time
+
 _LEGACY = ("allow_tf32", False, False)
 """Before torch 2.9: the flag, its exact value, and the one it has if nobody sets it."""
 
@@ -21,12 +23,13 @@ def full_precision() -> Iterator[None]:
     """
     matmul = torch.backends.cuda.matmul
     name, full, unset = ("fp32_precision", "ieee", "none") if hasattr(matmul, "fp32_precision") else _LEGACY
-    before = getattr(matmul, name)
-    setattr(matmul, name, full)
-    try:
-        yield
-    finally:
-        # What was taken over from `torch.backends.fp32_precision` has to follow that again.
-        setattr(matmul, name, unset)
-        if getattr(matmul, name) != before:
-            setattr(matmul, name, before)
+    with one_thread_at_a_time():
+        before = getattr(matmul, name)
+        setattr(matmul, name, full)
+        try:
+            yield
+        finally:
+            # What was taken over from `torch.backends.fp32_precision` has to follow that again.
+            setattr(matmul, name, unset)
+            if getattr(matmul, name) != before:
+                setattr(matmul, name, before)
