@@ -185,6 +185,8 @@ WAYS = {
     "uv run scripts/probe.py model=hf_lm model.name=EleutherAI/pythia-160m "
     "'model.revision=[step0,step1000,step143000]' data=cities data.root=DIR": Way(composed=FETCHES),
     "uv run scripts/train.py model=module model._target_=your_package.Net +model.width=128": Way(composed=OWN),
+    "uv run scripts/train.py model=module model._target_=your_package.Net '~data' "
+    "'+data._target_=your_package.Data' +data.root=DIR": Way(composed=OWN),
     "uv run scripts/train.py analysis=nearest_mean": Way(DIGITS),
     "uv run scripts/train.py experiment=digits probe.scores=true 'probe.metrics=[balanced_accuracy,brier]'": Way(
         DIGITS
