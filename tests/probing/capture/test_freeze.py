@@ -326,7 +326,7 @@ def test_a_process_that_is_forked_while_another_thread_probes_can_probe() -> Non
         inside.wait()
         process = multiprocessing.get_context("fork").Process(target=_freezes)
         process.start()
-        process.join(20)
+        process.join(60)
         code = process.exitcode
         process.kill()
         done.wait()
